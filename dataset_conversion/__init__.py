@@ -1,0 +1,1 @@
+"""One file for each form in which data arrive; all return the records of ``records.py``."""

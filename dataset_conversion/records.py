@@ -1,0 +1,94 @@
+"""What a converter yields: cases with their files or arrays, and what is published about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Role = Literal["labeled", "unlabeled", "test"]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image or label map in memory.
+
+    Attributes:
+        array: ``(z, y, x)``, any numeric dtype.
+        spacing: Voxel size in mm, order z, y, x.
+        origin: Position of the first voxel in mm, order x, y, z (as ITK has it).
+        direction: Nine direction cosines, row-major (as ITK has them).
+    """
+
+    array: np.ndarray
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+Source = Path | Callable[[], Volume]
+"""A file that can be taken as it is (NIfTI with the right name and type), or a function that reads
+one volume when it is its turn; so no converter holds a data set in memory."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan.
+
+    Attributes:
+        case_id: Letters, digits, ``_``, ``-``, ``.``; becomes a file name.
+        images: One source a channel, in channel order.
+        label: Source of the label map, or ``None``.
+        role: ``labeled`` (trains with its label), ``unlabeled`` or ``test`` (never trains).
+        patient: Patient id; cases of one patient stay on one side of every split.
+        inputs: All files that were read for this case, for the hashes in ``gnnunet.json``.
+    """
+
+    case_id: str
+    images: tuple[Source, ...]
+    label: Source | None
+    role: Role
+    patient: str
+    inputs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConvertedDataset:
+    """A data set on its way to a raw folder.
+
+    Attributes:
+        name: Proposed name (``LA``).
+        default_id: Proposed id (101), or ``None`` for the next free one.
+        form: The converter's name, as in ``gnnunet_convert FORM``.
+        source: Where the data were read from.
+        channel_names: Channel index to name, as nnU-Net's ``dataset.json`` wants it.
+        labels: Label name to id (or list of ids for regions), ``background: 0`` first.
+        cases: In published order; the first N labelled ones are those of ``--labeled N``.
+        label_mapping: Old id to new id where label values had to be made consecutive.
+        published_splits: Name to a table with ``source`` and lists of case ids.
+        notes: Lines the user should read (what was assumed, what was left out).
+        skipped: Files that were seen and not taken, with the reason.
+        reference: What to cite.
+        license: Terms of the data as far as known.
+    """
+
+    name: str
+    default_id: int | None
+    form: str
+    source: Path
+    channel_names: dict[int, str]
+    labels: dict[str, int | list[int]]
+    cases: list[Case]
+    label_mapping: dict[int, int] = field(default_factory=dict)
+    published_splits: dict[str, dict] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    reference: str = ""
+    license: str = ""
+
+    def with_role(self, role: Role) -> list[Case]:
+        """Cases of one role, in order."""
+        return [case for case in self.cases if case.role == role]

@@ -1,0 +1,49 @@
+"""nnU-Net for people with few labels.
+
+Importing this package is light: the functions below, one for each command, are imported when they
+are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from graphnn_unet._version import __version__
+
+_FUNCTIONS = {
+    "convert": "dataset_conversion.convert",
+    "plan_and_preprocess": "graphnn_unet.data.preprocess",
+    "train": "graphnn_unet.trainers.run",
+    "predict": "graphnn_unet.inference.predict",
+    "evaluate": "graphnn_unet.metrics.evaluate",
+    "export": "graphnn_unet.inference.export_model",
+    "install_model": "graphnn_unet.inference.install_model",
+    "demo": "graphnn_unet.report.demo",
+}
+
+__all__ = ["__version__", *_FUNCTIONS]
+
+if TYPE_CHECKING:
+    from dataset_conversion.convert import convert
+    from graphnn_unet.data.preprocess import plan_and_preprocess
+    from graphnn_unet.inference.export_model import export
+    from graphnn_unet.inference.install_model import install_model
+    from graphnn_unet.inference.predict import predict
+    from graphnn_unet.metrics.evaluate import evaluate
+    from graphnn_unet.report.demo import demo
+    from graphnn_unet.trainers.run import train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        value = getattr(import_module(_FUNCTIONS[name]), name)
+        globals()[name] = value
+        return value
+    if name in ("graph", "metrics", "trainers"):
+        return import_module(f"graphnn_unet.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FUNCTIONS])

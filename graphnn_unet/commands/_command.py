@@ -1,0 +1,76 @@
+"""What all commands share: messages, exit status, common flags.
+
+Nothing heavy is imported here, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from graphnn_unet._version import __version__
+from graphnn_unet.errors import GraphnnError
+
+INTERRUPTED = 130
+
+
+def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """An argument parser with the flags every command has."""
+    made = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--quiet", action="store_true", help="no progress and no notes")
+    made.add_argument("--verbose", action="store_true", help="details and tracebacks of errors")
+    made.add_argument("--version", action="version", version=f"{name} {__version__}")
+    return made
+
+
+def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
+    """Call ``work`` and turn its errors into lines on stderr and an exit status."""
+    from graphnn_unet.progress import set_quiet
+
+    set_quiet(arguments.quiet)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.WARNING,
+        format="%(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("graphnn_unet").setLevel(
+        logging.WARNING if arguments.quiet else logging.INFO
+    )
+    try:
+        work(arguments)
+    except KeyboardInterrupt as interrupt:
+        hint = str(interrupt) or "Run the same command again to go on"
+        print(f"interrupted: {hint}", file=sys.stderr)
+        return INTERRUPTED
+    except GraphnnError as error:
+        if arguments.verbose:
+            traceback.print_exc()
+        for line in error.lines:
+            print(f"error: {line}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        return 0  # the reader of our output has seen enough (| head)
+    return 0
+
+
+def show_folders() -> None:
+    """The first line of every command: which folders are in use."""
+    from graphnn_unet.data.paths import folders
+    from graphnn_unet.progress import say
+
+    say(f"folders: {folders().line}")
+
+
+def main(work: Callable[[argparse.Namespace], None], made: argparse.ArgumentParser,
+         argv: Sequence[str] | None = None) -> int:
+    """Parse, run, return the exit status."""
+    return run(work, made.parse_args(argv))

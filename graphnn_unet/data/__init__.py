@@ -1,0 +1,1 @@
+"""From a raw folder to checked, preprocessed and augmented batches."""

@@ -1,0 +1,154 @@
+"""Where data sets, preprocessed files and results lie, and how data sets are named.
+
+nnU-Net's three variables win; an unset one defaults to a folder below ``$GNNUNET_HOME``
+(default ``~/gnnunet``) and is set for this process, so that nnU-Net sees the same folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphnn_unet.errors import InputError, MissingFileError
+
+_VARIABLES = {
+    "raw": "nnUNet_raw",
+    "preprocessed": "nnUNet_preprocessed",
+    "results": "nnUNet_results",
+}
+_DATASET = re.compile(r"Dataset(\d{3})_(.+)")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The three folders in use and where each was taken from.
+
+    Attributes:
+        raw: Raw data sets, ``DatasetXXX_Name`` each.
+        preprocessed: Plans, fingerprints and preprocessed cases.
+        results: Trained models.
+        sources: For each of the three names the variable or default that set it.
+    """
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+    sources: dict[str, str]
+
+    @property
+    def line(self) -> str:
+        """One line that names all three."""
+        return f"raw={self.raw} preprocessed={self.preprocessed} results={self.results}"
+
+
+def home() -> Path:
+    """``$GNNUNET_HOME``, or ``~/gnnunet``."""
+    return Path(os.environ.get("GNNUNET_HOME") or Path.home() / "gnnunet").expanduser().absolute()
+
+
+def folders() -> Folders:
+    """The folders in use; unset nnU-Net variables are set to the defaults for this process."""
+    found: dict[str, Path] = {}
+    sources: dict[str, str] = {}
+    home_source = "GNNUNET_HOME" if os.environ.get("GNNUNET_HOME") else "~/gnnunet"
+    for name, variable in _VARIABLES.items():
+        value = os.environ.get(variable)
+        default = home() / name
+        # a default set by an earlier call in this process is still a default
+        sources[name] = variable if value and Path(value) != default else home_source
+        found[name] = Path(value).expanduser().absolute() if value else default
+        os.environ[variable] = str(found[name])
+    return Folders(**found, sources=sources)
+
+
+def known_datasets() -> list[str]:
+    """Names of all data sets in any of the three folders, sorted."""
+    names: set[str] = set()
+    where = folders()
+    for folder in (where.raw, where.preprocessed, where.results):
+        if folder.is_dir():
+            names.update(p.name for p in folder.iterdir() if p.is_dir() and _DATASET.match(p.name))
+    return sorted(names)
+
+
+def resolve_dataset(name_or_id: str | int) -> str:
+    """Full name (``Dataset101_LA``) of a data set given by name, id or both.
+
+    Raises:
+        MissingFileError: No such data set; lists near names.
+        InputError: The name or id fits several.
+    """
+    text = str(name_or_id)
+    names = known_datasets()
+    if text in names:
+        return text
+    if text.isdigit():
+        hits = [name for name in names if int(name[7:10]) == int(text)]
+    else:
+        hits = [name for name in names if name[11:] == text] or [
+            name for name in names if name[11:].lower() == text.lower()
+        ]
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise InputError(
+            f"data set {text!r} is ambiguous", f"it fits {', '.join(hits)}", "Give the full name"
+        )
+    near = difflib.get_close_matches(text, [n[11:] for n in names] + names, n=3)
+    known = ", ".join(near or names) or "none"
+    raise MissingFileError(
+        f"data set {text!r} was not found in {folders().raw}",
+        f"{'near names' if near else 'known data sets'}: {known}",
+        "Make it with gnnunet_convert",
+    )
+
+
+def dataset_id(full_name: str) -> int:
+    """The number of ``DatasetXXX_Name``."""
+    return int(full_name[7:10])
+
+
+def new_dataset_name(name_or_id: str, default_id: int | None = None, label: str = "") -> str:
+    """Full name for a data set that is to be made.
+
+    Args:
+        name_or_id: ``MyStudy``, ``Dataset501_MyStudy`` or ``501``.
+        default_id: Id to use when only a name is given; the next free one from 501 on without it.
+        label: Name to use when only an id is given.
+
+    Raises:
+        InputError: The name cannot serve as a folder name, or the id belongs to another set.
+    """
+    names = known_datasets()
+    if match := _DATASET.fullmatch(name_or_id):
+        number, name = int(match[1]), match[2]
+    elif name_or_id.isdigit():
+        number, name = int(name_or_id), label or "Study"
+    else:
+        name = name_or_id
+        same = [n for n in names if n[11:] == name]
+        taken = {dataset_id(n) for n in names}
+        if same:
+            number = dataset_id(same[0])
+        elif default_id is not None and default_id not in taken:
+            number = default_id
+        else:
+            number = next(i for i in range(501, 1000) if i not in taken)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise InputError(
+            f"{name!r} cannot name a data set",
+            "the name becomes a folder",
+            "Use letters, digits, '_' and '-'",
+        )
+    if not 1 <= number <= 999:
+        raise InputError(f"data set id {number} is out of range", "", "Use 1 to 999")
+    full = f"Dataset{number:03d}_{name}"
+    others = [n for n in names if dataset_id(n) == number and n != full]
+    if others:
+        raise InputError(
+            f"id {number} belongs to {others[0]}", "nnU-Net finds data sets by id", "Take another"
+        )
+    return full

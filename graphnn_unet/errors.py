@@ -1,0 +1,128 @@
+"""Errors that a user can mend, and the one line each of them prints.
+
+Every class is also a subclass of the built-in error it resembles, so that ``except ValueError``
+in a script keeps working. ``exit_status`` is what the console scripts return (0 done, 1 a defect
+of ours, 2 the user can mend it, 3 some cases failed, 130 interrupted).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+class GraphnnError(Exception):
+    """Base of all errors that carry a cause and a remedy.
+
+    Args:
+        what: What went wrong and in which case or file, without a full stop.
+        why: The cause or the consequence, without a full stop; may be empty.
+        remedy: What the user can do, without a full stop; may be empty.
+    """
+
+    exit_status = 2
+
+    def __init__(self, what: str, why: str = "", remedy: str = ""):
+        self.what, self.why, self.remedy = what, why, remedy
+        super().__init__(self.line)
+
+    @property
+    def line(self) -> str:
+        """The message as one line: ``<what>: <why>. <remedy>.``"""
+        text = f"{self.what}: {self.why}." if self.why else f"{self.what}."
+        return f"{text} {self.remedy}." if self.remedy else text
+
+    @property
+    def lines(self) -> list[str]:
+        """All lines to print, one a fault."""
+        return [self.line]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+
+class InputError(GraphnnError, ValueError):
+    """A file, a value or a combination of options cannot be used."""
+
+
+class MissingFileError(GraphnnError, FileNotFoundError):
+    """A file or folder that is needed is not there."""
+
+
+class ShapeError(GraphnnError, ValueError):
+    """Two arrays do not fit each other."""
+
+
+class RecipeError(GraphnnError, ValueError):
+    """A recipe has an unknown key or a value of the wrong type."""
+
+
+class LockedError(GraphnnError, RuntimeError):
+    """Another process works in the folder."""
+
+
+class RefusedError(GraphnnError, RuntimeError):
+    """The command would replace or mix up results."""
+
+
+class UnsafeFileError(GraphnnError, ValueError):
+    """A file asks for code or a path that is not on the closed list."""
+
+
+class NoSpaceError(GraphnnError, OSError):
+    """The disk has too little room."""
+
+
+class DivergedError(GraphnnError, RuntimeError):
+    """Training met non-finite losses several steps in a row."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of one case, as it stands in reports.
+
+    Attributes:
+        case: Case id, or the file or data set where no case can be named.
+        stage: ``check``, ``fingerprint``, ``preprocess``, ``predict`` ...
+        cause: What is wrong, one line.
+        remedy: What to do, one line.
+        severity: ``error`` stops the command, ``warning`` does not.
+        code: Stable identifier of the kind of fault, for scripts and tests.
+    """
+
+    case: str
+    stage: str
+    cause: str
+    remedy: str
+    severity: str = "error"
+    code: str = ""
+
+    @property
+    def line(self) -> str:
+        """``<case>: <cause>. <remedy>.``"""
+        return f"{self.case}: {self.cause}." + (f" {self.remedy}." if self.remedy else "")
+
+    def as_dict(self) -> dict[str, str]:
+        """The fault as plain values."""
+        return asdict(self)
+
+
+class FaultsError(GraphnnError, ValueError):
+    """All faults of one pass together, one line each."""
+
+    def __init__(self, faults: Sequence[Fault], summary: str = ""):
+        self.faults = list(faults)
+        super().__init__(summary or f"{len(self.faults)} faults")
+
+    @property
+    def lines(self) -> list[str]:
+        """One line a fault, in the order they were found."""
+        return [fault.line for fault in self.faults]
+
+
+class CasesFailedError(FaultsError):
+    """Work is done, but some cases failed; they stand in ``failures.csv``."""
+
+    exit_status = 3

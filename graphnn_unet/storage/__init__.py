@@ -1,0 +1,1 @@
+"""Atomic files, locks, safe loading and worker processes: the bottom floor."""

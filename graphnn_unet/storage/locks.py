@@ -1,0 +1,78 @@
+"""One writer a folder.
+
+The lock itself is the operating system's (``filelock``), so it ends with the process that holds
+it; a file beside it says who that is. A second process is refused with that name; the note of a
+dead process is taken over with a message.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from graphnn_unet.errors import LockedError
+from graphnn_unet.storage.atomic import write_json
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def folder_lock(folder: Path | str, purpose: str) -> Iterator[None]:
+    """Hold the lock of ``folder`` for the length of the block.
+
+    Args:
+        folder: Folder to work in; made where it is missing. The lock file is
+            ``folder/.gnnunet.lock``, its note ``folder/.gnnunet.lock.json``.
+        purpose: What the holder does, for the message of the one who is refused.
+
+    Raises:
+        LockedError: Another process holds the lock; the message names host, pid and start time.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / ".gnnunet.lock.json"
+    lock = FileLock(folder / ".gnnunet.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LockedError(
+            f"{folder} is in use",
+            _describe(note) or "another process holds its lock",
+            "Wait for it to end or stop it, then run the command again",
+        ) from error
+    try:
+        if previous := _describe(note):
+            _log.info("took over the lock of a process that ended early (%s)", previous)
+        write_json(
+            note,
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "purpose": purpose,
+            },
+        )
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(note: Path) -> str:
+    """Who holds or held the lock, from its note; empty without one."""
+    try:
+        holder = json.loads(note.read_text(encoding="utf-8"))
+        return (
+            f"{holder['purpose']} by process {holder['pid']} on {holder['host']} "
+            f"since {holder['started']}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

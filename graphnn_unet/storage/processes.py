@@ -1,0 +1,242 @@
+"""Worker processes that may die without taking the others or the results with them.
+
+``multiprocessing.Pool`` hangs when a worker is killed while it holds a queue's lock, and gives up
+all finished work when one case fails. Here every worker has one pipe of its own: a dead worker is
+seen at once, its job is tried once more and then reported, and everything else goes on. Workers
+leave when their parent is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import psutil
+
+from graphnn_unet.errors import GraphnnError
+
+PARENT_CHECK_INTERVAL_S = 1.0
+
+
+@dataclass
+class Outcome:
+    """What became of one job.
+
+    Attributes:
+        job: The job as it was given.
+        value: What the function returned; ``None`` when it failed.
+        error: One line that says why it failed; empty when it did not.
+        expected: The failure was an error that the user can mend (a ``GraphnnError``).
+        details: Traceback of an unexpected failure, for ``--verbose``.
+    """
+
+    job: Any
+    value: Any = None
+    error: str = ""
+    expected: bool = False
+    details: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the function returned."""
+        return not self.error
+
+
+def default_workers(n_jobs: int, memory_per_worker_gb: float = 2.0) -> int:
+    """Workers for ``n_jobs`` on this machine: bounded by cores, free memory and jobs.
+
+    One core or one job is done in this process (0 workers): starting one costs seconds.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    by_memory = int(psutil.virtual_memory().available / 2**30 / memory_per_worker_gb)
+    workers = min(cores, by_memory, n_jobs)
+    return workers if workers > 1 else 0
+
+
+def run_jobs(
+    function: Callable[[Any], Any],
+    jobs: Iterable[Any],
+    *,
+    n_workers: int,
+    retries: int = 1,
+) -> Iterator[Outcome]:
+    """Apply ``function`` to every job; yield outcomes as they come, in any order.
+
+    Jobs are drawn from ``jobs`` only when a worker is free, so an iterator of large inputs is
+    never ahead by more than the number of workers.
+
+    Args:
+        function: Importable (not a lambda) when ``n_workers > 0``.
+        jobs: Picklable when ``n_workers > 0``.
+        n_workers: 0 does all work in this process.
+        retries: How often a job whose worker died is given to a new one.
+
+    Yields:
+        One ``Outcome`` a job; a failing job does not stop the others.
+    """
+    if n_workers == 0:
+        for job in jobs:
+            yield _attempt(function, job)
+        return
+    pool = _Workers(function, n_workers)
+    try:
+        yield from pool.run(iter(jobs), retries)
+    finally:
+        pool.close()
+
+
+def _attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
+    try:
+        return Outcome(job, value=function(job))
+    except GraphnnError as error:
+        return Outcome(job, error=" ".join(error.lines), expected=True)
+    except MemoryError as error:
+        return Outcome(job, error=f"out of memory ({error})", details=traceback.format_exc())
+    except Exception as error:  # noqa: BLE001  # one case must not stop the others
+        text = (str(error).strip().splitlines() or [""])[0]
+        return Outcome(
+            job, error=f"{type(error).__name__}: {text}", details=traceback.format_exc()
+        )
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    job: Any = None
+    attempt: int = 0
+    busy: bool = False
+
+
+class _Workers:
+    def __init__(self, function: Callable[[Any], Any], n_workers: int):
+        # A fork server starts clean and fast; fork would copy our threads, spawn imports torch anew
+        method = "forkserver" if sys.platform == "linux" else "spawn"
+        self._context = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self._context.set_forkserver_preload([function.__module__])
+        self._function = function
+        self._workers = [self._start() for _ in range(n_workers)]
+
+    def _start(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        # a fork server keeps the environment it was started with
+        environment = {k: v for k, v in os.environ.items() if k.startswith(("nnUNet", "GNNUNET"))}
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._function, os.getpid(), environment), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def run(self, jobs: Iterator[Any], retries: int) -> Iterator[Outcome]:
+        again: deque[tuple[Any, int]] = deque()
+        exhausted = False
+        while True:
+            for position, worker in enumerate(self._workers):
+                if worker.busy:
+                    continue
+                if again:
+                    job, attempt = again.popleft()
+                elif not exhausted:
+                    try:
+                        job, attempt = next(jobs), 0
+                    except StopIteration:
+                        exhausted = True
+                        continue
+                else:
+                    continue
+                self._give(position, job, attempt)
+            busy = [worker for worker in self._workers if worker.busy]
+            if not busy:
+                if exhausted and not again:
+                    return
+                continue
+            wait([w.pipe for w in busy] + [w.process.sentinel for w in busy])
+            for position, worker in enumerate(self._workers):
+                if not worker.busy:
+                    continue
+                outcome = self._collect(position, worker, again, retries)
+                if outcome is not None:
+                    yield outcome
+
+    def _give(self, position: int, job: Any, attempt: int) -> None:
+        worker = self._workers[position]
+        worker.job, worker.attempt, worker.busy = job, attempt, True
+        with contextlib.suppress(OSError):  # a worker that died idle is found by _collect
+            worker.pipe.send(job)
+
+    def _collect(
+        self, position: int, worker: _Worker, again: deque[tuple[Any, int]], retries: int
+    ) -> Outcome | None:
+        try:
+            answered = worker.pipe.poll()
+            message = worker.pipe.recv() if answered else None
+        except (EOFError, OSError):
+            message = None
+        if message is not None:
+            worker.busy = False
+            return Outcome(worker.job, *message)
+        if worker.process.is_alive():
+            return None
+        worker.process.join()
+        self._workers[position] = self._start()
+        if worker.attempt < retries:
+            again.append((worker.job, worker.attempt + 1))
+            return None
+        return Outcome(worker.job, error=_cause_of_death(worker.process.exitcode), expected=True)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.pipe.close()
+        deadline = time.monotonic() + 2
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+def _cause_of_death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = "; the system was probably out of memory" if name == "SIGKILL" else ""
+        return f"its worker process was killed twice ({name}{hint}). Use fewer workers (-np 1)."
+    return f"its worker process ended twice with status {exit_code}. Use one worker (-np 1)."
+
+
+def _serve(
+    pipe: Connection, function: Callable[[Any], Any], parent: int, environment: dict[str, str]
+) -> None:
+    """Answer jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    os.environ.update(environment)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            job = pipe.recv()
+            outcome = _attempt(function, job)
+            try:
+                pipe.send((outcome.value, outcome.error, outcome.expected, outcome.details))
+            except (TypeError, ValueError, AttributeError) as error:
+                pipe.send((None, f"its result cannot be sent: {error}", False, ""))
+
+
+def _leave_with(parent: int) -> None:
+    while psutil.pid_exists(parent):
+        time.sleep(PARENT_CHECK_INTERVAL_S)
+    os._exit(1)

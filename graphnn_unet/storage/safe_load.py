@@ -1,0 +1,245 @@
+"""Reading files that came from elsewhere without running what is in them.
+
+Checkpoints load as tensors and plain values, properties through an unpickler with a closed list,
+plans only with networks, operations and functions that nnU-Net itself ships.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+
+CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_NETWORKS = {
+    f"dynamic_network_architectures.architectures.{module}.{name}"
+    for module in ("unet", "residual_unet")
+    for name in ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
+}
+_LAYERS = {
+    f"torch.nn.modules.{module}.{kind}{dim}d"
+    for module, kind in (
+        ("conv", "Conv"),
+        ("instancenorm", "InstanceNorm"),
+        ("batchnorm", "BatchNorm"),
+        ("dropout", "Dropout"),
+    )
+    for dim in (2, 3)
+} | {
+    "torch.nn.LeakyReLU",
+    "torch.nn.ReLU",
+    "torch.nn.modules.activation.LeakyReLU",
+    "torch.nn.modules.activation.ReLU",
+}
+_PREPROCESSORS = {"DefaultPreprocessor"}
+_RESAMPLING = {
+    "resample_data_or_seg_to_shape",
+    "resample_torch_simple",
+    "resample_torch_fornnunet",
+    "no_resampling_hack",
+    "no_resampling",
+}
+_NORMALIZATION = {
+    "CTNormalization",
+    "ZScoreNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+}
+_READERS = {
+    "SimpleITKIO",
+    "SimpleITKIOWithReorient",
+    "NibabelIO",
+    "NibabelIOWithReorient",
+    "NaturalImage2DIO",
+    "Tiff3DIO",
+}
+_LABEL_MANAGERS = {"LabelManager"}
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; errors name the file, line and column.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InputError: It is not valid JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} is missing") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} is not valid JSON",
+            f"line {error.lineno}, column {error.colno}: {error.msg}",
+            "Restore the file or write it again",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file", str(error)) from error
+
+
+def check_case_id(case_id: str, source: str) -> str:
+    """Return ``case_id`` if it can serve as a file name, else raise ``UnsafeFileError``."""
+    if CASE_ID.fullmatch(case_id) and ".." not in case_id:
+        return case_id
+    raise UnsafeFileError(
+        f"case id {case_id!r} in {source} cannot be used",
+        "ids become file names",
+        "Use letters, digits, '_', '-' and '.', at most 128, beginning with a letter or digit",
+    )
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Admits numpy arrays and scalars and built-in containers, nothing that can run code."""
+
+    _ALLOWED = frozenset(
+        {
+            ("collections", "OrderedDict"),
+            ("numpy", "dtype"),
+            ("numpy", "ndarray"),
+            ("_codecs", "encode"),
+        }
+        | {
+            (module, name)
+            for module in (
+                "numpy.core.multiarray",
+                "numpy._core.multiarray",
+                "numpy._core.numeric",
+                "numpy.core.numeric",
+            )
+            for name in ("_reconstruct", "scalar", "_frombuffer")
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._ALLOWED:
+            return super().find_class(module, name)
+        raise UnsafeFileError(
+            f"a pickle asks for {module}.{name}", "only arrays and plain values are read"
+        )
+
+
+def load_properties(path: Path | str) -> dict[str, Any]:
+    """Read nnU-Net's ``CASE.pkl`` of a preprocessed case without running code from it.
+
+    Raises:
+        InputError: The file is missing, cut off or no pickle; names it.
+        UnsafeFileError: It holds something else than arrays and plain values; names it.
+    """
+    path = Path(path)
+    try:
+        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} is missing") from error
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{path} is refused", error.line.rstrip(".")) from error
+    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read", str(error), "Run gnnunet_plan_and_preprocess again"
+        ) from error
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU as tensors and plain values.
+
+    Stock nnU-Net checkpoints hold numpy scalars in their logs; these are on the list.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InputError: It is cut off or no checkpoint.
+        UnsafeFileError: It holds an object outside the closed list.
+    """
+    import numpy as np
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"checkpoint {path} is missing")
+    multiarray = getattr(np, "_core", None) or np.core
+    admitted = [multiarray.multiarray.scalar, np.dtype, np.ndarray]
+    admitted += [multiarray.multiarray._reconstruct]
+    admitted += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    try:
+        with torch.serialization.safe_globals(admitted):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise UnsafeFileError(
+                f"checkpoint {path} is refused",
+                "it holds an object that is neither a tensor nor a plain value",
+                "Load only models from people you trust, saved as plain tensors",
+            ) from error
+        raise _broken_checkpoint(path, error) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _broken_checkpoint(path, error) from error
+    if not isinstance(content, dict) or "network_weights" not in content:
+        raise InputError(f"{path} is not a checkpoint of this program or of nnU-Net")
+    return content
+
+
+def _broken_checkpoint(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"checkpoint {path} cannot be read",
+        f"it is cut off or damaged ({str(error).splitlines()[0][:120] if str(error) else 'empty'})",
+        "Use another checkpoint of the same folder or copy the file again",
+    )
+
+
+def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
+    """Return ``plans`` if every class and function it names is on the closed list.
+
+    nnU-Net looks names of a plan up with ``pydoc.locate``, which imports and calls whatever they
+    point to; a plan from elsewhere is therefore checked before it reaches nnU-Net.
+
+    Raises:
+        InputError: The file is no nnU-Net plan.
+        UnsafeFileError: A name is not on the list; says which.
+    """
+    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+        raise InputError(f"{source} is not an nnU-Net plan")
+    _require(plans.get("image_reader_writer"), _READERS, "image_reader_writer", source)
+    _require(plans.get("label_manager", "LabelManager"), _LABEL_MANAGERS, "label_manager", source)
+    for name, configuration in plans["configurations"].items():
+        where = f"configurations.{name}"
+        if not isinstance(configuration, dict):
+            raise InputError(f"{source} is not an nnU-Net plan", f"{where} is no table")
+        _check_configuration(configuration, where, source)
+    return plans
+
+
+def _check_configuration(configuration: dict[str, Any], where: str, source: Path | str) -> None:
+    if "preprocessor_name" in configuration:
+        _require(
+            configuration["preprocessor_name"], _PREPROCESSORS, f"{where}.preprocessor_name", source
+        )
+    for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
+        if key in configuration:
+            _require(configuration[key], _RESAMPLING, f"{where}.{key}", source)
+    for scheme in configuration.get("normalization_schemes", []):
+        _require(scheme, _NORMALIZATION, f"{where}.normalization_schemes", source)
+    architecture = configuration.get("architecture")
+    if architecture is None:
+        return
+    _require(
+        architecture.get("network_class_name"), _NETWORKS, f"{where}.network_class_name", source
+    )
+    keywords = architecture.get("arch_kwargs", {})
+    for key in architecture.get("_kw_requires_import", []):
+        if keywords.get(key) is not None:
+            _require(keywords[key], _LAYERS, f"{where}.arch_kwargs.{key}", source)
+
+
+def _require(value: Any, allowed: set[str], key: str, source: Path | str) -> None:
+    if value not in allowed:
+        raise UnsafeFileError(
+            f"{source} is refused",
+            f"{key} = {value!r} is not one of nnU-Net's own",
+            "Use a plan written by nnU-Net or by gnnunet_plan_and_preprocess",
+        )
