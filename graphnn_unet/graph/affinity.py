@@ -1,0 +1,193 @@
+"""Rows, affinities and degrees of the complete graph on the rows of a feature matrix.
+
+Notation of this package: ``F`` is ``(n, c)`` with rows ``f_i``, ``U`` its unit rows, ``S`` a soft
+assignment ``(n, k)`` with rows ``s_i``, ``1`` the vector of ones. Every function takes one graph
+``(n, .)`` or a batch ``(b, n, .)``; nothing ever runs across the batch axis.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, full_precision
+
+Rows = Literal["unit", "raw", "centred"]
+ROWS = ("unit", "raw", "centred")
+
+# Centring equal rows leaves rounding noise, which unit length would blow up to a direction.
+_NOISE = 32
+
+
+def inverse_norm(feature: Tensor, floor: Tensor | float | None = None) -> Tensor:
+    """``1/||f_i||`` as ``(..., n, 1)``; 0, with gradient 0, for rows that count as zero.
+
+    Args:
+        feature: ``(..., n, c)`` float32 or float64.
+        floor: Norms up to this value count as zero; default the smallest normal number's root.
+    """
+    norm = torch.linalg.vector_norm(feature, dim=-1, keepdim=True)
+    if floor is None:
+        floor = torch.finfo(feature.dtype).tiny ** 0.5
+    alive = norm > floor
+    return torch.where(alive, norm, 1.0).reciprocal() * alive
+
+
+def unit_rows(feature: Tensor) -> Tensor:
+    """Rows of length 1; a zero row stays zero and passes no gradient.
+
+    Args:
+        feature: ``(n, c)`` or ``(b, n, c)``.
+
+    Returns:
+        Same shape, float32 or wider.
+    """
+    with full_precision(feature):
+        rows, single = as_batch(feature, "feature")
+        made = rows * inverse_norm(rows)
+    return made[0] if single else made
+
+
+def row_scale(feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
+    """The rows a loss works on, as a matrix and a factor for each row.
+
+    Keeping the factor apart lets a product ``(scale * F)^T S`` be formed as ``F^T (scale * S)``,
+    which never copies the ``n x c`` matrix.
+
+    Args:
+        feature: ``(b, n, c)`` float32 or float64.
+        rows: ``raw`` as they are; ``unit`` of length 1; ``centred`` the mean row of each graph
+            subtracted first, then length 1.
+
+    Returns:
+        ``(b, n, c)`` and ``(b, n, 1)``, or ``None`` for a factor of 1.
+
+    Raises:
+        InputError: ``rows`` is another word.
+    """
+    check_choice("rows", rows, ROWS)
+    if rows == "raw":
+        return feature, None
+    if rows == "unit":
+        return feature, inverse_norm(feature)
+    with torch.no_grad():
+        largest = torch.linalg.vector_norm(feature, dim=-1, keepdim=True).amax(-2, keepdim=True)
+        floor = _NOISE * torch.finfo(feature.dtype).eps * largest
+    centred = feature - feature.mean(dim=-2, keepdim=True)
+    return centred, inverse_norm(centred, floor)
+
+
+def prepared_rows(feature: Tensor, rows: Rows) -> Tensor:
+    """The matrix that :func:`row_scale` describes, multiplied out, ``(b, n, c)``."""
+    matrix, scale = row_scale(feature, rows)
+    return matrix if scale is None else matrix * scale
+
+
+def largest_affinity(feature: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``max_ij f_i.f_j`` of each graph over all pairs, the diagonal among them, without gradient.
+
+    By Cauchy-Schwarz no product exceeds the larger squared norm, and the diagonal reaches it:
+
+        max_ij f_i.f_j = max_i ||f_i||^2
+
+    Args:
+        feature: ``(b, n, c)``.
+        scale: ``(b, n, 1)`` factors of the rows, as :func:`row_scale` returns them.
+
+    Returns:
+        ``(b,)``.
+
+    Source: LF-2. Cost: ``n c`` time, ``n`` memory.
+    """
+    with torch.no_grad():
+        norm = torch.linalg.vector_norm(feature, dim=-1)
+        if scale is not None:
+            norm = norm * scale.squeeze(-1)
+        return norm.amax(dim=-1).square()
+
+
+def thresholded_affinity(feature: Tensor, *, tau: float = 2.0, rows: Rows = "unit") -> Tensor:
+    """Positive part of the shifted affinity, with the diagonal kept alive; a dense matrix.
+
+        w_ij = max(0, f_i.f_j - max_lm(f_l.f_m) / tau),    w_ii = 1 where that is 0
+
+    Args:
+        feature: ``(n, c)`` or ``(b, n, c)``.
+        tau: Positive; a larger value links more pairs.
+        rows: See :func:`row_scale`.
+
+    Returns:
+        ``(n, n)`` or ``(b, n, n)``, symmetric, non-negative, positive diagonal, no gradient.
+
+    Raises:
+        InputError: ``tau`` is not positive.
+
+    Source: GraphCL eq. 15 with the edges of its graph network. Cost: ``n^2`` memory; see
+    :class:`graphnn_unet.graph.CorrelationClusterHead` for the form without it.
+    """
+    check_positive("tau", tau)
+    with torch.no_grad(), full_precision(feature):
+        batch, single = as_batch(feature, "feature")
+        ready = prepared_rows(batch, rows)
+        threshold = largest_affinity(ready) / tau
+        affinity = positive_block(ready, ready, threshold)
+        revive_diagonal(affinity)
+    return affinity[0] if single else affinity
+
+
+def positive_block(left: Tensor, right: Tensor, threshold: Tensor) -> Tensor:
+    """``max(0, l_i.r_j - threshold)`` as ``(b, p, q)``, computed in one buffer."""
+    shift = threshold[:, None, None].neg()
+    product = torch.baddbmm(shift, left, right.transpose(1, 2))
+    return product.clamp_(min=0) if not product.requires_grad else product.clamp(min=0)
+
+
+def revive_diagonal(block: Tensor) -> None:
+    """Set zeros on the diagonal of ``(b, p, q)`` to 1 in place, as PyG's remaining self-loops."""
+    diagonal = block.diagonal(dim1=1, dim2=2)
+    diagonal.masked_fill_(diagonal == 0, 1.0)
+
+
+def shifted_cosine(feature: Tensor) -> Tensor:
+    """Features whose inner products are the shifted cosine, non-negative for any input.
+
+        phi_i = [1, u_i] / sqrt(2),    phi_i.phi_j = (1 + u_i.u_j) / 2
+
+    Args:
+        feature: ``(n, c)`` or ``(b, n, c)``.
+
+    Returns:
+        ``(..., n, c + 1)``; products lie in [0, 1], the diagonal is 1 (1/2 for a zero row).
+
+    Source: LF-15.
+    """
+    with full_precision(feature):
+        unit = unit_rows(feature)
+        one = torch.ones_like(unit[..., :1])
+        return torch.cat([one, unit], dim=-1) * 0.5**0.5
+
+
+def gram_degree(feature: Tensor) -> Tensor:
+    """Row sums of ``F F^T`` without the matrix: ``d = F (F^T 1)``.
+
+    Args:
+        feature: ``(n, c)`` or ``(b, n, c)``; signed features may give negative degrees.
+
+    Returns:
+        ``(n,)`` or ``(b, n)``.
+
+    Source: LF-4. Cost: ``n c`` time, ``c`` memory. The degrees of ``max(0, F F^T)`` are the same
+    only if no entry of ``F`` is negative.
+    """
+    with full_precision(feature):
+        batch, single = as_batch(feature, "feature")
+        degree = (batch @ batch.sum(dim=1).unsqueeze(-1)).squeeze(-1)
+    return degree[0] if single else degree
+
+
+def inverse_root(degree: Tensor) -> Tensor:
+    """``d^(-1/2)``, and 0 with gradient 0 where the degree is not positive."""
+    alive = degree > 0
+    return torch.where(alive, degree, 1.0).rsqrt() * alive

@@ -1,0 +1,159 @@
+"""Structure-aware alignment: one graph convolution whose nodes are the images of a batch.
+
+Source: GraphCL, eqs. 12-14. The paper publishes neither the score network nor how space and the
+merging with the plain feature are treated; the choices made here stand in the class docstring.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph._tensors import full_precision, widen
+from graphnn_unet.graph.affinity import inverse_root
+
+
+def normalized_sample_graph(scores: Tensor) -> Tensor:
+    """Symmetrically normalized affinity between the images of a batch.
+
+        A = max(0, T T^T),    d_i = sum_j A_ij,    G_ij = A_ij / sqrt(d_i d_j)
+
+    An image without any positive affinity, to itself included, stands alone: ``G_ii = 1``.
+
+    Args:
+        scores: ``(w, h)`` structure scores ``T``, one row an image.
+
+    Returns:
+        ``(w, w)`` symmetric, non-negative, eigenvalues in [-1, 1]. Scaling all scores by one
+        factor changes nothing.
+
+    Source: GraphCL eqs. 13 and 14; the clamp and the lonely image are ours.
+    """
+    with full_precision(scores):
+        work = widen(scores)
+        affinity = (work @ work.T).clamp(min=0)
+        degree = affinity.sum(dim=1)
+        root = inverse_root(degree)
+        return root[:, None] * affinity * root[None, :] + torch.diag((degree <= 0).to(work.dtype))
+
+
+def pool_to_halves(feature: Tensor) -> Tensor:
+    """Mean over the two halves of every spatial axis, as adaptive average pooling to 2 cells.
+
+    Written with slices because the gradient of PyTorch's adaptive pooling is not deterministic on
+    CUDA. The middle position of an odd axis counts in both halves; an axis of length 1 gives two
+    equal cells.
+
+    Args:
+        feature: ``(w, c, *S)`` with any number of spatial axes.
+
+    Returns:
+        ``(w, c, 2, ..., 2)``.
+    """
+    for axis in range(2, feature.dim()):
+        length = feature.shape[axis]
+        reach = (length + 1) // 2
+        first = feature.narrow(axis, 0, reach).mean(dim=axis)
+        second = feature.narrow(axis, length - reach, reach).mean(dim=axis)
+        feature = torch.stack([first, second], dim=axis)
+    return feature
+
+
+class StructureAlignment(nn.Module):
+    """Mix the features of the images of a batch by structural likeness, behind a gate.
+
+    With features ``F_j`` and scores ``T`` (two linear layers on 2 pooled cells per axis):
+
+        training, w > 1:   Y_i = F_i + g * sum_j G_ij W^T F_j,    G = normalized(T T^T)
+        otherwise:         Y_i = F_i + g * W^T F_i
+
+    at each position. In evaluation every image stands alone, so that tiles, mirrored copies and
+    pseudo-labels never depend on what shares the batch. ``g`` starts at 0 and ``W`` at the
+    identity: a fresh block leaves the network as it is, and its gradient then reaches ``g`` only.
+
+    Args:
+        channels: Number of feature channels ``C``.
+        dim: Number of spatial axes, 1, 2 or 3.
+        hidden: Width of the score network.
+
+    Attributes:
+        gate: Scalar parameter ``g``; keep it out of weight decay, see :meth:`no_weight_decay`.
+        weight: ``(C, C)`` parameter ``W``.
+
+    Raises:
+        InputError: ``dim`` is not 1, 2 or 3, or a size is not positive.
+
+    Source: GraphCL eqs. 12-14. Ours: messages at equal positions with one ``W`` for all of them,
+    the gated residual merge, pooling to halves (behind an instance norm the plain mean carries
+    almost nothing), and the rule for evaluation. See ``docs/explanation/graph_core.md``.
+    Cost: ``w C^2 |S|`` multiply-adds and, in training, ``w^2 C |S|``.
+    """
+
+    def __init__(self, channels: int, dim: int, hidden: int = 64):
+        super().__init__()
+        if dim not in (1, 2, 3):
+            raise InputError(f"dim={dim} cannot be used", "features have 1, 2 or 3 spatial axes")
+        if channels < 1 or hidden < 1:
+            raise InputError(f"channels={channels}, hidden={hidden}", "both must be positive")
+        self.channels, self.dim = channels, dim
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.weight = nn.Parameter(torch.eye(channels))
+        self.score_in = nn.Linear(channels * 2**dim, hidden)
+        self.score_out = nn.Linear(hidden, hidden)
+
+    def scores(self, feature: Tensor) -> Tensor:
+        """Structure scores of each image, positive.
+
+        Args:
+            feature: ``(w, C, *S)``.
+
+        Returns:
+            ``(w, hidden)``.
+        """
+        with full_precision(feature):
+            # parameters may be narrower than the feature if a whole network was cast
+            flat = pool_to_halves(widen(feature)).flatten(1).to(self.score_in.weight.dtype)
+            hidden = functional.relu(self.score_in(flat))
+            return functional.softplus(self.score_out(hidden))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Aligned feature of the same shape and dtype.
+
+        Args:
+            feature: ``(w, C, *S)``, the images of one forward call.
+
+        Raises:
+            ShapeError: Another number of channels or axes.
+        """
+        if feature.dim() != self.dim + 2 or feature.shape[1] != self.channels:
+            raise ShapeError(
+                f"feature has shape {tuple(feature.shape)}",
+                f"the block was made for (image, {self.channels}, {self.dim} spatial axes)",
+            )
+        with full_precision(feature):
+            work = widen(feature)
+            message = work.flatten(2)
+            if self.training and feature.shape[0] > 1:
+                graph = normalized_sample_graph(self.scores(work)).to(work.dtype)
+                message = (graph @ message.flatten(1)).view(message.shape)
+            message = self.weight.to(work.dtype).T @ message
+            aligned = work + self.gate.to(work.dtype) * message.view(work.shape)
+        return aligned.to(feature.dtype)
+
+    def channel_matrix(self) -> Tensor:
+        """``I + g W^T``, ``(C, C)``: the 1x1 convolution this block is in evaluation.
+
+        Row = output channel, column = input channel, as in a convolution's weight.
+        """
+        identity = torch.eye(self.channels, dtype=self.weight.dtype, device=self.weight.device)
+        return identity + self.gate * self.weight.T
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of own parameters that an optimizer must not decay."""
+        return {"gate"}
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"channels={self.channels}, dim={self.dim}"

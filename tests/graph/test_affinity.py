@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphnn_unet.errors import InputError
+from graphnn_unet.graph.affinity import (
+    gram_degree,
+    inverse_norm,
+    inverse_root,
+    largest_affinity,
+    prepared_rows,
+    shifted_cosine,
+    thresholded_affinity,
+    unit_rows,
+)
+
+
+def rows(n: int, c: int, seed: int = 0, batch: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, c) if batch is None else (batch, n, c)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_unit_rows_have_length_one_at_any_scale(scale: float):
+    norm = unit_rows((rows(20, 5) * scale).float()).norm(dim=-1)
+    torch.testing.assert_close(norm, torch.ones(20))
+
+
+def test_zero_rows_stay_zero_and_pass_no_gradient():
+    feature = rows(4, 3)
+    feature[1] = 0
+    feature.requires_grad_()
+    unit = unit_rows(feature)
+    unit.sum().backward()
+    assert torch.equal(unit[1], torch.zeros(3, dtype=torch.float64))
+    assert torch.equal(feature.grad[1], torch.zeros(3, dtype=torch.float64))
+    assert feature.grad[0].abs().max() > 0
+
+
+def test_inverse_norm_gradient_agrees_with_finite_differences():
+    assert torch.autograd.gradcheck(inverse_norm, (rows(3, 4).requires_grad_(),))
+
+
+def test_half_precision_rows_do_not_overflow():
+    feature = torch.full((3, 320), 200.0, dtype=torch.float16)
+    torch.testing.assert_close(unit_rows(feature).norm(dim=-1), torch.ones(3))
+
+
+def test_centred_rows_of_equal_features_are_zero_not_noise():
+    feature = torch.full((1, 7, 5), 0.1, dtype=torch.float32)
+    assert torch.equal(prepared_rows(feature, "centred"), torch.zeros(1, 7, 5))
+
+
+def test_centred_rows_ignore_a_common_part():
+    feature = rows(9, 4, batch=2)
+    torch.testing.assert_close(
+        prepared_rows(feature + 3.0, "centred"), prepared_rows(feature, "centred")
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 10**6), st.booleans())
+def test_largest_affinity_is_the_largest_squared_norm(n: int, c: int, seed: int, opposing: bool):
+    feature = rows(n, c, seed, batch=2)
+    if opposing:  # all products of different rows negative, as far as the dimension allows
+        feature = feature - feature.mean(dim=1, keepdim=True)
+    dense = (feature @ feature.transpose(1, 2)).amax(dim=(1, 2))
+    torch.testing.assert_close(largest_affinity(feature), dense)
+
+
+def test_largest_affinity_is_taken_for_each_graph():
+    feature = rows(6, 3, batch=2)
+    feature[1] *= 100
+    alone = largest_affinity(feature[:1])
+    torch.testing.assert_close(largest_affinity(feature)[0], alone[0])
+
+
+def test_thresholded_affinity_by_hand():
+    feature = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1], [-1, 0]], dtype=torch.float64)
+    expected = [[0.5, 0.3, 0, 0], [0.3, 0.5, 0.1, 0], [0, 0.1, 0.5, 0], [0, 0, 0, 0.5]]
+    torch.testing.assert_close(
+        thresholded_affinity(feature), torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+def test_thresholded_affinity_revives_dead_diagonals_only():
+    feature = torch.tensor([[1.0, 0], [0, 0], [0, 1]])
+    affinity = thresholded_affinity(feature)
+    torch.testing.assert_close(affinity, torch.diag(torch.tensor([0.5, 1.0, 0.5])))
+    torch.testing.assert_close(thresholded_affinity(feature, tau=0.5), torch.eye(3))
+
+
+def test_shifted_cosine_products_lie_between_zero_and_one():
+    feature = rows(30, 4)
+    phi = shifted_cosine(feature)
+    product = phi @ phi.T
+    cosine = unit_rows(feature) @ unit_rows(feature).T
+    torch.testing.assert_close(product, (1 + cosine) / 2)
+    assert gram_degree(phi).min() >= 1
+
+
+def test_gram_degree_is_not_the_degree_of_the_clipped_graph():
+    feature = rows(50, 6)
+    product = feature @ feature.T
+    torch.testing.assert_close(gram_degree(feature), product.sum(1))
+    clipped = product.clamp(min=0).sum(1)
+    assert (clipped - gram_degree(feature)).abs().max() > 1
+    positive = feature.abs()
+    torch.testing.assert_close(gram_degree(positive), (positive @ positive.T).clamp(min=0).sum(1))
+
+
+def test_inverse_root_of_nothing_is_zero_with_finite_gradient():
+    degree = torch.tensor([4.0, 0.0, -1.0], requires_grad=True)
+    root = inverse_root(degree)
+    root.sum().backward()
+    assert torch.equal(root, torch.tensor([0.5, 0.0, 0.0]))
+    torch.testing.assert_close(degree.grad, torch.tensor([-0.0625, 0.0, 0.0]))
+
+
+def test_unknown_rows_and_tau_are_refused():
+    with pytest.raises(InputError, match="unit, raw, centred"):
+        prepared_rows(rows(3, 2, batch=1), "cosine")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="tau"):
+        thresholded_affinity(rows(3, 2), tau=0)
