@@ -13,7 +13,7 @@ from graphnn_unet._version import __version__
 
 _FUNCTIONS = {
     "convert": "dataset_conversion.convert",
-    "plan_and_preprocess": "graphnn_unet.data.preprocess",
+    "plan_and_preprocess": "graphnn_unet.data.plan_and_preprocess",
     "train": "graphnn_unet.trainers.run",
     "predict": "graphnn_unet.inference.predict",
     "evaluate": "graphnn_unet.metrics.evaluate",
@@ -26,7 +26,7 @@ __all__ = ["__version__", *_FUNCTIONS]
 
 if TYPE_CHECKING:
     from dataset_conversion.convert import convert
-    from graphnn_unet.data.preprocess import plan_and_preprocess
+    from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
     from graphnn_unet.inference.export_model import export
     from graphnn_unet.inference.install_model import install_model
     from graphnn_unet.inference.predict import predict

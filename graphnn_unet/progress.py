@@ -47,8 +47,14 @@ class Progress:
         self._started = self._last_line = time.monotonic()
         on_terminal = sys.stderr.isatty() and not _state["quiet"]
         self._bar = (
-            tqdm(total=total, desc=description, unit=unit, initial=initial, file=sys.stderr,
-                 dynamic_ncols=True)
+            tqdm(
+                total=total,
+                desc=description,
+                unit=unit,
+                initial=initial,
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
             if on_terminal
             else None
         )

@@ -42,9 +42,7 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         format="%(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("graphnn_unet").setLevel(
-        logging.WARNING if arguments.quiet else logging.INFO
-    )
+    logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     try:
         work(arguments)
     except KeyboardInterrupt as interrupt:
@@ -70,7 +68,25 @@ def show_folders() -> None:
     say(f"folders: {folders().line}")
 
 
-def main(work: Callable[[argparse.Namespace], None], made: argparse.ArgumentParser,
-         argv: Sequence[str] | None = None) -> int:
+def main(
+    work: Callable[[argparse.Namespace], None],
+    made: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+) -> int:
     """Parse, run, return the exit status."""
     return run(work, made.parse_args(argv))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print an aligned table to stdout: text to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        cells = [
+            cell.rjust(width) if _is_number(cell) else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(".", "", 1).replace("-", "", 1).isdigit()

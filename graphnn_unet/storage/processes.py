@@ -106,9 +106,7 @@ def _attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
         return Outcome(job, error=f"out of memory ({error})", details=traceback.format_exc())
     except Exception as error:  # noqa: BLE001  # one case must not stop the others
         text = (str(error).strip().splitlines() or [""])[0]
-        return Outcome(
-            job, error=f"{type(error).__name__}: {text}", details=traceback.format_exc()
-        )
+        return Outcome(job, error=f"{type(error).__name__}: {text}", details=traceback.format_exc())
 
 
 @dataclass

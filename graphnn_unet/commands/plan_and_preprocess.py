@@ -1,0 +1,82 @@
+"""``gnnunet_plan_and_preprocess``: check, fingerprint, plan, preprocess."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from graphnn_unet.commands import _command
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_plan_and_preprocess",
+        "Check a raw data set, plan patch size, network and batch, and preprocess labelled and "
+        "unlabelled cases.",
+    )
+    made.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="names or ids")
+    made.add_argument(
+        "-c", nargs="+", metavar="CONF",
+        help="configurations to preprocess: 2d 3d_fullres 3d_lowres (default: all planned, or the "
+        "recipe's own)",
+    )  # fmt: skip
+    made.add_argument("--recipe", help="recipe name (la, acdc, pancreas, quick ...) or TOML file")
+    made.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
+        help="single recipe values, e.g. --set plan.patch_size=[64,96,96]",
+    )  # fmt: skip
+    made.add_argument(
+        "--planner", default="default", choices=["default", "resenc_m", "resenc_l", "resenc_xl"],
+        help="nnU-Net's plain U-Net or its residual encoder planners",
+    )  # fmt: skip
+    made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    made.add_argument(
+        "--skip-faulty", action="store_true", help="leave faulty cases out instead of stopping"
+    )
+    made.add_argument(
+        "--allow-origin-mismatch", action="store_true",
+        help="accept label maps whose origin differs from the image's",
+    )  # fmt: skip
+    return made
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
+
+    _command.show_folders()
+    for dataset in arguments.d:
+        result = plan_and_preprocess(
+            dataset,
+            configurations=arguments.c,
+            recipe=arguments.recipe,
+            overrides=arguments.overrides,
+            planner=arguments.planner,
+            n_workers=None if arguments.np is None else (0 if arguments.np == 1 else arguments.np),
+            skip_faulty=arguments.skip_faulty,
+            allow_origin_mismatch=arguments.allow_origin_mismatch,
+        )
+        print(
+            f"{result.dataset}: {result.n_labeled} labelled and {result.n_unlabeled} unlabelled "
+            f"cases, plan {result.plans_file}"
+        )
+        head = ("configuration", "spacing (mm)", "patch", "batch", "stages", "GPU memory", "ready")
+        rows = [
+            (
+                c.name,
+                "x".join(f"{s:.3g}" for s in c.spacing),
+                "x".join(map(str, c.patch_size)),
+                f"{c.batch[0]}+{c.batch[1]}",
+                str(c.n_stages),
+                f"{c.memory_gb:.1f} GB",
+                "yes" if c.preprocessed else "no",
+            )
+            for c in result.configurations
+        ]
+        _command.print_table(head, rows)
+        for note in result.notes:
+            print(f"  {note}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return _command.main(_work, _parser(), argv)

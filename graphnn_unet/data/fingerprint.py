@@ -1,0 +1,240 @@
+"""nnU-Net's dataset fingerprint, of labelled and unlabelled scans.
+
+Spacing and size come from all scans, intensities inside the foreground from the labelled ones.
+Unlike nnU-Net's extractor it never draws more samples than there are foreground voxels, keeps
+finished cases when it is stopped, and notices when a file has changed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import numpy as np
+
+from graphnn_unet.data.check import CaseFacts
+from graphnn_unet.errors import Fault, FaultsError
+from graphnn_unet.progress import track
+from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.processes import run_jobs
+from graphnn_unet.storage.safe_load import read_json
+
+FINGERPRINT_SCHEMA_VERSION = 1
+SAMPLES_OF_DATASET = 1e7
+ONE_COMPONENT_SHARE = 0.95
+"""A class counts as one component when in every labelled case at least this share of its voxels
+lies in the largest component."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: str
+    images: tuple[str, ...]
+    label: str | None
+    reader: str
+    n_samples: int
+    classes: tuple[tuple[int, ...], ...]
+
+
+def extract_fingerprint(
+    target: Path,
+    cases: Mapping[str, CaseFacts],
+    dataset_json: Mapping[str, Any],
+    classes: Mapping[str, tuple[int, ...]],
+    *,
+    n_workers: int,
+) -> dict[str, Any]:
+    """Write and return the fingerprint; cases whose files did not change are not read again.
+
+    Args:
+        target: ``dataset_fingerprint.json``.
+        cases: Training cases by id, as the check found them (roles ``labeled``, ``unlabeled``).
+        dataset_json: nnU-Net's description of the data set.
+        classes: Class or region key (as in ``pseudo_label.largest_component``) to label ids.
+        n_workers: Worker processes, 0 for none.
+
+    Raises:
+        FaultsError: Cases that could not be read.
+    """
+    old = _old_cases(target)
+    n_labeled = sum(facts.role == "labeled" for facts in cases.values())
+    per_case = {
+        case: old[case]
+        for case, facts in cases.items()
+        if case in old and old[case]["sha256"] == facts.sha256
+    }
+    reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
+    jobs = [
+        _Job(
+            case,
+            tuple(map(str, facts.images)),
+            str(facts.label) if facts.role == "labeled" else None,
+            reader,
+            int(SAMPLES_OF_DATASET // max(1, n_labeled)),
+            tuple(classes.values()),
+        )
+        for case, facts in cases.items()
+        if case not in per_case
+    ]
+    faults = []
+    for outcome in track(run_jobs(_analyze, jobs, n_workers=n_workers), len(jobs), "fingerprint"):
+        case = outcome.job.case
+        if not outcome.ok:
+            faults.append(Fault(case, "fingerprint", outcome.error, "Mend or remove the case"))
+            continue
+        per_case[case] = {"sha256": cases[case].sha256, **outcome.value}
+    if faults:
+        raise FaultsError(faults)
+    fingerprint = _summarize({case: per_case[case] for case in cases}, dataset_json)
+    fingerprint["gnnunet"]["classes"] = {key: list(ids) for key, ids in classes.items()}
+    write_json(target, fingerprint)
+    return fingerprint
+
+
+def _old_cases(target: Path) -> dict[str, Any]:
+    if not target.is_file():
+        return {}
+    own = read_json(target).get("gnnunet", {})
+    return own["cases"] if own.get("schema_version") == FINGERPRINT_SCHEMA_VERSION else {}
+
+
+def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return determine_reader_writer_from_dataset_json(
+            dict(dataset_json), str(example), verbose=False
+        ).__name__
+
+
+def _analyze(job: _Job) -> dict[str, Any]:
+    """Facts of one case; foreground intensities as up to 4096 quantiles a channel."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+
+    reader = recursive_find_reader_writer_by_name(job.reader)()
+    image, properties = reader.read_images(job.images)
+    label = reader.read_seg(job.label)[0] if job.label else None
+    cropped, cropped_label, _ = crop_to_nonzero(image, None if label is None else label.copy())
+    facts: dict[str, Any] = {
+        "spacing": [float(s) for s in properties["spacing"]],
+        "shape": [int(i) for i in image.shape[1:]],
+        "shape_after_crop": [int(i) for i in cropped.shape[1:]],
+    }
+    if label is not None:
+        foreground = cropped_label[0] > 0
+        facts["foreground"] = [_intensities(c[foreground], job.n_samples) for c in cropped]
+        facts["largest_share"] = [largest_component_shares(label[0], ids) for ids in job.classes]
+    return facts
+
+
+def _intensities(values: np.ndarray, n_samples: int) -> dict[str, Any] | None:
+    """Moments and a fine table of quantiles of the foreground of one channel."""
+    if values.size == 0:
+        return None
+    if values.size > n_samples:
+        values = np.random.default_rng(1234).choice(values, n_samples, replace=False)
+    values = values.astype(np.float64)
+    return {
+        "n": int(values.size),
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "quantiles": np.quantile(values, np.linspace(0, 1, 401)).tolist(),
+    }
+
+
+def largest_component_shares(label: np.ndarray, ids: tuple[int, ...]) -> list[float | None]:
+    """Share of a class that lies in its largest component: in 3D, and in slices along each axis.
+
+    Args:
+        label: ``(z, y, x)`` integer label map.
+        ids: Label ids that make up the class or region.
+
+    Returns:
+        Four values: the volume (26-neighbourhood), then the mean over slices across axis 0, 1, 2
+        (8-neighbourhood), each slice weighted by its voxels; ``None`` where the class is absent.
+    """
+    mask = np.isin(label, ids)
+    if not mask.any():
+        return [None] * 4
+    low, high = np.argwhere(mask).min(0), np.argwhere(mask).max(0) + 1
+    mask = np.ascontiguousarray(mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+    total = int(mask.sum())
+    shares: list[float | None] = [_largest(mask, 26) / total]
+    for axis in range(3):
+        slices = (np.ascontiguousarray(s) for s in np.moveaxis(mask, axis, 0))
+        shares.append(sum(_largest(s, 8) for s in slices) / total)
+    return shares
+
+
+def _largest(mask: np.ndarray, connectivity: int) -> int:
+    if not mask.any():
+        return 0
+    components = cc3d.connected_components(mask, connectivity=connectivity)
+    return int(np.bincount(components.ravel())[1:].max())
+
+
+def _summarize(cases: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """nnU-Net's keys from the facts of all cases."""
+    n_channels = len(dataset_json["channel_names"])
+    labeled = [facts for facts in cases.values() if facts.get("foreground")]
+    intensities = {}
+    for channel in range(n_channels):
+        parts = [f["foreground"][channel] for f in labeled if f["foreground"][channel]]
+        intensities[str(channel)] = _pooled(parts)
+    relative = [np.prod(f["shape_after_crop"]) / np.prod(f["shape"]) for f in cases.values()]
+    return {
+        "spacings": [facts["spacing"] for facts in cases.values()],
+        "shapes_after_crop": [facts["shape_after_crop"] for facts in cases.values()],
+        "foreground_intensity_properties_per_channel": intensities,
+        "median_relative_size_after_cropping": float(np.median(relative)),
+        "gnnunet": {"schema_version": FINGERPRINT_SCHEMA_VERSION, "cases": dict(cases)},
+    }
+
+
+def _pooled(parts: list[dict[str, Any]]) -> dict[str, float]:
+    """Statistics of all labelled foregrounds together, every case with the same weight.
+
+    nnU-Net draws as many samples from each case; equal weights are the expectation of that.
+    """
+    mean = float(np.mean([p["mean"] for p in parts]))
+    second = np.mean([p["std"] ** 2 + p["mean"] ** 2 for p in parts])
+    pooled = np.concatenate([np.asarray(p["quantiles"]) for p in parts])
+    low, median, high = np.percentile(pooled, (0.5, 50.0, 99.5))
+    return {
+        "mean": mean,
+        "median": float(median),
+        "std": float(np.sqrt(max(0.0, second - mean**2))),
+        "min": float(min(p["quantiles"][0] for p in parts)),
+        "max": float(max(p["quantiles"][-1] for p in parts)),
+        "percentile_99_5": float(high),
+        "percentile_00_5": float(low),
+    }
+
+
+def one_component_classes(
+    fingerprint: Mapping[str, Any], slice_axis: int | None
+) -> dict[str, bool]:
+    """For each class: is it one component in (nearly) every labelled case?
+
+    Args:
+        fingerprint: As written by ``extract_fingerprint``.
+        slice_axis: Axis across which 2D slices are cut, ``None`` for volumes.
+    """
+    own = fingerprint["gnnunet"]
+    column = 0 if slice_axis is None else slice_axis + 1
+    result = {}
+    for row, key in enumerate(own["classes"]):
+        shares = [
+            facts["largest_share"][row][column]
+            for facts in own["cases"].values()
+            if facts.get("largest_share")
+        ]
+        present = [share for share in shares if share is not None]
+        result[key] = bool(present) and min(present) >= ONE_COMPONENT_SHARE
+    return result

@@ -1,0 +1,323 @@
+"""From a raw folder to plans and preprocessed cases: check, fingerprint, plan, splits, voxels."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from graphnn_unet.data.check import CaseFacts, CheckReport, check_dataset
+from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
+from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.data.preprocess import preprocess_configuration, resampled_shape
+from graphnn_unet.data.splits import describe_splits, make_splits
+from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.progress import say
+from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, write_csv, write_json
+from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.processes import default_workers
+from graphnn_unet.storage.safe_load import read_json
+from plans.recipe import Layer, load_recipe, parse_overrides, resolve
+
+CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
+
+
+@dataclass(frozen=True)
+class ConfigurationSummary:
+    """One planned configuration, for tables.
+
+    Attributes:
+        name: ``3d_fullres`` ...
+        spacing: mm, in the plan's axis order.
+        patch_size: Voxels.
+        batch: Labelled plus unlabelled images a step.
+        n_stages: Resolution stages of the network.
+        memory_gb: Estimated GPU memory of a training step.
+        preprocessed: Whether its cases were preprocessed in this call.
+    """
+
+    name: str
+    spacing: list[float]
+    patch_size: list[int]
+    batch: tuple[int, int]
+    n_stages: int
+    memory_gb: float
+    preprocessed: bool
+
+
+@dataclass(frozen=True)
+class PlanningResult:
+    """What ``plan_and_preprocess`` made of one data set."""
+
+    dataset: str
+    plans_file: Path
+    n_labeled: int
+    n_unlabeled: int
+    configurations: list[ConfigurationSummary]
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_and_preprocess(
+    dataset: str | int,
+    *,
+    configurations: Sequence[str] | None = None,
+    recipe: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    planner: str = "default",
+    n_workers: int | None = None,
+    skip_faulty: bool = False,
+    allow_origin_mismatch: bool = False,
+) -> PlanningResult:
+    """Check, plan and preprocess one data set.
+
+    Args:
+        dataset: Name, id or both.
+        configurations: Those to preprocess; default all planned ones, or the recipe's own.
+        recipe: Name or TOML file.
+        overrides: ``section.key=value`` texts.
+        planner: ``default``, ``resenc_m``, ``resenc_l`` or ``resenc_xl``.
+        n_workers: Worker processes; default by cores and memory.
+        skip_faulty: Leave cases with faults out instead of stopping.
+        allow_origin_mismatch: Accept label maps whose origin differs from the image's.
+
+    Raises:
+        FaultsError: The check found faults (nothing was written).
+        CasesFailedError: Some cases could not be preprocessed; the others are done.
+        LockedError: Another process works on the data set.
+    """
+    layers: dict[str, Layer] = {}
+    if recipe is not None:
+        layers[f"recipe {recipe}"] = load_recipe(recipe)
+    if overrides:
+        layers["--set"] = parse_overrides(overrides)
+    resolve(*layers.values())
+    name = resolve_dataset(dataset)
+    raw = folders().raw / name
+    if not raw.is_dir():
+        raise MissingFileError(f"{raw} is missing", "", "Make it with gnnunet_convert")
+    target = folders().preprocessed / name
+    report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
+    cases, left_out = _usable_cases(report, skip_faulty)
+    with folder_lock(target, "gnnunet_plan_and_preprocess"):
+        remove_leftovers(target)
+        write_json(target / "dataset_report.json", report.as_json())
+        result, faults = _prepare(
+            raw, target, cases, layers, configurations, planner, n_workers
+        )
+    failures = target / "failures.csv"
+    failures.unlink(missing_ok=True)
+    if left_out or faults:
+        rows = [fault.as_dict() for fault in (*left_out, *faults)]
+        write_csv(
+            failures, [{k: r[k] for k in FAILURE_COLUMNS} for r in rows], FAILURE_COLUMNS
+        )
+    if faults:
+        raise CasesFailedError(faults)
+    if left_out:
+        result.notes.append(f"{len(left_out)} faults left cases out: {failures}")
+    return result
+
+
+def _usable_cases(
+    report: CheckReport, skip_faulty: bool
+) -> tuple[dict[str, CaseFacts], list[Fault]]:
+    """Training cases, and the faults for which cases were left out."""
+    for warning in report.warnings:
+        say(f"warning: {warning.line}")
+    faulty = {fault.case for fault in report.errors}
+    if report.errors and not (skip_faulty and faulty <= report.cases.keys()):
+        raise FaultsError(report.errors)
+    cases = {
+        case: facts
+        for case, facts in report.cases.items()
+        if facts.role in ("labeled", "unlabeled") and case not in faulty
+    }
+    if not any(facts.role == "labeled" for facts in cases.values()):
+        raise InputError(
+            "no labelled case is left", "planning needs at least one label map",
+            "Add label maps to labelsTr",
+        )  # fmt: skip
+    return cases, report.errors
+
+
+def _prepare(
+    raw: Path,
+    target: Path,
+    cases: dict[str, CaseFacts],
+    layers: dict[str, Layer],
+    configurations: Sequence[str] | None,
+    planner: str,
+    n_workers: int | None,
+) -> tuple[PlanningResult, list[Fault]]:
+    from plans.planner import make_plans
+
+    dataset_json = read_json(raw / "dataset.json")
+    classes = class_table(dataset_json)
+    if n_workers is None:
+        n_workers = default_workers(len(cases))
+    fingerprint = extract_fingerprint(
+        target / "dataset_fingerprint.json", cases, dataset_json, classes, n_workers=n_workers
+    )
+    labeled = {case: facts for case, facts in cases.items() if facts.role == "labeled"}
+    n_unlabeled = len(cases) - len(labeled)
+    derived = _derive(fingerprint)
+    plans, account = make_plans(
+        raw.name, planner=planner, layers=layers, derived=derived, n_unlabeled=n_unlabeled
+    )
+    (target / "planning_log.txt").write_text(account, encoding="utf-8")
+    write_json(target / "dataset.json", dataset_json)
+    _copy_references(target / "gt_segmentations", labeled)
+    patients = patient_table(raw, labeled)
+    splits = make_splits(patients)
+    write_json(target / "splits_final.json", splits)
+    if not splits:
+        (target / "splits_final.json").unlink()
+    chosen = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
+    faults = [f for name in chosen for f in _oversized(plans, name, cases)]
+    if faults:
+        raise FaultsError(faults)
+    for name in chosen:
+        faults += preprocess_configuration(
+            target, cases, plans, name, dataset_json, n_workers=n_workers
+        )
+    notes = [describe_splits(patients, splits), *_component_notes(derived, chosen, dataset_json)]
+    result = PlanningResult(
+        raw.name,
+        target / f"{plans['plans_name']}.json",
+        len(labeled),
+        n_unlabeled,
+        [_summary(plans, name, name in chosen) for name in plans["gnnunet"]["recipes"]],
+        notes,
+    )
+    return result, faults
+
+
+def class_table(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Class key to label ids, in the order of the network's foreground outputs.
+
+    The key is the label id as text, or the region's name where the data set has regions.
+    """
+    foreground = {
+        name: value
+        for name, value in dataset_json["labels"].items()
+        if name not in ("background", "ignore")
+    }
+    regions = any(isinstance(value, (list, tuple)) for value in foreground.values())
+    if regions:
+        return {
+            name: tuple(int(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
+            for name, value in foreground.items()
+        }
+    return {str(i): (i,) for i in sorted(int(value) for value in foreground.values())}
+
+
+def patient_table(raw: Path, cases: Mapping[str, Any] | Sequence[str]) -> dict[str, str]:
+    """Patient of each case, from ``gnnunet.json``; a case without entry is its own patient."""
+    path = raw / "gnnunet.json"
+    known = read_json(path).get("patients", {}) if path.is_file() else {}
+    return {case: known.get(case, case) for case in cases}
+
+
+def _derive(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Values of the recipe that are measured on the labelled cases, per configuration."""
+    import numpy as np
+
+    median = np.median(np.asarray(fingerprint["spacings"]), axis=0)
+    in_volume = one_component_classes(fingerprint, None)
+    in_slices = one_component_classes(fingerprint, int(np.argmax(median)))
+    return {
+        "2d": {"pseudo_label": {"largest_component": in_slices}},
+        "3d_fullres": {"pseudo_label": {"largest_component": in_volume}},
+        "3d_lowres": {"pseudo_label": {"largest_component": in_volume}},
+    }
+
+
+def _component_notes(
+    derived: Mapping[str, Any], chosen: Sequence[str], dataset_json: Mapping[str, Any]
+) -> list[str]:
+    names = {str(value): name for name, value in dataset_json["labels"].items()}
+    notes = []
+    for configuration in chosen:
+        table = derived[configuration]["pseudo_label"]["largest_component"]
+        several = [names.get(key, key) for key, single in table.items() if not single]
+        if several:
+            notes.append(
+                f"{configuration}: {', '.join(several)} often has several components; "
+                "its pseudo-labels keep all of them"
+            )
+    return notes
+
+
+def _copy_references(folder: Path, labeled: Mapping[str, CaseFacts]) -> None:
+    """Label maps for validation, where nnU-Net looks for them."""
+    folder.mkdir(exist_ok=True)
+    wanted = {facts.label.name for facts in labeled.values()}
+    for path in folder.iterdir():
+        if path.name not in wanted:
+            path.unlink()
+    for facts in labeled.values():
+        with atomic_path(folder / facts.label.name) as temporary:
+            shutil.copyfile(facts.label, temporary)
+
+
+def _choose_configurations(
+    plans: Mapping[str, Any], wanted: Sequence[str] | None, planned: Any
+) -> list[str]:
+    available = [name for name in CONFIGURATIONS if name in plans["configurations"]]
+    if wanted is None:
+        wanted = [planned.configuration] if planned.configuration else available
+    unknown = [name for name in wanted if name not in available]
+    if unknown:
+        raise InputError(
+            f"configuration {unknown[0]} was not planned",
+            f"the plan has {', '.join(available)}",
+            "Choose among them with -c",
+        )
+    return list(wanted)
+
+
+def _oversized(
+    plans: Mapping[str, Any], configuration: str, cases: Mapping[str, CaseFacts]
+) -> list[Fault]:
+    """Cases whose resampled size cannot be held in memory, mostly because of a wrong spacing."""
+    limit = psutil.virtual_memory().total / 3  # float64 resampling works on one copy a channel
+    faults = []
+    for case, facts in cases.items():
+        shape = resampled_shape(plans, configuration, facts)
+        size = 8.0 * len(facts.images)
+        for edge in shape:
+            size *= edge
+        if size > limit:
+            spacing = "x".join(f"{s:g}" for s in facts.spacing)
+            edges = "x".join(map(str, shape))
+            faults.append(
+                Fault(
+                    case,
+                    "plan",
+                    f"spacing {spacing} mm would make it {edges} voxels "
+                    f"({size / 2**30:.0f} GB) in {configuration}",
+                    "Correct the spacing in the file's header, or give plan.spacing in a recipe",
+                    code="I49",
+                )
+            )
+    return faults
+
+
+def _summary(plans: Mapping[str, Any], name: str, preprocessed: bool) -> ConfigurationSummary:
+    configuration = plans["configurations"][name]
+    own = plans["gnnunet"]
+    batch = own["recipes"][name]["batch"]
+    return ConfigurationSummary(
+        name,
+        [float(s) for s in configuration["spacing"]],
+        [int(i) for i in configuration["patch_size"]],
+        (batch["labeled"], batch["unlabeled"]),
+        int(configuration["architecture"]["arch_kwargs"]["n_stages"]),
+        own["memory_gb"].get(name, float("nan")),
+        preprocessed,
+    )

@@ -1,0 +1,366 @@
+"""Preprocessing of one configuration through nnU-Net's own preprocessor.
+
+Labelled cases land in ``<plans>_<configuration>`` as nnU-Net writes them, unlabelled ones in
+``<plans>_<configuration>__unlabeled`` without a label map. A set is built in a hidden folder
+beside it and takes its place when it is whole; a manifest names every case, its files and a hash
+of what they were made from. Stopped and started again, only what is missing is done; cases whose
+files and settings did not change are taken over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphnn_unet.data.check import CaseFacts
+from graphnn_unet.errors import Fault, InputError, MissingFileError
+from graphnn_unet.progress import Progress, say
+from graphnn_unet.storage.atomic import replace_folder, require_free_space, write_json
+from graphnn_unet.storage.processes import run_jobs
+from graphnn_unet.storage.safe_load import read_json
+
+MANIFEST_SCHEMA_VERSION = 1
+UNLABELED = "__unlabeled"
+
+
+@dataclass(frozen=True)
+class _Job:
+    case: str
+    images: tuple[str, ...]
+    label: str | None
+    target: str
+    key: str
+    plans: dict
+    configuration: str
+    dataset_json: dict
+
+
+def manifest_path(dataset_folder: Path, data_identifier: str) -> Path:
+    """The manifest lies beside the folder: stock nnU-Net allows no other file type inside."""
+    return dataset_folder / f"{data_identifier}.manifest.json"
+
+
+def preprocess_configuration(
+    dataset_folder: Path,
+    cases: Mapping[str, CaseFacts],
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: dict[str, Any],
+    *,
+    n_workers: int,
+) -> list[Fault]:
+    """Preprocess all training cases of one configuration.
+
+    Args:
+        dataset_folder: ``$nnUNet_preprocessed/DatasetXXX_Name``; its lock is held by the caller.
+        cases: Training cases by id (roles ``labeled`` and ``unlabeled``).
+        plans: The plan.
+        configuration: Name of the configuration.
+        dataset_json: nnU-Net's description of the data set.
+        n_workers: Worker processes, 0 for none.
+
+    Returns:
+        Faults of cases that failed. With faults the old set stays in place and what is done is
+        kept for the next run.
+    """
+    identifier = plans["configurations"][configuration]["data_identifier"]
+    settings = _settings(plans, configuration)
+    keys = {case: _key(facts, settings) for case, facts in cases.items()}
+    old = read_manifest(dataset_folder, identifier)
+    if old is not None and _same(old, cases, keys) and not missing_files(
+        dataset_folder, identifier, old
+    ):
+        say(f"{configuration}: {len(cases)} cases are preprocessed and up to date")
+        return []
+    work = {
+        False: dataset_folder / f".{identifier}.partial",
+        True: dataset_folder / f".{identifier}{UNLABELED}.partial",
+    }
+    for folder in work.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    _take_over(dataset_folder, identifier, old, work, cases, keys)
+    waiting = [c for c, facts in cases.items() if not _is_done(_stem(work, c, facts), keys[c])]
+    require_free_space(
+        dataset_folder, _predicted_bytes(plans, configuration, cases, waiting), "preprocessing"
+    )
+    jobs = (
+        _Job(
+            case,
+            tuple(map(str, cases[case].images)),
+            str(cases[case].label) if cases[case].role == "labeled" else None,
+            str(_stem(work, case, cases[case])),
+            keys[case],
+            plans,
+            configuration,
+            dataset_json,
+        )
+        for case in waiting
+    )
+    faults = []
+    kept = len(cases) - len(waiting)
+    with Progress(len(cases), f"preprocess {configuration}", initial=kept) as progress:
+        for outcome in run_jobs(_preprocess_case, jobs, n_workers=min(n_workers, len(waiting))):
+            if not outcome.ok:
+                remedy = "Mend or remove the case, then run the command again"
+                faults.append(Fault(outcome.job.case, "preprocess", outcome.error, remedy))
+            progress.update(outcome.job.case)
+    if not faults:
+        _finish(dataset_folder, identifier, work, cases, keys, settings)
+    return faults
+
+
+def _stem(work: Mapping[bool, Path], case: str, facts: CaseFacts) -> Path:
+    return work[facts.role != "labeled"] / case
+
+
+def _settings(plans: Mapping[str, Any], configuration: str) -> str:
+    """Hash of everything in the plan that preprocessed voxels depend on."""
+    own = dict(plans["configurations"][configuration])
+    for key in ("architecture", "batch_size", "batch_dice", "median_image_size_in_voxels"):
+        own.pop(key, None)
+    relevant = {
+        "configuration": own,
+        "transpose": plans["transpose_forward"],
+        "intensities": plans["foreground_intensity_properties_per_channel"],
+        "reader": plans["image_reader_writer"],
+    }
+    return _sha256(relevant)
+
+
+def _key(facts: CaseFacts, settings: str) -> str:
+    return _sha256([facts.sha256, facts.role, settings])
+
+
+def _sha256(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _preprocess_case(job: _Job) -> None:
+    """Preprocess one case into ``job.target``; the file ``.done`` is written last."""
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(job.plans)
+    configuration = plans.get_configuration(job.configuration)
+    data, seg, properties = DefaultPreprocessor(verbose=False).run_case(
+        list(job.images), job.label, plans, configuration, dict(job.dataset_json)
+    )
+    data = data.astype(np.float32, copy=False)
+    if not np.isfinite(data).all():
+        raise InputError("the normalised image has values that are not finite")
+    stem = Path(job.target)
+    for path in _files(stem):
+        path.unlink(missing_ok=True)  # fragments of an interrupted run; blosc2 will not overwrite
+    patch = tuple(configuration.patch_size)
+    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
+    if job.label is not None:
+        seg = seg.astype(np.int16, copy=False)
+        seg_blocks, seg_chunks = comp_blosc2_params(seg.shape, patch, seg.itemsize)
+        nnUNetDatasetBlosc2.save_case(
+            data, seg, properties, str(stem), chunks=chunks, blocks=blocks,
+            chunks_seg=seg_chunks, blocks_seg=seg_blocks,
+        )  # fmt: skip
+    else:
+        _save_unlabeled(data, properties, stem, chunks, blocks)
+    for path in _files(stem):
+        if path.exists():
+            _flush(path)
+    facts = {"key": job.key, "shape": list(data.shape)}
+    write_json(_done(stem), facts)
+
+
+def _save_unlabeled(
+    data: np.ndarray, properties: dict, stem: Path, chunks: Any, blocks: Any
+) -> None:
+    import blosc2
+    from batchgenerators.utilities.file_and_folder_operations import write_pickle
+
+    blosc2.asarray(
+        np.ascontiguousarray(data),
+        urlpath=f"{stem}.b2nd",
+        chunks=chunks,
+        blocks=blocks,
+        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "filters": [blosc2.Filter.SHUFFLE]},
+    )
+    write_pickle(properties, f"{stem}.pkl")
+
+
+def _files(stem: Path) -> list[Path]:
+    return [stem.with_name(stem.name + ending) for ending in (".b2nd", "_seg.b2nd", ".pkl")]
+
+
+def _done(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.done")
+
+
+def _is_done(stem: Path, key: str) -> bool:
+    return _done(stem).is_file() and read_json(_done(stem))["key"] == key
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _take_over(
+    dataset_folder: Path,
+    identifier: str,
+    old: dict[str, Any] | None,
+    work: Mapping[bool, Path],
+    cases: Mapping[str, CaseFacts],
+    keys: Mapping[str, str],
+) -> None:
+    """Link cases of the finished set whose inputs and settings are the same."""
+    for case, entry in (old or {"cases": {}})["cases"].items():
+        if keys.get(case) != entry["key"]:
+            continue
+        stem = _stem(work, case, cases[case])
+        if _is_done(stem, keys[case]):
+            continue
+        source = dataset_folder / folder_name(identifier, entry["role"])
+        if any(not (source / name).is_file() for name in entry["files"]):
+            continue
+        for name in entry["files"]:
+            target = stem.with_name(name)
+            target.unlink(missing_ok=True)
+            try:
+                os.link(source / name, target)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source / name, target)
+        write_json(_done(stem), {"key": entry["key"], "shape": entry["shape"]})
+
+
+def _finish(
+    dataset_folder: Path,
+    identifier: str,
+    work: Mapping[bool, Path],
+    cases: Mapping[str, CaseFacts],
+    keys: Mapping[str, str],
+    settings: str,
+) -> None:
+    """Write the manifest and put the new folders in the place of the old ones."""
+    entries = {}
+    for case, facts in cases.items():
+        stem = _stem(work, case, facts)
+        files = {p.name: p.stat().st_size for p in _files(stem) if p.exists()}
+        entries[case] = {
+            "role": facts.role,
+            "key": keys[case],
+            "shape": read_json(_done(stem))["shape"],
+            "files": files,
+        }
+    wanted = {name for entry in entries.values() for name in entry["files"]}
+    for folder in work.values():
+        for path in folder.iterdir():
+            if path.name not in wanted:  # markers, and cases that are no longer in the set
+                path.unlink()
+    # while folders are exchanged there is no manifest: a crash here is seen as "not preprocessed"
+    manifest_path(dataset_folder, identifier).unlink(missing_ok=True)
+    replace_folder(work[False], dataset_folder / identifier)
+    replace_folder(work[True], dataset_folder / f"{identifier}{UNLABELED}")
+    write_json(
+        manifest_path(dataset_folder, identifier),
+        {"schema_version": MANIFEST_SCHEMA_VERSION, "settings": settings, "cases": entries},
+    )
+
+
+def _predicted_bytes(
+    plans: Mapping[str, Any],
+    configuration: str,
+    cases: Mapping[str, CaseFacts],
+    waiting: Iterable[str],
+) -> int:
+    """Upper bound of what the waiting cases take on the disk (float32, uncompressed)."""
+    total = 0
+    for case in waiting:
+        voxels = int(np.prod(resampled_shape(plans, configuration, cases[case]), dtype=np.float64))
+        total += voxels * (4 * len(cases[case].images) + 2)
+    return total
+
+
+def resampled_shape(
+    plans: Mapping[str, Any], configuration: str, facts: CaseFacts
+) -> tuple[int, int, int]:
+    """Voxels (z, y, x of the plan's axis order) of a case after resampling, before cropping."""
+    forward = plans["transpose_forward"]
+    spacing = [facts.spacing[i] for i in forward]
+    shape = [facts.shape[i] for i in forward]
+    target = list(plans["configurations"][configuration]["spacing"])
+    if len(target) == 2:
+        target = [spacing[0], *target]
+    return tuple(
+        max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True)
+    )
+
+
+def read_manifest(dataset_folder: Path, identifier: str) -> dict[str, Any] | None:
+    """The manifest of a preprocessed set; ``None`` without one or from another version."""
+    path = manifest_path(dataset_folder, identifier)
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    return manifest if manifest.get("schema_version") == MANIFEST_SCHEMA_VERSION else None
+
+
+def _same(old: dict[str, Any], cases: Mapping[str, CaseFacts], keys: Mapping[str, str]) -> bool:
+    entries = old["cases"]
+    return entries.keys() == cases.keys() and all(entries[c]["key"] == keys[c] for c in cases)
+
+
+def missing_files(dataset_folder: Path, identifier: str, manifest: Mapping[str, Any]) -> list[str]:
+    """Cases of a manifest whose files are missing or have another size."""
+    found = []
+    for case, entry in manifest["cases"].items():
+        folder = dataset_folder / folder_name(identifier, entry["role"])
+        sizes = {name: folder / name for name in entry["files"]}
+        if any(
+            not path.is_file() or path.stat().st_size != entry["files"][name]
+            for name, path in sizes.items()
+        ):
+            found.append(case)
+    return found
+
+
+def folder_name(identifier: str, role: str) -> str:
+    """Folder of the preprocessed cases of one role."""
+    return identifier if role == "labeled" else f"{identifier}{UNLABELED}"
+
+
+def require_preprocessed(dataset_folder: Path, identifier: str) -> dict[str, Any]:
+    """The manifest of a whole preprocessed set.
+
+    Raises:
+        MissingFileError: The set was never finished.
+        InputError: Files are missing or cut off; names the cases.
+    """
+    remedy = f"Run gnnunet_plan_and_preprocess -d {dataset_folder.name}"
+    manifest = read_manifest(dataset_folder, identifier)
+    if manifest is None:
+        raise MissingFileError(
+            f"{dataset_folder.name} is not preprocessed for {identifier}",
+            f"there is no complete set in {dataset_folder}",
+            remedy,
+        )
+    missing = missing_files(dataset_folder, identifier, manifest)
+    if missing:
+        names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        raise InputError(
+            f"{len(missing)} of {len(manifest['cases'])} preprocessed cases of {identifier} are "
+            f"damaged or missing: {names}",
+            "",
+            remedy,
+        )
+    return manifest

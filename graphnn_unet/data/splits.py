@@ -1,0 +1,133 @@
+"""Which labelled cases train and which are held out: by patient, for any number of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphnn_unet.errors import InputError
+
+N_FOLDS = 5
+SPLIT_SEED = 12345
+"""nnU-Net's own seed: with one scan a patient the folds are those of nnU-Net."""
+
+
+def make_splits(patient_of: Mapping[str, str], n_folds: int = N_FOLDS) -> list[dict[str, list]]:
+    """Folds for cross-validation, patients apart.
+
+    Args:
+        patient_of: Labelled case to patient.
+        n_folds: Wanted number of folds; at most one a patient.
+
+    Returns:
+        ``[{"train": [...], "val": [...]}, ...]``, min(n_folds, patients) entries (leave one out
+        below five); empty with a single patient, where nothing can be held out.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    patients = sorted(set(patient_of.values()))
+    if len(patients) < 2:
+        return []
+    folds = generate_crossval_split(patients, SPLIT_SEED, min(n_folds, len(patients)))
+
+    def cases(chosen: Sequence[str]) -> list[str]:
+        wanted = set(chosen)
+        return sorted(case for case, patient in patient_of.items() if patient in wanted)
+
+    return [{"train": cases(fold["train"]), "val": cases(fold["val"])} for fold in folds]
+
+
+def describe_splits(patient_of: Mapping[str, str], splits: Sequence[Mapping]) -> str:
+    """One sentence on what can be held out and why."""
+    n_cases, n_patients = len(patient_of), len(set(patient_of.values()))
+    who = f"{n_cases} labelled cases" + (
+        f" of {n_patients} patients" if n_patients != n_cases else ""
+    )
+    if not splits:
+        return (
+            f"{who}: nothing can be held out, so there is no cross-validation; "
+            "train with fold 'all' and score on test cases"
+        )
+    kind = "leave-one-out" if len(splits) == n_patients else "cross-validation"
+    apart = "; scans of one patient stay together" if n_patients != n_cases else ""
+    fewer = f" (fewer than {N_FOLDS}: {n_patients} patients)" if len(splits) < N_FOLDS else ""
+    return f"{who}: {len(splits)}-fold {kind}{fewer}{apart}"
+
+
+def choose_labeled(
+    label_order: Sequence[str],
+    n_labeled: int | None,
+    draw: int,
+    patient_of: Mapping[str, str] | None = None,
+) -> list[str]:
+    """The labelled cases of a run.
+
+    Args:
+        label_order: All labelled cases in published order.
+        n_labeled: How many count as labelled; ``None`` for all.
+        draw: 0 takes the first ones; any other number is a random order of patients that depends
+            on the number alone, so that trainers and seeds meet the same cases.
+        patient_of: Case to patient; a subset may not part the scans of a patient.
+
+    Returns:
+        Case ids, in the order of the draw.
+
+    Raises:
+        InputError: More cases than there are, or the subset would part a patient.
+    """
+    patient_of = patient_of or {case: case for case in label_order}
+    n_labeled = len(label_order) if n_labeled is None else n_labeled
+    if not 1 <= n_labeled <= len(label_order):
+        raise InputError(
+            f"--labeled {n_labeled} is not possible",
+            f"the data set has {len(label_order)} labelled cases",
+        )
+    order = list(label_order)
+    if draw:
+        patients = list(dict.fromkeys(patient_of[case] for case in order))
+        rank = dict(
+            zip(np.random.default_rng(draw).permutation(patients), range(len(patients)), strict=True)
+        )
+        order.sort(key=lambda case: rank[patient_of[case]])
+    chosen, rest = order[:n_labeled], order[n_labeled:]
+    parted = {patient_of[c] for c in chosen} & {patient_of[c] for c in rest}
+    if parted:
+        patient = sorted(parted)[0]
+        sizes = _whole_patient_sizes(order, patient_of)
+        near = sorted(sizes, key=lambda size: (abs(size - n_labeled), size))[:2]
+        raise InputError(
+            f"--labeled {n_labeled} would part the scans of patient {patient}",
+            "a labelled and an unlabelled scan of one patient are not independent",
+            f"Use --labeled {' or '.join(str(size) for size in sorted(near))}",
+        )
+    return chosen
+
+
+def _whole_patient_sizes(order: Sequence[str], patient_of: Mapping[str, str]) -> list[int]:
+    return [
+        i
+        for i in range(1, len(order) + 1)
+        if not ({patient_of[c] for c in order[:i]} & {patient_of[c] for c in order[i:]})
+    ]
+
+
+def held_out(
+    labeled: Sequence[str], patient_of: Mapping[str, str], fold: int | str
+) -> tuple[list[str], list[str]]:
+    """Training and held-out cases of one fold among the labelled cases of a run.
+
+    With fold ``all`` every case trains and the list of held-out cases is empty.
+
+    Raises:
+        InputError: There is no such fold; lists those that exist.
+    """
+    if fold == "all":
+        return list(labeled), []
+    splits = make_splits({case: patient_of[case] for case in labeled})
+    if not isinstance(fold, int) or not 0 <= fold < len(splits):
+        known = ", ".join([*(str(i) for i in range(len(splits))), "all"])
+        raise InputError(
+            f"fold {fold} does not exist", f"folds of these cases: {known}", "Choose one of them"
+        )
+    return splits[fold]["train"], splits[fold]["val"]

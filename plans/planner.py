@@ -1,0 +1,310 @@
+"""nnU-Net's experiment planners with room for a teacher and an unlabelled batch.
+
+The planners of nnU-Net choose patch size, network and batch from the fingerprint and a memory
+target. Here the student sees at least four patches a step (two inward and two outward mixed
+images), so the patch is chosen for a batch of four instead of two; the recipe may fix spacing,
+patch, batch and width of the network. The plan is a valid nnU-Net plan with one more key,
+``gnnunet``, that carries the resolved recipe of every configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.experiment_planning.experiment_planners.network_topology import (
+    get_pool_and_conv_props,
+)
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (  # noqa: E501
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncXL,
+)
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+
+from graphnn_unet.errors import RecipeError
+from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.safe_load import read_json
+from plans.recipe import Layer, Recipe, resolve
+
+PLAN_SCHEMA_VERSION = 1
+MINIMAL_STUDENT_BATCH = 4
+"""Two inward and two outward mixed patches: with one of each, self-training was worse than the
+supervised baseline (docs/explanation/choices.md)."""
+
+
+class _SemiSupervisedPlanning:
+    """What is planned differently; mixed into each of nnU-Net's planners."""
+
+    def __init__(
+        self,
+        dataset_name: str,
+        plans_name: str,
+        layers: Mapping[str, Layer],
+        derived: Mapping[str, Layer],
+        n_unlabeled: int,
+        planner: str,
+    ):
+        """Args: see ``make_plans``."""
+        self.layers, self.derived, self.planner = layers, derived, planner
+        self.recipe = resolve(*layers.values())
+        self.n_unlabeled = n_unlabeled
+        self.memory_gb: dict[str, float] = {}
+        super().__init__(dataset_name, plans_name=plans_name)
+        self._apply_recipe_to_planner()
+
+    def _apply_recipe_to_planner(self) -> None:
+        plan, network = self.recipe.plan, self.recipe.network
+        if plan.gpu_memory_gb is not None:
+            self.UNet_vram_target_GB = plan.gpu_memory_gb
+        if plan.spacing is not None and len(plan.spacing) == 3:
+            self.overwrite_target_spacing = [float(value) for value in plan.spacing]
+        if network.base_features is not None:
+            self.UNet_base_num_features = network.base_features
+        if network.max_features is not None:
+            self.UNet_max_features_2d = self.UNet_max_features_3d = network.max_features
+
+    def generate_data_identifier(self, configuration_name: str) -> str:
+        """Folder of the preprocessed cases; each plan has its own, patch sizes differ."""
+        return f"{self.plans_identifier}_{configuration_name}"
+
+    def get_plans_for_configuration(
+        self,
+        spacing: Any,
+        median_shape: Any,
+        data_identifier: str,
+        approximate_n_voxels_dataset: float,
+        _cache: dict,
+    ) -> dict:
+        """Plan one configuration for a student batch of at least four patches."""
+        name = data_identifier[len(self.plans_identifier) + 1 :]
+        target = self.UNet_vram_target_GB
+        # nnU-Net shrinks the patch until two of them fit the target; a target scaled by 2 / 4 makes
+        # four of them fit the real one
+        self.UNet_vram_target_GB = target * 2 / MINIMAL_STUDENT_BATCH
+        n_labeled = max(1, self.dataset_json["numTraining"])
+        # the cap of 5 % of all voxels a step is about all scans, unlabelled ones too
+        n_voxels = approximate_n_voxels_dataset * (n_labeled + self.n_unlabeled) / n_labeled
+        try:
+            plan = super().get_plans_for_configuration(
+                spacing, median_shape, data_identifier, n_voxels, _cache
+            )
+        finally:
+            self.UNet_vram_target_GB = target
+        patch = self._recipe_patch(name, len(spacing))
+        if patch is not None or self.recipe.network.max_stages is not None:
+            self._set_topology(plan, spacing, patch or plan["patch_size"])
+        plan["batch_size"] = self._student_batch(plan["batch_size"])
+        self.memory_gb[name] = self._memory_gb(plan, len(spacing))
+        return plan
+
+    def _recipe_patch(self, name: str, dim: int) -> list[int] | None:
+        wanted = self.recipe.plan
+        configuration = wanted.configuration or ("2d" if dim == 2 else "3d_fullres")
+        if wanted.patch_size is None or configuration != name:
+            return None
+        if len(wanted.patch_size) != dim:
+            raise RecipeError(
+                f"plan.patch_size = {wanted.patch_size} does not fit configuration {name}",
+                f"it has {dim} axes",
+                "Give plan.configuration and one value an axis",
+            )
+        return list(wanted.patch_size)
+
+    def _student_batch(self, planned: int) -> int:
+        layer = {key: value for layer in self.layers.values() for key, value in layer.items()}
+        if "labeled" in layer.get("batch", {}):
+            return self.recipe.batch.labeled
+        return max(MINIMAL_STUDENT_BATCH, planned - planned % 2)
+
+    def _set_topology(self, plan: dict, spacing: Any, patch: Any) -> None:
+        """Put the network for ``patch`` into ``plan``, at most ``network.max_stages`` deep."""
+        _, strides, kernels, padded, _ = get_pool_and_conv_props(
+            spacing, patch, self.UNet_featuremap_min_edge_length, 999999
+        )
+        if any(int(a) != int(b) for a, b in zip(patch, padded, strict=True)):
+            raise RecipeError(
+                f"plan.patch_size = {[int(i) for i in patch]} cannot be pooled evenly",
+                "each edge must divide by its strides",
+                f"The nearest size is {[int(i) for i in padded]}",
+            )
+        n_stages = min(len(strides), self.recipe.network.max_stages or len(strides))
+        network = plan["architecture"]["arch_kwargs"]
+        dim = len(spacing)
+        largest = self.UNet_max_features_2d if dim == 2 else self.UNet_max_features_3d
+        blocks = "n_blocks_per_stage" if "n_blocks_per_stage" in network else "n_conv_per_stage"
+        network.update(
+            n_stages=n_stages,
+            strides=strides[:n_stages],
+            kernel_sizes=kernels[:n_stages],
+            features_per_stage=tuple(
+                min(largest, self.UNet_base_num_features * 2**i) for i in range(n_stages)
+            ),
+            n_conv_per_stage_decoder=self.UNet_blocks_per_stage_decoder[: n_stages - 1],
+        )
+        network[blocks] = self.UNet_blocks_per_stage_encoder[:n_stages]
+        plan["patch_size"] = [int(i) for i in patch]
+
+    def _memory_gb(self, plan: dict, dim: int) -> float:
+        """Estimated GPU memory of a training step, on nnU-Net's own scale."""
+        architecture = plan["architecture"]
+        estimate = self.static_estimate_VRAM_usage(
+            plan["patch_size"],
+            len(self.dataset_json["channel_names"]),
+            len(self.dataset_json["labels"]),
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+        )
+        reference = self.UNet_reference_val_2d if dim == 2 else self.UNet_reference_val_3d
+        batch = (
+            self.UNet_reference_val_corresp_bs_2d
+            if dim == 2
+            else self.UNet_reference_val_corresp_bs_3d
+        )
+        per_image = estimate / (reference * batch) * self.UNet_reference_val_corresp_GB
+        return float(per_image * plan["batch_size"])
+
+    def save_plans(self, plans: dict) -> None:
+        """Add the resolved recipes and write the plan atomically."""
+        from nnunetv2.paths import nnUNet_preprocessed
+
+        recursive_fix_for_json_export(plans)
+        target = Path(str(nnUNet_preprocessed)) / self.dataset_name
+        target /= f"{self.plans_identifier}.json"
+        if target.is_file():  # configurations that a user added by hand are kept, as in nnU-Net
+            own = read_json(target).get("configurations", {})
+            kept = {k: v for k, v in own.items() if k not in plans["configurations"]}
+            stock = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+            plans["configurations"].update({k: v for k, v in kept.items() if k not in stock})
+        plans["gnnunet"] = self._gnnunet_key(plans)
+        write_json(target, plans)
+
+    def _gnnunet_key(self, plans: dict) -> dict[str, Any]:
+        derived = {}
+        for name, configuration in plans["configurations"].items():
+            if "batch_size" not in configuration:
+                continue
+            batch = int(configuration["batch_size"])
+            layer: dict[str, Any] = {"batch": {"labeled": batch, "unlabeled": batch}}
+            for section, table in self.derived.get(name, {}).items():
+                layer.setdefault(section, {}).update(table)
+            derived[name] = layer
+        return {
+            "schema_version": PLAN_SCHEMA_VERSION,
+            "planner": self.planner,
+            "derived": derived,
+            "layers": {key: dict(layer) for key, layer in self.layers.items()},
+            "recipes": {
+                name: resolve(layer, *self.layers.values()).as_dict()
+                for name, layer in derived.items()
+            },
+            "memory_gb": {k: round(v, 2) for k, v in self.memory_gb.items() if k in derived},
+        }
+
+
+class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):
+    """nnU-Net's default planner (plain U-Net)."""
+
+
+class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):
+    """nnU-Net's residual encoder planner, size M."""
+
+
+class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):
+    """nnU-Net's residual encoder planner, size L."""
+
+
+class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):
+    """nnU-Net's residual encoder planner, size XL."""
+
+
+PLANNERS = {
+    "default": (GraphPlanner, "gnnunetPlans"),
+    "resenc_m": (GraphPlannerResEncM, "gnnunetResEncMPlans"),
+    "resenc_l": (GraphPlannerResEncL, "gnnunetResEncLPlans"),
+    "resenc_xl": (GraphPlannerResEncXL, "gnnunetResEncXLPlans"),
+}
+
+
+def make_plans(
+    dataset_name: str,
+    *,
+    planner: str = "default",
+    layers: Mapping[str, Layer] | None = None,
+    derived: Mapping[str, Layer] | None = None,
+    n_unlabeled: int = 0,
+) -> tuple[dict[str, Any], str]:
+    """Plan all configurations of a data set and write ``<plans name>.json``.
+
+    The raw data set and its ``dataset_fingerprint.json`` must exist.
+
+    Args:
+        dataset_name: ``DatasetXXX_Name``.
+        planner: A key of ``PLANNERS``.
+        layers: Recipe layers by source, weakest first (named recipe, file, ``--set``).
+        derived: Values measured on the data, per configuration; weaker than ``layers``.
+        n_unlabeled: Number of unlabelled cases.
+
+    Returns:
+        The plan, and nnU-Net's own account of how it was found.
+
+    Raises:
+        RecipeError: Unknown planner, or a patch that does not fit spacing and network.
+    """
+    if planner not in PLANNERS:
+        raise RecipeError(f"planner {planner!r} is unknown", "", f"Use {', '.join(PLANNERS)}")
+    planner_class, plans_name = PLANNERS[planner]
+    account = io.StringIO()
+    with _positive_worker_count(), contextlib.redirect_stdout(account):
+        made = planner_class(
+            dataset_name, plans_name, layers or {}, derived or {}, n_unlabeled, planner
+        )
+        plans = made.plan_experiment()
+    return plans, account.getvalue()
+
+
+def run_recipe(plans: Mapping[str, Any], configuration: str, *layers: Layer) -> Recipe:
+    """The recipe of one training: the plan's layers, then those of the run.
+
+    Args:
+        plans: A plan with or without the key ``gnnunet`` (a plan of stock nnU-Net has none).
+        configuration: Name of the configuration.
+        layers: Further layers, weakest first; the named recipe of the plan is replaced by the
+            first of them if that is called a recipe by the caller.
+    """
+    own = plans.get("gnnunet", {})
+    derived = own.get("derived", {}).get(configuration)
+    if derived is None:  # stock plan: at least two inward and two outward mixed patches
+        batch = plans["configurations"].get(configuration, {}).get("batch_size", 2)
+        batch = max(MINIMAL_STUDENT_BATCH, batch + batch % 2)
+        derived = {"batch": {"labeled": batch, "unlabeled": batch}}
+    return resolve(derived, *own.get("layers", {}).values(), *layers)
+
+
+@contextlib.contextmanager
+def _positive_worker_count() -> Iterator[None]:
+    """nnU-Net's planner passes ``nnUNet_n_proc_DA`` to torch, which refuses 0 threads."""
+    name = "nnUNet_n_proc_DA"
+    before = os.environ.get(name)
+    os.environ[name] = str((os.cpu_count() or 1) if before in (None, "0") else before)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def predicted_shape(shape: Any, spacing: Any, target_spacing: Any) -> np.ndarray:
+    """Voxels of a case after resampling; all arguments in one axis order."""
+    return np.round(np.asarray(shape) * np.asarray(spacing) / np.asarray(target_spacing)).astype(int)

@@ -1,0 +1,335 @@
+"""The recipe: how a method trains, as a typed and documented table.
+
+Order of precedence: built-in defaults < what the planner derives from the data < the named recipe
+< ``--recipe FILE`` < ``--set key=value``. Unknown keys and wrong types are refused with the
+nearest known key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from graphnn_unet.errors import MissingFileError, RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+RECIPE_FOLDER = Path(__file__).parent / "recipes"
+Layer = Mapping[str, Any]
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False)
+
+
+class Plan(_Section):
+    """What the planner is told; empty values are decided from the data."""
+
+    configuration: Literal["2d", "3d_fullres", "3d_lowres"] | None = Field(
+        None, description="configuration that spacing and patch_size are for"
+    )
+    spacing: list[Annotated[float, Field(gt=0)]] | None = Field(
+        None, description="target voxel size in mm, order z, y, x (two values: y, x)"
+    )
+    patch_size: list[Positive] | None = Field(
+        None, description="patch in voxels, order z, y, x (two values for 2d: y, x)"
+    )
+    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="GPU memory to plan for, in GB; nnU-Net's target of the planner if empty"
+    )
+
+
+class Network(_Section):
+    """Changes to the planned network; empty values keep nnU-Net's."""
+
+    base_features: Positive | None = Field(None, description="channels of the first stage")
+    max_features: Positive | None = Field(None, description="largest number of channels")
+    max_stages: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="largest number of resolution stages, bottleneck included"
+    )
+
+
+class Batch(_Section):
+    """Images a step; half of each part fills the inward, half the outward mixed images."""
+
+    labeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        4, description="labelled images a step; the student sees as many patches"
+    )
+    unlabeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
+        4, description="unlabelled images a step (self-training only)"
+    )
+
+
+class CopyPaste(_Section):
+    """The box that is cut from one image and pasted into another (BCP, section 3)."""
+
+    box_fraction: Annotated[float, Field(gt=0, lt=1)] | list[Positive] = Field(
+        2 / 3,
+        description="edge of the box as a share of the patch edge, or voxels per axis z, y, x",
+    )
+    supervised: bool = Field(
+        True, description="SupervisedTrainer mixes labelled images with each other as well"
+    )
+    directions: Literal["both", "one"] = Field(
+        "both",
+        description="labelled pairs are mixed both ways (as many patches as in self-training) "
+        "or one way (as published)",
+    )
+
+
+class Schedule(_Section):
+    """Lengths in optimiser steps."""
+
+    pretrain_steps: Annotated[int, Field(ge=0)] = Field(
+        10_000, description="steps on labelled cases alone (BCP's program, ACDC: 10 000)"
+    )
+    selftrain_steps: Annotated[int, Field(ge=0)] = Field(
+        30_000, description="steps with pseudo-labels (BCP's program, ACDC: 30 000)"
+    )
+    steps_per_epoch: Positive = Field(250, description="steps between two log rows (nnU-Net: 250)")
+    validation_steps: Annotated[int, Field(ge=0)] = Field(
+        50, description="patches of held-out cases scored after an epoch (nnU-Net: 50 batches)"
+    )
+    checkpoint_every: Positive = Field(
+        10, description="epochs between two checkpoints for continuing"
+    )
+
+
+class Optimizer(_Section):
+    """Optimiser and learning rate; defaults are nnU-Net's."""
+
+    name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="update rule")
+    lr: Annotated[float, Field(gt=0)] = Field(0.01, description="initial learning rate")
+    momentum: Fraction = Field(0.99, description="momentum of sgd")
+    nesterov: bool = Field(True, description="Nesterov momentum of sgd")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(3e-5, description="L2 penalty")
+    schedule: Literal["poly", "step", "constant"] = Field(
+        "poly", description="poly: lr (1 - t/T)^0.9; step: lr * gamma^(t // step_size)"
+    )
+    step_size: Positive = Field(2500, description="steps between two drops of schedule = step")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of one drop")
+    reset_between_phases: bool = Field(
+        True, description="self-training starts with a fresh optimiser state"
+    )
+    clip_norm: Annotated[float, Field(gt=0)] = Field(
+        12.0, description="largest norm of all gradients together (nnU-Net: 12)"
+    )
+
+
+class Teacher(_Section):
+    """The moving average of the student."""
+
+    ema: Fraction = Field(0.99, description="share of the old teacher kept at each step")
+    warmup: bool = Field(
+        True,
+        description="without pre-training the share grows as 1 - 1/(t+1) (UA-MT's rule)",
+    )
+    deploy: Literal["student", "teacher"] = Field(
+        "student", description="network whose weights predict after training"
+    )
+
+
+class Loss(_Section):
+    """Segmentation loss."""
+
+    variant: Literal["nnunet", "paper3d", "paper2d"] = Field(
+        "nnunet", description="Dice + cross-entropy as nnU-Net or as BCP's 3D and 2D programs"
+    )
+    unlabeled_weight: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="weight of regions with pseudo-labels (BCP: alpha = 0.5)"
+    )
+    deep_supervision: bool = Field(True, description="loss on coarser decoder outputs as well")
+
+
+class PseudoLabel(_Section):
+    """What is done to the teacher's labels before they teach."""
+
+    largest_component: bool | dict[str, bool] = Field(
+        True,
+        description="keep only the largest connected component of a class; a table gives it per "
+        "class id (the planner measures it on the labelled cases)",
+    )
+
+
+class Graph(_Section):
+    """Structure-aware alignment and clustering loss (GraphCL)."""
+
+    stage: int = Field(-1, description="encoder stage of the alignment block; -1 = bottleneck")
+    cluster_stage: int | None = Field(
+        None,
+        description="encoder stage of the clustering loss; empty: deepest with 64 positions or more",
+    )
+    cluster_graph: Literal["positive", "shifted"] = Field(
+        "positive",
+        description="graph of the cluster head: positive affinities (paper) or shifted cosine "
+        "(linear, any number of nodes)",
+    )
+    kappa: Annotated[float, Field(ge=0)] = Field(
+        0.01, description="weight of the clustering loss (GraphCL eq. 19)"
+    )
+    tau: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="similarity threshold = largest affinity / tau (GraphCL eq. 15)"
+    )
+    features: Literal["unit", "raw", "centred"] = Field(
+        "unit", description="rows of the feature matrix in the clustering loss"
+    )
+
+
+class Recipe(_Section):
+    """All keys of a recipe, section by section."""
+
+    plan: Plan = Plan()
+    network: Network = Network()
+    batch: Batch = Batch()
+    copy_paste: CopyPaste = CopyPaste()
+    schedule: Schedule = Schedule()
+    optimizer: Optimizer = Optimizer()
+    teacher: Teacher = Teacher()
+    loss: Loss = Loss()
+    pseudo_label: PseudoLabel = PseudoLabel()
+    graph: Graph = Graph()
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Nested plain values, without empty ones."""
+        return self.model_dump(exclude_none=True)
+
+
+PLANNING_SECTIONS = ("plan", "network")
+"""Sections that act when the data are planned; training cannot change them any more."""
+
+
+def known_keys() -> dict[str, str]:
+    """Every key (``section.key``) with its description."""
+    return {
+        f"{section}.{key}": value.description or ""
+        for section, model in Recipe.model_fields.items()
+        for key, value in model.annotation.model_fields.items()
+    }
+
+
+def named_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))
+
+
+def load_recipe(name_or_file: str | Path) -> dict[str, dict[str, Any]]:
+    """One layer from a named recipe (``la``) or a TOML file.
+
+    Raises:
+        MissingFileError: Neither a known name nor a file; lists near names.
+        RecipeError: Not TOML, an unknown key or a wrong type.
+    """
+    text = str(name_or_file)
+    path = RECIPE_FOLDER / f"{text}.toml"
+    if not path.is_file():
+        path = Path(text)
+    if not path.is_file():
+        names = named_recipes()
+        near = difflib.get_close_matches(text, names, n=3) or names
+        raise MissingFileError(
+            f"recipe {text!r} was not found", f"it is no file; recipes are {', '.join(near)}"
+        )
+    try:
+        layer = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not TOML", str(error)) from error
+    check_layer(layer, str(path))
+    return layer
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """One layer from ``section.key=value`` texts; values are TOML, bare words are strings.
+
+    Raises:
+        RecipeError: Not of this form, an unknown key or a wrong type.
+    """
+    layer: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        key, separator, value = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (separator and dot and name):
+            raise RecipeError(f"--set {text!r} cannot be read", "", "Write --set section.key=value")
+        try:
+            parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()
+        layer.setdefault(section, {})[name] = parsed
+    check_layer(layer, "--set")
+    return layer
+
+
+def check_layer(layer: Layer, source: str) -> None:
+    """Raise ``RecipeError`` for the first unknown key or wrong value of one layer."""
+    known = known_keys()
+    for section, table in layer.items():
+        if not isinstance(table, Mapping):
+            raise _unknown(section, known, source)
+        for key in table:
+            if f"{section}.{key}" not in known:
+                raise _unknown(f"{section}.{key}", known, source)
+    _validated(layer, source)
+
+
+def resolve(*layers: Layer) -> Recipe:
+    """Merge layers, later ones win key by key, and validate the result."""
+    merged: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for section, table in layer.items():
+            merged.setdefault(section, {}).update(table)
+    return _validated(merged, "the resolved recipe")
+
+
+def _validated(values: Layer, source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:2])
+        raise RecipeError(
+            f"{key} = {first['input']!r} in {source} cannot be used", first["msg"]
+        ) from error
+
+
+def _unknown(key: str, known: Mapping[str, str], source: str) -> RecipeError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+    if not near:  # the right name in the wrong section
+        near = [k for k in known if k.partition(".")[2] == key.partition(".")[2]][:1]
+    hint = f"The nearest known key is {near[0]} ({known[near[0]]})" if near else ""
+    return RecipeError(f"unknown recipe key {key!r} in {source}", "", hint)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as TOML with a comment for each key; reads back to the same recipe."""
+    lines: list[str] = []
+    known = known_keys()
+    for section, table in recipe.as_dict().items():
+        if not table:
+            continue
+        lines += [f"[{section}]"]
+        for key, value in table.items():
+            lines += [f"{key} = {_toml(value)}  # {known[f'{section}.{key}']}"]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + " }"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return repr(value)
