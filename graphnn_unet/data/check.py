@@ -1,0 +1,424 @@
+"""Everything that can be wrong with a raw data set, found in one pass over its files.
+
+Each file is read once (``volume_files``); one case's images are judged by ``check_files``, label
+maps by ``check_labels``, names and ``dataset.json`` by ``check_layout``; here are the data set as a
+whole and the report.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphnn_unet.data.check_files import (
+    check_case_images,
+    check_images,
+    compare_grids,
+    fault,
+    numbers,
+)
+from graphnn_unet.data.check_labels import ClassFacts, class_facts, count_values, integer_labels
+from graphnn_unet.data.check_layout import (
+    Description,
+    case_id_fault,
+    channel_faults,
+    group_case_files,
+    list_images,
+    list_labels,
+    no_images_fault,
+    read_description,
+)
+from graphnn_unet.data.volume_files import BadFileError, VolumeFile, read_volume
+from graphnn_unet.errors import Fault
+from graphnn_unet.progress import track
+from graphnn_unet.storage.processes import default_workers, run_jobs
+
+__all__ = [
+    "CaseFacts",
+    "CheckReport",
+    "ClassFacts",
+    "check_case_images",
+    "check_dataset",
+    "group_case_files",
+]
+
+MAX_RESAMPLED_VOXELS = 1_000_000_000
+"""A case that would be larger than this at the data set's median spacing (4 GB a channel in
+float32) has a wrong spacing far more often than it is such a large scan."""
+
+UNUSUAL_SPACING_RATIO = 8.0
+"""Voxels this many times larger or smaller than the median are worth a warning."""
+
+SMALL_DATASET_BYTES = 100 * 2**20
+"""Below this all files are read in this process: starting workers would take longer."""
+
+_IMAGES = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
+_LABELS = {"labeled": "labelsTr", "test": "labelsTs"}
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What the check found out about one case.
+
+    Attributes:
+        case: Case id.
+        role: ``labeled``, ``unlabeled`` or ``test``.
+        images: One file a channel, in channel order.
+        label: Label map, or ``None``.
+        sha256: File (relative to the raw folder) to the hash of its bytes.
+        shape: Voxels, z y x.
+        spacing: Voxel size in mm, z y x.
+        n_channels: Number of channel files.
+        label_values: Values in the label map, sorted; empty without one.
+        classes: Foreground value to its components.
+        content: Hash of the voxels of each channel, the same for copies.
+    """
+
+    case: str
+    role: str
+    images: tuple[Path, ...]
+    label: Path | None
+    sha256: dict[str, str]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    n_channels: int
+    label_values: tuple[int, ...] = ()
+    classes: dict[int, ClassFacts] = field(default_factory=dict)
+    content: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All that one pass over a data set has found.
+
+    Attributes:
+        folder: The raw folder.
+        faults: Errors and warnings, data set first, then by case.
+        cases: Facts of every case whose images could be read, sorted by case id.
+        notes: Files that were passed over.
+    """
+
+    folder: Path
+    faults: list[Fault]
+    cases: dict[str, CaseFacts]
+    notes: list[str]
+
+    @property
+    def errors(self) -> list[Fault]:
+        """Faults that stop the command."""
+        return [f for f in self.faults if f.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Fault]:
+        """Faults that do not."""
+        return [f for f in self.faults if f.severity != "error"]
+
+    @property
+    def faulty_cases(self) -> list[str]:
+        """Cases of this data set that have an error, sorted."""
+        return sorted({f.case for f in self.errors} & set(self.cases))
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as plain values, as it stands in ``dataset_report.json``."""
+        return {
+            "folder": str(self.folder),
+            "n_cases": {role: sum(f.role == role for f in self.cases.values()) for role in _IMAGES},
+            "n_errors": len(self.errors),
+            "n_warnings": len(self.warnings),
+            "faults": [f.as_dict() for f in self.faults],
+            "notes": self.notes,
+            "cases": {
+                case: {
+                    **asdict(facts),
+                    "images": [str(path) for path in facts.images],
+                    "label": None if facts.label is None else str(facts.label),
+                    "classes": {str(value): asdict(c) for value, c in facts.classes.items()},
+                }
+                for case, facts in self.cases.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One case on its way to a worker."""
+
+    case: str
+    role: str
+    root: Path
+    images: tuple[Path, ...]
+    label: Path | None
+    label_values: tuple[int, ...]
+    allow_origin_mismatch: bool
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+
+def check_dataset(
+    raw_folder: Path | str, *, n_workers: int | None = None, allow_origin_mismatch: bool = False
+) -> CheckReport:
+    """Check all files of a raw data set; nothing is written.
+
+    Args:
+        raw_folder: ``DatasetXXX_Name`` with ``dataset.json``, ``imagesTr`` ...
+        n_workers: Worker processes, 0 for none; chosen from the size of the data without it.
+        allow_origin_mismatch: Take a label map with another origin than its image as a warning.
+
+    Returns:
+        The report. Errors are in it, not raised.
+    """
+    folder = Path(raw_folder).absolute()
+    description, faults = read_description(folder)
+    if description is None:
+        return CheckReport(folder, faults, {}, [])
+    notes: list[str] = []
+    if description.files is None:
+        jobs = _jobs_from_folders(folder, description, faults, notes, allow_origin_mismatch)
+    else:
+        jobs = _jobs_from_section(folder, description, faults, allow_origin_mismatch)
+    n_training = sum(job.role == "labeled" for job in jobs)
+    if n_training and description.n_training != n_training:
+        cause = f"numTraining is {description.n_training}, there are {n_training} labelled cases"
+        faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
+    if n_workers is None:
+        n_workers = _workers_for(jobs)
+    cases: dict[str, CaseFacts] = {}
+    of_cases: list[Fault] = []
+    outcomes = track(run_jobs(_check_case, jobs, n_workers=n_workers), len(jobs), "check")
+    for outcome in outcomes:
+        if outcome.ok:
+            facts, found = outcome.value
+            of_cases += found
+            if facts is not None:
+                cases[facts.case] = facts
+        else:
+            remedy = "Free memory or use fewer workers, then check again"
+            of_cases.append(fault(outcome.job.case, "C15", outcome.error, remedy))
+    cases = dict(sorted(cases.items()))
+    of_cases += _duplicates(cases, of_cases) + _sizes(cases)
+    of_cases = _without_foreground(cases, of_cases)
+    of_cases.sort(key=lambda f: (f.case, f.severity != "error"))
+    return CheckReport(folder, faults + of_cases, cases, notes)
+
+
+def _workers_for(jobs: list[_Job]) -> int:
+    n_bytes = sum(p.stat().st_size for j in jobs for p in (*j.images, j.label) if p is not None)
+    return default_workers(len(jobs)) if n_bytes > SMALL_DATASET_BYTES else 0
+
+
+def _jobs_from_folders(
+    folder: Path,
+    description: Description,
+    faults: list[Fault],
+    notes: list[str],
+    allow_origin_mismatch: bool,
+) -> list[_Job]:
+    """One job a case from ``imagesTr`` and its neighbours; faults and notes are appended."""
+    ending = description.file_ending
+    jobs: dict[str, _Job] = {}
+    for role, images in _IMAGES.items():
+        listing = list_images(folder / images, ending)
+        labels, label_listing = list_labels(folder / _LABELS.get(role, "-"), ending)
+        notes += listing.notes + label_listing.notes
+        faults += [_name_fault(f, labels) for f in listing.faults] + label_listing.faults
+        faults += channel_faults(images, listing.cases, description.n_channels)
+        if role == "labeled" and not listing.cases and not listing.faults:
+            faults.append(no_images_fault(folder / images, ending))
+        named = {f.case for f in listing.faults}
+        bad_labels = {f.case for f in label_listing.faults}
+        for case in sorted(set(labels) - set(listing.cases) - named):
+            cause = f"{_LABELS[role]}/{case}{ending} has no image in {images}"
+            faults.append(fault(case, "I28", cause, "Add the image or remove the label map"))
+        for case, channels in sorted(listing.cases.items()):
+            if role == "labeled" and case not in labels and case not in bad_labels:
+                cause = f"labelsTr/{case}{ending} is missing"
+                remedy = "Add it, or move the images to imagesUn to train without label"
+                faults.append(fault(case, "I27", cause, remedy))
+            if case in jobs:
+                cause = f"it is in {_IMAGES[jobs[case].role]} and in {images}"
+                remedy = "Keep it in one folder, or its score is measured on training data"
+                faults.append(fault(case, "I31", cause, remedy))
+                continue
+            files = tuple(channels[i] for i in sorted(channels))
+            jobs[case] = _Job(
+                case,
+                role,
+                folder,
+                files,
+                labels.get(case),
+                description.label_values,
+                allow_origin_mismatch,
+            )
+    return list(jobs.values())
+
+
+def _name_fault(found: Fault, labels: Mapping[str, Path]) -> Fault:
+    """An image without channel number is a misnamed case when there is a label map for it."""
+    misnamed = found.code == "I33" and found.case in labels
+    return replace(found, code="I35") if misnamed else found
+
+
+def _jobs_from_section(
+    folder: Path, description: Description, faults: list[Fault], allow_origin_mismatch: bool
+) -> list[_Job]:
+    """One job a case from the section ``dataset`` of ``dataset.json``."""
+    jobs = []
+    for case, files in sorted((description.files or {}).items()):
+        if bad := case_id_fault(case, "dataset.json"):
+            faults.append(bad)
+            continue
+        try:
+            listed = [*files["images"], files["label"]]
+            paths = [folder / str(name) for name in listed]
+        except (KeyError, TypeError):
+            cause = f"dataset.json does not give images and label of {case}"
+            faults.append(fault(case, "I39", cause, 'Write {"images": [...], "label": ...}'))
+            continue
+        outside = [str(n) for n, p in zip(listed, paths, strict=True) if not _inside(p, folder, n)]
+        missing = [str(n) for n, p in zip(listed, paths, strict=True) if not p.is_file()]
+        if outside:
+            cause = f"dataset.json points outside the data set: {', '.join(outside)}"
+            faults.append(fault(case, "S14", cause, "Move the files into the data set's folder"))
+        elif missing:
+            cause = f"{', '.join(missing)} named in dataset.json is missing"
+            faults.append(fault(case, "I27", cause, "Add the file or remove the case"))
+        else:
+            channels = dict(enumerate(paths[:-1]))
+            faults += channel_faults("dataset.json", {case: channels}, description.n_channels)
+            values = description.label_values
+            images, label = tuple(paths[:-1]), paths[-1]
+            jobs.append(_Job(case, "labeled", folder, images, label, values, allow_origin_mismatch))
+    return jobs
+
+
+def _inside(path: Path, folder: Path, name: Any) -> bool:
+    return "$" not in str(name) and path.resolve().is_relative_to(folder.resolve())
+
+
+def _check_case(job: _Job) -> tuple[CaseFacts | None, list[Fault]]:
+    """Read all files of one case; runs in a worker."""
+    names = [job.name(path) for path in job.images]
+    volumes, faults = check_images(job.case, job.images, names)
+    if not volumes:
+        label_faults = _check_label(job, None)[2] if job.label is not None else []
+        return None, faults + label_faults
+    first = volumes[0]
+    facts = CaseFacts(
+        job.case,
+        job.role,
+        job.images,
+        job.label,
+        {job.name(volume.path): volume.sha256 for volume in volumes},
+        first.grid.shape,
+        first.grid.spacing,
+        len(volumes),
+        content=tuple(volume.content for volume in volumes),
+    )
+    if job.label is not None:
+        label, classes, label_faults = _check_label(job, volumes[0])
+        faults += label_faults
+        if label is not None:
+            facts = replace(
+                facts,
+                sha256={**facts.sha256, job.name(job.label): label.sha256},
+                label_values=tuple(sorted({*classes, 0})),
+                classes=classes,
+            )
+    return facts, faults
+
+
+def _check_label(
+    job: _Job, image: VolumeFile | None
+) -> tuple[VolumeFile | None, dict[int, ClassFacts], list[Fault]]:
+    """Read a label map, compare it with its image, judge its values and count its components."""
+    assert job.label is not None  # noqa: S101  # the caller has looked
+    name = job.name(job.label)
+    try:
+        label = read_volume(job.label, name)
+    except BadFileError as error:
+        code = "I04" if error.code in ("I01", "I02") else error.code
+        return None, {}, [fault(job.case, code, error.cause, error.remedy)]
+    faults = []
+    if image is not None:
+        faults += compare_grids(
+            job.case,
+            (job.name(image.path), image.grid),
+            (name, label.grid),
+            allow_origin=job.allow_origin_mismatch,
+        )
+    values, value_faults = integer_labels(label, name, job.case)
+    faults += value_faults
+    if values is None:
+        return label, {}, faults
+    counts = count_values(values)
+    unknown = {v: n for v, n in counts.items() if v not in job.label_values and v >= 0}
+    if unknown:
+        listed = ", ".join(f"{value} ({n} voxels)" for value, n in unknown.items())
+        cause = f"{name} has values that dataset.json does not list: {listed}"
+        faults.append(fault(job.case, "I23", cause, "Correct the label map or name the label"))
+    if negative := {v: n for v, n in counts.items() if v < 0}:
+        listed = ", ".join(f"{value} ({n} voxels)" for value, n in negative.items())
+        cause = f"{name} has negative values: {listed}"
+        faults.append(fault(job.case, "I26", cause, "Use 0 for background"))
+    return label, class_facts(np.where(values > 0, values, 0), counts), faults
+
+
+def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list[Fault]:
+    """Cases with the same voxels; a constant image says nothing about its origin."""
+    constant = {f.case for f in faults if f.code in ("I47", "I48")}
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for case, facts in cases.items():
+        if case not in constant:
+            groups[facts.content].append(case)
+    return [
+        fault(
+            case,
+            "I31",
+            f"its images equal those of {first} ({_IMAGES[cases[first].role]})",
+            "Remove one of them, or scores are measured on training data",
+        )
+        for first, *copies in groups.values()
+        for case in copies
+    ]
+
+
+def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
+    """Cases whose spacing cannot be right beside that of the others."""
+    training = [f.spacing for f in cases.values() if f.role != "test"]
+    if not training:
+        return []
+    median = np.median(np.asarray(training), axis=0)
+    faults = []
+    for case, facts in cases.items():
+        ratio = np.asarray(facts.spacing) / median
+        size = np.rint(np.asarray(facts.shape) * ratio)
+        mm = f"its spacing is {numbers(facts.spacing)} mm (z, y, x), the median {numbers(median)}"
+        if size.prod() > MAX_RESAMPLED_VOXELS:
+            cause = f"{mm}: it would have {size.prod():.3g} voxels after resampling"
+            faults.append(fault(case, "I49", cause, "Correct the spacing in its header"))
+        elif size.min() < 1:
+            cause = f"{mm}: nothing of it would be left after resampling"
+            faults.append(fault(case, "I50", cause, "Correct the spacing in its header"))
+        elif max(ratio.max(), 1 / ratio.min()) > UNUSUAL_SPACING_RATIO:
+            code = "I49" if ratio.max() > UNUSUAL_SPACING_RATIO else "I50"
+            faults.append(fault(case, code, mm, "Look whether the header is right", "warning"))
+    return faults
+
+
+def _without_foreground(cases: Mapping[str, CaseFacts], faults: list[Fault]) -> list[Fault]:
+    """Add a warning for every empty label map, or one error when all are empty."""
+    judged = [f for f in cases.values() if f.role == "labeled" and f.label_values]
+    empty = [facts for facts in judged if not facts.classes]
+    if empty and len(empty) == len(judged):
+        cause = f"no label map has any foreground ({len(empty)} looked at)"
+        return [*faults, fault("labelsTr", "I30", cause, "Look at the label maps")]
+    return faults + [
+        fault(facts.case, "I29", "its label map is all background", "Look at it", "warning")
+        for facts in empty
+    ]

@@ -1,0 +1,104 @@
+"""Label maps: integers, their values, and how many pieces each class has."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cc3d
+import numpy as np
+
+from graphnn_unet.data.check_files import check_values, fault
+from graphnn_unet.data.volume_files import VolumeFile
+from graphnn_unet.errors import Fault
+
+NEARLY_INTEGER = 1e-3
+"""Label values this close to an integer mean that integer."""
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """One foreground class in one label map.
+
+    Attributes:
+        n_voxels: Voxels of the class.
+        n_components: Connected components, 26-neighbourhood.
+        largest_share: Share of the class's voxels that lies in its largest component, 0 to 1.
+    """
+
+    n_voxels: int
+    n_components: int
+    largest_share: float
+
+
+def integer_labels(
+    label: VolumeFile, name: str, case: str
+) -> tuple[np.ndarray | None, list[Fault]]:
+    """The label map as integers, or ``None`` with the fault that says why not.
+
+    Values within ``NEARLY_INTEGER`` of an integer are counted as that integer.
+    """
+    array = label.array
+    if array.dtype.kind != "f":
+        return array, []
+    if faults := check_values(label, name, case, label=True):
+        return None, faults
+    rounded = np.rint(array)
+    distance = np.abs(array - rounded)
+    if float(distance.max(initial=0)) <= NEARLY_INTEGER:
+        faults = []
+        if n_voxels := int((distance > 0).sum()):
+            cause = f"{name} has {n_voxels} values just beside an integer (within {NEARLY_INTEGER})"
+            remedy = "They would be cut, not rounded: gnnunet_convert writes them rounded"
+            faults = [fault(case, "I25", cause, remedy)]
+        return rounded.astype(np.int64), faults
+    off = distance > NEARLY_INTEGER
+    example = float(array.ravel()[int(off.argmax())])
+    cause = f"{name} has {int(off.sum())} values that are no integers, such as {example:g}"
+    return None, [fault(case, "I24", cause, "A label map holds integers; export it again")]
+
+
+def count_values(values: np.ndarray) -> dict[int, int]:
+    """Value to number of voxels, layer by layer so that no large copy is made."""
+    counts: dict[int, int] = defaultdict(int)
+    for layer in values:
+        for value, n in zip(*np.unique(layer, return_counts=True), strict=True):
+            counts[int(value)] += int(n)
+    return dict(sorted(counts.items()))
+
+
+def class_facts(label: np.ndarray, counts: Mapping[int, int]) -> dict[int, ClassFacts]:
+    """Components of every foreground class.
+
+    Args:
+        label: ``(z, y, x)`` non-negative integers.
+        counts: Value to number of voxels.
+    """
+    if not label.any():
+        return {}
+    box = _bounding_box(label)
+    small = np.uint8 if label.max() < 2**8 else np.uint32
+    label = np.ascontiguousarray(label[box]).astype(small)
+    components, n_found = cc3d.connected_components(label, connectivity=26, return_N=True)
+    value_of = np.zeros(n_found + 1, np.int64)
+    sizes = np.zeros(n_found + 1, np.int64)
+    for layer, label_layer in zip(components, label, strict=True):
+        value_of[layer] = label_layer
+        sizes += np.bincount(layer.ravel(), minlength=n_found + 1)
+    found = {}
+    for value in (v for v in counts if v > 0):
+        of_class = sizes[1:][value_of[1:] == value]
+        share = float(of_class.max() / of_class.sum())
+        found[value] = ClassFacts(counts[value], len(of_class), share)
+    return found
+
+
+def _bounding_box(label: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around all voxels above 0; there must be one."""
+    box = []
+    for axis in range(label.ndim):
+        others = tuple(other for other in range(label.ndim) if other != axis)
+        hit = np.flatnonzero(label.any(axis=others))
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(box)

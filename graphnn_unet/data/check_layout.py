@@ -1,0 +1,301 @@
+"""What a raw folder says about itself: ``dataset.json``, file names and who belongs together."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from graphnn_unet.data.check_files import fault
+from graphnn_unet.data.volume_files import FILE_ENDINGS, file_ending
+from graphnn_unet.errors import Fault
+from graphnn_unet.storage.safe_load import CASE_ID
+
+_REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
+_DATASET_JSON = "dataset.json"
+_SHOWN = 5
+"""How many names a message lists before it counts the rest."""
+
+
+@dataclass
+class Listing:
+    """The image files of one folder by case, as far as their names tell.
+
+    Attributes:
+        cases: Case id to channel number to file.
+        faults: Names that cannot be used.
+        notes: Files that were passed over.
+    """
+
+    cases: dict[str, dict[int, Path]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Description:
+    """The part of ``dataset.json`` that the check needs.
+
+    Attributes:
+        n_channels: Channels of each case.
+        label_values: All values a label map may hold, sorted.
+        file_ending: Ending of all image and label files.
+        n_training: What ``numTraining`` says, or ``None`` where it is no number.
+        files: The optional section ``dataset``: case id to ``images`` and ``label``.
+    """
+
+    n_channels: int
+    label_values: tuple[int, ...]
+    file_ending: str
+    n_training: int | None
+    files: Mapping[str, Any] | None = None
+
+
+def shorten(names: Iterable[str]) -> str:
+    """``a, b, c and 4 more``."""
+    listed = list(names)
+    rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + rest
+
+
+def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
+    """Read and check ``dataset.json``; ``None`` when nothing can be checked without it."""
+    path = folder / _DATASET_JSON
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        cause = f"{path} is missing"
+        return None, [fault(_DATASET_JSON, "I37", cause, "Make the data set with gnnunet_convert")]
+    except json.JSONDecodeError as error:
+        cause = f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
+        return None, [fault(_DATASET_JSON, "I38", cause, "Mend it there or write it again")]
+    except (OSError, UnicodeDecodeError) as error:
+        cause = f"{path} cannot be read ({error})"
+        return None, [fault(_DATASET_JSON, "I38", cause, "Write it again as UTF-8 text")]
+    if not isinstance(content, dict):
+        cause = f"{path} holds no table"
+        return None, [fault(_DATASET_JSON, "I39", cause, "Write it again with gnnunet_convert")]
+    if "channel_names" not in content and "modality" in content:
+        content["channel_names"] = content["modality"]
+    if missing := [key for key in _REQUIRED if key not in content]:
+        cause = f"{path} lacks {', '.join(missing)}"
+        return None, [fault(_DATASET_JSON, "I39", cause, f"It needs {', '.join(_REQUIRED)}")]
+    return _describe(content, path)
+
+
+def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, list[Fault]]:
+    faults: list[Fault] = []
+    channels = content["channel_names"]
+    if not isinstance(channels, dict) or {str(key) for key in channels} != {
+        str(i) for i in range(len(channels))
+    }:
+        cause = f"channel_names in {path} is {channels!r}"
+        faults.append(fault(_DATASET_JSON, "I39", cause, 'Number the channels: {"0": "T1", ...}'))
+    ending = content["file_ending"]
+    if ending not in FILE_ENDINGS:
+        cause = f"file_ending {ending!r} in {path} is not supported"
+        remedy = f"Use one of {', '.join(FILE_ENDINGS)} (gnnunet_convert nifti writes .nii.gz)"
+        faults.append(fault(_DATASET_JSON, "I40", cause, remedy))
+    values, label_faults = _label_values(content, path)
+    faults += label_faults
+    n_training = content["numTraining"]
+    files = content.get("dataset")
+    if files is not None and not isinstance(files, dict):
+        cause = f"the section 'dataset' of {path} is no table"
+        faults.append(fault(_DATASET_JSON, "I39", cause, "Give images and label for each case"))
+    if any(f.code in ("I39", "I40") for f in faults):
+        return None, faults
+    return Description(
+        len(channels), values, ending, n_training if isinstance(n_training, int) else None, files
+    ), faults
+
+
+def _label_values(content: dict[str, Any], path: Path) -> tuple[tuple[int, ...], list[Fault]]:
+    """All values of ``labels`` and what is wrong with them, as nnU-Net would find out later."""
+    labels = content["labels"]
+    try:
+        ids = {
+            str(name): [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
+            for name, value in labels.items()
+        }
+    except (AttributeError, TypeError, ValueError):
+        cause = f"labels in {path} is {labels!r}"
+        remedy = 'Give names with numbers: {"background": 0, "atrium": 1}'
+        return (0,), [fault(_DATASET_JSON, "I39", cause, remedy)]
+    faults = []
+    if ids.get("background") != [0]:
+        cause = f"labels in {path} has no 'background' with the value 0"
+        faults.append(fault(_DATASET_JSON, "I42", cause, 'Add "background": 0'))
+    seen: dict[tuple[int, ...], str] = {}
+    for name, value in ids.items():
+        key = tuple(sorted(value))
+        if key in seen:
+            cause = f"labels in {path} gives {name!r} and {seen[key]!r} the same value {value}"
+            faults.append(fault(_DATASET_JSON, "I41", cause, "Give each label its own value"))
+        seen.setdefault(key, name)
+    ignore = ids.pop("ignore", [])
+    values = sorted({v for value in ids.values() for v in value} | {0})
+    gaps = [b for a, b in pairwise(values) if b != a + 1]
+    if gaps or values[0] < 0:
+        cause = f"label values in {path} are not consecutive: {values}"
+        remedy = "Number them 0, 1, 2, ... (gnnunet_convert does so and writes the mapping)"
+        faults.append(fault(_DATASET_JSON, "I45", cause, remedy))
+    if ignore and ignore != [values[-1] + 1] and not gaps:
+        cause = f"the 'ignore' label in {path} is {ignore[0]}"
+        remedy = f"It must be the highest value, here {values[-1] + 1}"
+        faults.append(fault(_DATASET_JSON, "I45", cause, remedy))
+    if any(len(v) > 1 for v in ids.values()) and not content.get("regions_class_order"):
+        cause = f"{path} has regions but no regions_class_order"
+        faults.append(fault(_DATASET_JSON, "I39", cause, "Add regions_class_order"))
+    return tuple(sorted({*values, *ignore})), faults
+
+
+def case_id_fault(case: str, where: str) -> Fault | None:
+    """Case ids become file names; anything that could lead elsewhere is refused."""
+    if ".." in case:
+        return fault(case, "S12", f"the case id in {where} contains '..'", "Rename the case")
+    if not CASE_ID.fullmatch(case):
+        cause = f"the case id {case!r} in {where} cannot be a file name everywhere"
+        return fault(case, "S13", cause, "Use up to 128 letters, digits, '_', '-' and '.'")
+    return None
+
+
+def list_images(folder: Path, ending: str) -> Listing:
+    """Sort the files of an image folder by case and channel.
+
+    Args:
+        folder: ``imagesTr`` or the like; a missing one is empty.
+        ending: Ending of the image files.
+    """
+    listing = Listing()
+    pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
+    for path, name in _entries(folder, ending, listing, r"_\d{4}"):
+        match = pattern.fullmatch(path.name)
+        if match is None:
+            stem = path.name.removesuffix(ending)
+            cause = f"{name} has no channel number"
+            remedy = f"Its name must end in _0000{ending}; rename or remove it"
+            listing.faults.append(fault(stem, "I33", cause, remedy))
+            continue
+        if bad := case_id_fault(match["case"], name):
+            listing.faults.append(bad)
+            continue
+        listing.cases.setdefault(match["case"], {})[int(match["channel"])] = path
+    return listing
+
+
+def list_labels(folder: Path, ending: str) -> tuple[dict[str, Path], Listing]:
+    """Label files of a folder by case id; the listing holds faults and notes."""
+    listing = Listing()
+    labels = {}
+    for path, name in _entries(folder, ending, listing):
+        case = path.name.removesuffix(ending)
+        if bad := case_id_fault(case, name):
+            listing.faults.append(bad)
+        else:
+            labels[case] = path
+    return labels, listing
+
+
+def _entries(
+    folder: Path, ending: str, listing: Listing, suffix: str = ""
+) -> Iterable[tuple[Path, str]]:
+    """Regular files with the ending, sorted; all else becomes a note or a fault."""
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        name = f"{folder.name}/{path.name}"
+        if path.name.startswith("."):
+            listing.notes.append(f"{name} was passed over (hidden or macOS side file)")
+        elif not path.name.endswith(ending):
+            listing.notes.append(f"{name} was passed over (does not end in {ending})")
+        elif kind := _not_a_file(path):
+            stem = re.sub(f"{suffix}$", "", path.name.removesuffix(ending))
+            listing.faults.append(fault(stem, "I36", f"{name} is {kind}", "Remove or replace it"))
+        else:
+            yield path, name
+
+
+def _not_a_file(path: Path) -> str:
+    """What a path is when it is no regular file, else an empty string."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return "a link that leads nowhere"
+    if stat.S_ISREG(mode):
+        return ""
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
+
+
+def channel_faults(
+    folder: str, cases: Mapping[str, Mapping[int, Path]], n_channels: int
+) -> list[Fault]:
+    """Missing and surplus channels, one line a case, or one for all where all are alike."""
+    wanted = set(range(n_channels))
+    found = [frozenset(channels) for channels in cases.values()]
+    if len(found) > 1 and len(set(found)) == 1 and found[0] != wanted:
+        cause = (
+            f"dataset.json lists {n_channels} channels, "
+            f"the files of all {len(found)} cases in {folder} have {_numbered(found[0])}"
+        )
+        return [fault(folder, "I20", cause, "Correct channel_names or add the files")]
+    faults = []
+    for case, channels in cases.items():
+        if missing := wanted - set(channels):
+            cause = f"channel {_numbered(missing)} is missing in {folder}"
+            remedy = "Add the file or remove the case (all channels, always in the same order)"
+            faults.append(fault(case, "I21", cause, remedy))
+        if surplus := set(channels) - wanted:
+            cause = f"{folder} has channel {_numbered(surplus)}, dataset.json lists {n_channels}"
+            faults.append(fault(case, "I22", cause, "Remove the file or name the channel there"))
+    return faults
+
+
+def _numbered(channels: Iterable[int]) -> str:
+    return ", ".join(f"{channel:04d}" for channel in sorted(channels))
+
+
+def no_images_fault(folder: Path, ending: str) -> Fault:
+    """Nothing with the wanted ending: say what there is instead."""
+    if not folder.is_dir():
+        cause, remedy = f"{folder} does not exist", "Give an existing folder"
+    else:
+        kinds = {file_ending(p) or p.suffix for p in folder.iterdir() if p.is_file()} - {""}
+        found = f"found: {', '.join(sorted(kinds))}" if kinds else "the folder is empty"
+        cause = f"no *_0000{ending} in {folder} ({found})"
+        remedy = "Correct file_ending in dataset.json or convert the images"
+    return fault(folder.name, "I40", cause, remedy)
+
+
+def group_case_files(
+    folder: Path | str, file_ending: str, n_channels: int
+) -> tuple[dict[str, list[Path]], list[Fault]]:
+    """Image files of a folder by case, in channel order.
+
+    Args:
+        folder: Files named ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` ...
+        file_ending: Their ending.
+        n_channels: Channels each case must have.
+
+    Returns:
+        Complete cases in sorted order, and the faults: an empty folder (I40), names without a
+        channel number (I33), missing (I21) or surplus (I22) channels, unusable ids (S12, S13).
+        Hidden files and other endings are passed over.
+    """
+    folder = Path(folder)
+    listing = list_images(folder, file_ending)
+    faults = listing.faults + channel_faults(folder.name, listing.cases, n_channels)
+    if not listing.cases and not listing.faults:
+        faults.append(no_images_fault(folder, file_ending))
+    wanted = set(range(n_channels))
+    complete = {
+        case: [channels[i] for i in range(n_channels)]
+        for case, channels in sorted(listing.cases.items())
+        if set(channels) == wanted
+    }
+    return complete, faults

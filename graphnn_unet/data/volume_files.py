@@ -1,0 +1,424 @@
+"""One image file read to its last byte.
+
+The usual readers hide damage: SimpleITK fills the missing part of a cut file with zeros and turns
+NaN in NIfTI files into 0, nibabel does not look at gzip's checksum, and both take a spacing of 0
+as 1. So the bytes are read here: the compressed stream to its end with its checksum, the byte
+count against the header before any memory is taken, the voxels as they are stored. Only origin,
+direction and spacing come from SimpleITK, because nnU-Net reads them there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import stat
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+FILE_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
+"""Kinds of image files that are read, longest ending first."""
+
+_MAX_DEFLATE_RATIO = 1040
+"""Deflate cannot pack more than about 1032 bytes into one; a header that claims more lies."""
+
+_METAIMAGE_TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
+    "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+_NRRD_TYPES = {
+    "signed char": "i1", "int8": "i1", "int8_t": "i1",
+    "uchar": "u1", "unsigned char": "u1", "uint8": "u1", "uint8_t": "u1",
+    "short": "i2", "short int": "i2", "signed short": "i2", "int16": "i2", "int16_t": "i2",
+    "ushort": "u2", "unsigned short": "u2", "uint16": "u2", "uint16_t": "u2",
+    "int": "i4", "signed int": "i4", "int32": "i4", "int32_t": "i4",
+    "uint": "u4", "unsigned int": "u4", "uint32": "u4", "uint32_t": "u4",
+    "longlong": "i8", "long long": "i8", "int64": "i8", "int64_t": "i8",
+    "ulonglong": "u8", "unsigned long long": "u8", "uint64": "u8", "uint64_t": "u8",
+    "float": "f4", "double": "f8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file lie.
+
+    Attributes:
+        shape: Voxels, z y x.
+        spacing: Voxel size in mm, z y x.
+        origin: Position of the first voxel in mm, x y z (as ITK has it).
+        direction: Nine direction cosines, row-major (as ITK has them).
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class VolumeFile:
+    """One image file as it is stored.
+
+    Attributes:
+        path: The file.
+        array: Voxels ``(z, y, x)`` with the header's scale applied; read-only.
+        grid: Shape, spacing, origin, direction.
+        sha256: Of the file's bytes.
+        content: Hash of voxel type, shape and voxels; equal for copies packed anew.
+    """
+
+    path: Path
+    array: np.ndarray
+    grid: Grid
+    sha256: str
+    content: str
+
+
+class BadFileError(Exception):
+    """A file that cannot be used; carries the fault without its case."""
+
+    def __init__(self, code: str, cause: str, remedy: str):
+        super().__init__(cause)
+        self.code, self.cause, self.remedy = code, cause, remedy
+
+
+_COPY_AGAIN = "Copy or export the file again, or leave the case out"
+
+
+def file_ending(path: Path | str) -> str:
+    """The image ending of a name (``.nii.gz`` ...), or an empty string."""
+    name = Path(path).name.lower()
+    return next((ending for ending in FILE_ENDINGS if name.endswith(ending)), "")
+
+
+def read_volume(path: Path, name: str | None = None, *, n_dims: int = 3) -> VolumeFile:
+    """Read one file to its last byte.
+
+    Args:
+        path: A file with one of ``FILE_ENDINGS``.
+        name: How messages call it; the path without one.
+        n_dims: Number of axes the file must have.
+
+    Raises:
+        BadFileError: Empty, cut off, damaged, of another dimension, without a usable spacing ...
+    """
+    name = str(path) if name is None else name
+    _require_regular(path, name)
+    content = path.read_bytes()
+    if not content:
+        raise BadFileError("I07", f"{name} is empty (0 bytes)", _COPY_AGAIN)
+    kind = file_ending(path)
+    if kind in (".nii.gz", ".nii"):
+        array = _nifti(content, name, n_dims, packed=kind == ".nii.gz")
+    elif kind == ".mha":
+        array = _metaimage(content, name, n_dims)
+    elif kind == ".nrrd":
+        array = _nrrd(content, path, name, n_dims)
+    else:
+        raise BadFileError(
+            "I40", f"{name} is no image file that can be read", f"Use {', '.join(FILE_ENDINGS)}"
+        )
+    voxels = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    voxels.update(np.ascontiguousarray(array).data)
+    grid = _read_grid(path, name, array.shape)
+    return VolumeFile(path, array, grid, hashlib.sha256(content).hexdigest(), voxels.hexdigest())
+
+
+def _require_regular(path: Path, name: str) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        cause = "is a link that leads nowhere" if path.is_symlink() else "cannot be opened"
+        raise BadFileError("I36", f"{name} {cause} ({error.strerror})", _COPY_AGAIN) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
+        raise BadFileError("I36", f"{name} is {kind}", "Remove it")
+
+
+def _nifti(content: bytes, name: str, n_dims: int, *, packed: bool) -> np.ndarray:
+    header_bytes = content[:540]
+    if packed:
+        try:
+            header_bytes = zlib.decompressobj(31).decompress(content, 540)
+        except zlib.error as error:
+            raise BadFileError("I03b", f"{name} is no gzip file ({error})", _COPY_AGAIN) from error
+    header = _nifti_header(header_bytes, name)
+    shape = _nifti_shape(header, name)
+    _require_dims(len(shape), n_dims, name)
+    dtype = header.get_data_dtype()
+    if dtype.fields or dtype.kind not in "iuf":
+        raise BadFileError(
+            "I14", f"{name} holds {dtype.name} voxels", "Give one 3D file of numbers per channel"
+        )
+    spacing = [float(value) for value in header["pixdim"][1 : n_dims + 1]]
+    _require_spacing(spacing, name)
+    offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
+    n_bytes = offset + math.prod(shape) * dtype.itemsize
+    layer = math.prod(shape[:2]) * dtype.itemsize  # some writers pad the end; none by a layer
+    data = _unpack(content, n_bytes, layer - 1, name) if packed else content
+    _require_bytes(len(data), n_bytes, name, code="I02" if packed else "I05")
+    if len(data) >= n_bytes + layer:
+        raise _surplus(n_bytes, len(data), name)
+    array = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape[::-1])
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0):
+        intercept = intercept if math.isfinite(intercept) else 0.0
+        array = array * slope + intercept
+    return array
+
+
+def _nifti_header(header_bytes: bytes, name: str) -> nib.Nifti1Header:
+    broken = BadFileError("I06", f"{name} has no readable NIfTI header", _COPY_AGAIN)
+    if len(header_bytes) < 348:
+        raise BadFileError("I01", f"{name} is truncated within its header", _COPY_AGAIN)
+    sizes = {int.from_bytes(header_bytes[:4], order) for order in ("little", "big")}
+    kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
+    if not sizes & {348, 540}:
+        raise broken
+    try:
+        header = kind.from_fileobj(io.BytesIO(header_bytes), check=False)
+        if not bytes(header["magic"]).startswith((b"n+1", b"n+2")):
+            raise broken
+        header.get_data_dtype()
+    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+        raise broken from error
+    return header
+
+
+def _nifti_shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
+    """Axes of the file, x first, without closing axes of length 1 beyond the third."""
+    dim = [int(value) for value in header["dim"]]
+    shape = dim[1 : dim[0] + 1]
+    if not 1 <= dim[0] <= 7 or min(shape) < 1:
+        raise BadFileError("I06", f"{name} has a damaged header (dim = {dim})", _COPY_AGAIN)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    return tuple(shape)
+
+
+def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
+    """Decompress a gzip file of one or more members, to the checksum at its end."""
+    _require_possible(len(content), n_expected, name)
+    parts: list[bytes] = []
+    n_bytes = 0
+    rest = content
+    while rest[:2] == b"\x1f\x8b":
+        member = zlib.decompressobj(31)
+        try:
+            # one byte more than expected is enough to see that there is more
+            part = member.decompress(rest, max(1, n_expected + 1 - n_bytes))
+            n_bytes += len(part)
+            while not member.eof:
+                surplus = member.decompress(member.unconsumed_tail, 2**20)
+                if not surplus and not member.unconsumed_tail:
+                    break
+                n_bytes += len(surplus)
+        except zlib.error as error:
+            raise BadFileError(
+                "I03b", f"{name} is damaged: its gzip stream is not valid ({error})", _COPY_AGAIN
+            ) from error
+        parts.append(part)
+        if not member.eof:
+            if n_bytes >= n_expected:
+                cause = f"{name} has lost the end of its gzip stream (checksum and length)"
+                raise BadFileError("I03", cause, _COPY_AGAIN)
+            cause = (
+                f"{name} is truncated: it should hold {n_expected} bytes, {n_bytes} can be unpacked"
+            )
+            raise BadFileError("I01", cause, _COPY_AGAIN)
+        rest = member.unused_data
+    if n_bytes > n_expected + slack:
+        raise _surplus(n_expected, n_bytes, name)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _surplus(n_expected: int, n_bytes: int, name: str) -> BadFileError:
+    cause = f"{name}: the header claims {n_expected} bytes, the file holds {n_bytes}"
+    return BadFileError("I06", cause, _COPY_AGAIN)
+
+
+def _require_possible(n_packed: int, n_expected: int, name: str) -> None:
+    if n_expected > n_packed * _MAX_DEFLATE_RATIO + 2**16:
+        raise BadFileError(
+            "I06",
+            f"{name}: the header claims {n_expected} bytes, "
+            f"{n_packed} compressed bytes cannot hold them",
+            _COPY_AGAIN,
+        )
+
+
+def _require_bytes(n_bytes: int, n_expected: int, name: str, code: str) -> None:
+    if n_bytes >= n_expected:
+        return
+    claim = f"the header claims {n_expected} bytes, the file holds {n_bytes}"
+    if n_expected > 4 * n_bytes:
+        raise BadFileError("I06", f"{name}: {claim}", _COPY_AGAIN)
+    raise BadFileError(code, f"{name} is truncated: {claim}", _COPY_AGAIN)
+
+
+def _require_dims(found: int, n_dims: int, name: str) -> None:
+    if found < n_dims:
+        raise BadFileError(
+            "I13",
+            f"{name} has {found} dimensions, the data set has {n_dims}",
+            "Give whole volumes, or one slice as a volume with one layer and its true spacing",
+        )
+    if found > n_dims:
+        raise BadFileError(
+            "I14", f"{name} is a {found}D file", f"Give one {n_dims}D file per channel"
+        )
+
+
+def _require_spacing(spacing: Sequence[float], name: str) -> None:
+    if not all(math.isfinite(value) and value > 0 for value in spacing):
+        raise BadFileError(
+            "I51",
+            f"{name}: the header's spacing is {tuple(spacing)} mm (x, y, z)",
+            "Write the true voxel size into the header",
+        )
+
+
+def _metaimage(content: bytes, name: str, n_dims: int) -> np.ndarray:
+    fields: dict[str, str] = {}
+    start = 0
+    while "ElementDataFile" not in fields:
+        end = content.find(b"\n", start, start + 2**16)
+        key, found, value = content[start : max(end, start)].decode("latin-1").partition("=")
+        if not found:
+            raise BadFileError("I06", f"{name} has no readable MetaImage header", _COPY_AGAIN)
+        fields[key.strip()] = value.strip()
+        start = end + 1
+    try:
+        shape = tuple(int(value) for value in fields["DimSize"].split())
+        dtype = np.dtype(_METAIMAGE_TYPES[fields["ElementType"]])
+        spacing = [float(v) for v in fields.get("ElementSpacing", "1 " * len(shape)).split()]
+        n_components = int(fields.get("ElementNumberOfChannels", "1"))
+        n_packed = int(fields.get("CompressedDataSize", "0"))
+    except (KeyError, ValueError) as error:
+        cause = f"{name} has a damaged MetaImage header ({error})"
+        raise BadFileError("I06", cause, _COPY_AGAIN) from error
+    if fields["ElementDataFile"].upper() != "LOCAL":
+        raise BadFileError("I06", f"{name} keeps its voxels elsewhere", "Save it as one file")
+    _require_dims(len(shape) + (n_components > 1), n_dims, name)
+    _require_spacing(spacing, name)
+    order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
+    dtype = dtype.newbyteorder(">" if order.lower() == "true" else "<")
+    data = content[start:]
+    if fields.get("CompressedData", "False").lower() == "true":
+        _require_bytes(len(data), n_packed, name, "I05")
+        data = _inflate(data, math.prod(shape) * dtype.itemsize, name)
+    return _as_array(data, shape, dtype, name)
+
+
+def _nrrd(content: bytes, path: Path, name: str, n_dims: int) -> np.ndarray:
+    head, found, data = content.partition(b"\n\n")
+    windows_head, windows_found, windows_data = content.partition(b"\r\n\r\n")
+    if windows_found and (not found or len(windows_head) < len(head)):
+        head, found, data = windows_head, windows_found, windows_data
+    lines = head.decode("latin-1").splitlines()
+    if not found or not lines or not lines[0].startswith("NRRD"):
+        raise BadFileError("I06", f"{name} has no readable NRRD header", _COPY_AGAIN)
+    pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#"))
+    fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    try:
+        shape = tuple(int(value) for value in fields["sizes"].split())
+        dtype = np.dtype(_NRRD_TYPES[fields["type"].lower()])
+    except (KeyError, ValueError) as error:
+        cause = f"{name} has a damaged NRRD header ({error})"
+        raise BadFileError("I06", cause, _COPY_AGAIN) from error
+    _require_dims(len(shape), n_dims, name)
+    _require_spacing(_nrrd_spacing(fields), name)
+    dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
+    encoding = fields.get("encoding", "raw")
+    if {"data file", "datafile"} & set(fields) or encoding not in ("raw", "gzip", "gz"):
+        return _by_simpleitk(path, name)
+    if encoding != "raw":
+        data = _inflate(data, math.prod(shape) * dtype.itemsize, name)
+    return _as_array(data, shape, dtype, name)
+
+
+def _nrrd_spacing(fields: dict[str, str]) -> list[float]:
+    if "spacings" in fields:
+        return [float(value) for value in fields["spacings"].split()]
+    spacing = []
+    for vector in fields.get("space directions", "").replace("(", " ").replace(")", " ").split():
+        values = [float(v) for v in vector.split(",") if v not in ("none", "")]
+        spacing.append(math.sqrt(sum(v * v for v in values)) if values else 1.0)
+    return spacing
+
+
+def _inflate(data: bytes, n_expected: int, name: str) -> bytes:
+    """Decompress a zlib or gzip stream inside a file."""
+    _require_possible(len(data), n_expected, name)
+    stream = zlib.decompressobj(47)
+    try:
+        unpacked = stream.decompress(data, n_expected + 1)
+    except zlib.error as error:
+        cause = f"{name} is damaged: its compressed stream is not valid ({error})"
+        raise BadFileError("I03b", cause, _COPY_AGAIN) from error
+    _require_bytes(len(unpacked), n_expected, name, "I05")
+    if not stream.eof and not stream.unconsumed_tail:
+        raise BadFileError("I03", f"{name} has lost the end of its stream", _COPY_AGAIN)
+    return unpacked
+
+
+def _as_array(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+    if min(shape) < 1:
+        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})", _COPY_AGAIN)
+    _require_bytes(len(data), math.prod(shape) * dtype.itemsize, name, "I05")
+    return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape[::-1])
+
+
+@contextmanager
+def _quiet_itk() -> Iterator[None]:
+    """Keep ITK's own warnings off the screen; what matters is reported as a fault."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def _by_simpleitk(path: Path, name: str) -> np.ndarray:
+    try:
+        with _quiet_itk():
+            return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise BadFileError("I05", f"{name} cannot be read ({_last(error)})", _COPY_AGAIN) from error
+
+
+def _last(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["unknown"])[-1].strip()
+
+
+def _read_grid(path: Path, name: str, shape: tuple[int, ...]) -> Grid:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with _quiet_itk():
+            reader.ReadImageInformation()
+    except RuntimeError as error:
+        axes = "orthonormal" in str(error)
+        cause = "its axes are not perpendicular" if axes else _last(error)
+        remedy = "Resample it to a grid with perpendicular axes" if axes else _COPY_AGAIN
+        raise BadFileError("I18", f"{name} cannot be placed in space: {cause}", remedy) from error
+    n_dims = len(shape)
+    spacing = tuple(float(value) for value in reader.GetSpacing()[:n_dims])
+    _require_spacing(spacing, name)
+    direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)
+    return Grid(
+        tuple(int(n) for n in shape),
+        spacing[::-1],
+        tuple(float(value) for value in reader.GetOrigin()[:n_dims]),
+        tuple(float(value) for value in direction[:n_dims, :n_dims].ravel()),
+    )
