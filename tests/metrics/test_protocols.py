@@ -1,0 +1,142 @@
+import math
+
+import numpy as np
+import pytest
+from medpy.metric import binary
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.metrics import COLUMNS, CaseScore, Presence, image_diagonal_mm, score_case
+
+SPACING = (3.0, 1.0, 0.5)
+SHAPE = (6, 8, 10)
+
+
+def maps() -> tuple[np.ndarray, np.ndarray]:
+    """Class 1 in both, 2 missed, 3 invented, 4 in neither."""
+    prediction, reference = np.zeros((2, *SHAPE), dtype=np.uint8)
+    prediction[2:5, 1:5, 1:5] = 1
+    reference[1:4, 2:6, 1:6] = 1
+    reference[5, 7, 7:] = 2
+    prediction[0, 0, 8:] = 3
+    return prediction, reference
+
+
+LABELS = {"both": 1, "missed": 2, "invented": 3, "neither": 4}
+
+
+def scores(protocol: str) -> dict[str, CaseScore]:
+    found = score_case(*maps(), SPACING, LABELS, protocol, case="a")
+    return {score.class_name: score for score in found}
+
+
+def test_presence_of_each_class_is_told_apart():
+    assert {name: score.presence for name, score in scores("honest").items()} == {
+        "both": Presence.BOTH,
+        "missed": Presence.MISSED,
+        "invented": Presence.INVENTED,
+        "neither": Presence.NEITHER,
+    }
+
+
+def test_found_organ_scores_as_medpy_in_mm():
+    prediction, reference = (one == 1 for one in maps())
+    score = scores("honest")["both"]
+    assert score.dice == pytest.approx(binary.dc(prediction, reference))
+    assert score.jaccard == pytest.approx(binary.jc(prediction, reference))
+    assert score.hd95_mm == pytest.approx(binary.hd95(prediction, reference, SPACING))
+    assert score.asd_mm == pytest.approx(binary.asd(prediction, reference, SPACING))
+    assert score.missed == 0
+
+
+@pytest.mark.parametrize("name", ["missed", "invented"])
+def test_missed_and_invented_organs_cost_the_image_diagonal(name: str):
+    score = scores("honest")[name]
+    assert (score.dice, score.jaccard, score.missed) == (0.0, 0.0, 1)
+    assert score.hd95_mm == score.asd_mm == pytest.approx(image_diagonal_mm(SHAPE, SPACING))
+
+
+def test_organ_absent_in_both_has_no_value():
+    score = scores("honest")["neither"]
+    assert math.isnan(score.dice)
+    assert math.isnan(score.hd95_mm)
+    assert score.missed == 0
+    row = score.as_row()
+    assert (row["dice"], row["jaccard"], row["hd95_mm"], row["asd_mm"]) == ("",) * 4
+
+
+def test_published_protocol_measures_in_voxels():
+    prediction, reference = (one == 1 for one in maps())
+    score = scores("published")["both"]
+    assert score.hd95_mm == pytest.approx(binary.hd95(prediction, reference))
+    assert score.asd_mm == pytest.approx(binary.asd(prediction, reference))
+    assert score.hd95_mm != pytest.approx(scores("honest")["both"].hd95_mm)
+    assert score.protocol == score.as_row()["protocol"] == "published"
+
+
+def test_published_protocol_gives_an_empty_prediction_zeros():
+    found = scores("published")
+    for name, missed in (("missed", 1), ("neither", 0)):
+        one = found[name]
+        assert (one.dice, one.jaccard, one.hd95_mm, one.asd_mm) == (0.0, 0.0, 0.0, 0.0)
+        assert one.missed == missed
+
+
+def test_published_protocol_gives_an_invented_organ_no_distance():
+    score = scores("published")["invented"]
+    assert (score.dice, score.missed) == (0.0, 1)
+    assert math.isnan(score.hd95_mm)
+    assert math.isnan(score.asd_mm)
+
+
+def test_region_is_the_union_of_its_ids():
+    prediction, reference = maps()
+    swapped = np.where(prediction == 1, 2, prediction).astype(np.uint8)
+    (region,) = score_case(swapped, reference, SPACING, {"whole": (1, 2)})
+    (union,) = score_case(
+        (swapped % 3 > 0).astype(np.uint8), (reference > 0).astype(np.uint8), SPACING, {"whole": 1}
+    )
+    assert region.dice == union.dice > 0.4
+    assert region.hd95_mm == union.hd95_mm
+
+
+@pytest.mark.parametrize("protocol", ["honest", "published"])
+def test_ignored_voxels_change_nothing(protocol: str):
+    prediction, reference = maps()
+    reference[:, :, 5] = 9
+    changed = prediction.copy()
+    changed[:, :, 5] = 1
+    arguments = (reference, SPACING, LABELS, protocol)
+    before = score_case(prediction, *arguments, ignore_label=9)
+    after = score_case(changed, *arguments, ignore_label=9)
+    assert [repr(score) for score in before] == [repr(score) for score in after]
+    counts = after[0].counts
+    assert counts.tp + counts.fp + counts.fn + counts.tn == 6 * 8 * 9
+
+
+def test_an_organ_under_the_ignore_label_is_not_invented():
+    reference = np.full((3, 3, 3), 9, dtype=np.uint8)
+    prediction = np.ones_like(reference)
+    (score,) = score_case(prediction, reference, (1, 1, 1), {"a": 1}, ignore_label=9)
+    assert score.presence is Presence.NEITHER
+
+
+def test_background_as_a_class_counts_the_whole_image():
+    prediction, reference = maps()
+    (score,) = score_case(prediction, reference, SPACING, {"background": 0})
+    expected = binary.dc(prediction == 0, reference == 0)
+    assert score.dice == pytest.approx(expected)
+
+
+def test_rows_have_the_columns_of_the_file():
+    assert tuple(scores("honest")["both"].as_row()) == COLUMNS
+
+
+def test_unknown_protocol_is_refused():
+    with pytest.raises(InputError, match=r"no protocol 'fair'\. Use honest or published"):
+        score_case(*maps(), SPACING, LABELS, "fair")
+
+
+def test_maps_of_two_sizes_are_refused():
+    prediction, reference = maps()
+    with pytest.raises(ShapeError):
+        score_case(prediction[:1], reference, SPACING, LABELS)
