@@ -1,0 +1,383 @@
+"""Score a folder of predictions against a folder of label maps."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphnn_unet.errors import (
+    CasesFailedError,
+    Fault,
+    FaultsError,
+    GraphnnError,
+    InputError,
+    RefusedError,
+)
+from graphnn_unet.metrics.aggregate import summarize
+from graphnn_unet.metrics.labels import (
+    MAX_FOUND_CLASSES,
+    LabelTable,
+    find_dataset_json,
+    read_labels,
+    table_of_ids,
+)
+from graphnn_unet.metrics.protocols import (
+    CaseScore,
+    Protocol,
+    absent_score,
+    check_protocol,
+    score_case,
+)
+from graphnn_unet.metrics.result import CaseFiles, EvaluationResult, write_result
+from graphnn_unet.metrics.volumes import (
+    ENDINGS,
+    Volume,
+    case_id,
+    geometry_differences,
+    read_label_map,
+)
+from graphnn_unet.progress import Progress, say
+from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
+
+_log = logging.getLogger(__name__)
+
+STAGE = "evaluate"
+SMALL_BYTES = 4 * 2**20
+"""Label maps of less than this together are scored before worker processes would have started."""
+
+_MAX_NAMES = 5
+
+
+class PartlyEvaluatedError(CasesFailedError):
+    """Some cases could not be scored; ``result`` holds the figures of the others.
+
+    Attributes:
+        result: What was written for the cases that could be scored.
+    """
+
+    def __init__(self, faults: Sequence[Fault], result: EvaluationResult):
+        self.result = result
+        super().__init__(faults)
+
+
+def evaluate(
+    predictions: Path | str,
+    labels: Path | str,
+    output: Path | str | None = None,
+    protocol: str = "honest",
+    *,
+    dataset_json: Path | str | None = None,
+    cases: Iterable[str] | None = None,
+    is_estimate: bool | None = None,
+    n_workers: int | None = None,
+) -> EvaluationResult:
+    """Score predicted label maps and write ``metrics.csv`` and ``summary.json``.
+
+    Files are matched by case id, the name without its ending (``.nii.gz``, ``.nii``, ``.mha``,
+    ``.nrrd``; the two folders may differ in it). Every label map needs a prediction; predictions
+    without a label map are named and left alone.
+
+    Args:
+        predictions: Folder of predicted label maps.
+        labels: Folder of true label maps.
+        output: Folder for the results; the predictions' folder without it.
+        protocol: ``honest`` (mm; missed and invented structures cost the image's diagonal) or
+            ``published`` (as the programs behind published tables; voxels).
+        dataset_json: Names the classes, regions and the ignore label. Without it, one in the
+            predictions' folder, the labels' folder or the labels' parent is taken; without any,
+            each id found is a class.
+        cases: Score these case ids alone; all label maps without it.
+        is_estimate: Whether the figures estimate the quality on new cases. Without it: ``False``
+            for the validation of ``fold_all``, ``True`` for that of a numbered fold and for
+            ``labelsTs``, else ``None`` (not known).
+        n_workers: Processes; 0 does all in this one, default by cores, memory and size.
+
+    Returns:
+        Records, means, intervals and the paths written.
+
+    Raises:
+        FaultsError: No case could be scored; nothing was written.
+        PartlyEvaluatedError: Some cases could not be scored; ``failures.csv`` names them, and
+            ``error.result`` holds the figures of the others.
+        RefusedError: Both folders are the same.
+        InputError: The protocol or ``dataset.json`` cannot be used.
+    """
+    chosen = check_protocol(protocol)
+    predictions, labels = Path(predictions), Path(labels)
+    target = predictions if output is None else Path(output)
+    _check_folders(predictions, labels, target)
+    source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
+    table = read_labels(source) if source else None
+    files, faults = _match_cases(predictions, labels, None if cases is None else [*cases])
+    scored, scoring_faults = _score_all(files, table, chosen, n_workers)
+    faults += scoring_faults
+    if not scored:
+        raise FaultsError(faults)
+    if table is None:
+        table = _found_table(scored, labels)
+        scored = [_with_all_classes(one, table, chosen) for one in scored]
+    is_estimate, reason = _estimate(predictions, labels, is_estimate)
+    scores = tuple(score for one in scored for score in one.scores)
+    summary = summarize(scores)
+    result = EvaluationResult(
+        protocol=chosen,
+        scores=scores,
+        classes=summary.classes,
+        mean=summary.mean,
+        n_cases=len(scored),
+        faults=tuple(faults),
+        is_estimate=is_estimate,
+        metrics_csv=target / "metrics.csv",
+        summary_json=target / "summary.json",
+    )
+    folders = {"predictions": predictions.absolute(), "labels": labels.absolute()}
+    write_result(result, [one.files for one in scored], table, folders, reason)
+    if faults:
+        raise PartlyEvaluatedError(faults, result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    files: CaseFiles
+    table: LabelTable | None
+    protocol: Protocol
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What a worker returns for a case; ``faults`` stand for a case that cannot be scored."""
+
+    files: CaseFiles
+    scores: tuple[CaseScore, ...] = ()
+    n_voxels: int = 0
+    faults: tuple[Fault, ...] = ()
+
+
+def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
+    faults: list[Fault] = []
+    for folder, content in ((predictions, "predicted label maps"), (labels, "true label maps")):
+        if not folder.is_dir():
+            faults.append(_fault(str(folder), "the folder is missing", f"Give one with {content}"))
+        elif not any(_label_map_files(folder)):
+            endings = ", ".join(ENDINGS)
+            cause = f"the folder holds no label maps ({endings})"
+            faults.append(_fault(str(folder), cause, f"Give one with {content}"))
+    if faults:
+        raise FaultsError(faults)
+    if predictions.resolve() == labels.resolve():
+        raise RefusedError(
+            f"{predictions} is given for predictions and for labels",
+            "every figure would be perfect",
+            "Give two folders",
+        )
+    existing = target.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{target} cannot take the results",
+            f"{existing} is {'not writable' if existing.is_dir() else 'no folder'}",
+            "Give another folder with -o",
+        )
+
+
+def _label_map_files(folder: Path) -> Iterable[Path]:
+    return (
+        path
+        for path in sorted(folder.iterdir())
+        if case_id(path) and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _match_cases(
+    predictions: Path, labels: Path, cases: list[str] | None
+) -> tuple[list[CaseFiles], list[Fault]]:
+    """Pairs of files in the order of the case ids, and a fault for each case without a pair."""
+    faults: list[Fault] = []
+    predicted, true = _by_case(predictions, faults), _by_case(labels, faults)
+    doubtful = {fault.case for fault in faults}
+    # CASE_0000 is the name of an image's channel; a map saved under it is still that case's map
+    for case in true.keys() - predicted.keys():
+        if (channel := f"{case}_0000") in predicted and channel not in true:
+            predicted[case] = predicted.pop(channel)
+    wanted = sorted(true) if cases is None else list(dict.fromkeys(cases))
+    faults = [fault for fault in faults if cases is None or fault.case in wanted]
+    files: list[CaseFiles] = []
+    missing: list[Fault] = []
+    for case in wanted:
+        if case in doubtful:
+            continue
+        if case in predicted and case in true:
+            files.append(CaseFiles(case, predicted[case], true[case]))
+            continue
+        role, folder = ("label map", labels) if case not in true else ("prediction", predictions)
+        remedy = "Predict it, or take its label map away" if case in true else "Check the case id"
+        missing.append(_fault(case, f"there is no {role} in {folder}", remedy))
+    if not files and missing and cases is None:
+        cause = f"no prediction has the name of a label map in {labels}"
+        found = f"{_names(predicted)} against {_names(true)}"
+        faults.append(_fault(str(predictions), f"{cause}: {found}", "Name both after the case id"))
+        return files, faults
+    if cases is None and (spare := sorted(predicted.keys() - true.keys() - doubtful)):
+        say(f"{len(spare)} predictions have no label map and are not scored: {_names(spare)}")
+    return files, faults + missing
+
+
+def _by_case(folder: Path, faults: list[Fault]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in _label_map_files(folder):
+        case = case_id(path)
+        if case in found:
+            cause = f"{folder} holds it twice, as {found[case].name} and {path.name}"
+            faults.append(_fault(case, cause, "Keep one of the two"))
+        found[case] = path
+    return found
+
+
+def _names(names: Iterable[str]) -> str:
+    some = sorted(names)
+    more = f" and {len(some) - _MAX_NAMES} more" if len(some) > _MAX_NAMES else ""
+    return ", ".join(some[:_MAX_NAMES]) + more
+
+
+def _score_all(
+    files: Sequence[CaseFiles],
+    table: LabelTable | None,
+    protocol: Protocol,
+    n_workers: int | None,
+) -> tuple[list[_Scored], list[Fault]]:
+    """Scored cases and faults, both in the order of ``files``."""
+    if n_workers is None:
+        n_bytes = sum(
+            path.stat().st_size for one in files for path in (one.prediction, one.reference)
+        )
+        n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
+    jobs = (_Job(one, table, protocol) for one in files)
+    outcomes: dict[str, Outcome] = {}
+    with Progress(len(files), "evaluate") as progress:
+        for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
+            outcomes[outcome.job.files.case] = outcome
+            progress.update(outcome.job.files.case)
+    scored: list[_Scored] = []
+    faults: list[Fault] = []
+    for one in files:
+        outcome = outcomes[one.case]
+        if not outcome.ok:
+            _log.debug("%s: %s", one.case, outcome.details)
+            faults.append(_fault(one.case, outcome.error.rstrip("."), ""))
+        elif outcome.value.faults:
+            faults.extend(outcome.value.faults)
+        else:
+            scored.append(outcome.value)
+    return scored, faults
+
+
+def _score_job(job: _Job) -> _Scored:
+    """Read, check and score one case; runs in a worker."""
+    files = job.files
+    maps: list[Volume] = []
+    faults: list[Fault] = []
+    for path, may_ignore in ((files.prediction, False), (files.reference, True)):
+        try:
+            maps.append(read_label_map(path))
+        except GraphnnError as error:
+            cause = f"{error.what}: {error.why}" if error.why else error.what
+            faults.append(_fault(files.case, cause, error.remedy))
+            continue
+        faults.extend(_value_faults(files.case, path, maps[-1].array, job.table, may_ignore))
+    if len(maps) == 2 and (differences := geometry_differences(maps[0], maps[1])):
+        cause = f"prediction and label map are not on one grid, {'; '.join(differences)}"
+        remedy = "Predict on the image this label belongs to, or resample one of the two"
+        faults.append(_fault(files.case, cause, remedy))
+    if faults:
+        return _Scored(files, faults=tuple(faults))
+    prediction, reference = (one.array for one in maps)
+    table = job.table or table_of_ids({*_values(prediction), *_values(reference)})
+    scores = score_case(
+        prediction,
+        reference,
+        maps[1].spacing,
+        table.classes,
+        job.protocol,
+        case=files.case,
+        ignore_label=table.ignore,
+    )
+    return _Scored(files, tuple(scores), reference.size)
+
+
+def _value_faults(
+    case: str, path: Path, array: NDArray[Any], table: LabelTable | None, may_ignore: bool
+) -> list[Fault]:
+    """A fault where a map holds values that no class has."""
+    values = _values(array)
+    if table is None:
+        if len(values) <= MAX_FOUND_CLASSES + 1:
+            return []
+        cause = f"{path} holds {len(values)} different values and looks like an image"
+        return [
+            _fault(case, cause, "Give label maps, or the dataset.json that names their classes")
+        ]
+    known = table.known_ids
+    if not may_ignore and table.ignore is not None:
+        known -= {table.ignore}
+    if not (unknown := [value for value in values if value not in known]):
+        return []
+    what = f"value{'s' * (len(unknown) > 1)} {', '.join(map(str, unknown[:_MAX_NAMES]))}"
+    count = int(np.count_nonzero(np.isin(array, unknown)))
+    cause = f"{path} holds {what} ({count} voxels), which {table.source} does not name"
+    return [_fault(case, cause, "Give the dataset.json of these label maps, or mend the map")]
+
+
+def _values(array: NDArray[Any]) -> list[int]:
+    """All values of a label map, ascending."""
+    if array.dtype == np.uint8:  # counting is many times faster than sorting
+        return np.flatnonzero(np.bincount(array.ravel(), minlength=1)).tolist()
+    return np.unique(array).tolist()
+
+
+def _found_table(scored: Sequence[_Scored], labels: Path) -> LabelTable:
+    table = table_of_ids({int(score.class_name) for one in scored for score in one.scores})
+    if not table.classes:
+        raise InputError(
+            f"{labels} holds nothing to score",
+            "no label map and no prediction has any foreground",
+            "Give the dataset.json that names the classes",
+        )
+    return table
+
+
+def _with_all_classes(one: _Scored, table: LabelTable, protocol: Protocol) -> _Scored:
+    """Add the classes that other cases have and this one has in neither map."""
+    own: Mapping[str, CaseScore] = {score.class_name: score for score in one.scores}
+    scores = (
+        own.get(name) or absent_score(one.files.case, name, one.n_voxels, protocol)
+        for name in table.classes
+    )
+    return replace(one, scores=tuple(scores))
+
+
+def _estimate(predictions: Path, labels: Path, stated: bool | None) -> tuple[bool | None, str]:
+    """Whether the figures estimate the quality on new cases, and how that is known."""
+    if stated is not None:
+        return stated, "stated by the caller"
+    folder = predictions.absolute()
+    fold = folder.parent.name if folder.name.startswith("validation") else ""
+    if fold == "fold_all":
+        return False, "fold_all trains on all labelled cases and validates on the same ones"
+    if fold.startswith("fold_") and fold[5:].isdigit():
+        return True, "the cases of a fold's validation do not train it"
+    if labels.absolute().name == "labelsTs":
+        return True, "test cases never train"
+    return None, "it is not known whether these cases trained the model"
+
+
+def _fault(case: str, cause: str, remedy: str) -> Fault:
+    return Fault(case, STAGE, cause, remedy)

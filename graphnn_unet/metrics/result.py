@@ -1,0 +1,184 @@
+"""What an evaluation found, and the files it is kept in."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from graphnn_unet._version import __version__
+from graphnn_unet.errors import Fault
+from graphnn_unet.metrics import intervals
+from graphnn_unet.metrics.aggregate import ClassSummary, finite_or_none
+from graphnn_unet.metrics.labels import LabelTable, summary_key
+from graphnn_unet.metrics.protocols import COLUMNS, DEFINITIONS, CaseScore, Protocol
+from graphnn_unet.storage.atomic import write_csv, write_json
+
+SCHEMA_VERSION = 1
+FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """The two files of one case."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Figures of one folder of predictions.
+
+    Attributes:
+        protocol: ``honest`` or ``published``.
+        scores: One record a case and class, as in ``metrics.csv``.
+        classes: One summary a class.
+        mean: The mean over classes.
+        n_cases: Cases that were scored.
+        faults: Cases that were not, and why.
+        is_estimate: Whether the figures estimate the quality on new cases: ``False`` when the
+            scored cases trained the model, ``None`` when that cannot be told from here.
+        metrics_csv: Where the records stand.
+        summary_json: Where means, counts, intervals and definitions stand.
+    """
+
+    protocol: Protocol
+    scores: tuple[CaseScore, ...]
+    classes: tuple[ClassSummary, ...]
+    mean: ClassSummary
+    n_cases: int
+    faults: tuple[Fault, ...]
+    is_estimate: bool | None
+    metrics_csv: Path
+    summary_json: Path
+
+    @property
+    def distance_unit(self) -> str:
+        """Unit of all distances: ``mm``, or ``voxel`` under the published protocol."""
+        return "mm" if self.protocol == "honest" else "voxel"
+
+
+def write_result(
+    result: EvaluationResult,
+    files: Sequence[CaseFiles],
+    table: LabelTable,
+    folders: Mapping[str, Path],
+    reason: str,
+) -> None:
+    """Write ``metrics.csv``, ``summary.json`` and, where cases failed, ``failures.csv``.
+
+    Args:
+        result: What was found.
+        files: The scored cases.
+        table: The classes.
+        folders: ``predictions`` and ``labels``, for the record.
+        reason: Why ``is_estimate`` is what it is.
+    """
+    write_csv(result.metrics_csv, (score.as_row() for score in result.scores), COLUMNS)
+    failures = result.metrics_csv.with_name("failures.csv")
+    if result.faults:
+        rows = [fault.as_dict() for fault in result.faults]
+        write_csv(
+            failures, [{key: row[key] for key in FAILURE_COLUMNS} for row in rows], FAILURE_COLUMNS
+        )
+    else:
+        failures.unlink(missing_ok=True)  # of an earlier evaluation
+    write_json(
+        result.summary_json,
+        {
+            **_nnunet_part(result, files, table),
+            "schema_version": SCHEMA_VERSION,
+            "protocol": result.protocol,
+            "distance_unit": result.distance_unit,
+            "is_estimate": result.is_estimate,
+            "is_estimate_because": reason,
+            "n_cases": result.n_cases,
+            "failed_cases": sorted({fault.case for fault in result.faults}),
+            "classes": {
+                one.name: {"key": summary_key(table.classes[one.name]), **one.as_dict()}
+                for one in result.classes
+            },
+            "mean_over_classes": result.mean.as_dict(),
+            "intervals": {
+                "level": intervals.LEVEL,
+                "method": intervals.METHOD,
+                "n_resamples": intervals.N_RESAMPLES,
+                "seed": intervals.SEED,
+            },
+            "definitions": DEFINITIONS[result.protocol],
+            "inputs": {
+                **{name: str(path) for name, path in folders.items()},
+                "dataset_json": str(table.source) if table.source else None,
+                "ignore_label": table.ignore,
+            },
+            "versions": _versions(),
+        },
+    )
+
+
+def _nnunet_part(
+    result: EvaluationResult, files: Sequence[CaseFiles], table: LabelTable
+) -> dict[str, object]:
+    """The keys of nnU-Net's own ``summary.json``, so that its readers find what they look for.
+
+    A figure that does not exist is null here and NaN in nnU-Net's file, which is not valid JSON.
+    """
+    keys = {name: summary_key(ids) for name, ids in table.classes.items()}
+    by_case: dict[str, dict[str, dict[str, float | None]]] = {}
+    for score in result.scores:
+        by_case.setdefault(score.case, {})[keys[score.class_name]] = _nnunet_figures(score)
+    per_case = [
+        {
+            "metrics": by_case[one.case],
+            "prediction_file": str(one.prediction),
+            "reference_file": str(one.reference),
+        }
+        for one in files
+    ]
+    means = {
+        key: _mean_by_name([metrics[key] for metrics in by_case.values()]) for key in keys.values()
+    }
+    return {
+        "foreground_mean": _mean_by_name([*means.values()]),
+        "mean": means,
+        "metric_per_case": per_case,
+    }
+
+
+def _nnunet_figures(score: CaseScore) -> dict[str, float | None]:
+    counts = score.counts
+    return {
+        "Dice": finite_or_none(score.dice),
+        "IoU": finite_or_none(score.jaccard),
+        "HD95": finite_or_none(score.hd95_mm),
+        "ASD": finite_or_none(score.asd_mm),
+        "TP": counts.tp,
+        "FP": counts.fp,
+        "FN": counts.fn,
+        "TN": counts.tn,
+        "n_pred": counts.n_pred,
+        "n_ref": counts.n_ref,
+    }
+
+
+def _mean_by_name(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for name in figures[0]:
+        values = [one[name] for one in figures if one[name] is not None]
+        means[name] = float(np.mean(np.array(values, dtype=float))) if values else None
+    return means
+
+
+def _versions() -> dict[str, str]:
+    libraries = ("numpy", "scipy", "nibabel", "SimpleITK")
+    return {
+        "graphnn_unet": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in libraries},
+    }
