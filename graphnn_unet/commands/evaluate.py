@@ -1,0 +1,132 @@
+"""``gnnunet_evaluate``: score a folder of predictions against a folder of label maps."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from graphnn_unet.commands import _command
+
+if TYPE_CHECKING:
+    from graphnn_unet.metrics.aggregate import ClassSummary
+    from graphnn_unet.metrics.result import EvaluationResult
+
+_EPILOG = """\
+honest     mm; a structure that is missed or invented scores 0 and costs the diagonal of the
+           image; one that is in neither map is left out and counted ("absent")
+published  as the programs behind the published tables do it: voxels, an empty prediction
+           scores 0 in everything; only for comparison with those tables
+
+Writes metrics.csv and summary.json, and failures.csv where cases could not be scored.
+Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_evaluate",
+        "Score predicted label maps: Dice, Jaccard, 95HD and ASD a class, with intervals.",
+        _EPILOG,
+    )
+    made.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
+    made.add_argument("-g", required=True, metavar="LABELS", help="folder of true label maps")
+    made.add_argument("-o", metavar="DIR", help="folder for the results (default: PREDICTIONS)")
+    made.add_argument(
+        "--protocol",
+        choices=("honest", "published"),
+        default="honest",
+        help="how missing structures and distances count (default: honest)",
+    )
+    made.add_argument(
+        "-djfile",
+        metavar="FILE",
+        help="dataset.json with the names of the classes (default: the one in PREDICTIONS, LABELS "
+        "or the folder above LABELS; without any, each id is a class)",
+    )
+    made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    return made
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.errors import InputError
+    from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
+    from graphnn_unet.progress import say
+
+    if arguments.np is not None and arguments.np < 1:
+        raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
+    output = arguments.o or arguments.p
+    say(f"folders: predictions={arguments.p} labels={arguments.g} output={output}")
+    try:
+        result = evaluate(
+            arguments.p,
+            arguments.g,
+            arguments.o,
+            arguments.protocol,
+            dataset_json=arguments.djfile,
+            n_workers=0 if arguments.np == 1 else arguments.np,
+        )
+    except PartlyEvaluatedError as error:
+        _show(error.result)
+        raise
+    _show(result)
+
+
+def _show(result: EvaluationResult) -> None:
+    from graphnn_unet.progress import say
+
+    unit = result.distance_unit
+    n_cases = f"{result.n_cases} case{'s' * (result.n_cases != 1)}"
+    print(f"protocol {result.protocol}, {n_cases}, distances in {unit}")
+    print(_table(result))
+    if result.is_estimate is False:
+        print("These cases trained the model: the figures do not estimate its quality.")
+    if result.faults:
+        failed = len({fault.case for fault in result.faults})
+        print(
+            f"{failed} case{'s' * (failed != 1)} could not be scored and "
+            f"{'are' if failed != 1 else 'is'} in none of these figures (failures.csv)"
+        )
+    say(f"wrote {result.metrics_csv} and {result.summary_json.name}")
+
+
+def _table(result: EvaluationResult) -> str:
+    unit = result.distance_unit
+    head = ["class", "n", "Dice", "Jaccard", f"95HD {unit}", f"ASD {unit}"]
+    rows = [[*head, "missed", "invented", "absent"]]
+    rows += [_row(one) for one in (*result.classes, result.mean)]
+    rows += [_interval_row(result.mean, end) for end in ("low", "high")]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-3], rule, *lines[-3:]])
+
+
+def _row(one: ClassSummary) -> list[str]:
+    counts = (one.n_missed, one.n_invented, one.n_absent_in_both)
+    overlaps = [_number(figure.value, 4) for figure in (one.dice, one.jaccard)]
+    distances = [_number(figure.value, 2) for figure in (one.hd95, one.asd)]
+    return [one.name, str(one.n), *overlaps, *distances, *map(str, counts)]
+
+
+def _interval_row(mean: ClassSummary, end: str) -> list[str]:
+    overlaps = [_number(getattr(figure, end), 4) for figure in (mean.dice, mean.jaccard)]
+    distances = [_number(getattr(figure, end), 2) for figure in (mean.hd95, mean.asd)]
+    word = "from" if end == "low" else "to"
+    return [f"95 % interval {word}", "", *overlaps, *distances, "", "", ""]
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return _command.main(_work, _parser(), argv)
