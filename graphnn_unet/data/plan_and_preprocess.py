@@ -106,16 +106,12 @@ def plan_and_preprocess(
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
         remove_leftovers(target)
         write_json(target / "dataset_report.json", report.as_json())
-        result, faults = _prepare(
-            raw, target, cases, layers, configurations, planner, n_workers
-        )
+        result, faults = _prepare(raw, target, cases, layers, configurations, planner, n_workers)
     failures = target / "failures.csv"
     failures.unlink(missing_ok=True)
     if left_out or faults:
         rows = [fault.as_dict() for fault in (*left_out, *faults)]
-        write_csv(
-            failures, [{k: r[k] for k in FAILURE_COLUMNS} for r in rows], FAILURE_COLUMNS
-        )
+        write_csv(failures, [{k: r[k] for k in FAILURE_COLUMNS} for r in rows], FAILURE_COLUMNS)
     if faults:
         raise CasesFailedError(faults)
     if left_out:
@@ -171,6 +167,8 @@ def _prepare(
     )
     (target / "planning_log.txt").write_text(account, encoding="utf-8")
     write_json(target / "dataset.json", dataset_json)
+    if (raw / "gnnunet.json").is_file():  # order of labels and patients, for training elsewhere
+        write_json(target / "gnnunet.json", read_json(raw / "gnnunet.json"))
     _copy_references(target / "gt_segmentations", labeled)
     patients = patient_table(raw, labeled)
     splits = make_splits(patients)

@@ -1,0 +1,78 @@
+"""``gnnunet_predict``: label maps for a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from graphnn_unet.commands import _command
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_predict",
+        "Predict all images of a folder. Without -m or -d the training that finished last is used.",
+    )
+    made.add_argument("-i", required=True, metavar="IN", help="folder of images")
+    made.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
+    made.add_argument("-m", metavar="MODEL", help="model folder")
+    made.add_argument("-d", metavar="DATASET", help="data set whose model is used")
+    made.add_argument("-tr", metavar="TRAINER", help="trainer, where several models fit")
+    made.add_argument("-c", metavar="CONF", help="configuration, where several models fit")
+    made.add_argument("-p", metavar="PLANS", help="plans, where several models fit")
+    made.add_argument("-f", nargs="+", metavar="FOLD", help="folds to average (default: all)")
+    made.add_argument(
+        "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
+    )
+    made.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (0.5)")
+    made.add_argument("--save_probabilities", action="store_true", help="also CASE.npz")
+    made.add_argument(
+        "--uncertainty", action="store_true", help="also CASE_uncertainty: entropy in [0, 1]"
+    )
+    made.add_argument(
+        "--continue_prediction", action="store_true", help="keep whole label maps, redo the rest"
+    )
+    made.add_argument("--disable_tta", action="store_true", help="no mirrored copies (8 x faster)")
+    made.add_argument(
+        "--memory-budget", type=float, metavar="GB", help="memory one case may take for its export"
+    )
+    made.add_argument("-num_parts", type=int, default=1, help="share the cases among N calls")
+    made.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0")
+    made.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
+    made.add_argument("-np", type=int, metavar="N", help="processes to prepare and export")
+    return made
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.inference.predict import predict
+
+    _command.show_folders()
+    folds = arguments.f and [int(f) if f.isdigit() else f for f in arguments.f]
+    result = predict(
+        arguments.i,
+        arguments.o,
+        model=arguments.m,
+        dataset=arguments.d,
+        trainer=arguments.tr,
+        configuration=arguments.c,
+        plans=arguments.p,
+        folds=folds,
+        checkpoint=arguments.chk,
+        save_probabilities=arguments.save_probabilities,
+        uncertainty=arguments.uncertainty,
+        continue_prediction=arguments.continue_prediction,
+        mirroring=not arguments.disable_tta,
+        step_size=arguments.step_size,
+        memory_budget_gb=arguments.memory_budget,
+        num_parts=arguments.num_parts,
+        part_id=arguments.part_id,
+        device=arguments.device,
+        n_workers=arguments.np,
+    )
+    kept = f", {len(result.kept)} were there already" if result.kept else ""
+    print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return _command.main(_work, _parser(), argv)

@@ -1,0 +1,88 @@
+"""nnU-Net's own augmentation, made to depend on the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A composed transform and the crop it wants to start from.
+
+    Attributes:
+        transform: Called with ``image=(c, *s)`` and ``segmentation=(1, *s)``.
+        initial_patch_size: Size of the crop, large enough to be rotated and scaled.
+        mirror_axes: Spatial axes that are mirrored in training, and so may be in prediction.
+    """
+
+    transform: Any
+    initial_patch_size: tuple[int, ...]
+    mirror_axes: tuple[int, ...]
+
+
+def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
+    """The training transforms of ``trainer``, without downsampling for deep supervision.
+
+    Targets are downsampled on the device after mixing, which sends one map instead of several
+    and gives the same values (nearest-exact picks one source voxel for image, label and mask).
+
+    Args:
+        trainer: Supplies patch size, rotation range, mirror axes and label handling.
+    """
+    configuration, labels = trainer.configuration_manager, trainer.label_manager
+    rotation, dummy_2d, initial, mirror = (
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    )
+    transform = trainer.get_training_transforms(
+        configuration.patch_size,
+        rotation,
+        None,
+        mirror,
+        dummy_2d,
+        use_mask_for_norm=configuration.use_mask_for_norm,
+        is_cascaded=False,
+        foreground_labels=labels.foreground_labels,
+        regions=labels.foreground_regions if labels.has_regions else None,
+        ignore_label=labels.ignore_label,
+    )
+    for part in _all_transforms(transform):
+        if isinstance(part, GaussianBlurTransform):
+            # its benchmark picks one of two algorithms by their speed, whose results differ in the
+            # last bits: the same seed would give other weights on a busy machine
+            part.benchmark = False
+    return Augmentation(transform, tuple(int(i) for i in initial), tuple(mirror or ()))
+
+
+def validation_transform(trainer: nnUNetTrainer) -> Any:
+    """Label handling without augmentation."""
+    labels = trainer.label_manager
+    return trainer.get_validation_transforms(
+        None,
+        is_cascaded=False,
+        foreground_labels=labels.foreground_labels,
+        regions=labels.foreground_regions if labels.has_regions else None,
+        ignore_label=labels.ignore_label,
+    )
+
+
+def _all_transforms(transform: Any) -> Iterator[Any]:
+    yield transform
+    for child in getattr(transform, "transforms", None) or []:
+        yield from _all_transforms(child)
+    if hasattr(transform, "transform"):
+        yield from _all_transforms(transform.transform)
+
+
+def outside_mask(image: np.ndarray) -> np.ndarray:
+    """``(1, *s)`` int16: -1 where all channels are exactly 0, as outside nnU-Net's nonzero mask.
+
+    Unlabelled cases are stored without a label map, in which nnU-Net keeps that mask; after masked
+    normalisation outside voxels are exactly 0 and inside ones practically never.
+    """
+    return np.where((image == 0).all(axis=0, keepdims=True), -1, 0).astype(np.int16)

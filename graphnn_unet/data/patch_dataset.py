@@ -1,0 +1,340 @@
+"""Batches whose content depends on the seed and the step alone.
+
+A map-style data set is indexed by (step, slot): which case, which crop and which augmentation
+follow from the seed and this index. Any number of workers therefore gives the same batches, a run
+can be continued at any step, and a worker that dies is replaced without a trace.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from torch.utils.data import DataLoader, Dataset
+
+from graphnn_unet.data.augment import outside_mask
+from graphnn_unet.storage.safe_load import load_properties
+
+_log = logging.getLogger(__name__)
+
+Index = tuple[int, int]
+"""(step, slot); slots count the labelled images of a step first, then the unlabelled ones."""
+
+MAX_WORKER_RESTARTS = 3
+_STREAM_LABELED, _STREAM_UNLABELED, _STREAM_CASES = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """A preprocessed case on disk.
+
+    Attributes:
+        case_id: Name of the case.
+        folder: Folder of its files.
+        use_label: Whether its label map may be opened. Nothing but ``CASE.b2nd`` is read otherwise
+            (the properties hold positions of foreground voxels, so they count as label).
+    """
+
+    case_id: str
+    folder: Path
+    use_label: bool
+
+    def image(self) -> Any:
+        """Blosc2 array ``(c, z, y, x)``, read on access."""
+        return _open(self.folder / f"{self.case_id}.b2nd")
+
+    def label(self) -> Any:
+        """Blosc2 array ``(1, z, y, x)``."""
+        self._require_label()
+        return _open(self.folder / f"{self.case_id}_seg.b2nd")
+
+    def properties(self) -> dict[str, Any]:
+        """What nnU-Net's preprocessor noted about the case."""
+        self._require_label()
+        return load_properties(self.folder / f"{self.case_id}.pkl")
+
+    def _require_label(self) -> None:
+        if not self.use_label:
+            raise PermissionError(f"{self.case_id} is unlabelled in this run")
+
+
+def _open(path: Path) -> Any:
+    blosc2.set_nthreads(1)
+    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """What a patch looks like.
+
+    Attributes:
+        patch_size: Final size, two axes for 2D.
+        initial_patch_size: Size of the crop before augmentation, as many axes.
+        transform: Augmentation of one image and its label map.
+        foreground_share: Share of labelled patches that must hold foreground.
+        annotated_key: Key of annotated voxels in ``class_locations`` when the data set has an
+            ignore label, else ``None``.
+        mask_outside: Whether augmentation needs to know the voxels outside the image content.
+    """
+
+    patch_size: tuple[int, ...]
+    initial_patch_size: tuple[int, ...]
+    transform: Callable[..., dict[str, Any]]
+    foreground_share: float = 0.33
+    annotated_key: tuple[int, ...] | None = None
+    mask_outside: bool = False
+
+
+class PatchDataset(Dataset):
+    """Augmented patches of labelled and unlabelled cases, indexed by (step, slot).
+
+    Args:
+        labeled: Cases with label maps.
+        unlabeled: Cases without.
+        n_labeled: Labelled slots of a step.
+        n_unlabeled: Unlabelled slots of a step.
+        settings: Patch and augmentation.
+        seed: Seed of the run.
+    """
+
+    def __init__(
+        self,
+        labeled: Sequence[StoredCase],
+        unlabeled: Sequence[StoredCase],
+        n_labeled: int,
+        n_unlabeled: int,
+        settings: PatchSettings,
+        seed: int,
+    ):
+        self.labeled, self.unlabeled = list(labeled), list(unlabeled)
+        self.n_labeled, self.n_unlabeled = n_labeled, n_unlabeled
+        self.settings, self.seed = settings, seed
+        self._properties: dict[str, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return 2**62  # steps are bounded by the sampler
+
+    def __getitem__(self, index: Index) -> dict[str, Any]:
+        step, slot = index
+        is_labeled = slot < self.n_labeled
+        stream = _STREAM_LABELED if is_labeled else _STREAM_UNLABELED
+        generator = np.random.default_rng([self.seed, stream, step, slot])
+        case = self.case_at(step, slot)
+        image, label = (
+            self._labeled_crop(case, generator, self._wants_foreground(step, slot))
+            if is_labeled
+            else self._unlabeled_crop(case, generator)
+        )
+        with seeded(int(generator.integers(2**31))), torch.no_grad():
+            sample = self.settings.transform(image=image, segmentation=label)
+        return {
+            "image": sample["image"].float(),
+            "target": sample["segmentation"] if is_labeled else None,
+            "case": case.case_id,
+        }
+
+    def case_at(self, step: int, slot: int) -> StoredCase:
+        """The case of a slot: every case once before any comes again, in an order of the seed."""
+        is_labeled = slot < self.n_labeled
+        cases = self.labeled if is_labeled else self.unlabeled
+        per_step = self.n_labeled if is_labeled else self.n_unlabeled
+        position = step * per_step + (slot if is_labeled else slot - self.n_labeled)
+        turn, place = divmod(position, len(cases))
+        order = np.random.default_rng([self.seed, _STREAM_CASES, int(is_labeled), turn])
+        return cases[int(order.permutation(len(cases))[place])]
+
+    def _wants_foreground(self, step: int, slot: int) -> bool:
+        """As many slots as in nnU-Net, taking turns, so that no slot is always the one."""
+        n_random = round(self.n_labeled * (1 - self.settings.foreground_share))
+        return (slot + step) % self.n_labeled >= n_random
+
+    def _labeled_crop(
+        self, case: StoredCase, generator: np.random.Generator, foreground: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image = case.image()
+        if case.case_id not in self._properties:
+            self._properties[case.case_id] = case.properties()["class_locations"]
+        center = self._center(self._properties[case.case_id], generator, foreground)
+        box = self._box(image.shape[1:], center, generator)
+        return self._cut(image, box, 0), self._cut(case.label(), box, -1)
+
+    def _unlabeled_crop(
+        self, case: StoredCase, generator: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        image = case.image()
+        cut = self._cut(image, self._box(image.shape[1:], None, generator), 0)
+        if self.settings.mask_outside:
+            return cut, torch.from_numpy(outside_mask(cut.numpy()))
+        return cut, torch.zeros((1, *cut.shape[1:]), dtype=torch.int16)
+
+    def _center(
+        self, locations: dict[Any, Any], generator: np.random.Generator, foreground: bool
+    ) -> np.ndarray | None:
+        """A voxel the crop must hold: foreground, annotated, or none."""
+        annotated = self.settings.annotated_key
+        if foreground:
+            classes = [k for k in locations if len(locations[k]) and k != annotated]
+            classes = classes or [k for k in locations if len(locations[k])]
+        else:
+            classes = [annotated] if annotated and len(locations.get(annotated, ())) else []
+        if not classes:
+            return None
+        voxels = locations[classes[generator.integers(len(classes))]]
+        return np.asarray(voxels[generator.integers(len(voxels))])[1:]
+
+    def _box(
+        self, shape: Sequence[int], center: np.ndarray | None, generator: np.random.Generator
+    ) -> list[list[int]]:
+        """Crop of the initial size; it may reach over the border as far as the final patch fits."""
+        initial, final = (
+            self._spatial(self.settings.initial_patch_size),
+            self._spatial(self.settings.patch_size),
+        )
+        box = []
+        for axis, size in enumerate(shape):
+            padding = max(initial[axis] - final[axis], initial[axis] - size, 0)
+            low = -(padding // 2)
+            high = size + padding // 2 + padding % 2 - initial[axis]
+            start = int(generator.integers(low, high + 1))
+            if center is not None:
+                start = int(np.clip(center[axis] - initial[axis] // 2, low, high))
+            box.append([start, start + initial[axis]])
+        return box
+
+    @staticmethod
+    def _spatial(size: Sequence[int]) -> tuple[int, ...]:
+        return tuple(size) if len(size) == 3 else (1, *size)
+
+    def _cut(self, array: Any, box: list[list[int]], fill: int) -> torch.Tensor:
+        cut = crop_and_pad_nd(array, box, fill)
+        if len(self.settings.patch_size) == 2:
+            cut = cut[:, 0]
+        return torch.from_numpy(np.ascontiguousarray(cut))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators that batchgeneratorsv2 draws from, and put them back."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    n_threads = torch.get_num_threads()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # the transforms use numpy's global generator
+    torch.manual_seed(seed)
+    if n_threads > 1:  # sums must not depend on the number of threads
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+        if n_threads > 1:
+            torch.set_num_threads(n_threads)
+
+
+class StepSampler:
+    """The indices of steps ``start`` to ``stop``, those of one rank.
+
+    Args:
+        slots_of: Step to the slots that this process needs.
+        start: First step.
+        stop: Step after the last one.
+    """
+
+    def __init__(self, slots_of: Callable[[int], Sequence[int]], start: int, stop: int):
+        self.slots_of, self.start, self.stop = slots_of, start, stop
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        for step in range(self.start, self.stop):
+            yield [(step, slot) for slot in self.slots_of(step)]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stack samples: ``data (b, c, *s)``, ``target`` of the labelled ones, ``keys``."""
+    targets = [sample["target"] for sample in samples if sample["target"] is not None]
+    return {
+        "data": torch.stack([sample["image"] for sample in samples]),
+        "target": torch.stack(targets) if targets else None,
+        "keys": [sample["case"] for sample in samples],
+    }
+
+
+class StepLoader:
+    """Iterates over the batches of a range of steps, replacing workers that die.
+
+    Args:
+        dataset: The patches.
+        slots_of: Step to the slots that this process needs.
+        start: First step.
+        stop: Step after the last one.
+        n_workers: Worker processes; 0 loads in this process.
+        pin_memory: Batches in page-locked memory, for a GPU.
+
+    Attributes:
+        waited_s: Seconds the consumer has waited for batches so far.
+    """
+
+    def __init__(
+        self,
+        dataset: PatchDataset,
+        slots_of: Callable[[int], Sequence[int]],
+        start: int,
+        stop: int,
+        *,
+        n_workers: int,
+        pin_memory: bool = False,
+    ):
+        self.dataset, self.slots_of = dataset, slots_of
+        self.start, self.stop = start, stop
+        self.n_workers, self.pin_memory = n_workers, pin_memory
+        self.waited_s = 0.0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        step, restarts = self.start, 0
+        while step < self.stop:
+            batches = iter(self._loader(step))
+            try:
+                while step < self.stop:
+                    began = time.perf_counter()
+                    batch = next(batches)
+                    self.waited_s += time.perf_counter() - began
+                    yield batch
+                    step += 1
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error) or restarts == MAX_WORKER_RESTARTS:
+                    raise
+                restarts += 1
+                _log.warning(
+                    "a loader worker died (%s); workers are started again at step %d",
+                    str(error).splitlines()[0],
+                    step,
+                )
+            finally:
+                del batches
+
+    def _loader(self, start: int) -> DataLoader:
+        return DataLoader(
+            self.dataset,
+            batch_sampler=StepSampler(self.slots_of, start, self.stop),
+            num_workers=self.n_workers,
+            collate_fn=collate,
+            pin_memory=self.pin_memory,
+            prefetch_factor=3 if self.n_workers else None,
+            persistent_workers=False,
+        )

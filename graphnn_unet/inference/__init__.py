@@ -1,0 +1,1 @@
+"""Prediction, and models on their way out and in."""

@@ -1,0 +1,1 @@
+"""The alignment block in any network of nnU-Net, and folding it out again."""

@@ -1,0 +1,106 @@
+"""Bidirectional copy-paste: labelled content in unlabelled images and the other way round."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.trainers.copy_paste import box_edges, draw_mask, mix
+from graphnn_unet.trainers.losses import region_losses
+from graphnn_unet.trainers.pseudo_labels import PseudoLabeler
+from graphnn_unet.trainers.semi import Batch, Phase, SemiTrainer, StepLoss, halves
+from graphnn_unet.trainers.supervised import supervised_copy_paste_loss
+
+
+class BCPTrainer(SemiTrainer):
+    """Mean teacher on mixed images, pre-trained with copy-paste among labelled cases.
+
+    Batch: labelled halves A, B with labels Y, unlabelled halves P, Q. The teacher labels P and Q.
+    With the mask M (0 inside one box a step, shared by all images)
+
+        X_in  = A M + P (1 - M),    L_in  = l(M; Y_A) + alpha l(1 - M; Y_P)
+        X_out = Q M + B (1 - M),    L_out = alpha l(M; Y_Q) + l(1 - M; Y_B)
+
+    where l(R; Y) is Dice + cross-entropy inside R and alpha always weighs the unlabelled content.
+    The teacher is the moving average of the student after each optimiser step.
+
+    Source: BCP (CVPR 2023), eqs. 1-8 as restated in GraphCL (ICML 2025), eqs. 1-11. Deviations from
+    the released program: one student call for both halves, a teacher in evaluation mode, a box
+    that reaches the last position, nnU-Net's network, loss and augmentation (recipes ``*_paper``
+    choose the program's loss, optimiser and schedule).
+    """
+
+    uses_teacher: ClassVar[bool] = True
+
+    def phases(self) -> list[Phase]:
+        """Pre-training on labelled cases, then self-training."""
+        schedule = self.recipe.schedule
+        middle = schedule.pretrain_steps
+        end = middle + schedule.selftrain_steps
+        pretrain = [Phase("pretrain", 0, middle, False)] if middle else []
+        return [*pretrain, Phase("selftrain", middle, end, True)] if end > middle else pretrain
+
+    def initialize(self) -> None:
+        """Add the cleaner of pseudo-labels."""
+        if self.was_initialized:
+            return
+        super().initialize()
+        wanted = self.recipe.pseudo_label.largest_component
+        table = wanted if isinstance(wanted, dict) else dict.fromkeys(self.label_names, wanted)
+        self.labeler = PseudoLabeler(
+            {name: table.get(name, True) for name in self.label_names},
+            self.label_manager.has_regions,
+        )
+
+    def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
+        """The loss of the phase."""
+        if not phase.unlabeled:
+            return supervised_copy_paste_loss(self, batch)
+        return self.self_training_loss(batch)
+
+    def self_training_loss(self, batch: Batch) -> StepLoss:
+        """L_in + L_out on images mixed both ways."""
+        pending = self.labeler.start(self.teacher.predict(batch.unlabeled))
+        size = batch.labeled.shape[2:]
+        edges = box_edges(size, self.recipe.copy_paste.box_fraction)
+        mask = draw_mask(size, edges, batch.generator)
+        mask = mask.to(batch.labeled.device, non_blocking=True)
+        (a, b), (p, q) = halves(batch.labeled), halves(batch.unlabeled)
+        output, extra = self.predict_mixed(torch.cat([mix(a, p, mask), mix(q, b, mask)]))
+        pseudo = self.labeler.finish(pending)
+        loss = self._mixed_loss(output, batch.target, self._with_ignore_channel(pseudo), mask)
+        terms: dict[str, Any] = {"pseudo_foreground": pseudo.bool().float().mean().detach()}
+        return StepLoss(loss + extra.total, terms | extra.terms)
+
+    def predict_mixed(self, images: Tensor) -> tuple[Any, StepLoss]:
+        """The student's output, and the loss that a method adds to it."""
+        return self.network(images), StepLoss(images.new_zeros(()))
+
+    def _mixed_loss(self, output: Any, target: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
+        """Region losses of both halves with their weights.
+
+        Regions are ordered (M, 1 - M); alpha stands where the content is unlabelled.
+        """
+        regions = torch.cat([mask, ~mask], dim=1)
+        (label_a, label_b), (label_p, label_q) = halves(target), halves(pseudo)
+        alpha = self.recipe.loss.unlabeled_weight
+        inward, outward = _halve_outputs(output)
+        loss_in = region_losses(inward, mix(label_a, label_p, mask), regions, self.loss_settings)
+        loss_out = region_losses(outward, mix(label_q, label_b, mask), regions, self.loss_settings)
+        return (loss_in[0] + alpha * loss_in[1]) + (alpha * loss_out[0] + loss_out[1])
+
+    def _with_ignore_channel(self, pseudo: Tensor) -> Tensor:
+        """Overlapping targets carry a last channel for ignored voxels; pseudo-labels have none."""
+        if not (self.label_manager.has_regions and self.label_manager.has_ignore_label):
+            return pseudo
+        return torch.cat([pseudo, torch.zeros_like(pseudo[:, :1])], dim=1)
+
+
+def _halve_outputs(output: Any) -> tuple[Any, Any]:
+    """Split the outputs of one call on both halves, at every scale."""
+    if isinstance(output, Tensor):
+        return halves(output)
+    pairs = [halves(scale) for scale in output]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -1,0 +1,176 @@
+"""GraphCL: alignment of the batch in the encoder and a clustering loss, on top of BCP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphnn_unet.graph import CorrelationClusterHead, correlation_clustering_loss
+from graphnn_unet.networks.hook import AlignedUNet, resolve_stage, stage_shapes
+from graphnn_unet.trainers.bcp import BCPTrainer
+from graphnn_unet.trainers.semi import Phase, SemiTrainer, StepLoss
+
+MIN_NODES, MAX_NODES = 64, 4096
+N_CLUSTERS = 10
+_COLLAPSED_COSINE = 0.98
+
+
+class GraphCLTrainer(BCPTrainer):
+    """BCP with structure-aware alignment and correlation clustering.
+
+    The alignment block sits behind ``graph.stage`` of the encoder in both phases. In self-training
+    the positions of ``graph.cluster_stage`` of every mixed image form a graph, a small graph
+    network assigns them to clusters, and
+
+        L = L_in + L_out + kappa * mean over images of L_CC / n^2
+
+    Source: GraphCL (ICML 2025), eqs. 12-19. Deviations: the aligned features are added behind a
+    gate that starts at 0 (the paper does not say how they are merged); unit rows and a mean over
+    pairs instead of the plain sum, which an encoder lowers by growing its features.
+    """
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The planned network with the alignment block; called for prediction too."""
+        network = SemiTrainer.build_network_architecture(
+            plans_manager,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+        )
+        own = plans_manager.plans.get("gnnunet", {})
+        return AlignedUNet(network, own.get("run", {}).get("graph", {}).get("stage", -1))
+
+    def initialize(self) -> None:
+        """Add the cluster head, which is trained but neither averaged nor deployed."""
+        if self.was_initialized:
+            return
+        architecture = self.configuration_manager.network_arch_init_kwargs
+        self.cluster_stage, n_nodes = cluster_stage(
+            self.recipe.graph.cluster_stage,
+            self.configuration_manager.patch_size,
+            architecture["strides"],
+        )
+        self._pool = self.recipe.graph.cluster_graph == "positive" and n_nodes > MAX_NODES
+        graph = self.recipe.graph
+        torch.manual_seed(self.run.seed + 1)
+        self.cluster_head = CorrelationClusterHead(
+            int(architecture["features_per_stage"][self.cluster_stage]),
+            N_CLUSTERS,
+            tau=graph.tau,
+            rows=graph.features,
+            graph=graph.cluster_graph,
+        ).to(self.device)
+        super().initialize()
+
+    def _do_i_compile(self) -> bool:
+        """Off: the graph of the batch is rebuilt in every step and gains nothing from it."""
+        return False
+
+    def trained_modules(self) -> list[nn.Module]:
+        """The network and the cluster head."""
+        return [self.network, self.cluster_head]
+
+    def predict_mixed(self, images: Tensor) -> tuple[Any, StepLoss]:
+        """Output and kappa-weighted clustering loss of the mixed images."""
+        graph = self.recipe.graph
+        if graph.kappa == 0:
+            return super().predict_mixed(images)
+        output, feature = self.network(images, self.cluster_stage)
+        nodes = feature_nodes(feature, MAX_NODES if self._pool else None)
+        if nodes.shape[1] < 2:  # a graph of one node says nothing
+            return output, StepLoss(images.new_zeros(()))
+        assignment = self.cluster_head(nodes)
+        loss = correlation_clustering_loss(
+            nodes, assignment, tau=graph.tau, rows=graph.features
+        ).mean()
+        return output, StepLoss(graph.kappa * loss, self._cluster_terms(loss, nodes, assignment))
+
+    @torch.no_grad()
+    def _cluster_terms(self, loss: Tensor, nodes: Tensor, assignment: Tensor) -> dict[str, Tensor]:
+        """What shows a collapse: cosine between nodes near 1, or one cluster in use."""
+        from graphnn_unet.graph import cluster_perplexity, mean_cosine
+
+        return {
+            "cluster_loss": loss.detach(),
+            "node_cosine": mean_cosine(nodes).mean(),
+            "clusters_used": cluster_perplexity(assignment).mean(),
+        }
+
+    def end_epoch(self, phase: Phase, waited_s: float) -> None:
+        """Warn when the nodes have become one."""
+        cosines = self._epoch_sums.get("node_cosine", [])
+        if cosines and float(cosines[-1]) > _COLLAPSED_COSINE:
+            self.log.line(
+                f"warning: the nodes of the clustering loss are nearly equal (mean cosine "
+                f"{float(cosines[-1]):.3f}); lower graph.kappa or choose a finer "
+                "graph.cluster_stage"
+            )
+        super().end_epoch(phase, waited_s)
+
+    def epoch_facts(self, phase: Phase) -> dict[str, float]:
+        """The gate: how much the network uses the alignment (above 1 is suspicious)."""
+        del phase
+        return {"gate": float(self.plain_network.align.gate.detach())}
+
+    def method_state(self) -> dict[str, Any]:
+        """The cluster head, apart from the network's weights."""
+        return {"cluster_head": self.cluster_head.state_dict()}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        """Restore the cluster head."""
+        self.cluster_head.load_state_dict(state["cluster_head"])
+
+
+def cluster_stage(wanted: int | None, patch_size: Any, strides: Any) -> tuple[int, int]:
+    """Encoder stage of the clustering loss and its number of positions.
+
+    By rule the deepest stage with at least 64 positions: the bottleneck of a small patch is too
+    coarse for a graph.
+
+    Args:
+        wanted: Stage from the recipe, negative from the bottleneck; ``None`` for the rule.
+        patch_size: Spatial size of the patch.
+        strides: Strides of the encoder stages.
+
+    Raises:
+        InputError: The network has no such stage.
+    """
+    sizes = [math.prod(shape) for shape in stage_shapes(patch_size, strides)]
+    if wanted is not None:
+        stage = resolve_stage(wanted, len(sizes))
+    else:
+        stage = max((i for i, n in enumerate(sizes) if n >= MIN_NODES), default=0)
+    return stage, sizes[stage]
+
+
+def feature_nodes(feature: Tensor, max_nodes: int | None) -> Tensor:
+    """Positions of a feature map as nodes.
+
+    Args:
+        feature: ``(b, c, *s)``.
+        max_nodes: Average neighbouring positions until there are at most this many.
+
+    Returns:
+        ``(b, n, c)``.
+    """
+    size = list(feature.shape[2:])
+    while max_nodes is not None and math.prod(size) > max_nodes:
+        axis = size.index(max(size))
+        size[axis] = -(-size[axis] // 2)
+    if size != list(feature.shape[2:]):
+        pool = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}[len(size)]
+        feature = pool(feature, size)
+    return feature.flatten(2).transpose(1, 2)

@@ -1,0 +1,173 @@
+"""Dice and cross-entropy inside regions of an image.
+
+Copy-paste methods weigh the two contents of a mixed image apart, as means inside their regions.
+The maps of probability and cross-entropy are made once for all regions; with one region that
+covers everything the value is nnU-Net's own loss.
+
+Source: BCP (CVPR 2023), eqs. 5-8, and its released programs for the variants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Variant = Literal["nnunet", "paper3d", "paper2d"]
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How regions are scored.
+
+    Attributes:
+        variant: ``nnunet`` (foreground Dice, Dice + CE), ``paper3d`` and ``paper2d`` (all classes,
+            half the sum; sums of probabilities or of their squares in the denominator).
+        batch_dice: ``nnunet`` only: one Dice over the batch instead of one an image.
+        overlapping: Sigmoid outputs, one a region of dataset.json, instead of softmax.
+        ignore_label: Label that is left out of everything, or ``None``.
+        scale_weights: Weight of each decoder output, finest first; one entry without deep
+            supervision.
+    """
+
+    variant: Variant = "nnunet"
+    batch_dice: bool = False
+    overlapping: bool = False
+    ignore_label: int | None = None
+    scale_weights: tuple[float, ...] = (1.0,)
+
+
+def deep_supervision_weights(n_outputs: int, keep_last: bool = False) -> tuple[float, ...]:
+    """nnU-Net's weights: halved at each scale, none for the coarsest, sum 1.
+
+    Args:
+        n_outputs: Decoder outputs with a head.
+        keep_last: Give the coarsest a tiny weight, since DDP wants gradients everywhere.
+    """
+    weights = [0.5**i for i in range(n_outputs)]
+    if n_outputs > 1:
+        weights[-1] = 1e-6 if keep_last else 0.0
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+def region_losses(
+    outputs: Tensor | Sequence[Tensor],
+    target: Tensor,
+    regions: Tensor | None,
+    settings: LossSettings,
+) -> Tensor:
+    """Loss of each region, summed over the scales of deep supervision.
+
+    Args:
+        outputs: Logits ``(b, k, *s)``, or a list of them from fine to coarse.
+        target: Labels ``(b, 1, *s)``, or ``(b, k, *s)`` bool where outputs overlap (with one more
+            channel for ignored voxels).
+        regions: ``(b or 1, r, *s)`` bool; ``None`` is one region that covers everything.
+        settings: How regions are scored.
+
+    Returns:
+        ``(r,)`` float32. A region that is empty at some scale adds a constant there.
+    """
+    if isinstance(outputs, Tensor):
+        outputs = [outputs]
+    total: Tensor | None = None
+    for logits, weight in zip(outputs, settings.scale_weights, strict=True):
+        if weight == 0:
+            continue
+        size = logits.shape[2:]
+        here = None if regions is None else downsample(regions, size)
+        part = weight * _losses_at_scale(logits, downsample(target, size), here, settings)
+        total = part if total is None else total + part
+    assert total is not None  # noqa: S101  # the finest scale always has a weight
+    return total
+
+
+def downsample(labels: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels or masks at a coarser scale, each voxel taken from one voxel of the source.
+
+    ``nearest-exact`` is what nnU-Net's transform uses. Labels and masks take the same source voxel,
+    so mixing before and after gives the same map.
+    """
+    if tuple(labels.shape[2:]) == tuple(size):
+        return labels
+    return functional.interpolate(labels.float(), tuple(size), mode="nearest-exact").to(
+        labels.dtype
+    )
+
+
+def _losses_at_scale(
+    logits: Tensor, target: Tensor, regions: Tensor | None, settings: LossSettings
+) -> Tensor:
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        target, regions = _without_ignored(target, regions, settings)
+        if settings.overlapping:
+            probability = torch.sigmoid(logits)
+            onehot = target.float()
+            entropy = functional.binary_cross_entropy_with_logits(logits, onehot, reduction="none")
+            entropy = entropy.mean(1)
+        else:
+            log_probability = functional.log_softmax(logits, dim=1)
+            probability = log_probability.exp()
+            index = target.long()
+            onehot = torch.zeros_like(probability).scatter_(1, index, 1)
+            entropy = -log_probability.gather(1, index)[:, 0]
+        dice = _dice(probability, onehot, regions, settings)
+        mean_entropy = _region_means(entropy, regions)
+        if settings.variant == "nnunet":
+            return mean_entropy - dice
+        return (mean_entropy + 1 - dice) / 2
+
+
+def _without_ignored(
+    target: Tensor, regions: Tensor | None, settings: LossSettings
+) -> tuple[Tensor, Tensor | None]:
+    """Take ignored voxels out of all regions and give them a harmless label."""
+    if settings.ignore_label is None:
+        return target, regions
+    if settings.overlapping:
+        valid, target = ~target[:, -1:].bool(), target[:, :-1]
+    else:
+        valid = target != settings.ignore_label
+        target = torch.where(valid, target, torch.zeros_like(target))
+    return target, valid if regions is None else regions & valid
+
+
+def _region_means(values: Tensor, regions: Tensor | None) -> Tensor:
+    """Mean of ``(b, *s)`` inside each region, pooled over the batch: ``(r,)``."""
+    if regions is None:
+        return values.mean()[None]
+    weights = regions.flatten(2).expand(len(values), -1, -1).to(values.dtype)
+    sums = torch.einsum("brv,bv->r", weights, values.flatten(1))
+    return sums / (weights.sum((0, 2)) + 1e-16)
+
+
+def _dice(
+    probability: Tensor, onehot: Tensor, regions: Tensor | None, settings: LossSettings
+) -> Tensor:
+    """Mean soft Dice of each region: ``(r,)``."""
+    if settings.variant == "nnunet" and not settings.overlapping:
+        probability, onehot = probability[:, 1:], onehot[:, 1:]
+    squared = settings.variant == "paper2d"
+    intersection = _region_sums(probability * onehot, regions)
+    denominator = _region_sums((probability.square() if squared else probability) + onehot, regions)
+    pooled = settings.batch_dice if settings.variant == "nnunet" else squared
+    if pooled:
+        intersection, denominator = intersection.sum(0, True), denominator.sum(0, True)
+    smooth = 1e-10 if squared else 1e-5
+    dice = (2 * intersection + smooth) / (denominator + smooth).clamp_min(1e-8)
+    return dice.mean((0, 2))
+
+
+def _region_sums(values: Tensor, regions: Tensor | None) -> Tensor:
+    """Sum of ``(b, k, *s)`` inside each region: ``(b, r, k)``."""
+    flat = values.flatten(2)
+    if regions is None:
+        return flat.sum(-1)[:, None]
+    weights = regions.flatten(2).expand(len(flat), -1, -1).to(flat.dtype)
+    return torch.bmm(weights, flat.transpose(1, 2))

@@ -1,0 +1,116 @@
+"""Labels from a teacher, cleaned before they teach.
+
+Source: BCP (CVPR 2023), section 3.2 and its programs: only the largest connected component of a
+class is kept, in volumes with all 26 neighbours, in 2D slice by slice with 8. The planner asks for
+it only where the labelled cases show one component; it would destroy multi-focal lesions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import cc3d
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def keep_largest_components(labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+    """Keep the largest connected component of each of ``classes``, drop the rest of it.
+
+    Args:
+        labels: ``(z, y, x)`` or ``(y, x)`` unsigned integers, 0 = background. Not changed.
+        classes: Label ids to clean; others stay as they are.
+
+    Returns:
+        Same shape and dtype. Equal sizes: the component that comes first in raster order stays. An
+        absent class stays absent.
+    """
+    if not classes:
+        return labels
+    connectivity = 8 if labels.ndim == 2 else 26
+    components, n_components = cc3d.connected_components(
+        labels, connectivity=connectivity, return_N=True
+    )
+    if n_components == 0:
+        return labels
+    sizes = np.bincount(components.ravel(), minlength=n_components + 1)
+    first = np.zeros(n_components + 1, dtype=labels.dtype)
+    # every voxel of a component has its class; writing backwards leaves the first voxel's
+    flat = components.ravel()
+    first[flat[::-1]] = labels.ravel()[::-1]
+    keep = np.ones(n_components + 1, dtype=bool)
+    for label in classes:
+        members = np.flatnonzero(first[1:] == label) + 1
+        if len(members) > 1:
+            keep[members] = False
+            largest = members[sizes[members] == sizes[members].max()]
+            keep[largest[0] if len(largest) == 1 else _first_in_raster(flat, largest)] = True
+    return np.where(keep[components], labels, 0).astype(labels.dtype, copy=False)
+
+
+def _first_in_raster(flat: np.ndarray, candidates: np.ndarray) -> int:
+    return int(flat[np.argmax(np.isin(flat, candidates))])
+
+
+class PseudoLabeler:
+    """Turns teacher logits into label maps while the device goes on with other work.
+
+    ``start`` queues the arg max and its copy to the host; ``finish`` waits for that copy alone,
+    cleans the maps in a thread pool and sends them back. Between the two the caller queues the
+    student's forward pass, so a GPU does not stand still.
+
+    Args:
+        largest_component: Class key to whether only its largest component is kept; keys are label
+            ids as text, or region names in the order of the outputs where outputs overlap.
+        overlapping: Sigmoid outputs (one binary map an output) instead of softmax.
+    """
+
+    def __init__(self, largest_component: Mapping[str, bool], overlapping: bool = False):
+        self.overlapping = overlapping
+        if overlapping:
+            self._classes = [i for i, keep in enumerate(largest_component.values()) if keep]
+        else:
+            self._classes = [int(key) for key, keep in largest_component.items() if keep]
+        self._threads = ThreadPoolExecutor(max_workers=4) if self._classes else None
+
+    def start(self, logits: Tensor) -> _Pending:
+        """Queue the labels of ``(b, k, *s)`` logits."""
+        labels = logits > 0 if self.overlapping else logits.argmax(1, keepdim=True)
+        labels = labels.to(torch.uint8)
+        if not self._classes:
+            return _Pending(labels, None, None)
+        if labels.device.type != "cuda":
+            return _Pending(labels, labels, None)
+        host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
+        host.copy_(labels, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return _Pending(labels, host, event)
+
+    def finish(self, pending: _Pending) -> Tensor:
+        """Label maps ``(b, 1, *s)`` int16, or ``(b, k, *s)`` bool, on the device of the logits."""
+        labels = pending.labels
+        if self._threads is not None:
+            if pending.event is not None:
+                pending.event.synchronize()
+            maps = list(pending.host.numpy())
+            cleaned = np.stack(list(self._threads.map(self._clean, maps)))
+            labels = torch.from_numpy(cleaned).to(labels.device, non_blocking=True)
+        return labels.bool() if self.overlapping else labels.to(torch.int16)
+
+    def _clean(self, maps: np.ndarray) -> np.ndarray:
+        if self.overlapping:
+            result = maps.copy()
+            for channel in self._classes:
+                result[channel] = keep_largest_components(maps[channel], [1])
+            return result
+        return keep_largest_components(maps[0], self._classes)[None]
+
+
+class _Pending:
+    """Labels on their way to the host."""
+
+    def __init__(self, labels: Tensor, host: Tensor | None, event: torch.cuda.Event | None):
+        self.labels, self.host, self.event = labels, host, event

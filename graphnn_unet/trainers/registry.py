@@ -1,0 +1,95 @@
+"""Trainers by name: ours, those of installed packages, those of a user's file, nnU-Net's."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from graphnn_unet import trainers as own_trainers
+from graphnn_unet.errors import InputError, MissingFileError
+
+ENTRY_POINTS = "graphnn_unet.trainers"
+
+
+def known_trainers() -> list[str]:
+    """Names of all trainers that ``trainer_class`` finds without a file."""
+    names = [name for name in own_trainers.__all__ if name != "SemiTrainer"]
+    return names + sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+
+
+def trainer_class(name: str) -> type[nnUNetTrainer]:
+    """Class of a trainer.
+
+    Args:
+        name: A trainer of ours, one that an installed package offers under the entry point
+            ``graphnn_unet.trainers``, ``path/to/file.py:ClassName``, or one of nnU-Net's own.
+
+    Raises:
+        InputError: There is none; lists near names. Or it is no subclass of ``nnUNetTrainer``.
+        MissingFileError: The file does not exist.
+    """
+    if ".py:" in name:
+        return _checked(_from_file(name), name)
+    if name in own_trainers.__all__:
+        return getattr(own_trainers, name)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return _checked(point.load(), name)
+    if (loaded := _loaded_from_files.get(name)) is not None:
+        return loaded
+    if name.isidentifier() and (stock := _stock(name)) is not None:
+        return stock
+    near = difflib.get_close_matches(name, known_trainers(), n=3, cutoff=0.4) or known_trainers()
+    raise InputError(
+        f"trainer {name!r} is unknown",
+        f"trainers are {', '.join(near)}",
+        "Give one of them, or path/to/file.py:ClassName",
+    )
+
+
+_loaded_from_files: dict[str, type[nnUNetTrainer]] = {}
+
+
+def _from_file(name: str) -> type:
+    path_text, _, class_name = name.rpartition(":")
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise MissingFileError(f"trainer file {path} is missing")
+    module_name = f"graphnn_unet_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+    found = getattr(module, class_name, None)
+    if found is None:
+        raise InputError(f"{path} has no class {class_name}")
+    _loaded_from_files[class_name] = found
+    return found
+
+
+def _checked(found: type, name: str) -> type[nnUNetTrainer]:
+    if isinstance(found, type) and issubclass(found, nnUNetTrainer):
+        return found
+    raise InputError(f"{name} is no trainer", "it must be a subclass of SemiTrainer")
+
+
+def _stock(name: str) -> type[nnUNetTrainer] | None:
+    """One of nnU-Net's own trainers; only modules of nnU-Net are imported."""
+    if name == "nnUNetTrainer":
+        return nnUNetTrainer
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    import_module("nnunetv2.training.nnUNetTrainer")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return recursive_find_trainer_class_by_name(name)
+    except (RuntimeError, AssertionError):
+        return None

@@ -1,0 +1,880 @@
+"""The base of all training methods: phases, batches, teacher, checkpoints, validation.
+
+A method adds what its paper adds: which phases there are and what the loss of a batch is.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from graphnn_unet.data.augment import training_augmentation, validation_transform
+from graphnn_unet.data.patch_dataset import PatchDataset, PatchSettings, StepLoader
+from graphnn_unet.data.paths import folders
+from graphnn_unet.data.plan_and_preprocess import class_table
+from graphnn_unet.data.run_cases import RunCases, select_cases
+from graphnn_unet.errors import DivergedError, InputError
+from graphnn_unet.progress import Progress
+from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
+from graphnn_unet.trainers.checkpoint import (
+    BEST,
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    load_resumable,
+    require_finite,
+    save_checkpoint,
+)
+from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
+from graphnn_unet.trainers.run_log import RunLog, write_environment
+from graphnn_unet.trainers.teacher import Teacher
+from plans.planner import run_recipe
+from plans.recipe import Recipe, to_toml
+
+CHECKPOINT_SCHEMA_VERSION = 1
+NON_FINITE_LIMIT = 3
+LOSS_DELAY = 2
+_RANDOM_STEP = 10
+"""Stream number of the randomness inside a step (boxes, dropout), beside those of the loader."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training is told besides plan and data.
+
+    Attributes:
+        recipe: The resolved recipe; ``None`` takes the plan's own.
+        seed: Seed of weights, batches and boxes.
+        n_labeled: How many labelled cases count as labelled; ``None`` for all.
+        draw: Which ones; 0 is the published order.
+        model_folder: Folder of the model; ``None`` for the usual place.
+        n_loader_workers: Processes that make batches; ``None`` for a default by device.
+        deterministic: Bitwise repeatable on CUDA, at a cost in speed.
+    """
+
+    recipe: Recipe | None = None
+    seed: int = 0
+    n_labeled: int | None = None
+    draw: int = 0
+    model_folder: Path | None = None
+    n_loader_workers: int | None = None
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with its own learning rate schedule.
+
+    Attributes:
+        name: Name in logs.
+        start: First step.
+        stop: Step after the last one.
+        unlabeled: Whether its batches hold unlabelled images.
+    """
+
+    name: str
+    start: int
+    stop: int
+    unlabeled: bool
+
+
+@dataclass
+class Batch:
+    """A batch on the device.
+
+    Attributes:
+        labeled: ``(l, c, *s)`` labelled images.
+        target: ``(l, 1, *s)`` labels, or ``(l, k, *s)`` bool where outputs overlap.
+        unlabeled: ``(u, c, *s)`` unlabelled images, ``None`` in phases without.
+        keys: Case ids, labelled ones first.
+        generator: CPU generator of this step, for boxes.
+    """
+
+    labeled: Tensor
+    target: Tensor
+    unlabeled: Tensor | None
+    keys: list[str]
+    generator: torch.Generator
+
+
+@dataclass
+class StepLoss:
+    """Loss of a step and numbers to log (tensors without gradient, or floats)."""
+
+    total: Tensor
+    terms: dict[str, Tensor | float] = field(default_factory=dict)
+
+
+def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second half of a batch, for the inward and the outward mixed images."""
+    first = len(batch) // 2
+    return batch[:first], batch[first:]
+
+
+class SemiTrainer(nnUNetTrainer):
+    """Base class; a method overrides ``phases`` and ``batch_loss``.
+
+    Found by stock nnU-Net as well (``nnUNet_extTrainer``), so the constructor takes nnU-Net's
+    arguments; without ``run`` the recipe of the plan is used.
+
+    Args:
+        plans: The plan as a dictionary.
+        configuration: Name of the configuration.
+        fold: Fold number or ``"all"``.
+        dataset_json: nnU-Net's description of the data set.
+        device: Device to train on.
+        run: Settings of the run.
+
+    Raises:
+        InputError: The method does not support this configuration.
+    """
+
+    supported_configurations: ClassVar[tuple[str, ...]] = ("2d", "3d_fullres", "3d_lowres")
+    uses_teacher: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device | None = None,
+        run: Run | None = None,
+    ):
+        # nnU-Net's constructor makes folders, opens logs and prints; its attributes are set here
+        # instead, its methods are used from below.
+        plans = {key: value for key, value in plans.items() if key != "continue_training"}
+        self.run = run or Run()
+        self.recipe = self.run.recipe or run_recipe(plans, configuration)
+        plans["gnnunet"] = {**plans.get("gnnunet", {}), "run": self.recipe.as_dict()}
+        self.plans_manager = PlansManager(plans)
+        self.configuration_manager = self.plans_manager.get_configuration(configuration)
+        self.configuration_name, self.fold = configuration, fold
+        self.dataset_json = dataset_json
+        self.label_manager = self.plans_manager.get_label_manager(dataset_json)
+        self.is_cascaded = self.configuration_manager.previous_stage_name is not None
+        self._refuse_unsupported()
+        self.is_ddp = dist.is_available() and dist.is_initialized()
+        self.local_rank = dist.get_rank() if self.is_ddp else 0
+        self.world_size = dist.get_world_size() if self.is_ddp else 1
+        self.device = device or torch.device("cuda")
+        if self.is_ddp and self.device.type == "cuda":
+            self.device = torch.device("cuda", self.local_rank)
+        self._set_folders()
+        self._set_hyperparameters()
+        self.network: nn.Module | None = None
+        self.teacher: Teacher | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
+        self.dataloader_train = self.dataloader_val = None
+        self.inference_allowed_mirroring_axes: tuple[int, ...] | None = None
+        self.log = RunLog(Path(self.output_folder))
+        self.step = 0
+        self._best_ema: float | None = None
+        self._ema_dice: float | None = None
+        self._epoch_sums: dict[str, list[float]] = {}
+        self._recent: deque[tuple[Tensor, list[str]]] = deque()
+        self._non_finite = 0
+        self.was_initialized = False
+        self.disable_checkpointing = False
+
+    # --------------------------------------------------------------------------- set-up
+
+    def _refuse_unsupported(self) -> None:
+        name = type(self).__name__
+        if self.is_cascaded or self.configuration_name not in self.supported_configurations:
+            raise InputError(
+                f"{name} does not train {self.configuration_name}",
+                f"it supports {', '.join(self.supported_configurations)}",
+                "Stock nnU-Net trains the cascade from the same plan (nnUNetv2_train ... "
+                f"-p {self.plans_manager.plans_name})" if self.is_cascaded else "",
+            )  # fmt: skip
+
+    def _set_folders(self) -> None:
+        where = folders()
+        name = self.plans_manager.dataset_name
+        preprocessed = where.preprocessed / name
+        usual = f"{type(self).__name__}__{self.plans_manager.plans_name}__{self.configuration_name}"
+        model = self.run.model_folder or where.results / name / usual
+        self.preprocessed_dataset_folder_base = str(preprocessed)
+        self.preprocessed_dataset_folder = str(
+            preprocessed / self.configuration_manager.data_identifier
+        )
+        self.output_folder_base = str(model)
+        self.output_folder = str(model / f"fold_{self.fold}")
+
+    def _set_hyperparameters(self) -> None:
+        recipe = self.recipe
+        self.initial_lr = recipe.optimizer.lr
+        self.weight_decay = recipe.optimizer.weight_decay
+        self.enable_deep_supervision = recipe.loss.deep_supervision
+        self.oversample_foreground_percent = 0.33
+        self.num_iterations_per_epoch = recipe.schedule.steps_per_epoch
+        self.n_steps = self.phases()[-1].stop
+        self.num_epochs = math.ceil(self.n_steps / self.num_iterations_per_epoch)
+        self.batch_size = recipe.batch.labeled // self.world_size
+        if recipe.batch.labeled % (2 * self.world_size):
+            raise InputError(
+                f"batch.labeled = {recipe.batch.labeled} cannot be shared by {self.world_size} "
+                "processes",
+                "each needs pairs of images",
+                f"Use a multiple of {2 * self.world_size} (--set batch.labeled=...)",
+            )
+
+    def phases(self) -> list[Phase]:
+        """The phases of the training, one after the other."""
+        schedule = self.recipe.schedule
+        return [Phase("train", 0, schedule.pretrain_steps + schedule.selftrain_steps, False)]
+
+    def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
+        """The loss of one batch; calls ``self.network`` (and the teacher)."""
+        raise NotImplementedError(f"{type(self).__name__} must define batch_loss")
+
+    @property
+    def plain_network(self) -> nn.Module:
+        """The student without the wrappers of DDP and torch.compile."""
+        network = self.network
+        if isinstance(network, DistributedDataParallel):
+            network = network.module
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the current step."""
+        return next((p for p in self.phases() if self.step < p.stop), self.phases()[-1])
+
+    def initialize(self) -> None:
+        """Build network, teacher, optimiser and loss."""
+        if self.was_initialized:
+            return
+        torch.manual_seed(self.run.seed)
+        if self.run.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.backends.cudnn.benchmark = False
+        elif self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+        self.num_input_channels = determine_num_input_channels(
+            self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        self.network = self._new_network().to(self.device)
+        if self.uses_teacher:
+            settings = self.recipe.teacher
+            warm = settings.warmup and not any(p.stop and not p.unlabeled for p in self.phases())
+            teacher = self._new_network().to(self.device)
+            self.teacher = Teacher(teacher, settings.ema, warm)
+            self.teacher.reset(self.network)
+        self.label_names = list(class_table(self.dataset_json))
+        self.loss_settings = self._loss_settings()
+        if self._do_i_compile():
+            self.network = torch.compile(self.network)
+        if self.is_ddp:
+            ids = [self.local_rank] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids=ids)
+        self.optimizer = self.configure_optimizer()
+        self.was_initialized = True
+
+    def _new_network(self) -> nn.Module:
+        return self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        )
+
+    def _loss_settings(self) -> LossSettings:
+        outputs = 1
+        if self.enable_deep_supervision:
+            outputs = len(self.plain_network.decoder.stages)
+        return LossSettings(
+            variant=self.recipe.loss.variant,
+            batch_dice=self.configuration_manager.batch_dice,
+            overlapping=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+            scale_weights=deep_supervision_weights(outputs, keep_last=self.is_ddp),
+        )
+
+    def trained_modules(self) -> list[nn.Module]:
+        """Modules whose parameters the optimiser changes."""
+        return [self.network]
+
+    def configure_optimizer(self) -> torch.optim.Optimizer:
+        """A fresh optimiser over all trained modules; gates carry no weight decay."""
+        recipe = self.recipe.optimizer
+        decayed, free = [], []
+        for module in self.trained_modules():
+            for name, parameter in module.named_parameters():
+                (free if name.endswith("align.gate") else decayed).append(parameter)
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}]
+        if free:
+            groups.append({"params": free, "weight_decay": 0.0})
+        if recipe.name == "sgd":
+            return torch.optim.SGD(
+                groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
+            )
+        kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
+        return kind(groups, recipe.lr)
+
+    def learning_rate(self, step: int, phase: Phase) -> float:
+        """Learning rate of a step; the schedule begins anew in each phase."""
+        recipe = self.recipe.optimizer
+        done, length = step - phase.start, max(1, phase.stop - phase.start)
+        if recipe.schedule == "poly":
+            return recipe.lr * (1 - done / length) ** 0.9
+        if recipe.schedule == "step":
+            return recipe.lr * recipe.gamma ** (done // recipe.step_size)
+        return recipe.lr
+
+    # --------------------------------------------------------------------------- data
+
+    def prepare_data(self) -> None:
+        """Choose the cases of the run and build the patches."""
+        self.cases: RunCases = select_cases(
+            Path(self.preprocessed_dataset_folder_base),
+            self.configuration_manager.data_identifier,
+            n_labeled=self.run.n_labeled,
+            draw=self.run.draw,
+            fold=self.fold,
+        )
+        if any(phase.unlabeled for phase in self.phases()) and not self.cases.unlabeled:
+            raise InputError(
+                f"{type(self).__name__} needs unlabelled cases",
+                "this run has none",
+                "Put scans into imagesUn and preprocess again, use --labeled N to leave labels "
+                "out, or train SupervisedTrainer",
+            )
+        augmentation = training_augmentation(self)
+        self.inference_allowed_mirroring_axes = augmentation.mirror_axes
+        configuration, labels = self.configuration_manager, self.label_manager
+        settings = PatchSettings(
+            tuple(int(i) for i in configuration.patch_size),
+            augmentation.initial_patch_size,
+            augmentation.transform,
+            self.oversample_foreground_percent,
+            (-1, *labels.all_labels) if labels.has_ignore_label else None,
+            any(configuration.use_mask_for_norm),
+        )
+        batch = self.recipe.batch
+        self.dataset = PatchDataset(
+            self.cases.labeled,
+            self.cases.unlabeled,
+            batch.labeled,
+            batch.unlabeled,
+            settings,
+            self.run.seed,
+        )
+        plain = PatchSettings(
+            settings.patch_size,
+            settings.patch_size,
+            validation_transform(self),
+            settings.foreground_share,
+            settings.annotated_key,
+        )
+        self.validation_set = (
+            PatchDataset(self.cases.held_out, [], batch.labeled, 0, plain, self.run.seed)
+            if self.cases.held_out
+            else None
+        )
+
+    def slots(self, phase: Phase) -> list[int]:
+        """Slots of a step that this process loads: its share of the pairs of each half."""
+        batch = self.recipe.batch
+        own = self._own_pairs(batch.labeled)
+        if phase.unlabeled:
+            own += [batch.labeled + slot for slot in self._own_pairs(batch.unlabeled)]
+        return own
+
+    def _own_pairs(self, size: int) -> list[int]:
+        pairs = range(self.local_rank, size // 2, self.world_size)
+        return [*pairs, *(size // 2 + pair for pair in pairs)]
+
+    def loader(self, phase: Phase) -> StepLoader:
+        """Batches from the current step to the end of a phase."""
+        slots = self.slots(phase)
+        workers = self.run.n_loader_workers
+        if workers is None:
+            workers = default_loader_workers(self.device, self.world_size)
+        return StepLoader(
+            self.dataset,
+            lambda _step: slots,
+            self.step,
+            phase.stop,
+            n_workers=workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def to_device(self, raw: Mapping[str, Any]) -> Batch:
+        """Send a loaded batch to the device and give it the randomness of its step."""
+        n_labeled = len(raw["target"])
+        data = raw["data"].to(self.device, non_blocking=True)
+        target = raw["target"].to(self.device, non_blocking=True)
+        generator = torch.Generator().manual_seed(_mixed_seed(self.run.seed, self.step))
+        unlabeled = data[n_labeled:] if len(data) > n_labeled else None
+        return Batch(data[:n_labeled], target, unlabeled, raw["keys"], generator)
+
+    # --------------------------------------------------------------------------- training
+
+    def run_training(self) -> None:
+        """Train from the current step to the end; safe to interrupt at any time."""
+        self.on_train_start()
+        title = f"{type(self).__name__} fold {self.fold}"
+        with (
+            stop_requests() as stop,
+            Progress(self.n_steps, title, "step", initial=self.step)
+            if self.local_rank == 0
+            else nullcontext() as progress,
+        ):
+            while self.step < self.n_steps:
+                phase = self.phase
+                if self.step == phase.start:
+                    self.start_phase(phase)
+                self._train_phase(phase, progress, stop)
+        self.on_train_end()
+
+    def _train_phase(self, phase: Phase, progress: Progress | None, stop: threading.Event) -> None:
+        loader = self.loader(phase)
+        waited = 0.0
+        for raw in loader:
+            terms = self.train_step(raw)
+            self.step += 1
+            for name, value in terms.items():
+                self._epoch_sums.setdefault(name, []).append(value)
+            if progress is not None:
+                progress.update(phase.name)
+            at_end = self.step % self.num_iterations_per_epoch == 0 or self.step == phase.stop
+            if at_end:
+                self.end_epoch(phase, loader.waited_s - waited)
+                waited = loader.waited_s
+            if stop.is_set():
+                self.save(LATEST)
+                raise KeyboardInterrupt(
+                    f"stopped after step {self.step} of {self.n_steps}; state saved in "
+                    f"{Path(self.output_folder) / LATEST}. Go on with the same command and --c"
+                )
+
+    def start_phase(self, phase: Phase) -> None:
+        """Prepare a phase; the teacher and a fresh optimiser start with self-training."""
+        if self.local_rank == 0:
+            self.log.line(f"phase {phase.name}: steps {phase.start} to {phase.stop}")
+        if phase.start == 0:
+            return
+        if self.teacher is not None:
+            self.teacher.reset(self.plain_network)
+        if self.recipe.optimizer.reset_between_phases:
+            self.optimizer = self.configure_optimizer()
+
+    def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """One optimiser step on a loaded batch.
+
+        Returns:
+            The loss and the terms of the method, as tensors or floats.
+        """
+        self.network.train()
+        on_device = self.to_device(batch)
+        # whatever draws from the global generator in this step (dropout) depends on it alone
+        torch.manual_seed(_mixed_seed(self.run.seed, self.step, 1 + self.local_rank))
+        lr = self.learning_rate(self.step, self.phase)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        autocast = torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
+        with autocast:
+            loss = self.batch_loss(on_device, self.phase)
+        self._update_weights(loss.total)
+        self.after_step(self.phase)
+        self._watch(loss.total.detach(), on_device.keys)
+        return {"loss": loss.total.detach(), **loss.terms}
+
+    def _update_weights(self, loss: Tensor) -> None:
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = self.recipe.optimizer.clip_norm
+        if self.grad_scaler is not None:
+            self.grad_scaler.scale(loss).backward()
+            self.grad_scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+            self.grad_scaler.step(self.optimizer)  # left out by the scaler if not finite
+            self.grad_scaler.update()
+            return
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+
+    def after_step(self, phase: Phase) -> None:
+        """What follows the optimiser step: the teacher's average."""
+        if self.teacher is not None and phase.unlabeled:
+            self.teacher.update(self.plain_network)
+
+    def _watch(self, loss: Tensor, keys: list[str]) -> None:
+        """Stop when losses are not finite several steps in a row.
+
+        Looks at the loss of two steps ago, which a GPU has finished, so that nothing waits.
+        """
+        self._recent.append((loss, keys))
+        while len(self._recent) > LOSS_DELAY:
+            value, cases = self._recent.popleft()
+            self._non_finite = 0 if math.isfinite(float(value)) else self._non_finite + 1
+            if self._non_finite >= NON_FINITE_LIMIT:
+                raise DivergedError(
+                    f"the loss was not finite in {NON_FINITE_LIMIT} steps in a row "
+                    f"(step {self.step}, cases {', '.join(sorted(set(cases)))})",
+                    "the last checkpoint is from before",
+                    "Look at these cases, or lower optimizer.lr, and go on with --c",
+                )
+
+    # --------------------------------------------------------------------------- epochs
+
+    def end_epoch(self, phase: Phase, waited_s: float) -> None:
+        """Log, validate on held-out patches, keep checkpoints."""
+        means = {name: _mean(values) for name, values in self._epoch_sums.items()}
+        self._epoch_sums = {}
+        row = {
+            "epoch": len(self.log.rows),
+            "phase": phase.name,
+            "step": self.step,
+            "lr": self.learning_rate(self.step - 1, phase),
+            "loss": means.pop("loss"),
+            **means,
+            **self.epoch_facts(phase),
+            "loader_wait_s": waited_s,
+        }
+        dice = self.validate_patches()
+        if dice is not None:
+            row["val_dice"] = float(np.nanmean(dice))
+            row |= {
+                f"val_dice_{name}": value
+                for name, value in zip(self.label_names, dice, strict=True)
+            }
+        if self.local_rank:
+            self.log.rows.append(row)
+            return
+        self.log.add(row, self._title())
+        if dice is not None:
+            self._keep_best(row["val_dice"])
+        epoch = len(self.log.rows)
+        if epoch % self.recipe.schedule.checkpoint_every == 0 and self.step < self.n_steps:
+            self.save(LATEST)
+
+    def epoch_facts(self, phase: Phase) -> dict[str, float]:
+        """Further numbers of a method for the row of an epoch."""
+        del phase
+        return {}
+
+    def _title(self) -> str:
+        cases = self.cases
+        held = (
+            f"{len(cases.held_out)} held out"
+            if cases.held_out
+            else "none held out: no estimate of quality"
+        )
+        return (
+            f"{type(self).__name__}  {self.plans_manager.dataset_name}  {self.configuration_name}  "
+            f"fold {self.fold}: {len(cases.labeled)} labelled, {len(cases.unlabeled)} unlabelled, "
+            f"{held}"
+        )
+
+    def _keep_best(self, dice: float) -> None:
+        self._ema_dice = dice if self._ema_dice is None else 0.9 * self._ema_dice + 0.1 * dice
+        if self._best_ema is None or self._ema_dice > self._best_ema:
+            self._best_ema = self._ema_dice
+            self.save(BEST)
+
+    @torch.no_grad()
+    def validate_patches(self) -> list[float] | None:
+        """Dice of each foreground class over patches of the held-out cases, the same every epoch.
+
+        ``None`` without held-out cases: patches of training cases would be no estimate.
+        """
+        n_patches = self.recipe.schedule.validation_steps
+        if self.validation_set is None or not n_patches:
+            return None
+        network = self.deployed_network().eval()
+        size = self.recipe.batch.labeled
+        counts = torch.zeros(3, len(self.label_names), dtype=torch.float64)
+        for step in range(math.ceil(n_patches / size)):
+            samples = [
+                self.validation_set[(step, slot)]
+                for slot in range(min(size, n_patches - step * size))
+            ]
+            image = torch.stack([s["image"] for s in samples]).to(self.device)
+            target = torch.stack([s["target"] for s in samples]).to(self.device)
+            with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+                output = network(image)
+            logits = output if isinstance(output, Tensor) else output[0]
+            counts += self._hard_counts(logits, target).cpu()
+        both, predicted, true = counts
+        return (2 * both / (predicted + true)).tolist()
+
+    def _hard_counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Voxels in both, predicted and true, of each foreground class: ``(3, k)``."""
+        labels = self.label_manager
+        if labels.has_regions:
+            predicted, true = logits > 0, target[:, : logits.shape[1]].bool()
+            valid = ~target[:, -1:].bool() if labels.has_ignore_label else True
+        else:
+            ids = torch.tensor(labels.foreground_labels, device=logits.device)
+            ids = ids.view(1, -1, *[1] * (logits.ndim - 2))
+            predicted, true = logits.argmax(1, keepdim=True) == ids, target == ids
+            valid = target != labels.ignore_label if labels.has_ignore_label else True
+        predicted, true = predicted & valid, true & valid
+        axes = [0, *range(2, logits.ndim)]
+        return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)])
+
+    # --------------------------------------------------------------------------- start and end
+
+    def on_train_start(self) -> None:
+        """Check the data, build everything and write what prediction needs."""
+        self.initialize()
+        self.prepare_data()
+        if self.local_rank:
+            return
+        n_bytes = sum(p.numel() * 4 for m in self.trained_modules() for p in m.parameters())
+        require_free_space(Path(self.output_folder), 4 * 3 * n_bytes, "three checkpoints")
+        model, preprocessed = (
+            Path(self.output_folder_base),
+            Path(self.preprocessed_dataset_folder_base),
+        )
+        write_json(model / "plans.json", self.plans_manager.plans)
+        write_json(model / "dataset.json", self.dataset_json)
+        fingerprint = preprocessed / "dataset_fingerprint.json"
+        if fingerprint.is_file():
+            write_text(model / fingerprint.name, fingerprint.read_text(encoding="utf-8"))
+        write_text(model / "recipe.toml", to_toml(self.recipe))
+        write_environment(
+            Path(self.output_folder) / "environment.json",
+            {
+                "device": str(self.device),
+                "seed": self.run.seed,
+                "draw": self.run.draw,
+                "labeled": [case.case_id for case in self.cases.labeled],
+                "unlabeled": [case.case_id for case in self.cases.unlabeled],
+                "held_out": [case.case_id for case in self.cases.held_out],
+                "parameters": sum(p.numel() for p in self.plain_network.parameters()),
+            },
+        )
+        self.log.line(self._title())
+
+    def on_train_end(self) -> None:
+        """Write the final checkpoint and remove those for continuing."""
+        if self.local_rank:
+            return
+        self.save(FINAL)
+        for name in (LATEST, PREVIOUS):
+            (Path(self.output_folder) / name).unlink(missing_ok=True)
+        self.log.line("training done")
+
+    def deployed_network(self) -> nn.Module:
+        """The network that predicts: the student, or the teacher if the recipe says so."""
+        if self.recipe.teacher.deploy == "teacher" and self.teacher is not None:
+            return self.teacher.network
+        return self.plain_network
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint holds; nnU-Net's keys, and ``gnnunet`` with ours."""
+        return {
+            "network_weights": self.deployed_network().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
+            "logging": {"rows": self.log.rows},
+            "_best_ema": self._best_ema,
+            "current_epoch": len(self.log.rows),
+            "init_args": {
+                "configuration": self.configuration_name,
+                "fold": self.fold,
+                "plans": self.plans_manager.plans,
+                "dataset_json": self.dataset_json,
+            },
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "gnnunet": {
+                "schema_version": CHECKPOINT_SCHEMA_VERSION,
+                "phase": self.phase.name,
+                # step and seed are the whole random state: every draw is a function of them
+                "step": self.step,
+                "seed": self.run.seed,
+                "student": self.plain_network.state_dict(),
+                "teacher": self.teacher.state_dict() if self.teacher else None,
+                "ema_dice": self._ema_dice,
+                "epoch_sums": {k: [float(v) for v in vs] for k, vs in self._epoch_sums.items()},
+                "recipe": self.recipe.as_dict(),
+                "cases": self.cases.as_dict(),
+                **self.method_state(),
+            },
+        }
+
+    def method_state(self) -> dict[str, Any]:
+        """Further state of a method, under keys of its own."""
+        return {}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``method_state``."""
+        del state
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint of the fold.
+
+        Raises:
+            DivergedError: Its weights are not finite; such a model is never saved as final.
+        """
+        if self.local_rank or self.disable_checkpointing:
+            return
+        state = self.state()
+        try:
+            require_finite(state["network_weights"], name)
+        except InputError as error:
+            raise DivergedError(error.what, error.why, error.remedy) from error
+        # the same tensors twice would be stored twice
+        if state["gnnunet"]["student"].keys() == state["network_weights"].keys() and (
+            self.deployed_network() is self.plain_network
+        ):
+            state["gnnunet"]["student"] = None
+        save_checkpoint(Path(self.output_folder) / name, state)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's name for ``save``."""
+        self.save(Path(filename).name)
+
+    def resume(self) -> Path:
+        """Continue from the newest whole checkpoint of the fold; return its path."""
+        path, state = load_resumable(Path(self.output_folder))
+        self.load_state(state, str(path))
+        return path
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's name for loading a state."""
+        from graphnn_unet.storage.safe_load import load_checkpoint
+
+        is_path = isinstance(filename_or_checkpoint, str)
+        state = load_checkpoint(filename_or_checkpoint) if is_path else filename_or_checkpoint
+        self.load_state(state, str(filename_or_checkpoint) if is_path else "a checkpoint")
+
+    def load_state(self, state: Mapping[str, Any], source: str) -> None:
+        """Put a checkpoint's state in place.
+
+        Raises:
+            InputError: It is from another method, seed or recipe, so it could not go on the same.
+        """
+        own = state.get("gnnunet")
+        name = type(self).__name__
+        if own is None or state["trainer_name"] != name:
+            raise InputError(
+                f"{source} cannot be continued by {name}", f"it is from {state['trainer_name']}"
+            )
+        for what, here, there in (
+            ("seed", self.run.seed, own["seed"]),
+            ("recipe", self.recipe.as_dict(), own["recipe"]),
+        ):
+            if here != there:
+                raise InputError(
+                    f"{source} was made with another {what}",
+                    f"{_difference(there, here)}",
+                    "Give the same options as before, or --restart",
+                )
+        self.initialize()
+        student = own["student"] if own["student"] is not None else state["network_weights"]
+        self.plain_network.load_state_dict(student)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(own["teacher"])
+        self.step = int(own["step"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        if self.grad_scaler is not None and state["grad_scaler_state"]:
+            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
+        self.log.rows = list(state["logging"]["rows"])
+        self._best_ema, self._ema_dice = state["_best_ema"], own["ema_dice"]
+        self._epoch_sums = {key: list(values) for key, values in own["epoch_sums"].items()}
+        self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
+        self.load_method_state(own)
+
+    # --------------------------------------------------------------------------- nnU-Net's hooks
+
+    def print_to_log_file(
+        self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True
+    ) -> None:
+        """Lines of nnU-Net's methods go to the log file alone."""
+        del also_print_to_console, add_timestamp
+        if self.local_rank == 0 and Path(self.output_folder).is_dir():
+            self.log.line(" ".join(str(arg) for arg in args))
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Predict whole held-out cases (fold ``all``: the training cases) and score them."""
+        from graphnn_unet.trainers.validation import validate_cases
+
+        if self.local_rank == 0:
+            validate_cases(self, save_probabilities)
+
+
+def default_loader_workers(device: torch.device, world_size: int) -> int:
+    """Loader processes: enough for a GPU; one beside a CPU that computes itself."""
+    import os
+
+    if (variable := os.environ.get("nnUNet_n_proc_DA")) is not None:
+        return int(variable)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    if device.type == "cpu":
+        return min(1, cores - 1)
+    return max(1, min(12, cores // world_size - 1))
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C or SIGTERM, so that a step is finished before stopping."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # signals belong to the main thread
+        return
+
+    def request(number: int, _frame: Any) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt("stopped at once; go on from the last checkpoint with --c")
+        event.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _mixed_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers."""
+    state = np.random.SeedSequence([_RANDOM_STEP, *parts]).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
+
+
+def _mean(values: Sequence[Tensor | float]) -> float:
+    """Mean of scalars; one transfer from the device for all of them."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) == len(values):
+        return float(torch.stack([t.double() for t in tensors]).mean())
+    return float(np.mean([float(value) for value in values]))
+
+
+def _difference(there: Any, here: Any) -> str:
+    """The first key in which two recipes differ."""
+    if not isinstance(there, Mapping):
+        return f"{there} there, {here} here"
+    for section in {*there, *here}:
+        old, new = there.get(section, {}), here.get(section, {})
+        for key in {*old, *new}:
+            if old.get(key) != new.get(key):
+                return f"{section}.{key} is {old.get(key)} there, {new.get(key)} here"
+    return "they differ"

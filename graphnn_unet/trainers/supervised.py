@@ -1,0 +1,52 @@
+"""The baseline: labelled cases alone, with or without copy-paste among them."""
+
+from __future__ import annotations
+
+import torch
+
+from graphnn_unet.trainers.copy_paste import box_edges, draw_mask, mix
+from graphnn_unet.trainers.losses import region_losses
+from graphnn_unet.trainers.semi import Batch, Phase, SemiTrainer, StepLoss, halves
+
+
+class SupervisedTrainer(SemiTrainer):
+    """nnU-Net's training on the labelled cases, as many steps and patches as the other methods.
+
+    With ``copy_paste.supervised`` (the default) labelled images are mixed with each other as in
+    the pre-training of BCP. That baseline, which papers leave out, decides whether unlabelled
+    scans helped.
+    """
+
+    def phases(self) -> list[Phase]:
+        """One phase over all steps."""
+        schedule = self.recipe.schedule
+        return [Phase("supervised", 0, schedule.pretrain_steps + schedule.selftrain_steps, False)]
+
+    def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
+        """Dice and cross-entropy over the whole (mixed) image."""
+        del phase
+        if self.recipe.copy_paste.supervised:
+            return supervised_copy_paste_loss(self, batch)
+        output = self.network(batch.labeled)
+        return StepLoss(region_losses(output, batch.target, None, self.loss_settings)[0])
+
+
+def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
+    """Labelled images mixed with each other; all supervision is ground truth.
+
+    With the halves A and B and the mask M (0 in the box) the student sees ``A M + B (1 - M)`` and,
+    unless the recipe asks for one direction, ``B M + A (1 - M)`` as well.
+
+    Source: BCP, pre-training; its program mixes one way.
+    """
+    copy_paste = trainer.recipe.copy_paste
+    size = batch.labeled.shape[2:]
+    mask = draw_mask(size, box_edges(size, copy_paste.box_fraction), batch.generator)
+    mask = mask.to(batch.labeled.device, non_blocking=True)
+    (a, b), (label_a, label_b) = halves(batch.labeled), halves(batch.target)
+    images, labels = [mix(a, b, mask)], [mix(label_a, label_b, mask)]
+    if copy_paste.directions == "both":
+        images.append(mix(b, a, mask))
+        labels.append(mix(label_b, label_a, mask))
+    output = trainer.network(torch.cat(images))
+    return StepLoss(region_losses(output, torch.cat(labels), None, trainer.loss_settings)[0])
