@@ -71,9 +71,9 @@ class CaseFacts:
         images: One file a channel, in channel order.
         label: Label map, or ``None``.
         sha256: File (relative to the raw folder) to the hash of its bytes.
-        shape: Voxels, z y x.
-        spacing: Voxel size in mm, z y x.
-        n_channels: Number of channel files.
+        shape: Voxels, z y x; zeros when no image could be read (there is an error then).
+        spacing: Voxel size in mm, z y x; zeros likewise.
+        n_channels: Number of channels that could be read.
         label_values: Values in the label map, sorted; empty without one.
         classes: Foreground value to its components.
         content: Hash of the voxels of each channel, the same for copies.
@@ -99,7 +99,7 @@ class CheckReport:
     Attributes:
         folder: The raw folder.
         faults: Errors and warnings, data set first, then by case.
-        cases: Facts of every case whose images could be read, sorted by case id.
+        cases: Facts of every case with an image file, sorted by case id.
         notes: Files that were passed over.
     """
 
@@ -195,8 +195,7 @@ def check_dataset(
         if outcome.ok:
             facts, found = outcome.value
             of_cases += found
-            if facts is not None:
-                cases[facts.case] = facts
+            cases[facts.case] = facts
         else:
             remedy = "Free memory or use fewer workers, then check again"
             of_cases.append(fault(outcome.job.case, "C15", outcome.error, remedy))
@@ -301,13 +300,16 @@ def _inside(path: Path, folder: Path, name: Any) -> bool:
     return "$" not in str(name) and path.resolve().is_relative_to(folder.resolve())
 
 
-def _check_case(job: _Job) -> tuple[CaseFacts | None, list[Fault]]:
+def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     volumes, faults = check_images(job.case, job.images, names)
     if not volumes:
         label_faults = _check_label(job, None)[2] if job.label is not None else []
-        return None, faults + label_faults
+        nothing = CaseFacts(
+            job.case, job.role, job.images, job.label, {}, (0, 0, 0), (0.0, 0.0, 0.0), 0
+        )
+        return nothing, faults + label_faults
     first = volumes[0]
     facts = CaseFacts(
         job.case,
@@ -374,7 +376,7 @@ def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list
     constant = {f.case for f in faults if f.code in ("I47", "I48")}
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for case, facts in cases.items():
-        if case not in constant:
+        if facts.content and case not in constant:
             groups[facts.content].append(case)
     return [
         fault(
@@ -390,6 +392,7 @@ def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list
 
 def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
     """Cases whose spacing cannot be right beside that of the others."""
+    cases = {case: facts for case, facts in cases.items() if facts.content}
     training = [f.spacing for f in cases.values() if f.role != "test"]
     if not training:
         return []

@@ -159,7 +159,7 @@ def _nifti(content: bytes, name: str, n_dims: int, *, packed: bool) -> np.ndarra
         raise BadFileError(
             "I14", f"{name} holds {dtype.name} voxels", "Give one 3D file of numbers per channel"
         )
-    spacing = [float(value) for value in header["pixdim"][1 : n_dims + 1]]
+    spacing = [float(value) for value in header["pixdim"][1 : min(n_dims, 3) + 1]]
     _require_spacing(spacing, name)
     offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
     n_bytes = offset + math.prod(shape) * dtype.itemsize
@@ -414,7 +414,7 @@ def _read_grid(path: Path, name: str, shape: tuple[int, ...]) -> Grid:
         raise BadFileError("I18", f"{name} cannot be placed in space: {cause}", remedy) from error
     n_dims = len(shape)
     spacing = tuple(float(value) for value in reader.GetSpacing()[:n_dims])
-    _require_spacing(spacing, name)
+    _require_spacing(spacing[:3], name)
     direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)
     return Grid(
         tuple(int(n) for n in shape),

@@ -545,3 +545,11 @@ def test_an_impossible_header_takes_no_memory(dataset: Path, monkeypatch: pytest
     monkeypatch.setattr(np, "frombuffer", lambda *_: pytest.fail("memory was asked for"))
     with pytest.raises(check.BadFileError, match="claims"):
         read_volume(image_path(dataset))
+
+
+def test_a_case_that_cannot_be_read_is_still_a_case(dataset: Path):
+    cut(image_path(dataset), 0.5)
+    report = check_dataset(dataset)
+    assert report.faulty_cases == ["case_001"]
+    assert report.cases["case_001"].shape == (0, 0, 0)
+    assert len(report.errors) == 1

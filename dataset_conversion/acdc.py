@@ -1,0 +1,185 @@
+"""Cine MRI of the heart: the Automated Cardiac Diagnosis Challenge.
+
+Two forms are known. That of the semi-supervised literature: h5 volumes ``patientNNN_frameMM.h5``
+and h5 slices ``patientNNN_frameMM_slice_K.h5``, where training patients often exist as slices only
+and are stacked here. And the challenge's own ``patientNNN/patientNNN_frameMM.nii.gz`` with
+``..._gt.nii.gz``.
+
+Who trains: the published training patients in their order, first. Who tests: the published test
+patients. The published validation patients are left out, because the published experiments train
+on the 70 training patients alone, labelled or not; a list file given as ``test`` brings them in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dataset_conversion.published import published
+from dataset_conversion.records import Case, ConvertedDataset, Volume
+from dataset_conversion.volumes import read_h5, read_h5_array
+from graphnn_unet.data.volume_files import BadFileError
+from graphnn_unet.errors import Fault, FaultsError, MissingFileError
+
+H5_SPACING_MM = (10.0, 1.5, 1.5)
+"""Assumed for h5 files, which store none: about the challenge's usual slice distance and pixel size
+(Bernard et al. 2018: slices 5 to 10 mm apart, pixels 0.83 to 1.75 mm). 2D networks ignore z."""
+
+_REFERENCE = (
+    "O. Bernard et al., Deep Learning Techniques for Automatic MRI Cardiac Multi-structures "
+    "Segmentation and Diagnosis: Is the Problem Solved?, IEEE TMI 37(11), 2018"
+)
+_LICENSE = "CC BY-NC-SA 4.0 (as named by copies of the data; the challenge asks to cite the paper)"
+_VOLUME = re.compile(r"(patient\d{3})_frame(\d{2})")
+_SLICE = re.compile(r"(patient\d{3}_frame\d{2})_slice_(\d+)")
+
+
+def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
+    """Find the cases of either form.
+
+    Args:
+        source: Folder of the data.
+        wanted_test: Cases the user lists for testing; validation patients among them are kept.
+
+    Raises:
+        MissingFileError: Neither form is there.
+        FaultsError: Slices of a volume are missing.
+    """
+    faults: list[Fault] = []
+    notes: list[str] = []
+    cases = _challenge_cases(source)
+    if not cases:
+        cases = _h5_cases(source, faults, notes)
+    if faults:
+        raise FaultsError(faults)
+    if not cases:
+        raise MissingFileError(
+            f"no ACDC scans in {source}",
+            "looked for patientNNN_frameMM.nii.gz with _gt, and patientNNN_frameMM[_slice_K].h5",
+            "Give the folder that holds them",
+        )
+    table = published("acdc")
+    title = table.pop("name")
+    ordered, skipped, order_notes = _with_roles(cases, table, wanted_test)
+    return ConvertedDataset(
+        name="ACDC",
+        default_id=102,
+        form="ACDC",
+        source=source,
+        channel_names={0: "cine MRI"},
+        labels={"background": 0, "right_ventricle": 1, "myocardium": 2, "left_ventricle": 3},
+        cases=ordered,
+        published_splits={title: table},
+        notes=notes + order_notes,
+        skipped=skipped,
+        reference=_REFERENCE,
+        license=_LICENSE,
+    )
+
+
+def _with_roles(
+    cases: dict[str, Case], table: dict, wanted_test: frozenset[str]
+) -> tuple[list[Case], list[tuple[str, str]], list[str]]:
+    """Cases in published order of patients, their roles, and who was left out."""
+    place: dict[str, int] = {}
+    part_of: dict[str, str] = {}
+    for part in ("train", "test", "val"):
+        for name in table[part]:
+            patient = name.split("_")[0]
+            place.setdefault(patient, len(place))
+            part_of[patient] = part
+    ordered = sorted(cases.values(), key=lambda c: (place.get(c.patient, len(place)), c.case_id))
+    kept: list[Case] = []
+    skipped: list[tuple[str, str]] = []
+    listed = any(case.patient in part_of for case in ordered)
+    for case in ordered:
+        part = part_of.get(case.patient, "")
+        if case.case_id in wanted_test or part == "test":
+            kept.append(replace(case, role="test"))
+        elif part == "val":
+            skipped.append((case.case_id, "published validation case; --test LIST takes it in"))
+        elif not part and listed and _is_testing_part(case):
+            skipped.append((case.case_id, "the challenge's own test part; --test LIST takes it in"))
+        else:
+            kept.append(case)
+    there = {case.patient for case in ordered}
+    n_missing = len(set(part_of) - there)
+    notes = [f"{n_missing} of the {len(part_of)} published patients are not in the source"]
+    if skipped:
+        notes.append(f"{len(skipped)} validation or challenge test cases were left out")
+    unknown = [case.case_id for case in kept if case.patient not in part_of]
+    if unknown and listed:
+        notes.append(f"{len(unknown)} cases are in no list and come last, such as {unknown[0]}")
+    return kept, skipped, notes if n_missing else notes[1:]
+
+
+def _is_testing_part(case: Case) -> bool:
+    return any("testing" in path.parts for path in case.inputs)
+
+
+def _challenge_cases(source: Path) -> dict[str, Case]:
+    cases = {}
+    for path in sorted(source.rglob("patient*_frame*.nii*")):
+        match = re.fullmatch(r"(patient\d{3}_frame\d{2})\.nii(\.gz)?", path.name)
+        if match is None:
+            continue
+        name = match[1]
+        label = path.with_name(path.name.replace(name, f"{name}_gt"))
+        there = label.is_file()
+        cases[name] = Case(
+            name, (path,), label if there else None, "labeled" if there else "unlabeled",
+            name.split("_")[0], (path, label) if there else (path,),
+        )  # fmt: skip
+    return cases
+
+
+def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, Case]:
+    volumes: dict[str, Path] = {}
+    slices: dict[str, dict[int, Path]] = {}
+    for path in sorted(source.rglob("patient*.h5")):
+        if match := _SLICE.fullmatch(path.stem):
+            slices.setdefault(match[1], {})[int(match[2])] = path
+        elif _VOLUME.fullmatch(path.stem):
+            volumes[path.stem] = path
+    cases = {}
+    for name, path in volumes.items():
+        image = partial(read_h5, path, "image", H5_SPACING_MM, "zyx")
+        label = partial(read_h5, path, "label", H5_SPACING_MM, "zyx")
+        cases[name] = Case(name, (image,), label, "labeled", name.split("_")[0], (path,))
+    stacked = sorted(set(slices) - set(volumes))
+    for name in stacked:
+        numbers = sorted(slices[name])
+        gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
+        if gaps:
+            cause = (
+                f"slices {', '.join(map(str, gaps))} of {numbers[0]} to {numbers[-1]} are missing"
+            )
+            remedy = "Add them or remove the other slices of this volume"
+            faults.append(Fault(name, "convert", cause, remedy, code="I21"))
+            continue
+        paths = tuple(slices[name][number] for number in numbers)
+        image = partial(_stack, paths, "image")
+        label = partial(_stack, paths, "label")
+        cases[name] = Case(name, (image,), label, "labeled", name.split("_")[0], paths)
+    if stacked:
+        notes.append(f"{len(stacked)} volumes exist as slices only and were stacked by number")
+    if cases:
+        z, y, x = H5_SPACING_MM
+        notes.append(
+            f"the h5 files store no spacing: {z:g} x {y:g} x {x:g} mm (z, y, x) is assumed, so "
+            "distances in mm are nominal"
+        )
+    return cases
+
+
+def _stack(paths: tuple[Path, ...], key: str) -> Volume:
+    """A volume from its slices, given in the order of their numbers."""
+    arrays = [read_h5_array(path, key) for path in paths]
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1:
+        raise BadFileError("I15", f"its slices have several shapes: {sorted(shapes)}", "Check them")
+    return Volume(np.stack(arrays), H5_SPACING_MM)

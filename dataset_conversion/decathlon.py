@@ -1,0 +1,156 @@
+"""Task folders of the Medical Segmentation Decathlon, and other sets in that form."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dataset_conversion.records import Case, ConvertedDataset
+from dataset_conversion.volumes import read_channel, safe_id, stem_of
+from graphnn_unet.data.volume_files import file_ending
+from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.storage.safe_load import read_json
+
+_TASKS = {
+    "braintumour": 1, "heart": 2, "liver": 3, "hippocampus": 4, "prostate": 5,
+    "lung": 6, "pancreas": 7, "hepaticvessel": 8, "spleen": 9, "colon": 10,
+}  # fmt: skip
+"""Numbers of the ten tasks (Simpson et al., arXiv:1902.09063); they serve as data set ids."""
+
+_REFERENCE = (
+    "A. L. Simpson et al., arXiv:1902.09063, 2019; M. Antonelli et al., The Medical Segmentation "
+    "Decathlon, Nature Communications, 2022"
+)
+
+
+def read(source: Path) -> ConvertedDataset:
+    """Find the cases that ``dataset.json`` of a task folder lists.
+
+    Channels of 4D files become one image each; test images come without label maps.
+
+    Raises:
+        MissingFileError: There is no ``dataset.json``.
+        InputError: It is not in the Decathlon's form.
+        FaultsError: Files that it lists are missing.
+    """
+    table = _table(source)
+    channels = _numbered(table["modality"], "modality", source)
+    labels = _numbered(table["labels"], "labels", source)
+    faults: list[Fault] = []
+    cases = [
+        case
+        for entry in table["training"]
+        if (case := _case(source, entry, len(channels), "labeled", faults)) is not None
+    ]
+    for entry in table.get("test", []):
+        case = _case(source, {"image": entry}, len(channels), "test", faults)
+        if case is not None:
+            cases.append(case)
+    if faults:
+        raise FaultsError(faults)
+    ids, mapping = _label_table(labels)
+    name, number = _name(source, table)
+    notes = []
+    if mapping:
+        notes.append(f"label values were made consecutive: {mapping}")
+    return ConvertedDataset(
+        name=name,
+        default_id=number,
+        form="MSD",
+        source=source,
+        channel_names=channels,
+        labels=ids,
+        cases=cases,
+        label_mapping=mapping,
+        notes=notes,
+        skipped=_not_listed(source, cases),
+        reference=str(table.get("reference", "")) or _REFERENCE,
+        license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
+    )
+
+
+def _table(source: Path) -> dict[str, Any]:
+    path = source / "dataset.json"
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path} is missing",
+            "a Decathlon task folder is described by it",
+            "Give the folder of one task, or use `gnnunet_convert nifti`",
+        )
+    table = read_json(path)
+    wanted = ("modality", "labels", "training")
+    if not isinstance(table, dict) or any(key not in table for key in wanted):
+        raise InputError(
+            f"{path} is not in the Decathlon's form",
+            f"it needs {', '.join(wanted)}",
+            "Use `gnnunet_convert nifti --images ... --labels ...`",
+        )
+    return table
+
+
+def _numbered(table: Any, key: str, source: Path) -> dict[int, str]:
+    try:
+        return dict(sorted((int(number), str(name)) for number, name in table.items()))
+    except (AttributeError, ValueError) as error:
+        cause = 'it must be a table such as {"0": "name"}'
+        raise InputError(f"{key} in {source / 'dataset.json'} is {table!r}", cause) from error
+
+
+def _label_table(labels: dict[int, str]) -> tuple[dict[str, int | list[int]], dict[int, int]]:
+    """Label names with consecutive ids, and the mapping where the ids were not."""
+    values = sorted({0, *labels})
+    mapping = {old: new for new, old in enumerate(values)}
+    ids: dict[str, int | list[int]] = {"background": 0}
+    for value in values[1:]:
+        ids[labels[value]] = mapping[value]
+    return ids, {} if all(old == new for old, new in mapping.items()) else mapping
+
+
+def _name(source: Path, table: dict[str, Any]) -> tuple[str, int | None]:
+    match = re.fullmatch(r"Task(\d{2,3})_(.+)", source.resolve().name)
+    if match:
+        return safe_id(match[2]), int(match[1])
+    name = safe_id(str(table.get("name") or source.resolve().name))
+    return name, _TASKS.get(name.lower())
+
+
+def _case(source: Path, entry: Any, n_channels: int, role: str, faults: list[Fault]) -> Case | None:
+    names = entry if isinstance(entry, dict) else {}
+    image, label = names.get("image"), names.get("label")
+    if isinstance(image, dict):  # some test lists repeat the form of the training list
+        image = image.get("image")
+    if not isinstance(image, str) or (role == "labeled" and not isinstance(label, str)):
+        cause = f"dataset.json lists it as {entry!r}"
+        faults.append(Fault(str(image), "convert", cause, "Give image and label", code="I39"))
+        return None
+    case_id = safe_id(stem_of(image))
+    paths = [source / name for name in (image, label) if isinstance(name, str)]
+    for path in paths:
+        if not path.resolve().is_relative_to(source.resolve()):
+            cause = f"dataset.json points outside its folder ({path})"
+            faults.append(Fault(case_id, "convert", cause, "Move the file inside", code="S14"))
+            return None
+        if not path.is_file():
+            cause = f"{path} is listed in dataset.json but missing"
+            remedy = "Add the file or remove the entry"
+            faults.append(Fault(case_id, "convert", cause, remedy, code="I27"))
+            return None
+    if n_channels == 1:
+        images: tuple[Any, ...] = (paths[0],)
+    else:
+        images = tuple(partial(read_channel, paths[0], i, n_channels) for i in range(n_channels))
+    label_path = paths[1] if len(paths) > 1 else None
+    return Case(case_id, images, label_path, role, case_id, tuple(paths))  # type: ignore[arg-type]
+
+
+def _not_listed(source: Path, cases: list[Case]) -> list[tuple[str, str]]:
+    """Image files in the usual folders that ``dataset.json`` does not name."""
+    listed = {path.resolve() for case in cases for path in case.inputs}
+    return [
+        (f"{folder}/{path.name}", "not listed in dataset.json")
+        for folder in ("imagesTr", "labelsTr", "imagesTs")
+        for path in sorted((source / folder).glob("*"))
+        if file_ending(path) and not path.name.startswith(".") and path.resolve() not in listed
+    ]

@@ -1,0 +1,258 @@
+"""Folders of DICOM series, one case a series, slices sorted by their position in space.
+
+Patient names are not taken over; the patient id is only kept as a hash, so that scans of one
+patient stay together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataset_conversion.nifti_folder import match_labels
+from dataset_conversion.records import Case, ConvertedDataset, Volume
+from dataset_conversion.volumes import from_itk, safe_id
+from graphnn_unet.data.volume_files import BadFileError
+from graphnn_unet.errors import Fault, FaultsError, MissingFileError
+
+MIN_SLICES = 3
+"""Series with fewer slices are localizers or screenshots."""
+
+STEP_TOLERANCE = 0.02
+"""Slice distances may differ by this share: positions are written with few digits."""
+
+_TAGS = {
+    "position": "0020|0032",
+    "orientation": "0020|0037",
+    "patient": "0010|0020",
+    "modality": "0008|0060",
+    "number": "0020|0011",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One image series.
+
+    Attributes:
+        folder: Where its files lie.
+        files: Its files as GDCM lists them.
+        n_in_folder: Number of image series in this folder.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    n_in_folder: int
+
+
+def read(source: Path, labels: Path | None) -> ConvertedDataset:
+    """Find all image series below a folder.
+
+    Args:
+        source: Folder with DICOM files at any depth.
+        labels: Folder of label maps (NIfTI ...) named like the cases; optional.
+
+    Raises:
+        MissingFileError: There is no series.
+        FaultsError: Label maps without a case.
+    """
+    skipped: list[tuple[str, str]] = []
+    cases: dict[str, Case] = {}
+    modalities = set()
+    for series in find_series(source):
+        tags = _tags(series.files[0])
+        where = series.folder.relative_to(source).as_posix()
+        if len(series.files) < MIN_SLICES and not _is_multiframe(series.files[0]):
+            skipped.append((where, f"series of {len(series.files)} images, no volume"))
+            continue
+        case_id = _case_id(source, series, tags.get("number", ""), set(cases))
+        modalities.add(tags.get("modality", ""))
+        cases[case_id] = Case(
+            case_id,
+            (partial(read_series, series.files),),
+            None,
+            "unlabeled",
+            _patient(tags.get("patient", ""), case_id),
+            series.files,
+        )
+    if not cases:
+        raise MissingFileError(
+            f"no DICOM series in {source}",
+            f"{len(skipped)} series had too few images" if skipped else "no file could be read",
+            "Give the folder that holds the series",
+        )
+    notes = ["patient ids are kept as hashes, names and dates are not taken over"]
+    faults: list[Fault] = []
+    label_of = match_labels(cases, labels, faults, notes)
+    if faults:
+        raise FaultsError(faults)
+    ordered = []
+    for case_id in sorted(cases):
+        case = cases[case_id]
+        if (label := label_of.get(case_id)) is not None:
+            inputs = (*case.inputs, label)
+            case = Case(case_id, case.images, label, "labeled", case.patient, inputs)
+        ordered.append(case)
+    if len(modalities) > 1:
+        notes.append(f"the series have several modalities: {', '.join(sorted(modalities))}")
+    channel = {"MR": "MRI"}.get(min(modalities), min(modalities)) or "image"
+    return ConvertedDataset(
+        name=safe_id(source.name),
+        default_id=None,
+        form="dicom",
+        source=source,
+        channel_names={0: channel},
+        labels={},
+        cases=ordered,
+        notes=notes,
+        skipped=skipped,
+    )
+
+
+def find_series(folder: Path) -> Iterator[Series]:
+    """All series of images below a folder, folder by folder."""
+    for root, below, files in os.walk(folder):
+        below.sort()
+        if not files:
+            continue
+        ids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(root))
+        for series_id in ids:
+            names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(root, series_id)
+            yield Series(Path(root), tuple(Path(name) for name in names), len(ids))
+
+
+def _case_id(source: Path, series: Series, number: str, taken: set[str]) -> str:
+    """From the folders' names; never from what the file says about the patient."""
+    parts = series.folder.relative_to(source).parts or (source.name,)
+    case_id = safe_id("_".join(parts))
+    if series.n_in_folder > 1:
+        case_id = safe_id(f"{case_id}_series{number.strip() or 0}")
+    plain, count = case_id, 2
+    while case_id in taken:
+        case_id, count = f"{plain}_{count}", count + 1
+    return case_id
+
+
+def _patient(patient_id: str, case_id: str) -> str:
+    if not patient_id.strip():
+        return case_id
+    return "patient-" + hashlib.sha256(patient_id.strip().encode()).hexdigest()[:12]
+
+
+def _header(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        cause = f"{path.name} cannot be read as DICOM"
+        raise BadFileError("I05", cause, "Copy the series again") from error
+    return reader
+
+
+def _tags(path: Path) -> dict[str, str]:
+    try:
+        reader = _header(path)
+    except BadFileError:
+        return {}
+    return {
+        name: reader.GetMetaData(tag) for name, tag in _TAGS.items() if reader.HasMetaDataKey(tag)
+    }
+
+
+def _is_multiframe(path: Path) -> bool:
+    try:
+        size = _header(path).GetSize()
+    except BadFileError:
+        return False
+    return len(size) == 3 and size[2] >= MIN_SLICES
+
+
+def read_series(files: tuple[Path, ...]) -> Volume:
+    """Read one series as a volume.
+
+    Raises:
+        BadFileError: Slices are missing, lie twice at one place, have several sizes or are tilted.
+    """
+    if len(files) == 1:
+        return _itk_volume(lambda: sitk.ReadImage(str(files[0])), files)
+    places = [_place(path) for path in files]
+    sizes = {size for size, _, _ in places}
+    if len(sizes) > 1:
+        cause = f"its slices have several sizes: {sorted(sizes)}"
+        raise BadFileError("I15", cause, "Separate the series")
+    rows = np.array([orientation for _, orientation, _ in places])
+    if np.abs(rows - rows[0]).max() > 1e-4:
+        raise BadFileError("I18", "its slices have several orientations", "Separate the series")
+    normal = np.cross(rows[0][:3], rows[0][3:])
+    positions = np.array([position for _, _, position in places])
+    heights = positions @ normal
+    order = np.argsort(heights, kind="stable")
+    step = _step(heights[order])
+    _require_straight(positions[order], normal, step)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(files[i]) for i in order])
+    volume = _itk_volume(reader.Execute, files)
+    _, y, x = volume.spacing
+    return Volume(volume.array, (step, y, x), volume.origin, volume.direction)
+
+
+def _itk_volume(read_image, files: tuple[Path, ...]) -> Volume:
+    try:
+        image = read_image()
+    except RuntimeError as error:
+        cause = f"the series of {files[0].name} cannot be read ({str(error).splitlines()[-1]})"
+        raise BadFileError("I05", cause, "Copy the series again") from error
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise BadFileError("I14", "its slices are in colour", "Give the original images")
+    return from_itk(image)
+
+
+def _place(path: Path) -> tuple[tuple[int, ...], list[float], list[float]]:
+    """Size, row and column direction, position of one slice."""
+    reader = _header(path)
+    try:
+        orientation = [float(v) for v in reader.GetMetaData(_TAGS["orientation"]).split("\\")]
+        position = [float(v) for v in reader.GetMetaData(_TAGS["position"]).split("\\")]
+    except (RuntimeError, ValueError) as error:
+        cause = f"{path.name} does not say where its slice lies"
+        raise BadFileError("I51", cause, "Export the series with positions") from error
+    return reader.GetSize()[:2], orientation, position
+
+
+def _step(heights: np.ndarray) -> float:
+    """Distance of the slices in mm; they must be equally spaced."""
+    steps = np.diff(heights)
+    step = float(np.median(steps))
+    if step < 1e-4 or steps.min() < 1e-4:
+        at = float(heights[int(steps.argmin())])
+        cause = f"two slices lie at one place ({at:.2f} mm along the normal)"
+        remedy = "Separate the series (several time points or echoes?)"
+        raise BadFileError("I31", cause, remedy)
+    gaps = np.flatnonzero(np.abs(steps - step) > STEP_TOLERANCE * step + 1e-3)
+    if len(gaps):
+        first = int(gaps[0])
+        cause = (
+            f"its slices are {step:.3f} mm apart, but {steps[first]:.3f} mm after slice "
+            f"{first + 1} ({len(gaps)} such places)"
+        )
+        raise BadFileError("I49", cause, "Find the missing slices or resample the series")
+    return step
+
+
+def _require_straight(positions: np.ndarray, normal: np.ndarray, step: float) -> None:
+    """The slices must be stacked along their normal: a tilted gantry shears the volume."""
+    along = (positions[-1] - positions[0]) / np.linalg.norm(positions[-1] - positions[0])
+    sine = float(np.linalg.norm(np.cross(along, normal)))
+    if sine * step > 1e-2 * step:
+        angle = np.degrees(np.arcsin(min(sine, 1.0)))
+        cause = f"its slices are not stacked along their normal (tilted by {angle:.1f} degrees)"
+        raise BadFileError("I18", cause, "Resample it to an upright grid first")

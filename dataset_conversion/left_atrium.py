@@ -1,0 +1,112 @@
+"""Left atrium in late gadolinium enhancement MRI: the 2018 Atrial Segmentation Challenge.
+
+Three forms are known: ``<ID>/mri_norm2.h5``, which the semi-supervised literature uses; the
+challenge's own ``<ID>/lgemri.nrrd`` with ``laendo.nrrd``; and NIfTI in ``images/`` and ``labels/``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from dataset_conversion.published import split_for
+from dataset_conversion.records import Case, ConvertedDataset
+from dataset_conversion.volumes import in_published_order, read_h5, stem_of
+from graphnn_unet.data.volume_files import file_ending
+from graphnn_unet.errors import MissingFileError
+
+SPACING_MM = (0.625, 0.625, 0.625)
+"""Resolution of the challenge's scans (Xiong et al. 2020); the h5 files store none."""
+
+_CHALLENGE_LABELS = {0: 0, 255: 1}
+"""The challenge's label maps hold 0 and 255."""
+
+_REFERENCE = (
+    "Z. Xiong et al., A Global Benchmark of Algorithms for Segmenting Late Gadolinium-Enhanced "
+    "Cardiac Magnetic Resonance Imaging, Medical Image Analysis, 2020; h5 form: L. Yu et al., "
+    "Uncertainty-aware Self-ensembling Model for Semi-supervised 3D Left Atrium Segmentation, "
+    "MICCAI 2019"
+)
+_LICENSE = "no licence named by the challenge; ask its organisers before passing the data on"
+
+
+def read(source: Path) -> ConvertedDataset:
+    """Find the cases of a left atrium folder in any of the three forms.
+
+    Raises:
+        MissingFileError: None of the forms is there.
+    """
+    notes: list[str] = []
+    cases = _h5_cases(source) or _challenge_cases(source) or _nifti_cases(source)
+    if not cases:
+        raise MissingFileError(
+            f"no left atrium scans in {source}",
+            "looked for ID/mri_norm2.h5, ID/lgemri.nrrd and images/ID.nii.gz",
+            "Give the folder that holds the case folders",
+        )
+    if any(path.suffix == ".h5" for path in next(iter(cases.values())).inputs):
+        notes.append(
+            "the h5 files store no geometry: spacing 0.625 mm isotropic, origin and direction "
+            "have no anatomical meaning"
+        )
+    split = split_for("left_atrium", source, cases)
+    ordered = [cases[i] for i in in_published_order(cases, [*split.train, *split.test])]
+    test = set(split.test)
+    return ConvertedDataset(
+        name="LA",
+        default_id=101,
+        form="LA",
+        source=source,
+        channel_names={0: "LGE-MRI"},
+        labels={"background": 0, "left_atrium": 1},
+        cases=[replace(case, role="test") if case.case_id in test else case for case in ordered],
+        label_mapping=_CHALLENGE_LABELS if _is_challenge(cases.values()) else {},
+        published_splits=split.tables,
+        notes=notes + split.notes,
+        reference=_REFERENCE,
+        license=_LICENSE,
+    )
+
+
+def _is_challenge(cases: Iterable[Case]) -> bool:
+    return any(path.name == "laendo.nrrd" for case in cases for path in case.inputs)
+
+
+def _h5_cases(source: Path) -> dict[str, Case]:
+    cases = {}
+    for path in sorted(source.rglob("mri_norm2.h5")):
+        name = path.parent.name
+        image = partial(read_h5, path, "image", SPACING_MM, "xyz")
+        label = partial(read_h5, path, "label", SPACING_MM, "xyz")
+        cases[name] = Case(name, (image,), label, "labeled", name, (path,))
+    return cases
+
+
+def _challenge_cases(source: Path) -> dict[str, Case]:
+    cases = {}
+    for path in sorted(source.rglob("lgemri.nrrd")):
+        name = path.parent.name
+        label = path.with_name("laendo.nrrd")
+        there = label.is_file()
+        cases[name] = Case(
+            name, (path,), label if there else None, "labeled" if there else "unlabeled", name,
+            (path, label) if there else (path,),
+        )  # fmt: skip
+    return cases
+
+
+def _nifti_cases(source: Path) -> dict[str, Case]:
+    cases = {}
+    labels = {stem_of(path): path for path in sorted((source / "labels").glob("*"))}
+    for path in sorted((source / "images").glob("*")):
+        if not file_ending(path) or path.name.startswith("."):
+            continue
+        name = stem_of(path)
+        label = labels.get(name)
+        cases[name] = Case(
+            name, (path,), label, "labeled" if label else "unlabeled", name,
+            (path, label) if label else (path,),
+        )  # fmt: skip
+    return cases

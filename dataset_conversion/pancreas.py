@@ -1,0 +1,143 @@
+"""Pancreas-CT of the National Institutes of Health.
+
+Two forms are known. The publisher's: a DICOM series in ``PANCREAS_0001/`` ... and the label maps
+``label0001.nii.gz`` ...; and h5 files with ``image`` and ``label`` as the semi-supervised
+literature uses them, cropped, resampled and normalised. The publisher's label maps are stored along
+other axes than the series; both are brought to the same axes by their headers.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+from dataset_conversion.dicom import find_series, read_series
+from dataset_conversion.published import split_for
+from dataset_conversion.records import Case, ConvertedDataset, Volume
+from dataset_conversion.volumes import in_published_order, load, read_h5, with_axes_of
+from graphnn_unet.data.volume_files import BadFileError
+from graphnn_unet.errors import Fault, FaultsError, MissingFileError
+
+H5_SPACING_MM = (1.0, 1.0, 1.0)
+"""The literature's h5 files are meant to be 1 mm isotropic; they store no spacing."""
+
+_UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+_REFERENCE = (
+    "H. R. Roth et al., Data From Pancreas-CT, The Cancer Imaging Archive, 2016, "
+    "doi:10.7937/K9/TCIA.2016.tNB1kqBU"
+)
+_LICENSE = "CC BY 3.0 (The Cancer Imaging Archive)"
+
+
+def read(source: Path, labels: Path | None) -> ConvertedDataset:
+    """Find the cases of either form.
+
+    Args:
+        source: Folder with ``PANCREAS_NNNN`` folders (and the label maps below it), or h5 files.
+        labels: Folder of ``labelNNNN.nii.gz`` where they lie elsewhere.
+
+    Raises:
+        MissingFileError: Neither form is there.
+        FaultsError: A scan folder has no or several series.
+    """
+    cases = _h5_cases(source)
+    is_h5 = bool(cases)
+    faults: list[Fault] = []
+    if not is_h5:
+        cases = _publisher_cases(source, labels, faults)
+    if faults:
+        raise FaultsError(faults)
+    if not cases:
+        raise MissingFileError(
+            f"no Pancreas-CT scans in {source}",
+            "looked for PANCREAS_0001/ with DICOM files and for 0001.h5 or image0001_norm.h5",
+            "Give the folder that holds them",
+        )
+    split = split_for("pancreas", source, cases)
+    test = set(split.test)
+    ordered = [cases[i] for i in in_published_order(cases, [*split.train, *split.test])]
+    notes = [
+        "the h5 files store no geometry: 1 mm isotropic is assumed, as in the literature; "
+        "intensities are normalised, not Hounsfield units"
+        if is_h5
+        else "label maps were brought to the axes of the series by their headers"
+    ]
+    return ConvertedDataset(
+        name="Pancreas",
+        default_id=103,
+        form="Pancreas",
+        source=source,
+        channel_names={0: "normalised CT" if is_h5 else "CT"},
+        labels={"background": 0, "pancreas": 1},
+        cases=[
+            Case(c.case_id, c.images, c.label, "test", c.patient, c.inputs)
+            if c.case_id in test
+            else c
+            for c in ordered
+        ],
+        published_splits=split.tables,
+        notes=notes + split.notes,
+        reference=_REFERENCE,
+        license=_LICENSE,
+    )
+
+
+def _h5_cases(source: Path) -> dict[str, Case]:
+    cases = {}
+    for path in sorted(source.rglob("*.h5")):
+        match = re.fullmatch(r"(?:image)?(\d{4})(?:_norm)?", path.stem)
+        if match is None:
+            continue
+        name = match[1]
+        image = partial(read_h5, path, "image", H5_SPACING_MM, "xyz")
+        label = partial(read_h5, path, "label", H5_SPACING_MM, "xyz")
+        cases[name] = Case(name, (image,), label, "labeled", name, (path,))
+    return cases
+
+
+def _publisher_cases(source: Path, labels: Path | None, faults: list[Fault]) -> dict[str, Case]:
+    label_of = {
+        match[1]: path
+        for path in sorted((labels or source).rglob("label*.nii*"))
+        if (match := re.fullmatch(r"label(\d{4})\.nii(\.gz)?", path.name))
+    }
+    cases = {}
+    for folder in sorted(path for path in source.rglob("PANCREAS_*") if path.is_dir()):
+        match = re.fullmatch(r"PANCREAS_(\d{4})", folder.name)
+        if match is None:
+            continue
+        name = match[1]
+        series = [found for found in find_series(folder) if len(found.files) > 1]
+        if len(series) != 1:
+            cause = f"{folder} has {len(series)} series of slices, one is expected"
+            remedy = "Keep the CT series only, or copy the folder again"
+            faults.append(Fault(name, "convert", cause, remedy, code="I05"))
+            continue
+        label = label_of.get(name)
+        files = series[0].files
+        cases[name] = Case(
+            name,
+            (partial(_upright_series, files),),
+            None if label is None else partial(_upright_label, label),
+            "unlabeled" if label is None else "labeled",
+            name,
+            files if label is None else (*files, label),
+        )
+    return cases
+
+
+def _upright_series(files: tuple[Path, ...]) -> Volume:
+    return _upright(read_series(files), "the series")
+
+
+def _upright_label(path: Path) -> Volume:
+    return _upright(load(path, path.name), path.name)
+
+
+def _upright(volume: Volume, name: str) -> Volume:
+    """The volume along the patient's axes: x to the left, y to the back, z to the head."""
+    turned = with_axes_of(volume, _UPRIGHT)
+    if turned is None:
+        raise BadFileError("I18", f"{name} is stored obliquely", "Resample it to an upright grid")
+    return turned

@@ -1,0 +1,320 @@
+"""One case made ready for the raw folder: read, checked, brought to one grid, written.
+
+Runs in a worker and knows one case at a time. Nothing is guessed: a label map that does not lie on
+its image's grid is a fault unless its header says how to reorder it without interpolation, or the
+user has chosen how to mend it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from dataset_conversion.records import Case, Source, Volume
+from dataset_conversion.volumes import (
+    grid_of,
+    hash_inputs,
+    load,
+    resampled,
+    to_itk,
+    with_axes_of,
+)
+from graphnn_unet.data.check_files import ROUNDING_OF_SPACING, grid_differences, numbers
+from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
+from graphnn_unet.data.volume_files import BadFileError, Grid
+from graphnn_unet.errors import Fault
+from graphnn_unet.storage.atomic import atomic_path
+
+FILE_ENDING = ".nii.gz"
+FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}
+FOLDERS["test"] = ("imagesTs", "labelsTs")
+
+_LEAVE_OUT = "Mend the file or leave the case out (--exclude)"
+
+
+@dataclass(frozen=True)
+class CaseJob:
+    """One case and what is to be done with it.
+
+    Attributes:
+        case: The case.
+        source: Where the data set was read from; names of inputs are relative to it.
+        target: The new raw folder; ``None`` looks without writing.
+        n_channels: Channels each case must have.
+        label_values: Values a label map may have after ``label_mapping``.
+        label_mapping: Stored value to written value; empty keeps all.
+        fix_geometry: ``None``, ``header`` (voxels are paired by index) or ``resample``.
+    """
+
+    case: Case
+    source: Path
+    target: Path | None
+    n_channels: int
+    label_values: tuple[int, ...]
+    label_mapping: Mapping[int, int]
+    fix_geometry: str | None
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """What was found out about one case, for tables and ``gnnunet.json``.
+
+    Attributes:
+        case: Case id.
+        role: ``labeled``, ``unlabeled`` or ``test``.
+        patient: Patient id.
+        n_channels: Channels.
+        shape: Voxels, z y x.
+        spacing: Voxel size in mm, z y x.
+        label_values: Values of the label map as it is written; empty without one.
+        minimum: Smallest intensity of the first channel.
+        sha256: Input file to hash.
+        notes: What was changed or assumed.
+    """
+
+    case: str
+    role: str
+    patient: str
+    n_channels: int
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    label_values: tuple[int, ...]
+    minimum: float
+    sha256: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Work:
+    """State of one case while it is prepared."""
+
+    job: CaseJob
+    faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fault(self, code: str, cause: str, remedy: str = _LEAVE_OUT) -> None:
+        self.faults.append(Fault(self.job.case.case_id, "convert", cause, remedy, code=code))
+
+    def read(self, source: Source, what: str) -> Volume | None:
+        name = source.name if isinstance(source, Path) else what
+        try:
+            return load(source, name)
+        except BadFileError as error:
+            self.fault(error.code, error.cause, f"{error.remedy} (--exclude leaves it out)")
+            return None
+
+
+def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
+    """Read, check and, where ``job.target`` is given, write one case.
+
+    Returns:
+        The facts of the case (``None`` with an error) and the faults found.
+    """
+    work = _Work(job)
+    case = job.case
+    if len(case.images) != job.n_channels:
+        cause = f"it has {len(case.images)} channels, the data set has {job.n_channels}"
+        work.fault("I21", cause, "Add the missing channel or leave the case out (--exclude)")
+        return None, work.faults
+    first: Volume | None = None
+    minimum = 0.0
+    for channel, source in enumerate(case.images):
+        stored = work.read(source, f"image {channel}")
+        if stored is None or not _numbers_only(work, stored, f"channel {channel:04d}"):
+            continue
+        image = stored if first is None else _channel_on_grid(work, stored, channel, first)
+        if image is None:
+            continue
+        if first is None:
+            first = replace(image, array=np.broadcast_to(np.uint8(0), image.array.shape))
+            minimum = float(image.array.min())
+        if not image.array.any() and len(case.images) == 1:
+            work.fault("I48", "all voxels of its image are 0")
+        if job.target is not None and not work.faults:
+            _write_image(job, channel, source, stored, image)
+    label_values: tuple[int, ...] = ()
+    if case.label is not None and first is not None:
+        label_values = _label(work, case.label, grid_of(first))
+    if work.faults or first is None:
+        return None, work.faults
+    row = CaseRow(
+        case.case_id,
+        case.role,
+        case.patient,
+        len(case.images),
+        first.array.shape,
+        first.spacing,
+        label_values,
+        minimum,
+        {} if job.target is None else hash_inputs(case.inputs, job.source),
+        tuple(work.notes),
+    )
+    return row, []
+
+
+def _numbers_only(work: _Work, volume: Volume, what: str) -> bool:
+    if volume.array.ndim != 3 or 0 in volume.array.shape:
+        work.fault("I13", f"{what} has {volume.array.shape} voxels, a volume has three axes")
+        return False
+    if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
+        n_bad = int((~np.isfinite(volume.array)).sum())
+        work.fault("I08", f"{what} has {n_bad} NaN or infinite voxels")
+        return False
+    return True
+
+
+def _channel_on_grid(work: _Work, volume: Volume, channel: int, first: Volume) -> Volume | None:
+    """A further channel on the grid of the first one."""
+    what = f"channel {channel:04d}"
+    return _on_grid(work, volume, grid_of(first), what, nearest=False, code="I19")
+
+
+def _on_grid(
+    work: _Work, volume: Volume, grid: Grid, what: str, *, nearest: bool, code: str
+) -> Volume | None:
+    """The volume with exactly ``grid``: as it is, reordered, mended as chosen, or a fault."""
+    mode = work.job.fix_geometry
+    fits = _fits(volume, grid)
+    if not fits:
+        turned = with_axes_of(volume, grid.direction)
+        if turned is not None and _fits(turned, grid):
+            work.notes.append(f"{what} was stored along other axes; reordered by its header")
+            volume, fits = turned, True
+    if not fits and mode == "resample":
+        work.notes.append(f"{what} was resampled to the image's grid")
+        return resampled(volume, grid, nearest=nearest)
+    if not fits and mode == "header" and volume.array.shape == grid.shape:
+        work.notes.append(f"{what} got the image's header; voxels are paired by index")
+        fits = True
+    if not fits:
+        _grid_fault(work, volume, grid, what, code)
+        return None
+    if grid_differences(grid, grid_of(volume)) and mode != "header":
+        work.notes.append(f"{what} got the image's header (rounding below 1/1000 voxel)")
+    return Volume(volume.array, grid.spacing, grid.origin, grid.direction)  # type: ignore[arg-type]
+
+
+def _fits(volume: Volume, grid: Grid) -> bool:
+    own = grid_of(volume)
+    differences = grid_differences(grid, own) if own.shape == grid.shape else {"shape": 1.0}
+    return max(differences.values(), default=0.0) <= ROUNDING_OF_SPACING
+
+
+def _grid_fault(work: _Work, volume: Volume, grid: Grid, what: str, code: str) -> None:
+    own = grid_of(volume)
+    if own.shape != grid.shape:
+        cause = f"{what} has {own.shape} voxels (z, y, x), the image {grid.shape}"
+        remedy = "Use --fix-geometry resample if both headers are right"
+        work.fault(code, cause, f"{remedy}, or --exclude the case")
+        return
+    differences = grid_differences(grid, own)
+    key = max(differences, key=lambda name: differences[name])
+    codes = {"spacing": "I16", "origin": "I17", "direction": "I18"}
+    cause = (
+        f"{key} of {what} is {numbers(getattr(own, key))}, "
+        f"of the image {numbers(getattr(grid, key))}"
+    )
+    remedy = (
+        "Look at an overlay, then use --fix-geometry header (voxels belong together by index) or "
+        "resample (both headers are right)"
+    )
+    work.fault(codes[key] if code == "I15" else code, cause, remedy)
+
+
+def _write_image(job: CaseJob, channel: int, source: Source, stored: Volume, image: Volume) -> None:
+    assert job.target is not None  # noqa: S101  # the caller has looked
+    name = f"{job.case.case_id}_{channel:04d}{FILE_ENDING}"
+    target = job.target / FOLDERS[job.case.role][0] / name
+    as_it_is = stored.array is image.array and grid_of(stored) == grid_of(image)
+    if isinstance(source, Path) and source.name.endswith(FILE_ENDING) and as_it_is:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return
+    array = image.array
+    if array.dtype == np.float64 or array.dtype == np.float16:
+        image = replace(image, array=array.astype(np.float32))
+    elif array.dtype == np.bool_:
+        image = replace(image, array=array.astype(np.uint8))
+    _write(image, target)
+
+
+def _write(volume: Volume, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        sitk.WriteImage(to_itk(volume), str(temporary), True)
+
+
+def _label(work: _Work, source: Source, grid: Grid) -> tuple[int, ...]:
+    """Check a label map, write it, return the values it has in the raw folder."""
+    job = work.job
+    stored = work.read(source, "label map")
+    if stored is None:
+        return ()
+    label = _on_grid(work, stored, grid, "its label map", nearest=True, code="I15")
+    if label is None:
+        return ()
+    integers = as_integers(work, label.array)
+    if integers is None:
+        return ()
+    counts = count_values(integers)
+    mapping = dict(job.label_mapping) or {value: value for value in job.label_values}
+    strange = {value: n for value, n in counts.items() if value not in mapping}
+    if strange:
+        listed = ", ".join(f"{value} ({n} voxels)" for value, n in strange.items())
+        code = "I26" if min(strange) < 0 else "I23"
+        work.fault(code, f"its label map has values that are not expected: {listed}")
+        return ()
+    if set(counts) == {0}:
+        work.notes.append("its label map is all background")
+    values = tuple(sorted({mapping[value] for value in counts}))
+    if job.target is None or work.faults:
+        return values
+    folder = FOLDERS[job.case.role][1]
+    assert folder is not None  # noqa: S101  # unlabelled cases have no label source
+    target = job.target / folder / f"{job.case.case_id}{FILE_ENDING}"
+    unchanged = (
+        integers is stored.array
+        and grid_of(stored) == grid_of(label)
+        and all(mapping[value] == value for value in counts)
+    )
+    if isinstance(source, Path) and source.name.endswith(FILE_ENDING) and unchanged:
+        with atomic_path(target) as temporary:
+            shutil.copyfile(source, temporary)
+        return values
+    _write(replace(label, array=_mapped(integers, mapping, max(job.label_values))), target)
+    return values
+
+
+def as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:
+    """A label map's integers; values within 1/1000 of one are rounded, and that is noted."""
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8)
+    if not np.isfinite(array).all():
+        work.fault("I12", "its label map has NaN or infinite voxels")
+        return None
+    rounded = np.rint(array)
+    distance = np.abs(array - rounded)
+    if float(distance.max()) > NEARLY_INTEGER:
+        example = float(array.ravel()[int(distance.argmax())])
+        work.fault("I24", f"its label map has values that are no integers, such as {example:g}")
+        return None
+    if n_rounded := int((distance > 0).sum()):
+        work.notes.append(f"its label map was rounded to integers ({n_rounded} voxels)")
+    else:
+        work.notes.append(f"its label map was stored as {array.dtype}; written as integers")
+    return rounded.astype(np.int64)
+
+
+def _mapped(integers: np.ndarray, mapping: Mapping[int, int], largest: int) -> np.ndarray:
+    kind = np.uint8 if largest < 2**8 else np.uint16
+    new = np.zeros(integers.shape, kind)
+    for old, value in mapping.items():
+        if value:
+            new[integers == old] = value
+    return new

@@ -1,0 +1,83 @@
+"""Published splits and orders, kept as small JSON files beside the converters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset_conversion.volumes import read_list
+
+
+@dataclass(frozen=True)
+class Split:
+    """An order of cases and who is kept for testing.
+
+    Attributes:
+        train: Training cases in order; the first ones are the labelled ones of the literature.
+        test: Test cases.
+        tables: All known splits by name, as they go into ``gnnunet.json``.
+        notes: Lines the user should read.
+    """
+
+    train: list[str]
+    test: list[str]
+    tables: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def published(name: str) -> dict[str, Any]:
+    """The table of ``NAME_published.json``."""
+    path = Path(__file__).with_name(f"{name}_published.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def split_for(name: str, source: Path, found: Iterable[str]) -> Split:
+    """The split that holds for the cases in ``source``.
+
+    ``train.list`` and ``test.list`` in the source or its parent win where they name other cases
+    than the published lists; the published ones are kept in the record in any case.
+
+    Args:
+        name: Published table to use.
+        source: Folder of the data.
+        found: Case ids that are there.
+    """
+    table = published(name)
+    title = table.pop("name")
+    tables = {title: table}
+    train, test = table["train"], table["test"]
+    notes = []
+    local_train = _local(source, "train.list")
+    local_test = _local(source, "test.list")
+    if (local_train, local_test) not in ((train, test), ([], [])):
+        train = local_train or [case for case in train if case not in local_test]
+        test = local_test or [case for case in test if case not in train]
+        tables["lists beside the data"] = {
+            "source": "train.list and test.list of the source folder",
+            "train": train,
+            "test": test,
+        }
+        notes.append(
+            f"order and test cases come from the lists beside the data, not from {title}'s "
+            f"({len(train)} training, {len(test)} test cases)"
+        )
+    names = set(found)
+    missing = [case for case in (*train, *test) if case not in names]
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(train) + len(test)} listed cases are not in the source"
+        )
+    unknown = sorted(names - set(train) - set(test))
+    if unknown:
+        notes.append(f"{len(unknown)} cases are in no list and come last, such as {unknown[0]}")
+    return Split(train, test, tables, notes)
+
+
+def _local(source: Path, name: str) -> list[str]:
+    for folder in (source, source.parent):
+        if (folder / name).is_file():
+            return read_list(folder / name)
+    return []

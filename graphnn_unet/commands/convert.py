@@ -1,0 +1,150 @@
+"""``gnnunet_convert``: any known form of data to a raw folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from graphnn_unet.commands import _command
+
+if TYPE_CHECKING:
+    from dataset_conversion.write_raw import ConversionResult
+
+_FORMS = """\
+forms and what SOURCE is:
+  LA        left atrium: ID/mri_norm2.h5, ID/lgemri.nrrd + laendo.nrrd, or images/ and labels/
+  ACDC      heart: patientNNN_frameMM[_slice_K].h5, or patientNNN_frameMM.nii.gz with _gt
+  Pancreas  NIH Pancreas-CT: PANCREAS_NNNN/ DICOM folders with labelNNNN.nii.gz, or NNNN.h5
+  MSD       a task folder of the Medical Segmentation Decathlon
+  nifti     your own .nii.gz, .nii, .mha or .nrrd: --images DIR --labels DIR -d NAME
+  dicom     a folder of DICOM series, --labels DIR optional
+
+examples:
+  gnnunet_convert LA "2018LA_Seg_Training Set" --labeled 8
+  gnnunet_convert nifti --images scans --labels masks -d MyStudy --test 10 --dry-run
+  gnnunet_convert nifti --images t1 flair --labels masks -d Brain --channels T1 FLAIR
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_convert",
+        "Convert data to a raw folder. Cases with a label map become labelled cases, those "
+        "without unlabelled ones.",
+        _FORMS,
+    )
+    add = made.add_argument
+    add("form", metavar="FORM", help="LA, ACDC, Pancreas, MSD, nifti or dicom")
+    add("source", nargs="?", metavar="SOURCE", help="folder of the data")
+    add("-d", dest="dataset", metavar="NAME_OR_ID", help="name, id or Dataset501_Name of the new "
+        "data set (default: the form's own)")  # fmt: skip
+    add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labelled "
+        "cases only; the others become unlabelled")  # fmt: skip
+    add("--test", metavar="N|FILE", help="the last N labelled cases, or those listed in FILE, "
+        "are kept for testing")  # fmt: skip
+    add("--images", nargs="+", metavar="DIR", help="nifti: image folder, or one a channel")
+    add("--labels", metavar="DIR", help="nifti, dicom, Pancreas: folder of label maps")
+    add(
+        "--test-images", nargs="+", metavar="DIR", help="nifti: test image folder, or one a channel"
+    )
+    add("--test-labels", metavar="DIR", help="nifti: label maps of the test images")
+    add("--label-names", metavar="1=NAME,2=NAME", help="names of the stored label values")
+    add("--channels", nargs="+", metavar="NAME", default=[], help="names of the channels, in "
+        "order (CT is normalised as Hounsfield units); some of the form's own names select "
+        "these")  # fmt: skip
+    add("--patient-regex", metavar="REGEX", help="finds the patient in a case id, e.g. "
+        "'^(pat[0-9]+)_'; scans of one patient stay together")  # fmt: skip
+    add("--exclude", nargs="+", metavar="CASE", default=[], help="leave these cases out")
+    add("--fix-geometry", choices=["header", "resample"], help="for label maps off the image's "
+        "grid: give them its header (same voxels), or resample them by both headers")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace an existing raw folder")
+    add("--dry-run", action="store_true", help="show what would be written; write nothing")
+    add("-np", type=int, metavar="N", help="worker processes (default: by cores and data)")
+    return made
+
+
+def _label_names(text: str | None) -> dict[int, str]:
+    """``1=atrium,2=wall`` as a table."""
+    from graphnn_unet.errors import InputError
+
+    names = {}
+    for part in text.split(",") if text else ():
+        value, found, name = part.partition("=")
+        if not found or not value.strip().isdigit() or not name.strip():
+            raise InputError(
+                f"--label-names {text!r} cannot be read", "", "Write it like 1=atrium,2=wall"
+            )
+        names[int(value)] = name.strip()
+    return names
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from dataset_conversion.convert import convert
+    from graphnn_unet.progress import say
+
+    _command.show_folders()
+    test = arguments.test
+    result = convert(
+        arguments.form,
+        arguments.source,
+        dataset=arguments.dataset,
+        labeled=arguments.labeled,
+        test=int(test) if test is not None and test.isdigit() else test,
+        images=arguments.images,
+        labels=arguments.labels,
+        test_images=arguments.test_images,
+        test_labels=arguments.test_labels,
+        label_names=_label_names(arguments.label_names),
+        channels=[name for text in arguments.channels for name in text.split(",") if name],
+        patient_regex=arguments.patient_regex,
+        exclude=arguments.exclude,
+        fix_geometry=arguments.fix_geometry,
+        overwrite=arguments.overwrite,
+        dry_run=arguments.dry_run,
+        n_workers=None if arguments.np is None else (0 if arguments.np <= 1 else arguments.np),
+    )
+    if arguments.dry_run:
+        _print_cases(result)
+    for name, reason in result.skipped if arguments.verbose or arguments.dry_run else ():
+        say(f"skipped {name}: {reason}")
+    for note in result.notes:
+        say(f"note: {note}")
+    _print_summary(result)
+
+
+def _print_cases(result: ConversionResult) -> None:
+    rows = [
+        [
+            row.case,
+            row.role,
+            row.patient,
+            str(row.n_channels),
+            "x".join(map(str, row.shape)),
+            "x".join(f"{value:.4g}" for value in row.spacing),
+            ",".join(map(str, row.label_values)) or "-",
+        ]
+        for row in result.rows
+    ]
+    head = ["case", "role", "patient", "channels", "shape zyx", "spacing mm", "labels"]
+    _command.print_table(head, rows)
+
+
+def _print_summary(result: ConversionResult) -> None:
+    names = ", ".join(result.channel_names.values())
+    labels = ", ".join(f"{name}={value}" for name, value in result.labels.items())
+    counts = ", ".join(
+        f"{result.count(role)} {word}"
+        for role, word in (("labeled", "labelled"), ("unlabeled", "unlabelled"), ("test", "test"))
+    )
+    verb = "written to" if result.written else "would go to"
+    plural = "" if len(result.channel_names) == 1 else "s"
+    print(
+        f"{result.dataset}: {counts} cases, {len(result.channel_names)} channel{plural} ({names}), "
+        f"labels {labels}; {verb} {result.folder}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``gnnunet_convert``."""
+    return _command.main(_work, _parser(), argv)
