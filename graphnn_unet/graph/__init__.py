@@ -1,22 +1,62 @@
 """Exact graph algebra on tensors: knows PyTorch and PyG, nothing of voxels, files or nnU-Net.
 
 Node features are ``(b, n, c)`` or ``(n, c)``, assignments ``(..., n, k)``; functions return a value
-per graph, work in float32 even inside autocast, and never mix the graphs of a batch.
+per graph, work in float32 even inside autocast, and never mix the graphs of a batch. PyG itself is
+imported when a :class:`GraphClusterer` is made.
 """
 
+from graphnn_unet.graph.affinity import shifted_cosine, thresholded_affinity, unit_rows
+from graphnn_unet.graph.affinity_loss import (
+    correlation_clustering_loss_from,
+    modularity_loss_from,
+    normalized_cut_loss_from,
+)
 from graphnn_unet.graph.alignment import StructureAlignment, normalized_sample_graph
-from graphnn_unet.graph.clusterer import CorrelationClusterHead
+from graphnn_unet.graph.clusterer import (
+    ClustererSettings,
+    CorrelationClusterHead,
+    GraphClusterer,
+)
 from graphnn_unet.graph.clustering_loss import (
     cluster_perplexity,
     correlation_clustering_loss,
     mean_cosine,
+    modularity_loss,
+    normalized_cut_loss,
 )
+from graphnn_unet.graph.diffusion import DiffusionSystem, diffuse_labels
+from graphnn_unet.graph.embedding_loss import pair_loss
+from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
+from graphnn_unet.graph.knn import Neighbors, knn_affinity, nearest_neighbors
+from graphnn_unet.graph.propagation import class_graph_propagate, gram_convolution
+from graphnn_unet.graph.variation import total_variation
 
 __all__ = [
+    "ClustererSettings",
     "CorrelationClusterHead",
+    "DiffusionSystem",
+    "GraphClusterer",
+    "Neighbors",
     "StructureAlignment",
+    "affinity_product",
+    "class_graph_propagate",
     "cluster_perplexity",
     "correlation_clustering_loss",
+    "correlation_clustering_loss_from",
+    "diffuse_labels",
+    "gram_convolution",
+    "knn_affinity",
     "mean_cosine",
+    "modularity_loss",
+    "modularity_loss_from",
+    "nearest_neighbors",
+    "normalized_affinity",
+    "normalized_cut_loss",
+    "normalized_cut_loss_from",
     "normalized_sample_graph",
+    "pair_loss",
+    "shifted_cosine",
+    "thresholded_affinity",
+    "total_variation",
+    "unit_rows",
 ]

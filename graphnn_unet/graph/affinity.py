@@ -7,6 +7,7 @@ assignment ``(n, k)`` with rows ``s_i``, ``1`` the vector of ones. Every functio
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, 
 
 Rows = Literal["unit", "raw", "centred"]
 ROWS = ("unit", "raw", "centred")
+Kernel = Literal["shifted", "gram"]
+KERNELS = ("shifted", "gram")
 
 # Centring equal rows leaves rounding noise, which unit length would blow up to a direction.
 _NOISE = 32
@@ -169,22 +172,94 @@ def shifted_cosine(feature: Tensor) -> Tensor:
         return torch.cat([one, unit], dim=-1) * 0.5**0.5
 
 
-def gram_degree(feature: Tensor) -> Tensor:
-    """Row sums of ``F F^T`` without the matrix: ``d = F (F^T 1)``.
+@dataclass(frozen=True)
+class GramAffinity:
+    """A complete graph ``W = Phi Phi^T`` that is never built, one a batch entry.
 
-    Args:
-        feature: ``(n, c)`` or ``(b, n, c)``; signed features may give negative degrees.
+    With row factors ``t_i`` (1 if ``scale`` is ``None``):
 
-    Returns:
-        ``(n,)`` or ``(b, n)``.
+        w_ij = constant + factor * t_i t_j f_i.f_j,
+        phi_i = [sqrt(constant), sqrt(factor) t_i f_i]
 
-    Source: LF-4. Cost: ``n c`` time, ``c`` memory. The degrees of ``max(0, F F^T)`` are the same
-    only if no entry of ``F`` is negative.
+    ``shifted`` is the shifted cosine, ``(1 + u_i.u_j) / 2``: non-negative for any features.
+    ``gram`` is ``f_i.f_j``: a graph in the usual sense only if no feature is negative.
+
+    Attributes:
+        matrix: ``(b, n, c)``.
+        scale: ``(b, n, 1)`` or ``None``.
+        constant: Weight of the constant part.
+        factor: Weight of the products.
+
+    Source: LF-1, LF-4, LF-15.
     """
-    with full_precision(feature):
-        batch, single = as_batch(feature, "feature")
-        degree = (batch @ batch.sum(dim=1).unsqueeze(-1)).squeeze(-1)
-    return degree[0] if single else degree
+
+    matrix: Tensor
+    scale: Tensor | None
+    constant: float
+    factor: float
+
+    @classmethod
+    def of(cls, feature: Tensor, kernel: Kernel) -> GramAffinity:
+        """The graph of ``(b, n, c)`` rows under a kernel.
+
+        Raises:
+            InputError: ``kernel`` is not known.
+        """
+        check_choice("kernel", kernel, KERNELS)
+        if kernel == "gram":
+            return cls(feature, None, 0.0, 1.0)
+        return cls(feature, inverse_norm(feature), 0.5, 0.5)
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes of each graph."""
+        return self.matrix.shape[1]
+
+    def project(self, signal: Tensor) -> Tensor:
+        """``Phi^T X`` for ``(b, n, q)``, as ``(b, r, q)``; ``r`` is ``c`` or ``c + 1``."""
+        scaled = signal if self.scale is None else signal * self.scale
+        body = self.factor**0.5 * (self.matrix.transpose(1, 2) @ scaled)
+        if self.constant == 0:
+            return body
+        head = self.constant**0.5 * signal.sum(dim=1, keepdim=True)
+        return torch.cat([head, body], dim=1)
+
+    def expand(self, inner: Tensor) -> Tensor:
+        """``Phi Y`` for ``(b, r, q)``, as ``(b, n, q)``."""
+        body = inner if self.constant == 0 else inner[:, 1:]
+        result = self.matrix @ (self.factor**0.5 * body)
+        if self.scale is not None:
+            result = result * self.scale
+        return result if self.constant == 0 else result + self.constant**0.5 * inner[:, :1]
+
+    def total(self) -> Tensor:
+        """``Phi^T 1 / n``, ``(b, r, 1)``; its squared length is the mean entry of ``W``."""
+        share = torch.full_like(self.matrix[..., :1], 1 / self.n_nodes)
+        return self.project(share)
+
+    def degree(self) -> Tensor:
+        """Row sums of ``W``, ``(b, n)``."""
+        return self.expand(self.total()).squeeze(-1) * self.n_nodes
+
+    def diagonal(self) -> Tensor:
+        """Self-weights ``w_ii``, ``(b, n)``."""
+        norm = torch.linalg.vector_norm(self.matrix, dim=-1)
+        if self.scale is not None:
+            norm = norm * self.scale.squeeze(-1)
+        return self.constant + self.factor * norm.square()
+
+    def rows(self) -> Tensor:
+        """``Phi`` written out, ``(b, n, r)``."""
+        body = self.matrix if self.scale is None else self.matrix * self.scale
+        body = self.factor**0.5 * body
+        if self.constant == 0:
+            return body
+        return torch.cat([torch.full_like(body[..., :1], self.constant**0.5), body], dim=-1)
+
+    def dense(self) -> Tensor:
+        """``W`` written out, ``(b, n, n)``: the definition to compare with."""
+        rows = self.rows()
+        return rows @ rows.transpose(1, 2)
 
 
 def inverse_root(degree: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,123 +11,15 @@ from torch.nn import functional
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, full_precision
-from graphnn_unet.graph.affinity import (
-    ROWS,
-    Rows,
-    gram_degree,
-    inverse_root,
-    largest_affinity,
-    positive_block,
-    prepared_rows,
-    revive_diagonal,
-    shifted_cosine,
-    thresholded_affinity,
-)
+from graphnn_unet.graph.affinity import ROWS, Rows, prepared_rows
+from graphnn_unet.graph.explicit import checked_affinity, edge_list, is_sparse
+from graphnn_unet.graph.propagation import gram_convolution, thresholded_convolution
 
-# Rows of the affinity held at a time; up to this many nodes the whole matrix is kept for backward.
-BLOCK_ROWS = 512
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-
-def thresholded_product(
-    feature: Tensor, threshold: Tensor, signal: Tensor, block_rows: int = BLOCK_ROWS
-) -> Tensor:
-    """Product of a thresholded affinity with a signal, holding a block of its rows at a time.
-
-        y_i = sum_j w_ij x_j,    w_ij = max(0, f_i.f_j - threshold), w_ii = 1 where that is 0
-
-    The matrix is symmetric, so each block above the diagonal serves twice, and the gradient with
-    respect to the signal is the same product again; the features and the threshold get none.
-
-    Args:
-        feature: ``(b, n, c)`` float32 or float64.
-        threshold: ``(b,)``.
-        signal: ``(b, n, q)`` of the same dtype.
-        block_rows: Rows held at a time; the value depends on it only through rounding.
-
-    Returns:
-        ``(b, n, q)``.
-
-    Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
-    """
-    return _ThresholdedProduct.apply(feature.detach(), threshold.detach(), signal, block_rows)
-
-
-class _ThresholdedProduct(torch.autograd.Function):
-    """Symmetric operator in ``signal``; everything else is constant."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, feature: Tensor, threshold: Tensor, signal: Tensor, block_rows: int
-    ) -> Tensor:
-        ctx.save_for_backward(feature, threshold)
-        ctx.block_rows = block_rows
-        n_nodes = feature.shape[1]
-        result = torch.zeros_like(signal)
-        for start in range(0, n_nodes, block_rows):
-            stop = min(start + block_rows, n_nodes)
-            block = positive_block(feature[:, start:stop], feature[:, start:], threshold)
-            revive_diagonal(block[:, :, : stop - start])
-            result[:, start:stop] += block @ signal[:, start:]
-            if stop < n_nodes:
-                right = block[:, :, stop - start :].transpose(1, 2)
-                result[:, stop:] += right @ signal[:, start:stop]
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
-        feature, threshold = ctx.saved_tensors
-        back = _ThresholdedProduct.apply(feature, threshold, gradients[0], ctx.block_rows)
-        return None, None, back, None
-
-
-def positive_graph_convolution(
-    feature: Tensor, signal: Tensor, *, tau: float = 2.0, block_rows: int = BLOCK_ROWS
-) -> Tensor:
-    """Normalized product with the thresholded graph: ``D^(-1/2) W+ D^(-1/2) X``.
-
-    Equals PyG's ``GCNConv`` without weight and bias on the explicit graph of positive affinities
-    (:func:`graphnn_unet.graph.affinity.thresholded_affinity` with raw rows).
-
-    Args:
-        feature: ``(b, n, c)`` rows that span the graph; no gradient reaches them.
-        signal: ``(b, n, q)``.
-        tau: Threshold divisor, see :func:`correlation_clustering_loss`.
-        block_rows: Up to this many nodes the matrix is kept, beyond it is made again in blocks for
-            the degrees, the product and its gradient.
-
-    Returns:
-        ``(b, n, q)``.
-
-    Source: GraphCL eq. 16, edges where the affinity is positive.
-    """
-    fixed = feature.detach()
-    if fixed.shape[1] <= block_rows:
-        affinity = thresholded_affinity(fixed, tau=tau, rows="raw")
-        root = inverse_root(affinity.sum(dim=-1, keepdim=True))
-        return root * (affinity @ (root * signal))
-    threshold = largest_affinity(fixed) / tau
-    one = torch.ones_like(fixed[..., :1])
-    root = inverse_root(thresholded_product(fixed, threshold, one, block_rows))
-    return root * thresholded_product(fixed, threshold, root * signal, block_rows)
-
-
-def shifted_graph_convolution(feature: Tensor, signal: Tensor) -> Tensor:
-    """Normalized product with the shifted cosine graph, linear in the number of nodes.
-
-        w_ij = (1 + u_i.u_j) / 2,    y = D^(-1/2) W D^(-1/2) x
-
-    Args:
-        feature: ``(b, n, c)`` rows that span the graph; no gradient reaches them.
-        signal: ``(b, n, q)``.
-
-    Returns:
-        ``(b, n, q)``.
-
-    Source: LF-15 in LF-5. Cost: ``n c q``.
-    """
-    phi = shifted_cosine(feature.detach())
-    root = inverse_root(gram_degree(phi)).unsqueeze(-1)
-    return root * (phi @ (phi.transpose(1, 2) @ (root * signal)))
+ACTIVATIONS = {"elu": nn.ELU, "silu": nn.SiLU, "selu": nn.SELU, "relu": nn.ReLU, "gelu": nn.GELU}
+LAYERS = ("gcn", "gat", "arma", "gat_series")
 
 
 class CorrelationClusterHead(nn.Module):
@@ -212,9 +105,9 @@ class CorrelationClusterHead(nn.Module):
             # Theta first: its output is narrower than the features
             signal = self.theta(ready)
             if self.graph == "positive":
-                mixed = positive_graph_convolution(ready, signal, tau=self.tau)
+                mixed = thresholded_convolution(ready, signal, tau=self.tau)
             else:
-                mixed = shifted_graph_convolution(ready, signal)
+                mixed = gram_convolution(ready.detach(), signal, affinity="shifted")
             assignment = self.head(functional.elu(mixed + self.bias)).softmax(dim=-1)
         return assignment[0] if single else assignment
 
@@ -224,3 +117,256 @@ class CorrelationClusterHead(nn.Module):
             f"in_channels={self.in_channels}, n_clusters={self.n_clusters}, tau={self.tau}, "
             f"rows={self.rows!r}, graph={self.graph!r}"
         )
+
+
+@dataclass(frozen=True)
+class ClustererSettings:
+    """What a :class:`GraphClusterer` is made of.
+
+    Attributes:
+        layer: ``gcn``, ``gat``, ``arma``, or ``gat_series``: parallel series of two attention
+            layers, one for each of ``widths``, summed.
+        hidden: Width behind the graph layers; the head continues with half of it.
+        activation: Behind (and between) the graph layers.
+        head_activation: Inside the head.
+        dropout: In the head and between the layers of a series.
+        signed: ``gcn``: keep negative edges and leave out the normalization, which they break.
+        n_heads: ``gat``: attention heads, which share ``hidden``.
+        attention_dropout: ``gat``: of the attention.
+        edge_weight: ``gat``: let the attention see the affinity; by default it sees only which
+            nodes are linked.
+        n_stacks: ``arma``: parallel stacks, averaged.
+        n_layers: ``arma``: steps of each stack.
+        input_dropout: ``arma``: of the features that enter each step.
+        widths: ``gat_series``: widths of the series; one equal to ``hidden`` is added as it is.
+        project_all: ``gat_series``: project that one as well.
+    """
+
+    layer: Literal["gcn", "gat", "arma", "gat_series"] = "gcn"
+    hidden: int = 64
+    activation: str = "elu"
+    head_activation: str = "elu"
+    dropout: float = 0.25
+    signed: bool = False
+    n_heads: int = 1
+    attention_dropout: float = 0.0
+    edge_weight: bool = False
+    n_stacks: int = 1
+    n_layers: int = 1
+    input_dropout: float = 0.0
+    widths: tuple[int, ...] = (128, 64)
+    project_all: bool = False
+
+    def check(self) -> None:
+        """Refuse what cannot be built.
+
+        Raises:
+            InputError: Naming the first setting that is wrong.
+        """
+        check_choice("layer", self.layer, LAYERS)
+        check_choice("activation", self.activation, tuple(ACTIVATIONS))
+        check_choice("head_activation", self.head_activation, tuple(ACTIVATIONS))
+        if self.signed and self.layer != "gcn":
+            raise InputError(
+                f"signed edges with layer={self.layer!r}",
+                "only a gcn without normalization keeps their sign",
+            )
+        if self.hidden < 2 or self.n_heads < 1 or self.hidden % self.n_heads:
+            raise InputError(
+                f"hidden={self.hidden}, n_heads={self.n_heads}",
+                "hidden starts at 2 and the heads share it evenly",
+            )
+        if min(self.n_stacks, self.n_layers, *self.widths) < 1 or not self.widths:
+            raise InputError("n_stacks, n_layers and widths", "each starts at 1")
+
+
+PRESETS = {
+    "deepcut": ClustererSettings(),
+    "unseggnet": ClustererSettings(activation="silu", head_activation="silu"),
+    "unsegarmanet": ClustererSettings(
+        layer="arma",
+        activation="silu",
+        head_activation="silu",
+        n_stacks=2,
+        n_layers=4,
+        input_dropout=0.4,
+    ),
+    "unsegmedgat": ClustererSettings(
+        layer="gat_series",
+        activation="silu",
+        head_activation="silu",
+        dropout=0.2,
+        attention_dropout=0.2,
+    ),
+    "grid_gcn": ClustererSettings(activation="silu", dropout=0.0),
+    "grid_gat": ClustererSettings(layer="gat", activation="silu", dropout=0.0),
+    "grid_arma": ClustererSettings(layer="arma", activation="silu", dropout=0.0),
+}
+
+
+class GraphClusterer(nn.Module):
+    """Soft clusters of the nodes of a given graph, by PyG's layers and a small head.
+
+        H = layer(F, W);    S = softmax(Linear(Dropout(act2(Linear(act(H))))))    over clusters
+
+    Edges are the pairs of positive affinity, both directions, self-edges among them; under
+    ``signed`` all that are not 0. On a dense affinity the layers run as matrix products for a whole
+    batch, on a sparse one edge by edge in PyG; the numbers are the same.
+
+    Args:
+        in_channels: Channels of the node features.
+        n_clusters: Number of clusters ``k``.
+        settings: Settings, or the name of a published network: ``deepcut``, ``unseggnet``,
+            ``unsegarmanet``, ``unsegmedgat``, ``grid_gcn``, ``grid_gat``, ``grid_arma``.
+
+    Raises:
+        InputError: A setting, size or name is wrong.
+
+    Source: DeepCut, UnSegGNet, UnSeGArmaNet, UnSegMedGAT, as their released programs build them.
+    """
+
+    def __init__(
+        self, in_channels: int, n_clusters: int, settings: ClustererSettings | str = "deepcut"
+    ):
+        super().__init__()
+        if isinstance(settings, str):
+            check_choice("settings", settings, tuple(PRESETS))
+            settings = PRESETS[settings]
+        settings.check()
+        if min(in_channels, n_clusters) < 1:
+            raise InputError(f"in_channels={in_channels}, n_clusters={n_clusters}", "start at 1")
+        self.in_channels, self.n_clusters, self.settings = in_channels, n_clusters, settings
+        self.activation = ACTIVATIONS[settings.activation]()
+        widths = settings.widths if settings.layer == "gat_series" else (settings.hidden,)
+        self.series = nn.ModuleList(nn.ModuleList(self._layers(width)) for width in widths)
+        self.project = nn.ModuleList(
+            nn.Linear(width, settings.hidden)
+            if width != settings.hidden or (settings.project_all and len(widths) > 1)
+            else nn.Identity()
+            for width in widths
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+        self.head = nn.Sequential(
+            ACTIVATIONS[settings.activation](),
+            nn.Linear(settings.hidden, settings.hidden // 2),
+            ACTIVATIONS[settings.head_activation](),
+            nn.Dropout(settings.dropout),
+            nn.Linear(settings.hidden // 2, n_clusters),
+        )
+
+    def forward(self, node_feature: Tensor, affinity: Tensor) -> Tensor:
+        """Assignment of each node.
+
+        Args:
+            node_feature: ``(n, c)``, or ``(b, n, c)`` with a dense affinity.
+            affinity: Symmetric ``(n, n)`` dense or sparse, or ``(b, n, n)`` dense.
+
+        Returns:
+            ``(n, k)`` or ``(b, n, k)`` float32 or wider, rows on the simplex.
+
+        Raises:
+            ShapeError: Features and affinity do not fit each other or the network.
+        """
+        fits = node_feature.dim() == affinity.dim() and (
+            node_feature.shape[:-1] == affinity.shape[:-1]
+        )
+        if node_feature.shape[-1] != self.in_channels or not fits:
+            raise ShapeError(
+                f"node_feature {tuple(node_feature.shape)} and affinity {tuple(affinity.shape)} do "
+                "not fit",
+                f"both name the same nodes, and the network was made for {self.in_channels} "
+                "channels",
+            )
+        with full_precision(node_feature):
+            feature, single = as_batch(node_feature, "node_feature")
+            weight = checked_affinity(affinity)
+            if is_sparse(weight):
+                step = self._along_edges(weight)
+                mixed = self._mix(feature[0], step).unsqueeze(0)
+            else:
+                weight = weight if self.settings.signed else weight.clamp(min=0)
+                step = self._through_matrix(weight.unsqueeze(0) if single else weight)
+                mixed = self._mix(feature, step)
+            assignment = self.head(mixed).softmax(dim=-1)
+        return assignment[0] if single else assignment
+
+    def _layers(self, width: int) -> list[nn.Module]:
+        """The graph layers of one series."""
+        from torch_geometric.nn import ARMAConv, GATConv, GCNConv
+
+        chosen = self.settings
+        if chosen.layer == "gcn":
+            return [
+                GCNConv(
+                    self.in_channels,
+                    width,
+                    normalize=not chosen.signed,
+                    add_self_loops=not chosen.signed,
+                )
+            ]
+        if chosen.layer == "arma":
+            return [
+                ARMAConv(
+                    self.in_channels,
+                    width,
+                    num_stacks=chosen.n_stacks,
+                    num_layers=chosen.n_layers,
+                    act=ACTIVATIONS[chosen.activation](),
+                    dropout=chosen.input_dropout,
+                )
+            ]
+        depth = 2 if chosen.layer == "gat_series" else 1
+        return [
+            GATConv(
+                self.in_channels if index == 0 else width,
+                width // chosen.n_heads,
+                heads=chosen.n_heads,
+                dropout=chosen.attention_dropout,
+                edge_dim=1 if chosen.edge_weight else None,
+            )
+            for index in range(depth)
+        ]
+
+    def _mix(self, feature: Tensor, step: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Run every series and add them up."""
+        total: Tensor | None = None
+        for layers, project in zip(self.series, self.project, strict=True):
+            state = feature
+            for index, layer in enumerate(layers):  # type: ignore[arg-type]  # a ModuleList
+                if index:
+                    state = self.dropout(self.activation(state))
+                state = step(layer, state)
+            if not isinstance(project, nn.Identity):
+                state = self.dropout(self.activation(project(state)))
+            total = state if total is None else total + state
+        return total  # type: ignore[return-value]  # there is at least one series
+
+    def _along_edges(self, weight: Tensor) -> Callable[[nn.Module, Tensor], Tensor]:
+        """PyG's own message passing on a sparse affinity."""
+        edges, values = edge_list(weight, positive=not self.settings.signed)
+
+        def step(layer: nn.Module, state: Tensor) -> Tensor:
+            if self.settings.layer in ("gcn", "arma"):
+                return layer(state, edges, values.to(state.dtype))
+            return layer(
+                state,
+                edges,
+                edge_attr=values.to(state.dtype) if self.settings.edge_weight else None,
+            )
+
+        return step
+
+    def _through_matrix(self, weight: Tensor) -> Callable[[nn.Module, Tensor], Tensor]:
+        """Matrix products with a dense affinity ``(b, n, n)``."""
+        from graphnn_unet.graph.graph_layers import dense_arma, dense_gat, dense_gcn
+
+        chosen = {"gcn": dense_gcn, "arma": dense_arma}.get(self.settings.layer, dense_gat)
+
+        def step(layer: nn.Module, state: Tensor) -> Tensor:
+            return chosen(layer, state, weight.to(state.dtype))  # type: ignore[arg-type]
+
+        return step
+
+    def extra_repr(self) -> str:
+        """Sizes, for printing."""
+        return f"in_channels={self.in_channels}, n_clusters={self.n_clusters}"

@@ -7,11 +7,14 @@ between the graphs of a batch.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import (
     as_batch,
     as_pair,
@@ -20,6 +23,8 @@ from graphnn_unet.graph._tensors import (
     full_precision,
 )
 from graphnn_unet.graph.affinity import (
+    GramAffinity,
+    Kernel,
     Rows,
     largest_affinity,
     prepared_rows,
@@ -42,6 +47,8 @@ def correlation_clustering_loss(
     rows: Rows = "unit",
     reduction: Literal["mean", "sum"] = "mean",
     method: Method = "auto",
+    grid: Sequence[int] | None = None,
+    grid_weight: float = 0.0,
 ) -> Tensor:
     """Correlation clustering loss of a soft assignment on the graph of feature products.
 
@@ -50,7 +57,9 @@ def correlation_clustering_loss(
 
     divided by ``n^2`` under ``reduction="mean"``. With unit rows and ``tau >= 1`` the mean lies in
     ``[-(1 - 1/tau), 1/tau]``. Gradient flows to the assignment and to the features; ``M`` counts
-    as a constant.
+    as a constant. Where ``grid`` is given, nodes that are neighbours along an axis of it attract
+    each other besides: the mean falls by ``grid_weight * M`` times the mean of ``s_i.s_j`` over the
+    pairs of neighbours; the threshold stays the one of the features.
 
     Args:
         node_feature: ``(b, n, c)`` or ``(n, c)``; half precision is widened, autocast switched off.
@@ -62,15 +71,18 @@ def correlation_clustering_loss(
         reduction: ``mean`` over the ``n^2`` pairs, or ``sum`` as printed.
         method: ``linear``; ``dense`` builds the ``n x n`` matrices; ``auto`` takes whichever needs
             fewer multiply-adds, and never the dense form beyond 512 nodes.
+        grid: Sizes of the grid whose positions, last axis fastest, are the nodes.
+        grid_weight: Weight of the neighbours; 0 leaves the published loss.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
 
     Raises:
-        ShapeError: The inputs do not describe the same graphs and nodes.
+        ShapeError: The inputs do not describe the same graphs and nodes, or the grid has another
+            number of positions.
         InputError: ``tau`` is not positive, or a word is not known.
 
-    Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3.
+    Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3. The neighbours are ours (LF-13).
     Cost: ``n c k`` time and ``n + c k`` memory (linear), ``n^2 (c + k)`` and ``n^2`` (dense).
     """
     check_positive("tau", tau)
@@ -82,9 +94,198 @@ def correlation_clustering_loss(
             value = _correlation_dense(prepared_rows(feature, rows), member, tau)
         else:
             value = _correlation_linear(feature, member, tau, rows)
+        if grid is not None and grid_weight:
+            matrix, scale = row_scale(feature.detach(), rows)
+            together = neighbor_likeness(member, grid)
+            value = value - grid_weight * largest_affinity(matrix, scale) * together
         if reduction == "sum":
             value = value * float(n_nodes) ** 2
     return value[0] if single else value
+
+
+def neighbor_likeness(assignment: Tensor, grid: Sequence[int]) -> Tensor:
+    """Mean of ``s_i.s_j`` over the pairs of nodes that are neighbours along an axis of a grid.
+
+    Args:
+        assignment: ``(b, n, k)``.
+        grid: Sizes whose product is ``n``, last axis fastest.
+
+    Returns:
+        ``(b,)``; 0 for a grid of one position.
+
+    Raises:
+        ShapeError: The grid has another number of positions.
+    """
+    if math.prod(grid) != assignment.shape[1] or min(grid, default=0) < 1:
+        raise ShapeError(
+            f"grid {tuple(grid)} does not fit {assignment.shape[1]} nodes",
+            "the product of its sizes must be the number of nodes",
+        )
+    member = assignment.reshape(assignment.shape[0], *grid, -1)
+    total, n_pairs = assignment.new_zeros(assignment.shape[0]), 0
+    for axis, length in enumerate(grid, start=1):
+        if length == 1:
+            continue
+        pair = member.narrow(axis, 0, length - 1) * member.narrow(axis, 1, length - 1)
+        total = total + pair.flatten(1).sum(dim=1)
+        n_pairs += pair[0, ..., 0].numel()
+    return total / max(n_pairs, 1)
+
+
+def normalized_cut_loss(
+    node_feature: Tensor,
+    assignment: Tensor,
+    *,
+    affinity: Kernel = "shifted",
+    orthogonality: bool = True,
+    balance_weight: float = 1.0,
+    method: Method = "auto",
+) -> Tensor:
+    """Normalized cut of a soft assignment on the graph of feature products.
+
+        L = -Tr(S^T W S) / Tr(S^T D S) + balance_weight * ||A / ||A|| - I / sqrt(k)||,  A = S^T S
+
+    The second term, present under ``orthogonality``, is 0 for clusters of equal size and keeps all
+    nodes from joining one cluster; it also pulls small objects towards equal shares.
+
+    Args:
+        node_feature: ``(b, n, c)`` or ``(n, c)``.
+        assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
+        affinity: ``shifted``, ``(1 + cosine) / 2``, for any features; ``gram``, ``f_i.f_j``, for
+            features without negative entries. Dividing the affinity by its maximum, as the
+            published programs do, changes nothing.
+        orthogonality: Whether the second term is added.
+        balance_weight: Its weight.
+        method: As in :func:`correlation_clustering_loss`.
+
+    Returns:
+        ``(b,)``, or a scalar for one graph without batch axis. The first term lies in [-1, 0].
+
+    Raises:
+        ShapeError: The inputs do not describe the same graphs and nodes.
+        InputError: The graph has no weight (``gram`` with features that cancel out).
+
+    Source: DeepCut; identity LF-6. Cost: ``n c k`` (linear), ``n^2 (c + k)`` (dense).
+    """
+    with full_precision(node_feature):
+        feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
+        graph = GramAffinity.of(feature, affinity)
+        n_nodes = graph.n_nodes
+        if picks_dense(method, n_nodes, feature.shape[2], member.shape[2]):
+            weight = graph.dense()
+            within = (member * (weight @ member)).mean(dim=(1, 2))
+            degree = weight.sum(dim=2)
+        else:
+            # divided by n twice on both sides: sums over nodes leave the range of float32
+            within = graph.project(member / n_nodes).square().sum(dim=(1, 2))
+            within = within * n_nodes / member.shape[2]
+            degree = graph.degree()
+        volume = (degree * member.square().sum(dim=2)).mean(dim=1) / member.shape[2]
+        value = -within / positive_weight(volume)
+        if orthogonality:
+            value = value + balance_weight * balance_term(member)
+    return value[0] if single else value
+
+
+def modularity_loss(
+    node_feature: Tensor,
+    assignment: Tensor,
+    *,
+    collapse: bool = True,
+    balance_weight: float = 1.0,
+    affinity: Kernel = "shifted",
+    variant: Literal["true", "released"] = "true",
+    method: Method = "auto",
+) -> Tensor:
+    """Negative modularity of a soft assignment on the graph of feature products.
+
+        L = -Q + balance_weight * C,    Q = Tr(S^T (W - d d^T / M) S) / M,    M = sum_ij w_ij
+        C = sqrt(k) / n * ||S^T 1|| - 1
+
+    Computed without subtracting large numbers: ``Q`` does not change when a constant row is taken
+    from ``S``, and the null model then vanishes, so ``Q = ||P Phi^T (S - 1 c^T)||^2 / M`` with
+    ``P`` the projection against ``Phi^T 1``.
+
+    Args:
+        node_feature: ``(b, n, c)`` or ``(n, c)``.
+        assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
+        collapse: Whether ``C`` is added; it is 0 for equal shares and ``sqrt(k) - 1`` for one
+            cluster.
+        balance_weight: Its weight.
+        affinity: As in :func:`normalized_cut_loss`.
+        variant: ``true``, or ``released`` for the tables of the published programs: they take the
+            edge weight twice (``Q/2 + ||S^T d||^2 / (4 M^2)``, which pays for concentration) and
+            the fourth root of ``k`` in ``C``.
+        method: As in :func:`correlation_clustering_loss`.
+
+    Returns:
+        ``(b,)``, or a scalar for one graph without batch axis.
+
+    Raises:
+        ShapeError: The inputs do not describe the same graphs and nodes.
+        InputError: The graph has no weight: the features cancel out.
+
+    Source: DMoN as used by UnSegGNet, UnSeGArmaNet and UnSegMedGAT; identity LF-7.
+    Cost: ``n c k`` (linear), ``n^2 (c + k)`` (dense).
+    """
+    check_choice("variant", variant, ("true", "released"))
+    with full_precision(node_feature):
+        feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
+        graph = GramAffinity.of(feature, affinity)
+        _refuse_cancelled(graph)
+        if picks_dense(method, graph.n_nodes, feature.shape[2], member.shape[2]):
+            quality, drawn = _modularity_dense(graph.dense(), member)
+        else:
+            quality, drawn = _modularity_linear(graph, member)
+        value = modularity_value(quality, drawn, member, variant, collapse, balance_weight)
+    return value[0] if single else value
+
+
+def modularity_value(
+    quality: Tensor,
+    drawn: Tensor,
+    member: Tensor,
+    variant: Literal["true", "released"],
+    collapse: bool,
+    balance_weight: float,
+) -> Tensor:
+    """The loss from ``Q`` and ``||S^T d||^2 / M^2``, see :func:`modularity_loss`."""
+    n_clusters = member.shape[2]
+    root = n_clusters**0.5
+    if variant == "released":
+        quality = (quality + drawn / 2) / 2
+        root = n_clusters**0.25
+    value = -quality
+    if collapse:
+        spread = root * torch.linalg.vector_norm(member.mean(dim=1), dim=1) - 1
+        value = value + balance_weight * spread
+    return value
+
+
+def balance_term(member: Tensor) -> Tensor:
+    """``||A / ||A|| - I / sqrt(k)||`` with ``A = S^T S``, ``(b,)``; 0 for equal hard clusters."""
+    n_clusters = member.shape[2]
+    overlap = member.transpose(1, 2) @ (member / member.shape[1])
+    overlap = overlap / torch.linalg.matrix_norm(overlap, keepdim=True)
+    even = torch.eye(n_clusters, dtype=member.dtype, device=member.device) / n_clusters**0.5
+    # the k x k difference itself: 2 - 2 Tr(A)/... would cancel near 0
+    return torch.linalg.matrix_norm(overlap - even)
+
+
+def positive_weight(total: Tensor) -> Tensor:
+    """``total`` itself, if every graph has weight.
+
+    Raises:
+        InputError: A graph has none, so a share of its weight means nothing.
+    """
+    if not bool((total > 0).all()):
+        empty = (total <= 0).nonzero().flatten().tolist()
+        raise InputError(
+            f"graph {empty[0]} of the batch has no positive weight",
+            "its features are zero or cancel out, or the threshold tau leaves no edge",
+            "Lower tau, use affinity='shifted', or leave this graph out",
+        )
+    return total
 
 
 def picks_dense(method: Method, n_nodes: int, n_channels: int, n_clusters: int) -> bool:
@@ -147,6 +348,37 @@ def _correlation_linear(feature: Tensor, member: Tensor, tau: float, rows: Rows)
     share = member.mean(dim=1)
     threshold = largest_affinity(matrix, scale) / tau
     return threshold * share.square().sum(dim=-1) - mixed.square().sum(dim=(1, 2))
+
+
+def _modularity_linear(graph: GramAffinity, member: Tensor) -> tuple[Tensor, Tensor]:
+    """LF-7: ``Q`` and ``||S^T d||^2 / M^2``; all sums over nodes are means."""
+    n_nodes = graph.n_nodes
+    direction = graph.total()
+    mean_weight = direction.square().sum(dim=(1, 2))
+    degree = graph.expand(direction)
+    weighted = (degree.transpose(1, 2) @ member) / (n_nodes * mean_weight[:, None, None])
+    inner = graph.project((member - weighted) / n_nodes)
+    along = direction.transpose(1, 2) @ inner / mean_weight[:, None, None]
+    quality = (inner - direction @ along).square().sum(dim=(1, 2)) / mean_weight
+    return quality, weighted.square().sum(dim=(1, 2))
+
+
+def _modularity_dense(weight: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """The definition: ``Q`` and ``||S^T d||^2 / M^2`` with the null model built."""
+    degree = weight.sum(dim=2, keepdim=True)
+    total = degree.sum(dim=(1, 2))
+    null = degree @ degree.transpose(1, 2) / total[:, None, None]
+    quality = (member * ((weight - null) @ member)).sum(dim=(1, 2)) / total
+    drawn = (member * degree).sum(dim=1).square().sum(dim=1) / total.square()
+    return quality, drawn
+
+
+def _refuse_cancelled(graph: GramAffinity) -> None:
+    """Refuse features that cancel out; they leave rounding noise in the total weight, not zero."""
+    with torch.no_grad():
+        mean_weight = graph.total().square().sum(dim=(1, 2))
+        noise = (32 * torch.finfo(mean_weight.dtype).eps) ** 2 * graph.diagonal().amax(dim=1)
+        positive_weight(torch.where(mean_weight > noise, mean_weight, 0.0))
 
 
 def _correlation_dense(ready: Tensor, member: Tensor, tau: float) -> Tensor:

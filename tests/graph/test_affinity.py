@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.graph.affinity import (
-    gram_degree,
+    GramAffinity,
     inverse_norm,
     inverse_root,
     largest_affinity,
@@ -96,21 +96,38 @@ def test_thresholded_affinity_revives_dead_diagonals_only():
 
 def test_shifted_cosine_products_lie_between_zero_and_one():
     feature = rows(30, 4)
+    feature[3] = 0
     phi = shifted_cosine(feature)
-    product = phi @ phi.T
     cosine = unit_rows(feature) @ unit_rows(feature).T
-    torch.testing.assert_close(product, (1 + cosine) / 2)
-    assert gram_degree(phi).min() >= 1
+    torch.testing.assert_close(phi @ phi.T, (1 + cosine) / 2)
 
 
-def test_gram_degree_is_not_the_degree_of_the_clipped_graph():
-    feature = rows(50, 6)
-    product = feature @ feature.T
-    torch.testing.assert_close(gram_degree(feature), product.sum(1))
-    clipped = product.clamp(min=0).sum(1)
-    assert (clipped - gram_degree(feature)).abs().max() > 1
-    positive = feature.abs()
-    torch.testing.assert_close(gram_degree(positive), (positive @ positive.T).clamp(min=0).sum(1))
+@pytest.mark.parametrize("kernel", ["shifted", "gram"])
+@pytest.mark.parametrize("n_nodes", [1, 40])
+def test_a_graph_that_is_never_built_equals_the_built_one(kernel: str, n_nodes: int):
+    feature = rows(n_nodes, 4, batch=2)
+    feature[1, 0] = 0
+    graph = GramAffinity.of(feature, kernel)
+    dense = graph.dense()
+    phi = shifted_cosine(feature) if kernel == "shifted" else feature
+    torch.testing.assert_close(dense, phi @ phi.transpose(1, 2))
+    signal = rows(n_nodes, 3, seed=1, batch=2)
+    torch.testing.assert_close(graph.expand(graph.project(signal)), dense @ signal)
+    torch.testing.assert_close(graph.degree(), dense.sum(2))
+    torch.testing.assert_close(graph.diagonal(), dense.diagonal(dim1=1, dim2=2))
+    torch.testing.assert_close(graph.total().square().sum((1, 2)), dense.mean((1, 2)))
+
+
+def test_shifted_degrees_are_at_least_one():
+    assert GramAffinity.of(rows(50, 3, batch=1), "shifted").degree().min() >= 1
+
+
+def test_gram_degrees_are_not_those_of_the_clipped_graph():
+    feature = rows(50, 6, batch=1)
+    clipped = GramAffinity.of(feature, "gram").dense().clamp(min=0).sum(2)
+    assert (clipped - GramAffinity.of(feature, "gram").degree()).abs().max() > 1
+    positive = GramAffinity.of(feature.abs(), "gram")
+    torch.testing.assert_close(positive.degree(), positive.dense().clamp(min=0).sum(2))
 
 
 def test_inverse_root_of_nothing_is_zero_with_finite_gradient():

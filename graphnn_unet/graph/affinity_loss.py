@@ -1,0 +1,159 @@
+"""The clustering losses on a graph that is given as a matrix, dense or sparse.
+
+For thresholded and nearest-neighbour graphs, which have no linear form in their features.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
+from graphnn_unet.graph.clustering_loss import (
+    balance_term,
+    modularity_value,
+    positive_weight,
+)
+from graphnn_unet.graph.explicit import (
+    affinity_degree,
+    affinity_product,
+    checked_affinity,
+    is_sparse,
+)
+
+
+def correlation_clustering_loss_from(
+    affinity: Tensor, assignment: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """``-Tr(W S S^T)``, divided by ``n^2`` under ``mean``; ``W`` may be signed.
+
+    Args:
+        affinity: Symmetric; dense ``(b, n, n)`` or ``(n, n)``, or sparse ``(n, n)``, where pairs
+            that are not stored count as 0.
+        assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
+        reduction: ``mean`` over the ``n^2`` pairs, or ``sum``.
+
+    Returns:
+        ``(b,)``, or a scalar for one graph without batch axis.
+
+    Raises:
+        ShapeError: The inputs do not fit.
+        InputError: A sparse affinity that wants a gradient, or an unknown word.
+    """
+    check_choice("reduction", reduction, ("mean", "sum"))
+    with full_precision(assignment):
+        weight, member, single = _prepared(affinity, assignment)
+        value = -(member * _product(weight, member)).sum(dim=(1, 2))
+        if reduction == "mean":
+            value = value / float(member.shape[1]) ** 2
+    return value[0] if single else value
+
+
+def normalized_cut_loss_from(
+    affinity: Tensor,
+    assignment: Tensor,
+    *,
+    orthogonality: bool = True,
+    balance_weight: float = 1.0,
+) -> Tensor:
+    """Normalized cut on a given graph, see :func:`graphnn_unet.graph.normalized_cut_loss`.
+
+    Args:
+        affinity: Symmetric, non-negative; dense or sparse.
+        assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
+        orthogonality: Whether the balance term is added.
+        balance_weight: Its weight.
+
+    Returns:
+        ``(b,)``, or a scalar for one graph without batch axis.
+
+    Raises:
+        ShapeError: The inputs do not fit.
+        InputError: A weight is negative, a graph has no edge, or a sparse affinity wants a
+            gradient.
+    """
+    with full_precision(assignment):
+        weight, member, single = _prepared(affinity, assignment)
+        smallest = weight.values() if is_sparse(weight) else weight
+        if smallest.numel() and bool((smallest < 0).any()):
+            raise InputError(
+                "the affinity has negative weights",
+                "a normalized cut divides by degrees, which then mean nothing",
+                "Keep the positive weights, or use the correlation clustering loss",
+            )
+        degree = _degree(weight)
+        volume = (degree * member.square().sum(dim=2)).sum(dim=1)
+        within = (member * _product(weight, member)).sum(dim=(1, 2))
+        value = -within / positive_weight(volume)
+        if orthogonality:
+            value = value + balance_weight * balance_term(member)
+    return value[0] if single else value
+
+
+def modularity_loss_from(
+    affinity: Tensor,
+    assignment: Tensor,
+    *,
+    collapse: bool = True,
+    balance_weight: float = 1.0,
+    variant: Literal["true", "released"] = "true",
+) -> Tensor:
+    """Negative modularity on a given graph, see :func:`graphnn_unet.graph.modularity_loss`.
+
+        Q = Tr(Sc^T W Sc) / M,    Sc = S - 1 (S^T d)^T / M
+
+    where the null model has vanished: one pass over the edges, and nothing large is subtracted.
+
+    Args:
+        affinity: Symmetric with positive total weight; dense or sparse.
+        assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
+        collapse: Whether the term against one cluster is added.
+        balance_weight: Its weight.
+        variant: ``true``, or ``released`` for the tables of the published programs.
+
+    Returns:
+        ``(b,)``, or a scalar for one graph without batch axis.
+
+    Raises:
+        ShapeError: The inputs do not fit.
+        InputError: A graph has no positive weight, or a sparse affinity wants a gradient.
+    """
+    check_choice("variant", variant, ("true", "released"))
+    with full_precision(assignment):
+        weight, member, single = _prepared(affinity, assignment)
+        degree = _degree(weight)
+        total = positive_weight(degree.sum(dim=1))
+        weighted = (degree.unsqueeze(1) @ member) / total[:, None, None]
+        centred = member - weighted
+        quality = (centred * _product(weight, centred)).sum(dim=(1, 2)) / total
+        drawn = weighted.square().sum(dim=(1, 2))
+        value = modularity_value(quality, drawn, member, variant, collapse, balance_weight)
+    return value[0] if single else value
+
+
+def _prepared(affinity: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """The affinity, and the assignment with a batch axis; one graph may come without it."""
+    member, single = as_batch(assignment, "assignment")
+    if assignment.dim() != affinity.dim() or assignment.shape[:-1] != affinity.shape[:-1]:
+        raise ShapeError(
+            f"affinity {tuple(affinity.shape)} and assignment {tuple(assignment.shape)} do not fit",
+            "they must describe the same nodes, both or none with a batch axis",
+        )
+    weight = checked_affinity(affinity)
+    return weight, member.to(torch.promote_types(member.dtype, weight.dtype)), single
+
+
+def _product(weight: Tensor, member: Tensor) -> Tensor:
+    """``W X`` as ``(b, n, k)``, whether or not the affinity has a batch axis."""
+    if weight.dim() == 3:
+        return affinity_product(weight, member)
+    return affinity_product(weight, member[0]).unsqueeze(0)
+
+
+def _degree(weight: Tensor) -> Tensor:
+    """Degrees as ``(b, n)``."""
+    degree = affinity_degree(weight)
+    return degree.unsqueeze(0) if degree.dim() == 1 else degree

@@ -1,0 +1,155 @@
+"""Graphs given as a matrix of weights: dense ``(b, n, n)`` or ``(n, n)``, or sparse ``(n, n)``.
+
+Affinities are symmetric. A sparse one counts as constant: gradient reaches what it is multiplied
+with, not its weights. Products go through compressed rows, never through ``index_add_``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph._tensors import full_precision, widen
+from graphnn_unet.graph.affinity import inverse_root
+
+
+def is_sparse(affinity: Tensor) -> bool:
+    """Whether the affinity is stored sparse."""
+    return affinity.layout != torch.strided
+
+
+def checked_affinity(affinity: Tensor) -> Tensor:
+    """The affinity in float32 or wider, a sparse one as CSR.
+
+    Raises:
+        ShapeError: Not square, or sparse with a batch axis.
+        InputError: A sparse affinity that wants a gradient.
+    """
+    square = affinity.dim() >= 2 and affinity.shape[-1] == affinity.shape[-2]
+    if not square or affinity.dim() > (2 if is_sparse(affinity) else 3):
+        raise ShapeError(
+            f"affinity has shape {tuple(affinity.shape)}",
+            "it must be (node, node), or (graph, node, node) and dense",
+        )
+    if not is_sparse(affinity):
+        return widen(affinity)
+    if affinity.requires_grad:
+        raise InputError(
+            "the sparse affinity wants a gradient",
+            "sparse weights count as constant",
+            "Detach it, or pass it dense",
+        )
+    if affinity.layout == torch.sparse_csr:
+        rows = affinity
+    else:
+        made = affinity.to_sparse_coo().coalesce()
+        row, column = made.indices()
+        start = torch.searchsorted(row, torch.arange(made.shape[0] + 1, device=row.device))
+        rows = compressed_rows(start, column, made.values(), made.shape[0])
+    return rows if rows.dtype == widen(rows.values()).dtype else rows.to(torch.float32)
+
+
+def affinity_product(affinity: Tensor, signal: Tensor) -> Tensor:
+    """``W X`` for a symmetric affinity.
+
+    Args:
+        affinity: Dense ``(b, n, n)`` or ``(n, n)``, or sparse ``(n, n)``.
+        signal: ``(b, n, q)`` or ``(n, q)``, with a batch axis where a dense affinity has one.
+
+    Returns:
+        The shape of ``signal``; float32 or wider.
+
+    Raises:
+        ShapeError: The shapes do not fit.
+        InputError: A sparse affinity that wants a gradient.
+    """
+    with full_precision(signal):
+        weight, wide = _common_type(checked_affinity(affinity), widen(signal))
+        if wide.dim() != affinity.dim() or wide.shape[:-1] != weight.shape[:-1]:
+            raise ShapeError(
+                f"affinity {tuple(affinity.shape)} and signal {tuple(signal.shape)} do not fit"
+            )
+        if is_sparse(weight):
+            return _SparseProduct.apply(weight, wide)
+        return weight @ wide
+
+
+def affinity_degree(affinity: Tensor) -> Tensor:
+    """Row sums ``d_i = sum_j w_ij``, ``(n,)`` or ``(b, n)``."""
+    weight = checked_affinity(affinity)
+    if not is_sparse(weight):
+        return weight.sum(dim=-1)
+    one = weight.values().new_ones(weight.shape[0], 1)
+    return (weight @ one).squeeze(-1)
+
+
+def normalized_affinity(affinity: Tensor) -> Tensor:
+    """``D^(-1/2) W D^(-1/2)``; rows of nodes without positive degree become zero.
+
+    Args:
+        affinity: Dense or sparse, symmetric, non-negative.
+
+    Returns:
+        The same layout (sparse: CSR); eigenvalues in [-1, 1].
+    """
+    weight = checked_affinity(affinity)
+    root = inverse_root(affinity_degree(weight))
+    if not is_sparse(weight):
+        return root.unsqueeze(-1) * weight * root.unsqueeze(-2)
+    start, column = weight.crow_indices(), weight.col_indices()
+    row = torch.repeat_interleave(torch.arange(len(root), device=root.device), start.diff())
+    values = weight.values() * root[row] * root[column]
+    return compressed_rows(start, column, values, weight.shape[0])
+
+
+def edge_list(affinity: Tensor, *, positive: bool = True) -> tuple[Tensor, Tensor]:
+    """Edges of one graph as PyG wants them.
+
+    Args:
+        affinity: ``(n, n)`` dense or sparse.
+        positive: Keep edges of positive weight only; otherwise all that are not zero.
+
+    Returns:
+        ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and
+        ``(e,)`` weights.
+    """
+    weight = checked_affinity(affinity)
+    if is_sparse(weight):
+        counts = weight.crow_indices().diff()
+        target = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        source, values = weight.col_indices().long(), weight.values()
+        keep = values > 0 if positive else values != 0
+        return torch.stack([source[keep], target[keep]]), values[keep]
+    target, source = (weight > 0 if positive else weight != 0).nonzero(as_tuple=True)
+    return torch.stack([source, target]), weight[target, source]
+
+
+def compressed_rows(start: Tensor, column: Tensor, values: Tensor, n_nodes: int) -> Tensor:
+    """A square CSR tensor from its parts, columns ascending within a row."""
+    with warnings.catch_warnings():
+        # PyTorch calls CSR beta once a process; users cannot act on it
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        size = (n_nodes, n_nodes)
+        return torch.sparse_csr_tensor(start, column, values, size, check_invariants=False)
+
+
+def _common_type(weight: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(weight.dtype, signal.dtype)
+    return (weight if weight.dtype == dtype else weight.to(dtype)), signal.to(dtype)
+
+
+class _SparseProduct(torch.autograd.Function):
+    """Product with a constant symmetric sparse matrix; its gradient is the same product."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, signal: Tensor) -> Tensor:
+        ctx.weight = weight
+        return weight @ signal
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, _SparseProduct.apply(ctx.weight, gradients[0])

@@ -1,0 +1,108 @@
+"""PyG's graph layers on a dense affinity: the same parameters and numbers, as matrix products.
+
+PyG sends messages edge by edge. A thresholded patch graph has half of all pairs as edges, where
+that copies a row of features for each pair; a product with the matrix does not, takes a batch of
+graphs at once, and is deterministic.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_geometric.nn import ARMAConv, GATConv, GCNConv
+
+from graphnn_unet.graph.affinity import inverse_root, revive_diagonal
+
+
+def dense_gcn(layer: GCNConv, feature: Tensor, affinity: Tensor) -> Tensor:
+    """``GCNConv`` on a dense graph: ``D^(-1/2) A D^(-1/2) X Theta + b``.
+
+    Under ``normalize`` missing self-edges get weight 1; otherwise the affinity is used as it is.
+
+    Args:
+        layer: PyG's layer.
+        feature: ``(b, n, c)``.
+        affinity: ``(b, n, n)`` symmetric, non-negative where the layer normalizes.
+
+    Returns:
+        ``(b, n, c_out)``.
+    """
+    signal = layer.lin(feature)
+    if layer.normalize:
+        weight = affinity.clone()
+        revive_diagonal(weight)
+        root = inverse_root(weight.sum(dim=-1, keepdim=True))
+        signal = root * (weight @ (root * signal))
+    else:
+        signal = affinity @ signal
+    return signal if layer.bias is None else signal + layer.bias
+
+
+def dense_gat(layer: GATConv, feature: Tensor, affinity: Tensor) -> Tensor:
+    """``GATConv`` on a dense graph, one edge where the affinity is not 0, plus self-edges.
+
+    Edge weights count only if the layer was made with ``edge_dim=1``; the self-edge then carries
+    the mean weight of the other edges of its node, as in PyG.
+
+    Args:
+        layer: PyG's layer, heads concatenated, not bipartite, without residual.
+        feature: ``(b, n, c)``.
+        affinity: ``(b, n, n)`` symmetric.
+
+    Returns:
+        ``(b, n, heads * c_out)``.
+    """
+    n_graphs, n_nodes, _ = feature.shape
+    itself = torch.eye(n_nodes, dtype=torch.bool, device=feature.device)
+    linked = (affinity != 0) | itself
+    rows = cast(nn.Module, layer.lin)(feature).view(
+        n_graphs, n_nodes, layer.heads, layer.out_channels
+    )
+    sent = (rows * layer.att_src).sum(dim=-1).permute(0, 2, 1)
+    received = (rows * layer.att_dst).sum(dim=-1).permute(0, 2, 1)
+    score = received.unsqueeze(-1) + sent.unsqueeze(-2)
+    if layer.lin_edge is not None:
+        slope = (layer.lin_edge.weight.view(layer.heads, -1) * layer.att_edge[0]).sum(dim=-1)
+        others = affinity.masked_fill(itself, 0.0)
+        count = (others != 0).sum(dim=-1).clamp(min=1)
+        weight = others + torch.diag_embed(others.sum(dim=-1) / count)
+        score = score + slope[:, None, None] * weight.unsqueeze(1)
+    score = functional.leaky_relu(score, layer.negative_slope)
+    attention = score.masked_fill(~linked.unsqueeze(1), -torch.inf).softmax(dim=-1)
+    attention = functional.dropout(attention, layer.dropout, layer.training)
+    mixed = (attention @ rows.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2)
+    return mixed if layer.bias is None else mixed + layer.bias
+
+
+def dense_arma(layer: ARMAConv, feature: Tensor, affinity: Tensor) -> Tensor:
+    """``ARMAConv`` on a dense graph: ``X' = act(L X W + drop(X0) V + b)``, mean over stacks.
+
+    ``L = D^(-1/2) A D^(-1/2)`` without added self-edges; nodes without degree get no message.
+
+    Args:
+        layer: PyG's layer.
+        feature: ``(b, n, c)``.
+        affinity: ``(b, n, n)`` symmetric, non-negative.
+
+    Returns:
+        ``(b, n, c_out)``.
+    """
+    root = inverse_root(affinity.sum(dim=-1, keepdim=True))
+    graph = (root * affinity * root.transpose(1, 2)).unsqueeze(1)
+    given = state = feature.unsqueeze(1)
+    for step in range(layer.num_layers):
+        which = 0 if layer.shared_weights else step
+        if step == 0:
+            state = state @ layer.init_weight
+        else:
+            state = state @ layer.weight[0 if layer.shared_weights else step - 1]
+        kept = functional.dropout(given, layer.dropout, layer.training)
+        state = graph @ state + kept @ layer.root_weight[which]
+        if layer.bias is not None:
+            state = state + layer.bias[which]
+        if layer.act is not None:
+            state = layer.act(state)
+    return state.mean(dim=1)

@@ -1,0 +1,221 @@
+"""Messages along the edges of a complete graph on feature rows, without building it."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from graphnn_unet.graph._tensors import as_pair, full_precision
+from graphnn_unet.graph.affinity import (
+    GramAffinity,
+    Kernel,
+    inverse_root,
+    largest_affinity,
+    positive_block,
+    revive_diagonal,
+    thresholded_affinity,
+)
+
+# Rows of a thresholded affinity held at a time; up to this many nodes all of it is kept.
+BLOCK_ROWS = 512
+
+# Degrees below this share of the largest one count as not positive (features that cancel out).
+_DEGREE_FLOOR = 1e-12
+
+
+class GuardedRowsWarning(UserWarning):
+    """Nodes without positive degree got a zero message."""
+
+
+def gram_convolution(
+    node_feature: Tensor,
+    signal: Tensor,
+    *,
+    affinity: Kernel = "shifted",
+    normalize: bool = True,
+) -> Tensor:
+    """One graph convolution, without weights, on the graph of feature products.
+
+        y = D^(-1/2) W D^(-1/2) x,    or W x with ``normalize=False``
+
+    Args:
+        node_feature: ``(b, n, c)`` or ``(n, c)`` rows that span the graph.
+        signal: ``(b, n, q)`` or ``(n, q)``; apply a weight that narrows it beforehand.
+        affinity: ``shifted``, ``(1 + cosine) / 2``, whose degrees are positive for any features;
+            ``gram``, ``f_i.f_j``, for features without negative entries or, with
+            ``normalize=False``, as a signed graph.
+        normalize: Whether messages are scaled by the degrees at both ends.
+
+    Returns:
+        The shape of ``signal``. The normalized operator has eigenvalues in [0, 1].
+
+    Raises:
+        ShapeError: The inputs do not describe the same graphs and nodes.
+        InputError: An unknown word.
+
+    Warns:
+        GuardedRowsWarning: Nodes of a normalized ``gram`` graph have no positive degree; they
+            send and receive nothing.
+
+    Source: GraphCL eq. 14 on products of features; identities LF-1, LF-5, LF-15.
+    Cost: ``n c q`` time, ``c q`` memory.
+    """
+    with full_precision(node_feature):
+        feature, carried, single = as_pair(node_feature, signal, ("node_feature", "signal"))
+        graph = GramAffinity.of(feature, affinity)
+        if not normalize:
+            value = graph.expand(graph.project(carried))
+        else:
+            degree = graph.degree()
+            if affinity == "gram":
+                degree = _guarded(degree)
+            root = inverse_root(degree).unsqueeze(-1)
+            value = root * graph.expand(graph.project(root * carried))
+    return value[0] if single else value
+
+
+def thresholded_convolution(
+    feature: Tensor, signal: Tensor, *, tau: float = 2.0, block_rows: int = BLOCK_ROWS
+) -> Tensor:
+    """Normalized product with the thresholded graph: ``D^(-1/2) W+ D^(-1/2) X``.
+
+    Equals PyG's ``GCNConv`` without weight and bias on the explicit graph of positive affinities
+    (:func:`graphnn_unet.graph.affinity.thresholded_affinity` with raw rows).
+
+    Args:
+        feature: ``(b, n, c)`` rows that span the graph; no gradient reaches them.
+        signal: ``(b, n, q)``.
+        tau: Threshold divisor, see :func:`graphnn_unet.graph.correlation_clustering_loss`.
+        block_rows: Up to this many nodes the matrix is kept, beyond it is made again in blocks for
+            the degrees, the product and its gradient.
+
+    Returns:
+        ``(b, n, q)``.
+
+    Source: GraphCL eq. 16, edges where the affinity is positive.
+    """
+    fixed = feature.detach()
+    if fixed.shape[1] <= block_rows:
+        affinity = thresholded_affinity(fixed, tau=tau, rows="raw")
+        root = inverse_root(affinity.sum(dim=-1, keepdim=True))
+        return root * (affinity @ (root * signal))
+    threshold = largest_affinity(fixed) / tau
+    one = torch.ones_like(fixed[..., :1])
+    root = inverse_root(thresholded_product(fixed, threshold, one, block_rows))
+    return root * thresholded_product(fixed, threshold, root * signal, block_rows)
+
+
+def thresholded_product(
+    feature: Tensor, threshold: Tensor, signal: Tensor, block_rows: int = BLOCK_ROWS
+) -> Tensor:
+    """Product of a thresholded affinity with a signal, holding a block of its rows at a time.
+
+        y_i = sum_j w_ij x_j,    w_ij = max(0, f_i.f_j - threshold), w_ii = 1 where that is 0
+
+    The matrix is symmetric, so each block above the diagonal serves twice, and the gradient with
+    respect to the signal is the same product again; the features and the threshold get none.
+
+    Args:
+        feature: ``(b, n, c)`` float32 or float64.
+        threshold: ``(b,)``.
+        signal: ``(b, n, q)`` of the same dtype.
+        block_rows: Rows held at a time; the value depends on it only through rounding.
+
+    Returns:
+        ``(b, n, q)``.
+
+    Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
+    """
+    return _ThresholdedProduct.apply(feature.detach(), threshold.detach(), signal, block_rows)
+
+
+def class_graph_propagate(
+    probability: Tensor, signal: Tensor, *, detach_graph: bool = True
+) -> Tensor:
+    """Normalized product with the class-level graph: nodes of one predicted class, linked.
+
+        w^_ij = p_i.p_j  if argmax p_i = argmax p_j and i != j,    w^_ii = 1,    0 otherwise
+        y = D^(-1/2) W^ D^(-1/2) x
+
+    Inside a class the off-diagonal entries are those of ``P_c P_c^T``, so the product is one of
+    low rank for each class plus a diagonal; no degree is below 1.
+
+    Args:
+        probability: ``(b, n, C)`` or ``(n, C)``, rows on the simplex; of equal largest entries the
+            first one names the class.
+        signal: ``(b, n, q)`` or ``(n, q)``.
+        detach_graph: Whether the graph counts as constant; otherwise gradient also reaches
+            ``probability`` (not through the choice of the class, which has none).
+
+    Returns:
+        The shape of ``signal``.
+
+    Raises:
+        ShapeError: The inputs do not describe the same graphs and nodes.
+
+    Source: MLLC eqs. 6-7; identity LF-8. Cost: ``n C^2 q`` time, ``n q + C q`` memory.
+    """
+    with full_precision(probability):
+        share, carried, single = as_pair(probability, signal, ("probability", "signal"))
+        if detach_graph:
+            share = share.detach()
+        n_classes = share.shape[2]
+        member = functional.one_hot(share.argmax(dim=2), n_classes).to(share.dtype)
+        lonely = 1 - share.square().sum(dim=2, keepdim=True)
+        class_total = member.transpose(1, 2) @ share
+        degree = (share * (member @ class_total)).sum(dim=2, keepdim=True) + lonely
+        root = degree.rsqrt()
+        scaled = root * carried
+        value = lonely * scaled
+        for index in range(n_classes):
+            own = share * member[..., index : index + 1]
+            value = value + own @ (own.transpose(1, 2) @ scaled)
+        value = root * value
+    return value[0] if single else value
+
+
+def _guarded(degree: Tensor) -> Tensor:
+    """Degrees with those that are not clearly positive set to 0, and a warning that counts them."""
+    floor = _DEGREE_FLOOR * degree.detach().abs().amax(dim=-1, keepdim=True)
+    alive = degree > floor
+    n_dead = int((~alive).sum())
+    if n_dead:
+        warnings.warn(
+            f"{n_dead} of {degree.numel()} nodes have no positive degree and get a zero message; "
+            "affinity='shifted' has none of them",
+            GuardedRowsWarning,
+            stacklevel=3,
+        )
+    return torch.where(alive, degree, 0.0)
+
+
+class _ThresholdedProduct(torch.autograd.Function):
+    """Symmetric operator in ``signal``; everything else is constant."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, feature: Tensor, threshold: Tensor, signal: Tensor, block_rows: int
+    ) -> Tensor:
+        ctx.save_for_backward(feature, threshold)
+        ctx.block_rows = block_rows
+        n_nodes = feature.shape[1]
+        result = torch.zeros_like(signal)
+        for start in range(0, n_nodes, block_rows):
+            stop = min(start + block_rows, n_nodes)
+            block = positive_block(feature[:, start:stop], feature[:, start:], threshold)
+            revive_diagonal(block[:, :, : stop - start])
+            result[:, start:stop] += block @ signal[:, start:]
+            if stop < n_nodes:
+                right = block[:, :, stop - start :].transpose(1, 2)
+                result[:, stop:] += right @ signal[:, start:stop]
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
+        feature, threshold = ctx.saved_tensors
+        back = _ThresholdedProduct.apply(feature, threshold, gradients[0], ctx.block_rows)
+        return None, None, back, None

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.semi_supervised import LabelSpreading
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph import (
+    DiffusionSystem,
+    affinity_product,
+    diffuse_labels,
+    knn_affinity,
+    normalized_affinity,
+    shifted_cosine,
+)
+from graphnn_unet.graph.diffusion import NotConvergedWarning, conjugate_gradients
+
+
+def rows(n: int, c: int = 6, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, c, generator=generator, dtype=torch.float64)
+
+
+def path(n: int) -> torch.Tensor:
+    link = torch.diag(torch.ones(n - 1, dtype=torch.float64), 1)
+    return link + link.T
+
+
+def dense_solution(weight: torch.Tensor, label: torch.Tensor, alpha: float) -> torch.Tensor:
+    spread = normalized_affinity(weight)
+    eye = torch.eye(weight.shape[-1], dtype=weight.dtype)
+    return torch.linalg.solve(eye - alpha * spread, label)
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+def test_hand_worked_triangle_and_path(layout: str):
+    triangle = torch.ones(3, 3, dtype=torch.float64).fill_diagonal_(0)
+    ends = torch.tensor([[1.0, 0], [0, 0], [0, 0], [0, 1]], dtype=torch.float64)
+    for weight, label, expected in (
+        (triangle, torch.eye(3)[:, :2], [[1.2, 0.4], [0.4, 1.2], [0.4, 0.4]]),
+        (
+            path(4),
+            ends,
+            [[1.155556, 0.044444], [0.439978, 0.125708],
+             [0.125708, 0.439978], [0.044444, 1.155556]],
+        ),
+    ):  # fmt: skip
+        graph = weight if layout == "dense" else weight.to_sparse_csr()
+        found = diffuse_labels(label.double(), affinity=graph, alpha=0.5)
+        torch.testing.assert_close(found, torch.tensor(expected).double(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9, 0.99])
+def test_conjugate_gradients_equal_a_dense_solve(alpha: float):
+    graph = knn_affinity(rows(200), n_neighbors=5)
+    label = torch.nn.functional.one_hot(torch.arange(200) % 7, 7).double()
+    label[50:] = 0
+    found = diffuse_labels(label, affinity=graph, alpha=alpha)
+    expected = dense_solution(graph.to_dense(), label, alpha)
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
+    assert found.min() >= -1e-12
+    # linear in the labels: all columns at once equal one at a time
+    alone = diffuse_labels(label[:, 2:3], affinity=graph, alpha=alpha)
+    torch.testing.assert_close(found[:, 2:3], alone, atol=1e-7, rtol=0)
+
+
+def test_iterations_stay_below_their_bound():
+    system = DiffusionSystem(path(400).to_sparse_csr(), 0.99)
+    label = torch.zeros(400, 1, dtype=torch.float64)
+    label[0] = 1
+    found = system.solve(label)
+    bound = 1 + (1.99 / 0.01) ** 0.5 * np.log(2 / 1e-8) / 2
+    assert 20 < found.n_iterations <= bound
+    assert found.converged
+    assert found.residual <= 1e-8
+
+
+def test_the_true_residual_is_the_reported_one():
+    system = DiffusionSystem(knn_affinity(rows(100), n_neighbors=4), 0.9)
+    label = rows(100, 3, seed=1)
+    found = system.solve(label, tolerance=1e-5)
+    true = ((system(found.value) - label).norm(dim=0) / label.norm(dim=0)).max()
+    assert found.residual == pytest.approx(true.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("kernel", ["shifted", "gram"])
+@pytest.mark.parametrize("n_nodes", [50, 300])
+def test_woodbury_equals_a_dense_solve(kernel, diagonal, alpha, n_nodes):
+    feature = rows(n_nodes) if kernel == "shifted" else rows(n_nodes).abs()
+    feature = torch.stack([feature, feature.flip(1)])
+    label = torch.stack([rows(n_nodes, 3, seed=1)] * 2)
+    phi = shifted_cosine(feature) if kernel == "shifted" else feature
+    weight = phi @ phi.transpose(1, 2)
+    if not diagonal:
+        weight = weight - torch.diag_embed(weight.diagonal(dim1=1, dim2=2))
+    found = diffuse_labels(
+        label, node_feature=feature, alpha=alpha, kernel=kernel, diagonal=diagonal
+    )
+    torch.testing.assert_close(found, dense_solution(weight, label, alpha), rtol=1e-8, atol=1e-8)
+    if alpha < 0.99:
+        by_steps = diffuse_labels(label, affinity=weight, alpha=alpha)
+        torch.testing.assert_close(found, by_steps, rtol=1e-6, atol=1e-6)
+
+
+def test_both_forms_equal_label_spreading_of_scikit_learn():
+    feature = rows(60)
+    given = np.full(60, -1)
+    given[:12] = np.arange(12) % 3
+    phi = shifted_cosine(feature)
+    reference = LabelSpreading(
+        kernel=lambda x, y: (phi @ phi.T).numpy(), alpha=0.8, max_iter=2000, tol=1e-14
+    ).fit(feature.numpy(), given)
+    label = torch.zeros(60, 3, dtype=torch.float64)
+    label[torch.arange(12), torch.arange(12) % 3] = 1
+    weight = (phi @ phi.T).fill_diagonal_(0)
+    for found in (
+        diffuse_labels(label, node_feature=feature, alpha=0.8, diagonal=False),
+        diffuse_labels(label, affinity=weight, alpha=0.8),
+        diffuse_labels(label, affinity=weight.to_sparse_csr(), alpha=0.8),
+    ):
+        share = (found / found.sum(1, keepdim=True)).numpy()
+        np.testing.assert_allclose(share, reference.label_distributions_, atol=1e-6)
+        np.testing.assert_array_equal(share.argmax(1), reference.transduction_)
+
+
+def test_gradients():
+    feature, label = rows(12, 3), rows(12, 2, seed=1)
+    assert torch.autograd.gradcheck(
+        lambda y, f: diffuse_labels(y, node_feature=f, alpha=0.7, diagonal=False),
+        (label.requires_grad_(), feature.requires_grad_()),
+    )
+    graph = knn_affinity(feature, n_neighbors=3)
+    system = DiffusionSystem(graph, 0.7)
+    assert torch.autograd.gradcheck(lambda y: system.solve(y, tolerance=1e-13).value, (label,))
+    assert torch.autograd.gradgradcheck(lambda y: system.solve(y, tolerance=1e-13).value, (label,))
+
+
+def test_isolated_nodes_and_unlabeled_components_keep_their_rows():
+    graph = torch.zeros(6, 6, dtype=torch.float64)
+    graph[0, 1] = graph[1, 0] = graph[2, 3] = graph[3, 2] = 1
+    label = torch.zeros(6, 2, dtype=torch.float64)
+    label[0, 0] = label[4, 1] = 1
+    found = diffuse_labels(label, affinity=graph.to_sparse_csr())
+    assert found[1, 0] > 10
+    assert torch.equal(found[2:4], torch.zeros(2, 2, dtype=torch.float64))
+    assert torch.equal(found[4:], label[4:])
+
+
+def test_a_graph_without_edges_returns_the_labels():
+    label = rows(4, 2)
+    empty = torch.zeros(4, 4, dtype=torch.float64)
+    assert torch.equal(diffuse_labels(label, affinity=empty), label)
+    assert torch.equal(diffuse_labels(label, affinity=empty.to_sparse_csr()), label)
+
+
+def test_zero_rows_and_one_node_stay_finite():
+    for n_nodes in (1, 5):
+        feature = torch.zeros(n_nodes, 3)
+        assert torch.isfinite(diffuse_labels(torch.ones(n_nodes, 2), node_feature=feature)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(11)))
+def test_order_of_nodes_does_not_matter(order: list[int]):
+    feature, label = rows(11), rows(11, 2, seed=1)
+    graph = knn_affinity(feature, n_neighbors=3)
+    moved = knn_affinity(feature[order], n_neighbors=3)
+    torch.testing.assert_close(
+        diffuse_labels(label[order], affinity=moved),
+        diffuse_labels(label, affinity=graph)[order],
+        atol=1e-6,
+        rtol=1e-6,
+    )
+    torch.testing.assert_close(
+        diffuse_labels(label[order], node_feature=feature[order]),
+        diffuse_labels(label, node_feature=feature)[order],
+    )
+
+
+def test_float32_meets_its_own_tolerance_without_warning():
+    graph = knn_affinity(rows(300).float(), n_neighbors=6)
+    label = torch.eye(300)[:, :4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = diffuse_labels(label, affinity=graph)
+    assert found.dtype == torch.float32
+    expected = dense_solution(graph.to_dense().double(), label.double(), 0.99)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_half_precision_inside_autocast_is_worked_in_float32():
+    feature = (rows(40, 320) * 50).half()
+    label = torch.eye(40)[:, :3].half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = diffuse_labels(label, node_feature=feature)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, diffuse_labels(label.float(), node_feature=feature.float()))
+
+
+def test_too_few_steps_are_not_silent():
+    label = torch.zeros(100, 1, dtype=torch.float64)
+    label[0] = 1
+    with pytest.warns(NotConvergedWarning, match="3 steps"):
+        found = diffuse_labels(label, affinity=path(100), max_iterations=3)
+    assert torch.isfinite(found).all()
+
+
+def test_columns_that_have_converged_stay_as_they_are():
+    weight = path(30)
+    label = torch.zeros(30, 3, dtype=torch.float64)
+    label[0, 0] = label[15, 1] = 1  # third column is zero
+    system = DiffusionSystem(weight, 0.9)
+    found = conjugate_gradients(system, label, tolerance=1e-10, max_iterations=200)
+    assert torch.equal(found.value[:, 2], label[:, 2])
+    torch.testing.assert_close(system(found.value), label, atol=1e-9, rtol=0)
+    assert torch.equal(affinity_product(weight, label), weight @ label)
+
+
+def test_wrong_arguments_are_refused():
+    label, feature = rows(5, 2), rows(5)
+    for alpha in (1.0, -0.1, float("nan")):
+        with pytest.raises(InputError, match="alpha"):
+            diffuse_labels(label, node_feature=feature, alpha=alpha)
+    with pytest.raises(InputError, match="one graph"):
+        diffuse_labels(label)
+    with pytest.raises(InputError, match="one graph"):
+        diffuse_labels(label, node_feature=feature, affinity=path(5))
+    with pytest.raises(InputError, match="no solution"):
+        diffuse_labels(label, node_feature=feature, kernel="gram")
+    with pytest.raises(InputError, match="no positive degree"):
+        diffuse_labels(label, node_feature=feature - feature[0], kernel="gram")
+    with pytest.raises(InputError, match="negative"):
+        diffuse_labels(label, affinity=-path(5))
+    with pytest.raises(ShapeError, match="do not fit"):
+        diffuse_labels(label, affinity=path(6))
+    with pytest.raises(ShapeError, match="do not fit"):
+        diffuse_labels(label, node_feature=rows(6))

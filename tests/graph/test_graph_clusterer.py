@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.nn import ARMAConv, GATConv, GCNConv
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph import ClustererSettings, GraphClusterer, unit_rows
+from graphnn_unet.graph.clusterer import PRESETS
+from graphnn_unet.graph.graph_layers import dense_arma, dense_gat, dense_gcn
+
+PAIR = [[1.0, 0.5], [0.5, 1.0]]
+
+
+def rows(n: int, c: int = 5, seed: int = 0, batch: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, c) if batch is None else (batch, n, c)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def graph(feature: torch.Tensor, threshold: float = 0.2) -> torch.Tensor:
+    unit = unit_rows(feature)
+    return unit @ unit.transpose(-1, -2) - threshold
+
+
+def made(preset: str, n_clusters: int = 3, in_channels: int = 5) -> GraphClusterer:
+    torch.manual_seed(0)
+    return GraphClusterer(in_channels, n_clusters, preset).double().eval()
+
+
+def filled(layer: torch.nn.Module, **values: float) -> torch.nn.Module:
+    for name, parameter in layer.named_parameters():
+        last = name.split(".")[-1]
+        value = 0.0 if "bias" in name else values.get(last, values.get(name, 1.0))
+        torch.nn.init.constant_(parameter, value)
+    return layer.double()
+
+
+def test_two_nodes_by_hand():
+    feature = torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
+    weight = torch.tensor([PAIR], dtype=torch.float64)
+    cases = [
+        (dense_gcn(filled(GCNConv(1, 1)), feature, weight), (0.666667, 0.333333)),
+        (
+            dense_arma(filled(ARMAConv(1, 1, act=torch.relu)), feature, weight),
+            (1.666667, 0.333333),
+        ),
+        (
+            dense_arma(filled(ARMAConv(1, 1, num_layers=2, act=torch.relu)), feature, weight),
+            (2.222222, 0.777778),
+        ),
+        (
+            dense_gat(filled(GATConv(1, 1), att_dst=1.0, att_src=-1.0), feature, weight),
+            (0.268941, 0.450166),
+        ),
+    ]
+    for found, expected in cases:
+        torch.testing.assert_close(
+            found.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"),
+    [("deepcut", 26_786), ("unseggnet", 26_786), ("unsegarmanet", 272_994),
+     ("unsegmedgat", 105_762)],
+)  # fmt: skip
+def test_published_networks_have_their_number_of_parameters(preset: str, count: int):
+    network = GraphClusterer(384, 2, preset)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+SETTINGS = {
+    **PRESETS,
+    "two heads": ClustererSettings(layer="gat", n_heads=2, attention_dropout=0.3),
+    "weighted attention": ClustererSettings(layer="gat", edge_weight=True),
+    "signed": ClustererSettings(signed=True),
+    "all projected": ClustererSettings(layer="gat_series", project_all=True, widths=(16, 64)),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_matrix_products_equal_message_passing(name: str):
+    torch.manual_seed(0)
+    network = GraphClusterer(5, 3, SETTINGS[name]).double().eval()
+    feature = rows(15)
+    feature[4] = 0  # its self-affinity is negative, no edge reaches it
+    weight = graph(feature)
+    sparse = weight.to_sparse_csr()
+    dense = network(feature, weight)
+    torch.testing.assert_close(dense, network(feature, sparse), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(dense.sum(1), torch.ones(15, dtype=torch.float64))
+    # gradients too
+    target = rows(15, 3, seed=2)
+    by_form = []
+    for form in (weight, sparse):
+        network.zero_grad()
+        (network(feature, form) * target).sum().backward()
+        by_form.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    for one, other in zip(*by_form, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_attention_sees_weights_only_if_asked():
+    feature = rows(12)
+    weight = graph(feature).clamp(min=0)
+    for edge_weight, changes in ((False, False), (True, True)):
+        torch.manual_seed(0)
+        chosen = ClustererSettings(layer="gat", edge_weight=edge_weight)
+        network = GraphClusterer(5, 3, chosen).double().eval()
+        difference = (network(feature, weight) - network(feature, weight.sqrt())).abs().max()
+        assert bool(difference > 1e-6) == changes
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_batches_equal_single_graphs(preset: str):
+    network = made(preset)
+    feature = rows(11, batch=2)
+    weight = graph(feature)
+    both = network(feature, weight)
+    for index in range(2):
+        torch.testing.assert_close(both[index], network(feature[index], weight[index]))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(9)), st.sampled_from(sorted(PRESETS)))
+def test_order_of_nodes_does_not_matter(order: list[int], preset: str):
+    network, feature = made(preset), rows(9)
+    weight = graph(feature)
+    moved = network(feature[order], weight[order][:, order])
+    torch.testing.assert_close(moved, network(feature, weight)[order])
+
+
+def test_negative_edges_count_only_when_signed():
+    feature = rows(10)
+    weight = graph(feature)
+    for signed in (False, True):
+        torch.manual_seed(0)
+        network = GraphClusterer(5, 3, ClustererSettings(signed=signed)).double().eval()
+        same = torch.allclose(network(feature, weight), network(feature, weight.clamp(min=0)))
+        assert same != signed
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("case", ["no edge", "one node", "zeros", "all repel"])
+def test_degenerate_graphs_stay_finite(preset: str, case: str):
+    n_nodes = 1 if case == "one node" else 6
+    feature = torch.zeros(n_nodes, 5) if case == "zeros" else torch.ones(n_nodes, 5)
+    weight = {"no edge": torch.zeros(6, 6), "all repel": -torch.ones(6, 6)}.get(
+        case, torch.eye(n_nodes)
+    )
+    network = GraphClusterer(5, 3, preset)
+    for form in (weight, weight.to_sparse_csr()):
+        network.zero_grad()
+        assignment = network(feature, form)
+        assignment.square().sum().backward()
+        assert torch.isfinite(assignment).all()
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_half_precision_inside_autocast_is_worked_in_float32():
+    network = GraphClusterer(320, 3).eval()
+    feature = (rows(20, 320) * 50).half()
+    weight = graph(feature.float()).half()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network(feature, weight)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, network(feature.float(), weight.float()))
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(InputError, match="settings"):
+        GraphClusterer(5, 3, "dmon")
+    with pytest.raises(InputError, match="signed"):
+        GraphClusterer(5, 3, ClustererSettings(layer="arma", signed=True))
+    with pytest.raises(InputError, match="heads"):
+        GraphClusterer(5, 3, ClustererSettings(layer="gat", n_heads=3))
+    with pytest.raises(InputError, match="activation"):
+        GraphClusterer(5, 3, ClustererSettings(activation="tanh"))
+    with pytest.raises(InputError, match="n_clusters"):
+        GraphClusterer(5, 0)
+    with pytest.raises(ShapeError, match="do not fit"):
+        made("deepcut")(rows(4), torch.eye(5))
+    with pytest.raises(ShapeError, match="5 channels"):
+        made("deepcut")(rows(4, 6), torch.eye(4))
