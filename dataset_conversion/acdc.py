@@ -153,11 +153,11 @@ def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, 
     stacked = sorted(set(slices) - set(volumes))
     for name in stacked:
         numbers = sorted(slices[name])
-        gaps = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
+        first = min(numbers[0], 1)  # numbers start at 1, in some copies at 0
+        gaps = sorted(set(range(first, numbers[-1] + 1)) - set(numbers))
         if gaps:
-            cause = (
-                f"slices {', '.join(map(str, gaps))} of {numbers[0]} to {numbers[-1]} are missing"
-            )
+            listed = ", ".join(map(str, gaps))
+            cause = f"slices {listed} of {first} to {numbers[-1]} are missing"
             remedy = "Add them or remove the other slices of this volume"
             faults.append(Fault(name, "convert", cause, remedy, code="I21"))
             continue

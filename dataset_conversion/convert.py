@@ -12,14 +12,15 @@ import numpy as np
 
 from dataset_conversion import acdc, decathlon, dicom, left_atrium, nifti_folder, pancreas
 from dataset_conversion.prepare import CaseRow
-from dataset_conversion.records import Case, ConvertedDataset
+from dataset_conversion.records import Case, ConvertedDataset, Source
 from dataset_conversion.volumes import load, read_list, safe_id
-from dataset_conversion.write_raw import ConversionResult, require_new, write_raw
-from graphnn_unet.data.check_labels import NEARLY_INTEGER
+from dataset_conversion.write_raw import ConversionResult, require_new, workers_for, write_raw
+from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
 from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.progress import track
+from graphnn_unet.storage.processes import run_jobs
 
 __all__ = ["FORMS", "CaseRow", "ConversionResult", "convert"]
 
@@ -101,7 +102,7 @@ def convert(
     found = _with_patients(found, patient_regex)
     found = _with_test(found, test, wanted_test)
     found = _with_labeled(found, labeled)
-    found = _with_label_table(found, dict(label_names or {}))
+    found = _with_label_table(found, dict(label_names or {}), n_workers)
     return write_raw(
         found,
         folder,
@@ -312,7 +313,9 @@ def _with_labeled(found: ConvertedDataset, n_labeled: int | None) -> ConvertedDa
     return replace(found, cases=cases, notes=[*found.notes, *notes])
 
 
-def _with_label_table(found: ConvertedDataset, names: dict[int, str]) -> ConvertedDataset:
+def _with_label_table(
+    found: ConvertedDataset, names: dict[int, str], n_workers: int | None
+) -> ConvertedDataset:
     """The final label table: the form's own, renamed, or made from the values in the files."""
     if names.get(0, "background") != "background":
         raise InputError("the label 0 is the background", "", "Name the values from 1 on")
@@ -325,7 +328,7 @@ def _with_label_table(found: ConvertedDataset, names: dict[int, str]) -> Convert
         if unknown:
             raise InputError(f"label {unknown[0]} cannot be named", f"the data have {sorted(own)}")
         return replace(found, labels={names.get(v, n): v for v, n in own.items()})
-    stored = sorted(_stored_values(found) | set(names) | {0})
+    stored = sorted(_stored_values(found, n_workers) | set(names) | {0})
     mapping = {old: new for new, old in enumerate(v for v in stored if v >= 0)}
     labels: dict[str, int | list[int]] = {"background": 0}
     for old, new in mapping.items():
@@ -340,25 +343,33 @@ def _with_label_table(found: ConvertedDataset, names: dict[int, str]) -> Convert
     return replace(found, labels=labels, label_mapping=mapping, notes=notes)
 
 
-def _stored_values(found: ConvertedDataset) -> set[int]:
+def _stored_values(found: ConvertedDataset, n_workers: int | None) -> set[int]:
     """All values in the label maps that will be written; bad files are reported later."""
-    sources = [(case.case_id, case.label) for case in found.cases if case.label is not None]
+    sources = [case.label for case in found.cases if case.label is not None]
+    if n_workers is None:
+        n_workers = workers_for(found)
     values: set[int] = set()
-    for case_id, source in track(sources, len(sources), "read label values"):
-        try:
-            array = load(source, case_id).array
-        except BadFileError:
-            continue
-        if array.dtype.kind == "f":
-            rounded = np.rint(array)
-            if not np.isfinite(array).all() or np.abs(array - rounded).max() > NEARLY_INTEGER:
-                continue
-            array = rounded
-        values |= {int(value) for value in np.unique(array)}
+    outcomes = run_jobs(_values_of, sources, n_workers=n_workers)
+    for outcome in track(outcomes, len(sources), "read label values"):
+        values |= outcome.value or set()
         if len(values) > MAX_LABELS:
+            what = outcome.job.name if isinstance(outcome.job, Path) else "a label map"
             raise InputError(
-                f"label map of {case_id} brings the number of label values to {len(values)}",
+                f"{what} brings the number of label values to {len(values)}",
                 f"more than {MAX_LABELS} are no label map; is it an image",
                 "Check the --labels folder",
             )
     return values
+
+
+def _values_of(source: Source) -> set[int]:
+    """Integer values of one label map; empty when it cannot be used."""
+    try:
+        array = load(source, "label map").array
+    except BadFileError:
+        return set()
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or np.abs(array - np.rint(array)).max() > NEARLY_INTEGER:
+            return set()
+        array = np.rint(array).astype(np.int64)
+    return set(count_values(array.astype(np.uint8) if array.dtype == np.bool_ else array))

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from dataset_conversion.nifti_folder import match_labels
 from dataset_conversion.records import Case, ConvertedDataset, Volume
 from dataset_conversion.volumes import from_itk, safe_id
-from graphnn_unet.data.volume_files import BadFileError
+from graphnn_unet.data.volume_files import BadFileError, quiet_itk
 from graphnn_unet.errors import Fault, FaultsError, MissingFileError
 
 MIN_SLICES = 3
@@ -122,7 +122,8 @@ def find_series(folder: Path) -> Iterator[Series]:
         below.sort()
         if not files:
             continue
-        ids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(root))
+        with quiet_itk():
+            ids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(root))
         for series_id in ids:
             names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(root, series_id)
             yield Series(Path(root), tuple(Path(name) for name in names), len(ids))
@@ -133,7 +134,7 @@ def _case_id(source: Path, series: Series, number: str, taken: set[str]) -> str:
     parts = series.folder.relative_to(source).parts or (source.name,)
     case_id = safe_id("_".join(parts))
     if series.n_in_folder > 1:
-        case_id = safe_id(f"{case_id}_series{number.strip() or 0}")
+        case_id = safe_id(f"{case_id}_series{number or 0}")
     plain, count = case_id, 2
     while case_id in taken:
         case_id, count = f"{plain}_{count}", count + 1
@@ -141,9 +142,9 @@ def _case_id(source: Path, series: Series, number: str, taken: set[str]) -> str:
 
 
 def _patient(patient_id: str, case_id: str) -> str:
-    if not patient_id.strip():
+    if not patient_id:
         return case_id
-    return "patient-" + hashlib.sha256(patient_id.strip().encode()).hexdigest()[:12]
+    return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:12]
 
 
 def _header(path: Path) -> sitk.ImageFileReader:
@@ -151,7 +152,8 @@ def _header(path: Path) -> sitk.ImageFileReader:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with quiet_itk():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         cause = f"{path.name} cannot be read as DICOM"
         raise BadFileError("I05", cause, "Copy the series again") from error
@@ -163,8 +165,10 @@ def _tags(path: Path) -> dict[str, str]:
         reader = _header(path)
     except BadFileError:
         return {}
+    there = set(reader.GetMetaDataKeys())
+    # DICOM pads texts to an even length with a space or a zero byte
     return {
-        name: reader.GetMetaData(tag) for name, tag in _TAGS.items() if reader.HasMetaDataKey(tag)
+        name: reader.GetMetaData(tag).strip(" \0") for name, tag in _TAGS.items() if tag in there
     }
 
 
@@ -207,7 +211,8 @@ def read_series(files: tuple[Path, ...]) -> Volume:
 
 def _itk_volume(read_image, files: tuple[Path, ...]) -> Volume:
     try:
-        image = read_image()
+        with quiet_itk():
+            image = read_image()
     except RuntimeError as error:
         cause = f"the series of {files[0].name} cannot be read ({str(error).splitlines()[-1]})"
         raise BadFileError("I05", cause, "Copy the series again") from error

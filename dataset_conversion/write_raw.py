@@ -101,18 +101,17 @@ def write_raw(
         LockedError: Another conversion writes the same data set.
         NoSpaceError: The disk is too small.
     """
-    n_bytes = _input_bytes(dataset)
     if n_workers is None:
-        n_workers = default_workers(len(dataset.cases)) if n_bytes > SMALL_INPUT_BYTES else 0
+        n_workers = workers_for(dataset)
     if dry_run:
         rows = _prepare(dataset, None, fix_geometry, n_workers)
         return _result(dataset, folder, rows, written=False)
     with folder_lock(folder.parent / LOCKS / folder.name, "gnnunet_convert"):
         require_new(folder, overwrite=overwrite)
-        require_free_space(folder, n_bytes, "the raw data set")
-        for left in folder.parent.glob(f".{TEMPORARY_MARK}new-{folder.name}-*"):
+        require_free_space(folder, _input_bytes(dataset), "the raw data set")
+        for left in folder.parent.glob(f"{TEMPORARY_MARK}new-{folder.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
-        work = folder.with_name(f".{TEMPORARY_MARK}new-{folder.name}-{os.getpid()}")
+        work = folder.with_name(f"{TEMPORARY_MARK}new-{folder.name}-{os.getpid()}")
         try:
             for role in FOLDERS:
                 for name in FOLDERS[role] if dataset.with_role(role) else ():  # type: ignore[arg-type]
@@ -130,6 +129,13 @@ def write_raw(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def workers_for(dataset: ConvertedDataset) -> int:
+    """Worker processes for the size of the data; 0 for small sets."""
+    if _input_bytes(dataset) <= SMALL_INPUT_BYTES:
+        return 0
+    return default_workers(len(dataset.cases))
 
 
 def _input_bytes(dataset: ConvertedDataset) -> int:
@@ -213,10 +219,23 @@ def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:
         "licence": dataset.license,
         "converted_by": f"gnnunet_convert {__version__}",
     }
-    regions = [value for value in dataset.labels.values() if isinstance(value, (list, tuple))]
-    if regions:
-        content["regions_class_order"] = [max(value) for value in regions]
+    if any(isinstance(value, (list, tuple)) for value in dataset.labels.values()):
+        content["regions_class_order"] = _region_order(dataset.labels)
     return content
+
+
+def _region_order(labels: Mapping[str, Any]) -> list[int]:
+    """For each region, in order, the id that it alone adds to the regions inside it."""
+    regions = [
+        set(value) if isinstance(value, (list, tuple)) else {value}
+        for name, value in labels.items()
+        if name not in ("background", "ignore")
+    ]
+    order = []
+    for region in regions:
+        inner = set().union(*(other for other in regions if other < region))
+        order.append(min(region - inner or region))
+    return order
 
 
 def gnnunet_json(dataset: ConvertedDataset, result: ConversionResult) -> dict[str, Any]:

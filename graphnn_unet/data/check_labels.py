@@ -16,6 +16,8 @@ from graphnn_unet.errors import Fault
 NEARLY_INTEGER = 1e-3
 """Label values this close to an integer mean that integer."""
 
+_COUNTABLE = 2**16
+
 
 @dataclass(frozen=True)
 class ClassFacts:
@@ -61,6 +63,12 @@ def integer_labels(
 
 def count_values(values: np.ndarray) -> dict[int, int]:
     """Value to number of voxels, layer by layer so that no large copy is made."""
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high < _COUNTABLE:  # counting is many times faster than the sort of unique
+        total = np.zeros(high + 1, np.int64)
+        for layer in values:
+            total += np.bincount(layer.ravel(), minlength=high + 1)
+        return {int(value): int(total[value]) for value in np.flatnonzero(total)}
     counts: dict[int, int] = defaultdict(int)
     for layer in values:
         for value, n in zip(*np.unique(layer, return_counts=True), strict=True):

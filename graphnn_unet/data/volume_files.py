@@ -379,7 +379,7 @@ def _as_array(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -
 
 
 @contextmanager
-def _quiet_itk() -> Iterator[None]:
+def quiet_itk() -> Iterator[None]:
     """Keep ITK's own warnings off the screen; what matters is reported as a fault."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -391,7 +391,7 @@ def _quiet_itk() -> Iterator[None]:
 
 def _by_simpleitk(path: Path, name: str) -> np.ndarray:
     try:
-        with _quiet_itk():
+        with quiet_itk():
             return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
         raise BadFileError("I05", f"{name} cannot be read ({_last(error)})", _COPY_AGAIN) from error
@@ -405,7 +405,7 @@ def _read_grid(path: Path, name: str, shape: tuple[int, ...]) -> Grid:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        with _quiet_itk():
+        with quiet_itk():
             reader.ReadImageInformation()
     except RuntimeError as error:
         axes = "orthonormal" in str(error)

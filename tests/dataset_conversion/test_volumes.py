@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from volume_makers import image_array, save, save_h5
+
+from dataset_conversion.records import Volume
+from dataset_conversion.volumes import (
+    from_itk,
+    grid_of,
+    hash_inputs,
+    in_published_order,
+    load,
+    read_channel,
+    read_h5,
+    read_list,
+    resampled,
+    safe_id,
+    to_itk,
+    with_axes_of,
+)
+from graphnn_unet.data.volume_files import BadFileError
+from graphnn_unet.errors import InputError, MissingFileError
+
+ORIENTATIONS = [
+    "".join(letters[axis] for letters, axis in zip(signs, order, strict=True))
+    for order in itertools.permutations(range(3))
+    for signs in itertools.product(("RAS", "LPI"), repeat=3)
+]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_reordering_axes_is_what_itk_does_for_all_48_orientations(orientation: str):
+    image = to_itk(Volume(image_array(), (2.0, 1.5, 1.0), (3.0, -4.0, 5.0)))
+    turned = sitk.DICOMOrient(image, orientation)
+    back = with_axes_of(from_itk(turned), image.GetDirection())
+    assert back is not None
+    np.testing.assert_array_equal(back.array, sitk.GetArrayFromImage(image))
+    np.testing.assert_allclose(back.spacing, image.GetSpacing()[::-1])
+    np.testing.assert_allclose(back.origin, image.GetOrigin(), atol=1e-9)
+    away = with_axes_of(from_itk(image), turned.GetDirection())
+    assert away is not None
+    np.testing.assert_array_equal(away.array, sitk.GetArrayFromImage(turned))
+    np.testing.assert_allclose(away.origin, turned.GetOrigin(), atol=1e-9)
+
+
+def test_oblique_axes_cannot_be_reordered():
+    cosine, sine = np.cos(0.3), np.sin(0.3)
+    direction = (cosine, -sine, 0.0, sine, cosine, 0.0, 0.0, 0.0, 1.0)
+    volume = Volume(image_array(), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), direction)
+    assert with_axes_of(volume, (1, 0, 0, 0, 1, 0, 0, 0, 1)) is None
+
+
+def test_resampling_to_another_grid_keeps_the_place_of_a_structure():
+    label = np.zeros((10, 10, 10), np.uint8)
+    label[4:8, 4:8, 4:8] = 3
+    volume = Volume(label, (1.0, 1.0, 1.0))
+    grid = grid_of(Volume(np.zeros((5, 5, 5)), (2.0, 2.0, 2.0), (0.5, 0.5, 0.5)))
+    new = resampled(volume, grid, nearest=True)
+    assert new.array.shape == (5, 5, 5)
+    assert set(np.unique(new.array)) == {0, 3}
+    np.testing.assert_array_equal(np.argwhere(new.array).min(0), (2, 2, 2))
+    np.testing.assert_array_equal(np.argwhere(new.array).max(0), (3, 3, 3))
+
+
+def test_h5_axes_become_z_y_x(tmp_path: Path):
+    array = image_array()
+    save_h5(tmp_path / "a.h5", array, None)
+    volume = read_h5(tmp_path / "a.h5", "image", (3.0, 2.0, 1.0), "xyz")
+    np.testing.assert_array_equal(volume.array, array.transpose(2, 1, 0))
+    np.testing.assert_array_equal(
+        read_h5(tmp_path / "a.h5", "image", (3.0, 2.0, 1.0), "zyx").array, array
+    )
+
+
+def test_a_damaged_or_foreign_h5_file_is_named(tmp_path: Path):
+    save_h5(tmp_path / "a.h5", image_array(), None)
+    with pytest.raises(BadFileError, match=r"a.h5 has no 'label' \(it has image\)"):
+        read_h5(tmp_path / "a.h5", "label", (1.0, 1.0, 1.0), "zyx")
+    content = (tmp_path / "a.h5").read_bytes()
+    (tmp_path / "b.h5").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BadFileError, match=r"b.h5 cannot be read"):
+        read_h5(tmp_path / "b.h5", "image", (1.0, 1.0, 1.0), "zyx")
+
+
+def test_channels_of_a_4d_file_keep_their_order_and_geometry(tmp_path: Path):
+    channels = np.stack([image_array(i) for i in range(3)])
+    image = sitk.GetImageFromArray(channels, isVector=False)
+    image.SetSpacing((1.0, 1.5, 2.0, 1.0))
+    image.SetOrigin((3.0, -4.0, 5.0, 0.0))
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    for i in range(3):
+        volume = read_channel(tmp_path / "a.nii.gz", i, 3)
+        np.testing.assert_array_equal(volume.array, channels[i])
+        assert volume.spacing == (2.0, 1.5, 1.0)
+        np.testing.assert_allclose(volume.origin, (3.0, -4.0, 5.0))
+    with pytest.raises(BadFileError, match=r"3 channels, dataset\.json lists 2"):
+        read_channel(tmp_path / "a.nii.gz", 0, 2)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_reading_and_writing_keep_voxels_and_geometry(tmp_path: Path, ending: str):
+    path = save(image_array(), tmp_path / f"a{ending}", direction=(0, 1, 0, 1, 0, 0, 0, 0, 1))
+    volume = load(path, "a")
+    again = from_itk(to_itk(volume))
+    np.testing.assert_array_equal(again.array, image_array())
+    np.testing.assert_allclose(again.spacing, volume.spacing)
+    np.testing.assert_allclose(again.direction, volume.direction)
+
+
+@pytest.mark.parametrize(
+    ("name", "case_id"),
+    [("scan 1", "scan_1"), ("../../x", "x"), ("a..b", "a.b"), ("$(rm)", "rm"), ("é", "case")],
+)
+def test_any_name_becomes_a_safe_case_id(name: str, case_id: str):
+    assert safe_id(name) == case_id
+
+
+def test_lists_lose_endings_folders_and_comments(tmp_path: Path):
+    (tmp_path / "a.list").write_text("# order\nb.h5\n\nx/c.nii.gz\na\n")
+    assert read_list(tmp_path / "a.list") == ["b", "c", "a"]
+    (tmp_path / "empty.list").write_text("\n")
+    with pytest.raises(InputError, match="is empty"):
+        read_list(tmp_path / "empty.list")
+    with pytest.raises(MissingFileError, match="is missing"):
+        read_list(tmp_path / "no.list")
+
+
+def test_published_cases_come_first_in_their_order():
+    assert in_published_order(["d", "a", "c", "b"], ["c", "x", "a"]) == ["c", "a", "b", "d"]
+
+
+def test_many_inputs_get_one_hash_that_sees_every_file(tmp_path: Path):
+    paths = [tmp_path / "s" / f"{i}.dcm" for i in range(40)]
+    (tmp_path / "s").mkdir()
+    for i, path in enumerate(paths):
+        path.write_bytes(bytes([i]))
+    before = hash_inputs(paths, tmp_path)
+    assert list(before) == ["s/*"]
+    paths[17].write_bytes(b"changed")
+    assert hash_inputs(paths, tmp_path) != before
+    assert list(hash_inputs(paths[:2], tmp_path)) == ["s/0.dcm", "s/1.dcm"]
