@@ -332,11 +332,12 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int) -> np.ndarray:
     try:
         shape = tuple(int(value) for value in fields["sizes"].split())
         dtype = np.dtype(_NRRD_TYPES[fields["type"].lower()])
+        spacing = _nrrd_spacing(fields)
     except (KeyError, ValueError) as error:
         cause = f"{name} has a damaged NRRD header ({error})"
         raise BadFileError("I06", cause, _COPY_AGAIN) from error
     _require_dims(len(shape), n_dims, name)
-    _require_spacing(_nrrd_spacing(fields), name)
+    _require_spacing(spacing, name)
     dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
     encoding = fields.get("encoding", "raw")
     if {"data file", "datafile"} & set(fields) or encoding not in ("raw", "gzip", "gz"):
@@ -416,9 +417,13 @@ def _read_grid(path: Path, name: str, shape: tuple[int, ...]) -> Grid:
     spacing = tuple(float(value) for value in reader.GetSpacing()[:n_dims])
     _require_spacing(spacing[:3], name)
     direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)
+    origin = tuple(float(value) for value in reader.GetOrigin()[:n_dims])
+    if not (np.isfinite(origin).all() and np.isfinite(direction).all()):
+        cause = f"{name} cannot be placed in space: its header holds NaN"
+        raise BadFileError("I18", cause, "Write a valid orientation into the header")
     return Grid(
         tuple(int(n) for n in shape),
         spacing[::-1],
-        tuple(float(value) for value in reader.GetOrigin()[:n_dims]),
+        origin,
         tuple(float(value) for value in direction[:n_dims, :n_dims].ravel()),
     )

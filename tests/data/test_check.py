@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from graphnn_unet.data import check
 from graphnn_unet.data.check import check_case_images, check_dataset, group_case_files
 from graphnn_unet.data.check_labels import class_facts, count_values
-from graphnn_unet.data.volume_files import read_volume
+from graphnn_unet.data.volume_files import BadFileError, read_volume
 
 SHAPE = (12, 14, 16)
 CASES = ("case_000", "case_001", "case_002")
@@ -543,7 +542,7 @@ def test_the_images_of_one_case_can_be_checked_alone(tmp_path: Path):
 def test_an_impossible_header_takes_no_memory(dataset: Path, monkeypatch: pytest.MonkeyPatch):
     edit_header(image_path(dataset), 42, int16(30000, 30000, 30000))
     monkeypatch.setattr(np, "frombuffer", lambda *_: pytest.fail("memory was asked for"))
-    with pytest.raises(check.BadFileError, match="claims"):
+    with pytest.raises(BadFileError, match="claims"):
         read_volume(image_path(dataset))
 
 
@@ -553,3 +552,32 @@ def test_a_case_that_cannot_be_read_is_still_a_case(dataset: Path):
     assert report.faulty_cases == ["case_001"]
     assert report.cases["case_001"].shape == (0, 0, 0)
     assert len(report.errors) == 1
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
+def test_a_damaged_header_is_a_fault_and_never_a_crash(tmp_path: Path, ending: str):
+    path = tmp_path / f"a{ending}"
+    save(image_array(1), path)
+    good = path.read_bytes()
+    packed = ending == ".nii.gz"
+    content = gzip.decompress(good) if packed else good
+    generator = np.random.default_rng(7)
+    refused = 0
+    for _ in range(60):
+        spoiled = bytearray(content)
+        for place in generator.integers(0, 350, 3):
+            spoiled[place] = generator.integers(256)
+        path.write_bytes(gzip.compress(bytes(spoiled), 1) if packed else bytes(spoiled))
+        try:
+            grid = read_volume(path).grid
+        except BadFileError:
+            refused += 1
+        else:
+            assert np.isfinite([*grid.spacing, *grid.origin, *grid.direction]).all()
+    assert refused > 0
+
+
+def test_a_header_with_nan_in_its_orientation_is_refused(dataset: Path):
+    edit_header(image_path(dataset), 292, float32(np.nan))  # sform, offset in x
+    report = check_dataset(dataset)
+    assert [(f.code, f.case) for f in report.errors] == [("I18", "case_001")]
