@@ -190,12 +190,13 @@ def _nearest_in_block(
     cosine = unit[start:stop] @ unit.T
     own = torch.arange(stop - start, device=unit.device)
     cosine[own, own + start] = -torch.inf
-    best, index = cosine.topk(n_neighbors, dim=1)
-    # topk takes any of the nodes that tie at the last place; take those of smallest index
-    last = best[:, -1:]
-    tied = ((cosine >= last).sum(dim=1) > n_neighbors).nonzero().squeeze(1)
+    # one more than asked for: topk takes any of the nodes that tie at the last place, and the next
+    # value tells where that happened
+    best, index = cosine.topk(n_neighbors + 1, dim=1)
+    tied = (best[:, -2] == best[:, -1]).nonzero().squeeze(1)
+    best, index = best[:, :-1], index[:, :-1]
     if len(tied):
-        rows, edge = cosine[tied], last[tied]
+        rows, edge = cosine[tied], best[tied, -1:]
         above, level = rows > edge, rows == edge
         missing = n_neighbors - above.sum(dim=1, keepdim=True)
         chosen = above | (level & (level.cumsum(dim=1) <= missing))
