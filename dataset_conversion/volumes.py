@@ -83,8 +83,9 @@ def read_h5_array(path: Path, key: str) -> np.ndarray:
     """The array ``key`` of an h5 file as it is stored."""
     try:
         with h5py.File(path, "r") as file:
-            if key in file:
-                return file[key][()]
+            found = file.get(key)
+            if isinstance(found, h5py.Dataset):
+                return found[()]
             keys = ", ".join(file)
     except OSError as error:
         cause = f"{path.name} cannot be read as h5 ({str(error).splitlines()[0]})"
@@ -145,7 +146,9 @@ def with_axes_of(volume: Volume, direction: Sequence[float]) -> Volume | None:
     array = array.transpose([2 - int(source_of[2 - k]) for k in range(3)])
     z, y, x = spacing[source_of][::-1].tolist()
     corner = (float(origin[0]), float(origin[1]), float(origin[2]))
-    return Volume(np.flip(array, flipped), (z, y, x), corner, tuple(float(d) for d in direction))
+    return Volume(
+        np.flip(array, tuple(flipped)), (z, y, x), corner, tuple(float(d) for d in direction)
+    )
 
 
 def resampled(volume: Volume, grid: Grid, *, nearest: bool) -> Volume:

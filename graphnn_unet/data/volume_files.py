@@ -22,6 +22,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from nibabel.spatialimages import HeaderDataError
 
 FILE_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 """Kinds of image files that are read, longest ending first."""
@@ -189,7 +190,7 @@ def _nifti_header(header_bytes: bytes, name: str) -> nib.Nifti1Header:
         if not bytes(header["magic"]).startswith((b"n+1", b"n+2")):
             raise broken
         header.get_data_dtype()
-    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+    except (HeaderDataError, ValueError, KeyError) as error:
         raise broken from error
     return header
 
