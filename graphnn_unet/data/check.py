@@ -401,7 +401,8 @@ def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
     for case, facts in cases.items():
         ratio = np.asarray(facts.spacing) / median
         size = np.rint(np.asarray(facts.shape) * ratio)
-        mm = f"its spacing is {numbers(facts.spacing)} mm (z, y, x), the median {numbers(median.tolist())}"
+        own, usual = numbers(facts.spacing), numbers(median.tolist())
+        mm = f"its spacing is {own} mm (z, y, x), the median {usual}"
         if size.prod() > MAX_RESAMPLED_VOXELS:
             cause = f"{mm}: it would have {size.prod():.3g} voxels after resampling"
             faults.append(fault(case, "I49", cause, "Correct the spacing in its header"))
