@@ -307,4 +307,6 @@ def _positive_worker_count() -> Iterator[None]:
 
 def predicted_shape(shape: Any, spacing: Any, target_spacing: Any) -> np.ndarray:
     """Voxels of a case after resampling; all arguments in one axis order."""
-    return np.round(np.asarray(shape) * np.asarray(spacing) / np.asarray(target_spacing)).astype(int)
+    return np.round(np.asarray(shape) * np.asarray(spacing) / np.asarray(target_spacing)).astype(
+        int
+    )

@@ -45,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--val", action="store_true", help="only predict and score validation cases")
     made.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
     made.add_argument("-num_gpus", type=int, default=1, help="GPUs of this machine to use (1)")
+    made.add_argument(
+        "--output", metavar="DIR", help="model folder, instead of the usual one in nnUNet_results"
+    )
     made.add_argument("--workers", type=int, metavar="N", help="processes that make batches")
     made.add_argument("--deterministic", action="store_true", help="bitwise repeatable on CUDA")
     return made
@@ -71,6 +74,7 @@ def _work(arguments: argparse.Namespace) -> None:
         num_gpus=arguments.num_gpus,
         n_loader_workers=arguments.workers,
         deterministic=arguments.deterministic,
+        output=arguments.output,
     )
     print(f"model: {result.model}")
     for summary in result.summaries:

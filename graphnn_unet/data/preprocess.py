@@ -75,8 +75,10 @@ def preprocess_configuration(
     settings = _settings(plans, configuration)
     keys = {case: _key(facts, settings) for case, facts in cases.items()}
     old = read_manifest(dataset_folder, identifier)
-    if old is not None and _same(old, cases, keys) and not missing_files(
-        dataset_folder, identifier, old
+    if (
+        old is not None
+        and _same(old, cases, keys)
+        and not missing_files(dataset_folder, identifier, old)
     ):
         say(f"{configuration}: {len(cases)} cases are preprocessed and up to date")
         return []

@@ -87,7 +87,9 @@ def choose_labeled(
     if draw:
         patients = list(dict.fromkeys(patient_of[case] for case in order))
         rank = dict(
-            zip(np.random.default_rng(draw).permutation(patients), range(len(patients)), strict=True)
+            zip(
+                np.random.default_rng(draw).permutation(patients), range(len(patients)), strict=True
+            )
         )
         order.sort(key=lambda case: rank[patient_of[case]])
     chosen, rest = order[:n_labeled], order[n_labeled:]

@@ -1,0 +1,47 @@
+"""``gnnunet_export``: a trained model as a plain nnU-Net model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from graphnn_unet.commands import _command
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_export",
+        "Write a model that stock nnU-Net predicts with, without this package.",
+        "then: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m EXPORTED -f FOLD",
+    )
+    made.add_argument("model", help="model folder")
+    made.add_argument("-o", required=True, metavar="OUT", help="folder, or file ending in .zip")
+    made.add_argument("-f", nargs="+", metavar="FOLD", help="folds (default: all)")
+    made.add_argument(
+        "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
+    )
+    made.add_argument("--overwrite", action="store_true", help="replace an older export")
+    return made
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.inference.export_model import export
+
+    _command.show_folders()
+    folds = arguments.f and [int(f) if f.isdigit() else f for f in arguments.f]
+    result = export(
+        arguments.model,
+        arguments.o,
+        folds=folds,
+        checkpoint=arguments.chk,
+        overwrite=arguments.overwrite,
+    )
+    print(
+        f"{result.target}: folds {', '.join(map(str, result.folds))}; logits differ by at most "
+        f"{result.difference:.1e} from the trained network"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return _command.main(_work, _parser(), argv)

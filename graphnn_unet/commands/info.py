@@ -1,0 +1,65 @@
+"""``gnnunet_info``: folders, versions and devices, for setting up and for bug reports."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from graphnn_unet.commands import _command
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_info", "Show folders, data sets, trainers, recipes, versions and devices."
+    )
+    made.add_argument("--paths", action="store_true", help="only the folders (fast)")
+    return made
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.data.paths import folders, known_datasets
+
+    where = folders()
+    rows = [
+        (name, str(getattr(where, name)), f"from {source}")
+        for name, source in where.sources.items()
+    ]
+    _command.print_table(("folder", "path", "set by"), rows)
+    if arguments.paths:
+        return
+    _print_versions()
+    print(f"data sets: {', '.join(known_datasets()) or 'none'}")
+    from graphnn_unet.trainers.registry import known_trainers
+    from plans.recipe import named_recipes
+
+    print(f"trainers: {', '.join(known_trainers())}")
+    print(f"recipes: {', '.join(named_recipes())}")
+    from pathlib import Path
+
+    import graphnn_unet.nnunet_trainers as stock
+
+    print(
+        "for stock nnU-Net (nnUNetv2_train ... -tr GraphCLTrainer -p gnnunetPlans):\n"
+        f"  export nnUNet_extTrainer={Path(stock.__file__).parent}"
+    )
+
+
+def _print_versions() -> None:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    print(f"python {platform.python_version()} on {platform.platform()}")
+    for name in ("graphnn-unet", "torch", "nnunetv2", "torch-geometric", "SimpleITK", "numpy"):
+        try:
+            print(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            print(f"{name} not installed")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    print(f"devices: {', '.join([*names, 'cpu'])}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return _command.main(_work, _parser(), argv)

@@ -1,0 +1,30 @@
+"""``gnnunet_install_model``: install a model from a zip."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from graphnn_unet.commands import _command
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _command.parser(
+        "gnnunet_install_model", "Install a model zip below nnUNet_results, after checking it."
+    )
+    made.add_argument("archive", metavar="ZIP", help="zip of gnnunet_export or nnU-Net")
+    made.add_argument("--overwrite", action="store_true", help="replace an installed model")
+    return made
+
+
+def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.inference.install_model import install_model
+
+    _command.show_folders()
+    folder = install_model(arguments.archive, overwrite=arguments.overwrite)
+    print(f"installed: {folder}\npredict with: gnnunet_predict -i IN -o OUT -m {folder}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script."""
+    return _command.main(_work, _parser(), argv)

@@ -1,0 +1,202 @@
+"""Write a trained model as a plain nnU-Net model that needs nothing of this package."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import Tensor, nn
+
+from graphnn_unet import __version__
+from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
+from graphnn_unet.inference.model import FINAL_CHECKPOINT, available_folds, build_network
+from graphnn_unet.networks.fold import fold_alignment
+from graphnn_unet.networks.hook import AlignedUNet
+from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
+from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
+from graphnn_unet.trainers.checkpoint import require_finite, save_checkpoint
+
+STOCK_TRAINER = "nnUNetTrainer"
+LARGEST_DIFFERENCE = 1e-4
+"""Largest difference of logits, relative to their spread, that the export's own check accepts."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        target: Model folder or zip.
+        folds: Exported folds.
+        difference: Largest difference of logits between the two networks on a random patch.
+    """
+
+    target: Path
+    folds: list[int | str]
+    difference: float
+
+
+def export(
+    model: Path | str,
+    output: Path | str,
+    *,
+    folds: Sequence[int | str] | None = None,
+    checkpoint: str = FINAL_CHECKPOINT,
+    overwrite: bool = False,
+) -> ExportResult:
+    """Export a model.
+
+    The alignment block is folded into the convolutions behind it; the exported network is compared
+    with the trained one on a random patch before anything is written under its final name.
+
+    Args:
+        model: Model folder.
+        output: Folder to become the model folder, or a ``.zip`` that
+            ``nnUNetv2_install_pretrained_model_from_zip`` and ``gnnunet_install_model`` read.
+        folds: Folds to export; default all.
+        checkpoint: File name of the checkpoint in each fold.
+        overwrite: Replace an older export.
+
+    Raises:
+        RefusedError: The output exists.
+        InputError: The block cannot be folded out of this network.
+    """
+    model, output = Path(model), Path(output)
+    if not (model / "plans.json").is_file():
+        raise MissingFileError(f"{model} is no model folder", "it has no plans.json")
+    if output.exists() and not overwrite:
+        raise RefusedError(f"{output} exists", "", "Use --overwrite, or another name")
+    chosen = available_folds(model, checkpoint, folds)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".gnnunet-export-", dir=output.parent) as folder:
+        work = Path(folder) / "model"
+        difference, name = _write_model(model, work, chosen, checkpoint)
+        if output.suffix == ".zip":
+            _write_zip(work, output, name)
+        else:
+            replace_folder(work, output)
+    return ExportResult(output, chosen, difference)
+
+
+def _write_model(
+    model: Path, work: Path, folds: Sequence[int | str], checkpoint: str
+) -> tuple[float, str]:
+    """Write the plain model into ``work``; return largest difference and nnU-Net's folder name."""
+    dataset_json = read_json(model / "dataset.json")
+    raw_plans = check_plans(read_json(model / "plans.json"), model / "plans.json")
+    plain_plans = {key: value for key, value in raw_plans.items() if key != "gnnunet"}
+    difference, configuration, trainer = 0.0, "", ""
+    for fold in folds:
+        path = model / f"fold_{fold}" / checkpoint
+        state = load_checkpoint(path)
+        require_finite(state["network_weights"], str(path))
+        configuration, trainer = state["init_args"]["configuration"], state["trainer_name"]
+        weights, here = _plain_weights(state, raw_plans, configuration, dataset_json)
+        difference = max(difference, here)
+        save_checkpoint(
+            work / f"fold_{fold}" / FINAL_CHECKPOINT,
+            {
+                "network_weights": weights,
+                "trainer_name": STOCK_TRAINER,
+                "init_args": {
+                    "plans": plain_plans,
+                    "configuration": configuration,
+                    "fold": fold,
+                    "dataset_json": dataset_json,
+                },
+                "inference_allowed_mirroring_axes": state.get("inference_allowed_mirroring_axes"),
+                "current_epoch": state.get("current_epoch", 0),
+            },
+        )
+    write_json(work / "plans.json", plain_plans)
+    write_json(work / "dataset.json", dataset_json)
+    fingerprint = model / "dataset_fingerprint.json"
+    if fingerprint.is_file():
+        shutil.copyfile(fingerprint, work / fingerprint.name)
+    write_json(
+        work / "gnnunet_export.json",
+        {
+            "schema_version": 1,
+            "exported_by": f"graphnn-unet {__version__}",
+            "trainer": trainer,
+            "model": model.name,
+            "folds": list(folds),
+            "channel_names": dataset_json["channel_names"],
+            "labels": dataset_json["labels"],
+            "spacing_mm": plain_plans["configurations"][configuration].get("spacing"),
+            "largest_logit_difference": difference,
+        },
+    )
+    folder = f"{STOCK_TRAINER}__{plain_plans['plans_name']}__{configuration}"
+    return difference, f"{plain_plans['dataset_name']}/{folder}"
+
+
+def _plain_weights(
+    state: dict[str, Any], raw_plans: dict, configuration: str, dataset_json: dict
+) -> tuple[dict[str, Tensor], float]:
+    """Weights of the plain network, and how far its logits are from those of the trained one."""
+    plans = PlansManager(raw_plans)
+    trained = build_network(state["trainer_name"], plans, configuration, dataset_json)
+    trained.load_state_dict(state["network_weights"])
+    trained.eval()
+    weights = state["network_weights"]
+    if isinstance(trained, AlignedUNet):
+        weights = fold_alignment(trained)
+    manager = plans.get_configuration(configuration)
+    n_inputs = len(dataset_json["channel_names"])
+    n_outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
+    plain = get_network_from_plans(
+        manager.network_arch_class_name,
+        manager.network_arch_init_kwargs,
+        manager.network_arch_init_kwargs_req_import,
+        n_inputs,
+        n_outputs,
+        allow_init=False,
+        deep_supervision=False,
+    )
+    try:
+        plain.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(
+            f"a model of {state['trainer_name']} cannot be exported",
+            "its network is not the planned one, so stock nnU-Net cannot build it",
+        ) from error
+    return weights, _largest_difference(trained, plain.eval(), manager.patch_size, n_inputs)
+
+
+@torch.no_grad()
+def _largest_difference(
+    trained: nn.Module, plain: nn.Module, patch_size: Sequence[int], n_inputs: int
+) -> float:
+    """Largest difference of logits on one patch of noise.
+
+    Raises:
+        GraphnnError: It is larger than rounding explains; nothing was written.
+    """
+    patch = torch.randn(1, n_inputs, *patch_size, generator=torch.Generator().manual_seed(0))
+    expected, exported = trained(patch), plain(patch)
+    difference = float((expected - exported).abs().max())
+    if difference > LARGEST_DIFFERENCE * max(1.0, float(expected.std())):
+        raise GraphnnError(
+            "the exported network differs from the trained one",
+            f"by up to {difference:.2g} in the logits of a test patch; nothing was written",
+        )
+    return difference
+
+
+def _write_zip(work: Path, output: Path, name: str) -> None:
+    with (
+        atomic_path(output) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for path in sorted(work.rglob("*")):
+            if path.is_file():
+                archive.write(path, f"{name}/{path.relative_to(work)}")

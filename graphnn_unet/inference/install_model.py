@@ -1,0 +1,125 @@
+"""Install a model from a zip: names, sizes and contents are checked before anything is placed."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import zipfile
+from pathlib import Path
+
+from graphnn_unet.data.paths import folders
+from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
+from graphnn_unet.storage.atomic import replace_folder
+from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
+from graphnn_unet.trainers.checkpoint import require_finite
+
+MAX_FILES = 1000
+MAX_BYTES = 20 * 2**30
+MAX_RATIO = 100
+"""Unpacked to packed size: weights hardly shrink, a bomb of zeros does 1000 : 1."""
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_ROOT = re.compile(rf"(Dataset\d{{3}}_{_NAME}/{_NAME})/(.+)")
+_KNOWN = re.compile(
+    r"(plans|dataset|dataset_fingerprint|gnnunet_export|postprocessing)\.json|recipe\.toml|"
+    r"fold_(\d+|all)/(checkpoint_(final|best|latest)\.pth|progress\.png|debug\.json|metrics\.csv|"
+    r"environment\.json|training_log_[0-9_]+\.txt|validation/summary\.json|validation/metrics\.csv)"
+)
+
+
+def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
+    """Install a model zip of ``gnnunet_export`` or ``nnUNetv2_export_model_to_zip``.
+
+    Args:
+        archive: The zip; it holds files of one model folder ``DatasetXXX_Name/TRAINER__...``.
+        overwrite: Replace an installed model of the same name.
+
+    Returns:
+        The model folder below ``nnUNet_results``.
+
+    Raises:
+        InputError: Not a whole zip, or no model.
+        UnsafeFileError: A name leaves the model folder, a file is unknown, the contents are larger
+            than any model, or plan or checkpoint ask for code. Nothing was placed.
+        RefusedError: The model is installed already.
+    """
+    archive = Path(archive)
+    if not archive.is_file():
+        raise MissingFileError(f"{archive} is missing")
+    results = folders().results
+    results.mkdir(parents=True, exist_ok=True)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            root = _check_names(opened, archive)
+            target = results / root
+            if target.exists() and not overwrite:
+                raise RefusedError(
+                    f"{target} exists", "a model would be replaced",
+                    "Use --overwrite, or move it away",
+                )  # fmt: skip
+            with tempfile.TemporaryDirectory(prefix=".gnnunet-install-", dir=results) as folder:
+                work = Path(folder) / "model"
+                _extract(opened, work, archive)
+                _check_model(work, archive)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                replace_folder(work, target)
+    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{archive} is no whole zip file", str(error), "Download or copy it again"
+        ) from error
+    return target
+
+
+def _check_names(opened: zipfile.ZipFile, archive: Path) -> str:
+    """The one model folder of the archive."""
+    roots = set()
+    entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+    if len(entries) > MAX_FILES:
+        raise UnsafeFileError(f"{archive} is refused", f"it holds {len(entries)} files")
+    for entry in entries:
+        match = _ROOT.fullmatch(entry.filename)
+        is_link = (entry.external_attr >> 16) & 0o170000 == 0o120000
+        unsafe = match is None or ".." in entry.filename or is_link
+        if unsafe or not _KNOWN.fullmatch(match[2]):
+            raise UnsafeFileError(
+                f"{archive} is refused",
+                f"{entry.filename!r} is not a file of a model",
+                "Export the model again with gnnunet_export",
+            )
+        roots.add(match[1])
+    if len(roots) != 1:
+        raise InputError(f"{archive} does not hold one model", f"model folders: {len(roots)}")
+    return roots.pop()
+
+
+def _extract(opened: zipfile.ZipFile, work: Path, archive: Path) -> None:
+    """Unpack, counting the bytes that are really read."""
+    packed = max(1, archive.stat().st_size)
+    total = 0
+    for entry in opened.infolist():
+        if entry.is_dir():
+            continue
+        target = work / _ROOT.fullmatch(entry.filename)[2]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with opened.open(entry) as source, target.open("wb") as sink:
+            while block := source.read(2**20):
+                total += len(block)
+                if total > MAX_BYTES or total > MAX_RATIO * packed + 2**20:
+                    raise UnsafeFileError(
+                        f"{archive} is refused",
+                        f"it unpacks to more than {total / 2**20:.0f} MB from "
+                        f"{packed / 2**20:.1f} MB",
+                    )
+                sink.write(block)
+
+
+def _check_model(work: Path, archive: Path) -> None:
+    for name in ("plans.json", "dataset.json"):
+        if not (work / name).is_file():
+            raise InputError(f"{archive} holds no model", f"{name} is missing")
+    check_plans(read_json(work / "plans.json"), f"plans.json in {archive}")
+    checkpoints = sorted(work.glob("fold_*/checkpoint_*.pth"))
+    if not checkpoints:
+        raise InputError(f"{archive} holds no model", "it has no checkpoint")
+    for path in checkpoints:
+        require_finite(load_checkpoint(path)["network_weights"], f"{path.name} in {archive}")
