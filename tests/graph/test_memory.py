@@ -1,0 +1,44 @@
+"""No linear form holds anything of the size of a matrix between all nodes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from graphnn_unet import graph
+
+N_NODES, CHANNELS, CLUSTERS = 20_000, 32, 10
+
+FORMS = {
+    "unit": lambda f, s: graph.correlation_clustering_loss(f, s),
+    "centred": lambda f, s: graph.correlation_clustering_loss(f, s, rows="centred"),
+    "grid": lambda f, s: graph.correlation_clustering_loss(f, s, grid=(100, 200), grid_weight=1.0),
+    "cut": graph.normalized_cut_loss,
+    "modularity": graph.modularity_loss,
+    "convolution": graph.gram_convolution,
+    "classes": lambda f, s: graph.class_graph_propagate(s[:, :4].softmax(-1), f),
+    "pairs": lambda f, s: graph.pair_loss(f, s.detach().argmax(-1)),
+    "diffusion": lambda f, s: graph.diffuse_labels(s, node_feature=f),
+    "variation": lambda f, s: graph.total_variation(s[:, 0], f),
+    "shifted head": lambda f, s: graph.CorrelationClusterHead(CHANNELS, graph="shifted")(f),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_largest_allocation_grows_with_the_nodes_only(name: str):
+    generator = torch.Generator().manual_seed(0)
+    feature = torch.randn(N_NODES, CHANNELS, generator=generator).requires_grad_()
+    member = torch.randn(N_NODES, CLUSTERS, generator=generator).softmax(-1).requires_grad_()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        FORMS[name](feature, member).sum().backward()
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    # the head is 64 wide; nothing else needs more than the features themselves
+    assert 0 < largest <= 4 * N_NODES * max(CHANNELS + 1, 64)
+
+
+def test_neighbours_hold_a_block_of_rows():
+    feature = torch.randn(4000, 8)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        graph.knn_affinity(feature, n_neighbors=5, block_rows=64)
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest <= 4 * 4000 * 64 + 4096
