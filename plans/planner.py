@@ -108,8 +108,10 @@ class _SemiSupervisedPlanning:
 
     def _recipe_patch(self, name: str, dim: int) -> list[int] | None:
         wanted = self.recipe.plan
-        configuration = wanted.configuration or ("2d" if dim == 2 else "3d_fullres")
-        if wanted.patch_size is None or configuration != name:
+        if wanted.patch_size is None:
+            return None
+        by_size = "2d" if len(wanted.patch_size) == 2 else "3d_fullres"
+        if (wanted.configuration or by_size) != name:
             return None
         if len(wanted.patch_size) != dim:
             raise RecipeError(

@@ -409,7 +409,9 @@ def _is_whole(target: Path, case: str, image: Path, options: _Options) -> bool:
         return False
     if options.save_uncertainty and not (target / f"{case}_uncertainty{options.ending}").is_file():
         return False
-    if not path.is_file() or check_case_images([path]):
+    if not path.is_file():
+        return False
+    if any(fault.severity == "error" for fault in check_case_images([path])):
         return False
     try:
         reader = sitk.ImageFileReader()

@@ -1,0 +1,291 @@
+"""Trainings of a few steps on the tiny data set: what they leave, repeat and refuse."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import DATASET, model_of, plan_in, train_in, use_home, write_raw_dataset
+
+from graphnn_unet.errors import InputError, MissingFileError, RefusedError
+from graphnn_unet.storage.safe_load import load_checkpoint
+from graphnn_unet.trainers.checkpoint import FINAL, LATEST
+
+TRAINERS = ["SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"]
+
+
+def _weights(model, fold="all", name=FINAL):
+    return load_checkpoint(model / f"fold_{fold}" / name)["network_weights"]
+
+
+def _equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_training_leaves_the_agreed_files(trained_home, trainer):
+    model = model_of(trained_home, trainer)
+    fold = model / "fold_all"
+    assert {"plans.json", "dataset.json", "recipe.toml"} <= {p.name for p in model.iterdir()}
+    names = {p.name for p in fold.iterdir()}
+    assert {FINAL, "metrics.csv", "progress.png", "environment.json", "validation"} <= names
+    assert LATEST not in names
+    assert "checkpoint_best.pth" not in names  # nothing is held out with fold all
+    rows = pd.read_csv(fold / "metrics.csv")
+    assert rows["step"].tolist() == ([2, 4, 6] if trainer == "SupervisedTrainer" else [2, 3, 4, 6])
+    assert np.isfinite(rows["loss"]).all()
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    assert summary["is_estimate"] is False
+    assert len(list((fold / "validation").glob("case_*.nii.gz"))) == 4
+
+
+def test_checkpoint_holds_plain_values_and_what_stock_nnunet_reads(trained_home):
+    state = load_checkpoint(model_of(trained_home, "GraphCLTrainer") / "fold_all" / FINAL)
+    assert state["trainer_name"] == "GraphCLTrainer"
+    assert state["init_args"]["configuration"] == "3d_fullres"
+    assert tuple(state["inference_allowed_mirroring_axes"]) == (0, 1, 2)
+    assert not any(key.startswith("cluster") for key in state["network_weights"])
+    assert "cluster_head" in state["gnnunet"]
+    assert state["gnnunet"]["teacher"]["updates"] == 3
+
+
+def test_teacher_differs_from_student_after_self_training(trained_home):
+    state = load_checkpoint(model_of(trained_home, "BCPTrainer") / "fold_all" / FINAL)
+    assert not _equal(state["network_weights"], state["gnnunet"]["teacher"]["weights"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_same_seed_gives_the_same_bytes_with_any_number_of_workers(
+    trained_home, tiny_copy, workers
+):
+    again = train_in(tiny_copy, "GraphCLTrainer", n_loader_workers=workers)
+    assert _equal(_weights(again.model), _weights(model_of(trained_home, "GraphCLTrainer")))
+
+
+def test_another_seed_gives_other_weights(trained_home, tiny_copy):
+    other = train_in(tiny_copy, "SupervisedTrainer", seed=1)
+    assert other.model.name.endswith("__seed1")
+    assert not _equal(_weights(other.model), _weights(model_of(trained_home, "SupervisedTrainer")))
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 5])
+def test_continued_training_equals_the_uninterrupted_one(
+    trained_home, tiny_copy, monkeypatch, stop_after
+):
+    """Stops inside pre-training, at the change of phase, and inside self-training."""
+    from graphnn_unet.trainers import semi
+
+    class Stop:
+        def __init__(self):
+            self.asked = 0
+
+        def is_set(self):
+            self.asked += 1
+            return self.asked == stop_after
+
+    monkeypatch.setattr(semi, "stop_requests", lambda: _context(Stop()))
+    with pytest.raises(KeyboardInterrupt, match="--c"):
+        train_in(tiny_copy, "GraphCLTrainer")
+    model = model_of(tiny_copy, "GraphCLTrainer")
+    assert load_checkpoint(model / "fold_all" / LATEST)["gnnunet"]["step"] == stop_after
+    monkeypatch.undo()
+    use_home(tiny_copy, monkeypatch)
+    train_in(tiny_copy, "GraphCLTrainer", mode="continue")
+    expected = model_of(trained_home, "GraphCLTrainer")
+    assert _equal(_weights(model), _weights(expected))
+    ours = load_checkpoint(model / "fold_all" / FINAL)["gnnunet"]
+    theirs = load_checkpoint(expected / "fold_all" / FINAL)["gnnunet"]
+    assert _equal(ours["teacher"]["weights"], theirs["teacher"]["weights"])
+    assert _equal(ours["cluster_head"], theirs["cluster_head"])
+    mine, reference = (
+        pd.read_csv(m / "fold_all" / "metrics.csv").drop(columns="loader_wait_s")
+        for m in (model, expected)
+    )
+    pd.testing.assert_frame_equal(mine, reference)
+
+
+def _context(value):
+    from contextlib import nullcontext
+
+    return nullcontext(value)
+
+
+def test_damaged_latest_checkpoint_falls_back_to_the_one_before(trained_home, tiny_copy, caplog):
+    shutil.copytree(model_of(trained_home, "BCPTrainer"), model_of(tiny_copy, "BCPTrainer"))
+    fold = model_of(tiny_copy, "BCPTrainer") / "fold_all"
+    (fold / FINAL).rename(fold / "checkpoint_previous.pth")
+    (fold / LATEST).write_bytes((fold / "checkpoint_previous.pth").read_bytes()[:5000])
+    with caplog.at_level("WARNING"):
+        train_in(tiny_copy, "BCPTrainer", mode="continue")
+    assert "checkpoint_latest.pth" in caplog.text
+    assert "continuing from checkpoint_previous.pth" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "words"),
+    [("new", RefusedError, "--restart"), ("continue", RefusedError, "finished")],
+)
+def test_finished_fold_is_not_trained_over(trained_home, mode, error, words):
+    before = (model_of(trained_home, "BCPTrainer") / "fold_all" / FINAL).read_bytes()
+    with pytest.raises(error, match=words):
+        train_in(trained_home, "BCPTrainer", mode=mode)
+    assert (model_of(trained_home, "BCPTrainer") / "fold_all" / FINAL).read_bytes() == before
+
+
+def test_continue_without_checkpoint_is_an_error(tiny_copy):
+    with pytest.raises(MissingFileError, match="nothing to continue"):
+        train_in(tiny_copy, "BCPTrainer", mode="continue")
+
+
+def test_restart_sets_the_old_results_aside(trained_home, tiny_copy):
+    model = model_of(tiny_copy, "SupervisedTrainer")
+    shutil.copytree(model_of(trained_home, "SupervisedTrainer"), model)
+    train_in(tiny_copy, "SupervisedTrainer", mode="restart")
+    assert (model / "fold_all.old1" / FINAL).is_file()
+    assert (model / "fold_all" / FINAL).is_file()
+
+
+def test_continuing_with_another_recipe_is_refused(trained_home, tiny_copy):
+    model = model_of(tiny_copy, "BCPTrainer")
+    shutil.copytree(model_of(trained_home, "BCPTrainer"), model)
+    (model / "fold_all" / FINAL).rename(model / "fold_all" / LATEST)
+    with pytest.raises(InputError, match=r"loss\.unlabeled_weight is 0\.5 there, 0\.25 here"):
+        train_in(tiny_copy, "BCPTrainer", mode="continue", overrides=["loss.unlabeled_weight=0.25"])
+
+
+def test_cross_validation_holds_each_case_out_once(tiny_copy):
+    result = train_in(tiny_copy, "SupervisedTrainer", "cv")
+    assert result.folds == [0, 1, 2, 3]
+    seen = []
+    for fold in result.folds:
+        folder = result.model / f"fold_{fold}"
+        environment = json.loads((folder / "environment.json").read_text())
+        assert not set(environment["held_out"]) & set(environment["labeled"])
+        assert not set(environment["held_out"]) & set(environment["unlabeled"])
+        seen += environment["held_out"]
+        assert (folder / "checkpoint_best.pth").is_file()
+        assert "val_dice_1" in pd.read_csv(folder / "metrics.csv").columns
+    assert sorted(seen) == [f"case_{i:02d}" for i in range(4)]
+    summary = json.loads(result.summaries[-1].read_text())
+    assert summary["is_estimate"] is True
+    assert len(summary["metric_per_case"]) == 4
+
+
+@pytest.mark.parametrize("fold", [4, 7])
+def test_fold_that_does_not_exist_lists_those_that_do(tiny_copy, fold):
+    with pytest.raises(InputError, match="0, 1, 2, 3, all"):
+        train_in(tiny_copy, "SupervisedTrainer", fold)
+
+
+def test_labels_of_cases_outside_the_draw_are_never_opened(tiny_copy):
+    reference = train_in(tiny_copy, "BCPTrainer", n_labeled=2)
+    environment = json.loads((reference.model / "fold_all" / "environment.json").read_text())
+    assert environment["labeled"] == ["case_00", "case_01"]
+    assert {"case_02", "case_03"} <= set(environment["unlabeled"])
+    folder = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans_3d_fullres"
+    for case in ("case_02", "case_03"):  # a reader would fail, and so would a changed size
+        for name in (f"{case}_seg.b2nd", f"{case}.pkl"):
+            (folder / name).write_bytes(b"x" * (folder / name).stat().st_size)
+    again = train_in(tiny_copy, "BCPTrainer", n_labeled=2, mode="restart")
+    assert _equal(_weights(again.model), _weights(reference.model, "all.old1"))
+
+
+def test_damaged_preprocessed_case_is_named_before_training(tiny_copy):
+    folder = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans_3d_fullres__unlabeled"
+    path = folder / "case_05.b2nd"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"1 of 7 preprocessed cases .*case_05"):
+        train_in(tiny_copy, "BCPTrainer")
+
+
+def test_method_that_needs_unlabeled_cases_says_so(tmp_path):
+    write_raw_dataset(tmp_path / "raw", n_unlabeled=0)
+    plan_in(tmp_path)
+    with pytest.raises(InputError, match="needs unlabelled cases"):
+        train_in(tmp_path, "BCPTrainer")
+
+
+def test_regions_ignore_label_and_two_channels_train(tmp_path):
+    def with_ignored(label):
+        label = label.copy()
+        label[:3] = 3
+        return label
+
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    write_raw_dataset(tmp_path / "raw", n_channels=2, labels=labels, transform_label=with_ignored)
+    plan_in(tmp_path)
+    for trainer in ("SupervisedTrainer", "GraphCLTrainer"):
+        result = train_in(tmp_path, trainer, 0)
+        rows = pd.read_csv(result.model / "fold_0" / "metrics.csv")
+        assert np.isfinite(rows["loss"]).all()
+        assert "val_dice_whole" in rows.columns
+
+
+@pytest.mark.parametrize("trainer", ["BCPTrainer", "GraphCLTrainer"])
+def test_2d_configuration_trains(tiny_copy, trainer):
+    result = train_in(tiny_copy, trainer, configuration="2d")
+    rows = pd.read_csv(result.model / "fold_all" / "metrics.csv")
+    assert np.isfinite(rows["loss"]).all()
+    assert len(list((result.model / "fold_all" / "validation").glob("*.nii.gz"))) == 4
+
+
+def test_two_processes_share_the_batch(tiny_copy):
+    result = train_in(tiny_copy, "GraphCLTrainer", num_gpus=2)
+    weights = _weights(result.model)
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    rows = pd.read_csv(result.model / "fold_all" / "metrics.csv")
+    assert rows["step"].tolist() == [2, 3, 4, 6]
+
+
+def test_batch_that_cannot_be_shared_is_refused(tiny_copy):
+    with pytest.raises(Exception, match=r"batch.labeled = 6 cannot be shared by 2"):
+        train_in(tiny_copy, "BCPTrainer", num_gpus=2, overrides=["batch.labeled=6"])
+
+
+def test_planning_keys_cannot_change_in_training(tiny_copy):
+    with pytest.raises(InputError, match="cannot be changed in training"):
+        train_in(tiny_copy, "BCPTrainer", overrides=["plan.patch_size=[8,8,8]"])
+
+
+def test_users_own_trainer_file_runs(tiny_copy, tmp_path):
+    path = tmp_path / "my_trainer.py"
+    path.write_text(
+        "from graphnn_unet.trainers import SupervisedTrainer\n"
+        "class MyTrainer(SupervisedTrainer):\n"
+        "    def epoch_facts(self, phase):\n"
+        "        return {'mine': 42.0}\n"
+    )
+    result = train_in(tiny_copy, f"{path}:MyTrainer")
+    assert result.model.name.startswith("MyTrainer__")
+    assert set(pd.read_csv(result.model / "fold_all" / "metrics.csv")["mine"]) == {42}
+
+
+def test_unknown_trainer_lists_near_names(tiny_copy):
+    with pytest.raises(InputError, match="GraphCLTrainer"):
+        train_in(tiny_copy, "GraphClTrainer")
+
+
+def test_teacher_can_be_deployed(tiny_copy):
+    result = train_in(tiny_copy, "BCPTrainer", overrides=["teacher.deploy=teacher"])
+    state = load_checkpoint(result.model / "fold_all" / FINAL)
+    assert _equal(state["network_weights"], state["gnnunet"]["teacher"]["weights"])
+    assert not _equal(state["network_weights"], state["gnnunet"]["student"])
+
+
+def test_diverging_training_stops_and_names_the_cases(tiny_copy, monkeypatch):
+    from graphnn_unet.errors import DivergedError
+    from graphnn_unet.trainers.supervised import SupervisedTrainer
+
+    original = SupervisedTrainer.batch_loss
+
+    def poisoned(self, batch, phase):
+        loss = original(self, batch, phase)
+        loss.total = loss.total * float("nan")
+        return loss
+
+    monkeypatch.setattr(SupervisedTrainer, "batch_loss", poisoned)
+    with pytest.raises(DivergedError, match=r"3 steps in a row .*case_0"):
+        train_in(tiny_copy, "SupervisedTrainer")
+    assert not (model_of(tiny_copy, "SupervisedTrainer") / "fold_all" / FINAL).exists()
