@@ -35,6 +35,7 @@ def convert(
     *,
     dataset: str | None = None,
     labeled: int | None = None,
+    unlabeled: int | None = None,
     test: int | str | Path | None = None,
     images: Path | str | Sequence[Path | str] | None = None,
     labels: Path | str | None = None,
@@ -57,6 +58,7 @@ def convert(
         dataset: Name, id or both of the new data set; the form's own without it.
         labeled: Keep the label maps of the first N labelled cases; the others become unlabelled
             and their label maps are not written. All without it.
+        unlabeled: Keep the first N unlabelled cases and leave the others out. All without it.
         test: The last N labelled cases become test cases; or a list file with their ids.
         images: Image folder, or one a channel (``nifti``).
         labels: Folder of label maps (``nifti``, ``dicom``).
@@ -102,6 +104,7 @@ def convert(
     found = _with_patients(found, patient_regex)
     found = _with_test(found, test, wanted_test)
     found = _with_labeled(found, labeled)
+    found = _with_unlabeled(found, unlabeled)
     found = _with_label_table(found, dict(label_names or {}), n_workers)
     return write_raw(
         found,
@@ -310,6 +313,21 @@ def _with_labeled(found: ConvertedDataset, n_labeled: int | None) -> ConvertedDa
     notes = [f"the first {n_labeled} labelled cases in order keep their label maps"]
     if shared:
         notes.append(f"patient {shared[0]} has labelled and unlabelled cases")
+    return replace(found, cases=cases, notes=[*found.notes, *notes])
+
+
+def _with_unlabeled(found: ConvertedDataset, n_unlabeled: int | None) -> ConvertedDataset:
+    """Keep the first ``n_unlabeled`` unlabelled cases."""
+    if n_unlabeled is None:
+        return found
+    unlabeled = [case.case_id for case in found.with_role("unlabeled")]
+    if not 0 <= n_unlabeled <= len(unlabeled):
+        raise InputError(
+            f"{n_unlabeled} unlabelled cases were asked for", f"there are {len(unlabeled)}"
+        )
+    left_out = set(unlabeled[n_unlabeled:])
+    cases = [case for case in found.cases if case.case_id not in left_out]
+    notes = [f"{len(left_out)} unlabelled cases are left out, as asked"] if left_out else []
     return replace(found, cases=cases, notes=[*found.notes, *notes])
 
 

@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "data set (default: the form's own)")  # fmt: skip
     add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labelled "
         "cases only; the others become unlabelled")  # fmt: skip
+    add("--unlabeled", type=int, metavar="N", help="keep the first N unlabelled cases only")
     add("--test", metavar="N|FILE", help="the last N labelled cases, or those listed in FILE, "
         "are kept for testing")  # fmt: skip
     add("--images", nargs="+", metavar="DIR", help="nifti: image folder, or one a channel")
@@ -90,6 +91,7 @@ def _work(arguments: argparse.Namespace) -> None:
         arguments.source,
         dataset=arguments.dataset,
         labeled=arguments.labeled,
+        unlabeled=arguments.unlabeled,
         test=int(test) if test is not None and test.isdigit() else test,
         images=arguments.images,
         labels=arguments.labels,

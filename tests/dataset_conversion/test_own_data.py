@@ -77,6 +77,18 @@ def test_test_cases_are_taken_before_labelled_ones_are_counted(data: Path):
     assert roles(run(data, test=1, labeled=2)) == "lluutu"
 
 
+def test_unlabelled_cases_can_be_limited(data: Path):
+    result = run(data, test=1, labeled=2, unlabeled=1)
+    assert [(row.case, row.role) for row in result.rows] == [
+        ("pat0_scan0", "labeled"),
+        ("pat0_scan1", "labeled"),
+        ("pat1_scan2", "unlabeled"),
+        ("pat2_scan4", "test"),
+    ]
+    with pytest.raises(InputError, match="9 unlabelled cases were asked for: there are"):
+        run(data, labeled=2, unlabeled=9, overwrite=True)
+
+
 def test_a_list_names_the_test_cases(data: Path):
     (data / "test.list").write_text("pat0_scan0.nii.gz\npat0_scan1\nnobody\n")
     result = run(data, test=data / "test.list")
