@@ -1,0 +1,83 @@
+"""Batches a second: our loader against nnU-Net's, same patches, augmentation and workers.
+
+Run: python tests/benchmarks/loader.py [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+
+from _bench import Bench, arguments
+from _study import Study, our_trainer, stock_trainer, study
+
+PLAN = ["plan.spacing=[1.5,1.0,1.0]", "plan.patch_size=[32,40,40]", "network.base_features=8",
+        "network.max_stages=3"]  # fmt: skip
+
+
+def ours(one: Study, n_workers: int) -> Iterator[object]:
+    """Endless batches of the supervised trainer."""
+    trainer = our_trainer(one, "SupervisedTrainer", "cpu")
+    loader = trainer.loader(trainer.phase)
+    loader.n_workers = n_workers
+    return iter(loader)
+
+
+def stock(one: Study, n_workers: int) -> Iterator[object]:
+    """Endless batches of nnU-Net's trainer."""
+    os.environ["nnUNet_n_proc_DA"] = str(n_workers)
+    trainer = stock_trainer(one, "cpu")
+    with contextlib.redirect_stdout(io.StringIO()):
+        training, validation = trainer.get_dataloaders()
+    if hasattr(validation, "_finish"):
+        validation._finish()
+    return training
+
+
+def rate(batches: Iterator[object], n: int) -> float:
+    """Batches a second over the next ``n``."""
+    began = time.perf_counter()
+    for _ in itertools.islice(batches, n):
+        pass
+    return n / (time.perf_counter() - began)
+
+
+def main() -> int:
+    """Measure and print."""
+    chosen = arguments(__doc__)
+    bench = Bench(chosen)
+    rounds, n = (5, 8) if chosen.quick else (7, 40)
+    with study(PLAN) as one:
+        for n_workers in (0, 1):
+            sides = {"ours": ours(one, n_workers), "nnU-Net": stock(one, n_workers)}
+            rates: dict[str, list[float]] = {name: [] for name in sides}
+            for batches in sides.values():
+                rate(batches, 8)  # start workers and empty what they have prepared
+            for _ in range(rounds):
+                for name, batches in sides.items():
+                    rates[name].append(rate(batches, n))
+            medians = {name: statistics.median(values) for name, values in rates.items()}
+            bench.add(
+                f"batches a second, {n_workers} workers: ours / nnU-Net's loader",
+                medians["ours"] / medians["nnU-Net"],
+                "x",
+                at_least=0.95,
+                ours_per_s=round(medians["ours"], 2),
+                nnunet_per_s=round(medians["nnU-Net"], 2),
+                batch="4 x 32 x 40 x 40",
+            )
+            if hasattr(sides["nnU-Net"], "_finish"):
+                with contextlib.redirect_stdout(io.StringIO()):
+                    sides["nnU-Net"]._finish()
+            del sides
+    return bench.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

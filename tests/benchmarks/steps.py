@@ -1,0 +1,101 @@
+"""Training steps: ours against nnU-Net's, BCP against supervised, GraphCL against BCP.
+
+Batches are made beforehand, so that only the step is timed. All networks, patches and batch sizes
+are equal. Run: python tests/benchmarks/steps.py [--quick] [--json FILE] [--device cuda]
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+from _bench import Bench, arguments, in_turn
+from _study import Study, our_trainer, stock_trainer, study
+
+QUICK = ["plan.patch_size=[32,32,32]", "network.base_features=8", "network.max_stages=3"]
+CPU = ["plan.patch_size=[32,40,40]", "network.base_features=16", "network.max_stages=4"]
+GPU = ["plan.patch_size=[96,128,128]"]
+SPACING = "plan.spacing=[1.5,1.0,1.0]"
+SGD = ["optimizer.name=sgd", "optimizer.lr=0.0001"]
+"""nnU-Net's optimiser on both sides; a small rate keeps the losses of many repeats finite."""
+
+
+def batches_of(trainer, n: int = 4):
+    """Endless repetition of a few loaded batches."""
+    return itertools.cycle(list(itertools.islice(iter(trainer.loader(trainer.phase)), n)))
+
+
+def our_step(one: Study, name: str, device: str, *overrides: str):
+    """A call that does one optimiser step."""
+    schedule = ["schedule.pretrain_steps=1", "schedule.selftrain_steps=100000"]
+    trainer = our_trainer(one, name, device, *SGD, *schedule, *overrides)
+    if trainer.uses_teacher:
+        trainer.step = 1
+    batches = batches_of(trainer)
+
+    def step() -> None:
+        trainer.train_step(next(batches))
+        trainer.step += 1
+
+    return step
+
+
+def stock_step(one: Study, device: str):
+    """The same with nnU-Net's trainer: its targets come downsampled from its loader."""
+    from graphnn_unet.trainers.losses import downsample
+
+    trainer = stock_trainer(one, device)
+    trainer.network.train()
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 0.0001
+    ours = our_trainer(one, "SupervisedTrainer", device)
+    scales = trainer._get_deep_supervision_scales()
+    ready = []
+    for raw in itertools.islice(iter(ours.loader(ours.phase)), 4):
+        size = raw["target"].shape[2:]
+        targets = [
+            downsample(raw["target"], [round(e * f) for e, f in zip(size, scale, strict=True)])
+            for scale in scales
+        ]
+        ready.append({"data": raw["data"], "target": targets})
+    batches = itertools.cycle(ready)
+    return lambda: trainer.train_step(next(batches))
+
+
+def main() -> int:
+    """Measure and print."""
+    chosen = arguments(__doc__)
+    sizes = QUICK if chosen.quick else GPU if chosen.device.startswith("cuda") else CPU
+    bench = Bench(chosen)
+    with study([SPACING, *sizes]) as one:
+        stock = stock_step(one, chosen.device)
+        plain = our_step(one, "SupervisedTrainer", chosen.device, "copy_paste.supervised=false")
+        mixed = our_step(one, "SupervisedTrainer", chosen.device)
+        bcp = our_step(one, "BCPTrainer", chosen.device)
+        graphcl = our_step(one, "GraphCLTrainer", chosen.device)
+        repeats = 7 if chosen.quick else 15
+        names = ("stock", "plain", "mixed", "bcp", "graphcl")
+        samples = dict(
+            zip(
+                names,
+                in_turn([stock, plain, mixed, bcp, graphcl], repeats=repeats,
+                        device=chosen.device),
+                strict=True,
+            )
+        )  # fmt: skip
+    details = {name: round(sample.median_s, 4) for name, sample in samples.items()}
+    details |= {"sizes": sizes, "batch": 4}
+
+    def ratio(what: str, side: str, against: str, at_most: float) -> None:
+        value = samples[side].median_s / samples[against].median_s
+        bench.add(what, value, "x", at_most=at_most, **details)
+
+    ratio("step of SupervisedTrainer / step of nnUNetTrainer", "plain", "stock", 1.05)
+    ratio("step of SupervisedTrainer with copy-paste / nnUNetTrainer", "mixed", "stock", 1.05)
+    ratio("step of BCPTrainer / SupervisedTrainer, as many patches", "bcp", "mixed", 1.6)
+    ratio("step of GraphCLTrainer / BCPTrainer", "graphcl", "bcp", 1.10)
+    return bench.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
