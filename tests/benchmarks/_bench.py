@@ -26,6 +26,8 @@ from typing import Any
 
 MB = 10**6
 REPEATS = 5
+# Flags whose value is a file to write: no part of how a number came about.
+_WRITES = ("--json", "--plot", "--page")
 # A sample shorter than this is repeated inside the clock, so that its resolution does not matter.
 SHORTEST_SAMPLE_S = 0.02
 
@@ -129,6 +131,20 @@ class Bench:
             part.write_text(text + "\n", encoding="utf-8")
             part.replace(self.chosen.json)
         return int(any(record.holds is False for record in self.records))
+
+
+def read_records(file: Path) -> list[Record]:
+    """Records that :meth:`Bench.finish` wrote."""
+    return [Record(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def replace_measured(page: Path, text: str) -> None:
+    """Put ``text`` between the two lines ``<!-- measured -->`` of a page."""
+    mark = "<!-- measured -->"
+    parts = page.read_text(encoding="utf-8").split(mark)
+    if len(parts) != 3:
+        raise SystemExit(f"{page} needs two lines {mark}; it has {len(parts) - 1}")
+    page.write_text(f"{parts[0]}{mark}\n{text}\n{mark}{parts[2]}", encoding="utf-8")
 
 
 def in_turn(
@@ -249,7 +265,12 @@ def _processor() -> str:
 
 
 def _relative(words: Sequence[str]) -> list[str]:
-    """The command line with the script's path seen from the repository."""
+    """The command line seen from the repository, without the files it writes."""
+    words = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word not in _WRITES and before not in _WRITES
+    ]
     root = Path(__file__).resolve().parents[2]
     script = Path(words[0]).resolve()
     shown = script.relative_to(root) if script.is_relative_to(root) else script

@@ -1,7 +1,10 @@
 """Speed and memory of the graph core: each exact form against the one that builds the matrix.
 
-    python tests/benchmarks/graph.py [--quick] [--json FILE] [--plot FILE.svg]
+    python tests/benchmarks/graph.py [--quick] [--json FILE]
     python tests/benchmarks/graph.py --only diffusion --threads 2
+    python tests/benchmarks/graph.py --records FILE.json --page PAGE.md --plot FILE.svg
+
+The last line measures nothing: it writes the table of earlier records into a page and draws them.
 
 Topics: ``forms`` (dense against linear at 10^3 and 10^4 nodes, linear alone up to 10^6), ``head``
 (the cluster head and the loss at the sizes of training), ``step`` (share of the graph code in a
@@ -22,7 +25,16 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _bench import REPEATS, Bench, arguments, in_turn, peak_memory_mb
+from _bench import (
+    REPEATS,
+    Bench,
+    Record,
+    arguments,
+    in_turn,
+    peak_memory_mb,
+    read_records,
+    replace_measured,
+)
 
 from graphnn_unet import graph
 
@@ -148,15 +160,13 @@ def make_case(n_nodes: int, device: str, index: int) -> tuple[Inputs, int]:
     return make_inputs(n_nodes, device), index
 
 
-def forms(bench: Bench) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Dense against linear; returns the times for the plot."""
+def forms(bench: Bench) -> None:
+    """Dense against linear, and linear alone where the matrix would not fit."""
     chosen = bench.chosen
     device, threads = chosen.device, chosen.threads
     sizes = [1_000, 3_000] if chosen.quick else [1_000, 3_000, 10_000]
     alone = [100_000] if chosen.quick else [100_000, 1_000_000]
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for index, (name, form, dense_up_to, goals) in enumerate(FORMS):
-        curve = curves.setdefault(name, {"dense": [], "linear": []})
         for n_nodes in sizes + alone:
             inputs = make_inputs(n_nodes, device)
             shown = f"{name}, n = {n_nodes:,}"
@@ -164,8 +174,10 @@ def forms(bench: Bench) -> dict[str, dict[str, list[tuple[int, float]]]]:
             linear_mb = peak_memory_mb(make_case, linear_call, n_nodes, device, index, **memory)
             if n_nodes > dense_up_to or n_nodes in alone:
                 (linear,) = in_turn([lambda: form(inputs, "linear")], device=device)  # noqa: B023
-                details = {"spread_s": linear.spread_s, "samples": linear.n_samples}
-                bench.add(f"{shown}: linear, time", linear.median_s, "s", **details)
+                bench.add(
+                    f"{shown}: linear, time", linear.median_s, "s", form=name, n_nodes=n_nodes,
+                    linear_s=linear.median_s, spread_s=linear.spread_s, samples=linear.n_samples,
+                )  # fmt: skip
                 goal = 1000 if index == 0 and n_nodes == 1_000_000 else None
                 bench.add(f"{shown}: linear, peak memory", linear_mb, "MB", at_most=goal)
             else:
@@ -179,16 +191,14 @@ def forms(bench: Bench) -> dict[str, dict[str, list[tuple[int, float]]]]:
                 aims = goals if n_nodes == 10_000 and goals else (None, None)
                 bench.add(
                     f"{shown}: linear against dense, time", dense.median_s / linear.median_s, "x",
-                    at_least=aims[0], linear_s=linear.median_s, linear_spread_s=linear.spread_s,
+                    at_least=aims[0], form=name, n_nodes=n_nodes,
+                    linear_s=linear.median_s, linear_spread_s=linear.spread_s,
                     dense_s=dense.median_s, dense_spread_s=dense.spread_s, samples=dense.n_samples,
                 )  # fmt: skip
                 bench.add(
                     f"{shown}: linear against dense, peak memory", ratio_mb, "x",
                     at_least=aims[1], linear_mb=linear_mb, dense_mb=dense_mb,
                 )  # fmt: skip
-                curve["dense"].append((n_nodes, dense.median_s))
-            curve["linear"].append((n_nodes, linear.median_s))
-    return curves
 
 
 def train_graph(
@@ -368,44 +378,78 @@ def _large_diffusion(bench: Bench, n_nodes: int) -> None:
               accuracy=accuracy(theirs, n_nodes))  # fmt: skip
 
 
-def plot(curves: dict[str, dict[str, list[tuple[int, float]]]], file: Path) -> None:
+def plot(records: list[Record], file: Path) -> None:
     """Time against the number of nodes, both axes logarithmic."""
     import matplotlib as mpl
 
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "graph"
-    figure, axes = plt.subplots(figsize=(7, 4.2))
+    mpl.rcParams.update({"svg.hashsalt": "graph", "svg.fonttype": "none"})
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for record in records:
+        details = record.details
+        for side in ("linear", "dense"):
+            if f"{side}_s" in details and "form" in details:
+                curve = curves.setdefault(details["form"], {"linear": [], "dense": []})
+                curve[side].append((details["n_nodes"], details[f"{side}_s"]))
+    figure, axes = plt.subplots(figsize=(9, 4))
     for index, (name, curve) in enumerate(curves.items()):
         color = f"C{index}"
         axes.plot(*zip(*curve["linear"], strict=True), "o-", color=color, ms=4, label=name)
-        if curve["dense"]:
-            axes.plot(*zip(*curve["dense"], strict=True), "s--", color=color, ms=4, alpha=0.6)
+        axes.plot(*zip(*curve["dense"], strict=True), "s--", color=color, ms=4, alpha=0.6)
     axes.set(xscale="log", yscale="log", xlabel="nodes", ylabel="seconds a call")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, title="solid: this package, dashed: with the matrix")
+    title = "solid: this package\ndashed: with the matrix"
+    axes.legend(fontsize=8, title=title, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
 
 
+def table(records: list[Record]) -> str:
+    """The records as a Markdown table, with where they were measured."""
+    where = records[0].details
+    lines = [
+        f"Measured with `{records[0].command}` and its like on {where['device']}, "
+        f"{where['threads']} thread, PyTorch {where['torch']}; medians of at least five unless the "
+        "line says one sample; other work ran on the machine.",
+        "",
+        "| what | value | goal |",
+        "|---|---|---|",
+    ]
+    for record in records:
+        held = {True: ", holds", False: ", **missed**", None: ""}[record.holds]
+        once = ", one sample" if record.details.get("samples") == 1 else ""
+        shown = f"{record.value:,.0f}" if record.value >= 100 else f"{record.value:.3g}"
+        lines.append(f"| {record.what}{once} | {shown} {record.unit} | {record.goal}{held} |")
+    return "\n".join(lines)
+
+
 def more_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of this script alone."""
     parser.add_argument("--only", choices=TOPICS, nargs="+", default=TOPICS)
+    parser.add_argument("--records", type=Path, metavar="FILE", help="measure nothing, read these")
+    parser.add_argument("--page", type=Path, metavar="PAGE.md", help="put the table there")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="growth with n (forms)")
 
 
 def main() -> int:
-    """Run the chosen topics."""
+    """Measure the chosen topics, or read records, and write what was asked for."""
     chosen = arguments(__doc__.splitlines()[0], more_flags)
-    bench = Bench(chosen)
-    if "forms" in chosen.only:
-        curves = forms(bench)
-        if chosen.plot:
-            plot(curves, chosen.plot)
-    for topic in (head, step, diffusion):
-        if topic.__name__ in chosen.only:
-            topic(bench)
-    return bench.finish()
+    status = 0
+    if chosen.records:
+        records = read_records(chosen.records)
+    else:
+        bench = Bench(chosen)
+        for topic in (forms, head, step, diffusion):
+            if topic.__name__ in chosen.only:
+                topic(bench)
+        records, status = bench.records, bench.finish()
+    if chosen.plot:
+        plot(records, chosen.plot)
+    if chosen.page:
+        replace_measured(chosen.page, table(records))
+    return status
 
 
 if __name__ == "__main__":
