@@ -7,8 +7,6 @@ input channels. Zero padding stays exact because the block has no bias.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -50,15 +48,23 @@ def _readers(network: AlignedUNet) -> list[tuple[nn.Module, slice]]:
     width = int(encoder.output_channels[stage])
     if stage == n_stages - 1:
         return [(decoder.transpconvs[0], slice(0, width))]
-    readers = [(conv, slice(0, width)) for conv in _first_convolutions(encoder.stages[stage + 1])]
-    # the decoder stage of this resolution reads [upsampled, skip]
-    decoder_stage = decoder.stages[n_stages - 2 - stage]
-    readers.append((decoder_stage.convs[0].conv, slice(width, 2 * width)))
-    return readers
+    behind = _first_convolutions(encoder.stages[stage + 1])
+    if not behind:
+        raise InputError(
+            "the alignment block cannot be folded out of this network",
+            "the next residual stage passes its input on without a convolution",
+            "Train with graph.stage = -1 (bottleneck) to export a plain nnU-Net model",
+        )
+    # the decoder stage of this resolution reads [upsampled, skip]; it halves the channels, so a
+    # residual one has a projection
+    beside = _first_convolutions(decoder.stages[n_stages - 2 - stage])
+    return [(conv, slice(0, width)) for conv in behind] + [
+        (conv, slice(width, 2 * width)) for conv in beside
+    ]
 
 
 def _first_convolutions(stage: nn.Module) -> list[nn.Module]:
-    """Convolutions that read the input of an encoder stage."""
+    """Convolutions that read the input of a stage; none where something else reads it as well."""
     block = stage[0] if isinstance(stage, nn.Sequential) else stage
     if hasattr(block, "convs"):  # stacked plain convolutions
         return [block.convs[0].conv]
@@ -68,13 +74,7 @@ def _first_convolutions(stage: nn.Module) -> list[nn.Module]:
         for part in (residual.skip if isinstance(residual.skip, nn.Sequential) else [])
         if hasattr(part, "conv")
     ]
-    if not projections:
-        raise InputError(
-            "the alignment block cannot be folded out of this network",
-            "the next residual stage passes its input on without a convolution",
-            "Train with graph.stage = -1 (bottleneck) to export a plain nnU-Net model",
-        )
-    return [residual.conv1.conv, *projections]
+    return [residual.conv1.conv, *projections] if projections else []
 
 
 def _fold(convolution: nn.Module, weight: Tensor, matrix: Tensor, channels: slice) -> Tensor:
