@@ -1,0 +1,70 @@
+"""Trainers on the tiny data set, and batches without a loader."""
+
+from pathlib import Path
+
+import torch
+from conftest import DATASET, use_home
+from torch import nn
+
+from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.trainers.semi import Batch, Run, SemiTrainer
+from plans.planner import run_recipe
+from plans.recipe import parse_overrides
+
+
+def make_trainer(
+    cls: type[SemiTrainer], home: Path, monkeypatch, *overrides: str, configuration="3d_fullres"
+) -> SemiTrainer:
+    """A trainer with network and cases, before its first step; nothing is written."""
+    use_home(home, monkeypatch)
+    folder = home / "preprocessed" / DATASET
+    plans = read_json(folder / "gnnunetPlans.json")
+    recipe = run_recipe(plans, configuration, parse_overrides(overrides))
+    trainer = cls(
+        plans, configuration, "all", read_json(folder / "dataset.json"), torch.device("cpu"),
+        Run(recipe, n_loader_workers=0, model_folder=home / "nowhere"),
+    )  # fmt: skip
+    trainer.disable_checkpointing = True
+    trainer.initialize()
+    trainer.prepare_data()
+    return trainer
+
+
+def random_batch(trainer: SemiTrainer, n_images: int = 4, seed: int = 0) -> Batch:
+    """Noise with random labels; the same seed gives the same batch and the same box."""
+    generator = torch.Generator().manual_seed(seed)
+    size = trainer.configuration_manager.patch_size
+    return Batch(
+        torch.randn(n_images, 1, *size, generator=generator),
+        torch.randint(0, 3, (n_images, 1, *size), generator=generator).to(torch.int16),
+        torch.randn(n_images, 1, *size, generator=generator),
+        [f"case_{i}" for i in range(2 * n_images)],
+        torch.Generator().manual_seed(seed),
+    )
+
+
+def open_gate(network: nn.Module, gate: float = 0.7) -> None:
+    """Give the alignment block an effect."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        network.align.gate.fill_(gate)
+        network.align.weight.copy_(torch.randn(network.align.weight.shape, generator=generator) / 2)
+
+
+class Given(nn.Module):
+    """A network whose output is a parameter, to look at the gradient of the loss itself."""
+
+    def __init__(self, shape: tuple[int, ...], seed: int = 7):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.logits = nn.Parameter(torch.randn(shape, generator=generator))
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.seen.append(image)
+        return self.logits
+
+
+def equal_weights(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
