@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
+import secrets
 import shutil
-import tempfile
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.errors import NoSpaceError
+from graphnn_unet.errors import InputError, NoSpaceError
 
 TEMPORARY_MARK = ".partial-"
 """Part of every temporary name; what is left of a killed writer can be told by it."""
+
+_OLD_MARK = f".{TEMPORARY_MARK}old-"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_BELOW = 2**20
+"""Free bytes below which an unexplained failure of a writer is put down to a full disk."""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -54,44 +62,114 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 
     Raises:
         NoSpaceError: The disk is full; the temporary file is gone, an older target is untouched.
+        InputError: The folder cannot be written to.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{TEMPORARY_MARK}", suffix=_full_suffix(target), dir=target.parent
-    )
-    os.close(descriptor)
-    temporary = Path(name)
+    temporary = _reserve(target)
     try:
         yield temporary
+        _require_whole(temporary, target)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files readable by their owner alone; results are shared like other files
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in _FULL:
+            raise no_space(target) from error
+        raise
+    except RuntimeError as error:  # writers in C++ do not say why they failed
+        if shutil.disk_usage(target.parent).free < _FULL_BELOW:
             raise no_space(target) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _reserve(target: Path) -> Path:
+    """Make an empty file with a temporary name; its permissions follow the umask."""
+    name = f".{TEMPORARY_MARK}{secrets.token_hex(6)}{_full_suffix(target)}"
+    temporary = target.with_name(name)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        if error.errno in _FULL:
+            raise no_space(target) from error
+        raise unwritable(target, error) from error
+    return temporary
+
+
+def unwritable(target: Path, error: OSError) -> InputError:
+    """The error for a file or folder that may not or cannot be made."""
+    return InputError(
+        f"{target} cannot be written",
+        (error.strerror or str(error)).lower(),
+        "Choose a folder that you may write to (gnnunet_info --paths shows those in use)",
+    )
+
+
 def no_space(target: Path) -> NoSpaceError:
     """The error for a write to ``target`` that found no room."""
-    free = shutil.disk_usage(target.parent).free / 2**20
+    existing = _existing(target.parent)
+    free = shutil.disk_usage(existing).free / 2**20
     return NoSpaceError(
         f"no space left while writing {target}",
-        f"{free:.0f} MB are free in {target.parent}",
+        f"the disk or your quota is full ({free:.0f} MB are free in {existing})",
         "Free some space and run the command again; what was there before is unchanged",
     )
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _existing(folder: Path) -> Path:
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _require_whole(temporary: Path, target: Path) -> None:
+    """Raise ``NoSpaceError`` for a NIfTI file that is shorter than its header says.
+
+    ITK's writer, which SimpleITK uses, reports nothing when the disk is full and leaves a short
+    file (SimpleITK 2.5, tried with a limit on the file size).
+    """
+    if target.name.endswith((".nii", ".nii.gz")):
+        try:
+            whole = _nifti_is_whole(temporary)
+        except (OSError, EOFError, zlib.error, struct.error):
+            whole = False
+        if not whole:
+            raise no_space(target)
+
+
+def _nifti_is_whole(path: Path) -> bool:
+    """Whether a NIfTI file holds the bytes its header promises; mostly reads header and end only.
+
+    The last four bytes of a gzip stream are the length of what was compressed, modulo 2**32; only
+    if they do not fit is the whole stream read.
+    """
+    packed = path.name.endswith(".gz")
+    with gzip.open(path, "rb") if packed else path.open("rb") as file:
+        header = file.read(540)
+    order = "<" if struct.unpack_from("<i", header)[0] in (348, 540) else ">"
+    if struct.unpack_from(f"{order}i", header)[0] == 540:  # NIfTI-2
+        dim, bits = struct.unpack_from(f"{order}8q", header, 16), (header, 14)
+        offset = struct.unpack_from(f"{order}q", header, 168)[0]
+    else:
+        dim, bits = struct.unpack_from(f"{order}8h", header, 40), (header, 72)
+        offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
+    promised = struct.unpack_from(f"{order}h", *bits)[0] // 8
+    for edge in dim[1 : dim[0] + 1]:
+        promised *= edge
+    promised += offset
+    if not packed:
+        return path.stat().st_size >= promised
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        if struct.unpack("<I", file.read(4))[0] == promised % 2**32:
+            return True
+    with gzip.open(path, "rb") as file:  # several streams in a row, or more than was promised
+        while block := file.read(2**22):
+            promised -= len(block)
+    return promised <= 0
 
 
 def write_bytes(target: Path | str, content: bytes) -> None:
@@ -135,32 +213,47 @@ def replace_folder(new: Path, target: Path) -> None:
     """Put the whole folder ``new`` in the place of ``target``.
 
     The old folder stays valid until the new one is complete: it is moved aside in one rename,
-    the new one is moved in by the next, and only then is the old one deleted.
+    the new one is moved in by the next, and only then is the old one deleted. A crash between the
+    two renames is undone by ``remove_leftovers`` of the parent folder.
     """
-    aside = target.with_name(f".{TEMPORARY_MARK}old-{target.name}-{os.getpid()}")
+    aside = target.with_name(f"{_OLD_MARK}{target.name}-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.replace(aside)
-    new.replace(target)
+    try:
+        new.replace(target)
+    except OSError:
+        if aside.exists():
+            aside.replace(target)
+        raise
     _sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Delete temporary files that killed writers left in ``folder``; return how many.
+    """Clear ``folder`` of what killed writers left; return how many things were found.
+
+    Temporary files are deleted. A folder that was moved aside goes back to its place when a crash
+    left that place empty, and is deleted otherwise.
 
     Call it only while holding the folder's lock: a living writer uses the same names.
     """
-    leftovers = [path for path in folder.glob(f".{TEMPORARY_MARK}*") if path.is_file()]
-    for path in leftovers:
+    files = [path for path in folder.glob(f".{TEMPORARY_MARK}*") if path.is_file()]
+    for path in files:
         path.unlink(missing_ok=True)
-    return len(leftovers)
+    folders = [path for path in folder.glob(f"{_OLD_MARK}*") if path.is_dir()]
+    for aside in folders:
+        target = folder / aside.name[len(_OLD_MARK) :].rpartition("-")[0]
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.replace(target)
+    return len(files) + len(folders)
 
 
 def require_free_space(folder: Path, n_bytes: int, purpose: str) -> None:
     """Raise ``NoSpaceError`` unless ``n_bytes`` are free where ``folder`` is or will be."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
+    existing = _existing(folder)
     free = shutil.disk_usage(existing).free
     if free < n_bytes:
         raise NoSpaceError(

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from graphnn_unet.errors import LockedError
-from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.errors import InputError, LockedError
+from graphnn_unet.storage.atomic import unwritable, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -35,19 +35,26 @@ def folder_lock(folder: Path | str, purpose: str) -> Iterator[None]:
 
     Raises:
         LockedError: Another process holds the lock; the message names host, pid and start time.
+        InputError: The folder cannot be written to, or its file system has no locks.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     note = folder / ".gnnunet.lock.json"
     lock = FileLock(folder / ".gnnunet.lock", timeout=0)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+    except NotImplementedError as error:
+        raise InputError(
+            f"{folder} cannot be locked", "its file system has no locks", "Use another disk"
+        ) from error
     except Timeout as error:
         raise LockedError(
             f"{folder} is in use",
             _describe(note) or "another process holds its lock",
             "Wait for it to end or stop it, then run the command again",
         ) from error
+    except OSError as error:
+        raise unwritable(folder, error) from error
     try:
         if previous := _describe(note):
             _log.info("took over the lock of a process that ended early (%s)", previous)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -36,7 +37,7 @@ class Outcome:
     Attributes:
         job: The job as it was given.
         value: What the function returned; ``None`` when it failed.
-        error: One line that says why it failed; empty when it did not.
+        error: One line without full stop that says why it failed; empty when it did not.
         expected: The failure was an error that the user can mend (a ``GraphnnError``).
         details: Traceback of an unexpected failure, for ``--verbose``.
     """
@@ -101,7 +102,7 @@ def _attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
     try:
         return Outcome(job, value=function(job))
     except GraphnnError as error:
-        return Outcome(job, error=" ".join(error.lines), expected=True)
+        return Outcome(job, error=" ".join(error.lines).rstrip("."), expected=True)
     except MemoryError as error:
         return Outcome(job, error=f"out of memory ({error})", details=traceback.format_exc())
     except Exception as error:  # noqa: BLE001  # one case must not stop the others
@@ -194,7 +195,8 @@ class _Workers:
         if worker.attempt < retries:
             again.append((worker.job, worker.attempt + 1))
             return None
-        return Outcome(worker.job, error=_cause_of_death(worker.process.exitcode), expected=True)
+        cause = _cause_of_death(worker.process.exitcode, worker.attempt + 1)
+        return Outcome(worker.job, error=cause, expected=True)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -207,12 +209,14 @@ class _Workers:
                 worker.process.join()
 
 
-def _cause_of_death(exit_code: int | None) -> str:
+def _cause_of_death(exit_code: int | None, attempts: int) -> str:
+    times = {1: "once", 2: "twice"}.get(attempts, f"{attempts} times")
     if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
+        known = {value.value: value.name for value in signal.Signals}
+        name = known.get(-exit_code, f"signal {-exit_code}")
         hint = "; the system was probably out of memory" if name == "SIGKILL" else ""
-        return f"its worker process was killed twice ({name}{hint}). Use fewer workers (-np 1)."
-    return f"its worker process ended twice with status {exit_code}. Use one worker (-np 1)."
+        return f"its worker process was killed {times} ({name}{hint}); use fewer workers"
+    return f"its worker process ended {times} with status {exit_code}; use fewer workers"
 
 
 def _serve(
@@ -221,7 +225,7 @@ def _serve(
     """Answer jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ.update(environment)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    leave_with_parent(parent)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
@@ -230,11 +234,46 @@ def _serve(
             outcome = _attempt(function, job)
             try:
                 pipe.send((outcome.value, outcome.error, outcome.expected, outcome.details))
-            except (TypeError, ValueError, AttributeError) as error:
+            except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
                 pipe.send((None, f"its result cannot be sent: {error}", False, ""))
 
 
+def leave_with_parent(parent: int) -> None:
+    """End this worker soon after the process ``parent`` has ended, however that happened.
+
+    A thread looks every second. On Linux the kernel does it at once, even while C code holds the
+    interpreter's lock: it is asked to send SIGKILL when the pipe from the parent, which nobody ever
+    writes to, is closed.
+
+    Args:
+        parent: Process id of the process whose results this one works for.
+    """
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    starter = multiprocessing.parent_process()
+    if sys.platform == "linux" and starter is not None:
+        import fcntl
+
+        pipe = starter.sentinel
+        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+        if wait([pipe], timeout=0):  # it was closed before we asked
+            os._exit(1)
+
+
 def _leave_with(parent: int) -> None:
-    while psutil.pid_exists(parent):
-        time.sleep(PARENT_CHECK_INTERVAL_S)
+    try:
+        process = psutil.Process(parent)
+        while _lives(process):
+            time.sleep(PARENT_CHECK_INTERVAL_S)
+    except psutil.NoSuchProcess:
+        pass
     os._exit(1)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether a process runs; a killed one that nobody has waited for still has its id."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:
+        return True

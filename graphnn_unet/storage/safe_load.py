@@ -10,6 +10,8 @@ import io
 import json
 import pickle
 import re
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,7 @@ from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _NETWORKS = {
-    f"dynamic_network_architectures.architectures.{module}.{name}"
-    for module in ("unet", "residual_unet")
+    f"dynamic_network_architectures.architectures.unet.{name}"
     for name in ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 }
 _LAYERS = {
@@ -43,7 +44,6 @@ _RESAMPLING = {
     "resample_torch_simple",
     "resample_torch_fornnunet",
     "no_resampling_hack",
-    "no_resampling",
 }
 _NORMALIZATION = {
     "CTNormalization",
@@ -61,6 +61,18 @@ _READERS = {
     "Tiff3DIO",
 }
 _LABEL_MANAGERS = {"LabelManager"}
+_NAMES = {
+    "preprocessor_name": _PREPROCESSORS,
+    "resampling_fn_data": _RESAMPLING,
+    "resampling_fn_seg": _RESAMPLING,
+    "resampling_fn_probabilities": _RESAMPLING,
+}
+"""Keys of a configuration that nnU-Net looks up by name, and the names it may find."""
+_NUMBERS: dict[str, type | tuple[type, ...]] = {
+    "patch_size": int,
+    "batch_size": int,
+    "spacing": (int, float),
+}
 
 
 def read_json(path: Path | str) -> Any:
@@ -83,6 +95,8 @@ def read_json(path: Path | str) -> Any:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file", str(error)) from error
+    except RecursionError as error:
+        raise InputError(f"{path} cannot be read", "its tables are nested too deeply") from error
 
 
 def check_case_id(case_id: str, source: str) -> str:
@@ -94,6 +108,22 @@ def check_case_id(case_id: str, source: str) -> str:
         "ids become file names",
         "Use letters, digits, '_', '-' and '.', at most 128, beginning with a letter or digit",
     )
+
+
+_DAMAGED_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What the unpickler raises for bytes that are not those that were written."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -135,15 +165,22 @@ def load_properties(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        return _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
+        content = _PlainUnpickler(io.BytesIO(path.read_bytes())).load()
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} is missing") from error
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path} is refused", error.line.rstrip(".")) from error
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, ValueError) as error:
-        raise InputError(
-            f"{path} cannot be read", str(error), "Run gnnunet_plan_and_preprocess again"
-        ) from error
+    except _DAMAGED_PICKLE as error:
+        raise _unreadable_properties(path, str(error) or "it is cut off") from error
+    if not isinstance(content, dict):
+        raise _unreadable_properties(path, f"it holds a {type(content).__name__}, not a table")
+    return content
+
+
+def _unreadable_properties(path: Path, why: str) -> InputError:
+    return InputError(
+        f"{path} cannot be read", why.rstrip("."), "Run gnnunet_plan_and_preprocess again"
+    )
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -202,42 +239,70 @@ def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
         InputError: The file is no nnU-Net plan.
         UnsafeFileError: A name is not on the list; says which.
     """
-    if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
+    if not isinstance(plans, Mapping) or not isinstance(plans.get("configurations"), Mapping):
         raise InputError(f"{source} is not an nnU-Net plan")
     _require(plans.get("image_reader_writer"), _READERS, "image_reader_writer", source)
     _require(plans.get("label_manager", "LabelManager"), _LABEL_MANAGERS, "label_manager", source)
     for name, configuration in plans["configurations"].items():
-        where = f"configurations.{name}"
-        if not isinstance(configuration, dict):
-            raise InputError(f"{source} is not an nnU-Net plan", f"{where} is no table")
-        _check_configuration(configuration, where, source)
+        _check_configuration(
+            _table(configuration, f"configurations.{name}", source),
+            f"configurations.{name}",
+            source,
+        )
     return plans
 
 
-def _check_configuration(configuration: dict[str, Any], where: str, source: Path | str) -> None:
-    if "preprocessor_name" in configuration:
-        _require(
-            configuration["preprocessor_name"], _PREPROCESSORS, f"{where}.preprocessor_name", source
-        )
-    for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
+def _check_configuration(configuration: Mapping[str, Any], where: str, source: Path | str) -> None:
+    for key, allowed in _NAMES.items():
         if key in configuration:
-            _require(configuration[key], _RESAMPLING, f"{where}.{key}", source)
-    for scheme in configuration.get("normalization_schemes", []):
+            _require(configuration[key], allowed, f"{where}.{key}", source)
+    schemes = configuration.get("normalization_schemes", [])
+    if not isinstance(schemes, (list, tuple)):
+        raise _no_plan(source, f"{where}.normalization_schemes is no list")
+    for scheme in schemes:
         _require(scheme, _NORMALIZATION, f"{where}.normalization_schemes", source)
-    architecture = configuration.get("architecture")
-    if architecture is None:
-        return
+    for key, kind in _NUMBERS.items():
+        if key in configuration and not _are_positive(configuration[key], kind):
+            raise _no_plan(source, f"{where}.{key} = {configuration[key]!r}")
+    if configuration.get("architecture") is not None:
+        where = f"{where}.architecture"
+        _check_architecture(_table(configuration["architecture"], where, source), where, source)
+
+
+def _check_architecture(architecture: Mapping[str, Any], where: str, source: Path | str) -> None:
     _require(
         architecture.get("network_class_name"), _NETWORKS, f"{where}.network_class_name", source
     )
-    keywords = architecture.get("arch_kwargs", {})
-    for key in architecture.get("_kw_requires_import", []):
+    keywords = _table(architecture.get("arch_kwargs", {}), f"{where}.arch_kwargs", source)
+    imported = architecture.get("_kw_requires_import", [])
+    if not isinstance(imported, (list, tuple)):
+        raise _no_plan(source, f"{where}._kw_requires_import is no list")
+    for key in imported:
+        if not isinstance(key, str):
+            raise _no_plan(source, f"{where}._kw_requires_import holds {key!r}")
         if keywords.get(key) is not None:
             _require(keywords[key], _LAYERS, f"{where}.arch_kwargs.{key}", source)
 
 
+def _table(value: Any, where: str, source: Path | str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _no_plan(source, f"{where} is no table")
+    return value
+
+
+def _no_plan(source: Path | str, why: str) -> InputError:
+    return InputError(f"{source} is not an nnU-Net plan", why)
+
+
+def _are_positive(value: Any, kind: type | tuple[type, ...]) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return bool(values) and all(
+        isinstance(v, kind) and not isinstance(v, bool) and v > 0 for v in values
+    )
+
+
 def _require(value: Any, allowed: set[str], key: str, source: Path | str) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise UnsafeFileError(
             f"{source} is refused",
             f"{key} = {value!r} is not one of nnU-Net's own",

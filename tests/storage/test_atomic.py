@@ -1,0 +1,309 @@
+"""A final name stands for a whole file, whatever happens to the writer."""
+
+import errno
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from conftest import REPOSITORY
+
+from graphnn_unet.errors import InputError, NoSpaceError
+from graphnn_unet.storage.atomic import (
+    atomic_path,
+    remove_leftovers,
+    replace_folder,
+    require_free_space,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_text,
+)
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(target: Path, error: type[BaseException]) -> None:
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
+def test_a_written_file_has_its_content_and_nothing_lies_beside_it(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "größer")
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "größer"
+    assert names_in(tmp_path / "new") == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_after_an_exception_the_old_state_is_there(tmp_path, error, old):
+    target = tmp_path / "a.txt"
+    if old:
+        target.write_text(old)
+    with pytest.raises(error):
+        write_half(target, error)
+    assert names_in(tmp_path) == (["a.txt"] if old else [])
+    assert not old or target.read_text() == old
+
+
+def test_the_final_name_appears_only_when_the_writer_has_finished(tmp_path):
+    target = tmp_path / "a.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("half")
+        assert not target.exists()
+        assert temporary.parent == tmp_path
+    assert target.read_text() == "half"
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [("a.b_0000.nii.gz", ".nii.gz"), ("x.pth", ".pth"), ("bare", "")]
+)
+def test_the_temporary_name_keeps_the_ending_by_which_writers_choose_a_format(
+    tmp_path, name, ending
+):
+    with atomic_path(tmp_path / name) as temporary:
+        assert temporary.name.endswith(ending)
+        assert temporary.name.count(".nii") == ending.count(".nii")
+        nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
+        temporary.write_bytes((tmp_path / "a.nii.gz").read_bytes())
+
+
+def test_two_writers_of_one_name_do_not_share_a_temporary_file(tmp_path):
+    with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_permissions_follow_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "a", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, code):
+    target = tmp_path / "a.json"
+    write_json(target, {"a": 1})
+
+    with pytest.raises(NoSpaceError) as caught, atomic_path(target):
+        raise OSError(code, os.strerror(code))
+    assert str(target) in caught.value.line
+    assert "MB are free" in caught.value.line
+    assert caught.value.exit_status == 2
+    assert json.loads(target.read_text()) == {"a": 1}
+    assert names_in(tmp_path) == ["a.json"]
+
+
+def test_a_flush_that_finds_no_room_counts_as_full_disk(tmp_path, monkeypatch):
+    def fail(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(NoSpaceError):
+        write_text(tmp_path / "a", "x")
+    assert names_in(tmp_path) == []
+
+
+def test_other_errors_of_the_system_are_not_called_full_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
+        (tmp_path / "nothing").read_text()
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from graphnn_unet.errors import NoSpaceError
+from graphnn_unet.storage.atomic import atomic_path, write_bytes
+target, limit = Path(sys.argv[1]), 100_000
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    if target.name.endswith((".nii", ".nii.gz")):
+        import SimpleITK as sitk
+        noise = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+        with atomic_path(target) as temporary:
+            sitk.WriteImage(sitk.GetImageFromArray(noise), str(temporary))
+    else:
+        write_bytes(target, b"x" * (2 * limit))
+except NoSpaceError as error:
+    print(error.line)
+    sys.exit(2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize("name", ["a.bin", "a.nii", "a.nii.gz"])
+def test_a_real_limit_leaves_the_old_file(tmp_path, name):
+    """SimpleITK reports nothing in this case and leaves a short file."""
+    target = tmp_path / name
+    target.write_bytes(b"old")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(target)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"no space left while writing {target}" in done.stdout
+    assert target.read_bytes() == b"old"
+    assert names_in(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_whole_images_of_every_kind_pass(tmp_path, kind, ending, dtype):
+    image = kind(np.zeros((5, 4, 3), dtype), np.eye(4))
+    with atomic_path(tmp_path / f"a{ending}") as temporary:
+        nib.save(image, temporary)
+    assert nib.load(tmp_path / f"a{ending}").shape == (5, 4, 3)
+
+
+def test_an_image_packed_in_several_streams_passes(tmp_path):
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.float32), np.eye(4)), tmp_path / "whole.nii")
+    content = (tmp_path / "whole.nii").read_bytes()
+    write_bytes(
+        tmp_path / "a.nii.gz", gzip.compress(content[:1000]) + gzip.compress(content[1000:])
+    )
+    assert sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "a.nii.gz")).all()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(InputError, match="permission denied"):
+        write_text(tmp_path / "a", "x")
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot be written.*Choose a folder"):
+        write_text(tmp_path / "a" / "b", "x")
+
+
+KILLED = """
+import sys, time
+from graphnn_unet.storage.atomic import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_only_what_remove_leftovers_finds(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(target)], env=ENVIRONMENT, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"writing\n"
+    process.kill()
+    process.wait()
+    assert target.read_text() == "old"
+    assert len(names_in(tmp_path)) == 2
+    assert remove_leftovers(tmp_path) == 1
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_json_takes_numpy_values_sets_and_paths(tmp_path):
+    content = {
+        "array": np.arange(3), "scalar": np.float32(0.5), "set": {1}, "path": Path("a"), "t": (1,),
+    }  # fmt: skip
+    write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "array": [0, 1, 2], "scalar": 0.5, "set": [1], "path": "a", "t": [1],
+    }  # fmt: skip
+
+
+def test_json_of_an_unknown_type_keeps_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError, match="object cannot be written as JSON"):
+        write_json(tmp_path / "a.json", object())
+    assert names_in(tmp_path) == ["a.json"]
+
+
+def test_csv_has_exactly_the_given_columns(tmp_path):
+    write_csv(tmp_path / "a.csv", [{"a": 'x,"y', "b": 1}], ["b", "a"])
+    assert (tmp_path / "a.csv").read_bytes() == b'b,a\n1,"x,""y"\n'
+    with pytest.raises(ValueError, match="c"):
+        write_csv(tmp_path / "a.csv", [{"a": 1, "b": 1, "c": 1}], ["b", "a"])
+
+
+def make_folder(path: Path, content: str) -> Path:
+    path.mkdir()
+    (path / "file").write_text(content)
+    return path
+
+
+def test_a_replaced_folder_holds_the_new_files_alone(tmp_path):
+    target = make_folder(tmp_path / "target", "old")
+    (target / "only_old").write_text("x")
+    replace_folder(make_folder(tmp_path / "new", "new"), target)
+    assert names_in(tmp_path) == ["target"]
+    assert names_in(target) == ["file"]
+    assert (target / "file").read_text() == "new"
+
+
+def test_the_old_folder_returns_when_the_new_one_cannot_move(tmp_path):
+    target = make_folder(tmp_path / "target", "old")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "missing", target)
+    assert (target / "file").read_text() == "old"
+    assert names_in(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_crash_at_any_point_of_the_exchange_leaves_one_whole_folder(
+    tmp_path, monkeypatch, renames
+):
+    """After no rename and after the first one the old folder is in force, after both the new."""
+    target = make_folder(tmp_path / "target", "old")
+    new = make_folder(tmp_path / "new", "new")
+    done = []
+    rename = Path.replace
+
+    class Crash(BaseException):
+        pass
+
+    def counted(self, other):
+        if len(done) == renames:
+            raise Crash
+        done.append(self)
+        return rename(self, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        if renames < 2:
+            with pytest.raises(Crash):
+                replace_folder(new, target)
+        else:
+            replace_folder(new, target)  # ended before the old one was deleted
+    remove_leftovers(tmp_path)
+    assert (target / "file").read_text() == ("new" if renames == 2 else "old")
+    assert names_in(tmp_path) == (["target"] if renames == 2 else ["new", "target"])
+
+
+def test_too_little_room_is_refused_before_work(tmp_path):
+    require_free_space(tmp_path / "not" / "made", 1, "a test")
+    with pytest.raises(
+        NoSpaceError, match=r"too little room for a test.*it needs 1099511627776 MB"
+    ):
+        require_free_space(tmp_path / "not" / "made", 2**60, "a test")

@@ -1,0 +1,101 @@
+"""One writer a folder; the next one learns who it is."""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from datetime import datetime
+
+import pytest
+from conftest import REPOSITORY
+
+from graphnn_unet.errors import InputError, LockedError
+from graphnn_unet.storage.locks import folder_lock
+
+HOLDER = """
+import sys, time
+from graphnn_unet.storage.locks import folder_lock
+with folder_lock(sys.argv[1], "a long work"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "folder")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_refused_with_the_name_of_the_first(tmp_path, holder):
+    with pytest.raises(LockedError) as caught, folder_lock(tmp_path / "folder", "another"):
+        pytest.fail("two holders of one lock")
+    line = caught.value.line
+    assert f"a long work by process {holder.pid} on {socket.gethostname()} since " in line
+    started = datetime.fromisoformat(line.partition(" since ")[2].partition(". Wait")[0])
+    assert abs((datetime.now().astimezone() - started).total_seconds()) < 60
+    assert caught.value.exit_status == 2
+
+
+def test_a_refused_process_does_not_touch_the_note_of_the_holder(tmp_path, holder):
+    for _ in range(2):
+        with (
+            pytest.raises(LockedError, match=str(holder.pid)),
+            folder_lock(tmp_path / "folder", ""),
+        ):
+            pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over_with_a_message(tmp_path, holder, caplog):
+    holder.kill()
+    holder.wait()
+    with caplog.at_level(logging.INFO), folder_lock(tmp_path / "folder", "another"):
+        note = json.loads((tmp_path / "folder" / ".gnnunet.lock.json").read_text())
+        assert note["pid"] == os.getpid()
+        assert note["purpose"] == "another"
+    assert "took over the lock" in caplog.text
+    assert f"process {holder.pid}" in caplog.text
+
+
+def test_a_lock_is_free_after_its_block_and_after_an_error(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError), folder_lock(tmp_path, "a test"):
+                raise ZeroDivisionError
+        with folder_lock(tmp_path, "a test"):
+            pass
+    assert caplog.text == ""
+    assert not (tmp_path / ".gnnunet.lock.json").exists()
+
+
+def test_one_process_cannot_hold_a_lock_twice(tmp_path):
+    with (
+        folder_lock(tmp_path, "outer"),
+        pytest.raises(LockedError, match="outer"),
+        folder_lock(tmp_path, "inner"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"host": "a"}'])
+def test_a_damaged_note_is_no_obstacle(tmp_path, note):
+    (tmp_path / ".gnnunet.lock.json").write_text(note)
+    with folder_lock(tmp_path, "a test"):
+        assert "a test" in (tmp_path / ".gnnunet.lock.json").read_text()
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(InputError, match="file cannot be written"),
+        folder_lock(tmp_path / "file", "a test"),
+    ):
+        pass

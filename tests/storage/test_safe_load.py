@@ -1,0 +1,386 @@
+"""No file runs code, and a damaged one is named."""
+
+import copy
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATASET
+
+from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.storage.safe_load import (
+    check_case_id,
+    check_plans,
+    load_checkpoint,
+    load_properties,
+    read_json,
+)
+
+
+class Canary:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.fixture
+def canary(tmp_path):
+    return tmp_path / "canary"
+
+
+def stock_checkpoint() -> dict:
+    """What nnU-Net's trainer saves: numpy scalars in its log and in the best score."""
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    logger = LocalLogger()
+    for key in logger.my_fantastic_logging:
+        logger.my_fantastic_logging[key] = [np.float32(0.5), np.float64(0.25)]
+    return {
+        "network_weights": {"weight": torch.ones(2, 2)},
+        "optimizer_state": {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": []},
+        "grad_scaler_state": None,
+        "logging": logger.get_checkpoint(),
+        "_best_ema": np.float64(0.5),
+        "current_epoch": 3,
+        "init_args": {"plans": {"a": 1}, "fold": 0},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+
+
+def test_a_checkpoint_of_stock_nnunet_loads(tmp_path):
+    torch.save(stock_checkpoint(), tmp_path / "a.pth")
+    content = load_checkpoint(tmp_path / "a.pth")
+    assert content["_best_ema"] == 0.5
+    assert content["logging"]["train_losses"] == [0.5, 0.25]
+    assert torch.equal(content["network_weights"]["weight"], torch.ones(2, 2))
+
+
+@pytest.mark.parametrize(
+    "scalar", [np.float16(1), np.int32(1), np.int64(1), np.uint8(1), np.bool_(True), np.arange(3)]
+)
+def test_numpy_values_of_every_kind_load(tmp_path, scalar):
+    torch.save({"network_weights": {}, "log": scalar}, tmp_path / "a.pth")
+    assert np.array_equal(load_checkpoint(tmp_path / "a.pth")["log"], scalar)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, canary, new_format):
+    content = {**stock_checkpoint(), "extra": Canary(canary)}
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(UnsafeFileError, match=r"a\.pth is refused") as caught:
+        load_checkpoint(tmp_path / "a.pth")
+    assert caught.value.exit_status == 2
+    assert not canary.exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert canary.exists()  # the file would have run it
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_cut_checkpoint_is_named(tmp_path, share, new_format):
+    path = tmp_path / "a.pth"
+    torch.save(stock_checkpoint(), path, _use_new_zipfile_serialization=new_format)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"a\.pth cannot be read.*cut off or damaged"):
+        load_checkpoint(path)
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"a\.pth is not a checkpoint"):
+        load_checkpoint(tmp_path / "a.pth")
+    with pytest.raises(MissingFileError, match=r"b\.pth is missing"):
+        load_checkpoint(tmp_path / "b.pth")
+
+
+def properties() -> dict:
+    return {
+        "spacing": [np.float64(1.0), 1.0, 1.0],
+        "shape": np.array([3, 4, 5]),
+        "class_locations": {1: np.arange(12).reshape(3, 4), (1, 2): [], 2: np.zeros((0, 4), int)},
+        "sitk_stuff": {"origin": (0.0, 0.0, 0.0)},
+        "box": [[np.int64(0), 3]],
+    }
+
+
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
+def test_properties_of_every_pickle_protocol_load(tmp_path, protocol):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(properties(), protocol))
+    loaded = load_properties(tmp_path / "a.pkl")
+    assert loaded["spacing"] == [1.0, 1.0, 1.0]
+    assert np.array_equal(loaded["class_locations"][1], np.arange(12).reshape(3, 4))
+    assert loaded["class_locations"][(1, 2)] == []
+
+
+def test_properties_written_by_nnunet_load(tiny_home):
+    folder = tiny_home / "preprocessed" / DATASET / "gnnunetPlans_3d_fullres"
+    ours = load_properties(folder / "case_00.pkl")
+    theirs = pickle.loads((folder / "case_00.pkl").read_bytes())
+    assert ours.keys() == theirs.keys()
+    for key, voxels in theirs["class_locations"].items():
+        assert np.array_equal(ours["class_locations"][key], voxels)
+
+
+def test_properties_with_code_are_refused_and_do_not_run(tmp_path, canary):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({**properties(), "x": Canary(canary)}))
+    with pytest.raises(UnsafeFileError, match=r"a\.pkl is refused.*system"):
+        load_properties(tmp_path / "a.pkl")
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"ctorch.hub\nload\n(S'x'\ntR.",
+        b"cnumpy.core.multiarray\nfromfile\n(S'x'\ntR.",
+        b"ccollections\nnamedtuple\n(S'x'\ntR.",
+    ],
+)
+def test_no_other_function_is_reached(tmp_path, stream):
+    (tmp_path / "a.pkl").write_bytes(stream)
+    with pytest.raises(UnsafeFileError, match="asks for"):
+        load_properties(tmp_path / "a.pkl")
+
+
+def test_properties_cut_anywhere_are_named(tmp_path):
+    content = pickle.dumps(properties())
+    for length in range(0, len(content), 3):
+        (tmp_path / "a.pkl").write_bytes(content[:length])
+        with pytest.raises((InputError, UnsafeFileError), match=r"a\.pkl"):
+            load_properties(tmp_path / "a.pkl")
+
+
+def test_properties_with_changed_bytes_are_read_or_named(tmp_path):
+    content = pickle.dumps(properties())
+    rng = np.random.default_rng(0)
+    named = 0
+    for _ in range(300):
+        changed = bytearray(content)
+        changed[rng.integers(len(changed))] = rng.integers(256)
+        (tmp_path / "a.pkl").write_bytes(changed)
+        try:
+            load_properties(tmp_path / "a.pkl")
+        except (InputError, UnsafeFileError) as error:
+            assert "a.pkl" in error.line  # noqa: PT017  # both outcomes are right
+            named += 1
+    assert named > 50
+
+
+def test_properties_must_be_a_table(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps([1]))
+    with pytest.raises(InputError, match="holds a list"):
+        load_properties(tmp_path / "a.pkl")
+    with pytest.raises(MissingFileError):
+        load_properties(tmp_path / "b.pkl")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": 1', r"a\.json is not valid JSON: line 1, column 8"),
+        (b'{"a":\n 1,}', r"line 2, column 4"),
+        (b"\xff\xfe", r"a\.json is not a text file"),
+        (b"[" * 100_000, r"a\.json cannot be read"),
+    ],
+)
+def test_a_damaged_json_file_is_named_with_line_and_column(tmp_path, content, message):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("case", ["a", "LA_017", "x.y-z_0", "0" * 128])
+def test_case_ids_that_can_be_file_names_pass(case):
+    assert check_case_id(case, "dataset.json") == case
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["../../../escaped", "a/b c;$(x)", "..", "a..b", "", ".hidden", "-rf", "0" * 129, "a\n", "ä"],
+)
+def test_case_ids_that_could_leave_the_folder_are_refused(case):
+    with pytest.raises(UnsafeFileError, match=r"in dataset\.json cannot be used"):
+        check_case_id(case, "dataset.json")
+
+
+# ------------------------------------------------------------------------------------ plans
+
+
+@pytest.fixture(scope="module")
+def plans(tiny_home) -> dict:
+    return json.loads((tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text())
+
+
+@pytest.fixture
+def changed(plans):
+    return copy.deepcopy(plans)
+
+
+def architecture(plans: dict) -> dict:
+    return plans["configurations"]["3d_fullres"]["architecture"]
+
+
+def test_our_own_plan_passes_unchanged(plans):
+    before = copy.deepcopy(plans)
+    assert check_plans(plans, "plans.json") is plans
+    assert plans == before
+
+
+def stock_planners() -> dict:
+    from nnunetv2.experiment_planning.experiment_planners import resencUNet_planner
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner,
+    )
+    from nnunetv2.experiment_planning.experiment_planners.resampling import (
+        planners_no_resampling,
+        resample_with_torch,
+    )
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets import (
+        residual_encoder_unet_planners as residual,
+    )
+
+    found = {"ExperimentPlanner": ExperimentPlanner}
+    for module in (residual, resencUNet_planner, planners_no_resampling, resample_with_torch):
+        found |= {
+            name: value
+            for name, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, ExperimentPlanner)
+        }
+    return found
+
+
+def test_plans_of_all_planners_of_nnunet_are_accepted(tiny_copy, monkeypatch, capsys):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")
+    planners = stock_planners()
+    assert {"nnUNetPlannerResEncM", "nnUNetPlannerResEncL", "nnUNetPlannerResEncXL"} <= set(
+        planners
+    )
+    for name, planner in planners.items():
+        made = planner(DATASET, plans_name=f"stock{name}")
+        made.plan_experiment()
+        path = tiny_copy / "preprocessed" / DATASET / f"stock{name}.json"
+        assert check_plans(read_json(path), path)["plans_name"] == f"stock{name}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torch.hub.load",
+        "os.system",
+        "subprocess.Popen",
+        "builtins.exec",
+        "my_module.Network",
+        "dynamic_network_architectures.architectures.unet",
+        "torch.nn.Linear",
+        None,
+        ["os.system"],
+        {"a": 1},
+    ],
+)
+def test_a_network_from_elsewhere_is_refused(changed, name):
+    architecture(changed)["network_class_name"] = name
+    with pytest.raises(UnsafeFileError, match=r"plans\.json is refused.*network_class_name"):
+        check_plans(changed, "plans.json")
+
+
+def test_a_layer_from_elsewhere_is_refused(changed):
+    architecture(changed)["arch_kwargs"]["norm_op"] = "os.system"
+    with pytest.raises(UnsafeFileError, match=r"arch_kwargs\.norm_op = 'os\.system'"):
+        check_plans(changed, "plans.json")
+
+
+def test_any_key_that_nnunet_would_import_is_looked_at(changed):
+    architecture(changed)["arch_kwargs"]["n_stages"] = "os.system"
+    check_plans(changed, "plans.json")  # not imported, so it cannot do harm
+    architecture(changed)["_kw_requires_import"] = ["n_stages"]
+    with pytest.raises(UnsafeFileError, match="n_stages"):
+        check_plans(changed, "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_reader_writer", "my_reader.Reader"),
+        ("image_reader_writer", None),
+        ("label_manager", "MyLabelManager"),
+    ],
+)
+def test_a_foreign_reader_or_label_manager_is_refused(changed, key, value):
+    changed[key] = value
+    with pytest.raises(UnsafeFileError, match=key):
+        check_plans(changed, "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("preprocessor_name", "MyPreprocessor"),
+        ("resampling_fn_data", "my_resampling"),
+        ("resampling_fn_seg", ["resample_torch_simple"]),
+        ("resampling_fn_probabilities", None),
+        ("normalization_schemes", ["ZScoreNormalization", "MyNormalization"]),
+    ],
+)
+def test_a_foreign_step_of_preprocessing_is_refused(changed, key, value):
+    changed["configurations"]["2d"][key] = value
+    with pytest.raises(UnsafeFileError, match=rf"configurations\.2d\.{key}"):
+        check_plans(changed, "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("patch_size", "large"),
+        ("patch_size", []),
+        ("patch_size", [0, 16, 16]),
+        ("patch_size", [16.5, 16, 16]),
+        ("batch_size", True),
+        ("spacing", [1.0, -1.0, 1.0]),
+        ("spacing", None),
+        ("normalization_schemes", "ZScoreNormalization"),
+        ("architecture", "PlainConvUNet"),
+    ],
+)
+def test_values_of_the_wrong_type_are_named(changed, key, value):
+    changed["configurations"]["3d_fullres"][key] = value
+    with pytest.raises(InputError, match=rf"plans\.json is not an nnU-Net plan.*{key}"):
+        check_plans(changed, "plans.json")
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], "x", {}, {"configurations": []}, {"configurations": None}]
+)
+def test_a_file_that_is_no_plan_is_named(content):
+    with pytest.raises(InputError, match=r"plans\.json is not an nnU-Net plan"):
+        check_plans(content, Path("plans.json"))
+
+
+def test_tables_that_are_none_are_named(changed):
+    changed["configurations"]["mine"] = ["inherits_from"]
+    with pytest.raises(InputError, match=r"configurations\.mine is no table"):
+        check_plans(changed, "plans.json")
+    del changed["configurations"]["mine"]
+    architecture(changed)["arch_kwargs"] = []
+    with pytest.raises(InputError, match="arch_kwargs is no table"):
+        check_plans(changed, "plans.json")
+    architecture(changed)["arch_kwargs"] = {}
+    architecture(changed)["_kw_requires_import"] = [["conv_op"]]
+    with pytest.raises(InputError, match="_kw_requires_import holds"):
+        check_plans(changed, "plans.json")
+
+
+def test_a_configuration_that_inherits_passes(changed):
+    changed["configurations"]["mine"] = {"inherits_from": "3d_fullres", "batch_size": 8}
+    check_plans(changed, "plans.json")

@@ -1,0 +1,74 @@
+"""Jobs for worker processes; a module of its own, because workers import it."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+from graphnn_unet.errors import InputError
+
+
+def square(number):
+    return number * number
+
+
+def slow_first(number):
+    """Later jobs end earlier."""
+    time.sleep(0.4 if number == 0 else 0.0)
+    return number
+
+
+def fail_on_two(number):
+    if number == 2:
+        raise ValueError("two\nis not one")
+    if number == 3:
+        raise InputError("three", "it is odd", "Give four")
+    return number
+
+
+def kill_self_on_one(number):
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def kill_self_once(job):
+    number, mark = job
+    if number == 1 and not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def leave_with_status(number):
+    os._exit(number)
+
+
+def fifty_megabytes(number):
+    return bytes([number]) * 50_000_000
+
+
+def unsendable(_number):
+    return square_of_nothing
+
+
+square_of_nothing = type("Local", (), {})()
+square_of_nothing.function = lambda: None
+
+
+def environment_value(name):
+    return os.environ.get(name)
+
+
+def note_and_wait(folder):
+    """Note the process id, then sleep (first worker) or compute without letting go of the GIL."""
+    others = list(Path(folder).iterdir())
+    (Path(folder) / str(os.getpid())).touch()
+    if others:
+        re.match(r"(a+)+$", "a" * 32 + "b")
+    time.sleep(60)
+
+
+def interrupts_are_ignored(_number):
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
