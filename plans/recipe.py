@@ -8,6 +8,7 @@ nearest known key.
 from __future__ import annotations
 
 import difflib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,10 +28,11 @@ Layer = Mapping[str, Any]
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Length = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Plan(_Section):
@@ -39,11 +41,15 @@ class Plan(_Section):
     configuration: Literal["2d", "3d_fullres", "3d_lowres"] | None = Field(
         None, description="configuration that spacing and patch_size are for"
     )
-    spacing: list[Annotated[float, Field(gt=0)]] | None = Field(
-        None, description="target voxel size in mm, order z, y, x (two values: y, x)"
+    spacing: Annotated[list[Length], Field(min_length=2, max_length=3)] | None = Field(
+        None,
+        description="target voxel size in mm, order z, y, x of the files (two values: the two axes "
+        "of a slice)",
     )
-    patch_size: list[Positive] | None = Field(
-        None, description="patch in voxels, order z, y, x (two values for 2d: y, x)"
+    patch_size: Annotated[list[Positive], Field(min_length=2, max_length=3)] | None = Field(
+        None,
+        description="patch in voxels, order z, y, x of the plan, where the axis of the largest "
+        "spacing comes first (two values for 2d: y, x)",
     )
     gpu_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="GPU memory to plan for, in GB; nnU-Net's target of the planner if empty"
@@ -168,7 +174,8 @@ class Graph(_Section):
     stage: int = Field(-1, description="encoder stage of the alignment block; -1 = bottleneck")
     cluster_stage: int | None = Field(
         None,
-        description="encoder stage of the clustering loss; empty: deepest with 64 positions or more",
+        description="encoder stage of the clustering loss; empty: the deepest with at least 64 "
+        "positions",
     )
     cluster_graph: Literal["positive", "shifted"] = Field(
         "positive",
@@ -269,16 +276,43 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     return layer
 
 
+class RecipeFaultsError(RecipeError):
+    """Several faults of one recipe, one line each."""
+
+    def __init__(self, faults: Sequence[RecipeError]):
+        self.faults = list(faults)
+        super().__init__(f"{len(self.faults)} faults in the recipe")
+
+    @property
+    def lines(self) -> list[str]:
+        """One line a fault."""
+        return [fault.line for fault in self.faults]
+
+
 def check_layer(layer: Layer, source: str) -> None:
-    """Raise ``RecipeError`` for the first unknown key or wrong value of one layer."""
+    """Raise ``RecipeError`` for all unknown keys and wrong values of one layer together."""
     known = known_keys()
+    faults: list[RecipeError] = []
+    understood: dict[str, dict[str, Any]] = {}
     for section, table in layer.items():
-        if not isinstance(table, Mapping):
-            raise _unknown(section, known, source)
-        for key in table:
-            if f"{section}.{key}" not in known:
-                raise _unknown(f"{section}.{key}", known, source)
-    _validated(layer, source)
+        if section not in Recipe.model_fields or not isinstance(table, Mapping):
+            names = [f"{section}.{key}" for key in table] if isinstance(table, Mapping) else []
+            faults += [_unknown(name, known, source) for name in names or [section]]
+            continue
+        for key, value in table.items():
+            if f"{section}.{key}" in known:
+                understood.setdefault(section, {})[key] = value
+            else:
+                faults.append(_unknown(f"{section}.{key}", known, source))
+    faults += _wrong_values(understood, source)
+    _raise_all(faults)
+
+
+def _raise_all(faults: Sequence[RecipeError]) -> None:
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise RecipeFaultsError(faults)
 
 
 def resolve(*layers: Layer) -> Recipe:
@@ -286,26 +320,42 @@ def resolve(*layers: Layer) -> Recipe:
     merged: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for section, table in layer.items():
+            if not isinstance(table, Mapping):
+                raise _unknown(section, known_keys(), "the resolved recipe")
             merged.setdefault(section, {}).update(table)
-    return _validated(merged, "the resolved recipe")
+    check_layer(merged, "the resolved recipe")
+    return Recipe.model_validate(merged)
 
 
-def _validated(values: Layer, source: str) -> Recipe:
+def _wrong_values(values: Layer, source: str) -> list[RecipeError]:
+    """One fault for each known key whose value cannot be used."""
     try:
-        return Recipe.model_validate(values)
+        Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][:2])
-        raise RecipeError(
-            f"{key} = {first['input']!r} in {source} cannot be used", first["msg"]
-        ) from error
+        faults: dict[str, RecipeError] = {}
+        # a value that may be of two types has an error for each: the deepest is the closest miss
+        for one in sorted(error.errors(), key=lambda one: -len(one["loc"])):
+            section, name = str(one["loc"][0]), str(one["loc"][1])
+            key = f"{section}.{name}"
+            given = f"{key} = {values[section][name]!r} in {source} cannot be used"
+            why = one["msg"][0].lower() + one["msg"][1:]
+            faults.setdefault(key, RecipeError(given, why, f"{key}: {known_keys()[key]}"))
+        return list(faults.values())
+    return []
 
 
 def _unknown(key: str, known: Mapping[str, str], source: str) -> RecipeError:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
-    if not near:  # the right name in the wrong section
-        near = [k for k in known if k.partition(".")[2] == key.partition(".")[2]][:1]
-    hint = f"The nearest known key is {near[0]} ({known[near[0]]})" if near else ""
+    """The fault of an unknown key, with the known one that is most like it."""
+    name = key.rpartition(".")[2]
+
+    def likeness(candidate: str) -> float:
+        in_words = set(name.split("_")) <= set(known[candidate].replace(",", "").split())
+        if in_words or candidate.partition(".")[2] == name:  # right name in the wrong section
+            return 1 + difflib.SequenceMatcher(None, key, candidate).ratio()
+        return difflib.SequenceMatcher(None, key, candidate).ratio()
+
+    near = max(known, key=likeness)
+    hint = f"The nearest known key is {near} ({known[near]})" if likeness(near) >= 0.3 else ""
     return RecipeError(f"unknown recipe key {key!r} in {source}", "", hint)
 
 
@@ -327,9 +377,10 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # JSON's escapes are TOML's, but for the control character DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return repr(value)
