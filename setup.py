@@ -1,5 +1,40 @@
-"""Everything about the distribution stands in pyproject.toml; this file serves older tools."""
+"""Folders of the repository and their import names; the rest stands in pyproject.toml.
+
+``dataset_conversion`` and ``plans`` lie at the top of the repository and are installed as
+``graphnn_unet.dataset_conversion`` and ``graphnn_unet.plans``: no general name lands in
+site-packages.
+"""
 
 from setuptools import setup
 
-setup()
+OWN = [
+    "commands",
+    "data",
+    "graph",
+    "inference",
+    "metrics",
+    "networks",
+    "nnunet_trainers",
+    "report",
+    "storage",
+    "trainers",
+]
+
+setup(
+    packages=[
+        "graphnn_unet",
+        *(f"graphnn_unet.{name}" for name in OWN),
+        "graphnn_unet.dataset_conversion",
+        "graphnn_unet.plans",
+    ],
+    package_dir={
+        "graphnn_unet": "graphnn_unet",
+        "graphnn_unet.dataset_conversion": "dataset_conversion",
+        "graphnn_unet.plans": "plans",
+    },
+    package_data={
+        "graphnn_unet": ["py.typed"],
+        "graphnn_unet.dataset_conversion": ["*.json"],
+        "graphnn_unet.plans": ["recipes/*.toml"],
+    },
+)

@@ -9,12 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from graphnn_unet.dataset_conversion import (
+    acdc,
+    decathlon,
+    dicom,
+    left_atrium,
+    nifti_folder,
+    pancreas,
+)
+from graphnn_unet.dataset_conversion.prepare import CaseRow
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Source
+from graphnn_unet.dataset_conversion.volumes import load, read_list, safe_id
+from graphnn_unet.dataset_conversion.write_raw import (
+    ConversionResult,
+    require_new,
+    workers_for,
+    write_raw,
+)
 
-from dataset_conversion import acdc, decathlon, dicom, left_atrium, nifti_folder, pancreas
-from dataset_conversion.prepare import CaseRow
-from dataset_conversion.records import Case, ConvertedDataset, Source
-from dataset_conversion.volumes import load, read_list, safe_id
-from dataset_conversion.write_raw import ConversionResult, require_new, workers_for, write_raw
 from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
 from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.data.volume_files import BadFileError

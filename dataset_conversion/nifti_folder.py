@@ -14,8 +14,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dataset_conversion.records import Case, ConvertedDataset, Role
-from dataset_conversion.volumes import safe_id, stem_of
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role
+from graphnn_unet.dataset_conversion.volumes import safe_id, stem_of
+
 from graphnn_unet.data.volume_files import FILE_ENDINGS, file_ending
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 

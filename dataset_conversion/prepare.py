@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-
-from dataset_conversion.records import Case, Source, Volume
-from dataset_conversion.volumes import (
+from graphnn_unet.dataset_conversion.records import Case, Source, Volume
+from graphnn_unet.dataset_conversion.volumes import (
     grid_of,
     hash_inputs,
     load,
@@ -24,6 +23,7 @@ from dataset_conversion.volumes import (
     to_itk,
     with_axes_of,
 )
+
 from graphnn_unet.data.check_files import ROUNDING_OF_SPACING, grid_differences, numbers
 from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
 from graphnn_unet.data.volume_files import BadFileError, Grid

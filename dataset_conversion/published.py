@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.volumes import read_list
+from graphnn_unet.dataset_conversion.volumes import read_list
 
 
 @dataclass(frozen=True)

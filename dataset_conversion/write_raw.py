@@ -13,8 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataset_conversion.prepare import FILE_ENDING, FOLDERS, CaseJob, CaseRow, prepare_case
-from dataset_conversion.records import ConvertedDataset
+from graphnn_unet.dataset_conversion.prepare import (
+    FILE_ENDING,
+    FOLDERS,
+    CaseJob,
+    CaseRow,
+    prepare_case,
+)
+from graphnn_unet.dataset_conversion.records import ConvertedDataset
+
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import Fault, FaultsError, RefusedError
 from graphnn_unet.progress import track

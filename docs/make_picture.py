@@ -48,8 +48,8 @@ def main() -> None:
     _arrow(axes, (69.3, 26), (69.3, 22))
     axes.text(
         60, 1.8,
-        "the result is a plain nnU-Net model: gnnunet_export writes one that stock nnU-Net predicts "
-        "with",
+        "the result is a plain nnU-Net model: gnnunet_export writes one that stock nnU-Net "
+        "predicts with",
         ha="center", fontsize=9.5, color=FAINT,
     )  # fmt: skip
     figure.savefig(Path(__file__).parent / "flow.svg", metadata={"Date": None})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphnn_unet._version import __version__
 
 _FUNCTIONS = {
-    "convert": "dataset_conversion.convert",
+    "convert": "graphnn_unet.dataset_conversion.convert",
     "plan_and_preprocess": "graphnn_unet.data.plan_and_preprocess",
     "train": "graphnn_unet.trainers.run",
     "predict": "graphnn_unet.inference.predict",
@@ -22,11 +22,21 @@ _FUNCTIONS = {
     "demo": "graphnn_unet.report.demo",
 }
 
-__all__ = ["__version__", *_FUNCTIONS]
+__all__ = [
+    "__version__",
+    "convert",
+    "demo",
+    "evaluate",
+    "export",
+    "install_model",
+    "plan_and_preprocess",
+    "predict",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from dataset_conversion.convert import convert
     from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
+    from graphnn_unet.dataset_conversion.convert import convert
     from graphnn_unet.inference.export_model import export
     from graphnn_unet.inference.install_model import install_model
     from graphnn_unet.inference.predict import predict

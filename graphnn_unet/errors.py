@@ -28,7 +28,7 @@ class GraphnnError(Exception):
 
     @property
     def line(self) -> str:
-        """The message as one line: ``<what>: <why>. <remedy>.``"""
+        """The message on one line, ``<what>: <why>. <remedy>``, each part with its full stop."""
         text = f"{self.what}: {self.why}." if self.why else f"{self.what}."
         return f"{text} {self.remedy}." if self.remedy else text
 
@@ -101,7 +101,7 @@ class Fault:
 
     @property
     def line(self) -> str:
-        """``<case>: <cause>. <remedy>.``"""
+        """The fault on one line, case first."""
         return f"{self.case}: {self.cause}." + (f" {self.remedy}." if self.remedy else "")
 
     def as_dict(self) -> dict[str, str]:

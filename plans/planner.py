@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from graphnn_unet.plans.recipe import Layer, Recipe, resolve
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
@@ -33,7 +34,6 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
-from plans.recipe import Layer, Recipe, resolve
 
 PLAN_SCHEMA_VERSION = 1
 MINIMAL_STUDENT_BATCH = 4

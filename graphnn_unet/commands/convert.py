@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from graphnn_unet.commands import _command
 
 if TYPE_CHECKING:
-    from dataset_conversion.write_raw import ConversionResult
+    from graphnn_unet.dataset_conversion.write_raw import ConversionResult
 
 _FORMS = """\
 forms and what SOURCE is:
@@ -81,7 +81,7 @@ def _label_names(text: str | None) -> dict[int, str]:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from dataset_conversion.convert import convert
+    from graphnn_unet.dataset_conversion.convert import convert
     from graphnn_unet.progress import say
 
     _command.show_folders()

@@ -25,10 +25,11 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.report.demo import demo
 
     result = demo(arguments.o, arguments.device)
-    print(f"\nfinished in {result.seconds / 60:.1f} min; 6 test scans, one seed: a try-out, no proof")
+    print(
+        f"\nfinished in {result.seconds / 60:.1f} min; 6 test scans, one seed: a try-out, no proof"
+    )
     rows = [
-        (r.trainer, f"{r.dice:.3f}", f"{r.hd95_mm:.1f}", f"{r.train_s:.0f}")
-        for r in result.results
+        (r.trainer, f"{r.dice:.3f}", f"{r.hd95_mm:.1f}", f"{r.train_s:.0f}") for r in result.results
     ]
     _command.print_table(("trainer", "Dice", "95HD mm", "training s"), rows)
     for one in result.results:

@@ -21,6 +21,9 @@ def _parser() -> argparse.ArgumentParser:
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )
     made.add_argument("--overwrite", action="store_true", help="replace an older export")
+    made.add_argument(
+        "-tr", metavar="FILE.py:CLASS", help="file of your own trainer, for a model of it"
+    )
     return made
 
 
@@ -35,6 +38,7 @@ def _work(arguments: argparse.Namespace) -> None:
         folds=folds,
         checkpoint=arguments.chk,
         overwrite=arguments.overwrite,
+        trainer=arguments.tr,
     )
     print(
         f"{result.target}: folds {', '.join(map(str, result.folds))}; logits differ by at most "

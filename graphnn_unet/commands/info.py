@@ -29,8 +29,8 @@ def _work(arguments: argparse.Namespace) -> None:
         return
     _print_versions()
     print(f"data sets: {', '.join(known_datasets()) or 'none'}")
+    from graphnn_unet.plans.recipe import named_recipes
     from graphnn_unet.trainers.registry import known_trainers
-    from plans.recipe import named_recipes
 
     print(f"trainers: {', '.join(known_trainers())}")
     print(f"recipes: {', '.join(named_recipes())}")

@@ -17,7 +17,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
     made.add_argument("-m", metavar="MODEL", help="model folder")
     made.add_argument("-d", metavar="DATASET", help="data set whose model is used")
-    made.add_argument("-tr", metavar="TRAINER", help="trainer, where several models fit")
+    made.add_argument(
+        "-tr",
+        metavar="TRAINER",
+        help="trainer, where several models fit, or file.py:Class of yours",
+    )
     made.add_argument("-c", metavar="CONF", help="configuration, where several models fit")
     made.add_argument("-p", metavar="PLANS", help="plans, where several models fit")
     made.add_argument("-f", nargs="+", metavar="FOLD", help="folds to average (default: all)")
@@ -25,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )
     made.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (0.5)")
-    made.add_argument("--save_probabilities", action="store_true", help="also CASE.npz")
+    made.add_argument("--save_probabilities", action="store_true", help="also CASE.npz and .pkl")
     made.add_argument(
         "--uncertainty", action="store_true", help="also CASE_uncertainty: entropy in [0, 1]"
     )

@@ -225,10 +225,11 @@ class PatchDataset(Dataset):
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators that batchgeneratorsv2 draws from, and put them back."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    numpy_state = np.random.get_state()  # noqa: NPY002  # the transforms use numpy's global generator
+    before = random.getstate(), numpy_state, torch.get_rng_state()
     n_threads = torch.get_num_threads()
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # the transforms use numpy's global generator
+    np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
     if n_threads > 1:  # sums must not depend on the number of threads
         torch.set_num_threads(1)

@@ -16,12 +16,12 @@ from graphnn_unet.data.paths import folders, resolve_dataset
 from graphnn_unet.data.preprocess import preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.plans.recipe import Layer, load_recipe, parse_overrides, resolve
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, write_csv, write_json
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.storage.safe_load import read_json
-from plans.recipe import Layer, load_recipe, parse_overrides, resolve
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
@@ -150,7 +150,7 @@ def _prepare(
     planner: str,
     n_workers: int | None,
 ) -> tuple[PlanningResult, list[Fault]]:
-    from plans.planner import make_plans
+    from graphnn_unet.plans.planner import make_plans
 
     dataset_json = read_json(raw / "dataset.json")
     classes = class_table(dataset_json)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
@@ -102,8 +101,3 @@ def stage_shapes(
         size = [-(-edge // step) for edge, step in zip(size, steps, strict=True)]
         shapes.append(list(size))
     return shapes
-
-
-def is_aligned(weights: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a state dict belongs to a network with the block."""
-    return any(key.startswith(ALIGNMENT_PREFIX) for key in weights)

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset_conversion.convert import convert
 from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
+from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.errors import RefusedError
 from graphnn_unet.inference.predict import predict
 from graphnn_unet.metrics.evaluate import evaluate

@@ -67,7 +67,13 @@ def _from_file(name: str) -> type:
     spec = importlib.util.spec_from_file_location(module_name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        raise InputError(
+            f"trainer file {path} cannot be imported", f"{type(error).__name__}: {error}",
+            "Mend it; --verbose shows the line",
+        ) from error  # fmt: skip
     found = getattr(module, class_name, None)
     if found is None:
         raise InputError(f"{path} has no class {class_name}")

@@ -18,6 +18,8 @@ from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.metrics.evaluate import evaluate
+from graphnn_unet.plans.planner import run_recipe
+from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
 from graphnn_unet.progress import is_quiet, say, set_quiet
 from graphnn_unet.storage.atomic import remove_leftovers
 from graphnn_unet.storage.locks import folder_lock
@@ -25,8 +27,6 @@ from graphnn_unet.storage.safe_load import check_plans, read_json
 from graphnn_unet.trainers.checkpoint import FINAL, RESUME_ORDER
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.semi import Run, SemiTrainer
-from plans.planner import run_recipe
-from plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
 
 DEFAULT_PLANS = "gnnunetPlans"
 

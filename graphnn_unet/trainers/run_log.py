@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import sys
@@ -74,7 +75,7 @@ def plot_progress(rows: Sequence[Mapping[str, Any]], target: Path, title: str) -
         right.plot(*zip(*scored, strict=True), color="#2f9e44", label="Dice of held-out patches")
         right.set_ylabel("Dice")
         right.set_ylim(0, 1)
-    for before, row in zip(rows, rows[1:], strict=False):
+    for before, row in itertools.pairwise(rows):
         if before["phase"] != row["phase"]:
             upper.axvline(before["step"], color="#868e96", linestyle=":")
             upper.annotate(

@@ -31,6 +31,8 @@ from graphnn_unet.data.paths import folders
 from graphnn_unet.data.plan_and_preprocess import class_table
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.errors import DivergedError, InputError
+from graphnn_unet.plans.planner import run_recipe
+from graphnn_unet.plans.recipe import Recipe, to_toml
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.trainers.checkpoint import (
@@ -45,8 +47,6 @@ from graphnn_unet.trainers.checkpoint import (
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.teacher import Teacher
-from plans.planner import run_recipe
-from plans.recipe import Recipe, to_toml
 
 CHECKPOINT_SCHEMA_VERSION = 1
 NON_FINITE_LIMIT = 3

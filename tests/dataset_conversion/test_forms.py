@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from graphnn_unet.dataset_conversion import acdc, decathlon, dicom, left_atrium, pancreas
+from graphnn_unet.dataset_conversion.convert import convert
+from graphnn_unet.dataset_conversion.published import published
+from graphnn_unet.dataset_conversion.records import ConvertedDataset, Volume
+from graphnn_unet.dataset_conversion.volumes import load
 from volume_makers import image_array, label_array, read, save, save_h5, save_series
 
-from dataset_conversion import acdc, decathlon, dicom, left_atrium, pancreas
-from dataset_conversion.convert import convert
-from dataset_conversion.published import published
-from dataset_conversion.records import ConvertedDataset, Volume
-from dataset_conversion.volumes import load
 from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError
 

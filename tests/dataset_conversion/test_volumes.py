@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volume_makers import image_array, save, save_h5
-
-from dataset_conversion.records import Volume
-from dataset_conversion.volumes import (
+from graphnn_unet.dataset_conversion.records import Volume
+from graphnn_unet.dataset_conversion.volumes import (
     from_itk,
     grid_of,
     hash_inputs,
@@ -23,6 +21,8 @@ from dataset_conversion.volumes import (
     to_itk,
     with_axes_of,
 )
+from volume_makers import image_array, save, save_h5
+
 from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import InputError, MissingFileError
 

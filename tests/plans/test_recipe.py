@@ -4,12 +4,7 @@ import math
 from typing import get_args
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from graphnn_unet.errors import MissingFileError, RecipeError
-from graphnn_unet.trainers.copy_paste import box_edges
-from plans.recipe import (
+from graphnn_unet.plans.recipe import (
     PLANNING_SECTIONS,
     RECIPE_FOLDER,
     Recipe,
@@ -22,6 +17,11 @@ from plans.recipe import (
     to_toml,
     tomllib,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphnn_unet.errors import MissingFileError, RecipeError
+from graphnn_unet.trainers.copy_paste import box_edges
 
 CONTRACT_DEFAULTS = {
     "plan.configuration": None,

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import (
+from tiny_study import (
     DATASET,
     N_LABELED,
     model_of,

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import DATASET, model_of, plan_in, train_in, use_home, write_raw_dataset
+from tiny_study import DATASET, model_of, plan_in, train_in, use_home, write_raw_dataset
 
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.storage.safe_load import load_checkpoint
