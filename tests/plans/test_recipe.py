@@ -4,6 +4,10 @@ import math
 from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphnn_unet.errors import MissingFileError, RecipeError
 from graphnn_unet.plans.recipe import (
     PLANNING_SECTIONS,
     RECIPE_FOLDER,
@@ -17,10 +21,6 @@ from graphnn_unet.plans.recipe import (
     to_toml,
     tomllib,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from graphnn_unet.errors import MissingFileError, RecipeError
 from graphnn_unet.trainers.copy_paste import box_edges
 
 CONTRACT_DEFAULTS = {

@@ -12,7 +12,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import REPOSITORY
 
 from graphnn_unet.errors import InputError, NoSpaceError
 from graphnn_unet.storage.atomic import (
@@ -25,8 +24,6 @@ from graphnn_unet.storage.atomic import (
     write_json,
     write_text,
 )
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
 
 def names_in(folder: Path) -> list[str]:
@@ -157,7 +154,7 @@ def test_a_real_limit_leaves_the_old_file(tmp_path, name):
     target.write_bytes(b"old")
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(target)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert f"no space left while writing {target}" in done.stdout
@@ -210,9 +207,7 @@ with atomic_path(sys.argv[1]) as temporary:
 def test_a_killed_writer_leaves_only_what_remove_leftovers_finds(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(target)], env=ENVIRONMENT, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(target)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"writing\n"
     process.kill()
     process.wait()

@@ -9,7 +9,6 @@ import sys
 from datetime import datetime
 
 import pytest
-from conftest import REPOSITORY
 
 from graphnn_unet.errors import InputError, LockedError
 from graphnn_unet.storage.locks import folder_lock
@@ -26,8 +25,7 @@ with folder_lock(sys.argv[1], "a long work"):
 @pytest.fixture
 def holder(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path / "folder")],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
+        [sys.executable, "-c", HOLDER, str(tmp_path / "folder")],stdout=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout.readline() == b"held\n"
     yield process

@@ -9,14 +9,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import REPOSITORY
+import worker_jobs as jobs
+
+from graphnn_unet.storage.processes import default_workers, run_jobs
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # workers import worker_jobs by name
-
-import worker_jobs as jobs  # noqa: E402
-
-from graphnn_unet.storage.processes import default_workers, run_jobs  # noqa: E402
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -149,7 +146,6 @@ def start_parent(folder: Path) -> tuple[subprocess.Popen, list[int]]:
     notes.mkdir()
     parent = subprocess.Popen(
         [sys.executable, str(script), str(notes)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 30
@@ -200,8 +196,7 @@ def test_the_thread_alone_ends_a_worker_too(tmp_path):
     )
     parent = subprocess.Popen(["sleep", "60"])
     worker = subprocess.Popen(
-        [sys.executable, "-c", code, str(parent.pid)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
+        [sys.executable, "-c", code, str(parent.pid)],stdout=subprocess.PIPE,
     )  # fmt: skip
     assert worker.stdout.readline() == b"ready\n"
     parent.kill()

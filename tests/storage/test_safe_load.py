@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import DATASET
+from tiny_study import DATASET
 
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 from graphnn_unet.storage.safe_load import (
