@@ -17,14 +17,22 @@ from torch import Tensor, nn
 
 from graphnn_unet import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
-from graphnn_unet.inference.model import FINAL_CHECKPOINT, available_folds, build_network
+from graphnn_unet.inference.model import (
+    FINAL_CHECKPOINT,
+    available_folds,
+    build_network,
+    load_model_state,
+    load_weights,
+)
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
 from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
-from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
-from graphnn_unet.trainers.checkpoint import require_finite, save_checkpoint
+from graphnn_unet.storage.safe_load import check_plans, read_json
+from graphnn_unet.trainers.checkpoint import save_checkpoint
+from graphnn_unet.trainers.registry import trainer_class
 
 STOCK_TRAINER = "nnUNetTrainer"
+_FACTS = "gnnunet_export.json"
 LARGEST_DIFFERENCE = 1e-4
 """Largest difference of logits, relative to their spread, that the export's own check accepts."""
 
@@ -51,6 +59,7 @@ def export(
     folds: Sequence[int | str] | None = None,
     checkpoint: str = FINAL_CHECKPOINT,
     overwrite: bool = False,
+    trainer: str | None = None,
 ) -> ExportResult:
     """Export a model.
 
@@ -64,26 +73,41 @@ def export(
         folds: Folds to export; default all.
         checkpoint: File name of the checkpoint in each fold.
         overwrite: Replace an older export.
+        trainer: ``path/to/file.py:ClassName`` for a model of a trainer of one's own.
 
     Raises:
-        RefusedError: The output exists.
+        RefusedError: The output exists, or is something else than an older export.
         InputError: The block cannot be folded out of this network.
     """
     model, output = Path(model), Path(output)
     if not (model / "plans.json").is_file():
         raise MissingFileError(f"{model} is no model folder", "it has no plans.json")
-    if output.exists() and not overwrite:
-        raise RefusedError(f"{output} exists", "", "Use --overwrite, or another name")
+    _refuse_to_lose(output, overwrite)
+    if trainer is not None:
+        trainer_class(trainer)  # from now on it is known by its name
     chosen = available_folds(model, checkpoint, folds)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".gnnunet-export-", dir=output.parent) as folder:
         work = Path(folder) / "model"
         difference, name = _write_model(model, work, chosen, checkpoint)
-        if output.suffix == ".zip":
+        if output.suffix == ".zip" and not output.is_dir():
             _write_zip(work, output, name)
         else:
             replace_folder(work, output)
     return ExportResult(output, chosen, difference)
+
+
+def _refuse_to_lose(output: Path, overwrite: bool) -> None:
+    """Replace an older export alone, and only when told to."""
+    if not output.exists():
+        return
+    if not overwrite:
+        raise RefusedError(f"{output} exists", "", "Use --overwrite, or another name")
+    is_export = (output / _FACTS).is_file() if output.is_dir() else output.suffix == ".zip"
+    if not is_export:
+        raise RefusedError(
+            f"{output} is not replaced", "it was not written by gnnunet_export", "Use another name"
+        )
 
 
 def _write_model(
@@ -95,9 +119,7 @@ def _write_model(
     plain_plans = {key: value for key, value in raw_plans.items() if key != "gnnunet"}
     difference, configuration, trainer = 0.0, "", ""
     for fold in folds:
-        path = model / f"fold_{fold}" / checkpoint
-        state = load_checkpoint(path)
-        require_finite(state["network_weights"], str(path))
+        state = load_model_state(model / f"fold_{fold}" / checkpoint)
         configuration, trainer = state["init_args"]["configuration"], state["trainer_name"]
         weights, here = _plain_weights(state, raw_plans, configuration, dataset_json)
         difference = max(difference, here)
@@ -122,7 +144,7 @@ def _write_model(
     if fingerprint.is_file():
         shutil.copyfile(fingerprint, work / fingerprint.name)
     write_json(
-        work / "gnnunet_export.json",
+        work / _FACTS,
         {
             "schema_version": 1,
             "exported_by": f"graphnn-unet {__version__}",
@@ -145,7 +167,7 @@ def _plain_weights(
     """Weights of the plain network, and how far its logits are from those of the trained one."""
     plans = PlansManager(raw_plans)
     trained = build_network(state["trainer_name"], plans, configuration, dataset_json)
-    trained.load_state_dict(state["network_weights"])
+    load_weights(trained, state, state["trainer_name"])
     trained.eval()
     weights = state["network_weights"]
     if isinstance(trained, AlignedUNet):

@@ -24,6 +24,7 @@ from graphnn_unet.trainers.checkpoint import require_finite
 from graphnn_unet.trainers.registry import trainer_class
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
+_FOLD = re.compile(r"fold_(\d+|all)")
 
 
 class Predictor:
@@ -34,6 +35,7 @@ class Predictor:
     Attributes:
         plans, configuration, dataset_json, label_manager: As in nnU-Net.
         folder: Folder of the model, ``None`` for a network in training.
+        settings: What else decides about a prediction: mirroring, step size, folds, checkpoint.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class Predictor:
         self.configuration_name, self.trainer_name = configuration_name, trainer_name
         self.configuration = plans.get_configuration(configuration_name)
         self.label_manager = plans.get_label_manager(dataset_json)
-        self.n_channels = len(dataset_json["channel_names"])
+        # data sets of nnU-Net 1 say "modality"
+        self.n_channels = len(dataset_json.get("channel_names", dataset_json.get("modality")))
         self.device = device
+        self.settings: dict[str, Any] = {"mirroring": mirroring, "step_size": step_size}
         with contextlib.redirect_stdout(io.StringIO()):  # it announces what it does on a CPU
             self._engine = nnUNetPredictor(
                 tile_step_size=step_size,
@@ -105,15 +109,14 @@ class Predictor:
         dataset_json = read_json(folder / "dataset.json")
         raw_plans = check_plans(read_json(folder / "plans.json"), folder / "plans.json")
         folds = available_folds(folder, checkpoint, folds)
-        states = [load_checkpoint(folder / f"fold_{fold}" / checkpoint) for fold in folds]
-        for fold, state in zip(folds, states, strict=True):
-            require_finite(state["network_weights"], f"{folder.name}/fold_{fold}/{checkpoint}")
+        states = [load_model_state(folder / f"fold_{fold}" / checkpoint) for fold in folds]
         first = states[0]
         name, configuration = first["trainer_name"], first["init_args"]["configuration"]
         plans = PlansManager(raw_plans)
         network = build_network(name, plans, configuration, dataset_json)
-        network.load_state_dict(first["network_weights"])
-        return cls(
+        for fold, state in zip(folds, states, strict=True):
+            load_weights(network, state, f"{folder.name}/fold_{fold}/{checkpoint}")
+        predictor = cls(
             network,
             plans,
             configuration,
@@ -126,6 +129,8 @@ class Predictor:
             mirroring=mirroring,
             folder=folder,
         )
+        predictor.settings |= {"folds": folds, "checkpoint": checkpoint}
+        return predictor
 
     def logits(self, data: Tensor) -> Tensor:
         """Logits ``(k, z, y, x)`` float16 on the CPU of a preprocessed image ``(c, z, y, x)``.
@@ -173,10 +178,55 @@ class Predictor:
         ).labels
 
 
+def load_model_state(path: Path) -> dict[str, Any]:
+    """A checkpoint that can predict: finite weights, and the names of trainer and configuration.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InputError: It is cut off, lacks a key, or its weights are not finite.
+        UnsafeFileError: It asks for code.
+    """
+    state = load_checkpoint(path)
+    arguments = state.get("init_args")
+    if not isinstance(state.get("trainer_name"), str) or not (
+        isinstance(arguments, dict) and "configuration" in arguments
+    ):
+        raise InputError(f"{path} does not say which trainer and configuration made it")
+    require_finite(state["network_weights"], str(path))
+    return state
+
+
+def load_weights(network: nn.Module, state: dict[str, Any], source: str) -> None:
+    """Put the weights of a checkpoint into a network.
+
+    Raises:
+        InputError: They belong to another network.
+    """
+    try:
+        network.load_state_dict(state["network_weights"])
+    except RuntimeError as error:
+        first = [*str(error).splitlines(), "", ""][1].strip()
+        raise InputError(
+            f"the weights of {source} do not fit the network of {state['trainer_name']}",
+            f"plans.json is of another model, or the trainer has changed ({first[:160]})",
+            "Copy the whole model folder again",
+        ) from error
+
+
 def build_network(
     trainer_name: str, plans: PlansManager, configuration: str, dataset_json: dict[str, Any]
 ) -> nn.Module:
-    """The network of a trained model, without deep supervision."""
+    """The network of a trained model, without deep supervision.
+
+    Raises:
+        InputError: The plan lacks the configuration, or the trainer is unknown.
+    """
+    if configuration not in plans.plans["configurations"]:
+        raise InputError(
+            f"plans.json has no configuration {configuration!r}",
+            f"it has {', '.join(plans.plans['configurations'])}",
+            "Copy the whole model folder again",
+        )
     manager = plans.get_configuration(configuration)
     n_inputs = determine_num_input_channels(plans, manager, dataset_json)
     n_outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
@@ -194,9 +244,9 @@ def available_folds(
     """
     found: list[int | str] = []
     for path in sorted(folder.glob("fold_*")):
-        name = path.name[5:]
-        if (path / checkpoint).is_file():
-            found.append(int(name) if name.isdigit() else name)
+        match = _FOLD.fullmatch(path.name)  # a fold that was set aside is fold_0.old1
+        if match and (path / checkpoint).is_file():
+            found.append(int(match[1]) if match[1].isdigit() else match[1])
     if wanted is None:
         numbered = [fold for fold in found if isinstance(fold, int)]
         wanted = numbered or found
@@ -219,15 +269,20 @@ def last_finished_model() -> Path:
     """
     results = folders().results
     finished = [
-        path
-        for path in results.glob(f"Dataset*/*/fold_*/{FINAL_CHECKPOINT}")
+        path for path in _final_checkpoints(results, "Dataset*/*/fold_*")
         if not path.parts[-3].startswith(".")
-    ]
+    ]  # fmt: skip
     if not finished:
         raise MissingFileError(
             f"there is no trained model in {results}", "", "Train one, or name it with -m"
         )
     return max(finished, key=lambda path: path.stat().st_mtime).parent.parent
+
+
+def _final_checkpoints(root: Path, folds: str) -> list[Path]:
+    """Final checkpoints in the fold folders that fit a pattern, without those set aside."""
+    found = root.glob(f"{folds}/{FINAL_CHECKPOINT}")
+    return [path for path in found if _FOLD.fullmatch(path.parent.name)]
 
 
 def find_model(
@@ -248,7 +303,7 @@ def find_model(
         return last_finished_model()
     name = resolve_dataset(dataset)
     root = folders().results / name
-    models = sorted({path.parent.parent for path in root.glob(f"*/fold_*/{FINAL_CHECKPOINT}")})
+    models = sorted({path.parent.parent for path in _final_checkpoints(root, "*/fold_*")})
     fitting = [
         model
         for model in models

@@ -1,0 +1,118 @@
+"""The images to predict: found, checked, normalised and resampled case by case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphnn_unet.data.check import check_case_images, group_case_files
+from graphnn_unet.data.check_layout import case_id_fault
+from graphnn_unet.data.volume_files import FILE_ENDINGS
+from graphnn_unet.errors import Fault, InputError
+
+_CHANNEL = re.compile(r"_\d{4}$")
+_NO_CHANNEL_NUMBER = "I33"
+CHECK_STAGE = "check"
+
+
+def find_cases(
+    folder: Path, ending: str, n_channels: int
+) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
+    """Images of a folder by case.
+
+    Files are named ``CASE_0000.nii.gz``, one a channel; where no file is and the model has one
+    channel, plain names are cases.
+
+    Returns:
+        Cases, faults of cases that cannot be predicted (a channel too few or too many, a name that
+        cannot be used), and names of files that are no cases.
+
+    Raises:
+        InputError: No images, or the model reads a kind of file that is not supported.
+    """
+    if ending not in FILE_ENDINGS:
+        raise InputError(
+            f"the model reads *{ending} files", f"only {', '.join(FILE_ENDINGS)} can be checked",
+            "Predict with nnUNetv2_predict_from_modelfolder",
+        )  # fmt: skip
+    names = [p.name for p in folder.iterdir() if p.name.endswith(ending) and p.is_file()]
+    names = sorted(name for name in names if not name.startswith("."))
+    numbered = [n for n in names if _CHANNEL.search(n.removesuffix(ending))]
+    if not numbered and n_channels == 1 and names:
+        return _plainly_named(folder, names, ending)
+    if not numbered:
+        others = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
+        raise InputError(
+            f"no input images in {folder}",
+            f"the model reads files named CASE_0000{ending}; found: "
+            f"{', '.join(names[:3] or filter(None, others)) or 'nothing'}",
+            "Give the folder with -i, or rename the files",
+        )
+    cases, faults = group_case_files(folder, ending, n_channels)
+    failures = [f for f in faults if f.severity == "error" and f.code != _NO_CHANNEL_NUMBER]
+    return cases, failures, sorted(set(names) - set(numbered))
+
+
+def _plainly_named(
+    folder: Path, names: Sequence[str], ending: str
+) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
+    cases, faults = {}, []
+    for name in names:
+        case = name.removesuffix(ending)
+        if bad := case_id_fault(case, name):
+            faults.append(bad)
+        else:
+            cases[case] = [folder / name]
+    return cases, faults, []
+
+
+@dataclass(frozen=True)
+class PrepareJob:
+    """One case on its way to the network; goes to a worker process.
+
+    Attributes:
+        case: Case id.
+        files: One file a channel, in channel order.
+        plans, configuration, dataset_json: As in nnU-Net.
+    """
+
+    case: str
+    files: tuple[str, ...]
+    plans: dict
+    configuration: str
+    dataset_json: dict
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case that the network can take.
+
+    Attributes:
+        data: ``(c, z, y, x)`` float32 on the network's grid; ``None`` where a fault is an error.
+        properties: What nnU-Net's preprocessor noted.
+        faults: What the check of the files found, warnings included.
+    """
+
+    data: np.ndarray | None = None
+    properties: dict[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+
+
+def prepare_case(job: PrepareJob) -> Prepared:
+    """Check, read, normalise and resample one case."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    faults = tuple(check_case_images([Path(p) for p in job.files], case=job.case))
+    if any(fault.severity == "error" for fault in faults):
+        return Prepared(faults=faults)
+    plans = PlansManager(job.plans)
+    configuration = plans.get_configuration(job.configuration)
+    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
+        list(job.files), None, plans, configuration, dict(job.dataset_json)
+    )
+    return Prepared(np.ascontiguousarray(data, dtype=np.float32), properties, faults)

@@ -1,0 +1,144 @@
+"""The files of one predicted case: label map, and on request probabilities and entropy."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphnn_unet.data.check import check_case_images
+from graphnn_unet.inference.export_logits import Labeled, logits_to_labels
+from graphnn_unet.storage.atomic import atomic_path, write_bytes
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written for each case.
+
+    Attributes:
+        ending: Ending of image files.
+        probabilities: Also ``CASE.npz`` and ``CASE.pkl``, as ``nnUNetv2_ensemble`` reads them.
+        uncertainty: Also ``CASE_uncertainty`` with the normalised entropy.
+    """
+
+    ending: str
+    probabilities: bool = False
+    uncertainty: bool = False
+
+
+@dataclass(frozen=True)
+class ExportJob:
+    """One case behind the network; goes to a worker process.
+
+    Attributes:
+        case: Case id.
+        logits: ``(k, z, y, x)`` on the network's grid.
+        properties: What preprocessing noted.
+        target: Folder to write to.
+        plans, configuration, dataset_json: As in nnU-Net.
+        outputs: What to write.
+    """
+
+    case: str
+    logits: np.ndarray
+    properties: dict
+    target: str
+    plans: dict
+    configuration: str
+    dataset_json: dict
+    outputs: Outputs
+
+
+def export_case(job: ExportJob) -> None:
+    """Write the files of one case."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(job.plans)
+    made = logits_to_labels(
+        job.logits,
+        job.properties,
+        plans,
+        plans.get_configuration(job.configuration),
+        plans.get_label_manager(job.dataset_json),
+        with_probabilities=job.outputs.probabilities,
+        with_entropy=job.outputs.uncertainty,
+    )
+    write_case(made, Path(job.target), job.case, job.properties, plans, job.outputs)
+
+
+def write_case(
+    made: Labeled, target: Path, case: str, properties: dict[str, Any], plans: Any, outputs: Outputs
+) -> None:
+    """Write what was made of a case.
+
+    Args:
+        made: Label map and what else there is.
+        target: Folder.
+        case: Case id, the stem of all names.
+        properties: What preprocessing noted; holds the geometry.
+        plans: nnU-Net's ``PlansManager``, for the writer of images.
+        outputs: What to write.
+    """
+    if outputs.probabilities:
+        with atomic_path(target / f"{case}.npz") as temporary:
+            np.savez_compressed(temporary, probabilities=made.probabilities)
+        write_bytes(target / f"{case}.pkl", pickle.dumps(properties))
+    if outputs.uncertainty:
+        path = target / f"{case}_uncertainty{outputs.ending}"
+        write_float_image(path, made.entropy, properties)
+    # the label map comes last: where it is, the case is done
+    with atomic_path(target / f"{case}{outputs.ending}") as temporary:
+        plans.image_reader_writer_class().write_seg(made.labels, str(temporary), properties)
+
+
+def write_float_image(target: Path, values: np.ndarray, properties: dict[str, Any]) -> None:
+    """Write ``(z, y, x)`` float32 in the geometry that nnU-Net's SimpleITK reader noted."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(values.astype(np.float32, copy=False))
+    geometry = properties["sitk_stuff"]
+    image.SetSpacing(geometry["spacing"])
+    image.SetOrigin(geometry["origin"])
+    image.SetDirection(geometry["direction"])
+    with atomic_path(target) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+
+
+def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
+    """Whether all files of a case are there, readable to their end and on the image's grid."""
+    maps = [target / f"{case}{outputs.ending}"]
+    if outputs.uncertainty:
+        maps.append(target / f"{case}_uncertainty{outputs.ending}")
+    if not all(path.is_file() for path in maps):
+        return False
+    if any(fault.severity == "error" for path in maps for fault in check_case_images([path])):
+        return False
+    archive = target / f"{case}.npz"
+    if outputs.probabilities and not (
+        zipfile.is_zipfile(archive) and archive.with_suffix(".pkl").is_file()
+    ):
+        return False
+    return all(_same_grid(path, image) for path in maps)
+
+
+def _same_grid(path: Path, image: Path) -> bool:
+    import SimpleITK as sitk
+
+    try:
+        grids = []
+        for one in (path, image):
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(one))
+            reader.ReadImageInformation()
+            grids.append((reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
+    except (RuntimeError, zlib.error):
+        return False
+    (size, *here), (wanted, *there) = grids
+    return size == wanted and all(
+        np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(here, there, strict=True)
+    )

@@ -1,0 +1,613 @@
+"""A folder of images predicted case by case: what is kept, redone, refused and told."""
+
+import csv
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from inference import dying_workers
+from inference.small_models import (
+    GOOD,
+    change_checkpoint,
+    label_maps,
+    opened_model,
+    read,
+    same_maps,
+    write_good_images,
+)  # fmt: skip
+from tiny_study import DATASET, REPOSITORY, model_of, use_home, write_image
+
+from graphnn_unet import predict as predict_function
+from graphnn_unet.errors import (
+    CasesFailedError,
+    FaultsError,
+    InputError,
+    LockedError,
+    MissingFileError,
+    RefusedError,
+)  # fmt: skip
+from graphnn_unet.inference.cases import find_cases
+from graphnn_unet.inference.model import Predictor, available_folds
+from graphnn_unet.storage.atomic import TEMPORARY_MARK
+from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.trainers.checkpoint import FINAL
+
+predict_module = import_module("graphnn_unet.inference.predict")
+
+
+@pytest.fixture(scope="module")
+def model(trained_home, tmp_path_factory) -> Path:
+    """GraphCL with an open gate. Read only."""
+    return opened_model(trained_home, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Three good images. Read only."""
+    return write_good_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def expected(model, images, tmp_path_factory) -> Path:
+    """Their label maps, probabilities and entropies. Read only."""
+    target = tmp_path_factory.mktemp("expected")
+    run(images, target, model, save_probabilities=True, uncertainty=True)
+    return target
+
+
+def run(images, target, model, **options):
+    return predict_function(images, target, model=model, device="cpu", **options)
+
+
+def failures_in(folder: Path) -> list[dict[str, str]]:
+    with (folder / "failures.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def add_bad_images(folder: Path) -> dict[str, str]:
+    """Six broken cases; the word that must stand in the cause of each."""
+    good = (folder / "b_0000.nii.gz").read_bytes()
+    array = read(folder / "b_0000.nii.gz")
+    (folder / "cut_0000.nii.gz").write_bytes(good[: len(good) // 2])
+    (folder / "empty_0000.nii.gz").touch()
+    write_image(folder / "flat_0000.nii.gz", array[5], spacing=(1.0, 1.0))
+    with_nan = array.copy()
+    with_nan[3, 4, 5] = np.nan
+    write_image(folder / "nan_0000.nii.gz", with_nan)
+    write_image(folder / "two_0000.nii.gz", array)
+    write_image(folder / "two_0001.nii.gz", array)
+    write_image(folder / "a b_0000.nii.gz", array)
+    (folder / "pipe_0000.nii.gz").mkdir()
+    write_image(folder / "scout.nii.gz", array)
+    (folder / "notes.txt").touch()
+    return {"cut": "truncated", "empty": "empty", "flat": "2 dimensions", "nan": "1 NaN",
+            "two": "channel 0001", "a b": "file name", "pipe": "a folder"}  # fmt: skip
+
+
+def test_bad_images_cost_no_other(model, images, expected, tmp_path):
+    folder, target = shutil.copytree(images, tmp_path / "in"), tmp_path / "out"
+    words = add_bad_images(folder)
+    with pytest.raises(CasesFailedError) as caught:
+        run(folder, target, model)
+    assert caught.value.exit_status == 3
+    assert same_maps(label_maps(target), label_maps(expected))
+    rows = failures_in(target)
+    assert {row["case"] for row in rows} == set(words)
+    for row in rows:
+        assert words[row["case"]] in row["cause"]
+        assert row["stage"] == "check"
+        assert row["remedy"]
+    assert len(caught.value.lines) == len(rows)
+    assert not list(target.glob(f"*{TEMPORARY_MARK}*"))
+    for name in words:  # mended: nothing is left to tell
+        for path in folder.glob(f"{name}_*"):
+            path.rmdir() if path.is_dir() else path.unlink()
+    assert run(folder, target, model).skipped == ["scout.nii.gz"]
+    assert not (target / "failures.csv").exists()
+
+
+def test_when_all_images_are_bad_nothing_is_done(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x_0000.nii.gz").touch()
+    with pytest.raises(FaultsError) as caught:
+        run(tmp_path / "in", tmp_path / "out", model)
+    assert caught.value.exit_status == 2
+    assert [row["case"] for row in failures_in(tmp_path / "out")] == ["x"]
+
+
+def test_image_of_zeros_is_predicted_with_a_warning(model, tmp_path, capsys):
+    write_image(tmp_path / "in" / "zero_0000.nii.gz", np.zeros((17, 18, 19), np.float32))
+    assert run(tmp_path / "in", tmp_path / "out", model).predicted == ["zero"]
+    assert "warning: zero: zero_0000.nii.gz: all voxels are 0" in capsys.readouterr().err
+
+
+def test_plain_names_are_cases_of_a_model_with_one_channel(model, images, expected, tmp_path):
+    (tmp_path / "in").mkdir()
+    for path in images.iterdir():
+        shutil.copy(path, tmp_path / "in" / path.name.replace("_0000", ""))
+    shutil.copy(path, tmp_path / "in" / "no id.nii.gz")
+    with pytest.raises(CasesFailedError, match="cannot be a file name"):
+        run(tmp_path / "in", tmp_path / "out", model)
+    assert same_maps(label_maps(tmp_path / "out"), label_maps(expected))
+
+
+def test_channels_must_be_complete(tmp_path):
+    for name in ("a_0000", "a_0001", "b_0000", "c_0001", "plain"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    cases, faults, skipped = find_cases(tmp_path, ".nii.gz", 2)
+    assert {case: [p.name for p in files] for case, files in cases.items()} == {
+        "a": ["a_0000.nii.gz", "a_0001.nii.gz"]
+    }
+    assert {f.case: f.cause.split(" is ")[0] for f in faults} == {
+        "b": "channel 0001", "c": "channel 0000",
+    }  # fmt: skip
+    assert skipped == ["plain.nii.gz"]
+
+
+def test_plain_names_are_no_cases_of_a_model_with_two_channels(tmp_path):
+    (tmp_path / "plain.nii.gz").touch()
+    with pytest.raises(InputError, match=r"named CASE_0000\.nii\.gz; found: plain\.nii\.gz"):
+        find_cases(tmp_path, ".nii.gz", 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda f: None, InputError, "found: nothing"),
+        (lambda f: (f / "x.png").touch(), InputError, r"found: \.png"),
+        (lambda f: (f / "._a_0000.nii.gz").touch(), InputError, "no input images"),
+        (lambda f: f.rmdir(), MissingFileError, "is missing"),
+    ],
+)
+def test_folder_without_images_is_refused(model, tmp_path, make, error, words):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make(folder)
+    with pytest.raises(error, match=words):
+        run(folder, tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_may_not_be_the_input_or_a_file(model, images, tmp_path):
+    before = sorted(p.name for p in images.iterdir())
+    (tmp_path / "link").symlink_to(images)
+    for target in (images, tmp_path / "link"):
+        with pytest.raises(RefusedError, match="input and output are both"):
+            run(images, target, model)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        run(images, tmp_path / "file", model)
+    assert sorted(p.name for p in images.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_parts": 2, "part_id": 2}, {"part_id": -1}, {"step_size": 0.0}]
+)
+def test_numbers_out_of_range_are_refused(model, images, tmp_path, options):
+    with pytest.raises(InputError):
+        run(images, tmp_path, model, **options)
+
+
+def test_continuing_keeps_whole_label_maps_and_redoes_the_rest(model, images, expected, tmp_path):
+    folder = tmp_path / "in"
+    write_good_images(folder, (*GOOD, "d", "e"))
+    target = tmp_path / "out"
+    run(folder, target, model)
+    wanted = label_maps(target)
+    kept = target / "a_1.nii.gz"
+    before = kept.stat().st_mtime_ns
+    half = target / "b.nii.gz"
+    half.write_bytes(half.read_bytes()[:-40])
+    (target / "c.2.nii.gz").write_bytes(b"")
+    write_image(target / "d.nii.gz", np.zeros((4, 4, 4), np.uint8))  # of another image
+    (target / "e.nii.gz").unlink()
+    (target / f".{TEMPORARY_MARK}xyz.nii.gz").touch()
+    result = run(folder, target, model, continue_prediction=True)
+    assert result.kept == ["a_1"]
+    assert result.predicted == ["b", "c.2", "d", "e"]
+    assert kept.stat().st_mtime_ns == before
+    assert same_maps(label_maps(target), wanted)
+    assert not list(target.glob(f".{TEMPORARY_MARK}*"))
+    run(folder, target, model)  # without the option everything is done again
+    assert kept.stat().st_mtime_ns > before
+
+
+def test_continuing_redoes_cases_whose_other_files_are_missing(model, images, expected, tmp_path):
+    target = shutil.copytree(expected, tmp_path / "out")
+    options = {"continue_prediction": True, "save_probabilities": True, "uncertainty": True}
+    assert run(images, target, model, **options).kept == list(GOOD)
+    (target / "a_1.npz").write_bytes((target / "a_1.npz").read_bytes()[:-30])
+    (target / "b.pkl").unlink()
+    (target / "c.2_uncertainty.nii.gz").write_bytes(b"")
+    result = run(images, target, model, **options)
+    assert result.predicted == list(GOOD)
+    assert same_maps(label_maps(target), label_maps(expected))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"mirroring": False}, "mirroring True there"), ({}, "trainer GraphCL")]
+)
+def test_continuing_with_another_model_is_refused(
+    trained_home, model, images, expected, tmp_path, options, word
+):
+    target = shutil.copytree(expected, tmp_path / "out")
+    other = model if options else model_of(trained_home, "SupervisedTrainer")
+    with pytest.raises(RefusedError, match=word):
+        run(images, target, other, continue_prediction=True, **options)
+    assert same_maps(label_maps(target), label_maps(expected))
+
+
+_SLOW = """
+import sys, time
+from graphnn_unet.commands.predict import main
+import graphnn_unet.inference.predict
+module = sys.modules["graphnn_unet.inference.predict"]
+export = module.export_case
+def slow(job):
+    export(job)
+    time.sleep(0.7)
+module.export_case = slow
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_prediction_is_continued(model, tmp_path, number):
+    folder, target = tmp_path / "in", tmp_path / "out"
+    names = [f"case{i}" for i in range(6)]
+    write_good_images(folder, names)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW, "-i", str(folder), "-o", str(target), "-m", str(model),
+         "-device", "cpu"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (target / "case0.nii.gz").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert process.returncode == 130, stderr
+        assert "interrupted: " in stderr
+    there = label_maps(target)  # all that have a final name are whole
+    assert 1 <= len(there) < len(names)
+    result = run(folder, target, model, continue_prediction=True)
+    assert sorted(there) == result.kept
+    assert sorted([*result.kept, *result.predicted]) == names
+    clean = tmp_path / "clean"
+    run(folder, clean, model)
+    assert same_maps(label_maps(target), label_maps(clean))
+
+
+def test_killed_workers_cost_at_most_their_case(model, images, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict_module, "prepare_case", dying_workers.prepare)
+    monkeypatch.setattr(predict_module, "export_case", dying_workers.export)
+    target = tmp_path / "out"
+    with pytest.raises(CasesFailedError):
+        run(images, target, model, n_workers=2)
+    (row,) = failures_in(target)
+    assert row["case"] == "b"
+    assert row["stage"] == "preprocess"
+    assert "killed twice (SIGKILL" in row["cause"]
+    assert (tmp_path / "died").exists()  # the other one was given to a new worker
+    wanted = label_maps(expected)
+    del wanted["b"]
+    assert same_maps(label_maps(target), wanted)
+
+
+def test_parts_share_the_cases(model, images, expected, tmp_path):
+    parts = [run(images, tmp_path, model, num_parts=2, part_id=i).predicted for i in (1, 0)]
+    assert parts == [["b"], ["a_1", "c.2"]]
+    assert same_maps(label_maps(tmp_path), label_maps(expected))
+
+
+def test_failures_of_a_part_have_their_own_file(model, images, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "in")
+    (folder / "aa_0000.nii.gz").touch()
+    with pytest.raises(CasesFailedError, match="aa"):  # b is of this part and written
+        run(folder, tmp_path / "out", model, num_parts=2, part_id=1)
+    run(folder, tmp_path / "out", model, num_parts=2, part_id=0)
+    (path,) = (tmp_path / "out").glob("failures*.csv")
+    assert path.name == "failures_part1.csv"
+
+
+def test_folder_in_use_is_refused(model, images, tmp_path):
+    with folder_lock(tmp_path, "another prediction"), pytest.raises(LockedError, match="another"):
+        run(images, tmp_path, model)
+
+
+def test_probabilities_and_entropy_fit_the_label_map(expected):
+    for case, labels in label_maps(expected).items():
+        probabilities = np.load(expected / f"{case}.npz")["probabilities"]
+        assert probabilities.dtype == np.float32
+        assert probabilities.shape == (3, *labels.shape)
+        np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+        np.testing.assert_array_equal(probabilities.argmax(0), labels)
+        entropy = read(expected / f"{case}_uncertainty.nii.gz")
+        p = probabilities.astype(np.float64)
+        direct = -np.sum(p * np.log(np.maximum(p, 1e-300)), 0) / np.log(3)
+        np.testing.assert_allclose(entropy, direct, atol=1e-4)
+
+
+def test_label_map_and_entropy_lie_where_the_image_lies(images, expected):
+    for case in GOOD:
+        image = sitk.ReadImage(str(images / f"{case}_0000.nii.gz"))
+        for name in (case, f"{case}_uncertainty"):
+            made = sitk.ReadImage(str(expected / f"{name}.nii.gz"))
+            assert made.GetSize() == image.GetSize()
+            for key in ("GetSpacing", "GetOrigin", "GetDirection"):
+                np.testing.assert_allclose(getattr(made, key)(), getattr(image, key)(), atol=1e-5)
+
+
+def test_nnunets_ensemble_reads_the_probabilities(expected, tmp_path):
+    from nnunetv2.ensembling.ensemble import merge_files
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(read_json(expected / "plans.json"))
+    manager = plans.get_label_manager(read_json(expected / "dataset.json"))
+    writer = plans.image_reader_writer_class()
+    files = [str(expected / "b.npz")] * 2
+    merge_files(files, str(tmp_path / "b"), ".nii.gz", writer, manager)
+    np.testing.assert_array_equal(read(tmp_path / "b.nii.gz"), label_maps(expected)["b"])
+    assert pickle.loads((expected / "b.pkl").read_bytes())["spacing"]
+
+
+def test_without_a_model_the_last_finished_training_is_used(
+    trained_home, images, tmp_path, monkeypatch, capsys
+):
+    home = use_home(shutil.copytree(trained_home, tmp_path / "home"), monkeypatch)
+    for place, trainer in enumerate(("BCPTrainer", "GraphCLTrainer", "SupervisedTrainer")):
+        path = model_of(home, trainer) / "fold_all" / FINAL
+        os.utime(path, (1_000_000 + place, 1_000_000 + place))
+    newest = model_of(home, "SupervisedTrainer")
+    # a fold that was set aside is no finished training, however new
+    aside = model_of(home, "BCPTrainer") / "fold_all.old1"
+    shutil.copytree(model_of(home, "BCPTrainer") / "fold_all", aside)
+    os.utime(aside / FINAL)
+    result = predict_function(images, tmp_path / "out", device="cpu")
+    assert result.model == newest
+    assert capsys.readouterr().err.splitlines()[0] == f"model: {newest}  device: cpu"
+    assert read_json(tmp_path / "out" / "prediction.json")["trainer"] == "SupervisedTrainer"
+
+
+def test_model_of_a_data_set_is_found_by_its_parts(trained_home, images, tmp_path, monkeypatch):
+    use_home(trained_home, monkeypatch)
+    options = {"dataset": "Tiny", "device": "cpu"}
+    with pytest.raises(InputError, match=r"several models of .*BCPTrainer.*-tr, -c and -p"):
+        predict_function(images, tmp_path, **options)
+    result = predict_function(images, tmp_path, **options, trainer="BCPTrainer")
+    assert result.model == model_of(trained_home, "BCPTrainer")
+    with pytest.raises(MissingFileError, match=r"no finished model .*there are: BCPTrainer__"):
+        predict_function(images, tmp_path, **options, configuration="2d")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "none"))
+    with pytest.raises(MissingFileError, match=r"no trained model"):
+        predict_function(images, tmp_path, device="cpu")
+
+
+def test_folds_that_were_set_aside_do_not_predict(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    shutil.copytree(copy / "fold_all", copy / "fold_all.old1")
+    assert available_folds(copy, FINAL, None) == ["all"]
+    shutil.copytree(copy / "fold_all", copy / "fold_0")
+    shutil.copytree(copy / "fold_all", copy / "fold_0.old2")
+    assert available_folds(copy, FINAL, None) == [0]
+
+
+def test_missing_fold_lists_those_that_exist(model, images, tmp_path):
+    with pytest.raises(MissingFileError, match=r"fold 3 of .* folds that have it: all"):
+        run(images, tmp_path, model, folds=[3])
+    with pytest.raises(MissingFileError, match=r"checkpoint_best.pth: folds that have it: none"):
+        run(images, tmp_path, model, checkpoint="checkpoint_best.pth")
+
+
+def test_folds_are_averaged(model, images, expected, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    (copy / "fold_all").rename(copy / "fold_0")
+    shutil.copytree(copy / "fold_0", copy / "fold_1")
+
+    def other(content):
+        for value in content["network_weights"].values():
+            value *= 1.1
+
+    change_checkpoint(copy / "fold_1" / FINAL, other)
+    image = sitk.ReadImage(str(images / "b_0000.nii.gz"))
+    array, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+    both = Predictor.from_folder(copy, device=torch.device("cpu"))
+    data, _ = both.preprocess(array[None], spacing)
+    parts = [
+        Predictor.from_folder(copy, folds=[fold], device=torch.device("cpu")).logits(data)
+        for fold in (0, 1)
+    ]
+    mean = (parts[0] + parts[1]) / 2
+    assert torch.equal(both.logits(data), mean)
+    assert not torch.equal(parts[0], mean)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(model, images, tmp_path, value):
+    copy = shutil.copytree(model, tmp_path / "model")
+
+    def spoil(content):
+        content["network_weights"]["decoder.seg_layers.0.bias"][0] = value
+
+    change_checkpoint(copy / "fold_all" / FINAL, spoil)
+    with pytest.raises(InputError, match=r"are not finite: first in decoder\.seg_layers\.0\.bias"):
+        run(images, tmp_path / "out", copy)
+    assert not (tmp_path / "out").exists()
+
+
+def _drop_name(content):
+    del content["trainer_name"]
+
+
+def _drop_weight(content):
+    del content["network_weights"]["align.gate"]
+
+
+def _other_configuration(content):
+    content["init_args"]["configuration"] = "3d_lowres"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_drop_name, "does not say which trainer"),
+        (_drop_weight, r"do not fit the network of GraphCLTrainer: .*align\.gate"),
+        (_other_configuration, "no configuration '3d_lowres'"),
+        (lambda c: c.update(trainer_name="MyOwn"), r"'MyOwn' is unknown.*file\.py:ClassName"),
+    ],
+)
+def test_checkpoint_that_does_not_fit_its_folder_is_refused(model, images, tmp_path, change, words):
+    copy = shutil.copytree(model, tmp_path / "model")
+    change_checkpoint(copy / "fold_all" / FINAL, change)
+    with pytest.raises(InputError, match=words):
+        run(images, tmp_path / "out", copy)
+
+
+def test_model_of_a_users_own_trainer_predicts_with_its_file(model, images, expected, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    change_checkpoint(copy / "fold_all" / FINAL, lambda c: c.update(trainer_name="OwnTrainer"))
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from graphnn_unet.trainers import GraphCLTrainer\n"
+        "class OwnTrainer(GraphCLTrainer):\n    pass\n"
+    )
+    run(images, tmp_path / "out", copy, trainer=f"{file}:OwnTrainer")
+    assert same_maps(label_maps(tmp_path / "out"), label_maps(expected))
+
+
+def test_users_file_that_cannot_be_imported_is_named(model, images, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text("import nothing_of_this_name\n")
+    with pytest.raises(InputError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
+        run(images, tmp_path / "out", model, trainer=f"{file}:X")
+
+
+def test_case_beyond_the_memory_budget_fails_with_its_size(model, images, tmp_path):
+    with pytest.raises(FaultsError) as caught:
+        run(images, tmp_path, model, memory_budget_gb=1e-5, save_probabilities=True)
+    assert [fault.case for fault in caught.value.faults] == list(GOOD)
+    assert "GB of memory, the budget is 1e-05 GB" in caught.value.lines[0]
+    assert "--memory-budget, or leave --save_probabilities out" in caught.value.lines[0]
+
+
+def test_network_output_that_is_not_finite_fails_the_case(model, images, tmp_path, monkeypatch):
+    original = Predictor.logits
+    calls = []
+
+    def spoiled(self, data):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("device ran out of memory\nlong account")
+        return original(self, data)
+
+    monkeypatch.setattr(Predictor, "logits", spoiled)
+    with pytest.raises(CasesFailedError):
+        run(images, tmp_path, model)
+    (row,) = failures_in(tmp_path)
+    assert (row["case"], row["stage"]) == ("b", "predict")
+    assert row["cause"] == "device ran out of memory"
+
+
+def test_network_with_overflowing_weights_is_told(model, images, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+
+    def blow_up(content):
+        content["network_weights"]["decoder.seg_layers.1.weight"] *= 1e30
+
+    change_checkpoint(copy / "fold_all" / FINAL, blow_up)
+    with pytest.raises(FaultsError, match=r"output is not finite|inf"):
+        run(images, tmp_path / "out", copy)
+    assert not label_maps(tmp_path / "out")
+
+
+def test_array_gives_the_label_map_of_the_file(model, images, expected):
+    predictor = Predictor.from_folder(model, device=torch.device("cpu"))
+    for case in GOOD:
+        image = sitk.ReadImage(str(images / f"{case}_0000.nii.gz"))
+        array, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
+        before = array.copy()
+        wanted = label_maps(expected)[case]
+        np.testing.assert_array_equal(predictor.predict(array, spacing), wanted)
+        np.testing.assert_array_equal(predictor.predict(array[None], spacing), wanted)
+        np.testing.assert_array_equal(array, before)
+    for wrong in (array[0], np.stack([array, array])):
+        with pytest.raises(InputError, match="the model takes 1 channels"):
+            predictor.predict(wrong, spacing)
+    with pytest.raises(InputError, match="does not fit"):
+        predictor.predict(array, spacing[:2])
+
+
+def test_without_mirroring_and_with_larger_steps_less_is_computed(model, images, monkeypatch):
+    image = read(images / "b_0000.nii.gz")
+    counts = []
+    for options in ({}, {"mirroring": False}, {"mirroring": False, "step_size": 1.0}):
+        predictor = Predictor.from_folder(model, device=torch.device("cpu"), **options)
+        calls = []
+        network = predictor._engine.network
+        network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        predictor.predict(image, (1.0, 1.0, 1.0))
+        counts.append(len(calls))
+    assert counts[0] == 8 * counts[1]
+    assert counts[2] <= counts[1]
+
+
+def test_kinds_of_models_that_are_not_served_are_named(model, images, tmp_path):
+    import json
+
+    def changed(name, change, file="plans.json"):
+        copy = shutil.copytree(model, tmp_path / name)
+        content = read_json(copy / file)
+        change(content)
+        (copy / file).write_text(json.dumps(content))
+        return copy
+
+    cascade = changed(
+        "cascade",
+        lambda p: p["configurations"]["3d_fullres"].update(previous_stage="3d_lowres"),
+    )
+    with pytest.raises((InputError, KeyError), match=r"cascade|3d_lowres"):
+        run(images, tmp_path / "out", cascade)
+    pictures = changed("pictures", lambda d: d.update(file_ending=".png"), "dataset.json")
+    with pytest.raises(InputError, match=r"reads \*\.png files.*nnUNetv2_predict"):
+        run(images, tmp_path / "out", pictures)
+    nibabel = changed("nibabel", lambda p: p.update(image_reader_writer="NibabelIO"))
+    with pytest.raises(InputError, match=r"--uncertainty is not possible .*NibabelIO"):
+        run(images, tmp_path / "out", nibabel, uncertainty=True)
+
+
+def test_2d_model_predicts_volumes(tiny_home, images, tmp_path):
+    from tiny_study import train_in
+
+    home = shutil.copytree(tiny_home, tmp_path / "home")
+    trained = train_in(home, "SupervisedTrainer", configuration="2d").model
+    run(images, tmp_path / "out", trained)
+    maps = label_maps(tmp_path / "out")
+    assert list(maps) == list(GOOD)
+    predictor = Predictor.from_folder(trained, device=torch.device("cpu"))
+    image = sitk.ReadImage(str(images / "b_0000.nii.gz"))
+    made = predictor.predict(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
+    np.testing.assert_array_equal(made, maps["b"])
+
+
+def test_facts_beside_the_label_maps_name_the_model(model, expected):
+    facts = read_json(expected / "prediction.json")
+    assert facts["dataset"] == DATASET
+    assert facts["model"] == model.name
+    assert facts["folds"] == ["all"]
+    assert read_json(expected / "dataset.json")["labels"] == {
+        "background": 0,
+        "shell": 1,
+        "core": 2,
+    }
