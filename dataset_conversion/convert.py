@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
+from graphnn_unet.data.paths import folders, new_dataset_name
+from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.dataset_conversion import (
     acdc,
     decathlon,
@@ -26,10 +30,6 @@ from graphnn_unet.dataset_conversion.write_raw import (
     workers_for,
     write_raw,
 )
-
-from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
-from graphnn_unet.data.paths import folders, new_dataset_name
-from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import run_jobs

@@ -11,11 +11,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from graphnn_unet.data.volume_files import file_ending
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import in_published_order, read_h5, stem_of
-
-from graphnn_unet.data.volume_files import file_ending
 from graphnn_unet.errors import MissingFileError
 
 SPACING_MM = (0.625, 0.625, 0.625)

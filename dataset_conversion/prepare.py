@@ -14,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+from graphnn_unet.data.check_files import ROUNDING_OF_SPACING, grid_differences, numbers
+from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
+from graphnn_unet.data.volume_files import BadFileError, Grid
 from graphnn_unet.dataset_conversion.records import Case, Source, Volume
 from graphnn_unet.dataset_conversion.volumes import (
     grid_of,
@@ -23,10 +27,6 @@ from graphnn_unet.dataset_conversion.volumes import (
     to_itk,
     with_axes_of,
 )
-
-from graphnn_unet.data.check_files import ROUNDING_OF_SPACING, grid_differences, numbers
-from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
-from graphnn_unet.data.volume_files import BadFileError, Grid
 from graphnn_unet.errors import Fault
 from graphnn_unet.storage.atomic import atomic_path
 

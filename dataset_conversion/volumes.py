@@ -11,9 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import SimpleITK as sitk
-from graphnn_unet.dataset_conversion.records import Source, Volume
 
 from graphnn_unet.data.volume_files import BadFileError, Grid, file_ending, read_volume
+from graphnn_unet.dataset_conversion.records import Source, Volume
 from graphnn_unet.errors import InputError, MissingFileError
 
 MANY_INPUTS = 32

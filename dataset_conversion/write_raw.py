@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graphnn_unet._version import __version__
 from graphnn_unet.dataset_conversion.prepare import (
     FILE_ENDING,
     FOLDERS,
@@ -21,8 +22,6 @@ from graphnn_unet.dataset_conversion.prepare import (
     prepare_case,
 )
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
-
-from graphnn_unet._version import __version__
 from graphnn_unet.errors import Fault, FaultsError, RefusedError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import (

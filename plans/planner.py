@@ -12,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from graphnn_unet.plans.recipe import Layer, Recipe, resolve
+import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
@@ -32,6 +32,13 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from graphnn_unet.errors import RecipeError
+from graphnn_unet.plans.recipe import (
+    Layer,
+    Recipe,
+    for_configuration,
+    resolve,
+    resolved_configuration,
+)
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
 
@@ -49,15 +56,15 @@ class _SemiSupervisedPlanning:
         dataset_name: str,
         plans_name: str,
         layers: Mapping[str, Layer],
-        derived: Mapping[str, Layer],
+        derive: Callable[[int], Mapping[str, Layer]],
         n_unlabeled: int,
         planner: str,
     ):
         """Args: see ``make_plans``."""
-        self.layers, self.derived, self.planner = layers, derived, planner
+        self.layers, self.derive, self.planner = layers, derive, planner
         self.recipe = resolve(*layers.values())
         self.n_unlabeled = n_unlabeled
-        self.memory_gb: dict[str, float] = {}
+        self.patch_used = False
         super().__init__(dataset_name, plans_name=plans_name)
         self._apply_recipe_to_planner()
 
@@ -71,6 +78,26 @@ class _SemiSupervisedPlanning:
             self.UNet_base_num_features = network.base_features
         if network.max_features is not None:
             self.UNet_max_features_2d = self.UNet_max_features_3d = network.max_features
+
+    def determine_fullres_target_spacing(self) -> np.ndarray:
+        """nnU-Net's target spacing; two values of ``plan.spacing`` are those inside a slice."""
+        target = super().determine_fullres_target_spacing()
+        if (inside := self._spacing_in_slice()) is not None:
+            target = np.asarray(target, dtype=float).copy()
+            target[np.arange(3) != np.argmax(target)] = inside
+        return target
+
+    def determine_transpose(self) -> tuple[list[int], list[int]]:
+        """The slice axis first; a coarse spacing inside the slices does not change which it is."""
+        if self._spacing_in_slice() is None:
+            return super().determine_transpose()
+        first = int(np.argmax(super().determine_fullres_target_spacing()))
+        forward = [first, *(axis for axis in range(3) if axis != first)]
+        return forward, [forward.index(axis) for axis in range(3)]
+
+    def _spacing_in_slice(self) -> list[float] | None:
+        spacing = self.recipe.plan.spacing
+        return spacing if spacing is not None and len(spacing) == 2 else None
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """Folder of the preprocessed cases; each plan has its own, patch sizes differ."""
@@ -102,9 +129,14 @@ class _SemiSupervisedPlanning:
         patch = self._recipe_patch(name, len(spacing))
         if patch is not None or self.recipe.network.max_stages is not None:
             self._set_topology(plan, spacing, patch or plan["patch_size"])
-        plan["batch_size"] = self._student_batch(plan["batch_size"])
-        self.memory_gb[name] = self._memory_gb(plan, len(spacing))
+        plan["batch_size"] = self._student_batch(name, plan["batch_size"])
         return plan
+
+    @staticmethod
+    def static_estimate_VRAM_usage(*arguments: Any) -> int:
+        """nnU-Net's estimate from a network without weights: five times as fast, same value."""
+        with torch.device("meta"):
+            return ExperimentPlanner.static_estimate_VRAM_usage(*arguments)
 
     def _recipe_patch(self, name: str, dim: int) -> list[int] | None:
         wanted = self.recipe.plan
@@ -119,34 +151,34 @@ class _SemiSupervisedPlanning:
                 f"it has {dim} axes",
                 "Give plan.configuration and one value an axis",
             )
+        self.patch_used = True
         return list(wanted.patch_size)
 
-    def _student_batch(self, planned: int) -> int:
-        layer = {key: value for layer in self.layers.values() for key, value in layer.items()}
-        if "labeled" in layer.get("batch", {}):
-            return self.recipe.batch.labeled
+    def _student_batch(self, name: str, planned: int) -> int:
+        layers = [for_configuration(layer, name) for layer in self.layers.values()]
+        if any("labeled" in layer.get("batch", {}) for layer in layers):
+            return resolve(*layers).batch.labeled
         return max(MINIMAL_STUDENT_BATCH, planned - planned % 2)
 
     def _set_topology(self, plan: dict, spacing: Any, patch: Any) -> None:
         """Put the network for ``patch`` into ``plan``, at most ``network.max_stages`` deep."""
-        _, strides, kernels, padded, _ = get_pool_and_conv_props(
-            spacing, patch, self.UNet_featuremap_min_edge_length, 999999
-        )
-        if any(int(a) != int(b) for a, b in zip(patch, padded, strict=True)):
+        strides, kernels = self._topology(spacing, patch)
+        nearest = self._nearest_patch(spacing, patch)
+        if nearest != [int(edge) for edge in patch]:
             raise RecipeError(
-                f"plan.patch_size = {[int(i) for i in patch]} cannot be pooled evenly",
-                "each edge must divide by its strides",
-                f"The nearest size is {[int(i) for i in padded]}",
+                f"plan.patch_size = {[int(edge) for edge in patch]} cannot be pooled evenly",
+                "each edge must divide by the product of its strides",
+                f"The nearest size is {nearest}",
             )
-        n_stages = min(len(strides), self.recipe.network.max_stages or len(strides))
+        n_stages = len(strides)
         network = plan["architecture"]["arch_kwargs"]
         dim = len(spacing)
         largest = self.UNet_max_features_2d if dim == 2 else self.UNet_max_features_3d
         blocks = "n_blocks_per_stage" if "n_blocks_per_stage" in network else "n_conv_per_stage"
         network.update(
             n_stages=n_stages,
-            strides=strides[:n_stages],
-            kernel_sizes=kernels[:n_stages],
+            strides=strides,
+            kernel_sizes=kernels,
             features_per_stage=tuple(
                 min(largest, self.UNet_base_num_features * 2**i) for i in range(n_stages)
             ),
@@ -155,7 +187,28 @@ class _SemiSupervisedPlanning:
         network[blocks] = self.UNet_blocks_per_stage_encoder[:n_stages]
         plan["patch_size"] = [int(i) for i in patch]
 
-    def _memory_gb(self, plan: dict, dim: int) -> float:
+    def _topology(self, spacing: Any, patch: Any) -> tuple[tuple, tuple]:
+        """Strides and kernels of the stages for a patch, at most ``network.max_stages``."""
+        _, strides, kernels, _, _ = get_pool_and_conv_props(
+            spacing, patch, self.UNet_featuremap_min_edge_length, 999999
+        )
+        n_stages = min(len(strides), self.recipe.network.max_stages or len(strides))
+        return strides[:n_stages], kernels[:n_stages]
+
+    def _nearest_patch(self, spacing: Any, patch: Any) -> list[int]:
+        """``patch``, or the size next to it whose edges all divide by their strides."""
+        nearest = [int(edge) for edge in patch]
+        while True:  # another size may ask for one more stage: ends, as edges grow in the end
+            factors = np.prod(self._topology(spacing, nearest)[0], axis=0)
+            rounded = [
+                max(1, int(edge / factor + 0.5)) * int(factor)
+                for edge, factor in zip(nearest, factors, strict=True)
+            ]
+            if rounded == nearest:
+                return nearest
+            nearest = rounded
+
+    def _memory_gb(self, plan: Mapping[str, Any]) -> float:
         """Estimated GPU memory of a training step, on nnU-Net's own scale."""
         architecture = plan["architecture"]
         estimate = self.static_estimate_VRAM_usage(
@@ -166,19 +219,23 @@ class _SemiSupervisedPlanning:
             architecture["arch_kwargs"],
             architecture["_kw_requires_import"],
         )
-        reference = self.UNet_reference_val_2d if dim == 2 else self.UNet_reference_val_3d
-        batch = (
-            self.UNet_reference_val_corresp_bs_2d
-            if dim == 2
-            else self.UNet_reference_val_corresp_bs_3d
-        )
-        per_image = estimate / (reference * batch) * self.UNet_reference_val_corresp_GB
+        if len(plan["patch_size"]) == 2:
+            reference = self.UNet_reference_val_2d * self.UNet_reference_val_corresp_bs_2d
+        else:
+            reference = self.UNet_reference_val_3d * self.UNet_reference_val_corresp_bs_3d
+        per_image = estimate / reference * self.UNet_reference_val_corresp_GB
         return float(per_image * plan["batch_size"])
 
     def save_plans(self, plans: dict) -> None:
         """Add the resolved recipes and write the plan atomically."""
         from nnunetv2.paths import nnUNet_preprocessed
 
+        if self.recipe.plan.patch_size is not None and not self.patch_used:
+            raise RecipeError(
+                f"plan.patch_size = {self.recipe.plan.patch_size} fits no configuration",
+                f"the data allow {', '.join(plans['configurations'])}",
+                "Give two values for 2d",
+            )
         recursive_fix_for_json_export(plans)
         target = Path(str(nnUNet_preprocessed)) / self.dataset_name
         target /= f"{self.plans_identifier}.json"
@@ -191,25 +248,31 @@ class _SemiSupervisedPlanning:
         write_json(target, plans)
 
     def _gnnunet_key(self, plans: dict) -> dict[str, Any]:
-        derived = {}
-        for name, configuration in plans["configurations"].items():
-            if "batch_size" not in configuration:
+        measured = self.derive(plans["transpose_forward"][0])
+        derived, memory_gb = {}, {}
+        for name in plans["configurations"]:
+            configuration = resolved_configuration(plans, name)
+            if "previous_stage" in configuration:
                 continue
             batch = int(configuration["batch_size"])
             layer: dict[str, Any] = {"batch": {"labeled": batch, "unlabeled": batch}}
-            for section, table in self.derived.get(name, {}).items():
+            like = "2d" if len(configuration["patch_size"]) == 2 else "3d_fullres"
+            for section, table in measured.get(name, measured.get(like, {})).items():
                 layer.setdefault(section, {}).update(table)
             derived[name] = layer
+            memory_gb[name] = round(self._memory_gb(configuration), 2)
         return {
             "schema_version": PLAN_SCHEMA_VERSION,
             "planner": self.planner,
             "derived": derived,
             "layers": {key: dict(layer) for key, layer in self.layers.items()},
             "recipes": {
-                name: resolve(layer, *self.layers.values()).as_dict()
+                name: resolve(
+                    layer, *(for_configuration(own, name) for own in self.layers.values())
+                ).as_dict()
                 for name, layer in derived.items()
             },
-            "memory_gb": {k: round(v, 2) for k, v in self.memory_gb.items() if k in derived},
+            "memory_gb": memory_gb,
         }
 
 
@@ -242,7 +305,7 @@ def make_plans(
     *,
     planner: str = "default",
     layers: Mapping[str, Layer] | None = None,
-    derived: Mapping[str, Layer] | None = None,
+    derive: Callable[[int], Mapping[str, Layer]] | None = None,
     n_unlabeled: int = 0,
 ) -> tuple[dict[str, Any], str]:
     """Plan all configurations of a data set and write ``<plans name>.json``.
@@ -253,7 +316,8 @@ def make_plans(
         dataset_name: ``DatasetXXX_Name``.
         planner: A key of ``PLANNERS``.
         layers: Recipe layers by source, weakest first (named recipe, file, ``--set``).
-        derived: Values measured on the data, per configuration; weaker than ``layers``.
+        derive: Called with the axis across which slices are cut; returns the values measured on
+            the data for each configuration, which are weaker than ``layers``.
         n_unlabeled: Number of unlabelled cases.
 
     Returns:
@@ -268,7 +332,7 @@ def make_plans(
     account = io.StringIO()
     with _positive_worker_count(), contextlib.redirect_stdout(account):
         made = planner_class(
-            dataset_name, plans_name, layers or {}, derived or {}, n_unlabeled, planner
+            dataset_name, plans_name, layers or {}, derive or (lambda _: {}), n_unlabeled, planner
         )
         plans = made.plan_experiment()
     return plans, account.getvalue()
@@ -279,17 +343,24 @@ def run_recipe(plans: Mapping[str, Any], configuration: str, *layers: Layer) -> 
 
     Args:
         plans: A plan with or without the key ``gnnunet`` (a plan of stock nnU-Net has none).
-        configuration: Name of the configuration.
-        layers: Further layers, weakest first; the named recipe of the plan is replaced by the
-            first of them if that is called a recipe by the caller.
+        configuration: Name of the configuration; one that a user has added takes over what was
+            measured for the one that it inherits from.
+        layers: Further layers, weakest first.
     """
     own = plans.get("gnnunet", {})
-    derived = own.get("derived", {}).get(configuration)
-    if derived is None:  # stock plan: at least two inward and two outward mixed patches
-        batch = plans["configurations"].get(configuration, {}).get("batch_size", 2)
-        batch = max(MINIMAL_STUDENT_BATCH, batch + batch % 2)
-        derived = {"batch": {"labeled": batch, "unlabeled": batch}}
-    return resolve(derived, *own.get("layers", {}).values(), *layers)
+    measured = own.get("derived", {})
+    table = plans["configurations"]
+    planned: str | None = configuration
+    while planned is not None and planned not in measured:
+        planned = table.get(planned, {}).get("inherits_from")
+    derived = {section: dict(values) for section, values in measured.get(planned, {}).items()}
+    if planned != configuration:
+        # a plan or configuration from elsewhere: at least two inward and two outward mixed patches
+        size = resolved_configuration(plans, configuration)["batch_size"]
+        size = max(MINIMAL_STUDENT_BATCH, size + size % 2)
+        derived["batch"] = {"labeled": size, "unlabeled": size}
+    stacked = (*own.get("layers", {}).values(), *layers)
+    return resolve(derived, *(for_configuration(layer, configuration) for layer in stacked))
 
 
 @contextlib.contextmanager
@@ -305,10 +376,3 @@ def _positive_worker_count() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def predicted_shape(shape: Any, spacing: Any, target_spacing: Any) -> np.ndarray:
-    """Voxels of a case after resampling; all arguments in one axis order."""
-    return np.round(np.asarray(shape) * np.asarray(spacing) / np.asarray(target_spacing)).astype(
-        int
-    )

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from graphnn_unet.errors import MissingFileError, RecipeError
+from graphnn_unet.errors import InputError, MissingFileError, RecipeError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,7 +51,7 @@ class Plan(_Section):
         description="patch in voxels, order z, y, x of the plan, where the axis of the largest "
         "spacing comes first (two values for 2d: y, x)",
     )
-    gpu_memory_gb: Annotated[float, Field(gt=0)] | None = Field(
+    gpu_memory_gb: Annotated[float, Field(ge=0.01)] | None = Field(
         None, description="GPU memory to plan for, in GB; nnU-Net's target of the planner if empty"
     )
 
@@ -315,6 +315,24 @@ def _raise_all(faults: Sequence[RecipeError]) -> None:
         raise RecipeFaultsError(faults)
 
 
+def for_configuration(layer: Layer, configuration: str) -> dict[str, dict[str, Any]]:
+    """What a layer says about one configuration.
+
+    A recipe with ``plan.configuration`` was written for that one: its patch, batch and box in
+    voxels would not fit another, so they are left out there; schedule, losses and graph stay.
+    """
+    wanted = layer.get("plan", {}).get("configuration")
+    kept = {section: dict(table) for section, table in layer.items()}
+    if wanted is None or wanted == configuration:
+        return kept
+    kept.pop("batch", None)
+    for key in ("configuration", "patch_size", "spacing"):
+        kept["plan"].pop(key, None)
+    if isinstance(kept.get("copy_paste", {}).get("box_fraction"), list):
+        kept["copy_paste"].pop("box_fraction")
+    return kept
+
+
 def resolve(*layers: Layer) -> Recipe:
     """Merge layers, later ones win key by key, and validate the result."""
     merged: dict[str, dict[str, Any]] = {}
@@ -357,6 +375,33 @@ def _unknown(key: str, known: Mapping[str, str], source: str) -> RecipeError:
     near = max(known, key=likeness)
     hint = f"The nearest known key is {near} ({known[near]})" if likeness(near) >= 0.3 else ""
     return RecipeError(f"unknown recipe key {key!r} in {source}", "", hint)
+
+
+def resolved_configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration of a plan with what it inherits from others, as nnU-Net resolves it.
+
+    Raises:
+        InputError: It is not in the plan, or inherits from itself.
+    """
+    table = plans["configurations"]
+    chain: list[str] = []
+    current: str | None = name
+    while current is not None:
+        if current not in table or current in chain:
+            raise InputError(
+                f"configuration {name!r} cannot be read from the plan",
+                f"{current!r} is not in it"
+                if current not in table
+                else f"{current!r} inherits from itself",
+                f"The plan has {', '.join(table)}",
+            )
+        chain.append(current)
+        current = table[current].get("inherits_from")
+    merged: dict[str, Any] = {}
+    for part in reversed(chain):
+        merged.update(table[part])
+    merged.pop("inherits_from", None)
+    return merged
 
 
 def to_toml(recipe: Recipe) -> str:

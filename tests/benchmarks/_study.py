@@ -73,7 +73,6 @@ def our_trainer(one: Study, name: str, device: str, *overrides: str) -> Any:
     """A trainer of ours, ready to step."""
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
-
     from graphnn_unet.trainers.registry import trainer_class
     from graphnn_unet.trainers.semi import Run
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from volume_makers import image_array, label_array, read, save, save_h5, save_series
+
+from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.dataset_conversion import acdc, decathlon, dicom, left_atrium, pancreas
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.published import published
 from graphnn_unet.dataset_conversion.records import ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import load
-from volume_makers import image_array, label_array, read, save, save_h5, save_series
-
-from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError
 
 LA = published("left_atrium")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphnn_unet.dataset_conversion.convert import convert
-from graphnn_unet.dataset_conversion.nifti_folder import find_images
 from volume_makers import image_array, label_array, read, save
 
 import graphnn_unet
 from graphnn_unet.data.check import check_dataset
+from graphnn_unet.dataset_conversion.convert import convert
+from graphnn_unet.dataset_conversion.nifti_folder import find_images
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RefusedError
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from volume_makers import image_array, save, save_h5
+
+from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.dataset_conversion.records import Volume
 from graphnn_unet.dataset_conversion.volumes import (
     from_itk,
@@ -21,9 +24,6 @@ from graphnn_unet.dataset_conversion.volumes import (
     to_itk,
     with_axes_of,
 )
-from volume_makers import image_array, save, save_h5
-
-from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.errors import InputError, MissingFileError
 
 ORIENTATIONS = [

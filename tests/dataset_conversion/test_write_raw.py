@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from graphnn_unet.dataset_conversion import write_raw as write_raw_module
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
-from graphnn_unet.dataset_conversion.write_raw import write_raw
 from volume_makers import SHAPE, image_array, label_array, read, save
 
 from graphnn_unet.data.check import check_dataset
+from graphnn_unet.dataset_conversion import write_raw as write_raw_module
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
+from graphnn_unet.dataset_conversion.write_raw import write_raw
 from graphnn_unet.errors import FaultsError, LockedError, RefusedError
 from graphnn_unet.storage.locks import folder_lock
 

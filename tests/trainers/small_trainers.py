@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from graphnn_unet.plans.planner import run_recipe
-from graphnn_unet.plans.recipe import parse_overrides
 from tiny_study import DATASET, use_home
 from torch import nn
 
+from graphnn_unet.plans.planner import run_recipe
+from graphnn_unet.plans.recipe import parse_overrides
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.semi import Batch, Run, SemiTrainer
 
