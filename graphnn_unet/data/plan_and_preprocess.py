@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,13 @@ from graphnn_unet.data.paths import folders, resolve_dataset
 from graphnn_unet.data.preprocess import preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
-from graphnn_unet.plans.recipe import Layer, load_recipe, parse_overrides, resolve
+from graphnn_unet.plans.recipe import (
+    Layer,
+    load_recipe,
+    parse_overrides,
+    resolve,
+    resolved_configuration,
+)
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, write_csv, write_json
 from graphnn_unet.storage.locks import folder_lock
@@ -161,9 +168,12 @@ def _prepare(
     )
     labeled = {case: facts for case, facts in cases.items() if facts.role == "labeled"}
     n_unlabeled = len(cases) - len(labeled)
-    derived = _derive(fingerprint)
     plans, account = make_plans(
-        raw.name, planner=planner, layers=layers, derived=derived, n_unlabeled=n_unlabeled
+        raw.name,
+        planner=planner,
+        layers=layers,
+        derive=partial(_derive, fingerprint),
+        n_unlabeled=n_unlabeled,
     )
     (target / "planning_log.txt").write_text(account, encoding="utf-8")
     write_json(target / "dataset.json", dataset_json)
@@ -183,7 +193,7 @@ def _prepare(
         faults += preprocess_configuration(
             target, cases, plans, name, dataset_json, n_workers=n_workers
         )
-    notes = [describe_splits(patients, splits), *_component_notes(derived, chosen, dataset_json)]
+    notes = [describe_splits(patients, splits), *_component_notes(plans, chosen, dataset_json)]
     result = PlanningResult(
         raw.name,
         target / f"{plans['plans_name']}.json",
@@ -221,13 +231,10 @@ def patient_table(raw: Path, cases: Mapping[str, Any] | Sequence[str]) -> dict[s
     return {case: known.get(case, case) for case in cases}
 
 
-def _derive(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _derive(fingerprint: Mapping[str, Any], slice_axis: int) -> dict[str, dict[str, Any]]:
     """Values of the recipe that are measured on the labelled cases, per configuration."""
-    import numpy as np
-
-    median = np.median(np.asarray(fingerprint["spacings"]), axis=0)
     in_volume = one_component_classes(fingerprint, None)
-    in_slices = one_component_classes(fingerprint, int(np.argmax(median)))
+    in_slices = one_component_classes(fingerprint, slice_axis)
     return {
         "2d": {"pseudo_label": {"largest_component": in_slices}},
         "3d_fullres": {"pseudo_label": {"largest_component": in_volume}},
@@ -236,12 +243,13 @@ def _derive(fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _component_notes(
-    derived: Mapping[str, Any], chosen: Sequence[str], dataset_json: Mapping[str, Any]
+    plans: Mapping[str, Any], chosen: Sequence[str], dataset_json: Mapping[str, Any]
 ) -> list[str]:
     names = {str(value): name for name, value in dataset_json["labels"].items()}
     notes = []
     for configuration in chosen:
-        table = derived[configuration]["pseudo_label"]["largest_component"]
+        derived = plans["gnnunet"]["derived"][configuration]
+        table = derived["pseudo_label"]["largest_component"]
         several = [names.get(key, key) for key, single in table.items() if not single]
         if several:
             notes.append(
@@ -307,7 +315,7 @@ def _oversized(
 
 
 def _summary(plans: Mapping[str, Any], name: str, preprocessed: bool) -> ConfigurationSummary:
-    configuration = plans["configurations"][name]
+    configuration = resolved_configuration(plans, name)
     own = plans["gnnunet"]
     batch = own["recipes"][name]["batch"]
     return ConfigurationSummary(

@@ -249,6 +249,7 @@ SPECIAL = {
     "pseudo_label.largest_component": st.booleans() | st.dictionaries(st.text(), st.booleans()),
     "batch.labeled": st.integers(1, 100).map(lambda n: 2 * n),
     "batch.unlabeled": st.integers(1, 100).map(lambda n: 2 * n),
+    "plan.gpu_memory_gb": st.floats(0.01, 1e6),
     "network.max_stages": st.integers(2, 9),
     "graph.stage": st.integers(-9, 9),
     "graph.cluster_stage": st.integers(-9, 9),
