@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
@@ -105,8 +106,6 @@ class Prepared:
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalise and resample one case."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     faults = tuple(check_case_images([Path(p) for p in job.files], case=job.case))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
+from graphnn_unet.inference.model import load_model_state
+from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import replace_folder
-from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
-from graphnn_unet.trainers.checkpoint import require_finite
+from graphnn_unet.storage.safe_load import check_plans, read_json
 
 MAX_FILES = 1000
 MAX_BYTES = 20 * 2**30
@@ -25,6 +27,12 @@ _KNOWN = re.compile(
     r"fold_(\d+|all)/(checkpoint_(final|best|latest)\.pth|progress\.png|debug\.json|metrics\.csv|"
     r"environment\.json|training_log_[0-9_]+\.txt|validation/summary\.json|validation/metrics\.csv)"
 )
+_LEFT_OUT = re.compile(
+    rf"Dataset\d{{3}}_{_NAME}/(ensembles/.+|inference_information\.(json|txt)|"
+    rf"{_NAME}/(crossval_results_folds_[0-9_]+/.+|fold_(\d+|all)/"
+    rf"(network_architecture\.pdf|validation/{_NAME})))"
+)
+"""What nnU-Net's exporter adds that no prediction needs; among it pickles."""
 
 
 def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
@@ -59,11 +67,11 @@ def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
                 )  # fmt: skip
             with tempfile.TemporaryDirectory(prefix=".gnnunet-install-", dir=results) as folder:
                 work = Path(folder) / "model"
-                _extract(opened, work, archive)
+                _extract(opened, root, work, archive)
                 _check_model(work, archive)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 replace_folder(work, target)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise InputError(
             f"{archive} is no whole zip file", str(error), "Download or copy it again"
         ) from error
@@ -77,29 +85,44 @@ def _check_names(opened: zipfile.ZipFile, archive: Path) -> str:
     if len(entries) > MAX_FILES:
         raise UnsafeFileError(f"{archive} is refused", f"it holds {len(entries)} files")
     for entry in entries:
-        match = _ROOT.fullmatch(entry.filename)
         is_link = (entry.external_attr >> 16) & 0o170000 == 0o120000
-        unsafe = match is None or ".." in entry.filename or is_link
-        if unsafe or not _KNOWN.fullmatch(match[2]):
+        root = _root_of(entry.filename)
+        if ".." in entry.filename or is_link or not (root or _LEFT_OUT.fullmatch(entry.filename)):
             raise UnsafeFileError(
                 f"{archive} is refused",
                 f"{entry.filename!r} is not a file of a model",
                 "Export the model again with gnnunet_export",
             )
-        roots.add(match[1])
+        if entry.flag_bits & 1:
+            raise InputError(f"{archive} is encrypted", "", "Unpack and pack it without a password")
+        roots.add(root)
+    roots.discard("")
     if len(roots) != 1:
-        raise InputError(f"{archive} does not hold one model", f"model folders: {len(roots)}")
+        raise InputError(
+            f"{archive} does not hold one model",
+            f"model folders: {', '.join(sorted(roots)) or 'none'}",
+            "Export one configuration at a time",
+        )
     return roots.pop()
 
 
-def _extract(opened: zipfile.ZipFile, work: Path, archive: Path) -> None:
-    """Unpack, counting the bytes that are really read."""
+def _root_of(name: str) -> str:
+    """The model folder of a file that is installed; empty for any other name."""
+    match = _ROOT.fullmatch(name)
+    return match[1] if match and _KNOWN.fullmatch(match[2]) else ""
+
+
+def _extract(opened: zipfile.ZipFile, root: str, work: Path, archive: Path) -> None:
+    """Unpack what is known, counting the bytes that are really read."""
     packed = max(1, archive.stat().st_size)
     total = 0
     for entry in opened.infolist():
         if entry.is_dir():
             continue
-        target = work / _ROOT.fullmatch(entry.filename)[2]
+        if not _root_of(entry.filename):
+            say(f"left out: {entry.filename} (no prediction needs it)")
+            continue
+        target = work / entry.filename.removeprefix(f"{root}/")
         target.parent.mkdir(parents=True, exist_ok=True)
         with opened.open(entry) as source, target.open("wb") as sink:
             while block := source.read(2**20):
@@ -117,9 +140,19 @@ def _check_model(work: Path, archive: Path) -> None:
     for name in ("plans.json", "dataset.json"):
         if not (work / name).is_file():
             raise InputError(f"{archive} holds no model", f"{name} is missing")
-    check_plans(read_json(work / "plans.json"), f"plans.json in {archive}")
+    plans = check_plans(read_json(work / "plans.json"), f"plans.json in {archive}")
     checkpoints = sorted(work.glob("fold_*/checkpoint_*.pth"))
     if not checkpoints:
         raise InputError(f"{archive} holds no model", "it has no checkpoint")
     for path in checkpoints:
-        require_finite(load_checkpoint(path)["network_weights"], f"{path.name} in {archive}")
+        name = str(path.relative_to(work))
+        try:
+            configuration = load_model_state(path)["init_args"]["configuration"]
+        except (InputError, UnsafeFileError) as error:  # named as it is called in the archive
+            what = error.what.replace(str(path), f"{name} in {archive}")
+            raise type(error)(what, error.why, error.remedy) from error
+        if configuration not in plans["configurations"]:
+            raise InputError(
+                f"{archive} holds no model",
+                f"{name} is of configuration {configuration!r}, which plans.json lacks",
+            )

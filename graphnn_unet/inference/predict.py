@@ -149,7 +149,13 @@ def predict(
             if continue_prediction and is_whole(target, case, files[0], outputs)
         ]
         work = _Work(predictor, outputs, target, n_workers, memory_budget_gb)
-        done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
+        try:
+            done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                f"the label maps in {target} are whole. Go on with the same command and "
+                "--continue_prediction"
+            ) from interrupt
     failures += failed
     _write_failures(target, failures, part_id if num_parts > 1 else None)
     if failures:

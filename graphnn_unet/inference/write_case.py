@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images
 from graphnn_unet.inference.export_logits import Labeled, logits_to_labels
@@ -56,8 +57,6 @@ class ExportJob:
 
 def export_case(job: ExportJob) -> None:
     """Write the files of one case."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     plans = PlansManager(job.plans)
     made = logits_to_labels(
         job.logits,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib.util
-import io
+import os
+import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers as own_trainers
@@ -88,14 +90,26 @@ def _checked(found: type, name: str) -> type[nnUNetTrainer]:
 
 
 def _stock(name: str) -> type[nnUNetTrainer] | None:
-    """One of nnU-Net's own trainers; only modules of nnU-Net are imported."""
+    """One of nnU-Net's own trainers, or one in a folder of ``nnUNet_extTrainer``.
+
+    Only the module that defines the class is imported. nnU-Net's own search imports all of them,
+    so that a package missing for one method breaks every other.
+    """
     if name == "nnUNetTrainer":
         return nnUNetTrainer
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+    package = Path(nnunetv2.__file__).parent
+    for path in _defining_files(package / "training" / "nnUNetTrainer", name):
+        module = ".".join(("nnunetv2", *path.relative_to(package).with_suffix("").parts))
+        return _checked(getattr(import_module(module), name), name)
+    for folder in filter(None, os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)):
+        for path in _defining_files(Path(folder), name):
+            return _checked(_from_file(f"{path}:{name}"), name)
+    return None
 
-    import_module("nnunetv2.training.nnUNetTrainer")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return recursive_find_trainer_class_by_name(name)
-    except (RuntimeError, AssertionError):
-        return None
+
+def _defining_files(folder: Path, name: str) -> Iterator[Path]:
+    """Modules below a folder that define a class of this name."""
+    definition = re.compile(rf"^class {name}\b", re.MULTILINE)
+    for path in sorted(folder.rglob("*.py")):
+        if definition.search(path.read_text(encoding="utf-8", errors="replace")):
+            yield path

@@ -22,11 +22,12 @@ def change_checkpoint(path: Path, change) -> None:
 
 
 def open_gate(content) -> None:
-    """Give the alignment block of a checkpoint an effect."""
+    """Give the alignment block of a checkpoint an effect, and mirror one axis alone."""
     generator = torch.Generator().manual_seed(1)
     weights = content["network_weights"]
     weights["align.gate"].fill_(0.7)
     weights["align.weight"] += torch.randn(weights["align.weight"].shape, generator=generator) / 2
+    content["inference_allowed_mirroring_axes"] = (2,)  # two copies instead of eight: quicker
 
 
 def opened_model(home: Path, target: Path, configuration: str = "3d_fullres") -> Path:

@@ -279,7 +279,8 @@ def test_stopped_prediction_is_continued(model, tmp_path, number):
     _, stderr = process.communicate(timeout=30)
     if number == signal.SIGINT:
         assert process.returncode == 130, stderr
-        assert "interrupted: " in stderr
+        assert "interrupted: the label maps in" in stderr
+        assert "--continue_prediction" in stderr
     there = label_maps(target)  # all that have a final name are whole
     assert 1 <= len(there) < len(names)
     result = run(folder, target, model, continue_prediction=True)
@@ -559,7 +560,7 @@ def test_without_mirroring_and_with_larger_steps_less_is_computed(model, images,
         network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         predictor.predict(image, (1.0, 1.0, 1.0))
         counts.append(len(calls))
-    assert counts[0] == 8 * counts[1]
+    assert counts[0] == 2 * counts[1]  # one axis is mirrored
     assert counts[2] <= counts[1]
 
 

@@ -1,0 +1,79 @@
+"""Trainers by name: ours, a user's file, an installed package's, nnU-Net's own."""
+
+from importlib.metadata import EntryPoint
+
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from graphnn_unet import trainers
+from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.trainers import registry
+from graphnn_unet.trainers.registry import known_trainers, trainer_class
+
+
+def test_own_trainers_are_found_and_listed():
+    for name in ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"):
+        assert trainer_class(name) is getattr(trainers, name)
+        assert name in known_trainers()
+    assert "SemiTrainer" not in known_trainers()
+
+
+def test_trainers_of_nnunet_are_found_without_importing_the_others():
+    import sys
+
+    sys.modules.pop("nnunetv2.training.nnUNetTrainer.primus.primus_trainers", None)
+    assert trainer_class("nnUNetTrainer") is nnUNetTrainer
+    found = trainer_class("nnUNetTrainer_250epochs")
+    assert found.__module__.endswith("nnUNetTrainer_Xepochs")
+    assert issubclass(found, nnUNetTrainer)
+    assert "nnunetv2.training.nnUNetTrainer.primus.primus_trainers" not in sys.modules
+
+
+def test_trainers_of_an_external_folder_are_found(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "mine.py").write_text(
+        "from graphnn_unet.trainers import BCPTrainer\n"
+        "class ExternalTrainer(BCPTrainer):\n    pass\n"
+    )
+    (tmp_path / "broken.py").write_text("raise SystemError\n")
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    assert issubclass(trainer_class("ExternalTrainer"), trainers.BCPTrainer)
+
+
+def test_a_users_file_is_known_by_its_class_from_then_on(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from graphnn_unet.trainers import BCPTrainer\nclass FromFile(BCPTrainer):\n    pass\n"
+    )
+    with pytest.raises(InputError, match="'FromFile' is unknown"):
+        trainer_class("FromFile")
+    found = trainer_class(f"{file}:FromFile")
+    assert trainer_class("FromFile") is found
+
+
+def test_trainer_of_an_installed_package_is_found(monkeypatch):
+    point = EntryPoint("Theirs", "graphnn_unet.trainers.bcp:BCPTrainer", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert trainer_class("Theirs") is trainers.BCPTrainer
+    assert known_trainers()[-1] == "Theirs"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "error", "words"),
+    [
+        ("", "x.py:Missing", InputError, "has no class Missing"),
+        ("class Odd:\n    pass\n", "x.py:Odd", InputError, "must be a subclass of SemiTrainer"),
+        ("1/0\n", "x.py:Odd", InputError, "cannot be imported: ZeroDivisionError"),
+        ("", "y.py:Odd", MissingFileError, "is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_users_file_is_told(tmp_path, text, name, error, words):
+    (tmp_path / "x.py").write_text(text)
+    with pytest.raises(error, match=words):
+        trainer_class(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("name", ["GraphClTrainer", "os.system", "a b", ""])
+def test_unknown_trainer_lists_near_names(name):
+    with pytest.raises(InputError, match=r"is unknown: trainers are .*GraphCLTrainer"):
+        trainer_class(name)
