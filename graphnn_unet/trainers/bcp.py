@@ -9,8 +9,9 @@ from torch import Tensor
 
 from graphnn_unet.trainers.copy_paste import box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
+from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.pseudo_labels import PseudoLabeler
-from graphnn_unet.trainers.semi import Batch, Phase, SemiTrainer, StepLoss, halves
+from graphnn_unet.trainers.semi import SemiTrainer
 from graphnn_unet.trainers.supervised import supervised_copy_paste_loss
 
 

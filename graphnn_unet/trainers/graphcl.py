@@ -13,7 +13,8 @@ from torch.nn import functional
 from graphnn_unet.graph import CorrelationClusterHead, correlation_clustering_loss
 from graphnn_unet.networks.hook import AlignedUNet, resolve_stage, stage_shapes
 from graphnn_unet.trainers.bcp import BCPTrainer
-from graphnn_unet.trainers.semi import Phase, SemiTrainer, StepLoss
+from graphnn_unet.trainers.parts import Phase, StepLoss
+from graphnn_unet.trainers.semi import SemiTrainer
 
 MIN_NODES, MAX_NODES = 64, 4096
 N_CLUSTERS = 10

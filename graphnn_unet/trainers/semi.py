@@ -6,18 +6,14 @@ A method adds what its paper adds: which phases there are and what the loss of a
 from __future__ import annotations
 
 import math
-import signal
 import threading
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
@@ -26,109 +22,42 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from graphnn_unet.data.augment import training_augmentation, validation_transform
-from graphnn_unet.data.patch_dataset import PatchDataset, PatchSettings, StepLoader
+from graphnn_unet.data.patch_dataset import (
+    PatchDataset,
+    PatchSettings,
+    StepLoader,
+    default_loader_workers,
+)
 from graphnn_unet.data.paths import folders
 from graphnn_unet.data.plan_and_preprocess import class_table
 from graphnn_unet.data.run_cases import RunCases, select_cases
-from graphnn_unet.errors import DivergedError, InputError
+from graphnn_unet.errors import InputError
 from graphnn_unet.plans.planner import run_recipe
-from graphnn_unet.plans.recipe import Recipe, to_toml
+from graphnn_unet.plans.recipe import to_toml
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
-from graphnn_unet.trainers.checkpoint import (
-    BEST,
-    FINAL,
-    LATEST,
-    PREVIOUS,
-    load_resumable,
-    require_finite,
-    save_checkpoint,
-)
+from graphnn_unet.trainers.checkpoint import BEST, FINAL, LATEST, PREVIOUS
+from graphnn_unet.trainers.checkpointed import CheckpointedTrainer
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
+from graphnn_unet.trainers.optimization import (
+    LossWatch,
+    learning_rate,
+    make_optimizer,
+    update_weights,
+)
+from graphnn_unet.trainers.parts import Batch, Phase, Run, StepLoss, halves
+from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
+from graphnn_unet.trainers.stopping import stop_requests
 from graphnn_unet.trainers.teacher import Teacher
 
-CHECKPOINT_SCHEMA_VERSION = 1
-NON_FINITE_LIMIT = 3
-LOSS_DELAY = 2
+__all__ = ["Batch", "Phase", "Run", "SemiTrainer", "StepLoss", "halves"]
+
 _RANDOM_STEP = 10
 """Stream number of the randomness inside a step (boxes, dropout), beside those of the loader."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """What one training is told besides plan and data.
-
-    Attributes:
-        recipe: The resolved recipe; ``None`` takes the plan's own.
-        seed: Seed of weights, batches and boxes.
-        n_labeled: How many labelled cases count as labelled; ``None`` for all.
-        draw: Which ones; 0 is the published order.
-        model_folder: Folder of the model; ``None`` for the usual place.
-        n_loader_workers: Processes that make batches; ``None`` for a default by device.
-        deterministic: Bitwise repeatable on CUDA, at a cost in speed.
-    """
-
-    recipe: Recipe | None = None
-    seed: int = 0
-    n_labeled: int | None = None
-    draw: int = 0
-    model_folder: Path | None = None
-    n_loader_workers: int | None = None
-    deterministic: bool = False
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the training with its own learning rate schedule.
-
-    Attributes:
-        name: Name in logs.
-        start: First step.
-        stop: Step after the last one.
-        unlabeled: Whether its batches hold unlabelled images.
-    """
-
-    name: str
-    start: int
-    stop: int
-    unlabeled: bool
-
-
-@dataclass
-class Batch:
-    """A batch on the device.
-
-    Attributes:
-        labeled: ``(l, c, *s)`` labelled images.
-        target: ``(l, 1, *s)`` labels, or ``(l, k, *s)`` bool where outputs overlap.
-        unlabeled: ``(u, c, *s)`` unlabelled images, ``None`` in phases without.
-        keys: Case ids, labelled ones first.
-        generator: CPU generator of this step, for boxes.
-    """
-
-    labeled: Tensor
-    target: Tensor
-    unlabeled: Tensor | None
-    keys: list[str]
-    generator: torch.Generator
-
-
-@dataclass
-class StepLoss:
-    """Loss of a step and numbers to log (tensors without gradient, or floats)."""
-
-    total: Tensor
-    terms: dict[str, Tensor | float] = field(default_factory=dict)
-
-
-def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second half of a batch, for the inward and the outward mixed images."""
-    first = len(batch) // 2
-    return batch[:first], batch[first:]
-
-
-class SemiTrainer(nnUNetTrainer):
+class SemiTrainer(CheckpointedTrainer):
     """Base class; a method overrides ``phases`` and ``batch_loss``.
 
     Found by stock nnU-Net as well (``nnUNet_extTrainer``), so the constructor takes nnU-Net's
@@ -190,8 +119,7 @@ class SemiTrainer(nnUNetTrainer):
         self._best_ema: float | None = None
         self._ema_dice: float | None = None
         self._epoch_sums: dict[str, list[float]] = {}
-        self._recent: deque[tuple[Tensor, list[str]]] = deque()
-        self._non_finite = 0
+        self._watch = LossWatch()
         self.was_initialized = False
         self.disable_checkpointing = False
 
@@ -287,7 +215,7 @@ class SemiTrainer(nnUNetTrainer):
         if self.is_ddp:
             ids = [self.local_rank] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=ids)
-        self.optimizer = self.configure_optimizer()
+        self.optimizer = make_optimizer(self.trained_modules(), self.recipe.optimizer)
         self.was_initialized = True
 
     def _new_network(self) -> nn.Module:
@@ -315,32 +243,9 @@ class SemiTrainer(nnUNetTrainer):
         """Modules whose parameters the optimiser changes."""
         return [self.network]
 
-    def configure_optimizer(self) -> torch.optim.Optimizer:
-        """A fresh optimiser over all trained modules; gates carry no weight decay."""
-        recipe = self.recipe.optimizer
-        decayed, free = [], []
-        for module in self.trained_modules():
-            for name, parameter in module.named_parameters():
-                (free if name.endswith("align.gate") else decayed).append(parameter)
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}]
-        if free:
-            groups.append({"params": free, "weight_decay": 0.0})
-        if recipe.name == "sgd":
-            return torch.optim.SGD(
-                groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov
-            )
-        kind = torch.optim.Adam if recipe.name == "adam" else torch.optim.AdamW
-        return kind(groups, recipe.lr)
-
     def learning_rate(self, step: int, phase: Phase) -> float:
         """Learning rate of a step; the schedule begins anew in each phase."""
-        recipe = self.recipe.optimizer
-        done, length = step - phase.start, max(1, phase.stop - phase.start)
-        if recipe.schedule == "poly":
-            return recipe.lr * (1 - done / length) ** 0.9
-        if recipe.schedule == "step":
-            return recipe.lr * recipe.gamma ** (done // recipe.step_size)
-        return recipe.lr
+        return learning_rate(self.recipe.optimizer, step - phase.start, phase.stop - phase.start)
 
     # --------------------------------------------------------------------------- data
 
@@ -478,7 +383,7 @@ class SemiTrainer(nnUNetTrainer):
         if self.teacher is not None:
             self.teacher.reset(self.plain_network)
         if self.recipe.optimizer.reset_between_phases:
-            self.optimizer = self.configure_optimizer()
+            self.optimizer = make_optimizer(self.trained_modules(), self.recipe.optimizer)
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """One optimiser step on a loaded batch.
@@ -497,47 +402,16 @@ class SemiTrainer(nnUNetTrainer):
         autocast = torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
         with autocast:
             loss = self.batch_loss(on_device, self.phase)
-        self._update_weights(loss.total)
+        clip_norm = self.recipe.optimizer.clip_norm
+        update_weights(loss.total, self.optimizer, clip_norm, self.grad_scaler)
         self.after_step(self.phase)
-        self._watch(loss.total.detach(), on_device.keys)
+        self._watch.add(self.step, loss.total.detach(), on_device.keys)
         return {"loss": loss.total.detach(), **loss.terms}
-
-    def _update_weights(self, loss: Tensor) -> None:
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = self.recipe.optimizer.clip_norm
-        if self.grad_scaler is not None:
-            self.grad_scaler.scale(loss).backward()
-            self.grad_scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, limit)
-            self.grad_scaler.step(self.optimizer)  # left out by the scaler if not finite
-            self.grad_scaler.update()
-            return
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if torch.isfinite(norm):
-            self.optimizer.step()
 
     def after_step(self, phase: Phase) -> None:
         """What follows the optimiser step: the teacher's average."""
         if self.teacher is not None and phase.unlabeled:
             self.teacher.update(self.plain_network)
-
-    def _watch(self, loss: Tensor, keys: list[str]) -> None:
-        """Stop when losses are not finite several steps in a row.
-
-        Looks at the loss of two steps ago, which a GPU has finished, so that nothing waits.
-        """
-        self._recent.append((loss, keys))
-        while len(self._recent) > LOSS_DELAY:
-            value, cases = self._recent.popleft()
-            self._non_finite = 0 if math.isfinite(float(value)) else self._non_finite + 1
-            if self._non_finite >= NON_FINITE_LIMIT:
-                raise DivergedError(
-                    f"the loss was not finite in {NON_FINITE_LIMIT} steps in a row "
-                    f"(step {self.step}, cases {', '.join(sorted(set(cases)))})",
-                    "the last checkpoint is from before",
-                    "Look at these cases, or lower optimizer.lr, and go on with --c",
-                )
 
     # --------------------------------------------------------------------------- epochs
 
@@ -555,7 +429,7 @@ class SemiTrainer(nnUNetTrainer):
             **self.epoch_facts(phase),
             "loader_wait_s": waited_s,
         }
-        dice = self.validate_patches()
+        dice = self._validate_patches()
         if dice is not None:
             row["val_dice"] = float(np.nanmean(dice))
             row |= {
@@ -596,46 +470,18 @@ class SemiTrainer(nnUNetTrainer):
             self._best_ema = self._ema_dice
             self.save(BEST)
 
-    @torch.no_grad()
-    def validate_patches(self) -> list[float] | None:
-        """Dice of each foreground class over patches of the held-out cases, the same every epoch.
+    def _validate_patches(self) -> list[float] | None:
+        """Dice of each class over held-out patches.
 
         ``None`` without held-out cases: patches of training cases would be no estimate.
         """
         n_patches = self.recipe.schedule.validation_steps
         if self.validation_set is None or not n_patches:
             return None
-        network = self.deployed_network().eval()
-        size = self.recipe.batch.labeled
-        counts = torch.zeros(3, len(self.label_names), dtype=torch.float64)
-        for step in range(math.ceil(n_patches / size)):
-            samples = [
-                self.validation_set[(step, slot)]
-                for slot in range(min(size, n_patches - step * size))
-            ]
-            image = torch.stack([s["image"] for s in samples]).to(self.device)
-            target = torch.stack([s["target"] for s in samples]).to(self.device)
-            with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
-                output = network(image)
-            logits = output if isinstance(output, Tensor) else output[0]
-            counts += self._hard_counts(logits, target).cpu()
-        both, predicted, true = counts
-        return (2 * both / (predicted + true)).tolist()
-
-    def _hard_counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Voxels in both, predicted and true, of each foreground class: ``(3, k)``."""
-        labels = self.label_manager
-        if labels.has_regions:
-            predicted, true = logits > 0, target[:, : logits.shape[1]].bool()
-            valid = ~target[:, -1:].bool() if labels.has_ignore_label else True
-        else:
-            ids = torch.tensor(labels.foreground_labels, device=logits.device)
-            ids = ids.view(1, -1, *[1] * (logits.ndim - 2))
-            predicted, true = logits.argmax(1, keepdim=True) == ids, target == ids
-            valid = target != labels.ignore_label if labels.has_ignore_label else True
-        predicted, true = predicted & valid, true & valid
-        axes = [0, *range(2, logits.ndim)]
-        return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)])
+        network = self.deployed_network()
+        return score_patches(
+            network, self.validation_set, n_patches, self.label_manager, self.device
+        )
 
     # --------------------------------------------------------------------------- start and end
 
@@ -680,128 +526,6 @@ class SemiTrainer(nnUNetTrainer):
             (Path(self.output_folder) / name).unlink(missing_ok=True)
         self.log.line("training done")
 
-    def deployed_network(self) -> nn.Module:
-        """The network that predicts: the student, or the teacher if the recipe says so."""
-        if self.recipe.teacher.deploy == "teacher" and self.teacher is not None:
-            return self.teacher.network
-        return self.plain_network
-
-    def state(self) -> dict[str, Any]:
-        """Everything a checkpoint holds; nnU-Net's keys, and ``gnnunet`` with ours."""
-        return {
-            "network_weights": self.deployed_network().state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
-            "logging": {"rows": self.log.rows},
-            "_best_ema": self._best_ema,
-            "current_epoch": len(self.log.rows),
-            "init_args": {
-                "configuration": self.configuration_name,
-                "fold": self.fold,
-                "plans": self.plans_manager.plans,
-                "dataset_json": self.dataset_json,
-            },
-            "trainer_name": type(self).__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "gnnunet": {
-                "schema_version": CHECKPOINT_SCHEMA_VERSION,
-                "phase": self.phase.name,
-                # step and seed are the whole random state: every draw is a function of them
-                "step": self.step,
-                "seed": self.run.seed,
-                "student": self.plain_network.state_dict(),
-                "teacher": self.teacher.state_dict() if self.teacher else None,
-                "ema_dice": self._ema_dice,
-                "epoch_sums": {k: [float(v) for v in vs] for k, vs in self._epoch_sums.items()},
-                "recipe": self.recipe.as_dict(),
-                "cases": self.cases.as_dict(),
-                **self.method_state(),
-            },
-        }
-
-    def method_state(self) -> dict[str, Any]:
-        """Further state of a method, under keys of its own."""
-        return {}
-
-    def load_method_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``method_state``."""
-        del state
-
-    def save(self, name: str) -> None:
-        """Write a checkpoint of the fold.
-
-        Raises:
-            DivergedError: Its weights are not finite; such a model is never saved as final.
-        """
-        if self.local_rank or self.disable_checkpointing:
-            return
-        state = self.state()
-        try:
-            require_finite(state["network_weights"], name)
-        except InputError as error:
-            raise DivergedError(error.what, error.why, error.remedy) from error
-        # the same tensors twice would be stored twice
-        if state["gnnunet"]["student"].keys() == state["network_weights"].keys() and (
-            self.deployed_network() is self.plain_network
-        ):
-            state["gnnunet"]["student"] = None
-        save_checkpoint(Path(self.output_folder) / name, state)
-
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's name for ``save``."""
-        self.save(Path(filename).name)
-
-    def resume(self) -> Path:
-        """Continue from the newest whole checkpoint of the fold; return its path."""
-        path, state = load_resumable(Path(self.output_folder))
-        self.load_state(state, str(path))
-        return path
-
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's name for loading a state."""
-        from graphnn_unet.storage.safe_load import load_checkpoint
-
-        is_path = isinstance(filename_or_checkpoint, str)
-        state = load_checkpoint(filename_or_checkpoint) if is_path else filename_or_checkpoint
-        self.load_state(state, str(filename_or_checkpoint) if is_path else "a checkpoint")
-
-    def load_state(self, state: Mapping[str, Any], source: str) -> None:
-        """Put a checkpoint's state in place.
-
-        Raises:
-            InputError: It is from another method, seed or recipe, so it could not go on the same.
-        """
-        own = state.get("gnnunet")
-        name = type(self).__name__
-        if own is None or state["trainer_name"] != name:
-            raise InputError(
-                f"{source} cannot be continued by {name}", f"it is from {state['trainer_name']}"
-            )
-        for what, here, there in (
-            ("seed", self.run.seed, own["seed"]),
-            ("recipe", self.recipe.as_dict(), own["recipe"]),
-        ):
-            if here != there:
-                raise InputError(
-                    f"{source} was made with another {what}",
-                    f"{_difference(there, here)}",
-                    "Give the same options as before, or --restart",
-                )
-        self.initialize()
-        student = own["student"] if own["student"] is not None else state["network_weights"]
-        self.plain_network.load_state_dict(student)
-        if self.teacher is not None:
-            self.teacher.load_state_dict(own["teacher"])
-        self.step = int(own["step"])
-        self.optimizer.load_state_dict(state["optimizer_state"])
-        if self.grad_scaler is not None and state["grad_scaler_state"]:
-            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
-        self.log.rows = list(state["logging"]["rows"])
-        self._best_ema, self._ema_dice = state["_best_ema"], own["ema_dice"]
-        self._epoch_sums = {key: list(values) for key, values in own["epoch_sums"].items()}
-        self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
-        self.load_method_state(own)
-
     # --------------------------------------------------------------------------- nnU-Net's hooks
 
     def print_to_log_file(
@@ -820,40 +544,6 @@ class SemiTrainer(nnUNetTrainer):
             validate_cases(self, save_probabilities)
 
 
-def default_loader_workers(device: torch.device, world_size: int) -> int:
-    """Loader processes: enough for a GPU; one beside a CPU that computes itself."""
-    import os
-
-    if (variable := os.environ.get("nnUNet_n_proc_DA")) is not None:
-        return int(variable)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
-    if device.type == "cpu":
-        return min(1, cores - 1)
-    return max(1, min(12, cores // world_size - 1))
-
-
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C or SIGTERM, so that a step is finished before stopping."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # signals belong to the main thread
-        return
-
-    def request(number: int, _frame: Any) -> None:
-        if event.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt("stopped at once; go on from the last checkpoint with --c")
-        event.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _mixed_seed(*parts: int) -> int:
     """One 63-bit seed from several numbers."""
     state = np.random.SeedSequence([_RANDOM_STEP, *parts]).generate_state(1, np.uint64)[0]
@@ -866,15 +556,3 @@ def _mean(values: Sequence[Tensor | float]) -> float:
     if len(tensors) == len(values):
         return float(torch.stack([t.double() for t in tensors]).mean())
     return float(np.mean([float(value) for value in values]))
-
-
-def _difference(there: Any, here: Any) -> str:
-    """The first key in which two recipes differ."""
-    if not isinstance(there, Mapping):
-        return f"{there} there, {here} here"
-    for section in {*there, *here}:
-        old, new = there.get(section, {}), here.get(section, {})
-        for key in {*old, *new}:
-            if old.get(key) != new.get(key):
-                return f"{section}.{key} is {old.get(key)} there, {new.get(key)} here"
-    return "they differ"

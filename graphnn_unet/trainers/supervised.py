@@ -6,7 +6,8 @@ import torch
 
 from graphnn_unet.trainers.copy_paste import box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
-from graphnn_unet.trainers.semi import Batch, Phase, SemiTrainer, StepLoss, halves
+from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
+from graphnn_unet.trainers.semi import SemiTrainer
 
 
 class SupervisedTrainer(SemiTrainer):

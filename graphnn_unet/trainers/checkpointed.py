@@ -1,0 +1,156 @@
+"""A trainer whose whole state is in its checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from graphnn_unet.errors import DivergedError, InputError
+from graphnn_unet.storage.safe_load import load_checkpoint
+from graphnn_unet.trainers.checkpoint import load_resumable, require_finite, save_checkpoint
+
+CHECKPOINT_SCHEMA_VERSION = 1
+
+
+class CheckpointedTrainer(nnUNetTrainer):
+    """Saves and restores everything that the next step depends on.
+
+    Continuing from any checkpoint gives the same weights as never having stopped: all random draws
+    are functions of seed and step, so these two are the whole random state.
+    """
+
+    def deployed_network(self) -> nn.Module:
+        """The network that predicts: the student, or the teacher if the recipe says so."""
+        if self.recipe.teacher.deploy == "teacher" and self.teacher is not None:
+            return self.teacher.network
+        return self.plain_network
+
+    def state(self) -> dict[str, Any]:
+        """Everything a checkpoint holds; nnU-Net's keys, and ``gnnunet`` with ours."""
+        return {
+            "network_weights": self.deployed_network().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
+            "logging": {"rows": self.log.rows},
+            "_best_ema": self._best_ema,
+            "current_epoch": len(self.log.rows),
+            "init_args": {
+                "configuration": self.configuration_name,
+                "fold": self.fold,
+                "plans": self.plans_manager.plans,
+                "dataset_json": self.dataset_json,
+            },
+            "trainer_name": type(self).__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "gnnunet": {
+                "schema_version": CHECKPOINT_SCHEMA_VERSION,
+                "phase": self.phase.name,
+                # step and seed are the whole random state: every draw is a function of them
+                "step": self.step,
+                "seed": self.run.seed,
+                "student": self.plain_network.state_dict(),
+                "teacher": self.teacher.state_dict() if self.teacher else None,
+                "ema_dice": self._ema_dice,
+                "epoch_sums": {k: [float(v) for v in vs] for k, vs in self._epoch_sums.items()},
+                "recipe": self.recipe.as_dict(),
+                "cases": self.cases.as_dict(),
+                **self.method_state(),
+            },
+        }
+
+    def method_state(self) -> dict[str, Any]:
+        """Further state of a method, under keys of its own."""
+        return {}
+
+    def load_method_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``method_state``."""
+        del state
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint of the fold.
+
+        Raises:
+            DivergedError: Its weights are not finite; such a model is never saved as final.
+        """
+        if self.local_rank or self.disable_checkpointing:
+            return
+        state = self.state()
+        try:
+            require_finite(state["network_weights"], name)
+        except InputError as error:
+            raise DivergedError(error.what, error.why, error.remedy) from error
+        # the same tensors twice would be stored twice
+        if state["gnnunet"]["student"].keys() == state["network_weights"].keys() and (
+            self.deployed_network() is self.plain_network
+        ):
+            state["gnnunet"]["student"] = None
+        save_checkpoint(Path(self.output_folder) / name, state)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """nnU-Net's name for ``save``."""
+        self.save(Path(filename).name)
+
+    def resume(self) -> Path:
+        """Continue from the newest whole checkpoint of the fold; return its path."""
+        path, state = load_resumable(Path(self.output_folder))
+        self.load_state(state, str(path))
+        return path
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's name for loading a state."""
+        is_path = isinstance(filename_or_checkpoint, str)
+        state = load_checkpoint(filename_or_checkpoint) if is_path else filename_or_checkpoint
+        self.load_state(state, str(filename_or_checkpoint) if is_path else "a checkpoint")
+
+    def load_state(self, state: Mapping[str, Any], source: str) -> None:
+        """Put a checkpoint's state in place.
+
+        Raises:
+            InputError: It is from another method, seed or recipe, so it could not go on the same.
+        """
+        own = state.get("gnnunet")
+        name = type(self).__name__
+        if own is None or state["trainer_name"] != name:
+            raise InputError(
+                f"{source} cannot be continued by {name}", f"it is from {state['trainer_name']}"
+            )
+        for what, here, there in (
+            ("seed", self.run.seed, own["seed"]),
+            ("recipe", self.recipe.as_dict(), own["recipe"]),
+        ):
+            if here != there:
+                raise InputError(
+                    f"{source} was made with another {what}",
+                    f"{_difference(there, here)}",
+                    "Give the same options as before, or --restart",
+                )
+        self.initialize()
+        student = own["student"] if own["student"] is not None else state["network_weights"]
+        self.plain_network.load_state_dict(student)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(own["teacher"])
+        self.step = int(own["step"])
+        self.optimizer.load_state_dict(state["optimizer_state"])
+        if self.grad_scaler is not None and state["grad_scaler_state"]:
+            self.grad_scaler.load_state_dict(state["grad_scaler_state"])
+        self.log.rows = list(state["logging"]["rows"])
+        self._best_ema, self._ema_dice = state["_best_ema"], own["ema_dice"]
+        self._epoch_sums = {key: list(values) for key, values in own["epoch_sums"].items()}
+        self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
+        self.load_method_state(own)
+
+
+def _difference(there: Any, here: Any) -> str:
+    """The first key in which two recipes differ."""
+    if not isinstance(there, Mapping):
+        return f"{there} there, {here} here"
+    for section in {*there, *here}:
+        old, new = there.get(section, {}), here.get(section, {})
+        for key in {*old, *new}:
+            if old.get(key) != new.get(key):
+                return f"{section}.{key} is {old.get(key)} there, {new.get(key)} here"
+    return "they differ"

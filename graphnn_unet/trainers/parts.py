@@ -1,0 +1,84 @@
+"""What a training is made of: settings of a run, phases, batches, losses of a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.plans.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training is told besides plan and data.
+
+    Attributes:
+        recipe: The resolved recipe; ``None`` takes the plan's own.
+        seed: Seed of weights, batches and boxes.
+        n_labeled: How many labelled cases count as labelled; ``None`` for all.
+        draw: Which ones; 0 is the published order.
+        model_folder: Folder of the model; ``None`` for the usual place.
+        n_loader_workers: Processes that make batches; ``None`` for a default by device.
+        deterministic: Bitwise repeatable on CUDA, at a cost in speed.
+    """
+
+    recipe: Recipe | None = None
+    seed: int = 0
+    n_labeled: int | None = None
+    draw: int = 0
+    model_folder: Path | None = None
+    n_loader_workers: int | None = None
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training with its own learning rate schedule.
+
+    Attributes:
+        name: Name in logs.
+        start: First step.
+        stop: Step after the last one.
+        unlabeled: Whether its batches hold unlabelled images.
+    """
+
+    name: str
+    start: int
+    stop: int
+    unlabeled: bool
+
+
+@dataclass
+class Batch:
+    """A batch on the device.
+
+    Attributes:
+        labeled: ``(l, c, *s)`` labelled images.
+        target: ``(l, 1, *s)`` labels, or ``(l, k, *s)`` bool where outputs overlap.
+        unlabeled: ``(u, c, *s)`` unlabelled images, ``None`` in phases without.
+        keys: Case ids, labelled ones first.
+        generator: CPU generator of this step, for boxes.
+    """
+
+    labeled: Tensor
+    target: Tensor
+    unlabeled: Tensor | None
+    keys: list[str]
+    generator: torch.Generator
+
+
+@dataclass
+class StepLoss:
+    """Loss of a step and numbers to log (tensors without gradient, or floats)."""
+
+    total: Tensor
+    terms: dict[str, Tensor | float] = field(default_factory=dict)
+
+
+def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second half of a batch, for the inward and the outward mixed images."""
+    first = len(batch) // 2
+    return batch[:first], batch[first:]
