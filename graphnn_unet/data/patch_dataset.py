@@ -8,11 +8,15 @@ can be continued at any step, and a worker that dies is replaced without a trace
 from __future__ import annotations
 
 import logging
+import os
 import random
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch.utils.data import DataLoader, Dataset
 
 from graphnn_unet.data.augment import outside_mask
+from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import load_properties
 
 _log = logging.getLogger(__name__)
@@ -70,7 +75,9 @@ class StoredCase:
 
 def _open(path: Path) -> Any:
     blosc2.set_nthreads(1)
-    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, mmap_mode="r")
+    # blosc2 cannot map files into memory on Windows (nnU-Net#2723)
+    mapped = {} if os.name == "nt" else {"mmap_mode": "r"}
+    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
 
 
 @dataclass(frozen=True)
@@ -309,7 +316,8 @@ class StepLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         step, restarts = self.start, 0
         while step < self.stop:
-            batches = iter(self._loader(step))
+            with _usual_child_signal():
+                batches = iter(self._loader(step))
             try:
                 while step < self.stop:
                     began = time.perf_counter()
@@ -338,4 +346,38 @@ class StepLoader:
             pin_memory=self.pin_memory,
             prefetch_factor=3 if self.n_workers else None,
             persistent_workers=False,
+            worker_init_fn=partial(_start_worker, os.getpid()),
         )
+
+
+def _start_worker(parent: int, _worker_id: int) -> None:
+    leave_with_parent(parent)
+
+
+@contextmanager
+def _usual_child_signal() -> Iterator[None]:
+    """Keep the handling of SIGCHLD as it is while workers are started.
+
+    PyTorch's own handler raises at whatever line the training is when a worker dies; without it the
+    loader finds the dead worker within 5 s, when it next waits for a batch.
+    """
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if before is not None:  # None: set by other than Python code
+            signal.signal(signal.SIGCHLD, before)
+
+
+def default_loader_workers(device: torch.device, world_size: int) -> int:
+    """Loader processes: enough for a GPU; one beside a CPU that computes itself."""
+    if (variable := os.environ.get("nnUNet_n_proc_DA")) is not None:
+        return int(variable)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    if device.type == "cpu":
+        return min(1, cores - 1)
+    return max(1, min(12, cores // world_size - 1))
