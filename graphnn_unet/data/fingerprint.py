@@ -2,13 +2,14 @@
 
 Spacing and size come from all scans, intensities inside the foreground from the labelled ones.
 Unlike nnU-Net's extractor it never draws more samples than there are foreground voxels, keeps
-finished cases when it is stopped, and notices when a file has changed.
+finished cases when it is stopped, and notices when a file or the table of classes has changed.
 """
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ import cc3d
 import numpy as np
 
 from graphnn_unet.data.check import CaseFacts
-from graphnn_unet.errors import Fault, FaultsError
+from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.processes import run_jobs
 from graphnn_unet.storage.safe_load import read_json
 
 FINGERPRINT_SCHEMA_VERSION = 1
+SAVE_INTERVAL_S = 10.0
+"""Finished cases are kept on the disk at least this often."""
 SAMPLES_OF_DATASET = 1e7
 ONE_COMPONENT_SHARE = 0.95
 """A class counts as one component when in every labelled case at least this share of its voxels
@@ -60,46 +63,85 @@ def extract_fingerprint(
     Raises:
         FaultsError: Cases that could not be read.
     """
-    old = _old_cases(target)
     n_labeled = sum(facts.role == "labeled" for facts in cases.values())
+    reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
+    settings = {"reader": reader, "classes": {key: list(ids) for key, ids in classes.items()}}
+    kept = target.with_name(f".{target.stem}.cases.json")
+    old = {**_known_cases(target, settings), **_known_cases(kept, settings)}
     per_case = {
         case: old[case]
         for case, facts in cases.items()
         if case in old and old[case]["sha256"] == facts.sha256
     }
-    reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
+    n_samples = int(SAMPLES_OF_DATASET // max(1, n_labeled))
     jobs = [
         _Job(
             case,
             tuple(map(str, facts.images)),
             str(facts.label) if facts.role == "labeled" else None,
             reader,
-            int(SAMPLES_OF_DATASET // max(1, n_labeled)),
+            n_samples,
             tuple(classes.values()),
         )
         for case, facts in cases.items()
         if case not in per_case
     ]
-    faults = []
-    for outcome in track(run_jobs(_analyze, jobs, n_workers=n_workers), len(jobs), "fingerprint"):
-        case = outcome.job.case
-        if not outcome.ok:
-            faults.append(Fault(case, "fingerprint", outcome.error, "Mend or remove the case"))
-            continue
-        per_case[case] = {"sha256": cases[case].sha256, **outcome.value}
+
+    def keep() -> None:
+        if jobs and per_case:
+            write_json(kept, {"gnnunet": _own(per_case, settings)})
+
+    faults = _analyze_all(jobs, cases, per_case, keep, n_workers)
     if faults:
         raise FaultsError(faults)
     fingerprint = _summarize({case: per_case[case] for case in cases}, dataset_json)
-    fingerprint["gnnunet"]["classes"] = {key: list(ids) for key, ids in classes.items()}
+    fingerprint["gnnunet"] = _own({case: per_case[case] for case in cases}, settings)
     write_json(target, fingerprint)
+    kept.unlink(missing_ok=True)
     return fingerprint
 
 
-def _old_cases(target: Path) -> dict[str, Any]:
-    if not target.is_file():
+def _analyze_all(
+    jobs: list[_Job],
+    cases: Mapping[str, CaseFacts],
+    per_case: dict[str, Any],
+    keep: Callable[[], None],
+    n_workers: int,
+) -> list[Fault]:
+    """Add the facts of all jobs to ``per_case``; ``keep`` is called now and then and at the end."""
+    faults = []
+    saved = time.monotonic()
+    outcomes = run_jobs(_analyze, jobs, n_workers=n_workers)
+    try:
+        for outcome in track(outcomes, len(jobs), "fingerprint"):
+            case = outcome.job.case
+            if not outcome.ok:
+                faults.append(Fault(case, "fingerprint", outcome.error, "Mend or remove the case"))
+                continue
+            per_case[case] = {"sha256": cases[case].sha256, **outcome.value}
+            if time.monotonic() - saved >= SAVE_INTERVAL_S:
+                keep()
+                saved = time.monotonic()
+    finally:
+        keep()
+    return faults
+
+
+def _own(cases: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema_version": FINGERPRINT_SCHEMA_VERSION, **settings, "cases": dict(cases)}
+
+
+def _known_cases(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Cases of a fingerprint that was made in the same way; none of a damaged or foreign one."""
+    try:
+        content = read_json(path)
+    except (MissingFileError, InputError):
         return {}
-    own = read_json(target).get("gnnunet", {})
-    return own["cases"] if own.get("schema_version") == FINGERPRINT_SCHEMA_VERSION else {}
+    own = content.get("gnnunet") if isinstance(content, dict) else None
+    if not isinstance(own, dict) or own.get("schema_version") != FINGERPRINT_SCHEMA_VERSION:
+        return {}
+    same = all(own.get(key) == value for key, value in settings.items())
+    return own["cases"] if same else {}
 
 
 def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
@@ -113,7 +155,7 @@ def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
 
 
 def _analyze(job: _Job) -> dict[str, Any]:
-    """Facts of one case; foreground intensities as up to 4096 quantiles a channel."""
+    """Facts of one case; foreground intensities as moments and 401 quantiles a channel."""
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
@@ -162,8 +204,11 @@ def largest_component_shares(label: np.ndarray, ids: tuple[int, ...]) -> list[fl
     mask = np.isin(label, ids)
     if not mask.any():
         return [None] * 4
-    low, high = np.argwhere(mask).min(0), np.argwhere(mask).max(0) + 1
-    mask = np.ascontiguousarray(mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+    box = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    mask = np.ascontiguousarray(mask[tuple(box)])
     total = int(mask.sum())
     shares: list[float | None] = [_largest(mask, 26) / total]
     for axis in range(3):
@@ -193,7 +238,6 @@ def _summarize(cases: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dic
         "shapes_after_crop": [facts["shape_after_crop"] for facts in cases.values()],
         "foreground_intensity_properties_per_channel": intensities,
         "median_relative_size_after_cropping": float(np.median(relative)),
-        "gnnunet": {"schema_version": FINGERPRINT_SCHEMA_VERSION, "cases": dict(cases)},
     }
 
 

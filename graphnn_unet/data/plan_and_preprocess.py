@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import psutil
 from graphnn_unet.data.check import CaseFacts, CheckReport, check_dataset
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
 from graphnn_unet.data.paths import folders, resolve_dataset
-from graphnn_unet.data.preprocess import preprocess_configuration, resampled_shape
+from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.plans.recipe import (
@@ -25,7 +26,13 @@ from graphnn_unet.plans.recipe import (
     resolved_configuration,
 )
 from graphnn_unet.progress import say
-from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, write_csv, write_json
+from graphnn_unet.storage.atomic import (
+    atomic_path,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    write_text,
+)
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.storage.safe_load import read_json
@@ -168,6 +175,8 @@ def _prepare(
     )
     labeled = {case: facts for case, facts in cases.items() if facts.role == "labeled"}
     n_unlabeled = len(cases) - len(labeled)
+    # nnU-Net's planner compares it with one in the raw folder; ours is made of patients, each time
+    (target / "splits_final.json").unlink(missing_ok=True)
     plans, account = make_plans(
         raw.name,
         planner=planner,
@@ -175,25 +184,33 @@ def _prepare(
         derive=partial(_derive, fingerprint),
         n_unlabeled=n_unlabeled,
     )
-    (target / "planning_log.txt").write_text(account, encoding="utf-8")
+    write_text(target / "planning_log.txt", account)
     write_json(target / "dataset.json", dataset_json)
     if (raw / "gnnunet.json").is_file():  # order of labels and patients, for training elsewhere
         write_json(target / "gnnunet.json", read_json(raw / "gnnunet.json"))
     _copy_references(target / "gt_segmentations", labeled)
     patients = patient_table(raw, labeled)
     splits = make_splits(patients)
-    write_json(target / "splits_final.json", splits)
-    if not splits:
-        (target / "splits_final.json").unlink()
+    if splits:
+        write_json(target / "splits_final.json", splits)
     chosen = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
     faults = [f for name in chosen for f in _oversized(plans, name, cases)]
     if faults:
         raise FaultsError(faults)
+    stale = [
+        name
+        for name in plans["gnnunet"]["recipes"]
+        if name not in chosen and drop_stale(target, plans, name, dataset_json)
+    ]
     for name in chosen:
         faults += preprocess_configuration(
             target, cases, plans, name, dataset_json, n_workers=n_workers
         )
-    notes = [describe_splits(patients, splits), *_component_notes(plans, chosen, dataset_json)]
+    notes = [
+        f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
+        for name in stale
+    ]
+    notes += [describe_splits(patients, splits), *_component_notes(plans, chosen, dataset_json)]
     result = PlanningResult(
         raw.name,
         target / f"{plans['plans_name']}.json",
@@ -267,16 +284,20 @@ def _copy_references(folder: Path, labeled: Mapping[str, CaseFacts]) -> None:
         if path.name not in wanted:
             path.unlink()
     for facts in labeled.values():
-        with atomic_path(folder / facts.label.name) as temporary:
+        copy = folder / facts.label.name
+        if copy.is_file() and filecmp.cmp(facts.label, copy, shallow=False):
+            continue
+        with atomic_path(copy) as temporary:
             shutil.copyfile(facts.label, temporary)
 
 
 def _choose_configurations(
     plans: Mapping[str, Any], wanted: Sequence[str] | None, planned: Any
 ) -> list[str]:
-    available = [name for name in CONFIGURATIONS if name in plans["configurations"]]
+    available = list(plans["gnnunet"]["recipes"])
     if wanted is None:
-        wanted = [planned.configuration] if planned.configuration else available
+        standard = [name for name in CONFIGURATIONS if name in available]
+        wanted = [planned.configuration] if planned.configuration else standard
     unknown = [name for name in wanted if name not in available]
     if unknown:
         raise InputError(
@@ -284,7 +305,7 @@ def _choose_configurations(
             f"the plan has {', '.join(available)}",
             "Choose among them with -c",
         )
-    return list(wanted)
+    return list(dict.fromkeys(wanted))
 
 
 def _oversized(

@@ -4,7 +4,8 @@ Labelled cases land in ``<plans>_<configuration>`` as nnU-Net writes them, unlab
 ``<plans>_<configuration>__unlabeled`` without a label map. A set is built in a hidden folder
 beside it and takes its place when it is whole; a manifest names every case, its files and a hash
 of what they were made from. Stopped and started again, only what is missing is done; cases whose
-files and settings did not change are taken over.
+files and settings did not change are taken over. A stop in the middle of the exchange is made good
+by the next run: the new manifest lies ready before the first folder moves.
 """
 
 from __future__ import annotations
@@ -22,13 +23,27 @@ import numpy as np
 
 from graphnn_unet.data.check import CaseFacts
 from graphnn_unet.errors import Fault, InputError, MissingFileError
+from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
-from graphnn_unet.storage.atomic import replace_folder, require_free_space, write_json
+from graphnn_unet.storage.atomic import (
+    naming_a_full_disk,
+    replace_folder,
+    require_free_space,
+    write_json,
+)
 from graphnn_unet.storage.processes import run_jobs
 from graphnn_unet.storage.safe_load import read_json
 
 MANIFEST_SCHEMA_VERSION = 1
 UNLABELED = "__unlabeled"
+NORMALIZED_ALONE = {
+    "ZScoreNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+}
+"""Normalisations that look at one scan only; CT's uses intensities of all labelled scans, so that
+one changed scan changes the voxels of all."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,26 @@ def preprocess_configuration(
     Returns:
         Faults of cases that failed. With faults the old set stays in place and what is done is
         kept for the next run.
+
+    Raises:
+        InputError: Two case ids would share a file name.
+        NoSpaceError: The cases would not fit on the disk.
     """
-    identifier = plans["configurations"][configuration]["data_identifier"]
-    settings = _settings(plans, configuration)
+    for case in cases:
+        if case.endswith("_seg") and case[: -len("_seg")] in cases:
+            raise InputError(
+                f"case id {case!r} cannot be used beside {case[: -len('_seg')]!r}",
+                "nnU-Net stores the label map of the one under the name of the other",
+                "Rename the case",
+            )
+    identifier = resolved_configuration(plans, configuration)["data_identifier"]
+    settings = settings_hash(plans, configuration, dataset_json)
+    work = {
+        False: dataset_folder / f".{identifier}.partial",
+        True: dataset_folder / f".{identifier}{UNLABELED}.partial",
+    }
+    if _pending(dataset_folder, identifier).is_file():
+        _put_in_place(dataset_folder, identifier, work)
     keys = {case: _key(facts, settings) for case, facts in cases.items()}
     old = read_manifest(dataset_folder, identifier)
     if (
@@ -82,14 +114,10 @@ def preprocess_configuration(
     ):
         say(f"{configuration}: {len(cases)} cases are preprocessed and up to date")
         return []
-    work = {
-        False: dataset_folder / f".{identifier}.partial",
-        True: dataset_folder / f".{identifier}{UNLABELED}.partial",
-    }
     for folder in work.values():
         folder.mkdir(parents=True, exist_ok=True)
     _take_over(dataset_folder, identifier, old, work, cases, keys)
-    waiting = [c for c, facts in cases.items() if not _is_done(_stem(work, c, facts), keys[c])]
+    waiting = [c for c, facts in cases.items() if not _done_files(_stem(work, c, facts), keys[c])]
     require_free_space(
         dataset_folder, _predicted_bytes(plans, configuration, cases, waiting), "preprocessing"
     )
@@ -123,16 +151,23 @@ def _stem(work: Mapping[bool, Path], case: str, facts: CaseFacts) -> Path:
     return work[facts.role != "labeled"] / case
 
 
-def _settings(plans: Mapping[str, Any], configuration: str) -> str:
-    """Hash of everything in the plan that preprocessed voxels depend on."""
-    own = dict(plans["configurations"][configuration])
+def settings_hash(
+    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> str:
+    """Hash of everything in plan and description that preprocessed files depend on."""
+    own = resolved_configuration(plans, configuration)
     for key in ("architecture", "batch_size", "batch_dice", "median_image_size_in_voxels"):
         own.pop(key, None)
     relevant = {
         "configuration": own,
         "transpose": plans["transpose_forward"],
-        "intensities": plans["foreground_intensity_properties_per_channel"],
+        "intensities": None
+        if set(own["normalization_schemes"]) <= NORMALIZED_ALONE
+        else plans["foreground_intensity_properties_per_channel"],
         "reader": plans["image_reader_writer"],
+        # positions of foreground are stored for each class or region
+        "labels": dataset_json["labels"],
+        "regions": dataset_json.get("regions_class_order"),
     }
     return _sha256(relevant)
 
@@ -149,10 +184,6 @@ def _sha256(value: Any) -> str:
 def _preprocess_case(job: _Job) -> None:
     """Preprocess one case into ``job.target``; the file ``.done`` is written last."""
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-    from nnunetv2.training.dataloading.nnunet_dataset import (
-        comp_blosc2_params,
-        nnUNetDatasetBlosc2,
-    )
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(job.plans)
@@ -167,21 +198,39 @@ def _preprocess_case(job: _Job) -> None:
     for path in _files(stem):
         path.unlink(missing_ok=True)  # fragments of an interrupted run; blosc2 will not overwrite
     patch = tuple(configuration.patch_size)
-    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
-    if job.label is not None:
-        seg = seg.astype(np.int16, copy=False)
-        seg_blocks, seg_chunks = comp_blosc2_params(seg.shape, patch, seg.itemsize)
-        nnUNetDatasetBlosc2.save_case(
-            data, seg, properties, str(stem), chunks=chunks, blocks=blocks,
-            chunks_seg=seg_chunks, blocks_seg=seg_blocks,
-        )  # fmt: skip
-    else:
-        _save_unlabeled(data, properties, stem, chunks, blocks)
-    for path in _files(stem):
-        if path.exists():
-            _flush(path)
-    facts = {"key": job.key, "shape": list(data.shape)}
+    with naming_a_full_disk(stem, data.nbytes):
+        _save(data, seg if job.label is not None else None, properties, stem, patch)
+        facts = {
+            "key": job.key,
+            "shape": list(data.shape),
+            "files": {path.name: _flush(path) for path in _files(stem) if path.exists()},
+        }
     write_json(_done(stem), facts)
+
+
+def _save(
+    data: np.ndarray,
+    seg: np.ndarray | None,
+    properties: dict[str, Any],
+    stem: Path,
+    patch: tuple[int, ...],
+) -> None:
+    """Write a case as nnU-Net does, one without label map in the same way."""
+    from nnunetv2.training.dataloading.nnunet_dataset import (
+        comp_blosc2_params,
+        nnUNetDatasetBlosc2,
+    )
+
+    blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
+    if seg is None:
+        _save_unlabeled(data, properties, stem, chunks, blocks)
+        return
+    seg = seg.astype(np.int16, copy=False)
+    seg_blocks, seg_chunks = comp_blosc2_params(seg.shape, patch, seg.itemsize)
+    nnUNetDatasetBlosc2.save_case(
+        data, seg, properties, str(stem), chunks=chunks, blocks=blocks,
+        chunks_seg=seg_chunks, blocks_seg=seg_blocks,
+    )  # fmt: skip
 
 
 def _save_unlabeled(
@@ -208,13 +257,25 @@ def _done(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}.done")
 
 
-def _is_done(stem: Path, key: str) -> bool:
-    return _done(stem).is_file() and read_json(_done(stem))["key"] == key
+def _done_files(stem: Path, key: str) -> dict[str, int]:
+    """Files of a finished case with their sizes; empty unless all are there and of this key."""
+    if not _done(stem).is_file():
+        return {}
+    done = read_json(_done(stem))
+    whole = done["key"] == key and _are_whole(stem.parent, done.get("files", {}))
+    return done["files"] if whole else {}
 
 
-def _flush(path: Path) -> None:
+def _are_whole(folder: Path, sizes: Mapping[str, int]) -> bool:
+    paths = {folder / name: size for name, size in sizes.items()}
+    return bool(paths) and all(p.is_file() and p.stat().st_size == n for p, n in paths.items())
+
+
+def _flush(path: Path) -> int:
+    """Bring a file to the disk; return its size."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+    return path.stat().st_size
 
 
 def _take_over(
@@ -230,10 +291,8 @@ def _take_over(
         if keys.get(case) != entry["key"]:
             continue
         stem = _stem(work, case, cases[case])
-        if _is_done(stem, keys[case]):
-            continue
         source = dataset_folder / folder_name(identifier, entry["role"])
-        if any(not (source / name).is_file() for name in entry["files"]):
+        if _done_files(stem, keys[case]) or not _are_whole(source, entry["files"]):
             continue
         for name in entry["files"]:
             target = stem.with_name(name)
@@ -242,7 +301,7 @@ def _take_over(
                 os.link(source / name, target)
             except OSError:  # a file system without hard links
                 shutil.copyfile(source / name, target)
-        write_json(_done(stem), {"key": entry["key"], "shape": entry["shape"]})
+        write_json(_done(stem), {name: entry[name] for name in ("key", "shape", "files")})
 
 
 def _finish(
@@ -253,30 +312,41 @@ def _finish(
     keys: Mapping[str, str],
     settings: str,
 ) -> None:
-    """Write the manifest and put the new folders in the place of the old ones."""
+    """The new set is whole: note that, then put it in the place of the old one."""
     entries = {}
     for case, facts in cases.items():
-        stem = _stem(work, case, facts)
-        files = {p.name: p.stat().st_size for p in _files(stem) if p.exists()}
-        entries[case] = {
-            "role": facts.role,
-            "key": keys[case],
-            "shape": read_json(_done(stem))["shape"],
-            "files": files,
-        }
-    wanted = {name for entry in entries.values() for name in entry["files"]}
-    for folder in work.values():
+        done = read_json(_done(_stem(work, case, facts)))
+        entries[case] = {"role": facts.role, **done}
+    write_json(
+        _pending(dataset_folder, identifier),
+        {"schema_version": MANIFEST_SCHEMA_VERSION, "settings": settings, "cases": entries},
+    )
+    _put_in_place(dataset_folder, identifier, work)
+
+
+def _pending(dataset_folder: Path, identifier: str) -> Path:
+    """Manifest of a whole set whose folders are being exchanged."""
+    return dataset_folder / f".{identifier}.manifest.pending.json"
+
+
+def _put_in_place(dataset_folder: Path, identifier: str, work: Mapping[bool, Path]) -> None:
+    """Exchange the folders; started again after a stop at any point, it does what is left."""
+    pending = _pending(dataset_folder, identifier)
+    wanted = {name for entry in read_json(pending)["cases"].values() for name in entry["files"]}
+    final = {
+        False: dataset_folder / identifier,
+        True: dataset_folder / f"{identifier}{UNLABELED}",
+    }
+    # without a manifest training refuses the set, so that it never sees half of an exchange
+    manifest_path(dataset_folder, identifier).unlink(missing_ok=True)
+    for role, folder in work.items():
+        if not folder.exists():
+            continue  # it moved before the stop
         for path in folder.iterdir():
             if path.name not in wanted:  # markers, and cases that are no longer in the set
                 path.unlink()
-    # while folders are exchanged there is no manifest: a crash here is seen as "not preprocessed"
-    manifest_path(dataset_folder, identifier).unlink(missing_ok=True)
-    replace_folder(work[False], dataset_folder / identifier)
-    replace_folder(work[True], dataset_folder / f"{identifier}{UNLABELED}")
-    write_json(
-        manifest_path(dataset_folder, identifier),
-        {"schema_version": MANIFEST_SCHEMA_VERSION, "settings": settings, "cases": entries},
-    )
+        replace_folder(folder, final[role])
+    pending.replace(manifest_path(dataset_folder, identifier))
 
 
 def _predicted_bytes(
@@ -300,7 +370,7 @@ def resampled_shape(
     forward = plans["transpose_forward"]
     spacing = [facts.spacing[i] for i in forward]
     shape = [facts.shape[i] for i in forward]
-    target = list(plans["configurations"][configuration]["spacing"])
+    target = list(resolved_configuration(plans, configuration)["spacing"])
     if len(target) == 2:
         target = [spacing[0], *target]
     return tuple(
@@ -313,8 +383,31 @@ def read_manifest(dataset_folder: Path, identifier: str) -> dict[str, Any] | Non
     path = manifest_path(dataset_folder, identifier)
     if not path.is_file():
         return None
-    manifest = read_json(path)
-    return manifest if manifest.get("schema_version") == MANIFEST_SCHEMA_VERSION else None
+    try:
+        manifest = read_json(path)
+    except InputError as error:  # it can be made again
+        say(f"warning: {error.line}")
+        return None
+    known = isinstance(manifest, dict) and manifest.get("schema_version") == MANIFEST_SCHEMA_VERSION
+    return manifest if known else None
+
+
+def drop_stale(
+    dataset_folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> bool:
+    """Give up a preprocessed set that was made for another plan; return whether there was one.
+
+    Training would read voxels of one spacing with a plan for another. The files stay until the set
+    is preprocessed again.
+    """
+    identifier = resolved_configuration(plans, configuration)["data_identifier"]
+    manifest = read_manifest(dataset_folder, identifier)
+    if manifest is None:
+        return False
+    if manifest["settings"] == settings_hash(plans, configuration, dataset_json):
+        return False
+    manifest_path(dataset_folder, identifier).unlink()
+    return True
 
 
 def _same(old: dict[str, Any], cases: Mapping[str, CaseFacts], keys: Mapping[str, str]) -> bool:
@@ -327,11 +420,7 @@ def missing_files(dataset_folder: Path, identifier: str, manifest: Mapping[str, 
     found = []
     for case, entry in manifest["cases"].items():
         folder = dataset_folder / folder_name(identifier, entry["role"])
-        sizes = {name: folder / name for name in entry["files"]}
-        if any(
-            not path.is_file() or path.stat().st_size != entry["files"][name]
-            for name, path in sizes.items()
-        ):
+        if not _are_whole(folder, entry["files"]):
             found.append(case)
     return found
 

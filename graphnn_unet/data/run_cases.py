@@ -19,7 +19,8 @@ class RunCases:
 
     Attributes:
         labeled: Train with their label map.
-        unlabeled: Train without; labelled cases that the draw leaves out are among them.
+        unlabeled: Train without; labelled cases that the draw leaves out are among them, other
+            scans of held-out patients are not.
         held_out: Labelled cases that do not train.
     """
 
@@ -62,7 +63,13 @@ def select_cases(
     chosen = choose_labeled(order, n_labeled, draw, patients)
     training, validation = held_out(chosen, patients, fold)
     left_out = [case for case in order if case not in set(chosen)]
-    unlabeled = [case for case, role in roles.items() if role != "labeled"] + left_out
+    scored = {patients[case] for case in validation}
+    patient_of = own.get("patients", {})
+    unlabeled = [
+        case
+        for case in [*(case for case, role in roles.items() if role != "labeled"), *left_out]
+        if patient_of.get(case, case) not in scored
+    ]
 
     def stored(case: str, use_label: bool) -> StoredCase:
         return StoredCase(case, dataset_folder / folder_name(identifier, roles[case]), use_label)

@@ -29,8 +29,6 @@ TEMPORARY_MARK = ".partial-"
 
 _OLD_MARK = f".{TEMPORARY_MARK}old-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_BELOW = 2**20
-"""Free bytes below which an unexplained failure of a writer is put down to a full disk."""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -67,22 +65,36 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     target = Path(target)
     temporary = _reserve(target)
     try:
-        yield temporary
-        _require_whole(temporary, target)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        _sync_folder(target.parent)
+        with naming_a_full_disk(target):
+            yield temporary
+            _require_whole(temporary, target)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Iterator[None]:
+    """Turn the errors of a writer that finds no room into ``NoSpaceError``.
+
+    Args:
+        target: What is written, for the message.
+        n_bytes: Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a
+            full disk when less than this is free.
+    """
+    try:
+        yield
     except OSError as error:
         if error.errno in _FULL:
             raise no_space(target) from error
         raise
-    except RuntimeError as error:  # writers in C++ do not say why they failed
-        if shutil.disk_usage(target.parent).free < _FULL_BELOW:
+    except RuntimeError as error:
+        if shutil.disk_usage(_existing(target.parent)).free < n_bytes:
             raise no_space(target) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reserve(target: Path) -> Path:

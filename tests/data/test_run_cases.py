@@ -1,0 +1,124 @@
+"""Which cases a training has, and in which folder they lie."""
+
+import json
+
+import pytest
+from tiny_study import DATASET
+
+from graphnn_unet.data.run_cases import select_cases
+from graphnn_unet.errors import InputError, MissingFileError
+
+IDENTIFIER = "gnnunetPlans_3d_fullres"
+LABELED = [f"case_{n:02d}" for n in range(4)]
+UNLABELED = [f"case_{n:02d}" for n in range(4, 7)]
+
+
+@pytest.fixture
+def folder(tiny_home):
+    return tiny_home / "preprocessed" / DATASET
+
+
+@pytest.fixture
+def own(tiny_copy):
+    """Folder of a copy whose own description a test may change."""
+    target = tiny_copy / "preprocessed" / DATASET
+
+    def change(**keys):
+        path = target / "gnnunet.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+        return target
+
+    return change
+
+
+def select(folder, n_labeled=None, draw=0, fold="all") -> dict[str, list[str]]:
+    return select_cases(
+        folder, IDENTIFIER, n_labeled=n_labeled, draw=draw, fold=fold
+    ).as_dict()  # fmt: skip
+
+
+def test_all_cases_train(folder):
+    assert select(folder) == {"labeled": LABELED, "unlabeled": UNLABELED, "held_out": []}
+
+
+def test_labelled_cases_outside_the_draw_are_unlabelled(folder):
+    chosen = select_cases(folder, IDENTIFIER, n_labeled=2, draw=0, fold="all")
+    assert chosen.as_dict()["labeled"] == LABELED[:2]
+    assert chosen.as_dict()["unlabeled"] == LABELED[2:] + UNLABELED
+    for case in chosen.unlabeled:
+        assert not case.use_label
+        with pytest.raises(PermissionError, match=case.case_id):
+            case.label()
+        with pytest.raises(PermissionError, match=case.case_id):
+            case.properties()
+        assert case.image().shape[0] == 1
+
+
+def test_every_case_is_opened_in_its_own_folder(folder):
+    chosen = select_cases(folder, IDENTIFIER, n_labeled=2, draw=0, fold="all")
+    for case in (*chosen.labeled, *chosen.unlabeled):
+        ending = "" if case.case_id in LABELED else "__unlabeled"
+        assert case.folder == folder / f"{IDENTIFIER}{ending}"
+
+
+def test_held_out_cases_train_in_no_role(folder):
+    for fold in range(4):
+        chosen = select(folder, fold=fold)
+        assert len(chosen["held_out"]) == 1
+        assert sorted(chosen["labeled"] + chosen["held_out"]) == LABELED
+        assert chosen["unlabeled"] == UNLABELED
+
+
+def test_the_published_order_decides_draw_zero(own):
+    folder = own(label_order=["case_03", "case_01", "case_00", "case_02"])
+    assert select(folder, n_labeled=2)["labeled"] == ["case_03", "case_01"]
+
+
+def test_cases_without_a_place_in_the_order_come_last_and_unknown_ones_are_ignored(own):
+    folder = own(label_order=["case_03", "case_99", "case_05"])
+    assert select(folder)["labeled"] == ["case_03", "case_00", "case_01", "case_02"]
+
+
+def test_other_scans_of_a_held_out_patient_do_not_train(own):
+    """case_04 is an unlabelled scan of the patient of case_00."""
+    folder = own(patients={"case_04": "case_00"})
+    seen = 0
+    for fold in range(4):
+        chosen = select(folder, fold=fold)
+        seen += chosen["held_out"] == ["case_00"]
+        assert ("case_04" in chosen["unlabeled"]) == (chosen["held_out"] != ["case_00"])
+    assert seen == 1
+    assert "case_04" in select(folder)["unlabeled"]
+
+
+def test_a_draw_may_not_part_a_patient(own):
+    folder = own(patients={"case_00": "p", "case_01": "p"})
+    assert select(folder, n_labeled=2)["labeled"] == ["case_00", "case_01"]
+    with pytest.raises(InputError, match="would part the scans of patient p"):
+        select(folder, n_labeled=1)
+
+
+def test_a_study_of_stock_nnunet_has_no_own_description(tiny_copy):
+    folder = tiny_copy / "preprocessed" / DATASET
+    (folder / "gnnunet.json").unlink()
+    assert select(folder)["labeled"] == LABELED
+
+
+def test_a_set_that_was_never_finished_is_refused(tiny_copy):
+    folder = tiny_copy / "preprocessed" / DATASET
+    with pytest.raises(MissingFileError, match="not preprocessed for gnnunetPlans_3d_lowres"):
+        select_cases(folder, "gnnunetPlans_3d_lowres", n_labeled=None, draw=0, fold="all")
+
+
+@pytest.mark.parametrize("name", ["case_01.b2nd", "case_01_seg.b2nd", "case_01.pkl"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_missing_and_cut_files_are_all_named_before_training(tiny_copy, name, cut):
+    folder = tiny_copy / "preprocessed" / DATASET
+    path = folder / IDENTIFIER / name
+    if cut:
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    (folder / f"{IDENTIFIER}__unlabeled" / "case_05.b2nd").unlink()
+    with pytest.raises(InputError, match=r"2 of 7 .*damaged or missing: case_01, case_05"):
+        select(folder)
