@@ -57,6 +57,7 @@ def _print_versions() -> None:
         except PackageNotFoundError:
             print(f"{name} not installed")
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    names += ["mps"] * torch.backends.mps.is_available()
     print(f"devices: {', '.join([*names, 'cpu'])}")
 
 

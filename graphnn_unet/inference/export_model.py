@@ -23,6 +23,7 @@ from graphnn_unet.inference.model import (
     build_network,
     load_model_state,
     load_weights,
+    read_description,
 )
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
@@ -114,7 +115,7 @@ def _write_model(
     model: Path, work: Path, folds: Sequence[int | str], checkpoint: str
 ) -> tuple[float, str]:
     """Write the plain model into ``work``; return largest difference and nnU-Net's folder name."""
-    dataset_json = read_json(model / "dataset.json")
+    dataset_json = read_description(model)
     raw_plans = check_plans(read_json(model / "plans.json"), model / "plans.json")
     plain_plans = {key: value for key, value in raw_plans.items() if key != "gnnunet"}
     difference, configuration, trainer = 0.0, "", ""

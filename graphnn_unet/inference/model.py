@@ -58,7 +58,7 @@ class Predictor:
         self.configuration = plans.get_configuration(configuration_name)
         self.label_manager = plans.get_label_manager(dataset_json)
         # data sets of nnU-Net 1 say "modality"
-        self.n_channels = len(dataset_json.get("channel_names", dataset_json.get("modality")))
+        self.n_channels = len(dataset_json.get("channel_names") or dataset_json["modality"])
         self.device = device
         self.settings: dict[str, Any] = {"mirroring": mirroring, "step_size": step_size}
         with contextlib.redirect_stdout(io.StringIO()):  # it announces what it does on a CPU
@@ -106,7 +106,7 @@ class Predictor:
             UnsafeFileError: Plan or checkpoint ask for code.
         """
         folder = Path(folder)
-        dataset_json = read_json(folder / "dataset.json")
+        dataset_json = read_description(folder)
         raw_plans = check_plans(read_json(folder / "plans.json"), folder / "plans.json")
         folds = available_folds(folder, checkpoint, folds)
         states = [load_model_state(folder / f"fold_{fold}" / checkpoint) for fold in folds]
@@ -176,6 +176,25 @@ class Predictor:
         return logits_to_labels(
             self.logits(data), properties, self.plans, self.configuration, self.label_manager
         ).labels
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``dataset.json`` of a model folder.
+
+    Raises:
+        MissingFileError: There is none.
+        InputError: It lacks channels, labels or the ending of files.
+    """
+    path = folder / "dataset.json"
+    content = read_json(path)
+    needed = {"channel_names", "labels", "file_ending"}
+    found = set(content) if isinstance(content, dict) else set()
+    missing = sorted(needed - found - ({"channel_names"} if "modality" in found else set()))
+    if missing:
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}", "", "Copy the whole model folder again"
+        )
+    return content
 
 
 def load_model_state(path: Path) -> dict[str, Any]:
@@ -261,8 +280,10 @@ def available_folds(
     return list(wanted)
 
 
-def last_finished_model() -> Path:
-    """Model folder of the training that finished last.
+def last_finished_model(
+    trainer: str | None = None, configuration: str | None = None, plans: str | None = None
+) -> Path:
+    """Model folder of the training that finished last, among those that fit.
 
     Raises:
         MissingFileError: No training has finished.
@@ -271,11 +292,14 @@ def last_finished_model() -> Path:
     finished = [
         path for path in _final_checkpoints(results, "Dataset*/*/fold_*")
         if not path.parts[-3].startswith(".")
+        and _fits(path.parts[-3], trainer, configuration, plans)
     ]  # fmt: skip
     if not finished:
+        wanted = " ".join(filter(None, (trainer, configuration, plans)))
         raise MissingFileError(
-            f"there is no trained model in {results}", "", "Train one, or name it with -m"
-        )
+            f"there is no trained model in {results}", f"looked for {wanted}" if wanted else "",
+            "Train one, or name it with -m",
+        )  # fmt: skip
     return max(finished, key=lambda path: path.stat().st_mtime).parent.parent
 
 
@@ -300,16 +324,11 @@ def find_model(
     from graphnn_unet.data.paths import resolve_dataset
 
     if dataset is None:
-        return last_finished_model()
+        return last_finished_model(trainer, configuration, plans)
     name = resolve_dataset(dataset)
     root = folders().results / name
     models = sorted({path.parent.parent for path in _final_checkpoints(root, "*/fold_*")})
-    fitting = [
-        model
-        for model in models
-        if _fits(model.name, trainer, 0) and _fits(model.name, plans, 1)
-        and _fits(model.name, configuration, 2)
-    ]  # fmt: skip
+    fitting = [m for m in models if _fits(m.name, trainer, configuration, plans)]
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(model.name for model in fitting or models) or "none"
@@ -322,6 +341,10 @@ def find_model(
     )
 
 
-def _fits(name: str, wanted: str | None, position: int) -> bool:
-    parts = re.split("__", name)
-    return wanted is None or (len(parts) > position and parts[position] == wanted)
+def _fits(name: str, trainer: str | None, configuration: str | None, plans: str | None) -> bool:
+    """Whether ``TRAINER__PLANS__CONFIGURATION[__...]`` has the wanted parts."""
+    wanted = (trainer, plans, configuration)
+    parts = name.split("__")
+    return len(parts) >= len(wanted) and all(
+        part in (None, own) for part, own in zip(wanted, parts, strict=False)
+    )

@@ -1,6 +1,7 @@
 """A folder of images predicted case by case: what is kept, redone, refused and told."""
 
 import csv
+import json
 import os
 import pickle
 import shutil
@@ -380,6 +381,10 @@ def test_without_a_model_the_last_finished_training_is_used(
     assert result.model == newest
     assert capsys.readouterr().err.splitlines()[0] == f"model: {newest}  device: cpu"
     assert read_json(tmp_path / "out" / "prediction.json")["trainer"] == "SupervisedTrainer"
+    result = predict_function(images, tmp_path / "b", trainer="BCPTrainer", device="cpu")
+    assert result.model == model_of(home, "BCPTrainer")  # the last one of this trainer
+    with pytest.raises(MissingFileError, match="looked for BCPTrainer 2d"):
+        predict_function(images, tmp_path / "c", trainer="BCPTrainer", configuration="2d")
 
 
 def test_model_of_a_data_set_is_found_by_its_parts(trained_home, images, tmp_path, monkeypatch):
@@ -476,6 +481,16 @@ def test_checkpoint_that_does_not_fit_its_folder_is_refused(model, images, tmp_p
         run(images, tmp_path / "out", copy)
 
 
+def test_model_folder_whose_description_is_cut_short_is_refused(model, images, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    (copy / "dataset.json").write_text('{"labels": {"background": 0}}')
+    with pytest.raises(InputError, match=r"dataset\.json lacks channel_names, file_ending"):
+        run(images, tmp_path / "out", copy)
+    (copy / "dataset.json").unlink()
+    with pytest.raises(MissingFileError, match=r"dataset\.json is missing"):
+        run(images, tmp_path / "out", copy)
+
+
 def test_model_of_a_users_own_trainer_predicts_with_its_file(model, images, expected, tmp_path):
     copy = shutil.copytree(model, tmp_path / "model")
     change_checkpoint(copy / "fold_all" / FINAL, lambda c: c.update(trainer_name="OwnTrainer"))
@@ -565,8 +580,6 @@ def test_without_mirroring_and_with_larger_steps_less_is_computed(model, images,
 
 
 def test_kinds_of_models_that_are_not_served_are_named(model, images, tmp_path):
-    import json
-
     def changed(name, change, file="plans.json"):
         copy = shutil.copytree(model, tmp_path / name)
         content = read_json(copy / file)

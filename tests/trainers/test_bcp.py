@@ -21,6 +21,7 @@ from graphnn_unet.trainers import BCPTrainer
 from graphnn_unet.trainers.copy_paste import box_edges, draw_mask
 from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.semi import StepLoss
+from graphnn_unet.trainers.teacher import Teacher
 
 PRETRAIN, SELFTRAIN = 0, 1
 
@@ -172,14 +173,17 @@ def test_change_of_phase_copies_the_student_and_starts_the_schedule_anew(tiny_ho
     assert trainer.teacher.updates == 3
 
 
-def test_teacher_follows_after_the_step_of_the_optimiser(tiny_home, monkeypatch):
-    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, "teacher.ema=0.9")
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
+def test_teacher_follows_after_the_step_of_the_optimiser(tiny_home, monkeypatch, share):
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, f"teacher.ema={share}")
     trainer.step = trainer.phases()[SELFTRAIN].start
     before = {k: v.clone() for k, v in trainer.teacher.network.named_parameters()}
     trainer.train_step(next(iter(trainer.loader(trainer.phase))))
     after = dict(trainer.network.named_parameters())
     for name, teacher in trainer.teacher.network.named_parameters():
-        torch.testing.assert_close(teacher, 0.9 * before[name] + 0.1 * after[name].detach())
+        expected = share * before[name] + (1 - share) * after[name].detach()
+        torch.testing.assert_close(teacher, expected)
+    assert any(not torch.equal(after[name], before[name]) for name in before)
 
 
 def test_pseudo_labels_do_not_depend_on_the_grouping_of_the_batch(tiny_home, monkeypatch):
@@ -194,6 +198,21 @@ def test_pseudo_labels_do_not_depend_on_the_grouping_of_the_batch(tiny_home, mon
     assert torch.equal(torch.cat([labels(part) for part in images.split(1)]), together)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(labels(images[order]), together[order])
+
+
+def test_teacher_with_batch_norm_and_dropout_labels_each_image_alone():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5),
+        torch.nn.Conv2d(4, 3, 1),
+    )  # fmt: skip
+    teacher = Teacher(network, ema=0.99, warmup=False)
+    images = torch.randn(4, 1, 8, 8)
+    together = teacher.predict(images).argmax(1)
+    mates = torch.cat([images[:1], 5 * torch.randn(3, 1, 8, 8)])
+    assert torch.equal(teacher.predict(mates).argmax(1)[0], together[0])
+    network.train()
+    assert not torch.equal(teacher.predict(mates).argmax(1)[0], together[0])
 
 
 def test_empty_pseudo_labels_give_a_finite_loss(tiny_home, monkeypatch):
