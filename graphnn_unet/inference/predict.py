@@ -149,17 +149,12 @@ def predict(
             if continue_prediction and is_whole(target, case, files[0], outputs)
         ]
         work = _Work(predictor, outputs, target, n_workers, memory_budget_gb)
-        try:
-            done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(
-                f"the label maps in {target} are whole. Go on with the same command and "
-                "--continue_prediction"
-            ) from interrupt
-    failures += failed
-    _write_failures(target, failures, part_id if num_parts > 1 else None)
-    if failures:
-        raise (CasesFailedError if done or kept else FaultsError)(failures)
+        done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
+    if part_id == 0:  # what no part can predict is told once
+        failed = failures + failed
+    _write_failures(target, failed, part_id if num_parts > 1 else None)
+    if failed:
+        raise (CasesFailedError if done or kept else FaultsError)(failed)
     return PredictionResult(found, done, kept, skipped)
 
 
@@ -220,7 +215,20 @@ class _Work:
         self.faults: list[Fault] = []
 
     def run(self, cases: dict[str, list[Path]]) -> tuple[list[str], list[Fault]]:
-        """Predict ``cases``; return those done and the faults of the others."""
+        """Predict ``cases``; return those done and the faults of the others.
+
+        Raises:
+            KeyboardInterrupt: Interrupted; the message says how to go on.
+        """
+        try:
+            return self._run(cases), self.faults
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(
+                f"the label maps in {self.target} are whole. Go on with the same command and "
+                "--continue_prediction"
+            ) from interrupt
+
+    def _run(self, cases: dict[str, list[Path]]) -> list[str]:
         done: list[str] = []
         with Progress(len(cases), "predict") as progress:
             jobs = self._predicted(cases, progress)
@@ -236,7 +244,7 @@ class _Work:
                 else:
                     self._fail(case, "export", outcome.error, details=outcome.details)
                 progress.update(case)
-        return sorted(done), self.faults
+        return sorted(done)
 
     def _predicted(self, cases: dict[str, list[Path]], progress: Progress) -> Iterator[ExportJob]:
         model = self.predictor

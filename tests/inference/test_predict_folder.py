@@ -322,6 +322,11 @@ def test_failures_of_a_part_have_their_own_file(model, images, tmp_path):
     run(folder, tmp_path / "out", model, num_parts=2, part_id=0)
     (path,) = (tmp_path / "out").glob("failures*.csv")
     assert path.name == "failures_part1.csv"
+    shutil.copy(folder / "b_0000.nii.gz", folder / "b_0001.nii.gz")  # of no part
+    with pytest.raises(FaultsError, match=r"^aa: [^\n]+$"):
+        run(folder, tmp_path / "out", model, num_parts=2, part_id=1)
+    with pytest.raises(CasesFailedError, match=r"^b: "):
+        run(folder, tmp_path / "out", model, num_parts=2, part_id=0)
 
 
 def test_folder_in_use_is_refused(model, images, tmp_path):
