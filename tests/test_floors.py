@@ -29,7 +29,6 @@ NO_NNUNET = {"commands", "report", "graph", "networks", "metrics", "storage", "d
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
     "graphnn_unet.inference.install_model": "unpacks into a temporary folder",
-    "graphnn_unet.trainers.run": "copies label maps where links are not possible",
 }
 WRITERS = {"WriteImage", "savefig", "save", "savez", "savez_compressed", "write_text",
            "write_bytes", "dump", "to_csv", "to_filename"}  # fmt: skip

@@ -43,7 +43,8 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         format="%(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    own = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else own)
     try:
         work(arguments)
     except KeyboardInterrupt as interrupt:

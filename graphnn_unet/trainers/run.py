@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
 from graphnn_unet.progress import is_quiet, say, set_quiet
-from graphnn_unet.storage.atomic import remove_leftovers
+from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import check_plans, read_json
 from graphnn_unet.trainers.checkpoint import FINAL, RESUME_ORDER
@@ -218,7 +219,11 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
         begun = any((folder / name).is_file() for name in RESUME_ORDER)
         mode = "continue" if begun and job.mode == "new" else job.mode
         summaries.append(_train_fold(replace(job, fold=fold, mode=mode)))
-    summaries.append(_pool_folds(job.run.model_folder, n_folds, preprocessed, labeled))
+    summaries.append(
+        _pool_folds(
+            job.run.model_folder, n_folds, preprocessed, labeled, job.dataset_json["file_ending"]
+        )
+    )
     return TrainingResult(job.run.model_folder, list(range(n_folds)), summaries)
 
 
@@ -230,20 +235,17 @@ def _fold_exists(labeled: Sequence[str], patient_of: dict[str, str], fold: int) 
     return True
 
 
-def _pool_folds(model: Path, n_folds: int, preprocessed: Path, labeled: Sequence[str]) -> Path:
+def _pool_folds(
+    model: Path, n_folds: int, preprocessed: Path, labeled: Sequence[str], ending: str
+) -> Path:
     """Score the held-out predictions of all folds together, in ``crossval_results_folds_...``."""
     target = model / f"crossval_results_folds_{'_'.join(map(str, range(n_folds)))}"
-    target.mkdir(exist_ok=True)
-    wanted = set(labeled)
-    for fold in range(n_folds):
-        for path in (model / f"fold_{fold}" / "validation").iterdir():
-            if path.name.partition(".")[0] in wanted and path.suffix != ".npz":
-                link = target / path.name
-                link.unlink(missing_ok=True)
-                try:
-                    os.link(path, link)
-                except OSError:
-                    link.write_bytes(path.read_bytes())
+    for case in labeled:
+        name = f"{case}{ending}"
+        paths = [model / f"fold_{fold}" / "validation" / name for fold in range(n_folds)]
+        held_out_path = next(path for path in paths if path.is_file())
+        with atomic_path(target / name) as temporary:
+            shutil.copyfile(held_out_path, temporary)
     result = evaluate(
         target, preprocessed / "gt_segmentations", target, cases=labeled, is_estimate=True,
         dataset_json=preprocessed / "dataset.json", n_workers=0,
