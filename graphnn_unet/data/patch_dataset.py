@@ -27,6 +27,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch.utils.data import DataLoader, Dataset
 
 from graphnn_unet.data.augment import outside_mask
+from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import load_properties
 
@@ -77,7 +78,14 @@ def _open(path: Path) -> Any:
     blosc2.set_nthreads(1)
     # blosc2 cannot map files into memory on Windows (nnU-Net#2723)
     mapped = {} if os.name == "nt" else {"mmap_mode": "r"}
-    return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
+    try:
+        return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read",
+            (str(error).strip().splitlines() or ["it is damaged"])[0].rstrip("."),
+            "Run gnnunet_plan_and_preprocess again",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -270,8 +278,27 @@ class StepSampler:
         return self.stop - self.start
 
 
-def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+class _Careful(Dataset):
+    """Returns errors that a user can mend; raised in a worker they would lose their one line."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Index) -> dict[str, Any] | GraphnnError:
+        try:
+            return self.dataset[index]
+        except GraphnnError as error:
+            return error
+
+
+def collate(samples: list[dict[str, Any] | GraphnnError]) -> dict[str, Any] | GraphnnError:
     """Stack samples: ``data (b, c, *s)``, ``target`` of the labelled ones, ``keys``."""
+    for sample in samples:
+        if isinstance(sample, GraphnnError):
+            return sample
     targets = [sample["target"] for sample in samples if sample["target"] is not None]
     return {
         "data": torch.stack([sample["image"] for sample in samples]),
@@ -323,6 +350,8 @@ class StepLoader:
                     began = time.perf_counter()
                     batch = next(batches)
                     self.waited_s += time.perf_counter() - began
+                    if isinstance(batch, GraphnnError):
+                        raise batch
                     yield batch
                     step += 1
             except RuntimeError as error:
@@ -339,7 +368,7 @@ class StepLoader:
 
     def _loader(self, start: int) -> DataLoader:
         return DataLoader(
-            self.dataset,
+            _Careful(self.dataset),
             batch_sampler=StepSampler(self.slots_of, start, self.stop),
             num_workers=self.n_workers,
             collate_fn=collate,
@@ -347,6 +376,8 @@ class StepLoader:
             prefetch_factor=3 if self.n_workers else None,
             persistent_workers=False,
             worker_init_fn=partial(_start_worker, os.getpid()),
+            # a loader draws a number when it starts, from the global generator if it has none
+            generator=torch.Generator().manual_seed(self.dataset.seed),
         )
 
 

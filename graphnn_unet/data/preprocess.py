@@ -166,7 +166,7 @@ def settings_hash(
         else plans["foreground_intensity_properties_per_channel"],
         "reader": plans["image_reader_writer"],
         # positions of foreground are stored for each class or region
-        "labels": dataset_json["labels"],
+        "labels": [[name == "ignore", value] for name, value in dataset_json["labels"].items()],
         "regions": dataset_json.get("regions_class_order"),
     }
     return _sha256(relevant)

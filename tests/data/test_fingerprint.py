@@ -130,9 +130,9 @@ def test_a_single_labelled_case_has_its_exact_statistics(raw):
 
 def test_large_cases_are_sampled_without_repetition(monkeypatch):
     values = np.arange(1000, dtype=np.float32)
-    found = module._intensities(values, 400)
-    assert found["n"] == 400
-    assert found["mean"] == pytest.approx(values.mean(), rel=0.1)
+    found = module._intensities(values, 999)
+    assert found["n"] == 999
+    assert abs(found["mean"] - 499.5) < 0.51  # one value is missing, whichever it is
     assert module._intensities(values, 5000)["n"] == 1000
     assert module._intensities(values[:0], 10) is None
 

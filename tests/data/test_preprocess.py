@@ -202,8 +202,7 @@ def test_a_case_that_gets_a_label_moves(tiny_copy, worked):
     raw = tiny_copy / "raw" / DATASET
     (raw / "imagesUn" / "case_04_0000.nii.gz").rename(raw / "imagesTr" / "case_04_0000.nii.gz")
     write_image(raw / "labelsTr" / "case_04.nii.gz", ball_case(4)[1])
-    description = json.loads((raw / "dataset.json").read_text())
-    (raw / "dataset.json").write_text(json.dumps({**description, "numTraining": 5}))
+    describe(tiny_copy, numTraining=5)
     plan_again(tiny_copy)
     assert worked == ["case_04"]
     folder = folder_in(tiny_copy)
@@ -211,20 +210,41 @@ def test_a_case_that_gets_a_label_moves(tiny_copy, worked):
     assert not list((folder / f"{IDENTIFIER}__unlabeled").glob("case_04*"))
 
 
-def test_another_spacing_or_other_classes_are_done_anew(tiny_copy, worked):
+def test_another_spacing_is_done_anew(tiny_copy, worked):
     plan_again(tiny_copy, "plan.spacing=[2.0,1.0,1.0]", "plan.patch_size=[8,16,16]")
     assert len(worked) == 7
-    worked.clear()
-    path = tiny_copy / "raw" / DATASET / "dataset.json"
-    description = json.loads(path.read_text())
-    description["labels"] = {"background": 0, "whole": [1, 2], "core": [2]}
-    path.write_text(json.dumps({**description, "regions_class_order": [1, 2]}))
-    plan_again(tiny_copy, "plan.spacing=[2.0,1.0,1.0]", "plan.patch_size=[8,16,16]")
+
+
+def describe(home: Path, **keys) -> None:
+    path = home / "raw" / DATASET / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "added"),
+    [
+        ({"background": 0, "shell": 1, "core": 2, "none": 3}, None, 3),
+        ({"background": 0, "shell": 1, "core": 2, "ignore": 3}, None, (-1, 0, 1, 2)),
+        ({"background": 0, "shell": 1, "ignore": 2}, None, (-1, 0, 1)),
+        ({"background": 0, "whole": [1, 2], "core": 2}, [1, 2], (1, 2)),
+    ],
+    ids=["class", "ignore", "core becomes ignore", "regions"],
+)
+def test_other_classes_are_done_anew(tiny_copy, worked, labels, order, added):
+    """Positions of each class are stored with the case."""
+    describe(tiny_copy, labels=labels, **({"regions_class_order": order} if order else {}))
+    plan_again(tiny_copy)
     assert len(worked) == 7
     locations = load_properties(folder_in(tiny_copy) / IDENTIFIER / "case_00.pkl")[
         "class_locations"
     ]
-    assert (1, 2) in locations
+    assert added in locations
+
+
+def test_other_names_of_the_classes_need_no_new_voxels(tiny_copy, worked):
+    describe(tiny_copy, labels={"background": 0, "wall": 1, "blood": 2})
+    plan_again(tiny_copy)
+    assert worked == []
 
 
 def test_a_plan_with_another_batch_or_network_does_not_need_new_voxels(tiny_copy, worked):

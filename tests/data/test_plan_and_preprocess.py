@@ -1,0 +1,340 @@
+"""From a raw folder to plans and preprocessed cases, and what is refused on the way."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tiny_study import (
+    DATASET,
+    TINY,
+    ball_case,
+    use_home,
+    write_image,
+    write_raw_dataset,
+)
+
+from graphnn_unet import plan_and_preprocess
+from graphnn_unet.data.plan_and_preprocess import class_table, patient_table
+from graphnn_unet.data.preprocess import read_manifest
+from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RecipeError
+from graphnn_unet.plans.planner import run_recipe
+
+LABELED = [f"case_{n:02d}" for n in range(4)]
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch) -> Path:
+    return write_raw_dataset(use_home(tmp_path / "home", monkeypatch) / "raw")
+
+
+def target_of(raw: Path) -> Path:
+    return raw.parent.parent / "preprocessed" / DATASET
+
+
+def plan(*overrides: str, configurations=("3d_fullres",), tiny=TINY, **keywords):
+    return plan_and_preprocess(
+        DATASET, configurations=configurations, overrides=[*tiny, *overrides], n_workers=0,
+        **keywords,
+    )  # fmt: skip
+
+
+def describe(raw: Path, **keys) -> None:
+    path = raw / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+# ------------------------------------------------------------------------------ what is made
+
+
+def test_the_agreed_files_are_there(tiny_home):
+    folder = tiny_home / "preprocessed" / DATASET
+    assert {path.name for path in folder.iterdir()} >= {
+        "gnnunetPlans.json", "dataset.json", "dataset_fingerprint.json", "splits_final.json",
+        "gt_segmentations", "gnnunet.json", "dataset_report.json", "planning_log.txt",
+        "gnnunetPlans_3d_fullres", "gnnunetPlans_3d_fullres__unlabeled",
+        "gnnunetPlans_3d_fullres.manifest.json", "gnnunetPlans_2d", "gnnunetPlans_2d__unlabeled",
+    }  # fmt: skip
+    assert not [p.name for p in folder.iterdir() if "partial" in p.name or p.name == "failures.csv"]
+    raw = tiny_home / "raw" / DATASET
+    for name in ("dataset.json", "gnnunet.json"):
+        assert json.loads((folder / name).read_text()) == json.loads((raw / name).read_text())
+    for case in LABELED:
+        reference = folder / "gt_segmentations" / f"{case}.nii.gz"
+        assert reference.read_bytes() == (raw / "labelsTr" / f"{case}.nii.gz").read_bytes()
+    assert len(list((folder / "gt_segmentations").iterdir())) == 4
+
+
+def test_the_result_says_what_was_planned(raw):
+    result = plan()
+    assert result.dataset == DATASET
+    assert result.plans_file == target_of(raw) / "gnnunetPlans.json"
+    assert (result.n_labeled, result.n_unlabeled) == (4, 3)
+    by_name = {c.name: c for c in result.configurations}
+    assert by_name["3d_fullres"].preprocessed
+    assert not by_name["2d"].preprocessed
+    assert by_name["3d_fullres"].patch_size == [16, 16, 16]
+    assert by_name["3d_fullres"].spacing == [1.0, 1.0, 1.0]
+    assert by_name["3d_fullres"].n_stages == 3
+    assert by_name["3d_fullres"].batch[0] == by_name["3d_fullres"].batch[1] >= 4
+    assert 0 <= by_name["3d_fullres"].memory_gb < 1
+    assert any("4-fold leave-one-out" in note for note in result.notes)
+
+
+def test_planning_works_without_augmentation_workers(raw, monkeypatch):
+    """Valid for training; nnU-Net's planner ends with a RuntimeError."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    assert plan().n_labeled == 4
+
+
+def test_all_configurations_are_preprocessed_without_a_choice(raw):
+    plan(configurations=None)
+    folder = target_of(raw)
+    for name in ("2d", "3d_fullres"):
+        assert len(read_manifest(folder, f"gnnunetPlans_{name}")["cases"]) == 7
+
+
+def test_a_recipe_for_one_configuration_preprocesses_that_one(raw):
+    plan("plan.configuration=3d_fullres", configurations=None)
+    assert read_manifest(target_of(raw), "gnnunetPlans_3d_fullres")
+    assert read_manifest(target_of(raw), "gnnunetPlans_2d") is None
+
+
+def test_a_configuration_of_the_user_is_preprocessed_on_request(raw):
+    plan()
+    path = target_of(raw) / "gnnunetPlans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["coarse"] = {
+        "inherits_from": "3d_fullres", "spacing": [2.0, 2.0, 2.0],
+        "patch_size": [8, 8, 8], "data_identifier": "gnnunetPlans_coarse",
+    }  # fmt: skip
+    path.write_text(json.dumps(plans))
+    result = plan(configurations=["coarse"])
+    assert {c.name: c.preprocessed for c in result.configurations}["coarse"]
+    manifest = read_manifest(target_of(raw), "gnnunetPlans_coarse")
+    assert manifest["cases"]["case_00"]["shape"] == [1, 9, 10, 11]
+    assert len(read_manifest(target_of(raw), "gnnunetPlans_3d_fullres")["cases"]) == 7
+
+
+def test_single_slices_are_planned_in_2d(raw):
+    for path in raw.glob("*/*.nii.gz"):
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+        write_image(path, array[9:10])
+    result = plan_and_preprocess(
+        DATASET, overrides=["plan.patch_size=[16,16]", "network.base_features=4"], n_workers=0
+    )
+    assert [c.name for c in result.configurations] == ["2d"]
+    manifest = read_manifest(target_of(raw), "gnnunetPlans_2d")
+    assert manifest["cases"]["case_05"]["shape"] == [1, 1, 20, 22]
+
+
+def test_plans_of_several_planners_lie_side_by_side(raw):
+    plan()
+    plan(planner="resenc_m")
+    folder = target_of(raw)
+    for name in ("gnnunetPlans", "gnnunetResEncMPlans"):
+        assert (folder / f"{name}.json").is_file()
+        assert len(read_manifest(folder, f"{name}_3d_fullres")["cases"]) == 7
+    network = PlansManager(str(folder / "gnnunetResEncMPlans.json")).get_configuration("3d_fullres")
+    assert network.network_arch_class_name.endswith("ResidualEncoderUNet")
+
+
+# --------------------------------------------------------------------- labels and patients
+
+
+def test_a_class_in_two_pieces_keeps_all_its_components(raw):
+    for number in range(4):
+        label = ball_case(number)[1]
+        label[0:4, 0:6, 0:4] = 1  # a second piece of class 1, more than 5 % of it
+        write_image(raw / "labelsTr" / f"case_{number:02d}.nii.gz", label)
+    result = plan()
+    plans = json.loads(result.plans_file.read_text())
+    table = run_recipe(plans, "3d_fullres").pseudo_label.largest_component
+    assert table == {"1": False, "2": True}
+    assert any("3d_fullres: shell often has several components" in note for note in result.notes)
+
+
+def test_a_ring_is_one_piece_in_the_volume_and_in_slices(tiny_home):
+    plans = json.loads((tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text())
+    for configuration in ("3d_fullres", "2d"):
+        table = run_recipe(plans, configuration).pseudo_label.largest_component
+        assert table == {"1": True, "2": True}
+
+
+def test_slices_are_measured_across_the_axis_of_the_plan(raw):
+    """Two rods along x, joined at one end: one piece in 3D, two in slices across x."""
+    for number in range(7):
+        role = "Tr" if number < 4 else "Un"
+        image = np.random.default_rng(number).normal(100, 5, (18, 20, 22)).astype(np.float32)
+        write_image(raw / f"images{role}" / f"case_{number:02d}_0000.nii.gz", image, (1, 1, 3))
+        if number < 4:
+            label = np.zeros((18, 20, 22), np.uint8)
+            label[4:8, 4:8, 2:20] = label[4:8, 12:16, 2:20] = label[4:8, 4:16, 2:4] = 1
+            label[14:16, 14:16, 4:18] = 2
+            write_image(raw / "labelsTr" / f"case_{number:02d}.nii.gz", label, (1, 1, 3))
+    for path in (raw / "imagesTs").iterdir():
+        path.unlink()
+    shutil.rmtree(raw / "labelsTs")
+    plans = json.loads(
+        plan(tiny=["network.base_features=4"], configurations=["2d"]).plans_file.read_text()
+    )
+    assert plans["transpose_forward"] == [2, 0, 1]
+    volume, slices = (
+        run_recipe(plans, name).pseudo_label.largest_component for name in ("3d_fullres", "2d")
+    )
+    assert volume == {"1": True, "2": True}
+    assert slices == {"1": False, "2": True}
+
+
+def test_regions_are_measured_by_name(raw):
+    describe(raw, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
+    plans = json.loads(plan().plans_file.read_text())
+    table = run_recipe(plans, "3d_fullres").pseudo_label.largest_component
+    assert table == {"whole": True, "core": True}
+
+
+@pytest.mark.parametrize(
+    ("labels", "table"),
+    [
+        ({"background": 0, "b": 2, "a": 1}, {"1": (1,), "2": (2,)}),
+        ({"background": 0, "a": "1", "ignore": 2}, {"1": (1,)}),
+        ({"background": 0, "all": [1, 2], "b": 2}, {"all": (1, 2), "b": (2,)}),
+    ],
+)
+def test_classes_have_their_id_as_key_and_regions_their_name(labels, table):
+    assert class_table({"labels": labels}) == table
+
+
+def test_splits_follow_patients(raw):
+    path = raw / "gnnunet.json"
+    own = json.loads(path.read_text())
+    own["patients"] = {"case_00": "p", "case_01": "p", "case_02": "q", "case_03": "r"}
+    path.write_text(json.dumps(own))
+    result = plan()
+    splits = json.loads((target_of(raw) / "splits_final.json").read_text())
+    assert len(splits) == 3
+    assert {"case_00", "case_01"} in [set(fold["val"]) for fold in splits]
+    assert any("4 labelled cases of 3 patients" in note for note in result.notes)
+
+
+def test_a_case_without_entry_is_its_own_patient(raw):
+    (raw / "gnnunet.json").write_text('{"patients": {"case_00": "p"}}')
+    assert patient_table(raw, ["case_00", "case_01"]) == {"case_00": "p", "case_01": "case_01"}
+    (raw / "gnnunet.json").unlink()
+    assert patient_table(raw, ["case_00"]) == {"case_00": "case_00"}
+
+
+def keep_labeled(raw: Path, n: int) -> None:
+    for path in [*(raw / "imagesTr").iterdir(), *(raw / "labelsTr").iterdir()]:
+        if int(path.name[5:7]) >= n:
+            path.unlink()
+    describe(raw, numTraining=n)
+
+
+def test_one_labelled_case_is_planned_without_folds(raw):
+    plan()
+    assert (target_of(raw) / "splits_final.json").is_file()
+    keep_labeled(raw, 1)
+    result = plan()
+    assert result.n_labeled == 1
+    assert not (target_of(raw) / "splits_final.json").exists()
+    assert any("nothing can be held out" in note for note in result.notes)
+    assert len(list((target_of(raw) / "gt_segmentations").iterdir())) == 1
+
+
+def test_splits_of_the_raw_folder_do_not_stop_the_second_planning(raw):
+    """nnU-Net compares the two files and ends with an AssertionError when they differ."""
+    (raw / "splits_final.json").write_text('[{"train": ["case_00"], "val": ["case_01"]}]')
+    for _ in range(2):
+        plan()
+        splits = json.loads((target_of(raw) / "splits_final.json").read_text())
+        assert len(splits) == 4
+
+
+def test_nnunets_own_training_reads_splits_and_plan(tiny_copy):
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    folder = tiny_copy / "preprocessed" / DATASET
+    plans = {**json.loads((folder / "gnnunetPlans.json").read_text()), "continue_training": True}
+    trainer = nnUNetTrainer(
+        plans, "3d_fullres", 0, json.loads((folder / "dataset.json").read_text()),
+        torch.device("cpu"),
+    )  # fmt: skip
+    trainer.initialize()
+    train, val = trainer.do_split()
+    assert sorted([*train, *val]) == LABELED
+    assert len(val) == 1
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    assert sorted(dataset.identifiers) == sorted(train)
+
+
+# ----------------------------------------------------------------------------- refused
+
+
+def test_faults_are_reported_together_and_nothing_is_written(raw):
+    content = (raw / "imagesTr" / "case_00_0000.nii.gz").read_bytes()
+    (raw / "imagesTr" / "case_00_0000.nii.gz").write_bytes(content[: len(content) // 2])
+    (raw / "labelsTr" / "case_02.nii.gz").unlink()
+    with pytest.raises(FaultsError) as caught:
+        plan()
+    assert {fault.case for fault in caught.value.faults} == {"case_00", "case_02"}
+    assert caught.value.exit_status == 2
+    assert not target_of(raw).exists()
+
+
+def test_faulty_cases_are_left_out_on_request_and_listed(raw):
+    content = (raw / "imagesUn" / "case_05_0000.nii.gz").read_bytes()
+    (raw / "imagesUn" / "case_05_0000.nii.gz").write_bytes(content[: len(content) // 2])
+    result = plan(skip_faulty=True)
+    assert result.n_unlabeled == 2
+    rows = (target_of(raw) / "failures.csv").read_text().splitlines()
+    assert rows[0] == "case,stage,cause,remedy"
+    assert rows[1].startswith("case_05,check,")
+    assert any("failures.csv" in note for note in result.notes)
+    assert "case_05" not in read_manifest(target_of(raw), "gnnunetPlans_3d_fullres")["cases"]
+
+
+def test_without_any_usable_label_planning_is_refused(raw):
+    for path in (raw / "imagesTr").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no labelled case is left"):
+        plan(skip_faulty=True)
+
+
+def test_a_size_that_memory_cannot_hold_is_refused_before_work(raw):
+    """A spacing of 1000 mm in the header would make 24 000 slices of 24."""
+    image = sitk.ReadImage(str(raw / "imagesUn" / "case_04_0000.nii.gz"))
+    image.SetSpacing((1000.0, 1000.0, 1000.0))
+    sitk.WriteImage(image, str(raw / "imagesUn" / "case_04_0000.nii.gz"))
+    with pytest.raises(FaultsError, match="case_04") as caught:
+        plan()
+    assert len(caught.value.faults) == 1
+    assert "1000" in caught.value.lines[0]
+    assert not list(target_of(raw).glob("*/*.b2nd"))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "match"),
+    [
+        ({"recipe": "nothing"}, MissingFileError, "recipe 'nothing' was not found"),
+        ({"overrides": ["optimizer.rate=1"]}, RecipeError, "unknown recipe key"),
+        ({"configurations": ["3d"]}, InputError, r"configuration 3d was not planned.*has 2d, 3d"),
+        ({"planner": "best"}, RecipeError, "planner 'best' is unknown"),
+        ({"dataset": "Other"}, MissingFileError, "data set 'Other' was not found"),
+    ],
+)
+def test_bad_arguments_are_refused_before_any_voxel_is_written(raw, keywords, error, match):
+    arguments = {"dataset": DATASET, "n_workers": 0, **keywords}
+    with pytest.raises(error, match=match):
+        plan_and_preprocess(arguments.pop("dataset"), **arguments)
+    assert not list(target_of(raw).glob("*/*.b2nd"))
+
+
+def test_a_data_set_without_raw_folder_says_so(tiny_copy):
+    shutil.rmtree(tiny_copy / "raw" / DATASET)
+    with pytest.raises(MissingFileError, match=rf"raw/{DATASET} is missing.*gnnunet_convert"):
+        plan()
