@@ -26,7 +26,11 @@ def _few_threads():
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
-    """No test reads or writes the user's folders."""
+    """No test reads or writes the user's folders, and none runs in the repository.
+
+    A process started there with ``python -c`` takes the bare checkout for the package.
+    """
+    monkeypatch.chdir(tmp_path)
     for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("GNNUNET_HOME", str(tmp_path / "home"))

@@ -28,6 +28,15 @@ import psutil
 from graphnn_unet.errors import GraphnnError
 
 PARENT_CHECK_INTERVAL_S = 1.0
+HEAVY = (
+    "numpy",
+    "scipy.ndimage",
+    "SimpleITK",
+    "nibabel",
+    "torch",
+    "nnunetv2.preprocessing.preprocessors.default_preprocessor",
+)
+"""Slow imports that a fork server makes once for all workers, where the parent has made them."""
 
 
 @dataclass
@@ -125,7 +134,9 @@ class _Workers:
         method = "forkserver" if sys.platform == "linux" else "spawn"
         self._context = multiprocessing.get_context(method)
         if method == "forkserver":
-            self._context.set_forkserver_preload([function.__module__])
+            # The server looks modules up from the current folder first, which may hold a checkout
+            # of this repository: it loads what is heavy, never modules of ours.
+            self._context.set_forkserver_preload([m for m in HEAVY if m in sys.modules])
         self._function = function
         self._workers = [self._start() for _ in range(n_workers)]
 
