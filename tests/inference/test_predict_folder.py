@@ -26,7 +26,7 @@ from inference.small_models import (
     same_maps,
     write_good_images,
 )  # fmt: skip
-from tiny_study import DATASET, REPOSITORY, model_of, use_home, write_image
+from tiny_study import DATASET, model_of, use_home, write_image
 
 from graphnn_unet import predict as predict_function
 from graphnn_unet.errors import (
@@ -271,7 +271,7 @@ def test_stopped_prediction_is_continued(model, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW, "-i", str(folder), "-o", str(target), "-m", str(model),
          "-device", "cpu"],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (target / "case0.nii.gz").exists() and time.monotonic() < deadline:
