@@ -404,8 +404,18 @@ def _usual_child_signal() -> Iterator[None]:
 
 
 def default_loader_workers(device: torch.device, world_size: int) -> int:
-    """Loader processes: enough for a GPU; one beside a CPU that computes itself."""
+    """Loader processes: ``nnUNet_n_proc_DA``, or enough for a GPU and one beside a computing CPU.
+
+    Raises:
+        InputError: The variable is no number of processes.
+    """
     if (variable := os.environ.get("nnUNet_n_proc_DA")) is not None:
+        if not variable.strip().isdecimal():
+            raise InputError(
+                f"nnUNet_n_proc_DA = {variable!r} cannot be used",
+                "it is the number of loader processes",
+                "Set it to 0 or more, or unset it",
+            )
         return int(variable)
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)

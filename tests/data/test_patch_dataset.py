@@ -24,6 +24,7 @@ from graphnn_unet.data.patch_dataset import (
     StepLoader,
     StoredCase,
     collate,
+    default_loader_workers,
     seeded,
 )
 from graphnn_unet.errors import InputError
@@ -529,3 +530,24 @@ def test_waiting_is_measured(cases):
     assert len(loader) == 2
     assert len(list(loader)) == 2
     assert 0.24 <= loader.waited_s < 5
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "world_size", "workers"),
+    [(1, "cpu", 1, 0), (8, "cpu", 1, 1), (16, "cuda", 1, 12), (8, "cuda", 1, 7), (8, "cuda", 4, 1),
+     (2, "cuda", 4, 1)],
+)  # fmt: skip
+def test_loader_processes_follow_the_machine(monkeypatch, cores, device, world_size, workers):
+    monkeypatch.delenv("nnUNet_n_proc_DA")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on Windows and macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert default_loader_workers(torch.device(device), world_size) == workers
+
+
+def test_nnunets_variable_sets_the_loader_processes(monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "5")
+    assert default_loader_workers(torch.device("cpu"), 1) == 5
+    for text in ("many", "-1", "1.5", ""):
+        monkeypatch.setenv("nnUNet_n_proc_DA", text)
+        with pytest.raises(InputError, match="nnUNet_n_proc_DA"):
+            default_loader_workers(torch.device("cpu"), 1)

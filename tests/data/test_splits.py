@@ -130,6 +130,14 @@ def test_folds_are_made_of_the_cases_of_the_run():
     assert all(sorted([*train, *val]) == chosen for train, val in held)
 
 
+def test_a_fold_holds_out_whole_patients():
+    table = two_scans(4)
+    for fold in range(4):
+        train, val = held_out(list(table), table, fold)
+        assert len({table[case] for case in val}) == 1
+        assert not {table[case] for case in val} & {table[case] for case in train}
+
+
 def test_fold_all_holds_nothing_out():
     assert held_out(cases(4), own_patients(4), "all") == (cases(4), [])
 
