@@ -5,6 +5,7 @@ Tests run against the installed package. Tests that change files work on a copy 
 
 import importlib.util
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ if importlib.util.find_spec("graphnn_unet.plans") is None:
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_reach_children():
+    """A shell starts background jobs with SIGINT ignored, which child processes would inherit."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

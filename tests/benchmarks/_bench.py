@@ -191,7 +191,7 @@ def environment(device: str) -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
     commit = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "--short", "HEAD"],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
     ).stdout.strip()  # fmt: skip
     made = {"commit": commit or "unknown", "python": platform.python_version()}
     for package in ("torch", "torch-geometric", "numpy"):

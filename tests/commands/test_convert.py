@@ -101,7 +101,7 @@ def test_help_is_quick_and_names_every_form():
     started = time.monotonic()
     code = "from graphnn_unet.commands.convert import main; main(['--help'])"
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=30
     )
     assert time.monotonic() - started < 2  # a start-up with torch or SimpleITK takes longer
     for form in ("LA", "ACDC", "Pancreas", "MSD", "nifti", "dicom"):
@@ -115,7 +115,7 @@ def test_help_imports_nothing_heavy():
         "sys.exit(str(sorted(heavy)) if heavy else 0)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, timeout=30
     )
     assert result.returncode == 0, result.stderr
 

@@ -16,7 +16,7 @@ def gnnunet_evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", COMMAND, *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 
@@ -140,7 +140,7 @@ def test_help_is_light_and_names_the_protocols():
         "\nsys.exit(f'imported {heavy}' if heavy else 0)"
     )
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 2  # the limit is 0.5 s on an idle machine
     assert "honest" in done.stdout

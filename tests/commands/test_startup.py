@@ -24,7 +24,7 @@ def script(name: str) -> str:
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments], capture_output=True, encoding="utf-8", check=False
     )
 
 
@@ -40,7 +40,7 @@ def test_help_takes_less_than_a_second(name):
     times = []
     while len(times) < 3 and not (times and min(times) < 0.5):
         began = time.perf_counter()
-        done = subprocess.run([script(name), "--help"], capture_output=True, text=True, check=False)
+        done = subprocess.run([script(name), "--help"], capture_output=True, encoding="utf-8", check=False)
         times.append(time.perf_counter() - began)
         assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: {name} ")
@@ -82,7 +82,7 @@ def test_package_imports_light_and_its_functions_when_used():
 
 def test_version_is_one_line():
     done = subprocess.run(
-        [script("gnnunet_info"), "--version"], capture_output=True, text=True, check=False
+        [script("gnnunet_info"), "--version"], capture_output=True, encoding="utf-8", check=False
     )
     assert (done.returncode, done.stdout) == (0, f"gnnunet_info {graphnn_unet.__version__}\n")
 

@@ -117,7 +117,7 @@ def test_stopped_training_saves_its_state_and_continues_to_the_same_weights(
     process = subprocess.Popen(
         [sys.executable, "-c", code, DATASET, "3d_fullres", "GraphCLTrainer", "-device", "cpu",
          "--workers", str(workers), *LONGER],
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:

@@ -455,7 +455,7 @@ def test_workers_are_gone_soon_after_the_training_was_killed(tiny_home, tmp_path
     training = subprocess.Popen(
         [sys.executable, str(tmp_path / "training.py"), str(Path(__file__).parent), str(folder)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     workers = [int(text) for text in training.stdout.readline().split()]
     assert len(workers) == 2

@@ -323,7 +323,7 @@ def start_slowly(home: Path, seconds: float) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("slow_preprocessing.py")), str(seconds)],
         env={**os.environ, "PYTHONPATH": tests}, cwd=home,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def stock(home: Path, first: str, code: str, *arguments: object, **environment: 
     (home / "site" / "sitecustomize.py").write_text(first)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", check=False,
         env=os.environ | {
             "PYTHONPATH": str(home / "site"), "nnUNet_raw": str(home),
             "nnUNet_preprocessed": str(home), "nnUNet_results": str(home / "results"),

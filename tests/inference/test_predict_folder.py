@@ -271,7 +271,7 @@ def test_stopped_prediction_is_continued(model, tmp_path, number):
     process = subprocess.Popen(
         [sys.executable, "-c", _SLOW, "-i", str(folder), "-o", str(target), "-m", str(model),
          "-device", "cpu"],
-        stderr=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (target / "case0.nii.gz").exists() and time.monotonic() < deadline:

@@ -154,7 +154,7 @@ def test_a_real_limit_leaves_the_old_file(tmp_path, name):
     target.write_bytes(b"old")
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(target)],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, encoding="utf-8", timeout=60,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert f"no space left while writing {target}" in done.stdout

@@ -22,7 +22,7 @@ def test_workers_do_not_take_the_current_folder_for_the_package(tmp_path):
         [sys.executable, str(script)],
         cwd=tmp_path / "checkout",
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )
