@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
     nnUNetPlannerResEncXL,
 )
+from nnunetv2.utilities import utils as nnunet_utils
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from graphnn_unet.errors import RecipeError
@@ -330,7 +332,7 @@ def make_plans(
         raise RecipeError(f"planner {planner!r} is unknown", "", f"Use {', '.join(PLANNERS)}")
     planner_class, plans_name = PLANNERS[planner]
     account = io.StringIO()
-    with _positive_worker_count(), contextlib.redirect_stdout(account):
+    with _positive_worker_count(), _files_listed_here(), contextlib.redirect_stdout(account):
         made = planner_class(
             dataset_name, plans_name, layers or {}, derive or (lambda _: {}), n_unlabeled, planner
         )
@@ -361,6 +363,21 @@ def run_recipe(plans: Mapping[str, Any], configuration: str, *layers: Layer) -> 
         derived["batch"] = {"labeled": size, "unlabeled": size}
     stacked = (*own.get("layers", {}).values(), *layers)
     return resolve(derived, *(for_configuration(layer, configuration) for layer in stacked))
+
+
+@contextlib.contextmanager
+def _files_listed_here() -> Iterator[None]:
+    """nnU-Net's planner starts twelve processes to list the files of a folder; threads do it here.
+
+    Copies of a process with many threads may hang, and each costs seconds where they start anew
+    (nnunetv2 2.8).
+    """
+    before = nnunet_utils.Pool
+    nnunet_utils.Pool = ThreadPool
+    try:
+        yield
+    finally:
+        nnunet_utils.Pool = before
 
 
 @contextlib.contextmanager

@@ -147,7 +147,9 @@ def test_help_is_quick_and_needs_no_torch():
         "except SystemExit as end: print('torch' in sys.modules, end.code)"
     )
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=30
+    )
     assert done.stdout.splitlines()[-1] == "False 0", done.stderr
     assert "--skip-faulty" in done.stdout
     assert time.monotonic() - began < 3  # half a second on a machine at rest

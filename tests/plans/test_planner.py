@@ -10,6 +10,7 @@ import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
+from nnunetv2.utilities import utils as nnunet_utils
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_study import DATASET, use_home, write_image
@@ -141,8 +142,9 @@ def test_the_estimate_is_that_of_nnunet_for_the_whole_batch(study, monkeypatch):
 def test_the_patch_is_smaller_than_nnunets_own_for_two(study, monkeypatch):
     study(*LEFT_ATRIUM)
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner refuses 0
-    stock = ExperimentPlanner(DATASET, plans_name="stockPlans")
-    stock_patch = stock.plan_experiment()["configurations"]["3d_fullres"]["patch_size"]
+    with torch.device("meta"):  # no weights are needed
+        stock = ExperimentPlanner(DATASET, plans_name="stockPlans").plan_experiment()
+    stock_patch = stock["configurations"]["3d_fullres"]["patch_size"]
     ours = patch_of(planned(), "3d_fullres")
     assert 0.3 < np.prod(ours) / np.prod(stock_patch) < 0.75
 
@@ -512,3 +514,12 @@ def test_planning_is_silent_and_returns_nnunets_account(study, capsys):
     _, account = make_plans(DATASET)
     assert "3D fullres U-Net configuration" in account
     assert capsys.readouterr().out == ""
+
+
+def test_planning_starts_no_processes(study, monkeypatch):
+    """nnU-Net starts twelve to list the files of a folder."""
+    study(*SMALL)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a process was started"), raising=False)
+    before = nnunet_utils.Pool
+    planned()
+    assert nnunet_utils.Pool is before
