@@ -140,7 +140,9 @@ def test_help_is_light_and_names_the_protocols():
         "\nsys.exit(f'imported {heavy}' if heavy else 0)"
     )
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 2  # the limit is 0.5 s on an idle machine
     assert "honest" in done.stdout

@@ -21,7 +21,11 @@ def test_paths_are_shown_with_what_set_them_and_without_torch(tmp_path):
         "PYTHONPATH": ":".join(sys.path),
     }  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=False, env=environment
+        [sys.executable, "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     rows = [re.split(r"\s{2,}", line) for line in done.stdout.splitlines()]

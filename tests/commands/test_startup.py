@@ -40,7 +40,9 @@ def test_help_takes_less_than_a_second(name):
     times = []
     while len(times) < 3 and not (times and min(times) < 0.5):
         began = time.perf_counter()
-        done = subprocess.run([script(name), "--help"], capture_output=True, encoding="utf-8", check=False)
+        done = subprocess.run(
+            [script(name), "--help"], capture_output=True, encoding="utf-8", check=False
+        )
         times.append(time.perf_counter() - began)
         assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"usage: {name} ")

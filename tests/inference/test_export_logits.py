@@ -215,7 +215,10 @@ print(json.dumps(big))
 def test_label_export_takes_less_memory_than_nnunet_and_not_more_than_stated():
     code = _MEASURE.format(path=[__file__.rpartition("/")[0], *sys.path])
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, encoding="utf-8", check=False
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for theirs, ours, stated in json.loads(done.stdout.splitlines()[-1]):
