@@ -1,4 +1,4 @@
-"""``gnnunet_demo``: the whole flow on synthetic scans in a few minutes."""
+"""``gnnunet_demo``: the whole flow on synthetic scans."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ made in place, in the one array that is returned.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,18 +146,18 @@ def _resampled(
     return values[0].astype(np.float32)
 
 
-class _State:
+class _State(ABC):
     """Takes classes one by one; holds the label map so far."""
 
     labels: np.ndarray
 
+    @abstractmethod
     def add(self, index: int, values: np.ndarray) -> None:
         """Take the logits of one output."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entropy(self) -> np.ndarray:
         """Normalised entropy of what was added."""
-        raise NotImplementedError
 
 
 class _Exclusive(_State):

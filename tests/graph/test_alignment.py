@@ -198,6 +198,8 @@ def test_deterministic_algorithms_are_enough():
         made(feature(3)).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
+    assert made.gate.grad is not None
+    assert torch.isfinite(made.gate.grad)
 
 
 def test_compiled_block_gives_the_same_numbers():
