@@ -8,6 +8,8 @@ site-packages.
 from setuptools import setup
 
 OWN = [
+    "classification",
+    "clustering",
     "commands",
     "data",
     "graph",

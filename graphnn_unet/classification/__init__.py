@@ -1,0 +1,1 @@
+"""GraphNet Zoo: semi-supervised classification by label diffusion on a graph of embeddings."""

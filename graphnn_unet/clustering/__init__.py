@@ -1,0 +1,1 @@
+"""Unsupervised segmentation: one image, its patches as nodes, clusters as segments."""
