@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, full_precision
-from graphnn_unet.graph.affinity import ROWS, Rows, prepared_rows
+from graphnn_unet.graph.affinity import ROWS, GramAffinity, Rows, prepared_rows
 from graphnn_unet.graph.explicit import checked_affinity, edge_list, is_sparse
 from graphnn_unet.graph.propagation import gram_convolution, thresholded_convolution
 
@@ -254,19 +254,24 @@ class GraphClusterer(nn.Module):
             nn.Linear(settings.hidden // 2, n_clusters),
         )
 
-    def forward(self, node_feature: Tensor, affinity: Tensor) -> Tensor:
+    def forward(self, node_feature: Tensor, affinity: Tensor | GramAffinity) -> Tensor:
         """Assignment of each node.
 
         Args:
             node_feature: ``(n, c)``, or ``(b, n, c)`` with a dense affinity.
-            affinity: Symmetric ``(n, n)`` dense or sparse, or ``(b, n, n)`` dense.
+            affinity: Symmetric ``(n, n)`` dense or sparse, or ``(b, n, n)`` dense; or a complete
+                graph of feature products, which is never built: time and memory are linear in
+                ``n``. Attention then runs over all pairs, whatever their weight.
 
         Returns:
             ``(n, k)`` or ``(b, n, k)`` float32 or wider, rows on the simplex.
 
         Raises:
             ShapeError: Features and affinity do not fit each other or the network.
+            InputError: Attention dropout on a complete graph, which has no linear form.
         """
+        if isinstance(affinity, GramAffinity):
+            return self._on_complete_graph(node_feature, affinity)
         fits = node_feature.dim() == affinity.dim() and (
             node_feature.shape[:-1] == affinity.shape[:-1]
         )
@@ -287,6 +292,31 @@ class GraphClusterer(nn.Module):
                 weight = weight if self.settings.signed else weight.clamp(min=0)
                 step = self._through_matrix(weight.unsqueeze(0) if single else weight)
                 mixed = self._mix(feature, step)
+            assignment = self.head(mixed).softmax(dim=-1)
+        return assignment[0] if single else assignment
+
+    def _on_complete_graph(self, node_feature: Tensor, graph: GramAffinity) -> Tensor:
+        """Assignment on a graph of feature products."""
+        if node_feature.shape[-1] != self.in_channels or (
+            node_feature.shape[-2] != graph.n_nodes
+        ):
+            raise ShapeError(
+                f"node_feature {tuple(node_feature.shape)} does not fit",
+                f"the graph has {graph.n_nodes} nodes, the network {self.in_channels} channels",
+            )
+        if self.settings.layer in ("gat", "gat_series") and (
+            self.settings.edge_weight or (self.training and self.settings.attention_dropout)
+        ):
+            raise InputError(
+                "attention on a complete graph of feature products",
+                "edge weights and dropout of single pairs have no linear form",
+                "Set attention_dropout=0 and edge_weight=False, or pass an explicit affinity",
+            )
+        from graphnn_unet.graph.complete_layers import complete_layer
+
+        with full_precision(node_feature):
+            feature, single = as_batch(node_feature, "node_feature")
+            mixed = self._mix(feature, complete_layer(self.settings, graph))
             assignment = self.head(mixed).softmax(dim=-1)
         return assignment[0] if single else assignment
 

@@ -1,0 +1,142 @@
+"""PyG's graph layers on the complete graph of feature products, in time linear in its nodes.
+
+The same parameters and numbers as :mod:`graphnn_unet.graph.graph_layers` gives on the matrix
+written out, which is never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_geometric.nn import ARMAConv, GATConv, GCNConv
+
+from graphnn_unet.graph.affinity import GramAffinity, inverse_root
+
+if TYPE_CHECKING:
+    from graphnn_unet.graph.clusterer import ClustererSettings
+
+Step = Callable[[nn.Module, Tensor], Tensor]
+
+
+def complete_layer(settings: ClustererSettings, graph: GramAffinity) -> Step:
+    """The function that runs one layer on the graph; degrees are computed once.
+
+    Args:
+        settings: Of the network.
+        graph: Complete graph whose degrees are positive, except under ``signed``.
+    """
+    if settings.layer in ("gat", "gat_series"):
+        return lambda layer, state: complete_gat(cast(GATConv, layer), state)
+    if settings.signed:
+        return lambda layer, state: _biased(
+            cast(GCNConv, layer), graph.expand(graph.project(cast(GCNConv, layer).lin(state)))
+        )
+    if settings.layer == "arma":
+        root = inverse_root(graph.degree()).unsqueeze(-1)
+        return lambda layer, state: complete_arma(cast(ARMAConv, layer), state, graph, root)
+    missing = (graph.diagonal() == 0).to(graph.matrix.dtype)
+    degree_root = inverse_root(graph.degree() + missing).unsqueeze(-1)
+    return lambda layer, state: complete_gcn(
+        cast(GCNConv, layer), state, graph, degree_root, missing.unsqueeze(-1)
+    )
+
+
+def complete_gcn(
+    layer: GCNConv, feature: Tensor, graph: GramAffinity, root: Tensor, missing: Tensor
+) -> Tensor:
+    """``D^(-1/2) A D^(-1/2) X Theta + b`` with ``A = Phi Phi^T``.
+
+    Args:
+        layer: PyG's layer.
+        feature: ``(b, n, c)``.
+        graph: The complete graph.
+        root: ``(b, n, 1)`` inverse roots of the degrees, added self-edges among them.
+        missing: ``(b, n, 1)`` 1 for nodes whose self-edge has no weight and gets 1.
+
+    Source: LF-5. Cost: ``n r c_out``.
+    """
+    signal = root * layer.lin(feature)
+    return _biased(layer, root * (graph.expand(graph.project(signal)) + missing * signal))
+
+
+def complete_arma(layer: ARMAConv, feature: Tensor, graph: GramAffinity, root: Tensor) -> Tensor:
+    """``X' = act(L X W + drop(X0) V + b)``, mean over stacks, with ``L`` of LF-5.
+
+    The stacks lie side by side, so one product serves all of them.
+    """
+    n_graphs, n_nodes, _ = feature.shape
+    given = state = feature.unsqueeze(1)
+    for step in range(layer.num_layers):
+        which = 0 if layer.shared_weights else step
+        if step == 0:
+            state = state @ layer.init_weight
+        else:
+            state = state @ layer.weight[0 if layer.shared_weights else step - 1]
+        flat = state.transpose(1, 2).reshape(n_graphs, n_nodes, -1)
+        flat = root * graph.expand(graph.project(root * flat))
+        state = flat.view(n_graphs, n_nodes, layer.num_stacks, -1).transpose(1, 2)
+        kept = functional.dropout(given, layer.dropout, layer.training)
+        state = state + kept @ layer.root_weight[which]
+        if layer.bias is not None:
+            state = state + layer.bias[which]
+        if layer.act is not None:
+            state = layer.act(state)
+    return state.mean(dim=1)
+
+
+def complete_gat(layer: GATConv, feature: Tensor) -> Tensor:
+    """Additive attention over all nodes, by one sort.
+
+        out_i = sum_j softmax_j(LeakyReLU(p_i + q_j)) x_j
+
+    The nodes with ``q_j > -p_i`` use ``exp(p_i) exp(q_j)``, the others the powers with the slope
+    of the leaky part, so sums over the sorted nodes serve every ``i``. All terms are positive.
+
+    Args:
+        layer: PyG's layer without edge features and attention dropout.
+        feature: ``(b, n, c)``.
+
+    Returns:
+        ``(b, n, heads * c_out)``.
+
+    Source: LF-14. Cost: ``n c + n log n``.
+    """
+    n_graphs, n_nodes, _ = feature.shape
+    rows = cast(nn.Module, layer.lin)(feature).view(
+        n_graphs, n_nodes, layer.heads, layer.out_channels
+    )
+    rows = rows.transpose(1, 2)  # (graph, head, node, channel)
+    sent = (rows * layer.att_src.unsqueeze(2)).sum(dim=-1)
+    received = (rows * layer.att_dst.unsqueeze(2)).sum(dim=-1)
+    mixed = _attend(rows, sent, received, layer.negative_slope)
+    mixed = mixed.transpose(1, 2).reshape(n_graphs, n_nodes, -1)
+    return mixed if layer.bias is None else mixed + layer.bias
+
+
+def _attend(rows: Tensor, sent: Tensor, received: Tensor, slope: float) -> Tensor:
+    """Mean of ``rows`` under the attention; all ``(graph, head, node, ...)``."""
+    order = sent.argsort(dim=-1)
+    key = sent.gather(-1, order)
+    largest = key[..., -1:].detach()
+    signal = torch.cat([torch.ones_like(rows[..., :1]), rows], dim=-1)
+    signal = signal.gather(2, order.unsqueeze(-1).expand_as(signal))
+    steep = (key - largest).exp().unsqueeze(-1) * signal
+    flat = (slope * (key - largest)).exp().unsqueeze(-1) * signal
+    none = torch.zeros_like(steep[..., :1, :])
+    below = torch.cat([none, flat.cumsum(dim=-2)], dim=-2)
+    above = torch.cat([steep.flip(-2).cumsum(dim=-2).flip(-2), none], dim=-2)
+    first = torch.searchsorted(key.detach(), -received.detach(), right=True).unsqueeze(-1)
+    first = first.expand(*first.shape[:-1], signal.shape[-1])
+    top = received + largest
+    reach = torch.maximum(top, slope * top).detach()
+    total = (top - reach).exp().unsqueeze(-1) * above.gather(-2, first)
+    total = total + (slope * top - reach).exp().unsqueeze(-1) * below.gather(-2, first)
+    return total[..., 1:] / total[..., :1]
+
+
+def _biased(layer: GCNConv, signal: Tensor) -> Tensor:
+    return signal if layer.bias is None else signal + layer.bias
