@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphnn_unet._version import __version__
 
 _FUNCTIONS = {
+    "cluster": "graphnn_unet.clustering.cluster",
     "convert": "graphnn_unet.dataset_conversion.convert",
     "plan_and_preprocess": "graphnn_unet.data.plan_and_preprocess",
     "train": "graphnn_unet.trainers.run",
@@ -24,6 +25,7 @@ _FUNCTIONS = {
 
 __all__ = [
     "__version__",
+    "cluster",
     "convert",
     "demo",
     "evaluate",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from graphnn_unet.clustering.cluster import cluster
     from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
     from graphnn_unet.dataset_conversion.convert import convert
     from graphnn_unet.inference.export_model import export

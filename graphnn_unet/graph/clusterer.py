@@ -297,9 +297,7 @@ class GraphClusterer(nn.Module):
 
     def _on_complete_graph(self, node_feature: Tensor, graph: GramAffinity) -> Tensor:
         """Assignment on a graph of feature products."""
-        if node_feature.shape[-1] != self.in_channels or (
-            node_feature.shape[-2] != graph.n_nodes
-        ):
+        if node_feature.shape[-1] != self.in_channels or (node_feature.shape[-2] != graph.n_nodes):
             raise ShapeError(
                 f"node_feature {tuple(node_feature.shape)} does not fit",
                 f"the graph has {graph.n_nodes} nodes, the network {self.in_channels} channels",

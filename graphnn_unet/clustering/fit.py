@@ -1,0 +1,343 @@
+"""Fit a graph network to one graph: losses, steps, what to do when all nodes end in one cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.errors import InputError
+from graphnn_unet.graph import (
+    GraphClusterer,
+    correlation_clustering_loss,
+    correlation_clustering_loss_from,
+    modularity_loss,
+    modularity_loss_from,
+    normalized_cut_loss,
+    normalized_cut_loss_from,
+    unit_rows,
+)
+from graphnn_unet.graph.affinity import GramAffinity, largest_affinity
+from graphnn_unet.graph.clusterer import PRESETS
+
+COLLAPSED = 0.995
+"""From this share of nodes in one cluster on, the fit counts as collapsed."""
+
+N_RETRIES = 2
+_KMEANS_STARTS = 10
+_EXPLICIT_LIMIT = 20_000
+"""Nodes beyond which a matrix of all pairs does not fit into memory (1.6 GB in float32)."""
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph as network and loss see it.
+
+    Attributes:
+        feature: ``(node, channel)`` float32.
+        messages: Affinity whose positive part carries messages.
+        loss: Value of an assignment ``(node, cluster)``.
+    """
+
+    feature: Tensor
+    messages: Tensor | GramAffinity
+    loss: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit found.
+
+    Attributes:
+        assignment: ``(node, cluster)`` float32, rows on the simplex.
+        loss: Last value.
+        flags: What the user should know: ``retried``, ``fallback``, ``no_structure``,
+            ``not_finite``.
+    """
+
+    assignment: Tensor
+    loss: float
+    flags: tuple[str, ...] = field(default=())
+
+    @property
+    def labels(self) -> Tensor:
+        """Cluster of each node, ``(node,)``."""
+        return self.assignment.argmax(dim=1)
+
+
+def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
+    """The graph of a method on the features of one image.
+
+    ``linear``: messages and losses on the shifted cosine of all pairs (``cc`` keeps its signed
+    affinity in the loss). ``published``: ``ncut`` the positive part of the feature products,
+    ``cc`` the products minus a share of the largest, ``dmon`` the cosine where it reaches ``tau``
+    (1 instead of the cosine for the methods that use a binary graph).
+
+    Raises:
+        InputError: Too many nodes for a matrix of all pairs, or fewer nodes than clusters.
+    """
+    n_nodes = len(feature)
+    if n_nodes < settings.n_clusters:
+        raise InputError(
+            f"{n_nodes} nodes cannot form {settings.n_clusters} clusters", "",
+            "Give fewer --clusters or a smaller --cell",
+        )  # fmt: skip
+    if settings.graph == "linear":
+        return _linear_graph(feature, settings)
+    if n_nodes > _EXPLICIT_LIMIT:
+        raise InputError(
+            f"{n_nodes} nodes are too many for the graph of the method {settings.method}",
+            f"it links all pairs; up to {_EXPLICIT_LIMIT} fit",
+            "Use --graph linear, or a larger --cell",
+        )
+    return _published_graph(feature, settings)
+
+
+def _linear_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
+    batch = feature.unsqueeze(0)
+    messages = GramAffinity.of(batch, "gram" if settings.signed else "shifted")
+    if settings.loss == "cc":
+
+        def loss(member: Tensor) -> Tensor:
+            return correlation_clustering_loss(
+                feature, member, tau=settings.alpha, rows="unit", method="linear"
+            )
+    elif settings.loss == "ncut":
+
+        def loss(member: Tensor) -> Tensor:
+            return normalized_cut_loss(
+                feature, member, balance_weight=settings.balance_weight, method="linear"
+            )
+    else:
+
+        def loss(member: Tensor) -> Tensor:
+            return modularity_loss(
+                feature, member, collapse=settings.collapse, variant=settings.variant,
+                balance_weight=settings.balance_weight, method="linear",
+            )  # fmt: skip
+
+    return Graph(feature, messages, loss)
+
+
+def _published_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
+    if settings.loss == "dmon":
+        unit = unit_rows(feature)
+        cosine = unit @ unit.T
+        linked = cosine >= settings.tau
+        weight = torch.where(linked, cosine, 0.0) if _keeps_cosine(settings) else linked.float()
+        weight = weight.clamp(min=0)
+        # a zero row keeps its self-edge, so no degree is 0
+        weight.diagonal().masked_fill_(weight.diagonal() <= 0, 1.0)
+
+        def loss(member: Tensor) -> Tensor:
+            return modularity_loss_from(
+                weight, member, collapse=settings.collapse, variant=settings.variant,
+                balance_weight=settings.balance_weight,
+            )  # fmt: skip
+
+        return Graph(feature, weight, loss)
+    product = feature @ feature.T
+    largest = largest_affinity(feature.unsqueeze(0))[0]
+    if settings.loss == "ncut":
+        weight = product.clamp(min=0)
+
+        def loss(member: Tensor) -> Tensor:
+            return normalized_cut_loss_from(weight, member, balance_weight=settings.balance_weight)
+
+        return Graph(feature, weight / largest.clamp(min=1e-30), loss)
+    # scaled by the largest product, which changes neither the minimum nor the sign of an edge
+    signed = (product - largest / settings.alpha) / largest.clamp(min=1e-30)
+
+    def loss(member: Tensor) -> Tensor:
+        return correlation_clustering_loss_from(signed, member)
+
+    return Graph(feature, signed, loss)
+
+
+def _keeps_cosine(settings: ClusterSettings) -> bool:
+    """UnSegMedGAT weighs edges by the cosine, UnSegGNet and UnSeGArmaNet only by its threshold."""
+    return settings.layer == "gat_series"
+
+
+def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -> State:
+    """Initial weights of a run, drawn once from its seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed + retry)
+        return _network(in_channels, settings).state_dict()
+
+
+def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | None = None) -> Fit:
+    """Fit a network to one graph; collapse is retried with other seeds, then k-means steps in.
+
+    Args:
+        graph: Of :func:`make_graph`.
+        settings: What to fit and how long.
+        key: Name of the image; its dropout follows from the seed and this, so the result does not
+            depend on the order of images.
+        state: Initial weights; drawn from the seed without them.
+
+    Returns:
+        The assignment in evaluation mode (or as ``settings.assign`` says), with flags.
+    """
+    if _without_structure(graph.feature):
+        one = torch.zeros(len(graph.feature), settings.n_clusters)
+        one[:, 0] = 1
+        return Fit(one, 0.0, ("no_structure",))
+    flags: list[str] = []
+    fit = None
+    for retry in range(N_RETRIES + 1):
+        start = state
+        if start is None or retry:
+            start = initial_state(graph.feature.shape[1], settings, retry)
+        found = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
+        flags += [flag for flag in found.flags if flag not in flags]
+        if not is_collapsed(found.labels, settings.n_clusters):
+            fit = found
+            break
+        if "retried" not in flags:
+            flags.append("retried")
+    if fit is None:
+        flags.append("fallback")
+        labels = kmeans(unit_rows(graph.feature), settings.n_clusters)
+        member = torch.nn.functional.one_hot(labels, settings.n_clusters).float()
+        fit = Fit(member, float(graph.loss(member)))
+    return replace(fit, flags=tuple(flags))
+
+
+def is_collapsed(labels: Tensor, n_clusters: int) -> bool:
+    """Whether nearly all nodes are in one cluster."""
+    counts = torch.bincount(labels, minlength=n_clusters)
+    return bool(counts.max() > COLLAPSED * len(labels))
+
+
+def run_steps(
+    network: GraphClusterer,
+    optimizer: torch.optim.Optimizer,
+    graph: Graph,
+    n_steps: int,
+) -> tuple[Tensor, float, bool]:
+    """Take optimizer steps on one graph.
+
+    Returns:
+        Assignment of the last training pass, last loss, and whether all losses were finite. After
+        the first loss that is not, the last finite weights are back and no step follows.
+    """
+    network.train()
+    member, value = torch.empty(0), math.nan
+    for _ in range(n_steps):
+        optimizer.zero_grad(set_to_none=True)
+        found = network(graph.feature, graph.messages)
+        loss = graph.loss(found)
+        if not torch.isfinite(loss):
+            return member, value, False
+        kept = [parameter.detach().clone() for parameter in network.parameters()]
+        loss.backward()
+        optimizer.step()
+        if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
+            with torch.no_grad():
+                for parameter, old in zip(network.parameters(), kept, strict=True):
+                    parameter.copy_(old)
+            return found.detach(), float(loss.detach()), False
+        member, value = found.detach(), float(loss.detach())
+    return member, value, True
+
+
+def make_optimizer(network: GraphClusterer, settings: ClusterSettings) -> torch.optim.Optimizer:
+    """The optimizer of a method, one call for all of its small tensors."""
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), lr=settings.lr, weight_decay=settings.decay, foreach=True)
+
+
+def stream_seed(seed: int, key: str) -> int:
+    """Seed of the dropout of one image, from the run's seed and the image's name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:7], "big")
+
+
+def _network(in_channels: int, settings: ClusterSettings) -> GraphClusterer:
+    chosen = PRESETS[settings.network]
+    if settings.signed:
+        chosen = replace(chosen, signed=True)
+    if settings.graph == "linear":  # dropout of single pairs has no linear form
+        chosen = replace(chosen, attention_dropout=0.0)
+    return GraphClusterer(in_channels, settings.n_clusters, chosen)
+
+
+def network_of(in_channels: int, settings: ClusterSettings, state: State) -> GraphClusterer:
+    """A network with given weights."""
+    with torch.random.fork_rng(devices=[]):
+        network = _network(in_channels, settings)
+    network.load_state_dict(state)
+    return network
+
+
+def _fit_once(graph: Graph, settings: ClusterSettings, key: str, state: State) -> Fit:
+    network = network_of(graph.feature.shape[1], settings, state)
+    optimizer = make_optimizer(network, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(settings.seed, key))
+        member, value, finite = run_steps(network, optimizer, graph, settings.steps)
+    if settings.assign == "eval" or not len(member):
+        network.eval()
+        with torch.no_grad():
+            member = network(graph.feature, graph.messages)
+            value = float(graph.loss(member))
+    member = torch.nan_to_num(member, nan=1 / settings.n_clusters)
+    return Fit(member, value, () if finite else ("not_finite",))
+
+
+def _without_structure(feature: Tensor) -> bool:
+    """Whether all nodes have the same features."""
+    return bool((feature == feature[:1]).all())
+
+
+def kmeans(rows: Tensor, n_clusters: int, seed: int = 0, n_steps: int = 50) -> Tensor:
+    """Lloyd's k-means with k-means++ starts; the best of ten, from a fixed seed.
+
+    Args:
+        rows: ``(node, channel)``.
+        n_clusters: At most the number of rows.
+        seed: Of the starts.
+        n_steps: Upper bound of iterations.
+
+    Returns:
+        Cluster of each row, ``(node,)`` int64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    best, best_cost = torch.zeros(len(rows), dtype=torch.long), math.inf
+    for _ in range(_KMEANS_STARTS):
+        labels, cost = _lloyd(rows, _spread_start(rows, n_clusters, generator), n_steps)
+        if cost < best_cost:
+            best, best_cost = labels, cost
+    return best
+
+
+def _spread_start(rows: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
+    """Rows far apart from each other, drawn by squared distance."""
+    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
+    nearest = torch.full((len(rows),), math.inf)
+    for _ in range(n_clusters - 1):
+        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(dim=1))
+        weight = nearest if float(nearest.sum()) > 0 else torch.ones_like(nearest)
+        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
+    return rows[chosen].clone()
+
+
+def _lloyd(rows: Tensor, centres: Tensor, n_steps: int) -> tuple[Tensor, float]:
+    labels = torch.full((len(rows),), -1)
+    for _ in range(n_steps):
+        distance = torch.cdist(rows, centres)
+        cost, found = distance.min(dim=1)
+        if bool((found == labels).all()):
+            break
+        labels = found
+        member = torch.nn.functional.one_hot(labels, len(centres)).to(rows.dtype)
+        count = member.sum(dim=0).unsqueeze(1)
+        centres = torch.where(count > 0, member.T @ rows / count.clamp(min=1), centres)
+    return labels, float(cost.square().sum())

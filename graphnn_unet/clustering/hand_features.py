@@ -1,0 +1,120 @@
+"""Hand-made features: color, gradients and texture at several scales, on cells of a grid.
+
+They need no weights, so a folder can be clustered at once and offline.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
+
+SCALES = (1.0, 2.0, 4.0)
+"""Gaussian scales in pixels of the working image."""
+
+N_ORIENTATIONS = 8
+N_PATTERNS = 10
+POSITION_WEIGHT = 0.25
+SOURCE = "hand-made color, gradient and texture"
+
+Floats = NDArray[np.float32]
+
+
+def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
+    """The features of specification: 60 columns for RGB, 48 for grey, 3D analogues for volumes.
+
+    For each cell: mean and standard deviation of the color (Lab; each channel as it is for other
+    images) at Gaussian scales of 1, 2 and 4 pixels; eigenvalues of the structure tensor and an
+    8-bin histogram of gradient orientation at these scales; a histogram of uniform local binary
+    patterns; coordinates times 0.25. In 3D the squared gradient along each axis takes the place of
+    orientations and patterns. Columns are standardized over the image.
+
+    Args:
+        array: ``(channel, y, x)`` or ``(channel, z, y, x)``, about 0 to 1.
+        grid: Cells over the same pixels.
+        is_color: The channels are red, green and blue.
+
+    Returns:
+        ``(node, channel)`` float32 on the grid; a constant column is 0.
+
+    Cost: about 40 filters of the image.
+    """
+    color = lab(array) if is_color else array
+    light = color[0] if is_color else array.mean(axis=0)
+    maps = [*color_moments(color), *structure(light)]
+    if light.ndim == 2:
+        maps += [*orientations(light), *patterns(light)]
+    pooled = grid.pooled(np.stack(maps))
+    values = standardized(np.concatenate([pooled, positions(grid)], axis=1))
+    values[:, -len(grid.size) :] *= POSITION_WEIGHT
+    return NodeFeatures(values, grid, SOURCE)
+
+
+def lab(array: Floats) -> Floats:
+    """CIE Lab of ``(3, y, x)`` RGB from 0 to 1, divided by 100."""
+    from skimage.color import rgb2lab
+
+    return (rgb2lab(array, channel_axis=0) / 100).astype(np.float32)
+
+
+def color_moments(color: Floats) -> list[Floats]:
+    """Mean and standard deviation of each channel under Gaussian windows of each scale."""
+    maps: list[Floats] = []
+    for scale in SCALES:
+        for channel in color:
+            mean = ndimage.gaussian_filter(channel, scale)
+            square = ndimage.gaussian_filter(channel * channel, scale)
+            maps += [mean, np.sqrt(np.maximum(square - mean * mean, 0))]
+    return maps
+
+
+def structure(light: Floats) -> list[Floats]:
+    """Eigenvalues of the structure tensor at each scale, largest first; 3D: gradients as well."""
+    maps: list[Floats] = []
+    for scale in SCALES:
+        slopes = [
+            ndimage.gaussian_filter(light, scale, order=[int(a == axis) for a in range(light.ndim)])
+            for axis in range(light.ndim)
+        ]
+        products = {
+            (i, j): ndimage.gaussian_filter(slopes[i] * slopes[j], scale)
+            for i in range(light.ndim)
+            for j in range(i, light.ndim)
+        }
+        if light.ndim == 2:
+            half = (products[0, 0] + products[1, 1]) / 2
+            root = np.sqrt(((products[0, 0] - products[1, 1]) / 2) ** 2 + products[0, 1] ** 2)
+            maps += [np.sqrt(half + root), np.sqrt(np.maximum(half - root, 0))]
+        else:
+            maps += [np.sqrt(np.maximum(products[axis, axis], 0)) for axis in range(light.ndim)]
+            maps.append(ndimage.gaussian_gradient_magnitude(light, scale))
+    return maps
+
+
+def orientations(light: Floats) -> list[Floats]:
+    """Gradient magnitude by its orientation in 8 bins over half a turn, at each scale."""
+    maps: list[Floats] = []
+    for scale in SCALES:
+        down = ndimage.gaussian_filter(light, scale, order=(1, 0))
+        right = ndimage.gaussian_filter(light, scale, order=(0, 1))
+        magnitude = np.hypot(down, right)
+        bins = np.floor(np.arctan2(down, right) / np.pi * N_ORIENTATIONS) % N_ORIENTATIONS
+        maps += [np.where(bins == b, magnitude, 0).astype(np.float32) for b in range(8)]
+    return maps
+
+
+def patterns(light: Floats) -> list[Floats]:
+    """Which of the 10 uniform local binary patterns of 8 neighbors each pixel shows."""
+    from skimage.feature import local_binary_pattern
+
+    # whole numbers: differences of rounding would otherwise decide about flat parts
+    found = local_binary_pattern(np.round(light * 255).astype(np.uint8), 8, 1, method="uniform")
+    return [(found == pattern).astype(np.float32) for pattern in range(N_PATTERNS)]
+
+
+def positions(grid: Grid) -> Floats:
+    """Coordinates of the cells, ``(node, axis)``."""
+    axes = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in grid.size), indexing="ij")
+    return np.stack([axis.ravel() for axis in axes], axis=1)

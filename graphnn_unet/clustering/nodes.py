@@ -1,0 +1,112 @@
+"""Nodes of an image: cells of a grid, and the way between pixels and nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graphnn_unet.errors import InputError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of ``cell`` pixels an axis; the last one of an axis takes the strip that is left.
+
+    Attributes:
+        shape: Spatial shape in pixels.
+        size: Number of cells an axis.
+    """
+
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @classmethod
+    def of_cells(cls, shape: Sequence[int], cell: int) -> Grid:
+        """The grid of cells with an edge of ``cell`` pixels.
+
+        Raises:
+            InputError: Less than two cells along an axis.
+        """
+        size = tuple(max(n // cell, 1) for n in shape)
+        if min(size) < 2:
+            raise InputError(
+                f"an image of {' x '.join(map(str, shape))} pixels has fewer than 2 x 2 cells of "
+                f"{cell} pixels", "", "Give a smaller --cell",
+            )  # fmt: skip
+        return cls(tuple(shape), size)
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of cells."""
+        return int(np.prod(self.size))
+
+    @cached_property
+    def _places(self) -> list[NDArray[np.int64]]:
+        """Cell of each pixel along each axis."""
+        return [
+            np.minimum(np.arange(n) // (n // cells), cells - 1)
+            for n, cells in zip(self.shape, self.size, strict=True)
+        ]
+
+    @cached_property
+    def node_map(self) -> NDArray[np.int32]:
+        """Node of each pixel."""
+        places = np.ix_(*self._places)
+        return np.ravel_multi_index(places, self.size).astype(np.int32)
+
+    def pooled(self, maps: np.ndarray) -> NDArray[np.float32]:
+        """Mean of pixel maps ``(channel, *shape)`` in each cell, ``(node, channel)`` float32."""
+        found = maps.astype(np.float32, copy=False)
+        for axis, place in enumerate(self._places, start=1):
+            starts = np.searchsorted(place, np.arange(self.size[axis - 1]))
+            counts = np.diff([*starts, len(place)]).astype(np.float32)
+            found = np.add.reduceat(found, starts, axis=axis)
+            found /= counts.reshape([-1 if a == axis else 1 for a in range(found.ndim)])
+        return np.moveaxis(found, 0, -1).reshape(self.n_nodes, -1)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values of nodes ``(node, ...)`` at each pixel, nearest cell."""
+        return values[self.node_map]
+
+    @cached_property
+    def ring(self) -> NDArray[np.bool_]:
+        """Nodes in the first or last cell along any axis, ``(node,)``."""
+        inside = np.zeros(self.size, dtype=bool)
+        inside[tuple(slice(1, -1) for _ in self.size)] = True
+        return ~inside.ravel()
+
+
+@dataclass(frozen=True)
+class NodeFeatures:
+    """Nodes of one image with their features.
+
+    Attributes:
+        values: ``(node, channel)`` float32.
+        grid: Where the nodes lie.
+        source: What made the features, as users are told.
+    """
+
+    values: Tensor
+    grid: Grid
+    source: str
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.values) != self.grid.n_nodes:
+            raise ValueError(f"{len(self.values)} features for {self.grid.n_nodes} nodes")
+
+
+def standardized(values: np.ndarray) -> Tensor:
+    """Columns with mean 0 and deviation 1; a constant column becomes 0. ``(node, channel)``."""
+    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
+    deviation = centred.std(axis=0)
+    scale = np.abs(values).max(axis=0)
+    alive = deviation > 1e-6 * np.maximum(scale, 1e-6)
+    made = np.where(alive, centred / np.where(alive, deviation, 1.0), 0.0)
+    return torch.from_numpy(made.astype(np.float32))

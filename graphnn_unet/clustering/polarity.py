@@ -1,0 +1,82 @@
+"""Which clusters are background: by the border of the image, never by looking at a true mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FOREGROUND_SHARE = 0.1
+"""With more than two clusters, one with less of the border ring than this is foreground."""
+
+ON_BORDER = 0.25
+"""From this share of the ring on, the foreground is said to lie on the border."""
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Polarity:
+    """Clusters seen as foreground and background.
+
+    Attributes:
+        foreground: Ids of clusters that are foreground, the largest first.
+        ring_share: Share of the border ring in the foreground.
+    """
+
+    foreground: tuple[int, ...]
+    ring_share: float
+
+    @property
+    def is_on_border(self) -> bool:
+        """Whether the object reaches along more than a quarter of the border."""
+        return self.ring_share > ON_BORDER
+
+
+def border_polarity(labels: Labels, ring: NDArray[np.bool_]) -> Polarity:
+    """Tell foreground from background by the clusters of the border nodes.
+
+    Background is the cluster with the largest share of the ring; of equal ones the larger cluster,
+    then that of the first node. With two clusters the other one is foreground; with more, all that
+    hold less than a tenth of the ring, at least the one that holds least.
+
+    Args:
+        labels: Cluster of each node, ``(node,)``.
+        ring: Border nodes, ``(node,)``, at least one.
+
+    Returns:
+        Foreground clusters; none where all nodes are in one cluster.
+    """
+    used = np.unique(labels)
+    if len(used) == 1:
+        return Polarity((), 0.0)
+    share = {int(c): float((labels[ring] == c).mean()) for c in used}
+    size = {int(c): int((labels == c).sum()) for c in used}
+    background = max(share, key=lambda c: (share[c], size[c], c == labels[0]))
+    others = [c for c in share if c != background]
+    if len(used) > 2:
+        inside = [c for c in others if share[c] < FOREGROUND_SHARE]
+        others = inside or [min(others, key=lambda c: (share[c], -size[c]))]
+    others.sort(key=lambda c: -size[c])
+    return Polarity(tuple(others), sum(share[c] for c in others))
+
+
+def as_label_map(labels: Labels, polarity: Polarity, *, merge: bool) -> Labels:
+    """Ids of a label map: 0 background, 1 the foreground, or 1, 2, ... its clusters by size.
+
+    Args:
+        labels: Cluster of each node.
+        polarity: Of these nodes.
+        merge: One id for all of the foreground.
+    """
+    made = np.zeros_like(labels)
+    for number, cluster in enumerate(polarity.foreground, start=1):
+        made[labels == cluster] = 1 if merge else number
+    return made
+
+
+def released_corner_rule(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """DeepCut's rule for two clusters: flip where more than two of the four corners are set."""
+    corners = mask[np.ix_(*((0, -1) for _ in range(mask.ndim)))]
+    return ~mask if int(corners.sum()) > corners.size // 2 else mask

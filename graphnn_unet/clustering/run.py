@@ -1,0 +1,220 @@
+"""Cluster a folder of images: one bad image costs no other, a killed run goes on."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graphnn_unet.clustering.features import FeatureSource
+from graphnn_unet.clustering.fit import State
+from graphnn_unet.clustering.images import (
+    Source,
+    find_images,
+    is_whole,
+    read_image,
+    write_label_map,
+)
+from graphnn_unet.clustering.segment import Finish, segment_image
+from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.errors import (
+    CasesFailedError,
+    Fault,
+    FaultsError,
+    InputError,
+    RefusedError,
+)
+from graphnn_unet.progress import Progress
+from graphnn_unet.storage.atomic import remove_leftovers, write_csv, write_json
+from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.processes import default_workers, run_jobs
+from graphnn_unet.storage.safe_load import read_json
+
+_log = logging.getLogger(__name__)
+
+FACTS, TABLE, FAILURES = "clustering.json", "clusters.csv", "failures.csv"
+COLUMNS = ("case", "features", "nodes", "clusters", "foreground", "loss", "flags", "seconds")
+FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
+STAGE = "cluster"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ClusteringResult:
+    """What a run over a folder did.
+
+    Attributes:
+        output: Folder of the label maps.
+        clustered: Cases done in this call.
+        kept: Cases whose label maps were there already.
+        skipped: Files of the input folder that are no images.
+        features: What made the features.
+    """
+
+    output: Path
+    clustered: list[str]
+    kept: list[str]
+    skipped: list[str]
+    features: str
+    dataset: Path | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image on its way; goes to a worker process."""
+
+    source: Source
+    target: Path
+    features: FeatureSource
+    settings: ClusterSettings
+    finish: Finish
+    state: State | None
+
+
+def cluster_one(job: Job) -> dict[str, Any]:
+    """Read, cluster and write one image; returns its row of ``clusters.csv``."""
+    began = time.perf_counter()
+    image = read_image(job.source)
+    nodes = job.features(image)
+    made = segment_image(image, nodes, job.settings, job.finish, job.state)
+    write_label_map(made.labels, image, job.target / job.source.target_name)
+    seconds = round(time.perf_counter() - began, 3)
+    return {"case": job.source.case, "features": nodes.source, **made.facts, "seconds": seconds}
+
+
+def cluster_folder(
+    source: Path,
+    target: Path,
+    features: FeatureSource,
+    settings: ClusterSettings,
+    finish: Finish,
+    *,
+    overwrite: bool = False,
+    n_workers: int | None = None,
+) -> ClusteringResult:
+    """Write a label map for every image of a folder.
+
+    Label maps that are there, whole, younger than their image and of the same settings are kept.
+
+    Raises:
+        CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.
+        FaultsError: All images failed.
+        RefusedError: The output folder is the input folder, or holds label maps made otherwise.
+        MissingFileError, InputError: No images.
+    """
+    sources, faults, skipped = find_images(source)
+    _check_folders(source, target)
+    facts = run_facts(features, settings, finish)
+    with folder_lock(target, "gnnunet_cluster"):
+        remove_leftovers(target)
+        _require_same(target, facts, overwrite=overwrite)
+        write_json(target / FACTS, facts)
+        rows = {} if overwrite else _old_rows(target / TABLE)
+        kept = [] if overwrite else [s for s in sources if is_whole(target / s.target_name, s)]
+        rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
+        todo = [s for s in sources if s not in kept]
+        state = None
+        jobs = [Job(s, target, features, settings, finish, state) for s in todo]
+        done, failed = _run_all(jobs, rows, target, n_workers, len(kept))
+        faults += failed
+        _write_failures(target, faults)
+    if faults:
+        raise (CasesFailedError if done or kept else FaultsError)(faults)
+    return ClusteringResult(target, done, [s.case for s in kept], skipped, features.name)
+
+
+def run_facts(features: FeatureSource, settings: ClusterSettings, finish: Finish) -> dict[str, Any]:
+    """Everything that decides about the label maps of a folder."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "features": {"source": features.name, **features.facts},
+        "settings": settings.as_dict(),
+        "finish": asdict(finish),
+    }
+
+
+def _run_all(
+    jobs: list[Job], rows: dict[str, dict], target: Path, n_workers: int | None, n_kept: int
+) -> tuple[list[str], list[Fault]]:
+    """Cluster images; the table is written anew after each, so a kill loses none of it."""
+    if n_workers is None:
+        n_workers = default_workers(len(jobs), 1.0) if len(jobs) > 4 else 0
+    done: list[str] = []
+    faults: list[Fault] = []
+    with Progress(len(jobs) + n_kept, "cluster", "image", initial=n_kept) as progress:
+        for outcome in run_jobs(cluster_one, jobs, n_workers=n_workers):
+            case = outcome.job.source.case
+            if outcome.ok:
+                rows[case] = outcome.value
+                done.append(case)
+                write_table(target / TABLE, rows.values())
+            else:
+                _log.debug("%s: %s", case, outcome.details)
+                cause = outcome.error.rstrip(".")
+                if not outcome.expected:
+                    cause = f"an unexpected error: {cause}"
+                faults.append(Fault(case, STAGE, cause, "Mend the image or leave it out"))
+            progress.update(case)
+    return sorted(done), faults
+
+
+def write_table(path: Path, rows: Iterable[dict]) -> None:
+    """Write ``clusters.csv``, sorted by case."""
+    ordered = sorted(rows, key=lambda row: row["case"])
+    write_csv(path, ({c: row.get(c, "") for c in COLUMNS} for row in ordered), COLUMNS)
+
+
+def _old_rows(path: Path) -> dict[str, dict]:
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["case"]: dict(row) for row in csv.DictReader(file) if row.get("case")}
+
+
+def _check_folders(source: Path, target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise InputError(f"output {target} is a file", "", "Give a folder with -o")
+    if target.exists() and source.resolve() == target.resolve():
+        raise RefusedError(
+            f"input and output are both {source}",
+            "label maps would be taken for images the next time",
+            "Give another folder with -o",
+        )
+
+
+def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> None:
+    """Refuse to mix label maps of different settings in one folder."""
+    path = target / FACTS
+    if overwrite or not path.is_file():
+        return
+    before = read_json(path)
+    if before == facts:
+        return
+    changed = [
+        f"{part}.{key} {_part(before, part).get(key)} there, {value} here"
+        for part in ("features", "settings", "finish")
+        for key, value in facts[part].items()
+        if _part(before, part).get(key) != value
+    ]
+    raise RefusedError(
+        f"{target} holds label maps that were made in another way",
+        "; ".join(changed[:4]) or "by another version",
+        "Give another folder with -o, or --overwrite to make all of them anew",
+    )
+
+
+def _part(facts: Any, name: str) -> dict[str, Any]:
+    part = facts.get(name) if isinstance(facts, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def _write_failures(target: Path, faults: list[Fault]) -> None:
+    path = target / FAILURES
+    path.unlink(missing_ok=True)
+    if faults:
+        rows = [{key: f.as_dict()[key] for key in FAILURE_COLUMNS} for f in faults]
+        write_csv(path, rows, FAILURE_COLUMNS)
