@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphnn_unet._version import __version__
 
 _FUNCTIONS = {
+    "classify": "graphnn_unet.classification.run",
     "cluster": "graphnn_unet.clustering.cluster",
     "convert": "graphnn_unet.dataset_conversion.convert",
     "plan_and_preprocess": "graphnn_unet.data.plan_and_preprocess",
@@ -25,6 +26,7 @@ _FUNCTIONS = {
 
 __all__ = [
     "__version__",
+    "classify",
     "cluster",
     "convert",
     "demo",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from graphnn_unet.classification.run import classify
     from graphnn_unet.clustering.cluster import cluster
     from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
     from graphnn_unet.dataset_conversion.convert import convert

@@ -1,0 +1,248 @@
+"""Training steps: labeled images, and beside them images with diffused labels.
+
+Everything random in an epoch comes from (seed, epoch), so a run that continues does what it would
+have done. What is drawn for unlabeled images is drawn apart: with weight 0 they change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphnn_unet.classification.augment import apply_views, draw_views
+from graphnn_unet.classification.encoders import Decoder, EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.images import ImageSet, Normalization
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.errors import DivergedError
+
+_EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What images are trained towards.
+
+    Attributes:
+        index: ``(m,)`` rows of the image set.
+        code: ``(m, f)`` class of each finding, negative where there is none.
+        weight: ``(m, f)`` weight of each.
+    """
+
+    index: Tensor
+    code: Tensor
+    weight: Tensor
+
+    def rows(self, chosen: Tensor) -> Targets:
+        """Some of the images."""
+        return replace(
+            self, index=self.index[chosen], code=self.code[chosen], weight=self.weight[chosen]
+        )
+
+
+@dataclass(frozen=True)
+class Material:
+    """What training reads.
+
+    Attributes:
+        images: All images.
+        normalization: For their pixels.
+        sizes: Number of classes a finding; logits stand side by side in this order.
+        device: To compute on.
+    """
+
+    images: ImageSet
+    normalization: Normalization
+    sizes: tuple[int, ...]
+    device: torch.device
+
+    def batch(self, index: Tensor) -> Tensor:
+        """Normalised images."""
+        return self.normalization(self.images.pixels[index].to(self.device))
+
+
+def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
+    """A generator that depends on seed, epoch and purpose alone."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 7 + stream)
+
+
+def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int]) -> Tensor:
+    """Mean over images, then findings, of ``weight * CE``; findings without a target left out.
+
+    Args:
+        logits: ``(m, sum of sizes)``.
+        targets: Of these images, on the device of the logits.
+        sizes: Classes a finding.
+    """
+    losses = []
+    for finding, part in enumerate(logits.split(list(sizes), dim=1)):
+        code, weight = targets.code[:, finding], targets.weight[:, finding]
+        used = code >= 0
+        if bool(used.any()):
+            loss = functional.cross_entropy(part[used], code[used], reduction="none")
+            losses.append((weight[used] * loss).mean())
+    return torch.stack(losses).mean() if losses else logits.sum() * 0.0
+
+
+def train_epoch(
+    network: EmbeddingNetwork,
+    optimizer: torch.optim.Optimizer,
+    material: Material,
+    settings: ClassifySettings,
+    labeled: Targets,
+    unlabeled: Targets | None,
+    *,
+    a: float,
+    epoch: int,
+) -> float:
+    """One epoch; returns the mean loss.
+
+    ``L = mean_l zeta CE + a mean_u xi zeta CE``. A step takes ``batch_size`` labeled images and,
+    where ``a > 0``, half of its images are unlabeled ones.
+
+    Args:
+        network: Trained in place.
+        optimizer: Of its parameters.
+        material: Images.
+        settings: Sizes and rates.
+        labeled: Labels with their class weights.
+        unlabeled: Diffused labels with certainty times class weight.
+        a: Weight of the unlabeled part.
+        epoch: Number of the epoch, from which all that is random follows.
+
+    Raises:
+        DivergedError: A loss is not finite.
+    """
+    network.train()
+    steps = _batches(len(labeled.index), settings, epoch, stream=0)
+    others: list[Tensor] = []
+    if unlabeled is not None and a > 0 and len(unlabeled.index):
+        others = _batches(len(unlabeled.index), settings, epoch, stream=1)
+        n_steps = max(len(steps), len(others))
+        steps = [steps[i % len(steps)] for i in range(n_steps)]
+        others = [others[i % len(others)] for i in range(n_steps)]
+    views = epoch_generator(settings.seed, epoch, 2), epoch_generator(settings.seed, epoch, 3)
+    total = 0.0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout
+        for number, chosen in enumerate(steps):
+            parts = [(labeled.rows(chosen), 1.0, views[0])]
+            if others:
+                parts.append((unlabeled.rows(others[number]), a, views[1]))  # type: ignore[union-attr]
+            loss = _step(network, optimizer, material, settings, parts)
+            if not math.isfinite(loss):
+                raise DivergedError(
+                    f"the loss is {loss} in epoch {epoch}", "training has diverged",
+                    "Lower the learning rate, or look at the images of this run",
+                )  # fmt: skip
+            total += loss
+    return total / len(steps)
+
+
+def _batches(n: int, settings: ClassifySettings, epoch: int, *, stream: int) -> list[Tensor]:
+    """Rows of each step of an epoch: every image at least once, whole batches."""
+    generator = epoch_generator(settings.seed, epoch, stream)
+    size = settings.batch_size
+    n_steps = max(-(-n // size), settings.min_steps)
+    order: list[Tensor] = []
+    while sum(map(len, order)) < n_steps * size:
+        order.append(torch.randperm(n, generator=generator))
+    return list(torch.cat(order)[: n_steps * size].split(size))
+
+
+def _step(
+    network: EmbeddingNetwork,
+    optimizer: torch.optim.Optimizer,
+    material: Material,
+    settings: ClassifySettings,
+    parts: Sequence[tuple[Targets, float, torch.Generator]],
+) -> float:
+    images = []
+    for targets, _, generator in parts:
+        batch = material.batch(targets.index)
+        kind = settings.augmentation
+        views = draw_views(len(batch), material.images.n_dims, kind, generator)
+        images.append(apply_views(batch, views))
+    logits = network(torch.cat(images)).split([len(batch) for batch in images])
+    loss = torch.zeros((), device=material.device)
+    for part, (targets, share, _) in zip(logits, parts, strict=True):
+        here = replace(
+            targets,
+            code=targets.code.to(material.device),
+            weight=targets.weight.to(material.device),
+        )
+        loss = loss + share * weighted_cross_entropy(part, here, material.sizes)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def embed(
+    network: EmbeddingNetwork, material: Material, settings: ClassifySettings
+) -> tuple[Tensor, Tensor]:
+    """Features ``(n, q)`` float32 with unit rows, and logits ``(n, k)``, of all images.
+
+    Evaluation mode; with ``tta > 1`` the mean over that many views, the first unchanged. A zero
+    row stays zero.
+    """
+    network.eval()
+    features, logits = [], []
+    for start in range(0, len(material.images.cases), _EVALUATION_BATCH):
+        stop = min(start + _EVALUATION_BATCH, len(material.images.cases))
+        batch = material.batch(torch.arange(start, stop))
+        found = network.features(batch)
+        for view in range(1, settings.tta):
+            generator = epoch_generator(settings.seed, start, 16 + view)
+            kind = "standard" if settings.augmentation == "none" else settings.augmentation
+            drawn = draw_views(len(batch), material.images.n_dims, kind, generator)
+            found = found + network.features(apply_views(batch, drawn))
+        found = found / settings.tta
+        features.append(functional.normalize(found.float(), dim=1).cpu())
+        logits.append(network.classifier(found).float().cpu())
+    return torch.cat(features), torch.cat(logits)
+
+
+@torch.no_grad()
+def loss_on(network: EmbeddingNetwork, material: Material, targets: Targets) -> float:
+    """Loss on held-out images, without augmentation."""
+    network.eval()
+    found = [
+        network(material.batch(index)).cpu() for index in targets.index.split(_EVALUATION_BATCH)
+    ]
+    return float(weighted_cross_entropy(torch.cat(found), targets, material.sizes))
+
+
+def reconstruct(encoder: SmallEncoder, material: Material, settings: ClassifySettings) -> float:
+    """Train the encoder to carry what is needed to draw the image again; the last mean error.
+
+    All images take part, no label is read. The decoder is thrown away afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        decoder = Decoder(encoder, material.images.pixels.shape[1], material.images.n_dims)
+    decoder.to(material.device)
+    both = nn.ModuleList([encoder, decoder])
+    optimizer = torch.optim.Adam(both.parameters(), lr=settings.learning_rate)
+    both.train()
+    error = float("nan")
+    for epoch in range(settings.reconstruction_epochs):
+        errors = []
+        views = epoch_generator(settings.seed, epoch, 5)
+        for chosen in _batches(len(material.images.cases), settings, epoch, stream=4):
+            batch = material.batch(chosen)
+            drawn = draw_views(len(batch), material.images.n_dims, settings.augmentation, views)
+            batch = apply_views(batch, drawn)
+            made = decoder(encoder.maps(batch), tuple(batch.shape[2:]))
+            loss = functional.mse_loss(made, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            errors.append(float(loss.detach()))
+        error = sum(errors) / len(errors)
+    return error

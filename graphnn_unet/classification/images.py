@@ -1,0 +1,243 @@
+"""A folder of pictures or volumes of any size as one tensor.
+
+Pictures keep their brightness and color against each other: they are normalised with the mean and
+deviation of the whole set, because a stain or an exposure says something. Volumes have no common
+scale (MR), so each is brought to mean 0 and deviation 1. Images keep their proportions, volumes in
+mm; what is left of the square or cube is filled with the values of the border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+
+from graphnn_unet.data.volume_files import FILE_ENDINGS, BadFileError, file_ending, read_volume
+from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.progress import Progress
+from graphnn_unet.storage.processes import default_workers, run_jobs
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PICTURE_SIZE, VOLUME_SIZE = 64, 32
+_MANY_BYTES = 2**28
+"""From this many bytes of files on, several processes read them."""
+_COPY_AGAIN = "Copy or export the file again, or take it out of the folder"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one folder, in the order of their ids.
+
+    Attributes:
+        cases: Ids.
+        pixels: ``(n, c, y, x)`` uint8 for pictures, ``(n, c, z, y, x)`` float16 for volumes.
+        faults: Files that could not be read; they are not among the cases.
+    """
+
+    cases: tuple[str, ...]
+    pixels: Tensor
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def n_dims(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return self.pixels.dim() - 2
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """What brings pixels to mean 0 and deviation 1.
+
+    Attributes:
+        mean: A value a channel.
+        deviation: Positive, a value a channel.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: ImageSet) -> Normalization:
+        """Of a whole set of pictures; volumes are normalised already."""
+        n_channels = images.pixels.shape[1]
+        if images.n_dims == 3:
+            return cls((0.0,) * n_channels, (1.0,) * n_channels)
+        mean, deviation = [], []
+        for channel in range(n_channels):
+            counts = torch.zeros(256, dtype=torch.float64)
+            for part in images.pixels[:, channel].split(4096):
+                counts += torch.bincount(part.flatten().long(), minlength=256)
+            level = torch.arange(256, dtype=torch.float64)
+            share = counts / counts.sum()
+            center = float((share * level).sum())
+            mean.append(center)
+            spread = float((share * (level - center).square()).sum()) ** 0.5
+            deviation.append(max(spread, 1.0))  # all of one grey: nothing to stretch
+        return cls(tuple(mean), tuple(deviation))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalised float32 images."""
+        shape = (1, -1, *[1] * (pixels.dim() - 2))
+        mean = torch.tensor(self.mean, device=pixels.device).view(shape)
+        deviation = torch.tensor(self.deviation, device=pixels.device).view(shape)
+        return (pixels.float() - mean) / deviation
+
+
+def find_images(folder: Path | str) -> dict[str, Path]:
+    """Image files of a folder by case id, sorted.
+
+    Raises:
+        MissingFileError: No such folder, or no image in it.
+        FaultsError: Two files would be one case.
+        InputError: Pictures and volumes side by side.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"the folder of images {folder} is missing")
+    files = sorted(path for path in folder.iterdir() if _ending(path) and path.name[0] != ".")
+    endings = ", ".join((*PICTURE_ENDINGS, *FILE_ENDINGS))
+    if not files:
+        raise MissingFileError(
+            f"{folder} holds no image", f"looked for {endings}", "Give the folder with the files"
+        )
+    volumes = [path for path in files if file_ending(path)]
+    if volumes and len(volumes) < len(files):
+        picture = next(path for path in files if not file_ending(path))
+        raise InputError(
+            f"{folder} holds pictures and volumes",
+            f"for example {picture.name} and {volumes[0].name}",
+            "Put them in folders of their own",
+        )
+    found: dict[str, Path] = {}
+    faults = []
+    for path in files:
+        case = path.name[: -len(_ending(path))]
+        if case in found:
+            cause = f"{path.name} and {found[case].name} have the same case id"
+            faults.append(Fault(case, "check", cause, "Rename or remove one of them"))
+        found[case] = path
+    if faults:
+        raise FaultsError(faults, f"{folder} has cases twice")
+    return dict(sorted(found.items()))
+
+
+def load_images(files: Mapping[str, Path], size: int = 0, *, n_channels: int = 0) -> ImageSet:
+    """Read images and bring them to one size.
+
+    Args:
+        files: Path of each case, all pictures or all volumes.
+        size: Edge in pixels or voxels; 0 for the default of the kind.
+        n_channels: 1 or 3 for pictures; 0 takes 3 where any picture has colors.
+
+    Returns:
+        The images that could be read; the others are its faults.
+
+    Raises:
+        FaultsError: None could be read.
+    """
+    is_volume = bool(file_ending(next(iter(files.values()))))
+    size = size or (VOLUME_SIZE if is_volume else PICTURE_SIZE)
+    n_bytes = sum(path.stat().st_size for path in files.values() if path.exists())
+    n_workers = default_workers(len(files)) if n_bytes > _MANY_BYTES else 0
+    read = partial(read_image, size=size)
+    arrays: dict[str, NDArray] = {}
+    faults = []
+    case_of = {path: case for case, path in files.items()}
+    with Progress(len(files), "reading images", "image") as progress:
+        for outcome in run_jobs(read, files.values(), n_workers=n_workers):
+            case = case_of[outcome.job]
+            if outcome.ok:
+                arrays[case] = outcome.value
+            else:
+                faults.append(Fault(case, "read", outcome.error, _COPY_AGAIN))
+            progress.update()
+    faults.sort(key=lambda fault: fault.case)
+    if not arrays:
+        raise FaultsError(faults, "no image could be read")
+    if is_volume:
+        n_channels = 1
+    elif not n_channels:
+        n_channels = 3 if any(len(array) == 3 for array in arrays.values()) else 1
+    cases = tuple(sorted(arrays))
+    pixels = torch.stack([_with_channels(arrays[case], n_channels) for case in cases])
+    return ImageSet(cases, pixels, tuple(faults))
+
+
+def read_image(path: Path, size: int) -> NDArray:
+    """One image as ``(c, size, size)`` uint8 or ``(1, size, size, size)`` float16.
+
+    Raises:
+        InputError: The file is damaged or not an image; the message names it.
+    """
+    if file_ending(path):
+        try:
+            volume = read_volume(path, path.name)
+        except BadFileError as error:
+            raise InputError(str(error)) from error
+        array = torch.from_numpy(np.array(volume.array, dtype=np.float32))[None]
+        if not bool(torch.isfinite(array).all()):
+            raise InputError(f"{path.name} has values that are not finite")
+        array = (array - array.mean()) / array.std(correction=0).clamp(min=1e-6)
+        return fitted(array, volume.grid.spacing, size).half().numpy()
+    picture = torch.from_numpy(_read_picture(path)).float()
+    return fitted(picture, (1.0, 1.0), size).round().clamp(0, 255).byte().numpy()
+
+
+def _read_picture(path: Path) -> NDArray:
+    """A picture as ``(1 or 3, y, x)``, values 0 to 255."""
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):  # 16 bits: the darkest to the brightest
+                values = np.asarray(picture, dtype=np.float32)
+                span = max(float(values.max() - values.min()), 1e-6)
+                return np.ascontiguousarray((255 * (values - values.min()) / span)[None])
+            gray = picture.mode in ("1", "L", "LA")
+            values = np.asarray(picture.convert("L" if gray else "RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError,
+            Image.DecompressionBombError) as error:  # fmt: skip
+        raise InputError(f"{path.name} cannot be read as a picture", str(error)[:120]) from error
+    return np.ascontiguousarray(values[None] if gray else values.transpose(2, 0, 1))
+
+
+def fitted(image: Tensor, spacing: Sequence[float], size: int) -> Tensor:
+    """An image in a square or cube, its proportions kept, its border continued.
+
+    Args:
+        image: ``(c, [z,] y, x)`` float32.
+        spacing: Voxel size a spatial axis.
+        size: Edge of the result.
+    """
+    length = [n * step for n, step in zip(image.shape[1:], spacing, strict=True)]
+    goal = [max(1, round(size * one / max(length))) for one in length]
+    if len(goal) == 2:
+        made = functional.interpolate(
+            image[None], size=goal, mode="bilinear", antialias=True, align_corners=False
+        )
+    else:  # there is no antialiasing in 3D: average what shrinks, then interpolate what grows
+        pooled = [min(n, g) for n, g in zip(image.shape[1:], goal, strict=True)]
+        made = functional.adaptive_avg_pool3d(image[None], pooled)
+        made = functional.interpolate(made, size=goal, mode="trilinear", align_corners=False)
+    room = [size - n for n in goal]
+    padding = [side for free in reversed(room) for side in (free // 2, free - free // 2)]
+    return functional.pad(made, padding, mode="replicate")[0]
+
+
+def _with_channels(array: NDArray, n_channels: int) -> Tensor:
+    if len(array) < n_channels:
+        array = np.repeat(array, n_channels, axis=0)
+    elif len(array) > n_channels:  # a model for grey pictures meets a colored one
+        array = array.astype(np.float32).mean(0, keepdims=True).round().astype(array.dtype)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _ending(path: Path) -> str:
+    name = path.name.lower()
+    return file_ending(path) or next((e for e in PICTURE_ENDINGS if name.endswith(e)), "")

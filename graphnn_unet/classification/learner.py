@@ -1,0 +1,282 @@
+"""The two passes: supervised training, then rounds of diffusing and training; both can go on."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.fitting import (
+    Material,
+    Targets,
+    embed,
+    loss_on,
+    reconstruct,
+    train_epoch,
+)
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.spreading import (
+    Spread,
+    build_graph,
+    class_weights,
+    ramp,
+    spread,
+)
+from graphnn_unet.classification.table import UNLABELED
+from graphnn_unet.progress import Progress
+
+_log = logging.getLogger(__name__)
+
+SUPERVISED, DYNAMIC, DONE = "supervised", "dynamic", "done"
+_EPOCHS_A_CHECKPOINT = 10
+
+
+@dataclass
+class Progression:
+    """How far training is; plain values and tensors, as they stand in a checkpoint.
+
+    Attributes:
+        phase: ``supervised``, ``dynamic`` or ``done``.
+        epoch: Next epoch of the phase, from 0.
+        waited: Epochs since the best validation loss.
+        best_loss: Smallest validation loss of the phase.
+        best_epoch: Where it was reached.
+        best_weights: The network there; empty before.
+        log: One record an epoch.
+    """
+
+    phase: str = SUPERVISED
+    epoch: int = 0
+    waited: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """Labels by what they are for.
+
+    Attributes:
+        training: ``(n, f)`` classes that train and enter the diffusion, else ``UNLABELED``.
+        validation: ``(n, f)`` classes that only stop the training.
+    """
+
+    training: Tensor
+    validation: Tensor
+
+    @property
+    def everything(self) -> Tensor:
+        """Both together."""
+        return torch.where(self.training >= 0, self.training, self.validation)
+
+
+class Learner:
+    """Trains one network on one set of images.
+
+    Args:
+        network: Trained in place.
+        material: Images.
+        labels: What is known about them.
+        settings: How.
+        save: Called with this learner where a checkpoint is due.
+        progression: Where to go on.
+        reconstruct_first: Train the encoder as that of an auto-encoder before labels are used.
+    """
+
+    def __init__(
+        self,
+        network: EmbeddingNetwork,
+        material: Material,
+        labels: GivenLabels,
+        settings: ClassifySettings,
+        save: Callable[[Learner], None] = lambda _: None,
+        progression: Progression | None = None,
+        *,
+        reconstruct_first: bool = False,
+    ):
+        self.network, self.material = network, material
+        self.labels, self.settings = labels, settings
+        self.progression = progression or Progression()
+        self.optimizer = self._new_optimizer()
+        self._save, self._reconstruct_first = save, reconstruct_first
+        self._held_out = targets_of(labels.validation)
+
+    def fit(self) -> None:
+        """All that is left to do; the network then has its best weights."""
+        settings = self.settings
+        if self.progression.phase == SUPERVISED:
+            self._supervised()
+            dynamic = settings.mode == "dynamic" and settings.a_max > 0
+            self._next_phase(DYNAMIC if dynamic else DONE)
+        if self.progression.phase == DYNAMIC:
+            self._dynamic()
+            self._next_phase(DONE)
+
+    def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Spread]:
+        """Features of all images and the labels spread over their graph."""
+        code = self.labels.everything if use_validation else self.labels.training
+        feature, _ = embed(self.network, self.material, self.settings)
+        affinity = build_graph(feature, self.settings, self.material.images.cases)
+        return feature, spread(affinity, code, self.material.sizes, self.settings)
+
+    def _supervised(self) -> None:
+        settings, here = self.settings, self.progression
+        encoder = self.network.encoder
+        if here.epoch == 0 and self._reconstruct_first and isinstance(encoder, SmallEncoder):
+            error = reconstruct(encoder, self.material, settings)
+            _log.info("auto-encoder: mean squared error %.3f of variance 1", error)
+        labeled = weighted(targets_of(self.labels.training), self.material.sizes)
+        with Progress(settings.max_epochs, "training", "epoch", initial=here.epoch) as progress:
+            while here.epoch < settings.max_epochs and here.waited < settings.patience:
+                loss = self._epoch(labeled, None, a=0.0, number=here.epoch)
+                self._judge({"phase": SUPERVISED, "epoch": here.epoch, "loss": loss})
+                progress.update(f"loss {loss:.3f}")
+                if here.epoch % _EPOCHS_A_CHECKPOINT == 0:
+                    self._save(self)
+
+    def _dynamic(self) -> None:
+        settings, here = self.settings, self.progression
+        with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
+            while here.epoch < settings.rounds and here.waited < settings.round_patience:
+                number = here.epoch + 1
+                _, found = self.diffused()
+                labeled, unlabeled = pseudo_targets(self.labels, found, self.material.sizes)
+                a = ramp(number, settings)
+                loss = self._epoch(labeled, unlabeled, a=a, number=settings.max_epochs + here.epoch)
+                sure = float(found.certainty[self.labels.training < 0].mean())
+                self._judge({
+                    "phase": DYNAMIC, "epoch": here.epoch, "loss": loss, "a": a,
+                    "mean_certainty": sure, **_flat(found.figures),
+                })  # fmt: skip
+                progress.update(f"loss {loss:.3f}, certainty {sure:.2f}")
+                self._save(self)
+
+    def _epoch(
+        self, labeled: Targets, unlabeled: Targets | None, *, a: float, number: int
+    ) -> float:
+        return train_epoch(
+            self.network, self.optimizer, self.material, self.settings, labeled, unlabeled,
+            a=a, epoch=number,
+        )  # fmt: skip
+
+    def _judge(self, record: dict[str, Any]) -> None:
+        """Count the epoch, and keep the weights if held-out labels like them best."""
+        here = self.progression
+        if len(self._held_out.index):
+            loss = loss_on(self.network, self.material, self._held_out)
+            record["validation_loss"] = loss
+            here.waited += 1
+            if loss < here.best_loss:
+                here.best_loss, here.best_epoch, here.waited = loss, here.epoch, 0
+                here.best_weights = copy.deepcopy(self.network.state_dict())
+        here.log.append(record)
+        here.epoch += 1
+
+    def _next_phase(self, phase: str) -> None:
+        here = self.progression
+        if here.best_weights:
+            self.network.load_state_dict(here.best_weights)
+        self.progression = Progression(phase=phase, log=here.log)
+        self.optimizer = self._new_optimizer()
+        self._save(self)
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+
+
+def targets_of(code: Tensor) -> Targets:
+    """Targets of weight 1 of all images with a label."""
+    index = (code >= 0).any(dim=1).nonzero().flatten()
+    return Targets(index, code[index], torch.ones(len(index), code.shape[1]))
+
+
+def weighted(targets: Targets, sizes: tuple[int, ...]) -> Targets:
+    """Targets with the weights of their classes."""
+    weight = targets.weight.clone()
+    for finding, size in enumerate(sizes):
+        weight[:, finding] *= of_class(
+            class_weights(targets.code[:, finding], size), targets.code[:, finding]
+        )
+    return Targets(targets.index, targets.code, weight)
+
+
+def of_class(weight: Tensor, code: Tensor) -> Tensor:
+    """The weight of each class number, 0 for none."""
+    return torch.where(code >= 0, weight[code.clamp(min=0)], 0.0).float()
+
+
+def pseudo_targets(
+    labels: GivenLabels, found: Spread, sizes: tuple[int, ...]
+) -> tuple[Targets, Targets]:
+    """What the labeled and the unlabeled images train towards in a round.
+
+    Held-out images take no part. No diffused label replaces a given one.
+    """
+    held_out = (labels.validation >= 0).any(dim=1)
+    given = labels.training
+    diffused = torch.where(given >= 0, UNLABELED, found.predicted)
+    diffused[held_out] = UNLABELED
+    certainty = found.certainty.float()
+    zeta = [
+        class_weights(torch.cat([given[:, f], diffused[:, f]]), size)
+        for f, size in enumerate(sizes)
+    ]
+
+    def balance(code: Tensor) -> Tensor:
+        return torch.stack([of_class(w, code[:, f]) for f, w in enumerate(zeta)], dim=1)
+
+    known = (given >= 0).any(dim=1).nonzero().flatten()
+    others = (diffused >= 0).any(dim=1).nonzero().flatten()
+    return (
+        Targets(known, given[known], balance(given[known])),
+        Targets(others, diffused[others], (certainty * balance(diffused))[others]),
+    )
+
+
+def hold_out(
+    code: Tensor, sizes: tuple[int, ...], share: float, generator: torch.Generator
+) -> GivenLabels:
+    """Set labeled images aside for early stopping, by class.
+
+    Every class gives ``share`` of its images, at least one where it has five or more, and keeps
+    two for training. Labels of all findings of an image go together.
+    """
+    quota = {}
+    for finding, size in enumerate(sizes):
+        counts = torch.bincount(
+            code[:, finding].clamp(min=0)[code[:, finding] >= 0], minlength=size
+        )
+        for one, count in enumerate(counts.tolist()):
+            wanted = round(share * count)
+            quota[finding, one] = (max(wanted, 1) if count >= 5 and share > 0 else wanted, count)
+    left = {key: count for key, (_, count) in quota.items()}
+    open_ = {key: wanted for key, (wanted, _) in quota.items()}
+    chosen = torch.zeros(len(code), dtype=torch.bool)
+    labeled = (code >= 0).any(dim=1).nonzero().flatten()
+    for row in labeled[torch.randperm(len(labeled), generator=generator)].tolist():
+        keys = [(f, int(c)) for f, c in enumerate(code[row].tolist()) if c >= 0]
+        if any(open_[key] > 0 for key in keys) and all(left[key] > 2 for key in keys):
+            chosen[row] = True
+            for key in keys:
+                open_[key] -= 1
+                left[key] -= 1
+    picked = chosen.unsqueeze(1)
+    return GivenLabels(torch.where(picked, UNLABELED, code), torch.where(picked, code, UNLABELED))
+
+
+def _flat(figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures of a diffusion that fit into a cell of a table."""
+    return {
+        key: sum(value) if isinstance(value, list) else value
+        for key, value in figures.items()
+        if not isinstance(value, (dict, str))
+    }

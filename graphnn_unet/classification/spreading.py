@@ -1,0 +1,230 @@
+"""Labels spread over a graph of embeddings: scores, decisions, certainties, class weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.table import UNLABELED
+from graphnn_unet.errors import InputError
+from graphnn_unet.graph import DiffusionSystem, knn_affinity
+
+TOLERANCE, MAX_ITERATIONS = 1e-8, 500
+_WEIGHT_RANGE = (0.1, 10.0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Diffused labels of all nodes.
+
+    Attributes:
+        score: ``(n, k)`` float64; the columns of a finding sum to 1, or to 0 where no label
+            reaches the node.
+        predicted: ``(n, f)`` class, the smallest on a tie; ``UNLABELED`` where no label reaches.
+        certainty: ``(n, f)`` in [0, 1].
+        figures: How it went: iterations, residual, nodes no label reaches, ties, methods.
+    """
+
+    score: Tensor
+    predicted: Tensor
+    certainty: Tensor
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def build_graph(feature: Tensor, settings: ClassifySettings, cases: Sequence[str]) -> Tensor:
+    """``w_ij = a_ij + a_ji``, ``a_ij = max(0, cos)^gamma`` for the nearest nodes; exact search.
+
+    Raises:
+        InputError: A feature is not finite (names the image), or there is one image only.
+    """
+    if len(feature) < 2:
+        raise InputError("one image makes no graph", "", "Give more images")
+    bad = (~torch.isfinite(feature).all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        named = ", ".join(cases[row] for row in bad[:5])
+        raise InputError(
+            f"{len(bad)} images have features that are not finite", f"for example {named}",
+            "Look at these images, or train with a lower learning rate",
+        )  # fmt: skip
+    return knn_affinity(
+        feature,
+        n_neighbors=settings.n_neighbors,
+        gamma=settings.gamma,
+        symmetrize=settings.symmetrize,
+    )
+
+
+def one_hot(code: Tensor, sizes: Sequence[int]) -> Tensor:
+    """``(n, k)`` float64 with a one for each label, the findings side by side."""
+    made = torch.zeros(len(code), sum(sizes), dtype=torch.float64)
+    start = 0
+    for finding, size in enumerate(sizes):
+        row = (code[:, finding] >= 0).nonzero().flatten()
+        made[row, start + code[row, finding]] = 1.0
+        start += size
+    return made
+
+
+def spread(
+    affinity: Tensor, code: Tensor, sizes: Sequence[int], settings: ClassifySettings
+) -> Spread:
+    """Diffuse labels over a graph.
+
+    Args:
+        affinity: ``(n, n)`` sparse, symmetric.
+        code: ``(n, f)`` classes of the labeled nodes, ``UNLABELED`` elsewhere.
+        sizes: Classes a finding.
+        settings: ``p``, ``alpha``, ``prior``, ``variation``.
+
+    Returns:
+        Scores; with ``p = 1`` the mean of the minimum cut's and the ``p = 2`` scores, of which the
+        first decides and the second breaks its ties.
+    """
+    label = one_hot(code, sizes)
+    if settings.prior:
+        label = label / label.sum(dim=0).clamp(min=1)
+    found = DiffusionSystem(affinity, settings.alpha).solve(
+        label, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS
+    )
+    score = normalized(found.value.clamp(min=0), sizes)
+    figures: dict[str, Any] = {
+        "iterations": found.n_iterations,
+        "residual": found.residual,
+        "converged": found.converged,
+    }
+    return with_decisions(score, code, sizes, figures)
+
+
+def normalized(score: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Rows that sum to 1 in each finding; rows of zeros stay."""
+    parts = []
+    for part in score.split(list(sizes), dim=1):
+        total = part.sum(dim=1, keepdim=True)
+        parts.append(torch.where(total > 0, part / torch.where(total > 0, total, 1.0), 0.0))
+    return torch.cat(parts, dim=1)
+
+
+def with_decisions(
+    score: Tensor, code: Tensor, sizes: Sequence[int], figures: dict[str, Any]
+) -> Spread:
+    """Classes and certainties of normalised scores; labeled nodes keep their label."""
+    predicted, sure = [], []
+    unreached, ties = [], []
+    for finding, part in enumerate(score.split(list(sizes), dim=1)):
+        reached = part.sum(dim=1) > 0
+        # max() may return any of equal values; the first is wanted
+        best = part.max(dim=1, keepdim=True).values
+        first = (part == best).int().argmax(dim=1)
+        ties.append(int((((part == best).sum(dim=1) > 1) & reached).sum()))
+        given = code[:, finding]
+        unreached.append(int((~reached & (given < 0)).sum()))
+        choice = torch.where(reached, first, UNLABELED)
+        predicted.append(torch.where(given >= 0, given, choice))
+        sure.append(torch.where(given >= 0, 1.0, certainty(part)))
+    figures = {**figures, "not_reached": unreached, "ties": ties}
+    return Spread(score, torch.stack(predicted, dim=1), torch.stack(sure, dim=1), figures)
+
+
+def certainty(score: Tensor) -> Tensor:
+    """``xi = 1 - E(h) / log C`` with ``E = - sum h log h``, 0 for a row of zeros.
+
+    Args:
+        score: ``(n, c)``, rows that sum to 1 or 0; at least two classes.
+
+    Raises:
+        InputError: One class, for which the certainty has no meaning.
+
+    Source: GraphNet Zoo, certainty of a node.
+    """
+    if score.shape[1] < 2:
+        raise InputError("one class has no certainty", "log 1 = 0", "Give at least two classes")
+    entropy = -torch.special.xlogy(score, score).sum(dim=1)
+    value = (1 - entropy / math.log(score.shape[1])).clamp(0, 1)
+    return torch.where(score.sum(dim=1) > 0, value, 0.0)
+
+
+def class_weights(predicted: Tensor, n_classes: int) -> Tensor:
+    """``zeta_c = n / (C n_c)`` from the classes of all nodes, within [0.1, 10]; 0 if empty.
+
+    Args:
+        predicted: ``(n,)`` classes, labels and diffused ones; negative ones do not count.
+        n_classes: ``C``.
+    """
+    counts = torch.bincount(predicted[predicted >= 0], minlength=n_classes).double()
+    weight = (counts.sum() / (n_classes * counts.clamp(min=1))).clamp(*_WEIGHT_RANGE)
+    return torch.where(counts > 0, weight, 0.0)
+
+
+def ramp(t: int, settings: ClassifySettings) -> float:
+    """``a(t) = a_max exp(-5 (1 - min(1, t / T))^2)``: the weight of diffused labels in round t."""
+    length = settings.ramp_rounds or max(1, settings.rounds // 2)
+    return settings.a_max * math.exp(-5 * (1 - min(1.0, t / length)) ** 2)
+
+
+def extend(
+    feature: Tensor,
+    stored: Tensor,
+    score: Tensor,
+    sizes: Sequence[int],
+    settings: ClassifySettings,
+) -> tuple[Tensor, Tensor]:
+    """Scores of images that were not there, from their neighbours among those that were.
+
+        score(x) = sum_j a_j h_j / sum_j a_j,    a_j = max(0, cos(x, j))^gamma,  j nearest to x
+
+    Args:
+        feature: ``(m, q)`` unit rows of the new images.
+        stored: ``(n, q)`` unit rows of the graph.
+        score: ``(n, k)`` of the graph.
+        sizes: Classes a finding.
+        settings: ``n_neighbors`` and ``gamma``.
+
+    Returns:
+        ``(m, k)`` scores, convex combinations of the neighbours' ones, normalised again where a
+        neighbour had none; and ``(m,)``, whether any neighbour has a positive cosine.
+    """  # fmt: skip
+    scores, near = [], []
+    k = min(settings.n_neighbors, len(stored))
+    for block in feature.split(512):
+        cosine, index = (block @ stored.T).topk(k, dim=1)
+        weight = cosine.double().clamp(min=0).pow(settings.gamma)
+        total = weight.sum(dim=1, keepdim=True)
+        mixed = (weight.unsqueeze(2) * score[index]).sum(dim=1)
+        scores.append(mixed / torch.where(total > 0, total, 1.0))
+        near.append(total.squeeze(1) > 0)
+    return normalized(torch.cat(scores), sizes), torch.cat(near)
+
+
+def labeled_neighbors(
+    feature: Tensor, stored: Tensor, labeled: Tensor, n: int, own: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The nearest labeled nodes of each image.
+
+    Args:
+        feature: ``(m, q)`` unit rows.
+        stored: ``(n, q)`` unit rows of the graph.
+        labeled: ``(l,)`` rows of ``stored`` that have a label.
+        n: How many to find.
+        own: ``(m,)`` row of each image in ``stored``, which is no neighbour of itself.
+
+    Returns:
+        Rows of ``stored`` and cosines, ``(m, min(n, l))``, nearest first; a cosine of ``-inf``
+        stands where there is no other.
+    """
+    n = min(n, len(labeled))
+    rows, cosines = [], []
+    candidates = stored[labeled].T
+    for start in range(0, len(feature), 512):
+        cosine = feature[start : start + 512] @ candidates
+        if own is not None:
+            cosine[own[start : start + 512, None] == labeled[None]] = -torch.inf
+        best, index = cosine.topk(n, dim=1)
+        rows.append(labeled[index])
+        cosines.append(best)
+    return torch.cat(rows), torch.cat(cosines)

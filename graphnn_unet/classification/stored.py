@@ -1,0 +1,216 @@
+"""The files a classification leaves to be used again: the model, and the state of a training.
+
+Both hold tensors and plain values and are loaded as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphnn_unet.classification.encoders import (
+    EmbeddingNetwork,
+    EncoderPlan,
+    build,
+    feature_count,
+    make_encoder,
+)
+from graphnn_unet.classification.images import Normalization
+from graphnn_unet.classification.learner import Learner, Progression
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.table import Finding
+from graphnn_unet.errors import InputError, RefusedError
+from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.safe_load import load_checkpoint
+
+MODEL, CHECKPOINT = "model.pth", "checkpoint_latest.pth"
+_KEY, _VERSION = "gnnunet_classify", 1
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A trained network with the graph it was used on.
+
+    Attributes:
+        network: With its best weights.
+        plan: Of its encoder.
+        settings: It was trained with.
+        findings: What it answers.
+        normalization: For pixels.
+        image_size: Edge of the images.
+        cases: Ids of the graph's nodes.
+        feature: ``(n, q)`` float32 unit rows.
+        score: ``(n, k)`` float64 diffused labels.
+        code: ``(n, f)`` given labels.
+    """
+
+    network: EmbeddingNetwork
+    plan: EncoderPlan
+    settings: ClassifySettings
+    findings: tuple[Finding, ...]
+    normalization: Normalization
+    image_size: int
+    cases: tuple[str, ...]
+    feature: Tensor
+    score: Tensor
+    code: Tensor
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Classes a finding."""
+        return tuple(len(one.classes) for one in self.findings)
+
+
+def save_model(model: StoredModel, folder: Path) -> Path:
+    """Write ``model.pth``."""
+    content = {
+        "network_weights": _on_cpu(model.network.state_dict()),
+        _KEY: {
+            "version": _VERSION,
+            "encoder": asdict(model.plan),
+            "settings": model.settings.as_dict(),
+            "findings": [[one.name, list(one.classes)] for one in model.findings],
+            "mean": list(model.normalization.mean),
+            "deviation": list(model.normalization.deviation),
+            "image_size": model.image_size,
+            "cases": list(model.cases),
+            "feature": model.feature,
+            "score": model.score,
+            "code": model.code,
+        },
+    }
+    with atomic_path(folder / MODEL) as temporary:
+        torch.save(content, temporary)
+    return folder / MODEL
+
+
+def load_model(
+    folder: Path, encoder: str | nn.Module | Callable[..., nn.Module] | None = None
+) -> StoredModel:
+    """Read ``model.pth`` of a finished classification.
+
+    Args:
+        folder: Output folder of ``gnnunet_classify``.
+        encoder: The user's own encoder, where the model was trained with one.
+
+    Raises:
+        MissingFileError: There is none.
+        InputError: The file is damaged, of another version, or needs the user's encoder.
+        UnsafeFileError: It holds something else than tensors and plain values.
+    """
+    path = folder / MODEL
+    state = load_checkpoint(path)
+    own = state.get(_KEY)
+    if not isinstance(own, dict) or own.get("version") != _VERSION:
+        raise InputError(
+            f"{path} is not a model of gnnunet_classify of this version", "",
+            "Give the output folder of gnnunet_classify",
+        )  # fmt: skip
+    try:
+        plan = EncoderPlan(**own["encoder"])
+        settings = ClassifySettings.from_values(own["settings"], str(path))
+        findings = tuple(Finding(name, tuple(classes)) for name, classes in own["findings"])
+        sizes = [len(one.classes) for one in findings]
+        if plan.kind == "own" and encoder is not None:
+            body, _ = make_encoder(encoder, plan.n_channels, plan.n_dims)
+        else:
+            body = build(plan)
+        weights = state["network_weights"]
+        n_features = weights["classifier.weight"].shape[1]
+        network = EmbeddingNetwork(body, n_features, sum(sizes), settings.dropout)
+        network.load_state_dict(weights)
+        return StoredModel(
+            network, plan, settings, findings,
+            Normalization(tuple(own["mean"]), tuple(own["deviation"])), own["image_size"],
+            tuple(own["cases"]), own["feature"], own["score"], own["code"],
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path} is damaged", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            "Classify again, or copy the file again",
+        ) from error  # fmt: skip
+
+
+def fingerprint(
+    cases: Sequence[str], pixels: Tensor, code: Tensor, settings: ClassifySettings, encoder: str
+) -> str:
+    """What a training depends on, as a hash: to go on with other images would mix results."""
+    told = json.dumps([list(cases), settings.as_dict(), encoder], sort_keys=True)
+    digest = hashlib.sha256(told.encode())
+    digest.update(code.numpy().tobytes())
+    for image in pixels:
+        digest.update(image.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_state(learner: Learner, folder: Path, mark: str) -> None:
+    """Write ``checkpoint_latest.pth``."""
+    content = {
+        "network_weights": _on_cpu(learner.network.state_dict()),
+        _KEY: {
+            "version": _VERSION,
+            "mark": mark,
+            "optimizer": _on_cpu(learner.optimizer.state_dict()),
+            "progression": {
+                **vars(learner.progression),
+                "best_weights": _on_cpu(learner.progression.best_weights),
+            },
+        },
+    }
+    with atomic_path(folder / CHECKPOINT) as temporary:
+        torch.save(content, temporary)
+
+
+def load_state(folder: Path, mark: str) -> dict[str, Any]:
+    """Read ``checkpoint_latest.pth`` of the same training.
+
+    Returns:
+        ``network_weights``, ``optimizer`` and ``progression``.
+
+    Raises:
+        RefusedError: It is of other images, labels or settings.
+    """
+    path = folder / CHECKPOINT
+    state = load_checkpoint(path)
+    own = state.get(_KEY)
+    if not isinstance(own, dict) or own.get("version") != _VERSION:
+        raise InputError(f"{path} is not a checkpoint of gnnunet_classify of this version")
+    if own.get("mark") != mark:
+        raise RefusedError(
+            f"the training in {folder} cannot go on",
+            "images, labels, settings or encoder are not those it began with",
+            "Give the same ones, or start anew with --overwrite",
+        )
+    return {
+        "network_weights": state["network_weights"],
+        "optimizer": own["optimizer"],
+        "progression": Progression(**own["progression"]),
+    }
+
+
+def new_network(
+    encoder: nn.Module, example: Tensor, n_outputs: int, settings: ClassifySettings
+) -> EmbeddingNetwork:
+    """The encoder with a new classifier on top."""
+    n_features = feature_count(encoder, example)
+    return EmbeddingNetwork(encoder, n_features, n_outputs, settings.dropout)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Nested tables with their tensors copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_on_cpu(item) for item in value]
+    return value
