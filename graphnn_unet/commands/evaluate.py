@@ -12,12 +12,17 @@ from graphnn_unet.commands import _command
 if TYPE_CHECKING:
     from graphnn_unet.metrics.aggregate import ClassSummary
     from graphnn_unet.metrics.result import EvaluationResult
+    from graphnn_unet.metrics.unsupervised import UnsupervisedResult
 
 _EPILOG = """\
 honest     mm; a structure that is missed or invented scores 0 and costs the diagonal of the
            image; one that is in neither map is left out and counted ("absent")
 published  as the programs behind the published tables do it: voxels, an empty prediction
            scores 0 in everything; only for comparison with those tables
+
+--unsupervised scores clusters, which have no names: as foreground and background, or matched one
+to one to the classes of the truth (hungarian); IoU and Dice as means over images. There, published
+chooses the polarity by the truth, as the published programs do: an oracle.
 
 Writes metrics.csv and summary.json, and failures.csv where cases could not be scored.
 Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
@@ -45,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         help="dataset.json with the names of the classes (default: the one in PREDICTIONS, LABELS "
         "or the folder above LABELS; without any, each id is a class)",
     )
+    made.add_argument(
+        "--unsupervised",
+        nargs="?",
+        const="foreground",
+        choices=("foreground", "hungarian"),
+        help="score label maps of gnnunet_cluster, PNG among them (default way: foreground)",
+    )
     made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
     return made
 
@@ -58,6 +70,9 @@ def _work(arguments: argparse.Namespace) -> None:
         raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
     output = arguments.o or arguments.p
     say(f"folders: predictions={arguments.p} labels={arguments.g} output={output}")
+    if arguments.unsupervised:
+        _work_unsupervised(arguments)
+        return
     try:
         result = evaluate(
             arguments.p,
@@ -71,6 +86,44 @@ def _work(arguments: argparse.Namespace) -> None:
         _show(error.result)
         raise
     _show(result)
+
+
+def _work_unsupervised(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.errors import InputError
+    from graphnn_unet.metrics.unsupervised import PartlyPredictedError, evaluate_unsupervised
+
+    if arguments.djfile:
+        raise InputError("-djfile does not go with --unsupervised", "clusters have no names")
+    try:
+        result = evaluate_unsupervised(
+            arguments.p,
+            arguments.g,
+            arguments.o,
+            arguments.protocol,
+            matching=arguments.unsupervised,
+        )
+    except PartlyPredictedError as error:
+        _show_unsupervised(error.result)
+        raise
+    _show_unsupervised(result)
+
+
+def _show_unsupervised(result: UnsupervisedResult) -> None:
+    from graphnn_unet.progress import say
+
+    oracle = ", polarity chosen by the truth (oracle)" if result.protocol == "published" else ""
+    print(f"protocol {result.protocol}, {result.matching}, {result.n_cases} images{oracle}")
+    rows = [
+        [name, _number(value, 4), *(_number(end, 4) for end in interval)]
+        for name, value, interval in (
+            ("mIoU", result.mean_iou, result.iou_interval),
+            ("Dice", result.mean_dice, result.dice_interval),
+        )
+    ]
+    _command.print_table(["mean over images", "value", "95 % from", "to"], rows)
+    if result.faults:
+        print(f"{len(result.faults)} without a usable prediction count with 0 (failures.csv)")
+    say(f"wrote {result.metrics_csv} and summary.json")
 
 
 def _show(result: EvaluationResult) -> None:

@@ -1,0 +1,160 @@
+"""Edges of a label map moved to those of the image, by a bilateral solver.
+
+Pixels are gathered in a coarse grid over position and color. A smooth function on that grid is
+sought that stays near the label map; it can change quickly only where the color does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, cg
+
+from graphnn_unet.errors import InputError
+
+
+@dataclass(frozen=True)
+class BilateralSettings:
+    """Sizes of the solver.
+
+    Attributes:
+        space: Edge of a grid cell in pixels.
+        luma: Its edge in brightness, 0 to 255.
+        chroma: Its edge in each of two color differences, 0 to 255.
+        smoothness: Weight of smoothness against the label map (``lambda``).
+        confidence: How much each pixel of the label map counts.
+        n_steps: Upper bound of conjugate gradient steps.
+        threshold: From this value on a pixel is foreground.
+
+    The published program sets 11, 5, 5, 256, 0.999, 25 and 0.5.
+    """
+
+    space: float = 11.0
+    luma: float = 5.0
+    chroma: float = 5.0
+    smoothness: float = 256.0
+    confidence: float = 0.999
+    n_steps: int = 25
+    threshold: float = 0.5
+
+
+def refine_labels(
+    labels: NDArray[np.int64],
+    array: NDArray[np.float32],
+    is_color: bool,
+    settings: BilateralSettings | None = None,
+) -> NDArray[np.int64]:
+    """Refine every id of a label map; pixels of several ids go to the largest value.
+
+    Keeps the object where the released program returned the background when that was smaller: the
+    foreground is thresholded, no component is chosen by its size.
+
+    Args:
+        labels: ``(y, x)`` ids from 0.
+        array: ``(channel, y, x)``, 0 to 1, of the same pixels.
+        is_color: The channels are red, green and blue.
+        settings: Sizes of the solver.
+
+    Returns:
+        ``(y, x)`` ids.
+
+    Raises:
+        InputError: The image is no picture of one plane.
+
+    Source: bilateral solver of Barron and Poole as used by UnSegMedGAT. Cost: grid cells times
+    steps; about 0.1 s for 256 x 256 pixels.
+    """
+    if labels.ndim != 2:
+        raise InputError(
+            f"an image with {labels.ndim} axes cannot be refined",
+            "the bilateral solver works on pictures and single slices",
+            "Leave --refine out",
+        )
+    chosen = settings or BilateralSettings()
+    grid = _BilateralGrid(_coordinates(array, is_color, chosen))
+    ids = [int(i) for i in np.unique(labels) if i]
+    values = np.stack([grid.solve((labels == i).astype(np.float64), chosen) for i in ids])
+    best = values.argmax(axis=0)
+    found = np.where(values.max(axis=0) > chosen.threshold, np.array(ids)[best], 0)
+    return found.reshape(labels.shape)
+
+
+def _coordinates(
+    array: NDArray[np.float32], is_color: bool, settings: BilateralSettings
+) -> NDArray[np.int64]:
+    """Grid cell of each pixel, ``(pixel, axis)``: y, x, brightness and two color differences."""
+    height, width = array.shape[1:]
+    rows, columns = np.mgrid[:height, :width]
+    axes = [rows / settings.space, columns / settings.space]
+    scaled = 255 * np.clip(array.astype(np.float64), 0, 1)
+    if is_color:
+        red, green, blue = scaled
+        luma = 0.299 * red + 0.587 * green + 0.114 * blue
+        axes += [
+            luma / settings.luma,
+            (0.564 * (blue - luma) + 128) / settings.chroma,
+            (0.713 * (red - luma) + 128) / settings.chroma,
+        ]
+    else:
+        axes += [channel / settings.luma for channel in scaled[:3]]
+    return np.stack([np.floor(axis).ravel().astype(np.int64) for axis in axes], axis=1)
+
+
+class _BilateralGrid:
+    """Occupied cells of the grid, the way to them from pixels, and their neighbors."""
+
+    def __init__(self, coordinates: NDArray[np.int64]):
+        coordinates = coordinates - coordinates.min(axis=0) + 1
+        base = coordinates.max(axis=0) + 2
+        weights = np.concatenate([[1], np.cumprod(base[:-1])])
+        keys, cell_of = np.unique(coordinates @ weights, return_inverse=True)
+        n_cells, n_pixels = len(keys), len(coordinates)
+        self.cell_of = cell_of.ravel()
+        self.count = np.bincount(self.cell_of, minlength=n_cells).astype(np.float64)
+        self.n_cells, self.n_pixels = n_cells, n_pixels
+        blur = 2.0 * len(base) * sparse.identity(n_cells, format="csr")
+        for weight in weights:
+            for step in (-weight, weight):
+                place = np.searchsorted(keys, keys + step)
+                place = np.minimum(place, n_cells - 1)
+                found = np.flatnonzero(keys[place] == keys + step)
+                blur = blur + sparse.csr_matrix(
+                    (np.ones(len(found)), (found, place[found])), shape=(n_cells, n_cells)
+                )
+        self.blur = sparse.csr_matrix(blur)
+        self.scale = self._bistochastic()
+
+    def _bistochastic(self) -> NDArray[np.float64]:
+        """Scale ``n`` with ``diag(n) B n`` equal to the pixel counts, ten fixed-point steps."""
+        scale = np.ones(self.n_cells)
+        for _ in range(10):
+            scale = np.sqrt(scale * self.count / (self.blur @ scale))
+        return scale
+
+    def solve(self, target: NDArray[np.float64], settings: BilateralSettings) -> np.ndarray:
+        """Smooth values of all pixels near ``target``."""
+        weight = settings.confidence
+        mass = self.scale * (self.blur @ self.scale)
+        data = weight * self.count
+        right = weight * np.bincount(self.cell_of, target.ravel(), minlength=self.n_cells)
+        smooth = settings.smoothness
+        scale, blur = self.scale, self.blur
+
+        def product(values: np.ndarray) -> np.ndarray:
+            values = values.ravel()
+            return smooth * (mass * values - scale * (blur @ (scale * values))) + data * values
+
+        diagonal = np.maximum(smooth * (mass - scale * blur.diagonal() * scale) + data, 1e-5)
+        shape = (self.n_cells, self.n_cells)
+        found, _ = cg(
+            LinearOperator(shape, matvec=product, dtype=np.float64),
+            right,
+            x0=right / np.maximum(data, 1e-12),
+            M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),
+            rtol=1e-5,
+            maxiter=settings.n_steps,
+        )
+        return found[self.cell_of]

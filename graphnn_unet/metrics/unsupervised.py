@@ -1,0 +1,380 @@
+"""Score label maps of clusters, which have no names, against true label maps.
+
+Two ways: the foreground as one class, or clusters matched one to one to classes (Hungarian
+method). The matching looks at the truth, in the evaluation alone; so does the choice of polarity,
+which belongs to the published protocol and is marked there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from graphnn_unet.errors import (
+    CasesFailedError,
+    Fault,
+    FaultsError,
+    InputError,
+    MissingFileError,
+    RefusedError,
+)
+from graphnn_unet.metrics.intervals import mean_intervals
+from graphnn_unet.metrics.protocols import COLUMNS, check_protocol
+from graphnn_unet.metrics.volumes import ENDINGS as VOLUME_ENDINGS
+from graphnn_unet.metrics.volumes import read_label_map
+from graphnn_unet.progress import Progress
+from graphnn_unet.storage.atomic import write_csv, write_json
+
+Matching = Literal["foreground", "hungarian"]
+MATCHINGS = ("foreground", "hungarian")
+PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+STAGE = "evaluate"
+SCHEMA_VERSION = 1
+MAX_CLASSES = 64
+FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class UnsupervisedScore:
+    """Figures of one class of one image.
+
+    Attributes:
+        case: Name of the image.
+        class_name: ``foreground``, or the value of the class in the true label map.
+        dice: Fraction; 1 where neither map has the class.
+        jaccard: Fraction; the IoU.
+        missed: The truth has it, the prediction lacks it (a missing prediction among them).
+    """
+
+    case: str
+    class_name: str
+    dice: float
+    jaccard: float
+    missed: bool
+
+
+@dataclass(frozen=True)
+class UnsupervisedResult:
+    """What an evaluation of clusters found.
+
+    Attributes:
+        protocol: ``honest``, or ``published`` (polarity by truth, an oracle).
+        matching: ``foreground`` or ``hungarian``.
+        scores: One an image and class.
+        n_cases: Images with a true label map; all count.
+        mean_iou: Mean over images of their mean over classes.
+        mean_dice: The same of Dice.
+        iou_interval: 95 % bootstrap interval over images.
+        dice_interval: The same of Dice.
+        faults: Images without a usable prediction; they count with 0.
+        metrics_csv: Where the rows stand.
+    """
+
+    protocol: str
+    matching: Matching
+    scores: tuple[UnsupervisedScore, ...]
+    n_cases: int
+    mean_iou: float
+    mean_dice: float
+    iou_interval: tuple[float, float]
+    dice_interval: tuple[float, float]
+    faults: tuple[Fault, ...]
+    metrics_csv: Path
+
+
+class PartlyPredictedError(CasesFailedError):
+    """Some images have no usable prediction; they count with 0 in ``result``."""
+
+    def __init__(self, faults: Sequence[Fault], result: UnsupervisedResult):
+        self.result = result
+        super().__init__(faults)
+
+
+def evaluate_unsupervised(
+    predictions: Path | str,
+    labels: Path | str,
+    output: Path | str | None = None,
+    protocol: str = "honest",
+    *,
+    matching: Matching = "foreground",
+) -> UnsupervisedResult:
+    """Score label maps of clusters and write ``metrics.csv`` and ``summary.json``.
+
+    Every true label map counts: an image without a usable prediction has IoU and Dice 0. Where
+    neither map has a class both are 1. Means run over the classes of an image, then over images.
+
+    Args:
+        predictions: Folder of label maps: PNG, TIFF, BMP, NIfTI, MetaImage or NRRD.
+        labels: Folder of true label maps of the same names; 0 is background.
+        output: Folder for the results; the predictions' folder without it.
+        protocol: ``honest``, or ``published``: the better of the foreground and its complement
+            counts, as the published programs choose it by the truth. Always an oracle.
+        matching: ``foreground``: everything but 0 on both sides. ``hungarian``: clusters matched to
+            the classes of the truth, background among them, for the largest total overlap;
+            unmatched clusters count as background.
+
+    Raises:
+        FaultsError: No image could be scored.
+        PartlyPredictedError: Some have no usable prediction; ``error.result`` holds the figures.
+        RefusedError: Both folders are the same.
+        MissingFileError: A folder is missing or empty.
+        InputError: The protocol or the matching is not known.
+    """
+    chosen = check_protocol(protocol)
+    if matching not in MATCHINGS:
+        raise InputError(f"matching {matching!r} is not known", f"use {' or '.join(MATCHINGS)}")
+    if chosen == "published" and matching != "foreground":
+        raise InputError(
+            "the published protocol with clusters matched to classes",
+            "its programs score the foreground",
+            "Leave one of the two out",
+        )
+    predictions, labels = Path(predictions), Path(labels)
+    target = predictions if output is None else Path(output)
+    predicted, true = _by_case(predictions), _by_case(labels)
+    if predictions.resolve() == labels.resolve():
+        raise RefusedError(
+            f"{predictions} is given for predictions and for labels",
+            "every figure would be perfect", "Give two folders",
+        )  # fmt: skip
+    scores: list[UnsupervisedScore] = []
+    faults: list[Fault] = []
+    n_scored = 0
+    with Progress(len(true), "evaluate", "image") as progress:
+        for case, path in true.items():
+            found, fault = _score_case(case, predicted.get(case), path, chosen, matching)
+            scores += found
+            faults += [fault] if fault else []
+            n_scored += fault is None
+            progress.update(case)
+    if not n_scored:
+        raise FaultsError(faults)
+    result = _summarize(scores, len(true), chosen, matching, faults, target / "metrics.csv")
+    _write(result, predictions, labels)
+    if faults:
+        raise PartlyPredictedError(faults, result)
+    return result
+
+
+def match_clusters(overlap: NDArray[Any]) -> dict[int, int]:
+    """Clusters matched one to one to classes for the largest total overlap.
+
+    Args:
+        overlap: ``(cluster, class)`` counts of pixels.
+
+    Returns:
+        Class of each matched cluster; where there are more clusters than classes some are missing.
+    """
+    rows, columns = linear_sum_assignment(-np.asarray(overlap, dtype=float))
+    return {int(row): int(column) for row, column in zip(rows, columns, strict=True)}
+
+
+def overlap_counts(prediction: Labels, truth: Labels) -> tuple[NDArray[Any], list[int], list[int]]:
+    """Pixels of each cluster in each class, and the ids of clusters and classes."""
+    clusters, row = np.unique(prediction, return_inverse=True)
+    classes, column = np.unique(truth, return_inverse=True)
+    flat = np.bincount(
+        row.ravel() * len(classes) + column.ravel(), minlength=len(clusters) * len(classes)
+    )
+    return flat.reshape(len(clusters), len(classes)), clusters.tolist(), classes.tolist()
+
+
+def foreground_scores(
+    prediction: NDArray[np.bool_], truth: NDArray[np.bool_], *, oracle: bool = False
+) -> tuple[float, float]:
+    """IoU and Dice of two masks; with ``oracle`` of the better of the mask and its complement."""
+    found = _overlap(prediction, truth)
+    return max(found, _overlap(~prediction, truth)) if oracle else found
+
+
+def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bool:
+    """Whether a mean Dice can belong to a mean IoU.
+
+    Dice is a concave function of IoU, so by Jensen mean Dice <= 2 mIoU / (1 + mIoU); and no Dice is
+    below its IoU. A table that fails this holds an error.
+    """
+    bound = 2 * mean_iou / (1 + mean_iou)
+    return mean_iou - tolerance <= mean_dice <= bound + tolerance
+
+
+def read_labels_of(path: Path) -> Labels:
+    """A label map of any kind; values as they are in the file.
+
+    Raises:
+        InputError: It is damaged, has several channels, or holds values that are not integers.
+    """
+    if not path.name.lower().endswith(PICTURE_ENDINGS):
+        return read_label_map(path).array.astype(np.int64)
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as opened:
+            opened.load()
+            array = np.asarray(opened)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read", str(error).rstrip("."), "Make it again") from (
+            error
+        )
+    if array.ndim == 3 and (array[..., :1] == array[..., :3]).all():
+        array = array[..., 0]  # grey, saved as color
+    if array.ndim != 2 or array.dtype.kind not in "uib":
+        raise InputError(
+            f"{path} is no label map", f"it has axes {array.shape} of {array.dtype}",
+            "Give one integer a pixel",
+        )  # fmt: skip
+    return array.astype(np.int64)
+
+
+def _overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
+    both = int(np.count_nonzero(prediction & truth))
+    either = int(np.count_nonzero(prediction | truth))
+    if either == 0:
+        return 1.0, 1.0
+    return both / either, 2 * both / (both + either)
+
+
+def _score_case(
+    case: str, predicted: Path | None, true: Path, protocol: str, matching: Matching
+) -> tuple[list[UnsupervisedScore], Fault | None]:
+    """Scores of one image; those of one without a usable prediction are 0."""
+    truth = read_labels_of(true)
+    names = _class_names(truth, matching, case)
+    try:
+        if predicted is None:
+            raise MissingFileError("there is no prediction")
+        prediction = read_labels_of(predicted)
+        if prediction.shape != truth.shape:
+            raise InputError(f"sizes {prediction.shape} and {truth.shape} differ")
+    except (InputError, MissingFileError) as error:
+        zero = [UnsupervisedScore(case, name, 0.0, 0.0, missed=True) for name in names]
+        cause = f"{error.line.rstrip('.')} (it counts with 0)"
+        return zero, Fault(case, STAGE, cause, "Cluster the image again")
+    if matching == "foreground":
+        mask = prediction > 0
+        iou, dice = foreground_scores(mask, truth > 0, oracle=protocol == "published")
+        missed = bool((truth > 0).any() and not mask.any())
+        return [UnsupervisedScore(case, "foreground", dice, iou, missed)], None
+    counts, clusters, classes = overlap_counts(prediction, truth)
+    matched = {clusters[row]: classes[column] for row, column in match_clusters(counts).items()}
+    found = np.zeros_like(truth)
+    for cluster, value in matched.items():
+        found[prediction == cluster] = value
+    scores = []
+    for name in names:
+        own = truth == int(name)
+        iou, dice = _overlap(found == int(name), own)
+        missed = bool(own.any() and not (found == int(name)).any())
+        scores.append(UnsupervisedScore(case, name, dice, iou, missed))
+    return scores, None
+
+
+def _class_names(truth: Labels, matching: Matching, case: str) -> list[str]:
+    if matching == "foreground":
+        return ["foreground"]
+    values = [int(value) for value in np.unique(truth) if value]
+    if len(values) > MAX_CLASSES:
+        raise InputError(
+            f"the true label map of {case} has {len(values)} classes",
+            f"more than {MAX_CLASSES} look like an image",
+            "Give the folder with true label maps with -g",
+        )
+    return [str(value) for value in values] or ["0"]
+
+
+def _by_case(folder: Path) -> dict[str, Path]:
+    """Label maps of a folder by the name without its ending.
+
+    Raises:
+        MissingFileError: The folder is missing or holds none.
+        InputError: Two files have one name.
+    """
+    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
+    if not folder.is_dir():
+        raise MissingFileError(f"the folder {folder} is missing")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((e for e in endings if path.name.lower().endswith(e)), "")
+        if not ending or path.name.startswith(".") or not path.is_file():
+            continue
+        case = path.name[: -len(ending)]
+        if case in found:
+            raise InputError(f"{folder} holds {case} twice", "", "Keep one of the two")
+        found[case] = path
+    if not found:
+        raise MissingFileError(f"{folder} holds no label maps", f"looked for {', '.join(endings)}")
+    return found
+
+
+def _summarize(
+    scores: Sequence[UnsupervisedScore],
+    n_cases: int,
+    protocol: str,
+    matching: Matching,
+    faults: Sequence[Fault],
+    metrics_csv: Path,
+) -> UnsupervisedResult:
+    by_case: dict[str, list[UnsupervisedScore]] = {}
+    for score in scores:
+        by_case.setdefault(score.case, []).append(score)
+    per_image = np.array(
+        [
+            (np.mean([s.jaccard for s in own]), np.mean([s.dice for s in own]))
+            for own in by_case.values()
+        ]
+    )
+    low, high = mean_intervals(per_image)
+    iou, dice = per_image.mean(axis=0).tolist()
+    return UnsupervisedResult(
+        protocol, matching, tuple(scores), n_cases, iou, dice,
+        (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), tuple(faults),
+        metrics_csv,
+    )  # fmt: skip
+
+
+def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
+    rows = (
+        {
+            "case": s.case, "class": s.class_name, "dice": f"{s.dice:.6f}",
+            "jaccard": f"{s.jaccard:.6f}", "hd95_mm": "", "asd_mm": "", "missed": int(s.missed),
+            "protocol": result.protocol,
+        }
+        for s in result.scores
+    )  # fmt: skip
+    write_csv(result.metrics_csv, rows, COLUMNS)
+    failures = result.metrics_csv.with_name("failures.csv")
+    failures.unlink(missing_ok=True)
+    if result.faults:
+        write_csv(failures, _failure_rows(result.faults), FAILURE_COLUMNS)
+    write_json(
+        result.metrics_csv.with_name("summary.json"),
+        {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "unsupervised",
+            "protocol": result.protocol,
+            "oracle": result.protocol == "published",
+            "matching": result.matching,
+            "matching_uses_truth": result.matching == "hungarian",
+            "n_cases": result.n_cases,
+            "failed_cases": sorted(fault.case for fault in result.faults),
+            "mean_iou": {"value": result.mean_iou, "interval": _plain(result.iou_interval)},
+            "mean_dice": {"value": result.mean_dice, "interval": _plain(result.dice_interval)},
+            "inputs": {"predictions": str(predictions), "labels": str(labels)},
+        },
+    )
+
+
+def _plain(interval: tuple[float, float]) -> list[float] | None:
+    return list(interval) if all(map(math.isfinite, interval)) else None
+
+
+def _failure_rows(faults: Iterable[Fault]) -> list[dict[str, str]]:
+    return [{key: fault.as_dict()[key] for key in FAILURE_COLUMNS} for fault in faults]
