@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from graphnn_unet.storage.atomic import atomic_path
 
-SHAPE = (36, 44, 40)
+SHAPE = (28, 36, 36)
 SPACING = (1.5, 1.0, 1.0)
 LABEL_NAMES = {1: "organ", 2: "lesion"}
 
@@ -31,22 +31,22 @@ def synthetic_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")).astype(float)
     bent = _bend(grid, rng)
-    center = np.array(SHAPE) / 2 + rng.uniform(-4, 4, 3)
-    radii = rng.uniform((7, 9, 8), (10, 14, 12))
+    center = np.array(SHAPE) / 2 + rng.uniform(-3, 3, 3)
+    radii = rng.uniform((6, 8, 8), (9, 12, 12))
     organ = _ellipsoid(bent, center, radii) < 1
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
     middle = center + 0.45 * radii * direction
-    lesion = (_ellipsoid(bent, middle, radii * rng.uniform(0.3, 0.5)) < 1) & organ
+    lesion = (_ellipsoid(bent, middle, radii * rng.uniform(0.35, 0.55)) < 1) & organ
     labels = np.where(lesion, 2, np.where(organ, 1, 0)).astype(np.uint8)
-    image = 100 + 12 * _texture(rng, 3.0)
-    image[organ] += rng.uniform(22, 45)
-    image[lesion] += rng.uniform(16, 40) * rng.choice([-1, 1], p=[0.35, 0.65])
-    for _ in range(rng.integers(2, 5)):  # bright and dark blobs that are neither
+    image = 100 + 7 * _texture(rng, 2.0)
+    image[organ] += rng.uniform(28, 48)
+    image[lesion] += rng.uniform(25, 45)
+    for _ in range(rng.integers(1, 4)):  # bright and dark blobs that are neither
         spot = _ellipsoid(grid, rng.uniform(2, np.array(SHAPE) - 2), rng.uniform(2, 5, 3)) < 1
         image[spot & ~organ] += rng.uniform(-35, 45)
     image = gaussian_filter(image, 0.6)
-    image *= 1 + 0.25 * _texture(rng, 14.0)
+    image *= 1 + 0.12 * _texture(rng, 12.0)
     image += rng.normal(0, rng.uniform(5, 9), SHAPE)
     return image.astype(np.float32), labels
 
