@@ -28,17 +28,21 @@ from graphnn_unet.graph.diffusion import DiffusionSystem, diffuse_labels
 from graphnn_unet.graph.embedding_loss import pair_loss
 from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
 from graphnn_unet.graph.knn import Neighbors, knn_affinity, nearest_neighbors
+from graphnn_unet.graph.minimum_cut import BalancedCut, Cut, balanced_cut, minimum_cut
 from graphnn_unet.graph.propagation import class_graph_propagate, gram_convolution
 from graphnn_unet.graph.variation import total_variation
 
 __all__ = [
+    "BalancedCut",
     "ClustererSettings",
     "CorrelationClusterHead",
+    "Cut",
     "DiffusionSystem",
     "GraphClusterer",
     "Neighbors",
     "StructureAlignment",
     "affinity_product",
+    "balanced_cut",
     "class_graph_propagate",
     "cluster_perplexity",
     "correlation_clustering_loss",
@@ -47,6 +51,7 @@ __all__ = [
     "gram_convolution",
     "knn_affinity",
     "mean_cosine",
+    "minimum_cut",
     "modularity_loss",
     "modularity_loss_from",
     "nearest_neighbors",
