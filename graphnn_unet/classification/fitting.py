@@ -98,6 +98,7 @@ def train_epoch(
     *,
     a: float,
     epoch: int,
+    mean: EmbeddingNetwork | None = None,
 ) -> float:
     """One epoch; returns the mean loss.
 
@@ -113,6 +114,7 @@ def train_epoch(
         unlabeled: Diffused labels with certainty times class weight.
         a: Weight of the unlabeled part.
         epoch: Number of the epoch, from which all that is random follows.
+        mean: Moving average of the network, moved in place after every step.
 
     Raises:
         DivergedError: A loss is not finite.
@@ -139,8 +141,20 @@ def train_epoch(
                     f"the loss is {loss} in epoch {epoch}", "training has diverged",
                     "Lower the learning rate, or look at the images of this run",
                 )  # fmt: skip
+            if mean is not None:
+                move_average(mean, network, settings.averaging)
             total += loss
     return total / len(steps)
+
+
+@torch.no_grad()
+def move_average(mean: nn.Module, network: nn.Module, decay: float) -> None:
+    """``mean <- decay mean + (1 - decay) network``, statistics of normalizations too."""
+    for own, other in zip(mean.state_dict().values(), network.state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(other, 1 - decay)
+        else:
+            own.copy_(other)
 
 
 def _batches(n: int, settings: ClassifySettings, epoch: int, *, stream: int) -> list[Tensor]:

@@ -187,7 +187,7 @@ def read_image(path: Path, size: int) -> NDArray:
             raise InputError(f"{path.name} has values that are not finite")
         array = (array - array.mean()) / array.std(correction=0).clamp(min=1e-6)
         return fitted(array, volume.grid.spacing, size).half().numpy()
-    picture = torch.from_numpy(_read_picture(path)).float()
+    picture = torch.from_numpy(_read_picture(path).astype(np.float32))
     return fitted(picture, (1.0, 1.0), size).round().clamp(0, 255).byte().numpy()
 
 

@@ -210,12 +210,12 @@ class _Job:
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt("the same command with --c goes on") from interrupt
         feature, found = learner.diffused(use_validation=settings.final_uses_validation)
-        _, logits = embed(self.network, self.material, settings)
+        _, logits = embed(learner.mean, self.material, settings)
         given = split.everything
         found = with_decisions(found.score, given, self.sizes, found.figures)
         answers = self._answers(feature, found.score, logits, given)
         stored = StoredModel(
-            self.network, self.plan, settings, self.findings, self.material.normalization,
+            learner.mean, self.plan, settings, self.findings, self.material.normalization,
             self.images.pixels.shape[-1], cases, feature, found.score, given,
         )  # fmt: skip
         save_model(stored, self.output)
@@ -257,6 +257,7 @@ class _Job:
             )  # fmt: skip
         state = load_state(self.output, self.mark)
         learner.network.load_state_dict(state["network_weights"])
+        learner.mean.load_state_dict(state["mean_weights"])
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.progression = state["progression"]
 

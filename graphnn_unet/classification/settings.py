@@ -27,16 +27,19 @@ class ClassifySettings:
         p: 2 for the quadratic energy, 1 for total variation.
         variation: For ``p = 1``: ``tv`` (exact; gives way to ``ratio`` where it collapses) or
             ``ratio`` (balanced, a reconstruction).
-        n_neighbors: Links of a node.
+        n_neighbors: Links of a node; 0 takes a twentieth of the images, from 10 to 50.
         gamma: Power of the cosine.
         symmetrize: How directed links become a symmetric graph.
         alpha: Reach of the diffusion, ``0 <= alpha < 1``.
-        prior: Give every class the same mass of labels before the diffusion.
+        prior: Give every class the same mass of labels before the diffusion. Without it and with
+            ``alpha`` near 1 a frequent class takes all nodes.
         final_uses_validation: Let the held-out labels take part in the final diffusion.
         image_size: Edge in pixels or voxels that images are brought to; 0 chooses 64 for
             pictures and 32 for volumes.
         batch_size: Images a step.
         learning_rate: Of Adam.
+        averaging: Decay of the moving average of the weights over steps, which is the network that
+            sees and decides; 0 takes the last weights.
         dropout: Before the last linear layer.
         max_epochs: Epochs of the supervised training at most.
         min_steps: Steps an epoch has at least, where labels are few.
@@ -57,15 +60,16 @@ class ClassifySettings:
     mode: Mode = "dynamic"
     p: int = 2
     variation: Variation = "tv"
-    n_neighbors: int = 50
+    n_neighbors: int = 0
     gamma: float = 3.0
     symmetrize: Symmetrize = "sum"
-    alpha: float = 0.99
-    prior: bool = False
+    alpha: float = 0.9
+    prior: bool = True
     final_uses_validation: bool = False
     image_size: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-3
+    averaging: float = 0.98
     dropout: float = 0.2
     max_epochs: int = 100
     min_steps: int = 8
@@ -83,6 +87,10 @@ class ClassifySettings:
     def __post_init__(self) -> None:
         _require_words(self)
         _require_ranges(self)
+
+    def neighbors(self, n_nodes: int) -> int:
+        """Links of a node in a graph of ``n_nodes``."""
+        return self.n_neighbors or min(50, max(10, n_nodes // 20))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], source: str) -> ClassifySettings:
@@ -105,10 +113,17 @@ class ClassifySettings:
 
 
 _AT_LEAST_1 = (
-    "n_neighbors", "batch_size", "max_epochs", "min_steps", "patience", "rounds",
+    "batch_size", "max_epochs", "min_steps", "patience", "rounds",
     "round_patience", "tta",
 )  # fmt: skip
-_NOT_NEGATIVE = ("image_size", "a_max", "ramp_rounds", "reconstruction_epochs", "seed")
+_NOT_NEGATIVE = (
+    "n_neighbors",
+    "image_size",
+    "a_max",
+    "ramp_rounds",
+    "reconstruction_epochs",
+    "seed",
+)
 _POSITIVE = ("gamma", "learning_rate")
 
 
@@ -139,9 +154,8 @@ def _require_ranges(settings: ClassifySettings) -> None:
         _require(settings, name, getattr(settings, name) >= 0, "it starts at 0")
     for name in _POSITIVE:
         _require(settings, name, 0 < getattr(settings, name) < float("inf"), "it is positive")
-    _require(settings, "dropout", 0 <= settings.dropout < 1, "it lies in [0, 1)")
-    share = 0 <= settings.validation_share < 1
-    _require(settings, "validation_share", share, "it lies in [0, 1)")
+    for name in ("dropout", "averaging", "validation_share"):
+        _require(settings, name, 0 <= getattr(settings, name) < 1, "it lies in [0, 1)")
     size = settings.image_size
     _require(settings, "image_size", size == 0 or size >= 16, "images are at least 16 wide")
 

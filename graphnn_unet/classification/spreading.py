@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphnn_unet.classification.cuts import class_sets
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import UNLABELED
 from graphnn_unet.errors import InputError
@@ -54,7 +55,7 @@ def build_graph(feature: Tensor, settings: ClassifySettings, cases: Sequence[str
         )  # fmt: skip
     return knn_affinity(
         feature,
-        n_neighbors=settings.n_neighbors,
+        n_neighbors=settings.neighbors(len(feature)),
         gamma=settings.gamma,
         symmetrize=settings.symmetrize,
     )
@@ -72,7 +73,12 @@ def one_hot(code: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def spread(
-    affinity: Tensor, code: Tensor, sizes: Sequence[int], settings: ClassifySettings
+    affinity: Tensor,
+    code: Tensor,
+    sizes: Sequence[int],
+    settings: ClassifySettings,
+    *,
+    thorough: bool = True,
 ) -> Spread:
     """Diffuse labels over a graph.
 
@@ -81,10 +87,13 @@ def spread(
         code: ``(n, f)`` classes of the labeled nodes, ``UNLABELED`` elsewhere.
         sizes: Classes a finding.
         settings: ``p``, ``alpha``, ``prior``, ``variation``.
+        thorough: For ``p = 1``: try several starts of a balanced cut.
 
     Returns:
-        Scores; with ``p = 1`` the mean of the minimum cut's and the ``p = 2`` scores, of which the
-        first decides and the second breaks its ties.
+        Scores; with ``p = 1`` the mean of the cuts' and the ``p = 2`` scores, of which the first
+        decides and the second breaks its ties.
+
+    Cost: conjugate gradients on all columns at once, and with ``p = 1`` a cut a class.
     """
     label = one_hot(code, sizes)
     if settings.prior:
@@ -98,7 +107,33 @@ def spread(
         "residual": found.residual,
         "converged": found.converged,
     }
+    if settings.p == 1:
+        score = _with_cuts(affinity, code, sizes, score, settings, figures, thorough=thorough)
     return with_decisions(score, code, sizes, figures)
+
+
+def _with_cuts(
+    affinity: Tensor,
+    code: Tensor,
+    sizes: Sequence[int],
+    score: Tensor,
+    settings: ClassifySettings,
+    figures: dict[str, Any],
+    *,
+    thorough: bool,
+) -> Tensor:
+    """Scores of ``p = 1``; notes in ``figures`` which cut was used."""
+    parts, used = [], []
+    for finding, part in enumerate(score.split(list(sizes), dim=1)):
+        sets = class_sets(
+            affinity, code[:, finding], sizes[finding], part, settings, thorough=thorough
+        )
+        reached = part.sum(dim=1, keepdim=True) > 0
+        own = torch.where(reached, sets.indicator, 0.0)
+        parts.append(torch.where(reached, (own + part) / 2, 0.0))
+        used.append({"method": sets.method, **sets.figures})
+    figures["cuts"] = used
+    return normalized(torch.cat(parts, dim=1), sizes)
 
 
 def normalized(score: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -190,7 +225,7 @@ def extend(
         neighbour had none; and ``(m,)``, whether any neighbour has a positive cosine.
     """  # fmt: skip
     scores, near = [], []
-    k = min(settings.n_neighbors, len(stored))
+    k = min(settings.neighbors(len(stored)), len(stored))
     for block in feature.split(512):
         cosine, index = (block @ stored.T).topk(k, dim=1)
         weight = cosine.double().clamp(min=0).pow(settings.gamma)

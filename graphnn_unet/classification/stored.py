@@ -159,6 +159,7 @@ def save_state(learner: Learner, folder: Path, mark: str) -> None:
         _KEY: {
             "version": _VERSION,
             "mark": mark,
+            "mean_weights": _on_cpu(learner.mean.state_dict()),
             "optimizer": _on_cpu(learner.optimizer.state_dict()),
             "progression": {
                 **vars(learner.progression),
@@ -174,7 +175,7 @@ def load_state(folder: Path, mark: str) -> dict[str, Any]:
     """Read ``checkpoint_latest.pth`` of the same training.
 
     Returns:
-        ``network_weights``, ``optimizer`` and ``progression``.
+        ``network_weights``, ``mean_weights``, ``optimizer`` and ``progression``.
 
     Raises:
         RefusedError: It is of other images, labels or settings.
@@ -192,6 +193,7 @@ def load_state(folder: Path, mark: str) -> dict[str, Any]:
         )
     return {
         "network_weights": state["network_weights"],
+        "mean_weights": own["mean_weights"],
         "optimizer": own["optimizer"],
         "progression": Progression(**own["progression"]),
     }

@@ -25,9 +25,9 @@ Exit status: 0 done, 2 nothing could be done, 3 some images could not be read.
 """
 _SETTINGS = (
     "mode", "p", "variation", "n_neighbors", "gamma", "symmetrize", "alpha", "prior",
-    "final_uses_validation", "image_size", "batch_size", "learning_rate", "dropout", "max_epochs",
-    "patience", "rounds", "round_patience", "validation_share", "a_max", "tta", "augmentation",
-    "seed",
+    "final_uses_validation", "image_size", "batch_size", "learning_rate", "averaging", "dropout",
+    "max_epochs", "patience", "rounds", "round_patience", "validation_share", "a_max", "tta",
+    "augmentation", "seed",
 )  # fmt: skip
 
 
@@ -52,20 +52,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(made: argparse.ArgumentParser) -> None:
-    add = made.add_argument_group("how (defaults after the paper)").add_argument
+    add = made.add_argument_group("how").add_argument
     add("--mode", choices=("one-pass", "dynamic"), help="diffuse once, or train on (default)")
     add("--p", type=int, choices=(2, 1), help="quadratic energy (default) or total variation")
     add("--variation", choices=("tv", "ratio"), help="for --p 1: exact cut (default) or balanced")
-    add("--k", dest="n_neighbors", type=int, metavar="N", help="neighbours (50)")
+    add("--k", dest="n_neighbors", type=int, metavar="N",
+        help="neighbours (a twentieth of the images, 10 to 50)")  # fmt: skip
     add("--gamma", type=float, help="power of the cosine (3)")
     add("--symmetrize", choices=("sum", "max", "mutual"), help="directed links (sum)")
-    add("--alpha", type=float, help="reach of the diffusion, below 1 (0.99)")
-    add("--prior", action="store_true", default=None, help="same mass of labels for every class")
+    add("--alpha", type=float, help="reach of the diffusion, below 1 (0.9)")
+    add("--no-prior", dest="prior", action="store_false", default=None,
+        help="classes weigh as many labels as they have, not all the same")  # fmt: skip
     add("--final-uses-validation", action="store_true", default=None,
         help="held-out labels take part in the last diffusion")  # fmt: skip
     add("--image-size", type=int, metavar="N", help="edge in pixels (64; volumes 32)")
     add("--batch-size", type=int, metavar="N", help="images a step (32)")
     add("--lr", dest="learning_rate", type=float, help="learning rate of Adam (0.001)")
+    add("--averaging", type=float, help="decay of the moving average of the weights (0.98)")
     add("--dropout", type=float, help="before the last layer (0.2)")
     add("--epochs", dest="max_epochs", type=int, metavar="N", help="at most (100)")
     add("--patience", type=int, metavar="N", help="epochs without a better loss (10)")
@@ -101,6 +104,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
 def _show(result: ClassificationResult) -> None:
     from graphnn_unet.progress import say
+    from graphnn_unet.report.class_map import draw_classification
 
     head = ["finding", "n", "accuracy", "95 % interval", "balanced", "macro F1", "AUC", "ECE"]
     rows = []
@@ -114,7 +118,8 @@ def _show(result: ClassificationResult) -> None:
     if rows:
         print("on the images whose class was not given:")
         _command.print_table(head, rows)
-    say(f"wrote {result.output / 'predictions.csv'} and summary.json")
+    pictures = ", ".join(path.name for path in draw_classification(result))
+    say(f"wrote {result.output / 'predictions.csv'}, summary.json, {pictures}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

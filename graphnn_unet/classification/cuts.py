@@ -1,0 +1,169 @@
+"""Labels spread with p = 1: a minimum or a balanced cut a class, ranked together with p = 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.graph import BalancedCut, Cut, DiffusionSystem, balanced_cut, minimum_cut
+from graphnn_unet.graph.explicit import affinity_degree, compressed_rows
+
+_SHARE_FACTOR = 3.0
+"""A minimum cut counts only where every class gets its labeled share within this factor."""
+
+_ALPHAS = (0.5, 0.9, 0.99)
+_SMALL, _N_RANDOM = 300, 8
+"""Up to so many nodes random starts are tried too."""
+
+_MAX_ITERATIONS = 5000
+
+
+@dataclass(frozen=True)
+class ClassSets:
+    """Cuts of all classes of one finding.
+
+    Attributes:
+        indicator: ``(n, c)`` 1 where the cut of a class holds the node; classes may overlap.
+        method: ``tv`` or ``ratio``.
+        figures: Gaps, or quotients and their spread over the starts.
+    """
+
+    indicator: Tensor
+    method: str
+    figures: dict[str, Any]
+
+
+def class_sets(
+    affinity: Tensor,
+    code: Tensor,
+    n_classes: int,
+    score: Tensor,
+    settings: ClassifySettings,
+    *,
+    thorough: bool,
+) -> ClassSets:
+    """One cut a class between its labels and those of all others.
+
+    Args:
+        affinity: ``(n, n)`` sparse, symmetric.
+        code: ``(n,)`` classes of labeled nodes, negative elsewhere.
+        n_classes: Number of classes; two need one cut.
+        score: ``(n, c)`` of ``p = 2``, rows that sum to 1 or 0; breaks ties, and starts ``ratio``.
+        settings: ``variation``.
+        thorough: Try several starts of ``ratio``; otherwise the ``p = 2`` scores alone.
+
+    Returns:
+        The sets; with ``variation = "tv"`` those of ``ratio`` where a minimum cut collapsed.
+    """
+    inside = (affinity_degree(affinity) > 0).nonzero().flatten()
+    graph = _subgraph(affinity, inside)
+    given, start = code[inside], score[inside]
+    cuts: list[Cut] = []
+    figures: dict[str, Any] = {}
+    if settings.variation == "tv" or thorough:
+        cuts = [_minimum(graph, label) for label in _labels(given, n_classes)]
+        figures["tv_gap"] = [cut.value - cut.bound for cut in cuts]
+    if settings.variation == "tv":
+        found = _spread_out([cut.indicator for cut in cuts], n_classes)
+        collapsed = _collapsed(decisions(found, start), given, n_classes)
+        if not collapsed:
+            return ClassSets(_whole(found, inside, len(code)), "tv", figures)
+        figures["tv_collapsed"] = collapsed
+    balanced: list[BalancedCut] = []
+    for number, label in enumerate(_labels(given, n_classes)):
+        starts = [_column(start, number, n_classes)]
+        if thorough:
+            starts += [cuts[number].indicator, *_more_starts(graph, label)]
+        balanced.append(_balanced(graph, label, starts))
+    figures["ratio_quotient"] = [cut.quotient for cut in balanced]
+    figures["ratio_worst_start"] = [cut.worst for cut in balanced]
+    found = _spread_out([cut.indicator for cut in balanced], n_classes)
+    return ClassSets(_whole(found, inside, len(code)), "ratio", figures)
+
+
+def _minimum(graph: Tensor, label: Tensor) -> Cut:
+    if (side := _only_side(label)) is not None:
+        return Cut(side, side, 0.0, 0.0, 0, True)
+    return minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
+
+
+def _balanced(graph: Tensor, label: Tensor, starts: Sequence[Tensor]) -> BalancedCut:
+    if (side := _only_side(label)) is not None:
+        return BalancedCut(side, 0.0, ((0.0,),))
+    return balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
+
+
+def _only_side(label: Tensor) -> Tensor | None:
+    """A constant where the other side has no label in the graph: there is nothing to cut."""
+    kinds = label[~torch.isnan(label)].unique()
+    if len(kinds) == 2:
+        return None
+    return torch.full_like(label, float(kinds[0]) if len(kinds) else 0.0)
+
+
+def decisions(indicator: Tensor, score: Tensor) -> Tensor:
+    """The class whose cut holds the node; the score decides among several, or all if none does."""
+    return (2 * indicator + score).argmax(dim=1)
+
+
+def _labels(code: Tensor, n_classes: int) -> Iterator[Tensor]:
+    """Labels 1 for a class and 0 for the others, a problem a class; one for two classes."""
+    for number in range(n_classes if n_classes > 2 else 1):
+        label = torch.where(code == number, 1.0, 0.0).double()
+        yield torch.where(code >= 0, label, torch.nan)
+
+
+def _column(score: Tensor, number: int, n_classes: int) -> Tensor:
+    """Where a class stands against the mean of the others, as a signal between 0 and 1."""
+    own = score[:, number]
+    rest = (score.sum(dim=1) - own) / max(1, n_classes - 1)
+    total = own + rest
+    return torch.where(total > 0, own / torch.where(total > 0, total, 1.0), 0.5)
+
+
+def _more_starts(graph: Tensor, label: Tensor) -> Iterator[Tensor]:
+    target = torch.stack([(label == 1).double(), (label == 0).double()], dim=1)
+    for alpha in _ALPHAS:
+        score = DiffusionSystem(graph, alpha).solve(target).value.clamp(min=0)
+        total = score.sum(dim=1)
+        yield torch.where(total > 0, score[:, 0] / torch.where(total > 0, total, 1.0), 0.5)
+    if len(label) <= _SMALL:
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(_N_RANDOM):
+            yield torch.rand(len(label), generator=generator, dtype=torch.float64)
+
+
+def _spread_out(columns: list[Tensor], n_classes: int) -> Tensor:
+    """``(n, c)``; with two classes the second is the rest of the first."""
+    return torch.stack([*columns, 1 - columns[0]] if n_classes == 2 else columns, dim=1)
+
+
+def _collapsed(predicted: Tensor, code: Tensor, n_classes: int) -> list[int]:
+    """Classes whose share of the result is not within a factor of their labeled share."""
+    labeled = torch.bincount(code[code >= 0], minlength=n_classes).double()
+    found = torch.bincount(predicted, minlength=n_classes).double()
+    times = (found / found.sum()) / (labeled / labeled.sum())
+    return ((times > _SHARE_FACTOR) | (times < 1 / _SHARE_FACTOR)).nonzero().flatten().tolist()
+
+
+def _subgraph(affinity: Tensor, inside: Tensor) -> Tensor:
+    """The graph without its isolated nodes, whose step in a cut is not defined."""
+    if len(inside) == affinity.shape[0]:
+        return affinity
+    number = torch.full((affinity.shape[0],), -1, dtype=torch.int64)
+    number[inside] = torch.arange(len(inside))
+    counts = affinity.crow_indices().diff()[inside]  # isolated rows are empty
+    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
+    column = number[affinity.col_indices().long()].to(torch.int32)
+    return compressed_rows(start, column, affinity.values(), len(inside))
+
+
+def _whole(found: Tensor, inside: Tensor, n_nodes: int) -> Tensor:
+    made = torch.zeros(n_nodes, found.shape[1], dtype=found.dtype)
+    made[inside] = found
+    return made

@@ -1,0 +1,205 @@
+"""A classification as two pictures: the graph as a map colored by class, and the confusion matrix.
+
+The map is for looking, not for measuring: linked images attract each other, all others repel, from
+the two main directions of the features on. Near means alike; distances between groups say little.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from graphnn_unet.errors import ShapeError
+from graphnn_unet.metrics.classification import ClassificationScore
+from graphnn_unet.storage.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from graphnn_unet.classification.run import ClassificationResult
+
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#7F7F7F")
+"""One a class, in order and then again; told apart with color blindness too (Okabe and Ito)."""
+
+MAX_NODES = 20_000
+"""More are thinned evenly: the picture would be one patch of color."""
+
+_LINKS_SHOWN, _ROUNDS, _REPELLED = 5, 200, 5
+_DPI = 150
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def layout(feature: Floats, neighbor: Ints, *, rounds: int = _ROUNDS) -> Floats:
+    """Places of nodes in the plane.
+
+    Args:
+        feature: ``(n, q)`` unit rows.
+        neighbor: ``(n, k)`` linked nodes of each.
+        rounds: Steps of attraction and repulsion.
+
+    Returns:
+        ``(n, 2)``, centered, deviation 1; the same for the same input.
+    """
+    n = len(feature)
+    centered = feature - feature.mean(axis=0)
+    _, vectors = np.linalg.eigh(centered.T @ centered)
+    axes = vectors[:, ::-1][:, :2]
+    # the sign of an eigenvector is free: its largest entry points up
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(axes.shape[1])])
+    rng = np.random.default_rng(0)
+    place = np.zeros((n, 2))
+    place[:, : axes.shape[1]] = centered @ axes
+    place = 10 * _standardized(place) + rng.normal(0, 1e-3, (n, 2))
+    for step in range(rounds):
+        pull = np.zeros_like(place)
+        for links in neighbor.T:
+            difference = place[links] - place
+            near = difference / (1 + (difference**2).sum(axis=1, keepdims=True))
+            pull += near
+            np.add.at(pull, links, -near)
+        push = np.zeros_like(place)
+        for _ in range(_REPELLED):
+            other = rng.permutation(n)
+            difference = place - place[other]
+            square = (difference**2).sum(axis=1, keepdims=True)
+            push += difference / ((0.01 + square) * (1 + square))
+        move = pull / max(1, neighbor.shape[1]) + 4 * push / _REPELLED
+        place = place + np.clip(move, -4, 4) * (1 - step / rounds)
+    return _standardized(place)
+
+
+def draw_map(
+    target: Path, feature: Floats, predicted: Ints, certainty: Floats, given: Ints,
+    names: Sequence[str], *, title: str = "",
+) -> Path:  # fmt: skip
+    """Draw the graph: a dot an image in the color of its class, paler where it is uncertain.
+
+    Args:
+        target: PNG to write.
+        feature: ``(n, q)`` unit rows.
+        predicted: ``(n,)`` classes.
+        certainty: ``(n,)`` in [0, 1].
+        given: ``(n,)`` given classes, negative where there is none; these get a black ring.
+        names: Of the classes.
+        title: Line above.
+
+    Raises:
+        ShapeError: The arrays are not of one length.
+    """
+    if not len(feature) == len(predicted) == len(certainty) == len(given):
+        raise ShapeError("features, classes and certainties are not of the same images")
+    step = -(-len(feature) // MAX_NODES)
+    feature, predicted = feature[::step].astype(np.float64), predicted[::step]
+    certainty, given = certainty[::step], given[::step]
+    neighbor = _nearest(feature, min(_LINKS_SHOWN, len(feature) - 1))
+    place = layout(feature, neighbor)
+    figure = Figure(figsize=(8, 8))
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.02, 0.10, 0.96, 0.84))
+    size = float(np.clip(6000 / len(place), 3, 40))
+    _draw_links(axes, place, neighbor)
+    for number in range(len(names)):
+        for labeled in (False, True):
+            chosen = (predicted == number) & ((given >= 0) == labeled)
+            axes.scatter(
+                *place[chosen].T, s=size * (2 if labeled else 1), c=COLORS[number % len(COLORS)],
+                alpha=0.3 + 0.7 * certainty[chosen], linewidths=1.2 if labeled else 0,
+                edgecolors="black", zorder=3 if labeled else 2,
+            )  # fmt: skip
+    axes.set_axis_off()
+    axes.set_title(title)
+    shown = [
+        Line2D([], [], ls="", marker="o", color=COLORS[number % len(COLORS)], label=name)
+        for number, name in enumerate(names)
+    ]
+    shown.append(
+        Line2D([], [], ls="", marker="o", color="white", markeredgecolor="black", label="given")
+    )
+    figure.legend(handles=shown, loc="lower center", ncol=min(5, len(shown)), frameon=False)
+    return _save(figure, target)
+
+
+def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "") -> Path:
+    """Draw the confusion matrix: rows are the truth, colors shares of a row, numbers cases."""
+    names = [one.name for one in score.classes]
+    counts = score.confusion
+    columns = [*names, "none"] if counts[:, -1].any() else names
+    counts = counts[:, : len(columns)]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    edge = 1.6 + 0.9 * len(columns)
+    figure = Figure(figsize=(edge + 1, edge))
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=color)
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("truth")
+    axes.set_title(title or f"accuracy {score.accuracy:.3f} on {score.n} images")
+    figure.tight_layout()
+    return _save(figure, target)
+
+
+def draw_classification(result: ClassificationResult) -> list[Path]:
+    """Map and, where the truth was given, confusion matrix of every finding, beside the tables.
+
+    Returns:
+        ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
+    """
+    answers, made = result.answers, []
+    feature = result.feature.numpy()
+    for number, finding in enumerate(answers.findings):
+        end = "" if len(answers.findings) == 1 else f"_{_file_name(finding.name)}"
+        made.append(draw_map(
+            result.output / f"map{end}.png", feature, answers.predicted[:, number].numpy(),
+            answers.certainty[:, number].numpy(), answers.given[:, number].numpy(),
+            finding.classes, title=f"{finding.name}, {len(answers.cases)} images",
+        ))  # fmt: skip
+        if finding.name in result.scores:
+            target = result.output / f"confusion{end}.png"
+            made.append(draw_confusion(target, result.scores[finding.name]))
+    return made
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
+
+
+def _nearest(feature: Floats, k: int) -> Ints:
+    rows = []
+    for start in range(0, len(feature), 512):
+        cosine = feature[start : start + 512] @ feature.T
+        own = np.arange(len(cosine))
+        cosine[own, own + start] = -np.inf
+        rows.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
+    return np.concatenate(rows)
+
+
+def _draw_links(axes: Axes, place: Floats, neighbor: Ints) -> None:
+    source = np.repeat(np.arange(len(place)), neighbor.shape[1])
+    gap = np.full(len(source), np.nan)
+    lines = np.stack([place[source], place[neighbor.ravel()], np.stack([gap, gap], axis=1)], axis=1)
+    axes.plot(*lines.reshape(-1, 2).T, color="#00000018", lw=0.5, zorder=1)
+
+
+def _standardized(place: Floats) -> Floats:
+    centered = place - place.mean(axis=0)
+    return centered / max(float(centered.std()), 1e-12)
+
+
+def _save(figure: Figure, target: Path) -> Path:
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    return target

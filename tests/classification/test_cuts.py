@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+from graphnn_unet.classification.cuts import class_sets, decisions
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.spreading import spread
+
+TV = ClassifySettings(p=1)
+RATIO = ClassifySettings(p=1, variation="ratio")
+
+
+def clusters(separation: float, n: int = 200, n_labels: int = 3):
+    """Two Gaussian clusters with ten neighbors a point; the labels are its first points."""
+    generator = torch.Generator().manual_seed(0)
+    side = (torch.arange(n) >= n // 2).long()
+    point = torch.randn(n, 2, generator=generator, dtype=torch.float64)
+    point[:, 0] += torch.where(side > 0, separation, -separation)
+    distance = torch.cdist(point, point)
+    distance.fill_diagonal_(torch.inf)
+    near = distance.topk(10, largest=False)
+    weight = torch.zeros(n, n, dtype=torch.float64)
+    weight.scatter_(1, near.indices, torch.exp(-near.values.square()))
+    code = torch.full((n, 1), -1)
+    code[:n_labels], code[n // 2 : n // 2 + n_labels] = 0, 1
+    return (weight + weight.T).to_sparse_csr(), code, side
+
+
+def right(found, side) -> float:
+    return float((found.predicted[:, 0] == side).double().mean())
+
+
+def test_tv_serves_clear_clusters():
+    graph, code, side = clusters(3.5)
+    found = spread(graph, code, [2], TV)
+    assert found.figures["cuts"][0]["method"] == "tv"
+    assert right(found, side) > 0.97
+
+
+def test_tv_that_collapses_gives_way_to_ratio_and_says_so():
+    graph, code, side = clusters(2.0, n=600)
+    found = spread(graph, code, [2], TV)
+    used = found.figures["cuts"][0]
+    assert used["method"] == "ratio"
+    assert used["tv_collapsed"]
+    assert right(found, side) > 0.9
+
+
+def test_ratio_reports_the_spread_over_its_starts():
+    graph, code, _ = clusters(2.0)
+    used = spread(graph, code, [2], RATIO).figures["cuts"][0]
+    assert used["method"] == "ratio"
+    assert used["ratio_worst_start"][0] >= used["ratio_quotient"][0]
+
+
+def test_three_classes_take_one_cut_each():
+    generator = torch.Generator().manual_seed(1)
+    side = torch.arange(90) // 30
+    point = torch.randn(90, 2, generator=generator, dtype=torch.float64)
+    point += 5 * torch.tensor([[0, 0], [2, 0], [0, 2.0]]).double()[side]
+    weight = torch.exp(-torch.cdist(point, point).square())
+    weight.fill_diagonal_(0)
+    code = torch.full((90, 1), -1)
+    for one in range(3):
+        code[30 * one : 30 * one + 3] = one
+    found = spread(weight.to_sparse_csr(), code, [3], TV)
+    assert len(found.figures["cuts"][0]["tv_gap"]) == 3
+    assert right(found, side) > 0.95
+
+
+def test_node_without_edges_is_left_out_of_the_cuts():
+    graph, code, side = clusters(3.5)
+    n = len(side)
+    larger = torch.zeros(n + 1, n + 1, dtype=torch.float64)
+    larger[:n, :n] = graph.to_dense()
+    code = torch.cat([code, torch.tensor([[-1]])])
+    found = spread(larger.to_sparse_csr(), code, [2], TV)
+    assert int(found.predicted[-1, 0]) == -1
+    assert float(found.score[-1].sum()) == 0
+    assert right(found, torch.cat([side, torch.tensor([-1])])) > 0.97
+
+
+def test_class_whose_labels_all_lie_off_the_graph_is_never_cut_out():
+    graph, code, side = clusters(3.5)
+    n = len(side)
+    larger = torch.zeros(n + 2, n + 2, dtype=torch.float64)
+    larger[:n, :n] = graph.to_dense()
+    code = torch.cat([code, torch.tensor([[2], [2]])])
+    found = spread(larger.to_sparse_csr(), code, [3], RATIO)
+    assert set(found.predicted[:n, 0].tolist()) == {0, 1}
+    assert found.predicted[n:, 0].tolist() == [2, 2]
+
+
+def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores():
+    indicator = torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 1, 0]])
+    score = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
+    assert decisions(indicator, score).tolist() == [1, 2, 1]
+
+
+def test_two_classes_take_one_cut_whose_sides_are_each_others_rest():
+    graph, code, _ = clusters(3.5)
+    score = torch.full((200, 2), 0.5).double()
+    sets = class_sets(graph, code[:, 0], 2, score, TV, thorough=False)
+    torch.testing.assert_close(sets.indicator.sum(1), torch.ones(200).double())
+    assert len(sets.figures["tv_gap"]) == 1
+    assert sets.figures["tv_gap"][0] == pytest.approx(0, abs=1e-4)
