@@ -155,6 +155,11 @@ class Loss(_Section):
     unlabeled_weight: Annotated[float, Field(ge=0)] = Field(
         0.5, description="weight of regions with pseudo-labels (BCP: alpha = 0.5)"
     )
+    pseudo_dice: bool = Field(
+        False,
+        description="Dice beside cross-entropy where labels are the teacher's, as published; on "
+        "uncertain borders it favors foreground, step after step",
+    )
     deep_supervision: bool = Field(True, description="loss on coarser decoder outputs as well")
 
 
@@ -165,6 +170,16 @@ class PseudoLabel(_Section):
         True,
         description="keep only the largest connected component of a class; a table gives it per "
         "class id (the planner measures it on the labelled cases)",
+    )
+
+
+class Augmentation(_Section):
+    """Changes to nnU-Net's augmentation."""
+
+    unlabeled_spatial: bool = Field(
+        False,
+        description="rotate and scale unlabelled patches too; a teacher labels anatomy better at "
+        "its own size and place",
     )
 
 
@@ -205,6 +220,7 @@ class Recipe(_Section):
     teacher: Teacher = Teacher()
     loss: Loss = Loss()
     pseudo_label: PseudoLabel = PseudoLabel()
+    augmentation: Augmentation = Augmentation()
     graph: Graph = Graph()
 
     def as_dict(self) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import (
+    Convert2DTo3DTransform,
+    Convert3DTo2DTransform,
+)
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+_MOVING = (SpatialTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
+"""Rotation and scaling, and the conversions around them where slices are rotated one by one."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +26,14 @@ class Augmentation:
 
     Attributes:
         transform: Called with ``image=(c, *s)`` and ``segmentation=(1, *s)``.
+        in_place: The same without rotation and scaling: every voxel keeps its place (but for
+            mirroring), so it starts from a crop of the final size.
         initial_patch_size: Size of the crop, large enough to be rotated and scaled.
         mirror_axes: Spatial axes that are mirrored in training, and so may be in prediction.
     """
 
     transform: Any
+    in_place: Any
     initial_patch_size: tuple[int, ...]
     mirror_axes: tuple[int, ...]
 
@@ -56,7 +68,10 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
             # its benchmark picks one of two algorithms by their speed, whose results differ in the
             # last bits: the same seed would give other weights on a busy machine
             part.benchmark = False
-    return Augmentation(transform, tuple(int(i) for i in initial), tuple(mirror or ()))
+    kept = [part for part in transform.transforms if not isinstance(part, _MOVING)]
+    return Augmentation(
+        transform, ComposeTransforms(kept), tuple(int(i) for i in initial), tuple(mirror or ())
+    )
 
 
 def validation_transform(trainer: nnUNetTrainer) -> Any:

@@ -100,6 +100,8 @@ class PatchSettings:
         annotated_key: Key of annotated voxels in ``class_locations`` when the data set has an
             ignore label, else ``None``.
         mask_outside: Whether augmentation needs to know the voxels outside the image content.
+        unlabeled_transform: Augmentation of unlabelled patches that starts from a crop of the final
+            size; ``None``: the same as for labelled ones.
     """
 
     patch_size: tuple[int, ...]
@@ -108,6 +110,7 @@ class PatchSettings:
     foreground_share: float = 0.33
     annotated_key: tuple[int, ...] | None = None
     mask_outside: bool = False
+    unlabeled_transform: Callable[..., dict[str, Any]] | None = None
 
 
 class PatchDataset(Dataset):
@@ -150,8 +153,9 @@ class PatchDataset(Dataset):
             if is_labeled
             else self._unlabeled_crop(case, generator)
         )
+        own = None if is_labeled else self.settings.unlabeled_transform
         with seeded(int(generator.integers(2**31))), torch.no_grad():
-            sample = self.settings.transform(image=image, segmentation=label)
+            sample = (own or self.settings.transform)(image=image, segmentation=label)
         return {
             "image": sample["image"].float(),
             "target": sample["segmentation"] if is_labeled else None,
@@ -180,15 +184,16 @@ class PatchDataset(Dataset):
         if case.case_id not in self._properties:
             self._properties[case.case_id] = case.properties()["class_locations"]
         center = self._center(self._properties[case.case_id], generator, foreground)
-        box = self._box(image.shape[1:], center, generator)
+        box = self._box(image.shape[1:], self.settings.initial_patch_size, center, generator)
         return self._cut(image, box, 0), self._cut(case.label(), box, -1)
 
     def _unlabeled_crop(
         self, case: StoredCase, generator: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        image = case.image()
-        cut = self._cut(image, self._box(image.shape[1:], None, generator), 0)
-        if self.settings.mask_outside:
+        image, settings = case.image(), self.settings
+        size = settings.patch_size if settings.unlabeled_transform else settings.initial_patch_size
+        cut = self._cut(image, self._box(image.shape[1:], size, None, generator), 0)
+        if settings.mask_outside:
             return cut, torch.from_numpy(outside_mask(cut.numpy()))
         return cut, torch.zeros((1, *cut.shape[1:]), dtype=torch.int16)
 
@@ -208,18 +213,19 @@ class PatchDataset(Dataset):
         return np.asarray(voxels[generator.integers(len(voxels))])[1:]
 
     def _box(
-        self, shape: Sequence[int], center: np.ndarray | None, generator: np.random.Generator
+        self,
+        shape: Sequence[int],
+        size: Sequence[int],
+        center: np.ndarray | None,
+        generator: np.random.Generator,
     ) -> list[list[int]]:
-        """Crop of the initial size; it may reach over the border as far as the final patch fits."""
-        initial, final = (
-            self._spatial(self.settings.initial_patch_size),
-            self._spatial(self.settings.patch_size),
-        )
+        """Crop of ``size``; it may reach over the border as far as the final patch fits."""
+        initial, final = self._spatial(size), self._spatial(self.settings.patch_size)
         box = []
-        for axis, size in enumerate(shape):
-            padding = max(initial[axis] - final[axis], initial[axis] - size, 0)
+        for axis, length in enumerate(shape):
+            padding = max(initial[axis] - final[axis], initial[axis] - length, 0)
             low = -(padding // 2)
-            high = size + padding // 2 + padding % 2 - initial[axis]
+            high = length + padding // 2 + padding % 2 - initial[axis]
             start = int(generator.integers(low, high + 1))
             if center is not None:
                 start = int(np.clip(center[axis] - initial[axis] // 2, low, high))

@@ -24,13 +24,15 @@ class BCPTrainer(SemiTrainer):
         X_in  = A M + P (1 - M),    L_in  = l(M; Y_A) + alpha l(1 - M; Y_P)
         X_out = Q M + B (1 - M),    L_out = alpha l(M; Y_Q) + l(1 - M; Y_B)
 
-    where l(R; Y) is Dice + cross-entropy inside R and alpha always weighs the unlabelled content.
-    The teacher is the moving average of the student after each optimiser step.
+    where l(R; Y) is Dice + cross-entropy inside R (for the teacher's labels cross-entropy alone,
+    unless ``loss.pseudo_dice``) and alpha always weighs the unlabelled content. The teacher is the
+    moving average of the student after each optimiser step.
 
     Source: BCP (CVPR 2023), eqs. 1-8 as restated in GraphCL (ICML 2025), eqs. 1-11. Deviations from
-    the released program: one student call for both halves, a teacher in evaluation mode, a box
-    that reaches the last position, nnU-Net's network, loss and augmentation (recipes ``*_paper``
-    choose the program's loss, optimiser and schedule).
+    the released program: no Dice against the teacher's labels and no rotation or scaling of
+    unlabelled patches (docs/explanation/choices.md has the measurements), one student call for both
+    halves, a teacher in evaluation mode, a box that reaches the last position, nnU-Net's network,
+    loss and augmentation (recipes ``*_paper`` choose the program's loss, optimiser and schedule).
     """
 
     uses_teacher: ClassVar[bool] = True
@@ -82,15 +84,19 @@ class BCPTrainer(SemiTrainer):
     def _mixed_loss(self, output: Any, target: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
         """Region losses of both halves with their weights.
 
-        Regions are ordered (M, 1 - M); alpha stands where the content is unlabelled.
+        Regions are ordered (labelled, unlabelled) content; alpha weighs the second.
         """
-        regions = torch.cat([mask, ~mask], dim=1)
         (label_a, label_b), (label_p, label_q) = halves(target), halves(pseudo)
-        alpha = self.recipe.loss.unlabeled_weight
+        settings, dice = self.loss_settings, (True, self.recipe.loss.pseudo_dice)
         inward, outward = _halve_outputs(output)
-        loss_in = region_losses(inward, mix(label_a, label_p, mask), regions, self.loss_settings)
-        loss_out = region_losses(outward, mix(label_q, label_b, mask), regions, self.loss_settings)
-        return (loss_in[0] + alpha * loss_in[1]) + (alpha * loss_out[0] + loss_out[1])
+        loss_in = region_losses(
+            inward, mix(label_a, label_p, mask), torch.cat([mask, ~mask], 1), settings, dice
+        )
+        loss_out = region_losses(
+            outward, mix(label_q, label_b, mask), torch.cat([~mask, mask], 1), settings, dice
+        )
+        alpha = self.recipe.loss.unlabeled_weight
+        return (loss_in[0] + loss_out[0]) + alpha * (loss_in[1] + loss_out[1])
 
     def _with_ignore_channel(self, pseudo: Tensor) -> Tensor:
         """Overlapping targets carry a last channel for ignored voxels; pseudo-labels have none."""

@@ -60,6 +60,7 @@ def region_losses(
     target: Tensor,
     regions: Tensor | None,
     settings: LossSettings,
+    with_dice: Sequence[bool] | None = None,
 ) -> Tensor:
     """Loss of each region, summed over the scales of deep supervision.
 
@@ -69,6 +70,7 @@ def region_losses(
             channel for ignored voxels).
         regions: ``(b or 1, r, *s)`` bool; ``None`` is one region that covers everything.
         settings: How regions are scored.
+        with_dice: For each region whether Dice counts beside cross-entropy; ``None`` for all.
 
     Returns:
         ``(r,)`` float32. A region that is empty at some scale adds a constant there.
@@ -81,7 +83,9 @@ def region_losses(
             continue
         size = logits.shape[2:]
         here = None if regions is None else downsample(regions, size)
-        part = weight * _losses_at_scale(logits, downsample(target, size), here, settings)
+        part = weight * _losses_at_scale(
+            logits, downsample(target, size), here, settings, with_dice
+        )
         total = part if total is None else total + part
     assert total is not None  # noqa: S101  # the finest scale always has a weight
     return total
@@ -101,7 +105,11 @@ def downsample(labels: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def _losses_at_scale(
-    logits: Tensor, target: Tensor, regions: Tensor | None, settings: LossSettings
+    logits: Tensor,
+    target: Tensor,
+    regions: Tensor | None,
+    settings: LossSettings,
+    with_dice: Sequence[bool] | None,
 ) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
@@ -117,11 +125,13 @@ def _losses_at_scale(
             index = target.long()
             onehot = torch.zeros_like(probability).scatter_(1, index, 1)
             entropy = -log_probability.gather(1, index)[:, 0]
-        dice = _dice(probability, onehot, regions, settings)
-        mean_entropy = _region_means(entropy, regions)
-        if settings.variant == "nnunet":
-            return mean_entropy - dice
-        return (mean_entropy + 1 - dice) / 2
+        dice_loss = -_dice(probability, onehot, regions, settings)
+        if settings.variant != "nnunet":
+            dice_loss = 1 + dice_loss
+        if with_dice is not None:
+            dice_loss = dice_loss * torch.tensor(with_dice, device=dice_loss.device)
+        total = _region_means(entropy, regions) + dice_loss
+        return total if settings.variant == "nnunet" else total / 2
 
 
 def _without_ignored(

@@ -275,6 +275,7 @@ class SemiTrainer(CheckpointedTrainer):
             self.oversample_foreground_percent,
             (-1, *labels.all_labels) if labels.has_ignore_label else None,
             any(configuration.use_mask_for_norm),
+            None if self.recipe.augmentation.unlabeled_spatial else augmentation.in_place,
         )
         batch = self.recipe.batch
         self.dataset = PatchDataset(

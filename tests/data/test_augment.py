@@ -170,3 +170,19 @@ def test_zero_in_all_channels_is_outside():
     mask = outside_mask(image)
     assert mask.dtype == np.int16
     assert mask.tolist() == [[[-1, -1, -1], [0, 0, 0], [0, 0, 0]]]
+
+
+def test_in_place_augmentation_mirrors_and_changes_intensities_alone(trainer):
+    made = training_augmentation(trainer())
+    size = tuple(trainer().configuration_manager.patch_size)
+    before = crop(size)
+    label = before["segmentation"][0].numpy()
+    flips = [np.flip(label, axes) for axes in ((), 0, 1, 2, (0, 1), (0, 2), (1, 2), (0, 1, 2))]
+    changed = 0
+    for seed in range(12):
+        after = augmented(made.in_place, size, seed)
+        assert any(np.array_equal(after["segmentation"][0].numpy(), flip) for flip in flips)
+        changed += not torch.equal(after["image"].sort().values, before["image"].sort().values)
+    assert changed > 3
+    moved = augmented(made.transform, made.initial_patch_size, 1)["segmentation"]
+    assert tuple(moved.shape[1:]) == size

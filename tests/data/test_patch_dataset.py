@@ -232,9 +232,8 @@ def test_crops_reach_every_voxel_and_no_further_than_the_patch_needs(cases, init
     """The middle 6 of the crop lie inside the image and reach each of its ends."""
     dataset = dataset_of(cases, settings_for((6, 6, 6), (initial,) * 3))
     generator = np.random.default_rng(0)
-    starts = np.array([
-        [start for start, _ in dataset._box((18, 20, 22), None, generator)] for _ in range(2000)
-    ])  # fmt: skip
+    draw = lambda: dataset._box((18, 20, 22), (initial,) * 3, None, generator)  # noqa: E731
+    starts = np.array([[start for start, _ in draw()] for _ in range(2000)])
     assert starts.min(0).tolist() == [low] * 3
     assert starts.max(0).tolist() == [18 - 6 + low, 20 - 6 + low, 22 - 6 + low]
 
@@ -242,12 +241,28 @@ def test_crops_reach_every_voxel_and_no_further_than_the_patch_needs(cases, init
 @pytest.mark.parametrize("center", [[0, 0, 0], [17, 19, 21], [9, 10, 11]])
 def test_the_patch_holds_the_voxel_it_is_made_for(cases, center):
     dataset = dataset_of(cases, settings_for((6, 6, 6), (10, 10, 10)))
-    box = dataset._box((18, 20, 22), np.array(center), np.random.default_rng(0))
+    box = dataset._box((18, 20, 22), (10,) * 3, np.array(center), np.random.default_rng(0))
     for axis in range(3):
         low, high = box[axis]
         assert high - low == 10
         assert low + 2 <= center[axis] < high - 2
         assert -2 <= low <= (18, 20, 22)[axis] - 8
+
+
+def test_unlabelled_patches_may_have_an_augmentation_of_their_own(cases):
+    """It starts from a crop of the final size, so voxels keep their place."""
+
+    def cropped(image, segmentation):
+        return {"image": image[:, 2:-2, 2:-2, 2:-2] + 100, "segmentation": segmentation}
+
+    settings = settings_for((6, 6, 6), (10, 10, 10), cropped, unlabeled_transform=plain)
+    dataset = dataset_of(cases, settings)
+    assert (dataset[(0, 0)]["image"] > 50).all()
+    for step in range(5):
+        sample = dataset[(step, LABELED)]
+        case = next(c for c in cases["3d_fullres unlabeled"] if c.case_id == sample["case"])
+        windows = np.lib.stride_tricks.sliding_window_view(case.image()[0], (6, 6, 6))
+        assert (windows == sample["image"][0].numpy()).all(axis=(3, 4, 5)).any()
 
 
 def test_images_smaller_than_the_patch_are_padded(cases):

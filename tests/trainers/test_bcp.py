@@ -84,10 +84,14 @@ def test_alpha_zero_is_the_loss_of_the_labelled_regions(tiny_home, monkeypatch):
     assert not gradient[2:][:, :, mask[0, 0]].any()
 
 
-def test_true_labels_as_pseudo_labels_with_alpha_one_are_supervision(tiny_home, monkeypatch):
+@pytest.mark.parametrize("pseudo_dice", [True, False])
+def test_true_labels_as_pseudo_labels_with_alpha_one_are_supervision(
+    tiny_home, monkeypatch, pseudo_dice
+):
     """The four region losses are those of the true labels, each in its half and region."""
     trainer = make_trainer(
         BCPTrainer, tiny_home, monkeypatch, "loss.deep_supervision=false",
+        f"loss.pseudo_dice={str(pseudo_dice).lower()}",
         "loss.unlabeled_weight=1.0", "pseudo_label.largest_component=false",
     )  # fmt: skip
     student = _with_given_networks(trainer)
@@ -99,13 +103,10 @@ def test_true_labels_as_pseudo_labels_with_alpha_one_are_supervision(tiny_home, 
     total = trainer.batch_loss(batch, trainer.phases()[SELFTRAIN]).total
     logits, settings = student.logits, trainer.loss_settings
     expected = 0
-    for rows, outer, inner in (
-        (slice(0, 2), batch.target[:2].long(), truth[:2]),
-        (slice(2, 4), truth[2:], batch.target[2:].long()),
-    ):
-        mixed = torch.where(mask, outer, inner)
-        for region in (mask, ~mask):
-            expected += region_losses(logits[rows], mixed, region, settings)[0]
+    for rows, labeled in ((slice(0, 2), mask), (slice(2, 4), ~mask)):
+        mixed = torch.where(labeled, batch.target[rows].long(), truth[rows])
+        for region, dice in ((labeled, True), (~labeled, pseudo_dice)):
+            expected += region_losses(logits[rows], mixed, region, settings, (dice,))[0]
     torch.testing.assert_close(total, expected)
 
 

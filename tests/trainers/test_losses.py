@@ -133,3 +133,17 @@ def test_empty_region_gives_a_finite_loss_without_gradient():
     loss.backward()
     assert torch.isfinite(loss)
     assert logits.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize(("variant", "share"), [("nnunet", 1), ("paper3d", 0.5)])
+def test_a_region_without_dice_keeps_its_cross_entropy_alone(variant, share):
+    torch.manual_seed(7)
+    logits, target = torch.randn(2, 3, 6, 6, 6), torch.randint(0, 3, (2, 1, 6, 6, 6))
+    box = torch.rand(1, 1, 6, 6, 6) > 0.4
+    settings = LossSettings(variant=variant)
+    whole = region_losses(logits, target, _regions(box), settings)
+    partly = region_losses(logits, target, _regions(box), settings, (True, False))
+    assert torch.equal(partly[0], whole[0])
+    entropy = torch.nn.functional.cross_entropy(logits, target[:, 0], reduction="none")
+    outside = (~box[:, 0]).expand_as(entropy)
+    torch.testing.assert_close(partly[1], share * entropy[outside].mean())
