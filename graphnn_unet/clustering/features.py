@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from scipy import ndimage
 
+from graphnn_unet.clustering.border_features import SOURCE as BORDER_SOURCE
+from graphnn_unet.clustering.border_features import border_features
 from graphnn_unet.clustering.hand_features import SOURCE as HAND_SOURCE
 from graphnn_unet.clustering.hand_features import hand_features
 from graphnn_unet.clustering.images import Image
@@ -54,6 +56,31 @@ class HandFeatures:
         return hand_features(
             work, Grid.of_cells(work.shape[1:], self.cell), is_color=image.is_color
         )
+
+
+@dataclass(frozen=True)
+class BorderFeatures:
+    """Distances to the border on cells of the image, see :mod:`.border_features`.
+
+    Attributes:
+        side: Longest side of the working image.
+        cell: Edge of a cell in its pixels.
+    """
+
+    side: int = 192
+    cell: int = 2
+    name: str = BORDER_SOURCE
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What decides about the features, for the record."""
+        return {"side": str(self.side), "cell": str(self.cell)}
+
+    def __call__(self, image: Image) -> NodeFeatures:
+        """Nodes of the image without its frame."""
+        work = working_image(image, self.side)
+        grid = Grid.of_cells(work.shape[1:], self.cell)
+        return border_features(work, grid, is_color=image.is_color)
 
 
 def working_image(image: Image, side: int) -> np.ndarray:

@@ -29,7 +29,7 @@ COLLAPSED = 0.995
 """From this share of nodes in one cluster on, the fit counts as collapsed."""
 
 N_RETRIES = 2
-_KMEANS_STARTS = 10
+KMEANS_STARTS = 10
 _EXPLICIT_LIMIT = 20_000
 """Nodes beyond which a matrix of all pairs does not fit into memory (1.6 GB in float32)."""
 
@@ -297,7 +297,9 @@ def _without_structure(feature: Tensor) -> bool:
     return bool((feature == feature[:1]).all())
 
 
-def kmeans(rows: Tensor, n_clusters: int, seed: int = 0, n_steps: int = 50) -> Tensor:
+def kmeans(
+    rows: Tensor, n_clusters: int, seed: int = 0, n_steps: int = 50, n_starts: int = KMEANS_STARTS
+) -> Tensor:
     """Lloyd's k-means with k-means++ starts; the best of ten, from a fixed seed.
 
     Args:
@@ -305,13 +307,14 @@ def kmeans(rows: Tensor, n_clusters: int, seed: int = 0, n_steps: int = 50) -> T
         n_clusters: At most the number of rows.
         seed: Of the starts.
         n_steps: Upper bound of iterations.
+        n_starts: How often to start.
 
     Returns:
         Cluster of each row, ``(node,)`` int64.
     """
     generator = torch.Generator().manual_seed(seed)
     best, best_cost = torch.zeros(len(rows), dtype=torch.long), math.inf
-    for _ in range(_KMEANS_STARTS):
+    for _ in range(n_starts):
         labels, cost = _lloyd(rows, _spread_start(rows, n_clusters, generator), n_steps)
         if cost < best_cost:
             best, best_cost = labels, cost

@@ -163,13 +163,8 @@ def read_image(source: Source) -> Image:
         InputError: A file is damaged, has too many or too few axes or pixels, or holds values
             that are not finite.
     """
-    if source.paths[0].name.lower().endswith(VOLUMES):
-        array, spacing = _read_volumes(source)
-        color = False
-    else:
-        array = read_picture(source.paths[0])
-        spacing = (1.0, 1.0)
-        color = len(array) == 3
+    array, spacing = read_array(source)
+    color = len(array) == 3 and source.ending == ".png"
     if min(array.shape[1:]) < 2:
         raise InputError(
             f"{source.paths[0].name} has {' x '.join(map(str, array.shape[1:]))} pixels",
@@ -183,6 +178,17 @@ def read_image(source: Source) -> Image:
         )  # fmt: skip
     scaled = _to_unit_range(array)
     return Image(scaled, spacing, color, _inner(scaled), source)
+
+
+def read_array(source: Source) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Intensities as they are in the files, ``(channel, *spatial)``, and the spacing.
+
+    Raises:
+        InputError: A file is damaged, or the channels are not on one grid.
+    """
+    if source.ending in VOLUMES:
+        return _read_volumes(source)
+    return read_picture(source.paths[0]), (1.0, 1.0)
 
 
 def read_picture(path: Path) -> np.ndarray:

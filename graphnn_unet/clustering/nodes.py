@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -90,12 +90,15 @@ class NodeFeatures:
         values: ``(node, channel)`` float32.
         grid: Where the nodes lie.
         source: What made the features, as users are told.
+        box: The part of the image that the grid covers; ``None``: the image without its frame.
+        color: Mean color of each node (Lab, or the channels), ``(node, channel)``.
     """
 
     values: Tensor
     grid: Grid
     source: str
-    facts: dict[str, str] = field(default_factory=dict)
+    box: tuple[slice, ...] | None = None
+    color: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.values) != self.grid.n_nodes:

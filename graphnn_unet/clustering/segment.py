@@ -10,12 +10,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch.nn import functional
 
+from graphnn_unet.clustering.border_features import closeness_to_middle
+from graphnn_unet.clustering.color_pass import color_column
 from graphnn_unet.clustering.fit import Fit, State, fit_graph, make_graph
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import NodeFeatures
-from graphnn_unet.clustering.polarity import as_label_map, border_polarity
+from graphnn_unet.clustering.polarity import Polarity, as_label_map, border_polarity
 from graphnn_unet.clustering.settings import ClusterSettings
+
+MAIN_SHARE, MAIN_PULL = 0.5, 2.0
+"""Chosen on the development part of the microorganism images, see docs/methods/unsupervised.md."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +32,19 @@ class Finish:
         merge: One id for all foreground clusters.
         fill_holes: Fill holes of the foreground.
         largest_component: Keep only the largest component of the foreground.
+        main_components: Keep the component with the largest area, weighed by its closeness to the
+            middle, and those of at least half its weight; drops debris and scale bars.
         refine: Move edges to those of the image by a bilateral solver.
+        nearest: Give each pixel the cluster of the nearest node, and the solver its published
+            sizes, as the released programs do.
     """
 
     merge: bool = True
     fill_holes: bool = True
     largest_component: bool = False
+    main_components: bool = False
     refine: bool = False
+    nearest: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,20 +63,37 @@ class Segmentation:
 def segment_nodes(
     nodes: NodeFeatures, settings: ClusterSettings, key: str, state: State | None = None
 ) -> Fit:
-    """Cluster the nodes of one image; DeepCut's second stage splits the foreground into parts."""
+    """Cluster the nodes of one image; second passes as the settings say."""
     first = replace(settings, n_clusters=2) if settings.two_stage else settings
     fit = fit_graph(make_graph(nodes.values, first), first, key, state)
-    if not settings.two_stage:
-        return fit
+    if settings.two_stage:
+        return _parts_of_foreground(nodes, fit, settings, key)
+    if settings.color_pass and settings.n_clusters == 2 and nodes.color is not None:
+        inside = _foreground(fit, nodes).reshape(nodes.grid.size)
+        main = cleaned(inside.astype(np.int64), Finish(main_components=True)).ravel() > 0
+        column = color_column(nodes.color, main, nodes.grid)
+        if column is not None:
+            values = torch.cat([nodes.values, column], dim=1)
+            again = fit_graph(make_graph(values, settings), settings, f"{key}/color")
+            return replace(again, flags=tuple(dict.fromkeys((*fit.flags, *again.flags))))
+    return fit
+
+
+def _foreground(fit: Fit, nodes: NodeFeatures) -> NDArray[np.bool_]:
+    """Nodes of the foreground clusters, ``(node,)``."""
     labels = fit.labels.numpy()
-    polarity = border_polarity(labels, nodes.grid.ring)
-    inside = torch.from_numpy(np.isin(labels, polarity.foreground))
+    return np.isin(labels, border_polarity(labels, nodes.grid.ring).foreground)
+
+
+def _parts_of_foreground(nodes: NodeFeatures, fit: Fit, settings: ClusterSettings, key: str) -> Fit:
+    """DeepCut's second stage: the nodes of the foreground clustered again, into parts."""
+    inside = torch.from_numpy(_foreground(fit, nodes))
     n_parts = settings.n_clusters - 1
-    member = torch.zeros(len(labels), settings.n_clusters)
+    member = torch.zeros(len(inside), settings.n_clusters)
     member[~inside, 0] = 1
     flags = fit.flags
     if int(inside.sum()) >= max(n_parts, 2):
-        second = replace(settings, n_clusters=n_parts, steps=100)
+        second = replace(settings, n_clusters=n_parts, steps=100, two_stage=False)
         parts = fit_graph(make_graph(nodes.values[inside], second), second, f"{key}/parts")
         member[inside, 1:] = parts.assignment
         flags = tuple(dict.fromkeys((*flags, *parts.flags)))
@@ -84,7 +113,7 @@ def segment_image(
 
     Args:
         image: The image; its size is that of the label map.
-        nodes: Nodes of the image without its frame.
+        nodes: Nodes of the image or of a part of it.
         settings: How to cluster.
         finish: What happens afterwards.
         state: Shared initial weights of the collective schedule.
@@ -93,16 +122,16 @@ def segment_image(
     fit = segment_nodes(nodes, settings, image.source.case, state)
     labels = fit.labels.numpy()
     polarity = border_polarity(labels, nodes.grid.ring)
-    of_nodes = as_label_map(labels, polarity, merge=finish.merge)
-    inner_shape = tuple(part.stop - part.start for part in image.inner)
-    found = resized_labels(nodes.grid.spread(of_nodes), inner_shape)
+    box = nodes.box or image.inner
+    found = _pixel_labels(fit, nodes, polarity, finish, tuple(p.stop - p.start for p in box))
     if finish.refine and found.any():
-        from graphnn_unet.clustering.bilateral import refine_labels
+        from graphnn_unet.clustering.bilateral import PUBLISHED, refine_labels
 
-        found = refine_labels(found, image.array[(slice(None), *image.inner)], image.is_color)
+        solver = PUBLISHED if finish.nearest else None
+        found = refine_labels(found, image.array[(slice(None), *box)], image.is_color, solver)
     found = cleaned(found, finish)
     whole = np.zeros(image.shape, dtype=np.int64)
-    whole[image.inner] = found
+    whole[box] = found
     flags = [*fit.flags, *(["object_on_border"] if polarity.is_on_border else [])]
     if not found.any():
         flags.append("empty")
@@ -115,6 +144,25 @@ def segment_image(
         "seconds": round(time.perf_counter() - began, 3),
     }
     return Segmentation(whole, facts)
+
+
+def _pixel_labels(
+    fit: Fit, nodes: NodeFeatures, polarity: Polarity, finish: Finish, shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """Ids of the label map at each pixel; memberships are interpolated unless ``nearest``."""
+    if finish.nearest:
+        of_nodes = as_label_map(fit.labels.numpy(), polarity, merge=finish.merge)
+        return resized_labels(nodes.grid.spread(of_nodes), shape)
+    n_clusters = fit.assignment.shape[1]
+    member = fit.assignment.T.reshape(1, n_clusters, *nodes.grid.size)
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    best = torch.full(shape, -1.0)
+    labels = torch.zeros(shape, dtype=torch.int64)
+    for cluster in range(n_clusters):  # one at a time: volumes are large
+        share = functional.interpolate(member[:, cluster : cluster + 1], shape, mode=mode)[0, 0]
+        labels[share > best] = cluster
+        best = torch.maximum(best, share)
+    return as_label_map(labels.numpy(), polarity, merge=finish.merge)
 
 
 def resized_labels(labels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.int64]:
@@ -131,11 +179,10 @@ def resized_labels(labels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[n
 def cleaned(labels: NDArray[np.int64], finish: Finish) -> NDArray[np.int64]:
     """Holes filled and small components dropped, as ``finish`` says."""
     made = labels.copy()
-    if finish.largest_component and made.any():
-        parts, n_parts = ndimage.label(made > 0)
-        sizes = np.bincount(parts.ravel())[1:]
-        if n_parts > 1:
-            made[parts != 1 + int(sizes.argmax())] = 0
+    if finish.largest_component:
+        made[~_heavy_components(made > 0, share=1.0, pull=0.0)] = 0
+    elif finish.main_components:
+        made[~_heavy_components(made > 0, share=MAIN_SHARE, pull=MAIN_PULL)] = 0
     if finish.fill_holes and made.any():
         holes = ndimage.binary_fill_holes(made > 0) & (made == 0)
         if holes.any():
@@ -145,3 +192,19 @@ def cleaned(labels: NDArray[np.int64], finish: Finish) -> NDArray[np.int64]:
             )
             made[holes] = made[tuple(index[holes] for index in nearest)]
     return made
+
+
+def _heavy_components(mask: NDArray[np.bool_], *, share: float, pull: float) -> NDArray[np.bool_]:
+    """Components of at least a share of the heaviest one's weight.
+
+    The weight of a pixel is ``exp(-pull r^2)``, ``r`` its distance to the middle with 1 at the
+    middle of each side.
+    """
+    parts, n_parts = ndimage.label(mask)
+    if n_parts < 2:
+        return mask
+    weight = np.exp(pull * closeness_to_middle(mask.shape))
+    total = ndimage.sum_labels(weight, parts, np.arange(1, n_parts + 1))
+    if share >= 1:
+        return parts == 1 + int(total.argmax())
+    return np.isin(parts, 1 + np.flatnonzero(total >= share * total.max()))

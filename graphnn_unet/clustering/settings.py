@@ -13,7 +13,6 @@ LAYERS = ("gcn", "gat", "arma")
 LOSSES = ("ncut", "cc", "dmon")
 FEATURES = ("auto", "hand", "border", "self", "dino", "encoder")
 GRAPHS = ("linear", "published")
-SCHEDULES = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class ClusterSettings:
         shared_steps: Passes over the folder with shared weights (collective schedule), ``T0``.
         steps_per_visit: Steps on an image in each of these passes.
         two_stage: DeepCut: clusters the nodes of the foreground again, into parts.
+        color_pass: Cluster a second time with a column that compares the colors of the foreground
+            and the background of the first time (2 clusters, features that know the color).
         seed: Of the initial weights; the dropout of an image follows from it and its name.
     """
 
@@ -66,6 +67,7 @@ class ClusterSettings:
     shared_steps: int = 0
     steps_per_visit: int = 1
     two_stage: bool = False
+    color_pass: bool = False
     seed: int = 0
 
     def check(self) -> None:
@@ -104,8 +106,8 @@ class ClusterSettings:
 
 
 METHODS: dict[str, ClusterSettings] = {
-    "auto": ClusterSettings(),
-    "grid": ClusterSettings("grid", "gcn", "cc", "grid_gcn", steps=100),
+    "auto": ClusterSettings("auto", steps=40, lr=1e-2, color_pass=True),
+    "grid": ClusterSettings("grid", steps=100),
     "deepcut": ClusterSettings(
         "deepcut", "gcn", "ncut", "deepcut", graph="published", steps=10, alpha=3.0
     ),

@@ -1,0 +1,254 @@
+"""Keys of the last block of a DINO vision transformer, from a weight file that the user gives."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from graphnn_unet.clustering.images import Image
+from graphnn_unet.clustering.nodes import Grid, NodeFeatures
+from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.networks.vision import import_timm
+
+WIDTH, DEPTH, N_HEADS = 384, 12, 6
+N_TENSORS = 150
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIDES = {8: 224, 16: 448}
+"""Side of the square that the image is brought to, by patch size."""
+
+WHERE = (
+    "The official files are dino_deitsmall8_pretrain.pth and dino_deitsmall16_pretrain.pth of "
+    "github.com/facebookresearch/dino (backbone only)"
+)
+
+
+@dataclass(frozen=True)
+class DinoFeatures:
+    """Keys of the last attention block on a grid of patches.
+
+    Attributes:
+        path: Weights of ViT-S/8 or ViT-S/16: the backbone alone, or a training checkpoint.
+        stride: Pixels between patches, at most the patch size; 4 doubles the grid of ViT-S/8.
+        branch: ``student`` (as the released programs read) or ``teacher`` of a full checkpoint.
+        side: Side in pixels of the square the image is brought to; ``None`` for the patch size's.
+        device: Device to compute on.
+
+    The SHA-256 of the file stands in ``facts``.
+    """
+
+    path: Path
+    stride: int | None = None
+    branch: Literal["student", "teacher"] = "student"
+    side: int | None = None
+    device: str = "cpu"
+
+    @cached_property
+    def _read(self) -> tuple[DinoBackbone, str]:
+        backbone = read_backbone(self.path, self.branch)
+        return backbone.eval().to(self.device), sha256_of(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Worker processes read the weights themselves."""
+        return {key: value for key, value in self.__dict__.items() if key != "_read"}
+
+    @property
+    def name(self) -> str:
+        """What users are told."""
+        return f"keys of DINO ViT-S/{self._read[0].patch}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What decides about the features."""
+        return {
+            "sha256": self._read[1],
+            "stride": str(self.stride or self._read[0].patch),
+            "branch": self.branch,
+            "side": str(self.side or SIDES[self._read[0].patch]),
+        }
+
+    def __call__(self, image: Image) -> NodeFeatures:
+        """Keys of an image without its frame, ``(node, 384)``."""
+        backbone, _ = self._read
+        side = self.side or SIDES[backbone.patch]
+        pixels = square(image.array[(slice(None), *image.inner)], side)
+        keys, size = backbone.keys_of(pixels.to(self.device), self.stride or backbone.patch)
+        grid = Grid((side, side), size)
+        return NodeFeatures(keys.cpu(), grid, self.name)
+
+
+def square(array: np.ndarray, side: int) -> Tensor:
+    """A picture as DINO was trained on: ``(1, 3, side, side)``, normalized; aspect not kept.
+
+    Raises:
+        InputError: The image is a volume.
+    """
+    if array.ndim != 3:
+        raise InputError("DINO sees pictures of one plane", "", "Use --slices for volumes")
+    from PIL import Image as Pillow
+
+    rgb = array if len(array) == 3 else np.repeat(array[:1], 3, axis=0)
+    picture = Pillow.fromarray((255 * np.clip(np.moveaxis(rgb, 0, -1), 0, 1)).astype(np.uint8))
+    resized = np.asarray(picture.resize((side, side), Pillow.Resampling.LANCZOS))
+    scaled = torch.from_numpy(resized.astype(np.float32) / 255).permute(2, 0, 1)
+    mean, deviation = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, DEVIATION))
+    return ((scaled - mean) / deviation).unsqueeze(0)
+
+
+class DinoBackbone(nn.Module):
+    """ViT-S with the official checkpoint's names of tensors.
+
+    Args:
+        patch: 8 or 16.
+    """
+
+    def __init__(self, patch: int):
+        super().__init__()
+        self.patch = patch
+        timm = import_timm()
+        self.body = timm.create_model(
+            f"vit_small_patch{patch}_224", pretrained=False, num_classes=0
+        )
+
+    @torch.no_grad()
+    def keys_of(self, pixels: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
+        """Keys of the last block without the class token, heads first.
+
+        Args:
+            pixels: ``(1, 3, side, side)``, normalized.
+            stride: Of the patch convolution; below the patch size patches overlap.
+
+        Returns:
+            ``(node, 384)`` and the size of the grid, ``1 + floor((side - patch) / stride)`` each.
+
+        Raises:
+            InputError: The stride does not fit.
+        """
+        if not 1 <= stride <= self.patch:
+            raise InputError(
+                f"--stride {stride} does not fit patches of {self.patch} pixels",
+                "it lies between 1 and the patch size",
+            )
+        body = self.body
+        kernel = body.patch_embed.proj
+        tokens = functional.conv2d(pixels, kernel.weight, kernel.bias, stride=stride)
+        size = (tokens.shape[2], tokens.shape[3])
+        tokens = tokens.flatten(2).transpose(1, 2)
+        tokens = torch.cat([body.cls_token, tokens], dim=1) + self._positions(size)
+        for block in body.blocks[:-1]:
+            tokens = block(tokens)
+        last = body.blocks[-1]
+        triple = last.attn.qkv(last.norm1(tokens))
+        keys = triple.view(1, -1, 3, N_HEADS, WIDTH // N_HEADS)[0, 1:, 1]
+        return keys.reshape(-1, WIDTH).float(), size
+
+    def _positions(self, size: tuple[int, int]) -> Tensor:
+        """Position embedding for a grid of another size, bicubic."""
+        embedding = self.body.pos_embed
+        n = math.isqrt(embedding.shape[1] - 1)
+        if (n, n) == size:
+            return embedding
+        grid = embedding[:, 1:].view(1, n, n, -1).permute(0, 3, 1, 2)
+        grid = functional.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+        return torch.cat([embedding[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> DinoBackbone:
+    """Build the network of a weight file and load all of its 150 tensors.
+
+    A training checkpoint holds ``student`` and ``teacher`` with prefixes ``module.`` and
+    ``backbone.`` and tensors of a projection head, which are dropped.
+
+    Raises:
+        MissingFileError: There is no such file; says where it comes from.
+        InputError: It is damaged, or a tensor is missing, too many or of another shape.
+        UnsafeFileError: It holds an object that is neither tensor nor plain value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"DINO weights {path} are missing", "", WHERE)
+    tensors = _backbone_tensors(_load(path), path, branch)
+    kernel = tensors.get("patch_embed.proj.weight")
+    patch = kernel.shape[-1] if kernel is not None and kernel.dim() == 4 else 0
+    if patch not in SIDES:
+        raise InputError(
+            f"{path} holds no DINO ViT-S/8 or ViT-S/16",
+            "it has no patch convolution of 8 or 16 pixels" if kernel is None
+            else f"its patch convolution has shape {tuple(kernel.shape)}",
+            WHERE,
+        )  # fmt: skip
+    backbone = DinoBackbone(patch)
+    expected = {key: value.shape for key, value in backbone.body.state_dict().items()}
+    wrong = [f"{key} is missing" for key in expected if key not in tensors]
+    wrong += [f"{key} is unknown" for key in tensors if key not in expected]
+    wrong += [
+        f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(shape)}"
+        for key, shape in expected.items()
+        if key in tensors and tensors[key].shape != shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{path} does not hold the {len(expected)} tensors of DINO ViT-S/{patch}",
+            "; ".join(wrong[:3]) + more, WHERE,
+        )  # fmt: skip
+    backbone.body.load_state_dict(tensors)
+    return backbone
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        # official training checkpoints carry their options as a Namespace, which is plain values
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise UnsafeFileError(
+                f"{path} is refused", "it holds an object that is neither tensor nor plain value",
+                WHERE,
+            ) from error  # fmt: skip
+        raise InputError(f"{path} is damaged", "", WHERE) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} cannot be read", "it is cut off or no weight file", WHERE) from (
+            error
+        )
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds no table of tensors", "", WHERE)
+    return content
+
+
+def _backbone_tensors(content: Mapping[str, Any], path: Path, branch: str) -> dict[str, Tensor]:
+    """Tensors of the backbone under their plain names."""
+    if "student" in content or "teacher" in content:
+        chosen = content.get(branch)
+        if not isinstance(chosen, Mapping):
+            raise InputError(f"{path} has no branch {branch!r}", "", "Use the other --branch")
+        content = chosen
+    tensors = {}
+    for key, value in content.items():
+        name = str(key)
+        for prefix in ("module.", "backbone."):
+            name = name.removeprefix(prefix)
+        if isinstance(value, Tensor) and not name.startswith("head"):
+            tensors[name] = value
+    return tensors
