@@ -70,7 +70,7 @@ def class_sets(
         figures["tv_gap"] = [cut.value - cut.bound for cut in cuts]
     if settings.variation == "tv":
         found = _spread_out([cut.indicator for cut in cuts], n_classes)
-        collapsed = _collapsed(decisions(found, start), given, n_classes)
+        collapsed = _collapsed(found, given, n_classes)
         if not collapsed:
             return ClassSets(_whole(found, inside, len(code)), "tv", figures)
         figures["tv_collapsed"] = collapsed
@@ -143,12 +143,12 @@ def _spread_out(columns: list[Tensor], n_classes: int) -> Tensor:
     return torch.stack([*columns, 1 - columns[0]] if n_classes == 2 else columns, dim=1)
 
 
-def _collapsed(predicted: Tensor, code: Tensor, n_classes: int) -> list[int]:
-    """Classes whose share of the result is not within a factor of their labeled share."""
+def _collapsed(indicator: Tensor, code: Tensor, n_classes: int) -> list[int]:
+    """Classes whose cut's share of the nodes is not within a factor of their labeled share."""
     labeled = torch.bincount(code[code >= 0], minlength=n_classes).double()
-    found = torch.bincount(predicted, minlength=n_classes).double()
-    times = (found / found.sum()) / (labeled / labeled.sum())
-    return ((times > _SHARE_FACTOR) | (times < 1 / _SHARE_FACTOR)).nonzero().flatten().tolist()
+    times = indicator.mean(dim=0) / (labeled / labeled.sum())
+    within = (times >= 1 / _SHARE_FACTOR) & (times <= _SHARE_FACTOR)
+    return (~within & (labeled > 0)).nonzero().flatten().tolist()
 
 
 def _subgraph(affinity: Tensor, inside: Tensor) -> Tensor:

@@ -61,8 +61,7 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     add("--gamma", type=float, help="power of the cosine (3)")
     add("--symmetrize", choices=("sum", "max", "mutual"), help="directed links (sum)")
     add("--alpha", type=float, help="reach of the diffusion, below 1 (0.9)")
-    add("--no-prior", dest="prior", action="store_false", default=None,
-        help="classes weigh as many labels as they have, not all the same")  # fmt: skip
+    add("--prior", action="store_true", default=None, help="same mass of labels for every class")
     add("--final-uses-validation", action="store_true", default=None,
         help="held-out labels take part in the last diffusion")  # fmt: skip
     add("--image-size", type=int, metavar="N", help="edge in pixels (64; volumes 32)")
@@ -70,9 +69,9 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     add("--lr", dest="learning_rate", type=float, help="learning rate of Adam (0.001)")
     add("--averaging", type=float, help="decay of the moving average of the weights (0.98)")
     add("--dropout", type=float, help="before the last layer (0.2)")
-    add("--epochs", dest="max_epochs", type=int, metavar="N", help="at most (100)")
+    add("--epochs", dest="max_epochs", type=int, metavar="N", help="at most (40)")
     add("--patience", type=int, metavar="N", help="epochs without a better loss (10)")
-    add("--rounds", type=int, metavar="N", help="of the dynamic pass at most (30)")
+    add("--rounds", type=int, metavar="N", help="of the dynamic pass at most (10)")
     add("--round-patience", type=int, metavar="N", help="rounds without a better loss (5)")
     add("--validation-share", type=float, help="labels held out to stop (0.1)")
     add("--a-max", type=float, help="largest weight of diffused labels (1)")

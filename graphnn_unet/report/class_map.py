@@ -110,6 +110,8 @@ def draw_map(
     for number in range(len(names)):
         for labeled in (False, True):
             chosen = (predicted == number) & ((given >= 0) == labeled)
+            if not chosen.any():
+                continue
             axes.scatter(
                 *place[chosen].T, s=size * (2 if labeled else 1), c=COLORS[number % len(COLORS)],
                 alpha=0.3 + 0.7 * certainty[chosen], linewidths=1.2 if labeled else 0,

@@ -37,7 +37,7 @@ def test_tv_serves_clear_clusters():
 
 
 def test_tv_that_collapses_gives_way_to_ratio_and_says_so():
-    graph, code, side = clusters(2.0, n=600)
+    graph, code, side = clusters(1.5, n=600)
     found = spread(graph, code, [2], TV)
     used = found.figures["cuts"][0]
     assert used["method"] == "ratio"

@@ -121,7 +121,8 @@ def test_prior_keeps_areas_and_moves_decisions():
     labels = torch.full((50, 1), -1)
     labels[:12, 0] = torch.tensor([0] * 10 + [1] * 2)
     plain, balanced = (
-        spread(graph, labels, [2], ClassifySettings(prior=prior)) for prior in (False, True)
+        spread(graph, labels, [2], ClassifySettings(prior=prior, alpha=0.99))
+        for prior in (False, True)
     )
     odds = [s.score[12:, 1] / s.score[12:, 0] for s in (plain, balanced)]
     torch.testing.assert_close(odds[1] / odds[0], torch.full((38,), 5.0).double())

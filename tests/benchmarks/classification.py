@@ -1,0 +1,425 @@
+"""Classification from few labels: the passes against supervised training and LabelSpreading.
+
+    python tests/benchmarks/classification.py --measure --state DIR   (hours; goes on where it was)
+    python tests/benchmarks/classification.py --state DIR [--json FILE] [--csv FILE]
+    python tests/benchmarks/classification.py --only diffusion [--quick]
+
+The first measures, the second makes the records and the table of results, the third times the
+diffusion beside scikit-learn's at equal answers and at 112 000 nodes.
+
+Protocol of ``--measure``. Sets: WBC (classes 1 to 4; every image whose place in a shuffled list is
+in the last 30 % is test) and ChestXray (its published parts). Test images never train; they are
+nodes without label in the last graph alone. A draw takes a share of the training images of each
+class, two at least, as labeled; the others are unlabeled. One network, one budget: ``supervised``
+goes on for as many steps on labels as the dynamic pass makes, in the same way, with weight 0 for
+what is not labeled. LabelSpreading works on the embeddings of the one-pass network with
+scikit-learn's own kNN graph and the same number of neighbors and alpha. All settings are fixed
+before any test image is looked at; they were chosen on unlabeled images of the training parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from _bench import Bench, arguments, in_turn, peak_memory_mb
+
+from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.fitting import Material, embed
+from graphnn_unet.classification.images import ImageSet, Normalization, find_images, load_images
+from graphnn_unet.classification.learner import (
+    DYNAMIC,
+    GivenLabels,
+    Learner,
+    Progression,
+)
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.spreading import build_graph, normalized, spread
+from graphnn_unet.classification.table import UNLABELED
+from graphnn_unet.metrics.classification import score_classification
+from graphnn_unet.progress import set_quiet
+from graphnn_unet.storage.atomic import write_csv, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(os.environ.get("GNNUNET_TEST_DATA", ROOT.parent / "shared" / "data"))
+SHARES, DRAWS, MOST = (0.05, 0.10, 0.20), 5, 0.70
+SETS = ("WBC", "ChestXray")
+COLUMNS = (
+    "set", "labeled_share", "n_labeled", "draw", "method", "n_test", "accuracy",
+    "balanced_accuracy", "macro_f1", "auc", "calibration_error", "seconds",
+)  # fmt: skip
+BASE = ClassifySettings(image_size=64, max_epochs=40, rounds=10, validation_share=0.0)
+OF_SET = {"WBC": {"augmentation": "any-orientation"}, "ChestXray": {}}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One set, read once.
+
+    Attributes:
+        images: Training images first, then test images.
+        n_training: How many of them are training images.
+        truth: ``(n,)`` classes.
+        names: Of the classes.
+    """
+
+    images: ImageSet
+    n_training: int
+    truth: Tensor
+    names: tuple[str, ...]
+
+
+def read_set(name: str) -> Part:
+    folder = DATA / name
+    with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
+        classes = {row["case"]: row["class"] for row in csv.DictReader(file)}
+    classes = {case: one for case, one in classes.items() if one != "basophil"}  # one image
+    if name == "ChestXray":
+        training = sorted((folder / "train.list").read_text(encoding="utf-8").split())
+        test = sorted((folder / "test.list").read_text(encoding="utf-8").split())
+    else:
+        order = sorted(classes)
+        random.Random(42).shuffle(order)
+        cut = int(0.7 * len(order))
+        training, test = sorted(order[:cut]), sorted(order[cut:])
+    files = find_images(folder / "images")
+    loaded = load_images({case: files[case] for case in (*training, *test)}, BASE.image_size)
+    place = {case: row for row, case in enumerate(loaded.cases)}
+    order = torch.tensor([place[case] for case in (*training, *test)])
+    names = tuple(sorted(set(classes.values())))
+    images = ImageSet((*training, *test), loaded.pixels[order])
+    truth = torch.tensor([names.index(classes[case]) for case in images.cases])
+    return Part(images, len(training), truth, names)
+
+
+def draw_labels(part: Part, share: float, draw: int) -> Tensor:
+    """``(n_training, 1)``: the classes of a share of each class, at least two."""
+    generator = torch.Generator().manual_seed(draw)
+    truth = part.truth[: part.n_training]
+    code = torch.full((part.n_training, 1), UNLABELED)
+    for number in range(len(part.names)):
+        rows = (truth == number).nonzero().flatten()
+        count = max(2, round(share * len(rows)))
+        chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
+        code[chosen] = number
+    return code
+
+
+class Draw:
+    """All methods on one draw of labels."""
+
+    def __init__(self, name: str, part: Part, share: float, draw: int):
+        self.name, self.part, self.share, self.number = name, part, share, draw
+        self.code = draw_labels(part, share, draw)
+        self.settings = replace(BASE, seed=draw, **OF_SET[name])
+        sizes, cpu = (len(part.names),), torch.device("cpu")
+        training = ImageSet(
+            part.images.cases[: part.n_training], part.images.pixels[: part.n_training]
+        )
+        scale = Normalization.of(training)
+        self.training = Material(training, scale, sizes, cpu)
+        self.everything = Material(part.images, scale, sizes, cpu)
+        self.split = GivenLabels(self.code, torch.full_like(self.code, UNLABELED))
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """One record a method."""
+        start = time.monotonic()
+        first = self._learner(self._new_network(), mode="one-pass")
+        first.fit()
+        trained = time.monotonic() - start
+        begin = {key: value.clone() for key, value in first.mean.state_dict().items()}
+        # as many steps as the dynamic pass makes, which goes once through the unlabeled images
+        n_unlabeled = int((self.code < 0).sum())
+        steps = max(self.settings.min_steps, -(-n_unlabeled // self.settings.batch_size))
+        supervised = self._rounds(begin, a_max=0.0, min_steps=steps)
+        yield self._network_row("supervised", supervised, trained)
+        if self.share == MOST:
+            return
+        yield from self._one_pass(first.mean, trained)
+        for p in (2, 1):
+            dynamic = self._rounds(begin, p=p)
+            yield self._graph_row(f"dynamic p={p}", dynamic, p, trained)
+
+    def _new_network(self) -> EmbeddingNetwork:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.number)
+            encoder = SmallEncoder(self.part.images.pixels.shape[1], 2)
+            width, classes = encoder.n_features, len(self.part.names)
+            return EmbeddingNetwork(encoder, width, classes, self.settings.dropout)
+
+    def _learner(self, network: EmbeddingNetwork, **changes: object) -> Learner:
+        settings = replace(self.settings, **changes)
+        return Learner(network, self.training, self.split, settings)
+
+    def _rounds(self, begin: dict[str, Tensor], **changes: object) -> EmbeddingNetwork:
+        """The dynamic pass from given weights; ``a_max = 0`` is supervised training as long."""
+        network = self._new_network()
+        network.load_state_dict(begin)
+        learner = self._learner(network, mode="dynamic", **changes)
+        learner.progression = Progression(phase=DYNAMIC)
+        learner.fit()
+        return learner.mean
+
+    def _one_pass(self, network: EmbeddingNetwork, trained: float) -> Iterator[dict[str, object]]:
+        yield self._spreading_row(network, trained)
+        for p in (2, 1):
+            yield self._graph_row(f"one-pass p={p}", network, p, trained)
+
+    def _all_labels(self) -> Tensor:
+        code = torch.full((len(self.part.truth), 1), UNLABELED)
+        code[: self.part.n_training] = self.code
+        return code
+
+    def _graph_row(
+        self, method: str, network: EmbeddingNetwork, p: int, trained: float
+    ) -> dict[str, object]:
+        start = time.monotonic()
+        settings = replace(self.settings, p=p)
+        feature, _ = embed(network, self.everything, settings)
+        affinity = build_graph(feature, settings, self.part.images.cases)
+        found = spread(affinity, self._all_labels(), self.everything.sizes, settings)
+        seconds = trained + time.monotonic() - start
+        return self._row(method, found.predicted[:, 0], found.score, seconds)
+
+    def _network_row(
+        self, method: str, network: EmbeddingNetwork, trained: float
+    ) -> dict[str, object]:
+        _, logits = embed(network, self.everything, self.settings)
+        probability = logits.double().softmax(dim=1)
+        return self._row(method, probability.argmax(dim=1), probability, trained)
+
+    def _spreading_row(self, network: EmbeddingNetwork, trained: float) -> dict[str, object]:
+        from sklearn.semi_supervised import LabelSpreading
+
+        feature, _ = embed(network, self.everything, self.settings)
+        start = time.monotonic()
+        theirs = LabelSpreading(
+            kernel="knn", n_neighbors=self.settings.neighbors(len(feature)),
+            alpha=self.settings.alpha, max_iter=2000,
+        ).fit(feature.numpy(), self._all_labels()[:, 0].numpy())  # fmt: skip
+        probability = torch.from_numpy(np.nan_to_num(theirs.label_distributions_))
+        probability = normalized(probability, self.everything.sizes)
+        seconds = trained + time.monotonic() - start
+        return self._row("LabelSpreading", probability.argmax(dim=1), probability, seconds)
+
+    def _row(
+        self, method: str, predicted: Tensor, probability: Tensor, seconds: float
+    ) -> dict[str, object]:
+        test = slice(self.part.n_training, None)
+        score = score_classification(
+            self.part.truth[test].numpy(), predicted[test].numpy(), probability[test].numpy(),
+            self.part.names,
+        )  # fmt: skip
+        return {
+            "set": self.name, "labeled_share": self.share,
+            "n_labeled": int((self.code >= 0).sum()), "draw": self.number, "method": method,
+            "n_test": score.n, "accuracy": f"{score.accuracy:.6f}",
+            "balanced_accuracy": f"{score.balanced_accuracy:.6f}",
+            "macro_f1": f"{score.macro_f1:.6f}", "auc": f"{score.auc:.6f}",
+            "calibration_error": f"{score.calibration_error:.6f}", "seconds": f"{seconds:.1f}",
+        }  # fmt: skip
+
+
+def jobs() -> Iterator[tuple[str, float, int]]:
+    """Draws in the order in which they are worth having."""
+    for draw in range(DRAWS):
+        for share in (0.20, 0.10, 0.05, MOST):
+            for name in SETS:
+                yield name, share, draw
+
+
+def measure(state: Path) -> None:
+    """Do what is not done yet, one file a draw."""
+    set_quiet(True)
+    torch.set_num_threads(1)
+    parts = {name: read_set(name) for name in SETS}
+    for name, share, draw in jobs():
+        file = state / f"{name}_{round(100 * share)}_{draw}.json"
+        if not file.is_file():
+            rows = list(Draw(name, parts[name], share, draw).rows())
+            write_json(file, rows)
+            shown = ", ".join(f"{row['method']} {float(str(row['accuracy'])):.3f}" for row in rows)
+            print(f"{file.stem}: {shown}", flush=True)
+
+
+def collected(state: Path) -> list[dict[str, object]]:
+    """All rows that are there, in a fixed order."""
+    rows = [row for file in sorted(state.glob("*.json")) for row in json.loads(file.read_text())]
+    return sorted(rows, key=lambda r: (SETS.index(r["set"]), r["labeled_share"], r["draw"]))
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean of paired differences, by Student's t."""
+    from scipy import stats
+
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def compare(bench: Bench, rows: list[dict[str, object]]) -> None:
+    """Records from measured rows: means, paired differences, few labels against many."""
+    for name in SETS:
+        found = {
+            (row["method"], row["labeled_share"], row["draw"]): float(str(row["accuracy"]))
+            for row in rows
+            if row["set"] == name
+        }
+        for method in ("dynamic p=2", "dynamic p=1", "one-pass p=2", "one-pass p=1"):
+            _paired(bench, name, found, method, "supervised", goal=method.startswith("dynamic"))
+        _paired(bench, name, found, "one-pass p=2", "LabelSpreading", goal=False)
+        many = [value for (method, share, _), value in found.items() if share == MOST]
+        few = [
+            value for (method, share, _), value in found.items()
+            if method == "dynamic p=2" and share == 0.20
+        ]  # fmt: skip
+        if many and few:
+            bench.add(
+                f"{name}: accuracy of dynamic p=2 on 20 % labels less supervised on 70 %",
+                float(np.mean(few) - np.mean(many)), "", at_least=0.0,
+                n_few=len(few), n_many=len(many), few=float(np.mean(few)),
+                many=float(np.mean(many)),
+            )  # fmt: skip
+
+
+def _paired(
+    bench: Bench, name: str, found: dict[tuple, float], method: str, other: str, *, goal: bool
+) -> None:
+    pairs = [
+        (share, value - found[other, share, draw])
+        for (one, share, draw), value in found.items()
+        if one == method and (other, share, draw) in found
+    ]
+    for shares, shown in [((share,), f"{share:.0%} labels") for share in SHARES] + [
+        (SHARES, "all shares")
+    ]:
+        values = np.array([value for share, value in pairs if share in shares])
+        if len(values) < 2:
+            continue
+        low, high = interval(values)
+        what = f"{name}, {shown}: accuracy of {method} less {other}"
+        details = {"low": low, "high": high, "pairs": len(values)}
+        bench.add(f"{what}, mean", float(values.mean()), "", **details)
+        if goal and shares == SHARES:
+            bench.add(f"{what}, low end of the 95 % interval", low, "", at_least=0.0, **details)
+
+
+def blobs(n_nodes: int) -> tuple[Tensor, Tensor]:
+    """Features in 14 overlapping groups, and labels of a fifth of them."""
+    generator = torch.Generator().manual_seed(0)
+    group = torch.randint(14, (n_nodes,), generator=generator)
+    center = torch.randn(14, 64, generator=generator)
+    feature = center[group] + 1.5 * torch.randn(n_nodes, 64, generator=generator)
+    code = torch.where(torch.rand(n_nodes, generator=generator) < 0.2, group, UNLABELED)
+    return torch.nn.functional.normalize(feature, dim=1), code.unsqueeze(1)
+
+
+def diffusion(bench: Bench) -> None:
+    """Our solver and scikit-learn's on the same graph, both to the same answer."""
+    from scipy.sparse import csr_matrix
+    from sklearn.semi_supervised import LabelSpreading
+
+    n_nodes = 2_000 if bench.chosen.quick else 10_000
+    feature, code = blobs(n_nodes)
+    settings = ClassifySettings(alpha=0.99, prior=False)
+    affinity = build_graph(feature, settings, [])
+    ready = csr_matrix(
+        (affinity.values().double().numpy(), affinity.col_indices().numpy(),
+         affinity.crow_indices().numpy()), shape=(n_nodes, n_nodes),
+    )  # fmt: skip
+
+    class Given(LabelSpreading):
+        def _get_kernel(self, X, y=None):
+            return ready
+
+    answers: dict[str, Tensor] = {}
+    sizes = (14,)
+
+    def ours() -> None:
+        answers["ours"] = spread(affinity, code, sizes, settings).score
+
+    def theirs() -> None:
+        # the iteration shrinks its error by alpha a step: 1e-8 takes ln(1e-8) / ln(0.99) = 1833
+        model = Given(kernel="knn", alpha=settings.alpha, max_iter=2500, tol=1e-7)
+        model.fit(feature.numpy(), code[:, 0].numpy())
+        answers["theirs"] = torch.from_numpy(model.label_distributions_)
+
+    one, other = in_turn([ours, theirs])
+    apart = float((answers["ours"] - answers["theirs"]).abs().max())
+    bench.add(
+        f"diffusion, n = {n_nodes:,}, same graph: largest difference of the scores", apart, "",
+        at_most=1e-5,
+    )  # fmt: skip
+    bench.add(
+        f"diffusion, n = {n_nodes:,}, same graph and answers: against LabelSpreading, time",
+        other.median_s / one.median_s, "x", at_least=20.0,
+        ours_s=one.median_s, theirs_s=other.median_s, samples=one.n_samples,
+    )  # fmt: skip
+    sizes_of_growth = (5_000, 10_000) if bench.chosen.quick else (14_000, 28_000, 56_000, 112_000)
+    for n in sizes_of_growth:
+        growth(bench, n)
+
+
+def growth(bench: Bench, n_nodes: int) -> None:
+    """Time and memory of graph and diffusion at one size, once."""
+    feature, code = blobs(n_nodes)
+    settings = ClassifySettings(alpha=0.99, n_neighbors=50)
+    start = time.perf_counter()
+    affinity = build_graph(feature, settings, [])
+    built = time.perf_counter()
+    found = spread(affinity, code, (14,), settings)
+    solved = time.perf_counter()
+    shown = f"n = {n_nodes:,}, 50 neighbors, 14 classes"
+    bench.add(f"{shown}: exact graph", built - start, "s", samples=1)
+    bench.add(
+        f"{shown}: diffusion to 1e-8", solved - built, "s", samples=1,
+        iterations=found.figures["iterations"], residual=found.figures["residual"],
+    )  # fmt: skip
+    memory = peak_memory_mb(blobs, _graph_and_diffusion, n_nodes, threads=bench.chosen.threads)
+    bench.add(f"{shown}: peak memory of both", memory, "MB", samples=1)
+
+
+def _graph_and_diffusion(inputs: tuple[Tensor, Tensor]) -> Tensor:
+    settings = ClassifySettings(alpha=0.99, n_neighbors=50)
+    return spread(build_graph(inputs[0], settings, []), inputs[1], (14,), settings).score
+
+
+def more_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of this script alone."""
+    parser.add_argument("--state", type=Path, metavar="DIR", help="one file a measured draw")
+    parser.add_argument("--measure", action="store_true", help="measure what is missing in DIR")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows there")
+    parser.add_argument("--only", choices=("diffusion",), help="time the diffusion")
+
+
+def main() -> int:
+    """Measure, or make records from what was measured."""
+    chosen = arguments(__doc__.splitlines()[0], more_flags)
+    if chosen.measure:
+        measure(chosen.state)
+        return 0
+    bench = Bench(chosen)
+    if chosen.only == "diffusion":
+        diffusion(bench)
+    elif chosen.state:
+        rows = collected(chosen.state)
+        if chosen.csv:
+            write_csv(chosen.csv, rows, COLUMNS)
+        compare(bench, rows)
+    return bench.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

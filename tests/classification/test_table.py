@@ -1,0 +1,63 @@
+import pytest
+
+from graphnn_unet.classification.table import encode, findings_of, read_table, unknown_classes
+from graphnn_unet.errors import FaultsError, InputError, MissingFileError
+
+
+def table(tmp_path, text: str, encoding: str = "utf-8"):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text.encode(encoding))
+    return read_table(path)
+
+
+def test_ids_stay_text_and_cells_are_stripped(tmp_path):
+    found = table(tmp_path, "case,class\n001, a \n002,b\n\n")
+    assert found.rows == {"001": ("a",), "002": ("b",)}
+
+
+def test_semicolons_and_byte_order_marks_of_spreadsheets(tmp_path):
+    found = table(tmp_path, "case;class\nx;a\n", "utf-8-sig")
+    assert found.columns == ("class",)
+    assert found.rows == {"x": ("a",)}
+
+
+def test_empty_cells_are_unlabeled_and_unknown_classes_get_the_next_number(tmp_path):
+    labels = table(tmp_path, "case,edema,mass\na,0,1\nb,1,0\nc,1,\nd,0,1\ne,,0\n")
+    findings = findings_of(labels)
+    assert [one.classes for one in findings] == [("0", "1"), ("0", "1")]
+    codes = encode(labels, findings, ["a", "c", "e", "z"])
+    assert codes.tolist() == [[0, 1], [1, -1], [-1, 0], [-1, -1]]
+    truth = table(tmp_path, "case,mass,edema\na,1,2\n")
+    assert encode(truth, findings, ["a"]).tolist() == [[2, 1]]
+    assert unknown_classes(truth, findings) == ["edema: 2"]
+
+
+@pytest.mark.parametrize("text", ["", "id,class\na,b\n", "case\na\n", "case,class,class\n"])
+def test_other_tables_are_refused(tmp_path, text):
+    with pytest.raises(InputError, match="not a table of labels"):
+        table(tmp_path, text)
+
+
+def test_all_wrong_rows_are_listed(tmp_path):
+    with pytest.raises(FaultsError) as caught:
+        table(tmp_path, "case,class\na,x\na,y\nb\n,z\n")
+    assert [line.split(": ")[0] for line in caught.value.lines] == [
+        "t.csv, line 3", "t.csv, line 4", "t.csv, line 5",
+    ]  # fmt: skip
+
+
+def test_one_class_is_refused(tmp_path):
+    labels = table(tmp_path, "case,class,empty\na,x,\nb,x,\n")
+    with pytest.raises(FaultsError) as caught:
+        findings_of(labels)
+    assert "only the class x" in caught.value.lines[0]
+    assert "no label" in caught.value.lines[1]
+
+
+def test_missing_file_and_missing_column(tmp_path):
+    with pytest.raises(MissingFileError):
+        read_table(tmp_path / "none.csv")
+    labels = table(tmp_path, "case,class\na,x\nb,x\nc,y\nd,y\n")
+    truth = table(tmp_path, "case,kind\na,x\n")
+    with pytest.raises(InputError, match="lacks the column class"):
+        encode(truth, findings_of(labels), ["a"])

@@ -1,0 +1,107 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from graphnn_unet.errors import ShapeError
+from graphnn_unet.metrics.classification import (
+    calibration_error,
+    roc_auc,
+    score_classification,
+)
+
+NAMES = ("a", "b", "c")
+
+
+def example(n: int = 200, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(3, n, p=(0.6, 0.3, 0.1))
+    score = rng.random((n, 3)) + 0.4 * np.eye(3)[truth]
+    probability = (score / score.sum(1, keepdims=True)).round(2)  # some ties
+    probability /= probability.sum(1, keepdims=True)
+    return truth, probability.argmax(1), probability
+
+
+def test_figures_are_those_of_scikit_learn():
+    truth, predicted, probability = example()
+    found = score_classification(truth, predicted, probability, NAMES)
+    assert found.accuracy == pytest.approx(oracle.accuracy_score(truth, predicted))
+    assert found.balanced_accuracy == pytest.approx(
+        oracle.balanced_accuracy_score(truth, predicted)
+    )
+    assert found.macro_f1 == pytest.approx(oracle.f1_score(truth, predicted, average="macro"))
+    assert found.auc == pytest.approx(
+        oracle.roc_auc_score(truth, probability, multi_class="ovr", average="macro")
+    )
+    assert np.array_equal(found.confusion[:, :3], oracle.confusion_matrix(truth, predicted))
+    recall = oracle.recall_score(truth, predicted, average=None)
+    precision = oracle.precision_score(truth, predicted, average=None)
+    assert [one.recall for one in found.classes] == pytest.approx(list(recall))
+    assert [one.precision for one in found.classes] == pytest.approx(list(precision))
+
+
+def test_interval_holds_the_accuracy_and_narrows_with_n():
+    widths = []
+    for n in (50, 800):
+        low, high = score_classification(*example(n), NAMES).accuracy_interval
+        accuracy = score_classification(*example(n), NAMES).accuracy
+        assert low <= accuracy <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_area_counts_ties_half(pairs):
+    score = np.array([float(value) for value, _ in pairs])
+    positive = np.array([flag for _, flag in pairs])
+    found = roc_auc(score, positive)
+    if positive.all() or not positive.any():
+        assert math.isnan(found)
+        return
+    apart = score[positive][:, None] - score[~positive][None]
+    assert found == pytest.approx(float(((apart > 0) + 0.5 * (apart == 0)).mean()))
+
+
+def test_class_without_cases_is_left_out_of_the_means():
+    truth = np.array([0, 0, 1, 1])
+    predicted = np.array([0, 2, 1, 1])
+    probability = np.eye(3)[predicted]
+    found = score_classification(truth, predicted, probability, NAMES)
+    assert found.balanced_accuracy == pytest.approx(0.75)
+    assert math.isnan(found.classes[2].recall)
+    assert found.as_dict()["skipped_in_macro"] == ["c"]
+    assert found.as_dict()["classes"]["c"]["auc"] is None
+
+
+def test_case_of_an_unknown_class_is_wrong_and_counted():
+    truth, predicted = np.array([0, 1, 3]), np.array([0, 1, 2])
+    found = score_classification(truth, predicted, np.eye(3)[predicted], NAMES)
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.n_unknown == 1
+    assert found.confusion.sum() == 2
+    assert found.balanced_accuracy == 1
+
+
+def test_missing_decision_is_wrong_and_has_a_column():
+    found = score_classification(
+        np.array([0, 1]), np.array([0, -1]), np.array([[1.0, 0, 0], [0, 0, 0]]), NAMES
+    )
+    assert found.accuracy == 0.5
+    assert found.confusion[1].tolist() == [0, 0, 0, 1]
+
+
+def test_calibration_error_by_hand():
+    confidence = np.array([0.95, 0.95, 0.65, 0.65])
+    right = np.array([1.0, 1, 0, 1])
+    assert calibration_error(confidence, right) == pytest.approx((2 * 0.05 + 2 * 0.15) / 4)
+    assert calibration_error(np.ones(5), np.ones(5)) == 0
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    with pytest.raises(ShapeError):
+        score_classification(np.zeros(0, int), np.zeros(0, int), np.zeros((0, 3)), NAMES)
+    with pytest.raises(ShapeError):
+        score_classification(np.zeros(2, int), np.zeros(3, int), np.zeros((2, 3)), NAMES)
