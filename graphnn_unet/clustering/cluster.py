@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.clustering.features import (
-    BorderFeatures,
-    FeatureSource,
-    HandFeatures,
-)
+from graphnn_unet.clustering.features import BorderFeatures, FeatureSource, HandFeatures
 from graphnn_unet.clustering.run import ClusteringResult, cluster_folder
 from graphnn_unet.clustering.segment import Finish
 from graphnn_unet.clustering.settings import FEATURES, make_settings
@@ -28,11 +24,18 @@ def cluster(
     features: str = "auto",
     side: int | None = None,
     cell: int | None = None,
+    dino: Path | str | None = None,
+    stride: int | None = None,
+    branch: str = "student",
+    model: Path | str | None = None,
     as_released: bool = False,
     refine: bool = False,
     fill_holes: bool = True,
     largest_component: bool = False,
     merge: bool | None = None,
+    by_slice: bool = False,
+    as_labels: str | None = None,
+    device: str = "auto",
     overwrite: bool = False,
     n_workers: int | None = None,
     **settings: Any,
@@ -48,14 +51,22 @@ def cluster(
         layer: Of the grid of layers and losses.
         loss: Of the grid, or of ``deepcut``.
         clusters: Number of clusters, default 2.
-        features: Where the features come from; ``auto`` takes the best that is available.
+        features: ``border``, ``hand``, ``self``, ``dino``, ``encoder``; ``auto`` takes ``dino``
+            where its weights are given, else ``encoder`` where a model is, else ``border``.
         side: Longest side of the working image in pixels.
         cell: Edge of a node in pixels of the working image.
+        dino: Weights of DINO ViT-S/8 or ViT-S/16.
+        stride: Pixels between DINO's patches.
+        branch: ``student`` or ``teacher`` of a DINO training checkpoint.
+        model: Folder of a trained model whose encoder gives the features.
         as_released: Reproduce the released programs with their errors.
         refine: Move edges to those of the image.
         fill_holes: Fill holes of the foreground.
         largest_component: Keep only the largest component of the foreground.
         merge: One id for all foreground clusters; by default with 2 clusters, or under ``cc``.
+        by_slice: Cluster volumes slice by slice.
+        as_labels: Name or id of a raw data set to write from images and label maps.
+        device: For ``dino`` and ``encoder``; graphs are fitted on the CPU.
         overwrite: Replace label maps that are there.
         n_workers: Processes; 0 does all work in this one.
         settings: Other fields of ``ClusterSettings``.
@@ -74,24 +85,83 @@ def cluster(
     finish = Finish(
         merge, fill_holes, largest_component, chosen.method == "auto", refine, as_released
     )
-    source = feature_source(features, side=side, cell=cell)
-    say(f"features: {source.name}  method: {chosen.method} ({chosen.loss}, {chosen.layer})")
+    source = feature_source(
+        features, side=side, cell=cell, dino=dino, stride=stride, branch=branch, model=model,
+        seed=chosen.seed, device=device,
+    )  # fmt: skip
+    facts = "".join(f"  {key} {value}" for key, value in source.facts.items())
+    say(f"features: {source.name}{facts}")
+    say(f"method: {chosen.method} (loss {chosen.loss}, layer {chosen.layer}, {chosen.graph} graph)")
     return cluster_folder(
-        Path(input), Path(output), source, chosen, finish, overwrite=overwrite,
-        n_workers=n_workers,
+        Path(input), Path(output), source, chosen, finish, by_slice=by_slice,
+        as_labels=as_labels, overwrite=overwrite, n_workers=n_workers,
     )  # fmt: skip
 
 
-def feature_source(name: str, *, side: int | None, cell: int | None) -> FeatureSource:
-    """The source of features by its name.
+def feature_source(
+    name: str = "auto",
+    *,
+    side: int | None = None,
+    cell: int | None = None,
+    dino: Path | str | None = None,
+    stride: int | None = None,
+    branch: str = "student",
+    model: Path | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> FeatureSource:
+    """The source of features by its name; the arguments are those of :func:`cluster`.
 
     Raises:
-        InputError: An unknown word, or sizes that cannot be used.
+        InputError: An unknown word, or options that do not go together.
+        MissingFileError: Weights or model are not there.
     """
     if name not in FEATURES:
         raise InputError(f"features {name!r} are not known", f"there are {', '.join(FEATURES)}")
-    kind = HandFeatures if name == "hand" else BorderFeatures
-    side, cell = side or kind.side, cell or kind.cell
-    if side < 8 or not 1 <= cell <= side // 2:
+    if name == "auto":
+        name = "dino" if dino is not None else "encoder" if model is not None else "border"
+    _refuse_unused(name, dino=dino, model=model, stride=stride, cell=cell, side=side)
+    if name == "dino":
+        return _dino(dino, stride, branch, side, device)
+    if name == "encoder":
+        from graphnn_unet.clustering.encoder import EncoderFeatures
+
+        return EncoderFeatures(Path(str(model)), device)
+    kind = {"hand": HandFeatures, "border": BorderFeatures}.get(name)
+    side = side or (kind.side if kind else 192)
+    if side < 8 or (cell is not None and not 1 <= cell <= side // 2):
         raise InputError(f"--cell {cell} with --side {side} cannot be used", "cells are smaller")
+    if kind is None:
+        from graphnn_unet.clustering.self_features import SelfFeatures
+
+        return SelfFeatures(side, seed=seed)
     return kind(side, cell)
+
+
+def _dino(
+    path: Path | str | None, stride: int | None, branch: str, side: int | None, device: str
+) -> FeatureSource:
+    from graphnn_unet.clustering.dino import WHERE, DinoFeatures
+    from graphnn_unet.device import resolve_device
+
+    if path is None:
+        raise InputError("--features dino needs a weight file", WHERE, "Give it with --dino FILE")
+    if branch not in ("student", "teacher"):
+        raise InputError(f"branch {branch!r} is not known", "use student or teacher")
+    source = DinoFeatures(Path(path), stride, branch, side, str(resolve_device(device)))
+    _ = source.facts  # reads the file: a wrong one is told before any work
+    return source
+
+
+def _refuse_unused(name: str, **given: object) -> None:
+    """Options that the chosen features do not have."""
+    own = {
+        "dino": {"dino", "stride", "side"}, "encoder": {"model"}, "self": {"side"},
+        "hand": {"cell", "side"}, "border": {"cell", "side"},
+    }[name]  # fmt: skip
+    unused = [key for key, value in given.items() if value is not None and key not in own]
+    if unused:
+        options = ", ".join(f"--{key}" for key in unused)
+        raise InputError(f"{options} does not go with --features {name}", "it would do nothing")
+    if name == "encoder" and given["model"] is None:
+        raise InputError("--features encoder needs a model", "", "Give its folder with -m")

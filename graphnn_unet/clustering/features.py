@@ -38,17 +38,17 @@ class HandFeatures:
 
     Attributes:
         side: Longest side of the working image.
-        cell: Edge of a cell in its pixels.
+        cell: Edge of a cell in its pixels; 4 without it.
     """
 
     side: int = WORKING_SIDE
-    cell: int = CELL
+    cell: int | None = None
     name: str = HAND_SOURCE
 
     @property
     def facts(self) -> dict[str, str]:
         """What decides about the features, for the record."""
-        return {"side": str(self.side), "cell": str(self.cell)}
+        return {"side": str(self.side), "cell": str(self.cell or "auto")}
 
     def __call__(self, image: Image) -> NodeFeatures:
         """Nodes of the image without its frame."""
@@ -64,22 +64,23 @@ class BorderFeatures:
 
     Attributes:
         side: Longest side of the working image.
-        cell: Edge of a cell in its pixels.
+        cell: Edge of a cell in its pixels; 2 without it, 4 in volumes.
     """
 
     side: int = 192
-    cell: int = 2
+    cell: int | None = None
     name: str = BORDER_SOURCE
 
     @property
     def facts(self) -> dict[str, str]:
         """What decides about the features, for the record."""
-        return {"side": str(self.side), "cell": str(self.cell)}
+        return {"side": str(self.side), "cell": str(self.cell or "auto")}
 
     def __call__(self, image: Image) -> NodeFeatures:
         """Nodes of the image without its frame."""
         work = working_image(image, self.side)
-        grid = Grid.of_cells(work.shape[1:], self.cell)
+        cell = self.cell or (2 if work.ndim == 3 else CELL)
+        grid = Grid.of_cells(work.shape[1:], cell)
         return border_features(work, grid, is_color=image.is_color)
 
 

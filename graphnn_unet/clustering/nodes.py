@@ -33,7 +33,9 @@ class Grid:
         Raises:
             InputError: Less than two cells along an axis.
         """
-        size = tuple(max(n // cell, 1) for n in shape)
+        # thin axes of volumes keep two cells, however thick slices are
+        least = 2 if len(shape) > 2 else 1
+        size = tuple(max(n // cell, min(n, least)) for n in shape)
         if min(size) < 2:
             raise InputError(
                 f"an image of {' x '.join(map(str, shape))} pixels has fewer than 2 x 2 cells of "

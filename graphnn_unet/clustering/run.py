@@ -6,21 +6,26 @@ import csv
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from graphnn_unet.clustering.as_labels import raw_folder, write_pseudo_labels
+from graphnn_unet.clustering.collective import shared_weights
 from graphnn_unet.clustering.features import FeatureSource
 from graphnn_unet.clustering.fit import State
 from graphnn_unet.clustering.images import (
+    Image,
     Source,
     find_images,
     is_whole,
     read_image,
     write_label_map,
 )
-from graphnn_unet.clustering.segment import Finish, segment_image
+from graphnn_unet.clustering.segment import Finish, Segmentation, segment_image
+from graphnn_unet.clustering.self_features import SelfFeatures
 from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.clustering.slices import segment_slices
 from graphnn_unet.errors import (
     CasesFailedError,
     Fault,
@@ -53,6 +58,7 @@ class ClusteringResult:
         kept: Cases whose label maps were there already.
         skipped: Files of the input folder that are no images.
         features: What made the features.
+        dataset: Raw folder of the pseudo-labels, where they were asked for.
     """
 
     output: Path
@@ -60,7 +66,7 @@ class ClusteringResult:
     kept: list[str]
     skipped: list[str]
     features: str
-    dataset: Path | None = field(default=None)
+    dataset: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +79,23 @@ class Job:
     settings: ClusterSettings
     finish: Finish
     state: State | None
+    by_slice: bool
 
 
 def cluster_one(job: Job) -> dict[str, Any]:
     """Read, cluster and write one image; returns its row of ``clusters.csv``."""
     began = time.perf_counter()
     image = read_image(job.source)
-    nodes = job.features(image)
-    made = segment_image(image, nodes, job.settings, job.finish, job.state)
+
+    def segment(picture: Image) -> Segmentation:
+        return segment_image(picture, job.features(picture), job.settings, job.finish, job.state)
+
+    is_volume = image.array.ndim == 4
+    made = segment_slices(image, segment) if is_volume and job.by_slice else segment(image)
     write_label_map(made.labels, image, job.target / job.source.target_name)
     seconds = round(time.perf_counter() - began, 3)
-    return {"case": job.source.case, "features": nodes.source, **made.facts, "seconds": seconds}
+    row = {"case": job.source.case, "features": job.features.name, **made.facts}
+    return {**row, "seconds": seconds}
 
 
 def cluster_folder(
@@ -93,12 +105,25 @@ def cluster_folder(
     settings: ClusterSettings,
     finish: Finish,
     *,
+    by_slice: bool = False,
+    as_labels: str | None = None,
     overwrite: bool = False,
     n_workers: int | None = None,
 ) -> ClusteringResult:
     """Write a label map for every image of a folder.
 
     Label maps that are there, whole, younger than their image and of the same settings are kept.
+
+    Args:
+        source: Folder of images.
+        target: Folder for label maps.
+        features: Where features come from.
+        settings: How to cluster.
+        finish: What happens to the clusters.
+        by_slice: Volumes slice by slice.
+        as_labels: Name or id of a raw data set to write from images and label maps.
+        overwrite: Make all label maps anew.
+        n_workers: Processes; 0 does all work in this one, default by cores and memory.
 
     Raises:
         CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.
@@ -108,7 +133,8 @@ def cluster_folder(
     """
     sources, faults, skipped = find_images(source)
     _check_folders(source, target)
-    facts = run_facts(features, settings, finish)
+    raw = None if as_labels is None else raw_folder(as_labels, overwrite=overwrite)
+    facts = run_facts(features, settings, finish, by_slice=by_slice)
     with folder_lock(target, "gnnunet_cluster"):
         remove_leftovers(target)
         _require_same(target, facts, overwrite=overwrite)
@@ -118,19 +144,33 @@ def cluster_folder(
         rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
         todo = [s for s in sources if s not in kept]
         state = None
-        jobs = [Job(s, target, features, settings, finish, state) for s in todo]
+        if todo and isinstance(features, SelfFeatures):
+            features = features.prepared(sources, target)
+        if todo:
+            state = shared_weights(sources, features, settings, target)
+        jobs = [Job(s, target, features, settings, finish, state, by_slice) for s in todo]
         done, failed = _run_all(jobs, rows, target, n_workers, len(kept))
         faults += failed
         _write_failures(target, faults)
+        if raw is not None and (done or kept):
+            ready = [s for s in sources if s.case in rows]
+            write_pseudo_labels(ready, target, raw, source, overwrite=overwrite)
     if faults:
         raise (CasesFailedError if done or kept else FaultsError)(faults)
-    return ClusteringResult(target, done, [s.case for s in kept], skipped, features.name)
+    return ClusteringResult(target, done, [s.case for s in kept], skipped, features.name, raw)
 
 
-def run_facts(features: FeatureSource, settings: ClusterSettings, finish: Finish) -> dict[str, Any]:
-    """Everything that decides about the label maps of a folder."""
+def run_facts(
+    features: FeatureSource, settings: ClusterSettings, finish: Finish, *, by_slice: bool
+) -> dict[str, Any]:
+    """Everything that decides about the label maps of a folder.
+
+    ``transductive``: label maps depend on the other images of the folder.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
+        "transductive": bool(settings.shared_steps) or isinstance(features, SelfFeatures),
+        "by_slice": by_slice,
         "features": {"source": features.name, **features.facts},
         "settings": settings.as_dict(),
         "finish": asdict(finish),

@@ -1,0 +1,146 @@
+"""The collective schedule: weights shared over a folder first, then each image by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphnn_unet.clustering.features import FeatureSource
+from graphnn_unet.clustering.fit import (
+    Graph,
+    State,
+    initial_state,
+    make_graph,
+    make_optimizer,
+    network_of,
+    run_steps,
+    stream_seed,
+)
+from graphnn_unet.clustering.images import Source, read_image
+from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.progress import Progress, say
+from graphnn_unet.storage.atomic import atomic_path
+
+WEIGHTS = "shared_weights.pt"
+KEPT_BYTES = 2**30
+"""Features of a folder are kept in memory up to this size, else made again on every pass."""
+
+
+def shared_weights(
+    sources: Sequence[Source], features: FeatureSource, settings: ClusterSettings, folder: Path
+) -> State | None:
+    """Weights after ``shared_steps`` passes over all images, in an order drawn for each pass.
+
+    One optimizer takes ``steps_per_visit`` steps on each image. The label maps of these images
+    then depend on each other: they are transductive. Weights are kept in ``folder`` and taken from
+    there when images and settings are the same.
+
+    Args:
+        sources: Images of the folder; those that cannot be read are left out and reported later.
+        features: Where features come from.
+        settings: With ``shared_steps``; 0 gives ``None``: every image starts from the seed.
+        folder: Output folder.
+
+    Raises:
+        InputError: Images have features of different widths.
+    """
+    if not settings.shared_steps:
+        return None
+    key = _key(sources, features, settings)
+    if (kept := _kept(folder / WEIGHTS, key)) is not None:
+        say("shared weights: taken from the earlier run")
+        return kept
+    graph_of = _graphs(features, settings)
+    found = train_together([(s.case, s) for s in sources], graph_of, settings)
+    if found is not None:
+        with atomic_path(folder / WEIGHTS) as temporary:
+            torch.save({"key": key, "weights": found}, temporary)
+    return found
+
+
+def train_together(
+    images: Sequence[tuple[str, Any]],
+    graph_of: Callable[[Any], Graph],
+    settings: ClusterSettings,
+) -> State | None:
+    """The shared passes themselves.
+
+    Args:
+        images: Name and whatever ``graph_of`` takes.
+        graph_of: Graph of an image; raises a ``GraphnnError`` for one that cannot be used.
+        settings: With ``shared_steps`` passes.
+
+    Returns:
+        Weights; ``None`` where no image could be used.
+    """
+    network = optimizer = None
+    n_visits = settings.shared_steps * len(images)
+    with torch.random.fork_rng(devices=[]), Progress(n_visits, "shared weights", "visit") as bar:
+        for epoch in range(settings.shared_steps):
+            order = sorted(images, key=lambda pair: pair[0])
+            random.Random(stream_seed(settings.seed, f"order/{epoch}")).shuffle(order)
+            for name, image in order:
+                bar.update(name)
+                try:
+                    graph = graph_of(image)
+                except GraphnnError:
+                    continue
+                n_channels = graph.feature.shape[1]
+                if network is None or optimizer is None:
+                    start = initial_state(n_channels, settings)
+                    network = network_of(n_channels, settings, start)
+                    optimizer = make_optimizer(network, settings)
+                if n_channels != network.in_channels:
+                    raise InputError(
+                        f"{name} has {n_channels} features, other images {network.in_channels}",
+                        "shared weights need images of one kind",
+                        "Cluster grey and color images in folders of their own",
+                    )
+                torch.manual_seed(stream_seed(settings.seed, f"{name}/shared/{epoch}"))
+                run_steps(network, optimizer, graph, settings.steps_per_visit)
+    return None if network is None else network.state_dict()
+
+
+def _graphs(features: FeatureSource, settings: ClusterSettings) -> Callable[[Source], Graph]:
+    """Graphs of images whose features stay in memory while there is room."""
+    kept: dict[str, torch.Tensor] = {}
+    n_bytes = 0
+
+    def graph_of(source: Source) -> Graph:
+        nonlocal n_bytes
+        values = kept.get(source.case)
+        if values is None:
+            values = features(read_image(source)).values
+            size = values.numel() * values.element_size()
+            if n_bytes + size <= KEPT_BYTES:
+                kept[source.case], n_bytes = values, n_bytes + size
+        return make_graph(values, settings)
+
+    return graph_of
+
+
+def _key(sources: Sequence[Source], features: FeatureSource, settings: ClusterSettings) -> str:
+    """What the shared weights depend on, as one digest."""
+    files = [[s.case, *(p.stat().st_size for p in s.paths)] for s in sources]
+    facts = [files, features.name, features.facts, settings.as_dict()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(path: Path, key: str) -> State | None:
+    """Weights of an earlier run with the same key, if they can be read."""
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001  # a damaged cache is made again, whatever is wrong with it
+        return None
+    if not isinstance(content, dict) or content.get("key") != key:
+        return None
+    return content.get("weights")

@@ -1,0 +1,207 @@
+"""Unsupervised segmentation against what a user would otherwise take, and its speed.
+
+    python tests/benchmarks/clustering.py quality --data DIR --rows FILE [--part report|dev]
+    python tests/benchmarks/clustering.py speed [--quick] [--json FILE]
+
+``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
+table of fewer images is that of a random sample. Nothing is chosen on these images: every third
+image of a class is the development part, on which constants were chosen.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SETS = {"EMDS5": ".jpg", "WBC": ".png"}
+COLUMNS = ("data", "method", "features", "seed", "case", "iou", "dice", "oracle_iou", "seconds",
+           "flags")  # fmt: skip
+N_SEEDS = 3
+GRID_CELL, NAMED_CELL = 4, 8
+"""Cells of the grid of layers and losses, and of the published graphs of all pairs, in pixels."""
+
+
+def images_of(data: Path, name: str, part: str) -> list[str]:
+    """Names of the images of a part, in a fixed random order."""
+    by_class: dict[str, list[str]] = {}
+    with (data / name / "classes.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            by_class.setdefault(row["class"], []).append(row["case"])
+    chosen = [
+        case
+        for cases in by_class.values()
+        for number, case in enumerate(sorted(cases))
+        if (number % 3 == 1) == (part == "dev")
+    ]
+    random.Random(0).shuffle(chosen)
+    return chosen
+
+
+def read_pair(data: Path, name: str, case: str):
+    """Image and true mask."""
+    from PIL import Image as Pillow
+
+    from graphnn_unet.clustering.images import Source, read_image
+
+    image = read_image(Source(case, (data / name / "images" / (case + SETS[name]),), ".png"))
+    truth = np.asarray(Pillow.open(data / name / "masks" / f"{case}.png")) > 0
+    return image, truth
+
+
+Work = Callable[[int], tuple[np.ndarray, str, float]]
+
+
+class Once:
+    """Features of one image, computed once; their time is added to every method that uses them."""
+
+    def __init__(self, source: Any, image: Any):
+        self._source, self._image = source, image
+        self._nodes: Any = None
+        self.seconds = 0.0
+
+    def __call__(self) -> Any:
+        if self._nodes is None:
+            began = time.perf_counter()
+            self._nodes = self._source(self._image)
+            self.seconds = time.perf_counter() - began
+        return self._nodes
+
+
+def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]]:
+    """Method, features, number of seeds, and a function of the seed.
+
+    The function returns mask, flags and seconds. ``grid``: also the grid of layers and losses and
+    the named methods, which take most of the time.
+    """
+    from _classical import CLASSICAL, kmeans_nodes
+
+    from graphnn_unet.clustering.features import BorderFeatures, HandFeatures
+    from graphnn_unet.clustering.segment import Finish, segment_image
+    from graphnn_unet.clustering.settings import METHODS, make_settings
+
+    part = image.array[(slice(None), *image.inner)]
+    rgb = np.moveaxis(part if len(part) == 3 else np.repeat(part, 3, axis=0), 0, -1)
+
+    def whole(mask: np.ndarray) -> np.ndarray:
+        from graphnn_unet.clustering.segment import resized_labels
+
+        made = np.zeros(image.shape, dtype=bool)
+        inner = tuple(p.stop - p.start for p in image.inner)
+        made[image.inner] = resized_labels(mask.astype(np.int64), inner) > 0
+        return made
+
+    def ours(nodes: Once, settings: Any, finish: Any) -> Work:
+        def work(seed: int) -> tuple[np.ndarray, str, float]:
+            ready = nodes()
+            began = time.perf_counter()
+            made = segment_image(image, ready, replace(settings, seed=seed), finish)
+            seconds = time.perf_counter() - began + nodes.seconds
+            return made.labels > 0, str(made.facts["flags"]), seconds
+
+        return work
+
+    def plain(function: Callable[[Any], np.ndarray], nodes: Once | None = None) -> Work:
+        def work(seed: int) -> tuple[np.ndarray, str, float]:
+            given = rgb if nodes is None else nodes()
+            began = time.perf_counter()
+            mask = whole(function(given))
+            return mask, "", time.perf_counter() - began + (nodes.seconds if nodes else 0)
+
+        return work
+
+    border, hand = Once(BorderFeatures(), image), Once(HandFeatures(), image)
+    main = Finish(main_components=True)
+    yield "auto", "border", N_SEEDS, ours(border, make_settings(), main)
+    for name, function in CLASSICAL.items():
+        yield name, "", 1, plain(function)
+    yield "k-means", "hand", 1, plain(kmeans_nodes, hand)
+    yield "k-means", "border", 1, plain(kmeans_nodes, border)
+    if not grid:
+        return
+    yield "auto --refine", "border", 1, ours(border, make_settings(), replace(main, refine=True))
+    yield "auto, all components", "border", 1, ours(border, make_settings(), Finish())
+    middle = Once(BorderFeatures(192, GRID_CELL), image)
+    for loss in ("ncut", "cc", "dmon"):
+        for layer in ("gcn", "gat", "arma"):
+            settings = make_settings(layer=layer, loss=loss, steps=40, lr=1e-2)
+            yield f"{loss} {layer}", "border", N_SEEDS, ours(middle, settings, main)
+    for features, kind, n_seeds in (("border", BorderFeatures, N_SEEDS), ("hand", HandFeatures, 1)):
+        coarse = Once(kind(192, NAMED_CELL), image)
+        for name, settings in METHODS.items():
+            if name not in ("auto", "grid", "unsegmedgat_c"):
+                yield name, features, n_seeds, ours(coarse, settings, Finish())
+
+
+def quality(data: Path, rows_file: Path, part: str, limit: int | None, n_grid: int) -> None:
+    """Append rows until all images are done."""
+    import torch
+
+    from graphnn_unet.metrics.unsupervised import foreground_scores
+
+    torch.set_num_threads(1)
+    done = set()
+    if rows_file.is_file():
+        with rows_file.open(encoding="utf-8", newline="") as file:
+            done = {
+                (r["data"], r["method"], r["features"], r["seed"], r["case"])
+                for r in csv.DictReader(file)
+            }
+    else:
+        rows_file.parent.mkdir(parents=True, exist_ok=True)
+        rows_file.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+    lists = {name: images_of(data, name, part)[:limit] for name in SETS}
+    for number in range(max(map(len, lists.values()))):
+        for name, cases in lists.items():
+            if number >= len(cases):
+                continue
+            case = cases[number]
+            image, truth = read_pair(data, name, case)
+            for method, features, n_seeds, work in methods_of(image, grid=number < n_grid):
+                for seed in range(n_seeds):
+                    if (name, method, features, str(seed), case) in done:
+                        continue
+                    try:
+                        mask, flags, seconds = work(seed)
+                    except ImportError as missing:
+                        print(f"left out: {method} ({missing})", file=sys.stderr)
+                        continue
+                    iou, dice = foreground_scores(mask, truth)
+                    oracle, _ = foreground_scores(mask, truth, oracle=True)
+                    row = (name, method, features, seed, case, f"{iou:.5f}", f"{dice:.5f}",
+                           f"{oracle:.5f}", f"{seconds:.3f}", flags)  # fmt: skip
+                    with rows_file.open("a", encoding="utf-8", newline="") as file:
+                        csv.writer(file, lineterminator="\n").writerow(row)
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def main() -> None:
+    """Take the subcommand from the command line."""
+    if len(sys.argv) > 1 and sys.argv[1] == "quality":
+        import argparse
+
+        parser = argparse.ArgumentParser(description=__doc__)
+        parser.add_argument("what")
+        parser.add_argument("--data", type=Path, required=True)
+        parser.add_argument("--rows", type=Path, required=True)
+        parser.add_argument("--part", choices=("report", "dev"), default="report")
+        parser.add_argument("--limit", type=int, help="images of each set")
+        parser.add_argument("--grid", type=int, default=20, help="images for the slow methods")
+        chosen = parser.parse_args()
+        quality(chosen.data, chosen.rows, chosen.part, chosen.limit, chosen.grid)
+        return
+    from _clustering_speed import measure
+
+    measure()
+
+
+if __name__ == "__main__":
+    main()
