@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from graphnn_unet.classification.fitting import (
     reconstruct,
     train_epoch,
 )
-from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.settings import MIN_LABELS, ClassifySettings
 from graphnn_unet.classification.spreading import (
     Spread,
     build_graph,
@@ -257,33 +258,49 @@ def pseudo_targets(
 
 
 def hold_out(
-    code: Tensor, sizes: tuple[int, ...], share: float, generator: torch.Generator
+    code: Tensor,
+    sizes: tuple[int, ...],
+    share: float,
+    generator: torch.Generator,
+    groups: Tensor | None = None,
 ) -> GivenLabels:
     """Set labeled images aside for early stopping, by class.
 
     Every class gives ``share`` of its images, at least one where it has five or more, and keeps
-    two for training. Labels of all findings of an image go together. Where fewer than
-    ``MIN_HELD_OUT`` would come together none are held out.
+    two for training. Where fewer than ``MIN_HELD_OUT`` would come together none are held out.
+
+    Args:
+        code: ``(n, f)`` classes; labels of all findings of an image go together.
+        sizes: Classes a finding.
+        share: To hold out.
+        generator: Chooses.
+        groups: ``(n,)`` numbers of patients, whose labeled images go together too.
     """
-    quota = {}
+    wanted, left = {}, {}
     for finding, size in enumerate(sizes):
-        counts = torch.bincount(
-            code[:, finding].clamp(min=0)[code[:, finding] >= 0], minlength=size
-        )
+        counts = torch.bincount(code[code[:, finding] >= 0, finding], minlength=size)
         for one, count in enumerate(counts.tolist()):
-            wanted = round(share * count)
-            quota[finding, one] = (max(wanted, 1) if count >= 5 and share > 0 else wanted, count)
-    left = {key: count for key, (_, count) in quota.items()}
-    open_ = {key: wanted for key, (wanted, _) in quota.items()}
+            quota = round(share * count)
+            wanted[finding, one] = max(quota, 1) if count >= 5 and share > 0 else quota
+            left[finding, one] = count
+    labeled = (code >= 0).any(dim=1)
+    number = torch.arange(len(code)) if groups is None else groups
     chosen = torch.zeros(len(code), dtype=torch.bool)
-    labeled = (code >= 0).any(dim=1).nonzero().flatten()
-    for row in labeled[torch.randperm(len(labeled), generator=generator)].tolist():
-        keys = [(f, int(c)) for f, c in enumerate(code[row].tolist()) if c >= 0]
-        if any(open_[key] > 0 for key in keys) and all(left[key] > 2 for key in keys):
-            chosen[row] = True
-            for key in keys:
-                open_[key] -= 1
-                left[key] -= 1
+    patients = number[labeled].unique()
+    for patient in patients[torch.randperm(len(patients), generator=generator)].tolist():
+        rows = ((number == patient) & labeled).nonzero().flatten()
+        gives = Counter(
+            (finding, one)
+            for cells in code[rows].tolist()
+            for finding, one in enumerate(cells)
+            if one >= 0
+        )
+        is_wanted = any(wanted[key] > 0 for key in gives)
+        if is_wanted and all(left[key] - n >= MIN_LABELS for key, n in gives.items()):
+            chosen[rows] = True
+            for key, n in gives.items():
+                wanted[key] -= n
+                left[key] -= n
     if int(chosen.sum()) < MIN_HELD_OUT:
         chosen[:] = False
     picked = chosen.unsqueeze(1)

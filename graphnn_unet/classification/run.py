@@ -50,6 +50,7 @@ from graphnn_unet.classification.table import (
     LabelTable,
     encode,
     findings_of,
+    groups_of,
     read_table,
 )
 from graphnn_unet.device import resolve_device
@@ -181,6 +182,7 @@ class _Job:
         self.output, self.settings = output, settings
         self.sizes = tuple(len(one.classes) for one in self.findings)
         self.code = encode(table, self.findings, self.images.cases)
+        self.groups = groups_of(table, self.images.cases)
         _require_labels_left(table, self.findings, self.images)
         self.material = Material(self.images, Normalization.of(self.images), self.sizes, device)
         with torch.random.fork_rng(devices=[]):
@@ -196,7 +198,11 @@ class _Job:
     def run(self, truth: Path | str | None, resume: bool) -> ClassificationResult:
         settings, cases = self.settings, self.images.cases
         split = hold_out(
-            self.code, self.sizes, settings.validation_share, epoch_generator(settings.seed, 0, 9)
+            self.code,
+            self.sizes,
+            settings.validation_share,
+            epoch_generator(settings.seed, 0, 9),
+            self.groups,
         )
         self._tell(split.validation)
         learner = Learner(

@@ -1,4 +1,7 @@
-"""Tables of labels: ``case,class``, or one column a finding; an empty cell is no label."""
+"""Tables of labels: ``case,class``, or one column a finding; an empty cell is no label.
+
+A column ``patient`` is no finding: images of one patient are held out together or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,6 +19,7 @@ from graphnn_unet.classification.settings import MIN_LABELS
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 
 UNLABELED = -1
+PATIENT = "patient"
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ class LabelTable:
         source: The file, for messages.
         columns: Names of the findings.
         rows: Cells of each case, in the order of the columns; empty where there is no label.
+        patients: Patient of each case, where the table says so.
     """
 
     source: str
     columns: tuple[str, ...]
     rows: dict[str, tuple[str, ...]]
+    patients: dict[str, str] = field(default_factory=dict)
 
 
 def read_table(path: Path | str) -> LabelTable:
@@ -72,7 +78,8 @@ def read_table(path: Path | str) -> LabelTable:
         if any(cell.strip() for cell in row)
     ]
     head = lines[0][1] if lines else []
-    if len(head) < 2 or head[0].lower() != "case" or not all(head) or len(set(head)) < len(head):
+    n_findings = len(head) - 1 - (PATIENT in head)
+    if n_findings < 1 or head[0].lower() != "case" or not all(head) or len(set(head)) < len(head):
         raise InputError(
             f"{path} is not a table of labels",
             f"its first line is {first[:60]!r}",
@@ -81,7 +88,13 @@ def read_table(path: Path | str) -> LabelTable:
     rows, faults = _rows(lines[1:], len(head), path.name)
     if faults:
         raise FaultsError(faults, f"{path} has faults")
-    return LabelTable(str(path), tuple(head[1:]), rows)
+    if PATIENT not in head:
+        return LabelTable(str(path), tuple(head[1:]), rows)
+    place = head.index(PATIENT) - 1
+    patients = {case: cells[place] for case, cells in rows.items() if cells[place]}
+    rest = {case: cells[:place] + cells[place + 1 :] for case, cells in rows.items()}
+    columns = tuple(name for name in head[1:] if name != PATIENT)
+    return LabelTable(str(path), columns, rest, patients)
 
 
 def _rows(
@@ -170,6 +183,13 @@ def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str])
             if cell:
                 codes[row, column] = number.get(cell, len(finding.classes))
     return codes
+
+
+def groups_of(table: LabelTable, cases: Sequence[str]) -> Tensor:
+    """``(case,)`` int64, equal numbers for images of one patient; a number of its own without."""
+    number: dict[str, int] = {}
+    names = [table.patients.get(case, f"\0{case}") for case in cases]  # no patient is called so
+    return torch.tensor([number.setdefault(name, len(number)) for name in names])
 
 
 def unknown_classes(table: LabelTable, findings: Sequence[Finding]) -> list[str]:

@@ -269,8 +269,17 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def compare(bench: Bench, rows: list[dict[str, object]]) -> None:
-    """Records from measured rows: means, paired differences, few labels against many."""
+RECORDS = ("what", "value", "unit", "goal", "holds")
+PAIRED = ("set", "labels", "method", "against", "pairs", "difference", "low", "high")
+
+
+def compare(bench: Bench, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Records from measured rows: paired differences, few labels against many.
+
+    Returns:
+        The paired differences as rows of a table.
+    """
+    table: list[dict[str, object]] = []
     for name in SETS:
         found = {
             (row["method"], row["labeled_share"], row["draw"]): float(str(row["accuracy"]))
@@ -278,8 +287,9 @@ def compare(bench: Bench, rows: list[dict[str, object]]) -> None:
             if row["set"] == name
         }
         for method in ("dynamic p=2", "dynamic p=1", "one-pass p=2", "one-pass p=1"):
-            _paired(bench, name, found, method, "supervised", goal=method.startswith("dynamic"))
-        _paired(bench, name, found, "one-pass p=2", "LabelSpreading", goal=False)
+            goal = method.startswith("dynamic")
+            table += _paired(bench, name, found, method, "supervised", goal=goal)
+        table += _paired(bench, name, found, "one-pass p=2", "LabelSpreading", goal=False)
         many = [value for (method, share, _), value in found.items() if share == MOST]
         few = [
             value for (method, share, _), value in found.items()
@@ -296,24 +306,30 @@ def compare(bench: Bench, rows: list[dict[str, object]]) -> None:
 
 def _paired(
     bench: Bench, name: str, found: dict[tuple, float], method: str, other: str, *, goal: bool
-) -> None:
+) -> list[dict[str, object]]:
     pairs = [
         (share, value - found[other, share, draw])
         for (one, share, draw), value in found.items()
         if one == method and (other, share, draw) in found
     ]
-    for shares, shown in [((share,), f"{share:.0%} labels") for share in SHARES] + [
-        (SHARES, "all shares")
-    ]:
+    rows: list[dict[str, object]] = []
+    for shares in (*((share,) for share in SHARES), SHARES):
         values = np.array([value for share, value in pairs if share in shares])
         if len(values) < 2:
             continue
+        shown = "all" if shares == SHARES else f"{shares[0]:.0%}"
         low, high = interval(values)
-        what = f"{name}, {shown}: accuracy of {method} less {other}"
+        what = f"{name}, {shown} labels: accuracy of {method} less {other}"
         details = {"low": low, "high": high, "pairs": len(values)}
         bench.add(f"{what}, mean", float(values.mean()), "", **details)
         if goal and shares == SHARES:
             bench.add(f"{what}, low end of the 95 % interval", low, "", at_least=0.0, **details)
+        rows.append({
+            "set": name, "labels": shown, "method": method, "against": other,
+            "pairs": len(values), "difference": f"{values.mean():.6f}", "low": f"{low:.6f}",
+            "high": f"{high:.6f}",
+        })  # fmt: skip
+    return rows
 
 
 def blobs(n_nodes: int) -> tuple[Tensor, Tensor]:
@@ -400,7 +416,9 @@ def more_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of this script alone."""
     parser.add_argument("--state", type=Path, metavar="DIR", help="one file a measured draw")
     parser.add_argument("--measure", action="store_true", help="measure what is missing in DIR")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write all rows there")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="write the rows there, pairs beside"
+    )
     parser.add_argument("--only", choices=("diffusion",), help="time the diffusion")
 
 
@@ -413,11 +431,15 @@ def main() -> int:
     bench = Bench(chosen)
     if chosen.only == "diffusion":
         diffusion(bench)
+        if chosen.csv:
+            records = [{key: getattr(record, key) for key in RECORDS} for record in bench.records]
+            write_csv(chosen.csv, records, RECORDS)
     elif chosen.state:
         rows = collected(chosen.state)
+        paired = compare(bench, rows)
         if chosen.csv:
             write_csv(chosen.csv, rows, COLUMNS)
-        compare(bench, rows)
+            write_csv(chosen.csv.with_stem(chosen.csv.stem + "_paired"), paired, PAIRED)
     return bench.finish()
 
 

@@ -166,6 +166,16 @@ def test_labels_of_all_findings_of_an_image_are_held_out_together():
     assert (split.training[held] == -1).all()
 
 
+def test_images_of_one_patient_stay_together():
+    generator = torch.Generator().manual_seed(0)
+    code = torch.randint(0, 2, (120, 1), generator=generator)
+    groups = torch.arange(120) // 4
+    split = hold_out(code, (2,), 0.2, epoch_generator(0, 0, 9), groups)
+    held = split.validation[:, 0] >= 0
+    assert 20 <= int(held.sum()) <= 36
+    assert set(groups[held].tolist()).isdisjoint(groups[~held].tolist())
+
+
 def test_cross_entropy_leaves_missing_findings_out():
     logits = torch.tensor([[2.0, 0, 0, 1], [0, 1, 3, 0]])
     targets = Targets(

@@ -1,6 +1,12 @@
 import pytest
 
-from graphnn_unet.classification.table import encode, findings_of, read_table, unknown_classes
+from graphnn_unet.classification.table import (
+    encode,
+    findings_of,
+    groups_of,
+    read_table,
+    unknown_classes,
+)
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError
 
 
@@ -52,6 +58,17 @@ def test_one_class_is_refused(tmp_path):
         findings_of(labels)
     assert "only the class x" in caught.value.lines[0]
     assert "no label" in caught.value.lines[1]
+
+
+def test_patients_are_no_finding_but_groups(tmp_path):
+    found = table(tmp_path, "case,patient,class\na,p1,x\nb,p1,y\nc,,x\nd,p2,y\n")
+    assert found.columns == ("class",)
+    assert found.rows["b"] == ("y",)
+    groups = groups_of(found, ["a", "b", "c", "d", "e"]).tolist()
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 4
+    with pytest.raises(InputError):
+        table(tmp_path, "case,patient\na,p1\n")
 
 
 def test_missing_file_and_missing_column(tmp_path):
