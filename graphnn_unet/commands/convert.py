@@ -44,19 +44,37 @@ def _parser() -> argparse.ArgumentParser:
     add("--unlabeled", type=int, metavar="N", help="keep the first N unlabelled cases only")
     add("--test", metavar="N|FILE", help="the last N labelled cases, or those listed in FILE, "
         "are kept for testing")  # fmt: skip
-    add("--images", nargs="+", metavar="DIR", help="nifti: image folder, or one a channel")
+    add(
+        "--images",
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="nifti: image folder, or one a channel",
+    )
     add("--labels", metavar="DIR", help="nifti, dicom, Pancreas: folder of label maps")
     add(
-        "--test-images", nargs="+", metavar="DIR", help="nifti: test image folder, or one a channel"
+        "--test-images",
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="nifti: test image folder, or one a channel",
     )
     add("--test-labels", metavar="DIR", help="nifti: label maps of the test images")
     add("--label-names", metavar="1=NAME,2=NAME", help="names of the stored label values")
-    add("--channels", nargs="+", metavar="NAME", default=[], help="names of the channels, in "
+    add("--channels", nargs="+", action="extend", metavar="NAME", default=[],
+        help="names of the channels, in "
         "order (CT is normalised as Hounsfield units); some of the form's own names select "
         "these")  # fmt: skip
     add("--patient-regex", metavar="REGEX", help="finds the patient in a case id, e.g. "
         "'^(pat[0-9]+)_'; scans of one patient stay together")  # fmt: skip
-    add("--exclude", nargs="+", metavar="CASE", default=[], help="leave these cases out")
+    add(
+        "--exclude",
+        nargs="+",
+        action="extend",
+        metavar="CASE",
+        default=[],
+        help="leave these cases out",
+    )
     add("--fix-geometry", choices=["header", "resample"], help="for label maps off the image's "
         "grid: give them its header (same voxels), or resample them by both headers")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an existing raw folder")

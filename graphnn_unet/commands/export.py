@@ -16,7 +16,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("model", help="model folder")
     made.add_argument("-o", required=True, metavar="OUT", help="folder, or file ending in .zip")
-    made.add_argument("-f", nargs="+", metavar="FOLD", help="folds (default: all)")
+    made.add_argument("-f", nargs="+", action="extend", metavar="FOLD", help="folds (default: all)")
     made.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )

@@ -14,15 +14,17 @@ def _parser() -> argparse.ArgumentParser:
         "Check a raw data set, plan patch size, network and batch, and preprocess labelled and "
         "unlabelled cases.",
     )
-    made.add_argument("-d", nargs="+", required=True, metavar="DATASET", help="names or ids")
     made.add_argument(
-        "-c", nargs="+", metavar="CONF",
+        "-d", nargs="+", action="extend", required=True, metavar="DATASET", help="names or ids"
+    )
+    made.add_argument(
+        "-c", nargs="+", action="extend", metavar="CONF",
         help="configurations to preprocess: 2d 3d_fullres 3d_lowres (default: all planned, or the "
         "recipe's own)",
     )  # fmt: skip
     made.add_argument("--recipe", help="recipe name (la, acdc, pancreas, quick ...) or TOML file")
     made.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="single recipe values, e.g. --set plan.patch_size=[64,96,96]",
     )  # fmt: skip
     made.add_argument(

@@ -24,7 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument("-c", metavar="CONF", help="configuration, where several models fit")
     made.add_argument("-p", metavar="PLANS", help="plans, where several models fit")
-    made.add_argument("-f", nargs="+", metavar="FOLD", help="folds to average (default: all)")
+    made.add_argument(
+        "-f", nargs="+", action="extend", metavar="FOLD", help="folds to average (default: all)"
+    )
     made.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )

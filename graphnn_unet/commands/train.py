@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="seed of weights and batches (0)")
     made.add_argument("--recipe", help="recipe name or TOML file, in place of the plan's")
     made.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides",
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="single recipe values, e.g. --set schedule.selftrain_steps=5000",
     )  # fmt: skip
     made.add_argument("-p", default="gnnunetPlans", metavar="PLANS", help="name of the plan")

@@ -82,6 +82,14 @@ def test_what_the_user_can_mend_ends_with_2(tiny_home, tmp_path, monkeypatch, ca
     assert not list(tmp_path.rglob("*.pth"))
 
 
+def test_an_option_given_twice_keeps_both_values(tiny_copy, capsys):
+    wrong = ["--set", "loss.first=1", "--set", "loss.second=2"]
+    assert main(arguments("SupervisedTrainer", *wrong)) == 2
+    text = " ".join(errors(capsys))
+    assert "loss.first" in text
+    assert "loss.second" in text
+
+
 def test_modes_exclude_each_other(capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments("BCPTrainer", "--c", "--restart"))
