@@ -1,0 +1,110 @@
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from graphnn_unet import classify
+from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.stored import load_model
+from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+
+
+@pytest.fixture
+def model(finished, tmp_path):
+    """A copy of a finished run's model that may be changed."""
+    _, result = finished
+    shutil.copy(result.output / "model.pth", tmp_path / "model.pth")
+    return tmp_path
+
+
+def change(folder, edit) -> None:
+    content = torch.load(folder / "model.pth", weights_only=True)
+    edit(content)
+    torch.save(content, folder / "model.pth")
+
+
+def test_model_comes_back_as_it_was(finished, model):
+    study, result = finished
+    found = load_model(model)
+    assert found.cases == result.answers.cases
+    assert found.findings == result.answers.findings
+    torch.testing.assert_close(found.feature, result.feature)
+    torch.testing.assert_close(found.score.sum(1), torch.ones(36).double())
+    assert found.settings.rounds == 3
+    assert int((found.code >= 0).sum()) == len(study.given)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: c["gnnunet_classify"].pop("feature"),
+        lambda c: c["gnnunet_classify"]["settings"].update(alpha="high"),
+        lambda c: c["gnnunet_classify"]["settings"].update(speed=3),
+        lambda c: c["network_weights"].pop("classifier.weight"),
+        lambda c: c["gnnunet_classify"]["findings"].append(["more", ["a", "b"]]),
+    ],
+)
+def test_damaged_models_are_refused(model, edit):
+    change(model, edit)
+    with pytest.raises(InputError, match="damaged"):
+        load_model(model)
+
+
+def test_other_files_are_refused(model):
+    change(model, lambda c: c.pop("gnnunet_classify"))
+    with pytest.raises(InputError, match="not a model of gnnunet_classify"):
+        load_model(model)
+    (model / "model.pth").write_bytes(b"nothing")
+    with pytest.raises(InputError):
+        load_model(model)
+    with pytest.raises(MissingFileError):
+        load_model(model / "none")
+
+
+def test_code_in_a_model_is_refused(model):
+    content = torch.load(model / "model.pth", weights_only=True)
+    content["network_weights"]["more"] = nn.Linear(1, 1)
+    torch.save(content, model / "model.pth")
+    with pytest.raises(UnsafeFileError):
+        load_model(model)
+
+
+def test_model_never_names_a_class_to_import(model):
+    def edit(content):
+        content["gnnunet_classify"]["encoder"]["kind"] = "os:system"
+
+    change(model, edit)
+    with pytest.raises(InputError, match="encoder of its own"):
+        load_model(model)
+
+
+def test_own_encoder_is_given_again(study, quick):
+    def mine(n_channels: int, n_dims: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(n_channels, 6, 5, 4), nn.ReLU())
+
+    quick |= {"mode": "one-pass", "max_epochs": 1}
+    out = study.root / "out"
+    classify(study.images, study.labels, out, encoder=mine, device="cpu", **quick)
+    with pytest.raises(InputError, match="encoder of its own"):
+        load_model(out)
+    later = classify(
+        study.images, None, study.root / "later", model=out, encoder=mine, device="cpu"
+    )
+    assert later.feature.shape == (36, 6)
+
+
+def test_settings_that_cannot_be_used_are_refused():
+    for name, value in (
+        ("mode", "two-pass"), ("p", 3), ("variation", "cut"), ("dropout", 1.0), ("rounds", 0),
+        ("gamma", 0.0), ("learning_rate", float("inf")), ("image_size", 8), ("batch_size", 0),
+        ("a_max", -1.0), ("augmentation", "strong"), ("averaging", 1.0),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=name):
+            ClassifySettings(**{name: value})
+
+
+def test_number_of_neighbors_follows_the_images():
+    settings = ClassifySettings()
+    assert [settings.neighbors(n) for n in (50, 400, 5000)] == [10, 20, 50]
+    assert ClassifySettings(n_neighbors=7).neighbors(5000) == 7
