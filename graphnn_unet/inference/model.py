@@ -331,10 +331,12 @@ def find_model(
     fitting = [m for m in models if _fits(m.name, trainer, configuration, plans)]
     if len(fitting) == 1:
         return fitting[0]
-    listed = ", ".join(model.name for model in fitting or models) or "none"
+    listed = ", ".join(model.name for model in fitting or models)
     if not fitting:
         raise MissingFileError(
-            f"no finished model of {name} fits", f"there are: {listed}", "Train it first"
+            f"no finished model of {name}" + " fits" * bool(models),
+            f"there are: {listed}" if models else f"there is none in {root}",
+            "Train it first, or finish its training (gnnunet_train ... --c)",
         )
     raise InputError(
         f"several models of {name} fit", listed, "Choose with -tr, -c and -p, or -m FOLDER"
