@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import pickle
@@ -10,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -111,12 +111,21 @@ class DinoBackbone(nn.Module):
 
     Args:
         patch: 8 or 16.
+
+    Raises:
+        InputError: timm is not installed.
     """
 
     def __init__(self, patch: int):
         super().__init__()
         self.patch = patch
-        timm = import_timm()
+        try:
+            timm = import_timm()
+        except ImportError as missing:
+            raise InputError(
+                "--features dino needs a package that is missing", str(missing),
+                "pip install 'graphnn-unet[dino]'",
+            ) from missing  # fmt: skip
         self.body = timm.create_model(
             f"vit_small_patch{patch}_224", pretrained=False, num_classes=0
         )
@@ -218,11 +227,11 @@ def sha256_of(path: Path) -> str:
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        # official training checkpoints carry their options as a Namespace, which is plain values
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # official training checkpoints carry their options as a table of plain values
+        with torch.serialization.safe_globals([(SimpleNamespace, "argparse.Namespace")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        if "GLOBAL" in str(error) or "Unsupported global" in str(error):
             raise UnsafeFileError(
                 f"{path} is refused", "it holds an object that is neither tensor nor plain value",
                 WHERE,

@@ -54,7 +54,7 @@ class HandFeatures:
         """Nodes of the image without its frame."""
         work = working_image(image, self.side)
         return hand_features(
-            work, Grid.of_cells(work.shape[1:], self.cell), is_color=image.is_color
+            work, Grid.of_cells(work.shape[1:], self.cell or CELL), is_color=image.is_color
         )
 
 

@@ -1,0 +1,34 @@
+"""Small pictures with an object that the clustering tests make."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+from graphnn_unet.clustering.images import Image, Source
+
+
+def blob(height: int = 48, width: int = 56, radius: int = 12, seed: int = 0):
+    """RGB from 0 to 255 with a dark textured disc on a bright ground, and its mask."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    mask = (rows - height / 2) ** 2 + (columns - width / 2) ** 2 < radius**2
+    ground = np.array([200, 210, 190]) + rng.normal(0, 3, (height, width, 3))
+    inside = np.array([90, 140, 80]) + rng.normal(0, 12, (height, width, 3))
+    return np.clip(np.where(mask[..., None], inside, ground), 0, 255).astype(np.uint8), mask
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.fromarray(array).save(path)
+    return path
+
+
+def as_image(rgb: np.ndarray, case: str = "a") -> Image:
+    array = np.moveaxis(rgb, -1, 0).astype(np.float32) / 255
+    whole = tuple(slice(0, n) for n in array.shape[1:])
+    return Image(array, (1.0, 1.0), True, whole, Source(case, (Path(f"{case}.png"),), ".png"))
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
