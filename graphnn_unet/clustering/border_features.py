@@ -26,6 +26,9 @@ EDGE_SCALES = (0.7, 1.0, 1.5)
 NOISE_QUANTILES = (0.5, 0.7)
 """Shares of the ring's gradients that count as noise and cost nothing to cross."""
 
+FAINTEST_EDGE = 0.5
+"""Steepest gradient, in percent of the range a pixel, below which an image counts as constant."""
+
 MIDDLE_WEIGHT = 0.2
 """Weight of the closeness to the middle beside the other columns."""
 
@@ -53,19 +56,24 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
         is_color: The channels are red, green and blue.
 
     Returns:
-        ``(node, channel)`` float32, with the mean color of each node.
+        ``(node, channel)`` float32, with the mean color of each node; zeros for an image without
+        any edge.
 
     Source: geodesic saliency (Wei et al., ECCV 2012) with the noise of the border as its clip; the
     surface of the background and the evidence are ours.
     """
     color = (100 * (lab(array) if is_color else array)).astype(np.float32)
     ring = border_ring(color.shape[1:])
+    colors = torch.from_numpy(grid.pooled(color))
+    if float(gradient(color, EDGE_SCALES[0]).max()) < FAINTEST_EDGE:
+        n_columns = len(EDGE_SCALES) + len(NOISE_QUANTILES) + 1
+        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid, SOURCE, color=colors)
     maps = [_log(distance) for distance in edge_distances(color, ring)]
     maps.append(_log(color_difference(color, ring)))
     columns = evidence(standardized(grid.pooled(np.stack(maps))))
     middle = standardized(grid.pooled(closeness_to_middle(color.shape[1:])[None]))
     values = torch.cat([columns, MIDDLE_WEIGHT * middle], dim=1)
-    return NodeFeatures(values, grid, SOURCE, color=torch.from_numpy(grid.pooled(color)))
+    return NodeFeatures(values, grid, SOURCE, color=colors)
 
 
 def evidence(columns: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def test_missing_unknown_and_misshaped_tensors_are_named(tensors, tmp_path):
     with pytest.raises(InputError, match=r"norm\.bias is missing; extra is unknown; norm\.weight"):
         read_backbone(path, "student")
     torch.save({"a": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="no DINO ViT-S/8.*facebookresearch/dino"):
+    with pytest.raises(InputError, match=r"no DINO ViT-S/8.*facebookresearch/dino"):
         read_backbone(path, "student")
     path.write_bytes(b"nothing")
     with pytest.raises(InputError, match="facebookresearch"):

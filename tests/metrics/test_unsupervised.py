@@ -1,0 +1,150 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RefusedError
+from graphnn_unet.metrics.unsupervised import (
+    PartlyPredictedError,
+    evaluate_unsupervised,
+    foreground_scores,
+    is_possible,
+    match_clusters,
+    overlap_counts,
+    read_labels_of,
+)
+
+
+def save(path: Path, array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Pillow.fromarray(np.asarray(array, np.uint8)).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """IoU 1/2 and 1, and one image without anything in either map."""
+    predictions, labels = tmp_path / "p", tmp_path / "g"
+    save(predictions / "a.png", [[1, 1, 0, 0]])
+    save(labels / "a.png", [[255, 0, 0, 0]])
+    save(predictions / "b.png", [[0, 7, 7, 0]])
+    save(labels / "b.png", [[0, 128, 255, 0]])
+    save(predictions / "c.png", [[0, 0, 0, 0]])
+    save(labels / "c.png", [[0, 0, 0, 0]])
+    return predictions, labels
+
+
+def test_means_run_over_images(folders):
+    result = evaluate_unsupervised(*folders)
+    assert result.n_cases == 3
+    assert result.mean_iou == pytest.approx((0.5 + 1 + 1) / 3)
+    assert result.mean_dice == pytest.approx((2 / 3 + 1 + 1) / 3)
+    with result.metrics_csv.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["jaccard"] for row in rows] == ["0.500000", "1.000000", "1.000000"]
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    assert summary["oracle"] is False
+    assert summary["mean_iou"]["value"] == result.mean_iou
+
+
+def test_missing_and_damaged_predictions_count_with_zero(folders):
+    predictions, labels = folders
+    (predictions / "b.png").unlink()
+    save(predictions / "c.png", [[0, 0, 0]])
+    with pytest.raises(PartlyPredictedError) as caught:
+        evaluate_unsupervised(predictions, labels)
+    result = caught.value.result
+    assert result.n_cases == 3
+    assert result.mean_iou == pytest.approx(0.5 / 3)
+    assert {fault.case for fault in result.faults} == {"b", "c"}
+    assert (predictions / "failures.csv").read_text().count("it counts with 0") == 2
+    (predictions / "a.png").unlink()
+    with pytest.raises(FaultsError):
+        evaluate_unsupervised(predictions, labels)
+
+
+def test_polarity_by_truth_is_an_oracle_of_the_published_protocol(folders):
+    predictions, labels = folders
+    save(predictions / "b.png", [[1, 0, 0, 1]])  # the complement
+    honest = evaluate_unsupervised(predictions, labels)
+    published = evaluate_unsupervised(predictions, labels, protocol="published")
+    assert honest.mean_iou == pytest.approx(1.5 / 3)
+    assert published.mean_iou == pytest.approx(2.5 / 3)
+    assert json.loads((predictions / "summary.json").read_text())["oracle"] is True
+
+
+@given(st.lists(st.booleans(), min_size=4, max_size=12), st.randoms())
+def test_oracle_is_never_below_honest(values, random):
+    prediction = np.array(values)
+    truth = np.array([random.random() < 0.5 for _ in values])
+    honest, oracle = (foreground_scores(prediction, truth, oracle=o) for o in (False, True))
+    assert oracle[0] >= honest[0]
+    assert is_possible(*honest, tolerance=1e-12)
+
+
+def test_hungarian_example_of_the_specification():
+    counts = np.array([[30, 5, 0], [4, 20, 6], [1, 2, 32]])
+    matched = match_clusters(counts)
+    assert matched == {0: 0, 1: 1, 2: 2}
+    assert sum(counts[r, c] for r, c in matched.items()) == 82
+
+
+def test_clusters_are_matched_whatever_their_ids(tmp_path):
+    truth = np.zeros((6, 6), int)
+    truth[:3, :3], truth[3:, 3:] = 128, 255
+    save(tmp_path / "g" / "a.png", truth)
+    prediction = np.zeros((6, 6), int)
+    prediction[:3, :3], prediction[3:, 3:], prediction[0, 5] = 2, 1, 3
+    save(tmp_path / "p" / "a.png", prediction)
+    result = evaluate_unsupervised(tmp_path / "p", tmp_path / "g", matching="hungarian")
+    assert [score.class_name for score in result.scores] == ["128", "255"]
+    assert result.mean_iou == 1  # the third cluster matches nothing and is background
+    counts, clusters, classes = overlap_counts(prediction, truth)
+    assert (clusters, classes) == ([0, 1, 2, 3], [0, 128, 255])
+    assert counts.tolist() == [[17, 0, 0], [0, 0, 9], [0, 9, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("iou", "dice", "possible"),
+    [
+        (0.622, 0.708, True), (0.649, 0.731, True), (0.157, 0.222, True),
+        (0.269, 0.483, False), (0.273, 0.498, False), (0.5, 0.45, False),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_are_seen(iou, dice, possible):
+    assert is_possible(iou, dice) is possible
+
+
+def test_means_stay_below_the_bound_of_jensen():
+    ious = np.array([1, 0.5])
+    dice = (2 * ious / (1 + ious)).mean()
+    assert dice == pytest.approx(0.8333, abs=1e-4)
+    assert 2 * ious.mean() / (1 + ious.mean()) == pytest.approx(0.8571, abs=1e-4)
+    assert is_possible(ious.mean(), dice)
+
+
+def test_mistakes_are_told(folders, tmp_path):
+    predictions, labels = folders
+    with pytest.raises(RefusedError):
+        evaluate_unsupervised(labels, labels)
+    with pytest.raises(MissingFileError):
+        evaluate_unsupervised(tmp_path / "none", labels)
+    with pytest.raises(InputError, match="matching"):
+        evaluate_unsupervised(predictions, labels, matching="best")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="published protocol"):
+        evaluate_unsupervised(predictions, labels, protocol="published", matching="hungarian")
+    save(tmp_path / "x.png", np.arange(27).reshape(3, 3, 3))
+    with pytest.raises(InputError, match="no label map"):
+        read_labels_of(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes(b"x")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_labels_of(tmp_path / "x.png")
+
+
+def test_grey_masks_saved_as_color_are_read(tmp_path):
+    save(tmp_path / "x.png", np.repeat(np.array([[0, 255]])[..., None], 3, axis=2))
+    assert read_labels_of(tmp_path / "x.png").tolist() == [[0, 255]]
