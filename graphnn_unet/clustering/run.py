@@ -210,7 +210,7 @@ def _run_all(
 def one_thread() -> Iterator[None]:
     """Compute on one thread: several of them wait for each other on graphs of a picture's size.
 
-    Beside other work on the same cores a fit on two threads took 30 times as long as on one.
+    Beside other work on the same cores a fit on two threads takes many times as long as on one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -79,8 +79,8 @@ class Once:
 def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]]:
     """Method, features, number of seeds, and a function of the seed.
 
-    The function returns mask, flags and seconds. ``grid``: also the grid of layers and losses and
-    the named methods, which take most of the time.
+    The function returns mask, flags and seconds. ``grid``: also the grid of layers and losses, the
+    named methods and further seeds, which take most of the time.
     """
     from _classical import CLASSICAL, kmeans_nodes
 
@@ -120,7 +120,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
 
     border, hand = Once(BorderFeatures(), image), Once(HandFeatures(), image)
     main = Finish(main_components=True)
-    yield "auto", "border", N_SEEDS, ours(border, make_settings(), main)
+    yield "auto", "border", N_SEEDS if grid else 1, ours(border, make_settings(), main)
     for name, function in CLASSICAL.items():
         yield name, "", 1, plain(function)
     yield "k-means", "hand", 1, plain(kmeans_nodes, hand)
