@@ -1,7 +1,8 @@
 """Unsupervised segmentation against what a user would otherwise take, and its speed.
 
     python tests/benchmarks/clustering.py quality --data DIR --rows FILE [--part report|dev]
-    python tests/benchmarks/clustering.py speed [--quick] [--json FILE]
+    python tests/benchmarks/clustering.py table ROWS CSV PAGE DATA MAPS
+    python tests/benchmarks/clustering.py speed [--quick] [--json FILE] [--volume FILE]
 
 ``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
 table of fewer images is that of a random sample. Nothing is chosen on these images: every third
@@ -197,6 +198,13 @@ def main() -> None:
         parser.add_argument("--grid", type=int, default=20, help="images for the slow methods")
         chosen = parser.parse_args()
         quality(chosen.data, chosen.rows, chosen.part, chosen.limit, chosen.grid)
+        return
+    if len(sys.argv) > 1 and sys.argv[1] == "table":
+        from _clustering_table import write_sheet, write_table
+
+        rows, target, page, data, maps = map(Path, sys.argv[2:7])
+        write_table(rows, target, page)
+        write_sheet(data, rows, maps, target.with_suffix(".png"))
         return
     from _clustering_speed import measure
 

@@ -1,0 +1,147 @@
+"""Table and contact sheet of ``clustering.py quality``, made from its rows."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from graphnn_unet.metrics.intervals import mean_intervals
+from graphnn_unet.metrics.unsupervised import is_possible
+
+SAME = "(same images)"
+STRONGEST = {("auto", "border"), ("GrabCut from the border", ""), ("k-means", "border")}
+COLUMNS = ("data", "method", "features", "images", "seeds", "iou", "low", "high", "seed_sd", "dice",
+           "oracle_iou", "seconds")  # fmt: skip
+
+
+def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """A row for each set, method and source of features; means over seeds, then images."""
+    groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault((row["data"], row["method"], row["features"]), []).append(row)
+    found = []
+    for (data, method, features), own in groups.items():
+        cases = sorted({row["case"] for row in own})
+        mean = {
+            key: np.array(
+                [np.mean([float(r[key]) for r in own if r["case"] == case]) for case in cases]
+            )
+            for key in ("iou", "dice", "oracle_iou", "seconds")
+        }
+        low, high = mean_intervals(mean["iou"][:, None])
+        if not is_possible(mean["iou"].mean(), mean["dice"].mean(), 1e-4):
+            raise SystemExit(f"{data} {method}: Dice {mean['dice'].mean()} cannot be")
+        seeds = sorted({row["seed"] for row in own})
+        found.append(
+            {
+                "data": data, "method": method, "features": features, "images": str(len(cases)),
+                "seeds": str(len(seeds)), "iou": f"{mean['iou'].mean():.4f}",
+                "low": f"{low[0]:.4f}", "high": f"{high[0]:.4f}",
+                "seed_sd": _seed_spread(own, seeds), "dice": f"{mean['dice'].mean():.4f}",
+                "oracle_iou": f"{mean['oracle_iou'].mean():.4f}",
+                "seconds": f"{np.median(mean['seconds']):.2f}",
+            }
+        )  # fmt: skip
+    return sorted(found, key=lambda row: (row["data"], -float(row["iou"])))
+
+
+def with_same_images(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Rows, and again those of the strongest methods on the images that the slow ones saw."""
+    few = {
+        (row["data"], row["case"]) for row in rows if row["method"] == "cc gcn"
+    }  # fmt: skip
+    again = [
+        {**row, "method": f"{row['method']} {SAME}"}
+        for row in rows
+        if (row["data"], row["case"]) in few and (row["method"], row["features"]) in STRONGEST
+    ]
+    return rows + again
+
+
+def _seed_spread(rows: list[dict[str, str]], seeds: list[str]) -> str:
+    """Deviation between seeds of the mean over the images that have all of them."""
+    if len(seeds) < 2:
+        return ""
+    by_case: dict[str, dict[str, float]] = {}
+    for row in rows:
+        by_case.setdefault(row["case"], {})[row["seed"]] = float(row["iou"])
+    full = [own for own in by_case.values() if len(own) == len(seeds)]
+    means = [np.mean([own[seed] for own in full]) for seed in seeds]
+    return f"{np.std(means, ddof=1):.4f}"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows that ``quality`` wrote."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
+    """Write the summary as CSV and as a table between the page's two lines ``measured``."""
+    from _bench import replace_measured
+
+    found = summaries(with_same_images(read_rows(rows_file)))
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    if page is not None:
+        replace_measured(page, markdown(found))
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """Two tables of a page: methods that saw many images, and the slow ones that saw few."""
+    most = max(int(row["images"]) for row in rows)
+    many = [row for row in rows if int(row["images"]) > most / 2]
+    few = [row for row in rows if int(row["images"]) <= most / 2]
+    parts = [_lines(many)]
+    if few:
+        parts.append("The slow ones saw the first few of the same random order alone:")
+        parts.append(_lines(few))
+    return "\n\n".join(parts)
+
+
+def _lines(rows: list[dict[str, str]]) -> str:
+    lines = [
+        "| data | method | features | images | IoU [95 %] | seeds | Dice | oracle | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        percent = {k: f"{100 * float(row[k]):.1f}" for k in ("iou", "low", "high", "dice")}
+        oracle = f"{100 * float(row['oracle_iou']):.1f}"
+        spread = f"± {100 * float(row['seed_sd']):.1f} ({row['seeds']})" if row["seed_sd"] else "-"
+        lines.append(
+            f"| {row['data']} | {row['method']} | {row['features'] or '-'} | {row['images']} | "
+            f"{percent['iou']} [{percent['low']}, {percent['high']}] | {spread} | "
+            f"{percent['dice']} | {oracle} | {row['seconds']} |"
+        )
+    return "\n".join(lines)
+
+
+def write_sheet(data: Path, rows_file: Path, maps: Path, target: Path, n_each: int = 4) -> None:
+    """Good and bad cases of the default method on one PNG."""
+    from graphnn_unet.report.contact_sheet import PictureCase, save_picture_sheet
+
+    endings = {"EMDS5": ".jpg", "WBC": ".png"}
+    cases = []
+    for name, ending in endings.items():
+        own = [
+            (float(row["iou"]), row["case"])
+            for row in read_rows(rows_file)
+            if row["data"] == name and row["method"] == "auto" and row["seed"] == "0"
+            and (maps / name / f"{row['case']}.png").is_file()
+        ]  # fmt: skip
+        own.sort(reverse=True)
+        better = own[: len(own) // 2]
+        good = [better[i] for i in np.linspace(0, len(better) - 1, n_each).astype(int)]
+        for iou, case in good + own[-n_each:]:
+            cases.append(
+                PictureCase(
+                    data / name / "images" / (case + ending), maps / name / f"{case}.png",
+                    data / name / "masks" / f"{case}.png", f"{case[-14:]}  {iou:.2f}",
+                )
+            )  # fmt: skip
+    save_picture_sheet(cases, target, columns=2 * n_each, cell=150)
