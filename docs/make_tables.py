@@ -20,6 +20,8 @@ MEASURES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD mm", "asd_mm"
 def table(name: str) -> str:
     """Markdown table of one CSV: a row a run, means over cases, then classes."""
     rows = pd.read_csv(ROOT / "docs" / "results" / f"{name}.csv")
+    if name.startswith("classification"):
+        return classification_table(rows)
     lines = [
         f"| run | seeds | {' | '.join(MEASURES.values())} | missed |",
         "|---|---|" + "---|" * (len(MEASURES) + 1),
@@ -35,6 +37,42 @@ def table(name: str) -> str:
         seeds = part["seed"].nunique()
         lines.append(f"| {run} | {seeds} | {' | '.join(cells)} | {int(part['missed'].sum())} |")
     return "\n".join(lines) + "\n"
+
+
+def classification_table(rows: pd.DataFrame) -> str:
+    """Methods by labeled share, paired differences, or records of a benchmark."""
+    if "labeled_share" in rows:
+        shares = sorted(rows["labeled_share"].unique())
+        head = ["set", "method", *(f"accuracy, {share:.0%}" for share in shares), "AUC", "draws"]
+        lines = []
+        for (one, method), part in rows.groupby(["set", "method"], sort=False):
+            found = [part[part["labeled_share"] == share]["accuracy"] for share in shares]
+            cells = [
+                f"{100 * values.mean():.1f} ± {100 * values.std():.1f}" if len(values) > 1
+                else f"{100 * values.mean():.1f}" if len(values) else ""
+                for values in found
+            ]  # fmt: skip
+            draws = ", ".join(str(len(values)) for values in found if len(values))
+            few = part[part["labeled_share"] < 0.5]["auc"]
+            area = f"{few.mean():.3f}" if len(few) else ""
+            lines.append([one, method, *cells, area, draws])
+    elif "low" in rows:
+        head = ["set", "labels", "method", "against", "pairs", "difference", "95 % interval"]
+        lines = [
+            [r.set, r.labels, r.method, r.against, str(r.pairs), f"{100 * r.difference:+.1f}",
+             f"{100 * r.low:+.1f} to {100 * r.high:+.1f}"]
+            for r in rows.itertuples()
+        ]  # fmt: skip
+    else:
+        head = ["what", "value", "goal"]
+        rows = rows.fillna("")
+        held = {True: ", holds", False: ", **missed**"}
+        lines = [
+            [r.what, f"{r.value:.3g} {r.unit}".strip(), f"{r.goal}{held.get(r.holds, '')}"]
+            for r in rows.itertuples()
+        ]
+    table_rows = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table_rows)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
