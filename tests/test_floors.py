@@ -16,6 +16,8 @@ import pytest
 from tiny_study import REPOSITORY
 
 PACKAGE = "graphnn_unet"
+# on one floor: classification takes the encoder of a segmentation model from inference.model, which
+# alone knows how to read one safely
 FLOORS = {
     "commands": 6, "nnunet_trainers": 6,
     "benchmark": 5, "report": 5,
