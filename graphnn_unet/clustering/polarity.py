@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +77,13 @@ def as_label_map(labels: Labels, polarity: Polarity, *, merge: bool) -> Labels:
     return made
 
 
-def released_corner_rule(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """DeepCut's rule for two clusters: flip where more than two of the four corners are set."""
-    corners = mask[np.ix_(*((0, -1) for _ in range(mask.ndim)))]
-    return ~mask if int(corners.sum()) > corners.size // 2 else mask
+def corner_polarity(labels: Labels, size: Sequence[int]) -> Polarity:
+    """DeepCut's rule for two clusters: the second is foreground, unless it holds most corners.
+
+    Args:
+        labels: Cluster of each node, 0 or 1.
+        size: Of the grid of the nodes.
+    """
+    corners = labels.reshape(size)[np.ix_(*((0, -1) for _ in size))]
+    foreground = 0 if int((corners == 1).sum()) > corners.size // 2 else 1
+    return Polarity((foreground,) if bool((labels == foreground).any()) else (), 0.0)

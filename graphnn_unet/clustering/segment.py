@@ -17,7 +17,12 @@ from graphnn_unet.clustering.color_pass import color_column
 from graphnn_unet.clustering.fit import Fit, State, fit_graph, make_graph
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import NodeFeatures
-from graphnn_unet.clustering.polarity import Polarity, as_label_map, border_polarity
+from graphnn_unet.clustering.polarity import (
+    Polarity,
+    as_label_map,
+    border_polarity,
+    corner_polarity,
+)
 from graphnn_unet.clustering.settings import ClusterSettings
 
 MAIN_SHARE, MAIN_PULL = 0.5, 2.0
@@ -35,8 +40,8 @@ class Finish:
         main_components: Keep the component with the largest area, weighed by its closeness to the
             middle, and those of at least half its weight; drops debris and scale bars.
         refine: Move edges to those of the image by a bilateral solver.
-        nearest: Give each pixel the cluster of the nearest node, and the solver its published
-            sizes, as the released programs do.
+        nearest: As the released programs do: each pixel gets the cluster of the nearest node, two
+            clusters are told apart by the corners, the solver has its published sizes.
     """
 
     merge: bool = True
@@ -122,6 +127,8 @@ def segment_image(
     fit = segment_nodes(nodes, settings, image.source.case, state)
     labels = fit.labels.numpy()
     polarity = border_polarity(labels, nodes.grid.ring)
+    if finish.nearest and settings.n_clusters == 2:
+        polarity = corner_polarity(labels, nodes.grid.size)
     box = nodes.box or image.inner
     found = _pixel_labels(fit, nodes, polarity, finish, tuple(p.stop - p.start for p in box))
     if finish.refine and found.any():

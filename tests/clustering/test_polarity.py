@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from graphnn_unet.clustering.polarity import as_label_map, border_polarity, released_corner_rule
+from graphnn_unet.clustering.polarity import as_label_map, border_polarity, corner_polarity
 
 
 def ring_of(shape: tuple[int, ...]) -> np.ndarray:
@@ -78,8 +78,9 @@ def test_label_maps_number_the_foreground_by_size():
 
 
 def test_released_rule_looks_at_corners_alone():
-    mask = np.zeros((5, 5), dtype=bool)
-    mask[0, 0] = mask[0, -1] = True
-    assert (released_corner_rule(mask) == mask).all()
-    mask[-1, 0] = True
-    assert (released_corner_rule(mask) == ~mask).all()
+    labels = np.zeros((5, 5), dtype=int)
+    labels[0, 0] = labels[0, -1] = 1
+    assert corner_polarity(labels.ravel(), (5, 5)).foreground == (1,)
+    labels[-1, 0] = 1
+    assert corner_polarity(labels.ravel(), (5, 5)).foreground == (0,)
+    assert corner_polarity(np.zeros(25, dtype=int), (5, 5)).foreground == ()

@@ -1,0 +1,81 @@
+"""Layers on complete graphs of feature products equal those on the matrix written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch_geometric.nn import GATConv
+
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph import ClustererSettings, GraphClusterer
+from graphnn_unet.graph.affinity import GramAffinity
+from graphnn_unet.graph.clusterer import PRESETS
+from graphnn_unet.graph.complete_layers import complete_gat
+from graphnn_unet.graph.graph_layers import dense_gat
+
+SETTINGS = {**PRESETS, "two heads": ClustererSettings(layer="gat", n_heads=2)}
+
+
+def rows(n: int, c: int = 5, batch: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, n, c, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_values_and_gradients_are_those_of_the_matrix(name: str):
+    torch.manual_seed(0)
+    network = GraphClusterer(5, 3, SETTINGS[name]).double().eval()
+    feature = rows(17)
+    feature[0, 3] = 0
+    graph = GramAffinity.of(feature, "shifted")
+    found = []
+    for affinity in (graph, graph.dense()):
+        feature.grad = None
+        assignment = network(feature.requires_grad_(), affinity)
+        network.zero_grad()
+        (assignment * torch.arange(3)).square().sum().backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        found.append((assignment.detach(), *gradients))
+        feature = feature.detach()
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_signed_products_are_kept_without_normalization():
+    torch.manual_seed(0)
+    network = GraphClusterer(5, 3, ClustererSettings(signed=True)).double().eval()
+    graph = GramAffinity.of(rows(12), "gram")
+    assert bool((graph.dense() < 0).any())
+    torch.testing.assert_close(network(rows(12), graph), network(rows(12), graph.dense()))
+
+
+@pytest.mark.parametrize("far", [-500.0, 500.0])
+def test_attention_does_not_overflow(far: float):
+    layer = GATConv(1, 1, bias=False).double()
+    for parameter in layer.parameters():
+        torch.nn.init.ones_(parameter)
+    feature = torch.tensor([[[0.0], [1.0], [far], [far + 1]]], dtype=torch.float64)
+    found = complete_gat(layer, feature)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, dense_gat(layer, feature, torch.ones(1, 4, 4).double()))
+
+
+def test_large_graphs_never_hold_a_square_matrix():
+    n_nodes = 4000
+    feature = rows(n_nodes, 8, 1).float()
+    for name in ("grid_gcn", "grid_arma", "grid_gat"):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda kept, sizes=sizes: sizes.append(kept.numel()) or kept, lambda kept: kept
+        ):
+            network = GraphClusterer(8, 2, name)
+            network(feature, GramAffinity.of(feature, "shifted")).sum().backward()
+        assert max(sizes) <= n_nodes * 80
+
+
+def test_what_has_no_linear_form_is_refused():
+    graph = GramAffinity.of(rows(6), "shifted")
+    with pytest.raises(InputError, match="no linear form"):
+        GraphClusterer(5, 2, "unsegmedgat").double()(rows(6), graph)
+    with pytest.raises(ShapeError, match="6 nodes"):
+        GraphClusterer(5, 2, "grid_gcn").double()(rows(7), graph)
