@@ -114,9 +114,8 @@ def test_linear_time_gives_the_same_as_the_matrix_of_all_pairs(layer, loss):
     linear = make_graph(feature, chosen)
     dense = replace(linear, messages=GramAffinity.of(feature.unsqueeze(0), "shifted").dense()[0])
     one, other = (fit_graph(graph, chosen, "a").assignment for graph in (linear, dense))
-    initial = fit_graph(linear, replace(chosen, steps=1), "a").assignment
     torch.testing.assert_close(one, other, atol=1e-2, rtol=0)
-    assert (one - initial).abs().max() > 0.05
+    assert len(one.argmax(dim=1).unique()) == 2
 
 
 @settings(max_examples=5, deadline=None)
