@@ -72,9 +72,7 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     mask = np.full(rgb.shape[:2], cv2.GC_PR_FGD, np.uint8)
     mask[border_ring(rgb.shape[:2])] = cv2.GC_BGD
     cv2.setRNGSeed(0)
-    cv2.grabCut(
-        pixels, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK
-    )
+    cv2.grabCut(pixels, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
     found = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return ndimage.binary_fill_holes(found)
 
