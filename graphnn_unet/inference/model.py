@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.inference.export_logits import logits_to_labels
+from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
 from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
 from graphnn_unet.trainers.checkpoint import require_finite
 from graphnn_unet.trainers.registry import trainer_class
@@ -93,6 +94,9 @@ class Predictor:
     ) -> Predictor:
         """Load a model of this program or of stock nnU-Net.
 
+        Where the alignment block can be folded into the convolutions behind it, it is: predictions
+        are then those of the exported model, bit for bit.
+
         Args:
             folder: Model folder (``TRAINER__PLANS__CONFIGURATION``).
             folds: Folds to average; ``None`` takes all numbered ones that are there, else ``all``.
@@ -114,14 +118,18 @@ class Predictor:
         name, configuration = first["trainer_name"], first["init_args"]["configuration"]
         plans = PlansManager(raw_plans)
         network = build_network(name, plans, configuration, dataset_json)
+        folding, weights = can_fold(network), []
         for fold, state in zip(folds, states, strict=True):
             load_weights(network, state, f"{folder.name}/fold_{fold}/{checkpoint}")
+            weights.append(fold_alignment(network) if folding else state["network_weights"])
+        if folding:
+            drop_alignment(network)
         predictor = cls(
             network,
             plans,
             configuration,
             dataset_json,
-            [state["network_weights"] for state in states],
+            weights,
             first.get("inference_allowed_mirroring_axes"),
             trainer_name=name,
             device=device,

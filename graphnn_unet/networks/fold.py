@@ -41,6 +41,25 @@ def fold_alignment(network: AlignedUNet) -> dict[str, Tensor]:
     return weights
 
 
+def can_fold(network: nn.Module) -> bool:
+    """Whether a network has an alignment block that :func:`fold_alignment` can fold."""
+    if not isinstance(network, AlignedUNet):
+        return False
+    try:
+        _readers(network)
+    except InputError:
+        return False
+    return True
+
+
+def drop_alignment(network: AlignedUNet) -> None:
+    """Take the block out, in place; the network then loads what :func:`fold_alignment` returns.
+
+    It computes what the plain network computes, bit for bit.
+    """
+    network.align = nn.Identity()
+
+
 def _readers(network: AlignedUNet) -> list[tuple[nn.Module, slice]]:
     """Convolutions that read the block's output, with the input channels that hold it."""
     encoder, decoder, stage = network.encoder, network.decoder, network.stage

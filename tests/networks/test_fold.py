@@ -9,7 +9,7 @@ from networks.small_networks import KINDS, images, opened, planned_network
 from torch import nn
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.networks.fold import fold_alignment
+from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
 
 
@@ -63,6 +63,24 @@ def test_residual_stage_without_projection_cannot_be_folded():
         aligned = opened(AlignedUNet(planned_network("residual", 3, widths=(4, 8, 8)), stage))
         plain.load_state_dict(fold_alignment(aligned))
         assert _relative_difference(aligned, plain, 3) < 2e-5
+
+
+def test_network_without_its_block_is_the_plain_one_bit_for_bit():
+    aligned = opened(AlignedUNet(planned_network("residual", 3), 1)).eval()
+    plain = planned_network("residual", 3).eval()
+    weights = fold_alignment(aligned)
+    drop_alignment(aligned)
+    aligned.load_state_dict(weights)  # strict: nothing of the block is left
+    plain.load_state_dict(weights)
+    with torch.no_grad():
+        assert torch.equal(aligned(images(2, 3)), plain(images(2, 3)))
+
+
+def test_what_can_be_folded():
+    network = planned_network("residual", 3, widths=(4, 8, 8))
+    assert not can_fold(network)
+    assert can_fold(AlignedUNet(network, 0))
+    assert not can_fold(AlignedUNet(network, 1))
 
 
 @pytest.mark.parametrize("stage", [0, 1, -1])
