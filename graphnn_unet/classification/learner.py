@@ -131,16 +131,15 @@ class Learner:
             self._dynamic()
             self._next_phase(DONE)
 
-    def diffused(
-        self, *, use_validation: bool = False, thorough: bool = True
-    ) -> tuple[Tensor, Spread]:
+    def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Spread]:
         """Features of all images and the labels spread over their graph."""
         code = self.labels.everything if use_validation else self.labels.training
         feature, _ = embed(self.mean, self.material, self.settings)
+        return feature, self._spread(feature, code, thorough=True)
+
+    def _spread(self, feature: Tensor, code: Tensor, *, thorough: bool) -> Spread:
         affinity = build_graph(feature, self.settings, self.material.images.cases)
-        return feature, spread(
-            affinity, code, self.material.sizes, self.settings, thorough=thorough
-        )
+        return spread(affinity, code, self.material.sizes, self.settings, thorough=thorough)
 
     def _supervised(self) -> None:
         settings, here = self.settings, self.progression
@@ -163,14 +162,19 @@ class Learner:
         with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
             while here.epoch < settings.rounds and here.waited < settings.round_patience:
                 number = here.epoch + 1
-                _, found = self.diffused(thorough=False)
-                labeled, unlabeled = pseudo_targets(self.labels, found, self.material.sizes)
+                feature, logits = embed(self.mean, self.material, settings)
+                found = self._spread(feature, self.labels.training, thorough=False)
+                sizes = self.material.sizes
+                seen = decisions(logits, sizes) if settings.trust == "agreed" else None
+                labeled, unlabeled = pseudo_targets(self.labels, found, sizes, seen)
                 a = ramp(number, settings)
                 loss = self._epoch(labeled, unlabeled, a=a, number=settings.max_epochs + here.epoch)
                 sure = float(found.certainty[self.labels.training < 0].mean())
                 self._judge({
                     "phase": DYNAMIC, "epoch": here.epoch, "loss": loss, "a": a,
-                    "mean_certainty": sure, **_flat(found.figures),
+                    "mean_certainty": sure,
+                    "trusted": float((unlabeled.weight > 0).float().mean()),
+                    **_flat(found.figures),
                 })  # fmt: skip
                 progress.update(f"loss {loss:.3f}, certainty {sure:.2f}")
                 self._save(self)
@@ -229,12 +233,24 @@ def of_class(weight: Tensor, code: Tensor) -> Tensor:
     return torch.where(code >= 0, weight[code.clamp(min=0)], 0.0).float()
 
 
+def decisions(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """Class of each finding, ``(n, f)``, by the network alone."""
+    return torch.stack([part.argmax(dim=1) for part in logits.split(list(sizes), dim=1)], dim=1)
+
+
 def pseudo_targets(
-    labels: GivenLabels, found: Spread, sizes: tuple[int, ...]
+    labels: GivenLabels, found: Spread, sizes: tuple[int, ...], seen: Tensor | None = None
 ) -> tuple[Targets, Targets]:
     """What the labeled and the unlabeled images train towards in a round.
 
     Held-out images take no part. No diffused label replaces a given one.
+
+    Args:
+        labels: What is given.
+        found: What was diffused.
+        sizes: Classes a finding.
+        seen: ``(n, f)`` decisions of the network. With them a diffused label counts where they
+            are the same, by its certainty; without them every one, by certainty and class.
     """
     held_out = (labels.validation >= 0).any(dim=1)
     given = labels.training
@@ -251,9 +267,10 @@ def pseudo_targets(
 
     known = (given >= 0).any(dim=1).nonzero().flatten()
     others = (diffused >= 0).any(dim=1).nonzero().flatten()
+    weight = balance(diffused) if seen is None else (seen == diffused).float()
     return (
         Targets(known, given[known], balance(given[known])),
-        Targets(others, diffused[others], (certainty * balance(diffused))[others]),
+        Targets(others, diffused[others], (certainty * weight)[others]),
     )
 
 

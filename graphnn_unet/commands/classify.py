@@ -27,8 +27,8 @@ Exit status: 0 done, 2 nothing could be done, 3 some images could not be read.
 _SETTINGS = (
     "mode", "p", "variation", "n_neighbors", "gamma", "symmetrize", "alpha", "prior",
     "final_uses_validation", "image_size", "batch_size", "learning_rate", "averaging", "dropout",
-    "max_epochs", "patience", "rounds", "round_patience", "validation_share", "a_max", "tta",
-    "augmentation", "seed",
+    "max_epochs", "patience", "rounds", "round_patience", "validation_share", "trust", "a_max",
+    "tta", "augmentation", "seed",
 )  # fmt: skip
 
 
@@ -75,6 +75,8 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, metavar="N", help="of the dynamic pass at most (10)")
     add("--round-patience", type=int, metavar="N", help="rounds without a better loss (5)")
     add("--validation-share", type=float, help="labels held out to stop (0.1)")
+    add("--trust", choices=("agreed", "all"),
+        help="diffused labels that train: where the network agrees (default), or all")  # fmt: skip
     add("--a-max", type=float, help="largest weight of diffused labels (1)")
     add("--tta", type=int, metavar="N", help="views whose features are averaged (1)")
     add("--augmentation", choices=("standard", "any-orientation", "none"),

@@ -1,12 +1,14 @@
 """Unsupervised segmentation against what a user would otherwise take, and its speed.
 
     python tests/benchmarks/clustering.py quality --data DIR --rows FILE [--part report|dev]
+    python tests/benchmarks/clustering.py pool --data DIR --rows FILE --work DIR
     python tests/benchmarks/clustering.py table ROWS CSV PAGE DATA MAPS
     python tests/benchmarks/clustering.py speed [--quick] [--json FILE] [--volume FILE]
 
 ``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
 table of fewer images is that of a random sample. Nothing is chosen on these images: every third
-image of a class is the development part, on which constants were chosen.
+image of a class is the development part, on which constants were chosen. ``pool`` adds the methods
+that train on all images of a set first.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +50,25 @@ def images_of(data: Path, name: str, part: str) -> list[str]:
     return chosen
 
 
-def read_pair(data: Path, name: str, case: str):
-    """Image and true mask."""
+def source_of(data: Path, name: str, case: str):
+    """Where an image is."""
+    from graphnn_unet.clustering.images import Source
+
+    return Source(case, (data / name / "images" / (case + SETS[name]),), ".png")
+
+
+def read_truth(data: Path, name: str, case: str) -> np.ndarray:
+    """True mask."""
     from PIL import Image as Pillow
 
-    from graphnn_unet.clustering.images import Source, read_image
+    return np.asarray(Pillow.open(data / name / "masks" / f"{case}.png")) > 0
 
-    image = read_image(Source(case, (data / name / "images" / (case + SETS[name]),), ".png"))
-    truth = np.asarray(Pillow.open(data / name / "masks" / f"{case}.png")) > 0
-    return image, truth
+
+def read_pair(data: Path, name: str, case: str):
+    """Image and true mask."""
+    from graphnn_unet.clustering.images import read_image
+
+    return read_image(source_of(data, name, case)), read_truth(data, name, case)
 
 
 Work = Callable[[int], tuple[np.ndarray, str, float]]
@@ -142,23 +155,41 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
                 yield name, features, n_seeds, ours(coarse, settings, Finish())
 
 
-def quality(data: Path, rows_file: Path, part: str, limit: int | None, n_grid: int) -> None:
+class Rows:
+    """The file of rows: what it has, and one more at a time."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._done: set[tuple[str, ...]] = set()
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="") as file:
+                for row in csv.DictReader(file):
+                    self._done.add(tuple(row[key] for key in COLUMNS[:5]))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+
+    def has(self, name: str, method: str, features: str, seed: int, case: str) -> bool:
+        """Whether this row is there."""
+        return (name, method, features, str(seed), case) in self._done
+
+    def add(
+        self, name: str, method: str, features: str, seed: int, case: str, mask: np.ndarray,
+        truth: np.ndarray, flags: str, seconds: float,
+    ) -> None:  # fmt: skip
+        """Score a mask and append its row."""
+        from graphnn_unet.metrics.unsupervised import foreground_scores
+
+        iou, dice = foreground_scores(mask, truth)
+        oracle, _ = foreground_scores(mask, truth, oracle=True)
+        row = (name, method, features, seed, case, f"{iou:.5f}", f"{dice:.5f}", f"{oracle:.5f}",
+               f"{seconds:.3f}", flags)  # fmt: skip
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def quality(data: Path, rows: Rows, part: str, limit: int | None, n_grid: int) -> None:
     """Append rows until all images are done."""
-    import torch
-
-    from graphnn_unet.metrics.unsupervised import foreground_scores
-
-    torch.set_num_threads(1)
-    done = set()
-    if rows_file.is_file():
-        with rows_file.open(encoding="utf-8", newline="") as file:
-            done = {
-                (r["data"], r["method"], r["features"], r["seed"], r["case"])
-                for r in csv.DictReader(file)
-            }
-    else:
-        rows_file.parent.mkdir(parents=True, exist_ok=True)
-        rows_file.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
     lists = {name: images_of(data, name, part)[:limit] for name in SETS}
     for number in range(max(map(len, lists.values()))):
         for name, cases in lists.items():
@@ -168,26 +199,34 @@ def quality(data: Path, rows_file: Path, part: str, limit: int | None, n_grid: i
             image, truth = read_pair(data, name, case)
             for method, features, n_seeds, work in methods_of(image, grid=number < n_grid):
                 for seed in range(n_seeds):
-                    if (name, method, features, str(seed), case) in done:
+                    if rows.has(name, method, features, seed, case):
                         continue
                     try:
                         mask, flags, seconds = work(seed)
                     except ImportError as missing:
                         print(f"left out: {method} ({missing})", file=sys.stderr)
                         continue
-                    iou, dice = foreground_scores(mask, truth)
-                    oracle, _ = foreground_scores(mask, truth, oracle=True)
-                    row = (name, method, features, seed, case, f"{iou:.5f}", f"{dice:.5f}",
-                           f"{oracle:.5f}", f"{seconds:.3f}", flags)  # fmt: skip
-                    with rows_file.open("a", encoding="utf-8", newline="") as file:
-                        csv.writer(file, lineterminator="\n").writerow(row)
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+                    rows.add(name, method, features, seed, case, mask, truth, flags, seconds)
+
+
+def pool(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
+    """Append the rows of methods that learn from all images of a set first."""
+    from _clustering_pool import pool_rows
+
+    for name in SETS:
+        sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
+        (work / name).mkdir(parents=True, exist_ok=True)
+        has = partial(rows.has, name)
+        for *key, mask, flags, seconds in pool_rows(sources, work / name, N_SEEDS, has):
+            rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
 def main() -> None:
     """Take the subcommand from the command line."""
-    if len(sys.argv) > 1 and sys.argv[1] == "quality":
+    if len(sys.argv) > 1 and sys.argv[1] in ("quality", "pool"):
         import argparse
+
+        import torch
 
         parser = argparse.ArgumentParser(description=__doc__)
         parser.add_argument("what")
@@ -195,9 +234,16 @@ def main() -> None:
         parser.add_argument("--rows", type=Path, required=True)
         parser.add_argument("--part", choices=("report", "dev"), default="report")
         parser.add_argument("--limit", type=int, help="images of each set")
-        parser.add_argument("--grid", type=int, default=20, help="images for the slow methods")
+        parser.add_argument("--grid", type=int, default=1000, help="images for the slow methods")
+        parser.add_argument("--work", type=Path, help="for pool: keeps what was trained")
         chosen = parser.parse_args()
-        quality(chosen.data, chosen.rows, chosen.part, chosen.limit, chosen.grid)
+        torch.set_num_threads(1)
+        rows = Rows(chosen.rows)
+        if chosen.what == "pool":
+            pool(chosen.data, rows, chosen.part, chosen.limit, chosen.work)
+        else:
+            quality(chosen.data, rows, chosen.part, chosen.limit, chosen.grid)
+        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
         return
     if len(sys.argv) > 1 and sys.argv[1] == "table":
         from _clustering_table import write_sheet, write_table

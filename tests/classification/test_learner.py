@@ -15,6 +15,7 @@ from graphnn_unet.classification.learner import (
     GivenLabels,
     Learner,
     Progression,
+    decisions,
     hold_out,
     pseudo_targets,
 )
@@ -139,6 +140,27 @@ def test_held_out_images_and_given_labels_get_no_diffused_label():
     # three of class 0 and 1 count: one 0, two 1
     assert labeled.weight[:, 0].tolist() == pytest.approx([3 / 2, 3 / 4])
     assert others.weight[:, 0].tolist() == pytest.approx([0.25 * 3 / 4])
+
+
+def test_diffused_labels_count_where_the_network_agrees():
+    code = torch.tensor([[0, 1], [1, -1], [-1, -1], [-1, -1]])
+    found = Spread(
+        score=torch.full((4, 5), 0.2).double(),
+        predicted=torch.tensor([[0, 1], [1, 2], [0, 2], [1, 0]]),
+        certainty=torch.tensor([[1.0, 1], [1, 0.4], [0.5, 0.25], [0.75, 0.125]]).double(),
+    )
+    none = GivenLabels(code, torch.full_like(code, -1))
+    seen = torch.tensor([[1, 0], [1, 2], [1, 2], [1, 1]])
+    labeled, others = pseudo_targets(none, found, (2, 3), seen)
+    assert others.index.tolist() == [1, 2, 3]
+    assert others.code.tolist() == [[-1, 2], [0, 2], [1, 0]]
+    assert others.weight.tolist() == [[0, pytest.approx(0.4)], [0, 0.25], [0.75, 0]]
+    assert torch.equal(labeled.weight, pseudo_targets(none, found, (2, 3))[0].weight)
+
+
+def test_decisions_of_each_finding():
+    logits = torch.tensor([[0.0, 1, 5, 4, 6], [2, 1, 0, 0.5, 0.25]])
+    assert decisions(logits, (2, 3)).tolist() == [[1, 2], [0, 1]]
 
 
 def test_hold_out_takes_its_share_of_every_class_and_leaves_two():
