@@ -131,15 +131,21 @@ class Learner:
             self._dynamic()
             self._next_phase(DONE)
 
-    def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Spread]:
-        """Features of all images and the labels spread over their graph."""
+    def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Tensor, Spread]:
+        """Features and logits of all images, and the labels spread over their graph."""
         code = self.labels.everything if use_validation else self.labels.training
-        feature, _ = embed(self.mean, self.material, self.settings)
-        return feature, self._spread(feature, code, thorough=True)
+        return self._spread(code, thorough=True)
 
-    def _spread(self, feature: Tensor, code: Tensor, *, thorough: bool) -> Spread:
+    def _spread(self, code: Tensor, *, thorough: bool) -> tuple[Tensor, Tensor, Spread]:
+        feature, logits = embed(self.mean, self.material, self.settings)
         affinity = build_graph(feature, self.settings, self.material.images.cases)
-        return spread(affinity, code, self.material.sizes, self.settings, thorough=thorough)
+        return (
+            feature,
+            logits,
+            spread(
+                affinity, code, self.material.sizes, self.settings, seen=logits, thorough=thorough
+            ),
+        )
 
     def _supervised(self) -> None:
         settings, here = self.settings, self.progression
@@ -162,8 +168,7 @@ class Learner:
         with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
             while here.epoch < settings.rounds and here.waited < settings.round_patience:
                 number = here.epoch + 1
-                feature, logits = embed(self.mean, self.material, settings)
-                found = self._spread(feature, self.labels.training, thorough=False)
+                _, logits, found = self._spread(self.labels.training, thorough=False)
                 sizes = self.material.sizes
                 seen = decisions(logits, sizes) if settings.trust == "agreed" else None
                 labeled, unlabeled = pseudo_targets(self.labels, found, sizes, seen)

@@ -215,8 +215,7 @@ class _Job:
             learner.fit()
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt("the same command with --c goes on") from interrupt
-        feature, found = learner.diffused(use_validation=settings.final_uses_validation)
-        _, logits = embed(learner.mean, self.material, settings)
+        feature, logits, found = learner.diffused(use_validation=settings.final_uses_validation)
         given = split.everything
         found = with_decisions(found.score, given, self.sizes, found.figures)
         answers = self._answers(feature, found.score, logits, given)

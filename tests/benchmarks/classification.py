@@ -189,9 +189,9 @@ class Draw:
     ) -> dict[str, object]:
         start = time.monotonic()
         settings = replace(self.settings, p=p)
-        feature, _ = embed(network, self.everything, settings)
+        feature, logits = embed(network, self.everything, settings)
         affinity = build_graph(feature, settings, self.part.images.cases)
-        found = spread(affinity, self._all_labels(), self.everything.sizes, settings)
+        found = spread(affinity, self._all_labels(), self.everything.sizes, settings, seen=logits)
         seconds = trained + time.monotonic() - start
         return self._row(method, found.predicted[:, 0], found.score, seconds)
 
