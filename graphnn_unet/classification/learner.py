@@ -255,13 +255,18 @@ def pseudo_targets(
         found: What was diffused.
         sizes: Classes a finding.
         seen: ``(n, f)`` decisions of the network. With them a diffused label counts where they
-            are the same, by its certainty; without them every one, by certainty and class.
+            are the same, by its certainty, and class weights come from the given labels alone;
+            without them every one counts, by certainty and class, and class weights from all.
     """
     held_out = (labels.validation >= 0).any(dim=1)
     given = labels.training
     diffused = torch.where(given >= 0, UNLABELED, found.predicted)
     diffused[held_out] = UNLABELED
     certainty = found.certainty.float()
+    others = (diffused >= 0).any(dim=1).nonzero().flatten()
+    if seen is not None:
+        weight = (certainty * (seen == diffused))[others]
+        return weighted(targets_of(given), sizes), Targets(others, diffused[others], weight)
     zeta = [
         class_weights(torch.cat([given[:, f], diffused[:, f]]), size)
         for f, size in enumerate(sizes)
@@ -270,12 +275,10 @@ def pseudo_targets(
     def balance(code: Tensor) -> Tensor:
         return torch.stack([of_class(w, code[:, f]) for f, w in enumerate(zeta)], dim=1)
 
-    known = (given >= 0).any(dim=1).nonzero().flatten()
-    others = (diffused >= 0).any(dim=1).nonzero().flatten()
-    weight = balance(diffused) if seen is None else (seen == diffused).float()
+    known = targets_of(given)
     return (
-        Targets(known, given[known], balance(given[known])),
-        Targets(others, diffused[others], (certainty * weight)[others]),
+        Targets(known.index, known.code, balance(known.code)),
+        Targets(others, diffused[others], (certainty * balance(diffused))[others]),
     )
 
 

@@ -14,7 +14,7 @@ from graphnn_unet.metrics.unsupervised import is_possible
 SAME = "(same images)"
 STRONGEST = {("auto", "border"), ("GrabCut from the border", ""), ("k-means", "border")}
 COLUMNS = ("data", "method", "features", "images", "seeds", "iou", "low", "high", "seed_sd", "dice",
-           "oracle_iou", "seconds")  # fmt: skip
+           "oracle_iou", "seconds", "memory_mb")  # fmt: skip
 
 
 def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
@@ -74,16 +74,28 @@ def _seed_spread(rows: list[dict[str, str]], seeds: list[str]) -> str:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows that ``quality`` wrote."""
+    """Rows of a table."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
-    """Write the summary as CSV and as a table between the page's two lines ``measured``."""
+    """Write the summary as CSV and as a table between the page's two lines ``measured``.
+
+    Peak memory comes from the file that stands beside ``target`` with ``_memory`` in its name.
+    """
     from _bench import replace_measured
 
     found = summaries(with_same_images(read_rows(rows_file)))
+    memory = {}
+    beside = target.with_stem(target.stem + "_memory")
+    if beside.is_file():
+        memory = {
+            (r["data"], r["method"], r["features"]): r["memory_mb"] for r in read_rows(beside)
+        }
+    for row in found:
+        key = (row["data"], row["method"].removesuffix(SAME).strip(), row["features"])
+        row["memory_mb"] = memory.get(key, "")
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -106,8 +118,8 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 def _lines(rows: list[dict[str, str]]) -> str:
     lines = [
-        "| data | method | features | images | IoU [95 %] | seeds | Dice | oracle | s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| data | method | features | images | IoU [95 %] | seeds | Dice | oracle | s | MB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         percent = {k: f"{100 * float(row[k]):.1f}" for k in ("iou", "low", "high", "dice")}
@@ -116,7 +128,7 @@ def _lines(rows: list[dict[str, str]]) -> str:
         lines.append(
             f"| {row['data']} | {row['method']} | {row['features'] or '-'} | {row['images']} | "
             f"{percent['iou']} [{percent['low']}, {percent['high']}] | {spread} | "
-            f"{percent['dice']} | {oracle} | {row['seconds']} |"
+            f"{percent['dice']} | {oracle} | {row['seconds']} | {row['memory_mb'] or '-'} |"
         )
     return "\n".join(lines)
 

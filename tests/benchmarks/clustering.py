@@ -2,13 +2,15 @@
 
     python tests/benchmarks/clustering.py quality --data DIR --rows FILE [--part report|dev]
     python tests/benchmarks/clustering.py pool --data DIR --rows FILE --work DIR
+    python tests/benchmarks/clustering.py memory DATA CSV
     python tests/benchmarks/clustering.py table ROWS CSV PAGE DATA MAPS
     python tests/benchmarks/clustering.py speed [--quick] [--json FILE] [--volume FILE]
 
 ``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
 table of fewer images is that of a random sample. Nothing is chosen on these images: every third
 image of a class is the development part, on which constants were chosen. ``pool`` adds the methods
-that train on all images of a set first.
+that train on all images of a set first, ``memory`` measures the peak of each method on the largest
+image of each set, and ``table`` brings both together.
 """
 
 from __future__ import annotations
@@ -69,6 +71,17 @@ def read_pair(data: Path, name: str, case: str):
     from graphnn_unet.clustering.images import read_image
 
     return read_image(source_of(data, name, case)), read_truth(data, name, case)
+
+
+def largest_of(data: Path, name: str) -> str:
+    """The image with the most pixels."""
+    from PIL import Image as Pillow
+
+    def n_pixels(case: str) -> int:
+        with Pillow.open(source_of(data, name, case).paths[0]) as picture:
+            return picture.width * picture.height
+
+    return max(images_of(data, name, "report"), key=n_pixels)
 
 
 Work = Callable[[int], tuple[np.ndarray, str, float]]
@@ -244,6 +257,16 @@ def main() -> None:
         else:
             quality(chosen.data, rows, chosen.part, chosen.limit, chosen.grid)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+        return
+    if len(sys.argv) > 1 and sys.argv[1] == "memory":
+        from _clustering_memory import COLUMNS as MEMORY
+        from _clustering_memory import memory_rows
+
+        from graphnn_unet.storage.atomic import write_csv
+
+        data, target = map(Path, sys.argv[2:4])
+        found = [row for name in SETS for row in memory_rows(data, name, largest_of(data, name))]
+        write_csv(target, found, MEMORY)
         return
     if len(sys.argv) > 1 and sys.argv[1] == "table":
         from _clustering_table import write_sheet, write_table
