@@ -1,4 +1,9 @@
-"""Rows of methods that learn from the whole pool of images first: shared weights, own encoder."""
+"""Rows of methods that learn from the whole pool of images first: shared weights, own encoder.
+
+A row is method, features, seed, case, mask, flags and seconds; the seconds are those of the image
+alone, training on the pool comes before. The results are transductive: what is trained has seen all
+images, and no label.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from typing import Any
 
 from graphnn_unet.clustering.collective import shared_weights
 from graphnn_unet.clustering.features import BorderFeatures, FeatureSource
+from graphnn_unet.clustering.fit import State
 from graphnn_unet.clustering.images import Source, read_image
 from graphnn_unet.clustering.segment import Finish, segment_image
 from graphnn_unet.clustering.self_features import SelfFeatures
@@ -19,44 +25,44 @@ NAMED_CELL = 8
 Result = tuple[str, str, int, str, Any, str, float]
 
 
-def pool_rows(
-    sources: Sequence[Source], work: Path, n_seeds: int, is_done: Callable[..., bool]
+def shared_rows(
+    sources: Sequence[Source], work: Path, seed: int, is_done: Callable[..., bool]
 ) -> Iterator[Result]:
-    """Method, features, seed, case, mask, flags and seconds an image.
-
-    The seconds are those of the image alone; training on the pool comes before. The results are
-    transductive: what is trained has seen all images, and no label.
+    """The collective schedule: weights shared over the pool, then each image by itself.
 
     Args:
         sources: The pool.
-        work: Folder that keeps what is trained.
-        n_seeds: Of the collective schedule.
+        work: Folder that keeps the weights.
+        seed: Of the schedule.
         is_done: Whether a row is there, by method, features, seed and case.
     """
     border = BorderFeatures(192, NAMED_CELL)
-    for seed in range(n_seeds):
-        settings = replace(METHODS["unsegmedgat_c"], seed=seed)
-        left = [s for s in sources if not is_done("unsegmedgat_c", "border", seed, s.case)]
-        if left:
-            folder = work / f"shared_{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            state = shared_weights(sources, border, settings, folder)
-            for source in left:
-                yield _row(
-                    "unsegmedgat_c", "border", source, border, settings, Finish(), state=state
-                )
+    settings = replace(METHODS["unsegmedgat_c"], seed=seed)
+    left = [s for s in sources if not is_done("unsegmedgat_c", "border", seed, s.case)]
+    if left:
+        folder = work / f"shared_{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        state = shared_weights(sources, border, settings, folder)
+        for source in left:
+            yield _row("unsegmedgat_c", "border", source, border, settings, Finish(), state)
+
+
+def self_rows(
+    sources: Sequence[Source], work: Path, is_done: Callable[..., bool]
+) -> Iterator[Result]:
+    """The three losses on features of an encoder trained on the pool; arguments as above."""
     own = SelfFeatures(seed=0).prepared(sources, work)
-    main = Finish(main_components=True)
     for loss in ("ncut", "cc", "dmon"):
         settings = make_settings(layer="gcn", loss=loss, steps=40, lr=1e-2)
         for source in sources:
             if not is_done(f"{loss} gcn", "self", 0, source.case):
-                yield _row(f"{loss} gcn", "self", source, own, settings, main)
+                finish = Finish(main_components=True)
+                yield _row(f"{loss} gcn", "self", source, own, settings, finish)
 
 
 def _row(
     method: str, named: str, source: Source, features: FeatureSource, settings: Any,
-    finish: Finish, state: Any = None,
+    finish: Finish, state: State | None = None,
 ) -> Result:  # fmt: skip
     image = read_image(source)
     began = time.perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,6 @@ import numpy as np
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.unsupervised import is_possible
 
-SAME = "(same images)"
-STRONGEST = {("auto", "border"), ("GrabCut from the border", ""), ("k-means", "border")}
 COLUMNS = ("data", "method", "features", "images", "seeds", "iou", "low", "high", "seed_sd", "dice",
            "oracle_iou", "seconds", "memory_mb")  # fmt: skip
 
@@ -48,19 +46,6 @@ def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     return sorted(found, key=lambda row: (row["data"], -float(row["iou"])))
 
 
-def with_same_images(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Rows, and again those of the strongest methods on the images that the slow ones saw."""
-    few = {
-        (row["data"], row["case"]) for row in rows if row["method"] == "cc gcn"
-    }  # fmt: skip
-    again = [
-        {**row, "method": f"{row['method']} {SAME}"}
-        for row in rows
-        if (row["data"], row["case"]) in few and (row["method"], row["features"]) in STRONGEST
-    ]
-    return rows + again
-
-
 def _seed_spread(rows: list[dict[str, str]], seeds: list[str]) -> str:
     """Deviation between seeds of the mean over the images that have all of them."""
     if len(seeds) < 2:
@@ -73,10 +58,38 @@ def _seed_spread(rows: list[dict[str, str]], seeds: list[str]) -> str:
     return f"{np.std(means, ddof=1):.4f}"
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a table."""
+def differences(rows: Sequence[dict[str, str]]) -> list[str]:
+    """``auto`` less each method without learning, paired over images, as lines of a page."""
+    value: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in rows:
+        if row["seed"] == "0":
+            key = row["data"], row["method"], row["features"]
+            value.setdefault(key, {})[row["case"]] = 100 * float(row["iou"])
+    lines = [
+        "| data | IoU of auto less that of | difference [95 %] | wins |",
+        "|---|---|---|---|",
+    ]
+    for (data, method, features), own in value.items():
+        if features in ("", "border") and (not features or method == "k-means"):
+            ours = value[data, "auto", "border"]
+            gain = np.array([ours[case] - own[case] for case in own])
+            low, high = mean_intervals(gain[:, None])
+            shown = f"{method} ({features})" if features else method
+            interval = f"{gain.mean():+.1f} [{low[0]:+.1f}, {high[0]:+.1f}]"
+            lines.append(f"| {data} | {shown} | {interval} | {(gain > 0).sum()} of {len(gain)} |")
+    return lines
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows that ``quality`` and ``pool`` wrote, one file a set: ``ROWS_SET.csv``."""
+    files = sorted(path.parent.glob(f"{path.stem}_*.csv"))
+    return [row for file in files for row in read_table(file)]
 
 
 def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
@@ -86,37 +99,26 @@ def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
     """
     from _bench import replace_measured
 
-    found = summaries(with_same_images(read_rows(rows_file)))
+    rows = read_rows(rows_file)
+    found = summaries(rows)
     memory = {}
-    beside = target.with_stem(target.stem + "_memory")
+    beside = target.with_stem(f"{target.stem}_memory")
     if beside.is_file():
         memory = {
             (r["data"], r["method"], r["features"]): r["memory_mb"] for r in read_rows(beside)
         }
     for row in found:
-        key = (row["data"], row["method"].removesuffix(SAME).strip(), row["features"])
-        row["memory_mb"] = memory.get(key, "")
+        row["memory_mb"] = memory.get((row["data"], row["method"], row["features"]), "")
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(found)
     if page is not None:
-        replace_measured(page, markdown(found))
+        replace_measured(page, "\n".join([markdown(found), "", *differences(rows)]))
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """Two tables of a page: methods that saw many images, and the slow ones that saw few."""
-    most = max(int(row["images"]) for row in rows)
-    many = [row for row in rows if int(row["images"]) > most / 2]
-    few = [row for row in rows if int(row["images"]) <= most / 2]
-    parts = [_lines(many)]
-    if few:
-        parts.append("The slow ones saw the first few of the same random order alone:")
-        parts.append(_lines(few))
-    return "\n\n".join(parts)
-
-
-def _lines(rows: list[dict[str, str]]) -> str:
+    """The summary as a table of a page."""
     lines = [
         "| data | method | features | images | IoU [95 %] | seeds | Dice | oracle | s | MB |",
         "|---|---|---|---|---|---|---|---|---|---|",

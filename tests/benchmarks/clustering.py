@@ -169,18 +169,18 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
 
 
 class Rows:
-    """The file of rows: what it has, and one more at a time."""
+    """The files of rows, one a set: what they have, and one row more at a time."""
 
     def __init__(self, path: Path):
-        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._paths = {name: path.with_stem(f"{path.stem}_{name}") for name in SETS}
         self._done: set[tuple[str, ...]] = set()
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
+        for own in self._paths.values():
+            if not own.is_file():
+                own.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            with own.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     self._done.add(tuple(row[key] for key in COLUMNS[:5]))
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
 
     def has(self, name: str, method: str, features: str, seed: int, case: str) -> bool:
         """Whether this row is there."""
@@ -197,7 +197,7 @@ class Rows:
         oracle, _ = foreground_scores(mask, truth, oracle=True)
         row = (name, method, features, seed, case, f"{iou:.5f}", f"{dice:.5f}", f"{oracle:.5f}",
                f"{seconds:.3f}", flags)  # fmt: skip
-        with self._path.open("a", encoding="utf-8", newline="") as file:
+        with self._paths[name].open("a", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerow(row)
 
 
@@ -224,14 +224,17 @@ def quality(data: Path, rows: Rows, part: str, limit: int | None, n_grid: int) -
 
 def pool(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
     """Append the rows of methods that learn from all images of a set first."""
-    from _clustering_pool import pool_rows
+    from _clustering_pool import self_rows, shared_rows
 
-    for name in SETS:
-        sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
-        (work / name).mkdir(parents=True, exist_ok=True)
-        has = partial(rows.has, name)
-        for *key, mask, flags, seconds in pool_rows(sources, work / name, N_SEEDS, has):
-            rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
+    makers: list[Callable[..., Iterator[Any]]] = [self_rows]
+    makers += [partial(shared_rows, seed=seed) for seed in range(N_SEEDS)]
+    for make in makers:
+        for name in SETS:
+            sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
+            (work / name).mkdir(parents=True, exist_ok=True)
+            has = partial(rows.has, name)
+            for *key, mask, flags, seconds in make(sources, work / name, is_done=has):
+                rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
 def main() -> None:
