@@ -251,8 +251,9 @@ def run_steps(
 
 def make_optimizer(network: GraphClusterer, settings: ClusterSettings) -> torch.optim.Optimizer:
     """The optimizer of a method, one call for all of its small tensors."""
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), lr=settings.lr, weight_decay=settings.decay, foreach=True)
+    return torch.optim.AdamW(
+        network.parameters(), lr=settings.lr, weight_decay=settings.decay, foreach=True
+    )
 
 
 def stream_seed(seed: int, key: str) -> int:

@@ -31,9 +31,9 @@ class ClusterSettings:
         alpha: Threshold divisor (``cc``).
         signed: ``cc``: messages along negative edges too, without normalization.
         steps: Optimizer steps an image.
-        optimizer: ``adamw`` or ``adam``.
-        lr: Learning rate.
-        decay: Weight decay.
+        lr: Learning rate of AdamW.
+        decay: Weight decay, apart from the gradient. As part of Adam's gradient the same 0.01
+            outweighs the loss and makes all memberships equal.
         balance_weight: Weight of the term against unequal clusters.
         variant: Modularity, ``true`` or as ``released``.
         collapse: Modularity: whether its balance term is there (off in two released programs).
@@ -57,7 +57,6 @@ class ClusterSettings:
     alpha: float = 3.0
     signed: bool = False
     steps: int = 100
-    optimizer: Literal["adamw", "adam"] = "adamw"
     lr: float = 1e-3
     decay: float = 1e-2
     balance_weight: float = 1.0
@@ -119,11 +118,10 @@ METHODS: dict[str, ClusterSettings] = {
     ),
     "unsegmedgat": ClusterSettings(
         "unsegmedgat", "gat_series", "dmon", "unsegmedgat", graph="published", steps=60, tau=0.3,
-        optimizer="adam",
     ),
     "unsegmedgat_c": ClusterSettings(
         "unsegmedgat_c", "gat_series", "dmon", "unsegmedgat", graph="published", steps=55, tau=0.3,
-        optimizer="adam", shared_steps=15,
+        shared_steps=15,
     ),
 }  # fmt: skip
 """Methods in their correct forms: thresholds, steps and optimizers of the papers."""
@@ -133,11 +131,11 @@ _AS_RELEASED: dict[str, dict[str, Any]] = {
     "unseggnet": {"assign": "released", "variant": "released", "collapse": False},
     "unsegarmanet": {"assign": "released", "variant": "released", "collapse": False},
     "unsegmedgat": {
-        "assign": "released", "variant": "released", "optimizer": "adamw", "lr": 1e-4, "steps": 55,
+        "assign": "released", "variant": "released", "lr": 1e-4, "steps": 55,
         "tau": 0.5,
     },
     "unsegmedgat_c": {
-        "assign": "released", "variant": "released", "optimizer": "adamw", "lr": 1e-4, "steps": 55,
+        "assign": "released", "variant": "released", "lr": 1e-4, "steps": 55,
         "tau": 0.5, "shared_steps": 3, "steps_per_visit": 5,
     },
 }  # fmt: skip
