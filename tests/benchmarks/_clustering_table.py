@@ -105,7 +105,7 @@ def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
     beside = target.with_stem(f"{target.stem}_memory")
     if beside.is_file():
         memory = {
-            (r["data"], r["method"], r["features"]): r["memory_mb"] for r in read_rows(beside)
+            (r["data"], r["method"], r["features"]): r["memory_mb"] for r in read_table(beside)
         }
     for row in found:
         row["memory_mb"] = memory.get((row["data"], row["method"], row["features"]), "")
