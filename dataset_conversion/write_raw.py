@@ -95,7 +95,7 @@ def write_raw(
 
     Args:
         dataset: Cases with their roles; the label table is final.
-        folder: ``$nnUNet_raw/DatasetXXX_Name``.
+        folder: ``$nnUNet_raw/DatasetNNN_Name``.
         overwrite: Replace an existing folder.
         dry_run: Read and check everything, write nothing.
         fix_geometry: ``None``, ``header`` or ``resample`` (see ``prepare.CaseJob``).

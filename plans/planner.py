@@ -315,7 +315,7 @@ def make_plans(
     The raw data set and its ``dataset_fingerprint.json`` must exist.
 
     Args:
-        dataset_name: ``DatasetXXX_Name``.
+        dataset_name: ``DatasetNNN_Name``.
         planner: A key of ``PLANNERS``.
         layers: Recipe layers by source, weakest first (named recipe, file, ``--set``).
         derive: Called with the axis across which slices are cut; returns the values measured on

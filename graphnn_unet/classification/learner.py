@@ -139,13 +139,9 @@ class Learner:
     def _spread(self, code: Tensor, *, thorough: bool) -> tuple[Tensor, Tensor, Spread]:
         feature, logits = embed(self.mean, self.material, self.settings)
         affinity = build_graph(feature, self.settings, self.material.images.cases)
-        return (
-            feature,
-            logits,
-            spread(
-                affinity, code, self.material.sizes, self.settings, seen=logits, thorough=thorough
-            ),
-        )
+        sizes, settings = self.material.sizes, self.settings
+        found = spread(affinity, code, sizes, settings, seen=logits, thorough=thorough)
+        return feature, logits, found
 
     def _supervised(self) -> None:
         settings, here = self.settings, self.progression

@@ -162,7 +162,8 @@ def _require_ranges(settings: ClassifySettings) -> None:
     for name in _AT_LEAST_1:
         _require(settings, name, getattr(settings, name) >= 1, "it starts at 1")
     for name in _NOT_NEGATIVE:
-        _require(settings, name, getattr(settings, name) >= 0, "it starts at 0")
+        holds = 0 <= getattr(settings, name) < float("inf")
+        _require(settings, name, holds, "it starts at 0 and is finite")
     for name in _POSITIVE:
         _require(settings, name, 0 < getattr(settings, name) < float("inf"), "it is positive")
     for name in ("dropout", "averaging", "validation_share"):

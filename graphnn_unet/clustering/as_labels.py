@@ -39,7 +39,7 @@ def write_pseudo_labels(
     Args:
         sources: Images that have a label map in ``maps``.
         maps: Folder of label maps.
-        folder: ``$nnUNet_raw/DatasetXXX_Name``.
+        folder: ``$nnUNet_raw/DatasetNNN_Name``.
         origin: Folder of the images, for the record.
         overwrite: Replace the data set if it exists.
 

@@ -166,7 +166,7 @@ def check_dataset(
     """Check all files of a raw data set; nothing is written.
 
     Args:
-        raw_folder: ``DatasetXXX_Name`` with ``dataset.json``, ``imagesTr`` ...
+        raw_folder: ``DatasetNNN_Name`` with ``dataset.json``, ``imagesTr`` ...
         n_workers: Worker processes, 0 for none; chosen from the size of the data without it.
         allow_origin_mismatch: Take a label map with another origin than its image as a warning.
 

@@ -27,7 +27,7 @@ class Folders:
     """The three folders in use and where each was taken from.
 
     Attributes:
-        raw: Raw data sets, ``DatasetXXX_Name`` each.
+        raw: Raw data sets, ``DatasetNNN_Name`` each.
         preprocessed: Plans, fingerprints and preprocessed cases.
         results: Trained models.
         sources: For each of the three names the variable or default that set it.
@@ -107,7 +107,7 @@ def resolve_dataset(name_or_id: str | int) -> str:
 
 
 def dataset_id(full_name: str) -> int:
-    """The number of ``DatasetXXX_Name``."""
+    """The number of ``DatasetNNN_Name``."""
     return int(full_name[7:10])
 
 

@@ -75,7 +75,7 @@ def preprocess_configuration(
     """Preprocess all training cases of one configuration.
 
     Args:
-        dataset_folder: ``$nnUNet_preprocessed/DatasetXXX_Name``; its lock is held by the caller.
+        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``; its lock is held by the caller.
         cases: Training cases by id (roles ``labeled`` and ``unlabeled``).
         plans: The plan.
         configuration: Name of the configuration.

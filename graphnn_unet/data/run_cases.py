@@ -47,7 +47,7 @@ def select_cases(
     """Choose the cases of a run from the manifest of a preprocessed configuration.
 
     Args:
-        dataset_folder: ``$nnUNet_preprocessed/DatasetXXX_Name``.
+        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
         identifier: Folder name of the preprocessed labelled cases.
         n_labeled: How many labelled cases count as labelled; ``None`` for all.
         draw: Which ones.

@@ -39,7 +39,7 @@ def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
     """Install a model zip of ``gnnunet_export`` or ``nnUNetv2_export_model_to_zip``.
 
     Args:
-        archive: The zip; it holds files of one model folder ``DatasetXXX_Name/TRAINER__...``.
+        archive: The zip; it holds files of one model folder ``DatasetNNN_Name/TRAINER__...``.
         overwrite: Replace an installed model of the same name.
 
     Returns:
