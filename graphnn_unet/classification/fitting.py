@@ -53,12 +53,14 @@ class Material:
         normalization: For their pixels.
         sizes: Number of classes a finding; logits stand side by side in this order.
         device: To compute on.
+        description: ``(n, r)`` unit rows of hand-made descriptors, or none.
     """
 
     images: ImageSet
     normalization: Normalization
     sizes: tuple[int, ...]
     device: torch.device
+    description: Tensor | None = None
 
     def batch(self, index: Tensor) -> Tensor:
         """Normalised images."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphnn_unet.classification.descriptors import joined
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import (
     Material,
@@ -132,12 +133,13 @@ class Learner:
             self._next_phase(DONE)
 
     def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Tensor, Spread]:
-        """Features and logits of all images, and the labels spread over their graph."""
+        """Rows of the graph and logits of all images, and the labels spread over that graph."""
         code = self.labels.everything if use_validation else self.labels.training
         return self._spread(code, thorough=True)
 
     def _spread(self, code: Tensor, *, thorough: bool) -> tuple[Tensor, Tensor, Spread]:
         feature, logits = embed(self.mean, self.material, self.settings)
+        feature = joined(feature, self.material.description, self.settings.descriptor_share)
         affinity = build_graph(feature, self.settings, self.material.images.cases)
         sizes, settings = self.material.sizes, self.settings
         found = spread(affinity, code, sizes, settings, seen=logits, thorough=thorough)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphnn_unet.classification.descriptors import Describer, joined
 from graphnn_unet.classification.encoders import make_encoder
 from graphnn_unet.classification.fitting import Material, embed, epoch_generator
 from graphnn_unet.classification.images import (
@@ -79,7 +80,7 @@ class ClassificationResult:
         output: Folder of the results.
         answers: Decisions, probabilities, certainties and neighbors of all images.
         scores: Figures of each finding, where the truth was given.
-        feature: ``(n, q)`` unit rows of the images.
+        feature: ``(n, q)`` unit rows of the images, whose cosines are the graph's.
         faults: Images that could not be read.
     """
 
@@ -184,7 +185,13 @@ class _Job:
         self.code = encode(table, self.findings, self.images.cases)
         self.groups = groups_of(table, self.images.cases)
         _require_labels_left(table, self.findings, self.images)
-        self.material = Material(self.images, Normalization.of(self.images), self.sizes, device)
+        self.describer = None
+        if settings.descriptor_share > 0:
+            self.describer = Describer.of(self.images, settings.augmentation)
+        self.material = Material(
+            self.images, Normalization.of(self.images), self.sizes, device,
+            self.describer(self.images) if self.describer else None,
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             body, self.plan = make_encoder(encoder, self.images.pixels.shape[1], self.images.n_dims)
@@ -221,7 +228,7 @@ class _Job:
         answers = self._answers(feature, found.score, logits, given)
         stored = StoredModel(
             learner.mean, self.plan, settings, self.findings, self.material.normalization,
-            self.images.pixels.shape[-1], cases, feature, found.score, given,
+            self.images.pixels.shape[-1], cases, feature, found.score, given, self.describer,
         )  # fmt: skip
         save_model(stored, self.output)
         scores = evaluate_answers(answers, truth)
@@ -311,6 +318,8 @@ def _extended(
         )
     material = Material(found, model.normalization, model.sizes, device)
     feature, logits = embed(model.network.to(device), material, model.settings)
+    description = model.describer(found) if model.describer else None
+    feature = joined(feature, description, model.settings.descriptor_share)
     score, near = extend(feature, model.feature, model.score, model.sizes, model.settings)
     labeled = (model.code >= 0).any(dim=1).nonzero().flatten()
     rows, cosine = labeled_neighbors(feature, model.feature, labeled, NEIGHBORS_SHOWN)

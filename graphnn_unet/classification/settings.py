@@ -29,6 +29,8 @@ class ClassifySettings:
         variation: For ``p = 1``: ``tv`` (exact; gives way to ``ratio`` where it collapses) or
             ``ratio`` (balanced, a reconstruction).
         n_neighbors: Links of a node; 0 takes a twentieth of the images, from 10 to 50.
+        descriptor_share: Share of hand-made descriptors (``descriptors.py``) in the cosine of two
+            images; the network has the rest. 0 is the network alone, as in the paper.
         gamma: Power of the cosine.
         symmetrize: How directed links become a symmetric graph.
         alpha: Reach of the diffusion, ``0 <= alpha < 1``. Near 1 and without ``prior`` a frequent
@@ -68,11 +70,12 @@ class ClassifySettings:
     p: int = 2
     variation: Variation = "tv"
     n_neighbors: int = 0
+    descriptor_share: float = 0.7
     gamma: float = 3.0
     symmetrize: Symmetrize = "sum"
     alpha: float = 0.9
     prior: bool = False
-    network_weight: float = 0.3
+    network_weight: float = 0.1
     final_uses_validation: bool = False
     image_size: int = 0
     batch_size: int = 32
@@ -168,6 +171,8 @@ def _require_ranges(settings: ClassifySettings) -> None:
         _require(settings, name, 0 < getattr(settings, name) < float("inf"), "it is positive")
     for name in ("dropout", "averaging", "validation_share"):
         _require(settings, name, 0 <= getattr(settings, name) < 1, "it lies in [0, 1)")
+    share = settings.descriptor_share
+    _require(settings, "descriptor_share", 0 <= share <= 1, "it lies in [0, 1]")
     size = settings.image_size
     _require(settings, "image_size", size == 0 or size >= 16, "images are at least 16 wide")
 

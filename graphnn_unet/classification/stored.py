@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphnn_unet.classification.descriptors import Describer
 from graphnn_unet.classification.encoders import (
     EmbeddingNetwork,
     EncoderPlan,
@@ -31,7 +32,7 @@ from graphnn_unet.storage.atomic import atomic_path
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 MODEL, CHECKPOINT = "model.pth", "checkpoint_latest.pth"
-_KEY, _VERSION = "gnnunet_classify", 1
+_KEY, _VERSION = "gnnunet_classify", 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class StoredModel:
         feature: ``(n, q)`` float32 unit rows.
         score: ``(n, k)`` float64 diffused labels.
         code: ``(n, f)`` given labels.
+        describer: Where descriptors take part in ``feature``.
     """
 
     network: EmbeddingNetwork
@@ -61,6 +63,7 @@ class StoredModel:
     feature: Tensor
     score: Tensor
     code: Tensor
+    describer: Describer | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -84,6 +87,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
             "feature": model.feature,
             "score": model.score,
             "code": model.code,
+            "describer": model.describer.as_dict() if model.describer else None,
         },
     }
     with atomic_path(folder / MODEL) as temporary:
@@ -130,6 +134,7 @@ def load_model(
             network, plan, settings, findings,
             Normalization(tuple(own["mean"]), tuple(own["deviation"])), own["image_size"],
             tuple(own["cases"]), own["feature"], own["score"], own["code"],
+            Describer.from_dict(own["describer"]) if own["describer"] else None,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):

@@ -28,7 +28,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _bench import REPEATS, Bench, arguments, peak_memory_mb
 
 from graphnn_unet import graph
+from graphnn_unet.classification.descriptors import Describer, joined
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import Material, embed
 from graphnn_unet.classification.images import ImageSet, Normalization, find_images, load_images
@@ -56,13 +59,17 @@ from graphnn_unet.storage.atomic import write_csv, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("GNNUNET_TEST_DATA", ROOT.parent / "shared" / "data"))
-SHARES, DRAWS, MOST = (0.05, 0.10, 0.20), 5, 0.70
+SHARES, DRAWS, MOST = (0.05, 0.10, 0.20), 20, 0.70
 SETS = ("WBC", "ChestXray")
 COLUMNS = (
     "set", "labeled_share", "n_labeled", "draw", "method", "n_test", "accuracy",
     "balanced_accuracy", "macro_f1", "auc", "calibration_error", "seconds",
 )  # fmt: skip
 BASE = ClassifySettings(image_size=64, max_epochs=40, rounds=10, validation_share=0.0)
+PASSES: dict[str, dict[str, Any]] = {
+    "p=2": {"p": 2}, "p=1": {"p": 1}, "p=2 without descriptors": {"p": 2, "descriptor_share": 0.0},
+}  # fmt: skip
+LINEAR_C = 30.0
 OF_SET = {"WBC": {"augmentation": "any-orientation"}, "ChestXray": {}}
 
 
@@ -131,8 +138,9 @@ class Draw:
             part.images.cases[: part.n_training], part.images.pixels[: part.n_training]
         )
         scale = Normalization.of(training)
-        self.training = Material(training, scale, sizes, cpu)
-        self.everything = Material(part.images, scale, sizes, cpu)
+        describer = Describer.of(training, self.settings.augmentation)
+        self.training = Material(training, scale, sizes, cpu, describer(training))
+        self.everything = Material(part.images, scale, sizes, cpu, describer(part.images))
         self.split = GivenLabels(self.code, torch.full_like(self.code, UNLABELED))
 
     def rows(self) -> Iterator[dict[str, object]]:
@@ -149,10 +157,13 @@ class Draw:
         yield self._network_row("supervised", supervised, trained)
         if self.share == MOST:
             return
-        yield from self._one_pass(first.mean, trained)
-        for p in (2, 1):
-            dynamic = self._rounds(begin, p=p)
-            yield self._graph_row(f"dynamic p={p}", dynamic, p, trained)
+        yield self._linear_row(supervised, trained)
+        yield self._spreading_row(first.mean, trained)
+        for shown, changes in PASSES.items():
+            yield self._graph_row(f"one-pass {shown}", first.mean, changes, trained)
+        for shown, changes in PASSES.items():
+            dynamic = self._rounds(begin, **changes)
+            yield self._graph_row(f"dynamic {shown}", dynamic, changes, trained)
 
     def _new_network(self) -> EmbeddingNetwork:
         with torch.random.fork_rng(devices=[]):
@@ -174,26 +185,40 @@ class Draw:
         learner.fit()
         return learner.mean
 
-    def _one_pass(self, network: EmbeddingNetwork, trained: float) -> Iterator[dict[str, object]]:
-        yield self._spreading_row(network, trained)
-        for p in (2, 1):
-            yield self._graph_row(f"one-pass p={p}", network, p, trained)
-
     def _all_labels(self) -> Tensor:
         code = torch.full((len(self.part.truth), 1), UNLABELED)
         code[: self.part.n_training] = self.code
         return code
 
     def _graph_row(
-        self, method: str, network: EmbeddingNetwork, p: int, trained: float
+        self, method: str, network: EmbeddingNetwork, changes: dict[str, Any], trained: float
     ) -> dict[str, object]:
         start = time.monotonic()
-        settings = replace(self.settings, p=p)
-        feature, logits = embed(network, self.everything, settings)
+        settings = replace(self.settings, **changes)
+        feature, logits = self._rows_of_graph(network, settings)
         affinity = build_graph(feature, settings, self.part.images.cases)
         found = spread(affinity, self._all_labels(), self.everything.sizes, settings, seen=logits)
         seconds = trained + time.monotonic() - start
         return self._row(method, found.predicted[:, 0], found.score, seconds)
+
+    def _rows_of_graph(
+        self, network: EmbeddingNetwork, settings: ClassifySettings
+    ) -> tuple[Tensor, Tensor]:
+        feature, logits = embed(network, self.everything, settings)
+        return joined(feature, self.everything.description, settings.descriptor_share), logits
+
+    def _linear_row(self, network: EmbeddingNetwork, trained: float) -> dict[str, object]:
+        """What the same features and descriptors give without unlabeled images."""
+        from sklearn.linear_model import LogisticRegression
+
+        feature, _ = self._rows_of_graph(network, self.settings)
+        start = time.monotonic()
+        known = (self.code[:, 0] >= 0).nonzero().flatten()
+        theirs = LogisticRegression(C=LINEAR_C, class_weight="balanced", max_iter=1000)
+        theirs.fit(feature[known].numpy(), self.code[known, 0].numpy())
+        probability = torch.from_numpy(theirs.predict_proba(feature.numpy()))
+        seconds = trained + time.monotonic() - start
+        return self._row("logistic regression", probability.argmax(dim=1), probability, seconds)
 
     def _network_row(
         self, method: str, network: EmbeddingNetwork, trained: float
@@ -205,7 +230,7 @@ class Draw:
     def _spreading_row(self, network: EmbeddingNetwork, trained: float) -> dict[str, object]:
         from sklearn.semi_supervised import LabelSpreading
 
-        feature, _ = embed(network, self.everything, self.settings)
+        feature, _ = self._rows_of_graph(network, self.settings)
         start = time.monotonic()
         theirs = LabelSpreading(
             kernel="knn", n_neighbors=self.settings.neighbors(len(feature)),
@@ -242,12 +267,12 @@ def jobs() -> Iterator[tuple[str, float, int]]:
                 yield name, share, draw
 
 
-def measure(state: Path) -> None:
-    """Do what is not done yet, one file a draw."""
+def measure(state: Path, part: int, n_parts: int) -> None:
+    """Do what is not done yet, one file a draw, each ``n_parts``-th of them."""
     set_quiet(True)
     torch.set_num_threads(1)
     parts = {name: read_set(name) for name in SETS}
-    for name, share, draw in jobs():
+    for name, share, draw in islice(jobs(), part, None, n_parts):
         file = state / f"{name}_{round(100 * share)}_{draw}.json"
         if not file.is_file():
             rows = list(Draw(name, parts[name], share, draw).rows())
@@ -287,10 +312,17 @@ def compare(bench: Bench, rows: list[dict[str, object]]) -> list[dict[str, objec
             for row in rows
             if row["set"] == name
         }
-        for method in ("dynamic p=2", "dynamic p=1", "one-pass p=2", "one-pass p=1"):
-            goal = method.startswith("dynamic")
-            table += _paired(bench, name, found, method, "supervised", goal=goal)
-        table += _paired(bench, name, found, "one-pass p=2", "LabelSpreading", goal=False)
+        for kind in ("dynamic", "one-pass"):
+            for shown in PASSES:
+                goal = kind == "dynamic" and "without" not in shown
+                table += _paired(bench, name, found, f"{kind} {shown}", "supervised", goal=goal)
+        for method, other in (
+            ("dynamic p=2", "dynamic p=2 without descriptors"),
+            ("dynamic p=2", "one-pass p=2"),
+            ("dynamic p=2", "logistic regression"),
+            ("one-pass p=2", "LabelSpreading"),
+        ):
+            table += _paired(bench, name, found, method, other, goal=False)
         many = [value for (method, share, _), value in found.items() if share == MOST]
         few = [
             value for (method, share, _), value in found.items()
@@ -446,6 +478,10 @@ def more_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, metavar="DIR", help="one file a measured draw")
     parser.add_argument("--measure", action="store_true", help="measure what is missing in DIR")
     parser.add_argument(
+        "--part", type=int, nargs=2, default=(0, 1), metavar=("I", "N"),
+        help="measure each N-th draw from the I-th on: for N processes side by side",
+    )  # fmt: skip
+    parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="write the rows there, pairs beside"
     )
     parser.add_argument("--largest", type=int, default=112_000, help="nodes of the growth")
@@ -456,7 +492,7 @@ def main() -> int:
     """Measure, or make records from what was measured."""
     chosen = arguments(__doc__.splitlines()[0], more_flags)
     if chosen.measure:
-        measure(chosen.state)
+        measure(chosen.state, *chosen.part)
         return 0
     bench = Bench(chosen)
     if chosen.only == "diffusion":

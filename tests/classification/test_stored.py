@@ -91,7 +91,7 @@ def test_own_encoder_is_given_again(study, quick):
     later = classify(
         study.images, None, study.root / "later", model=out, encoder=mine, device="cpu"
     )
-    assert later.feature.shape == (36, 6)
+    assert later.feature.shape[1] > 6  # descriptors beside
 
 
 def test_settings_that_cannot_be_used_are_refused():

@@ -1,0 +1,228 @@
+"""Hand-made descriptors of whole images: a second view of them, which no label has to teach.
+
+From ten labels a network learns a poor similarity, and labels spread over it repeat its errors.
+Colors, edges and where they are do not depend on the labels, so they err elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from graphnn_unet.classification.images import ImageSet
+from graphnn_unet.classification.settings import Augmentation
+
+_BATCH = 256
+_SCALES = (1.0, 2.0, 4.0)  # pixels
+_N_LEVELS, _N_EDGE_LEVELS, _N_RINGS, _N_CELLS = 16, 12, 8, 4
+_THUMBNAIL = {2: 16, 3: 8}
+_LARGEST_SAMPLE = 1024
+_LAB_RANGE = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))  # stains and skin stay within
+_VOLUME_RANGE = (-3.0, 3.0)  # deviations
+
+_ANYWHERE = ("levels", "edges")
+_TURNED, _UPRIGHT = ("rings",), ("gradients", "thumbnail")
+
+
+@dataclass(frozen=True)
+class Describer:
+    """Describes images, with what it learned of a set of them and without labels.
+
+    The parts, each brought to unit variance a number and to unit length an image:
+
+    * ``levels``: histogram of each channel; colors in CIELAB.
+    * ``edges``: histograms of gradient magnitude and Laplacian of Gaussian at 1, 2 and 4 pixels.
+    * ``rings``: mean and deviation of each channel in rings around the center. For images without
+      an up and down.
+    * ``gradients``: histograms of oriented gradients in a 4 x 4 grid (pictures alone), and
+      ``thumbnail``: the image in 16 x 16 pixels or 8 x 8 x 8 voxels. For upright images.
+
+    Attributes:
+        parts: Their names.
+        bins: ``(2 * scales, bins - 1)`` borders of the histograms of ``edges``.
+        mean: Of each number of each part.
+        deviation: Of each; 1 where a number never changes.
+
+    Source: histograms of oriented gradients after Dalal and Triggs, CVPR 2005, by scikit-image.
+    """
+
+    parts: tuple[str, ...]
+    bins: NDArray[np.float64]
+    mean: tuple[NDArray[np.float64], ...]
+    deviation: tuple[NDArray[np.float64], ...]
+
+    @classmethod
+    def of(cls, images: ImageSet, augmentation: Augmentation) -> Describer:
+        """Learn bins and scales of a set.
+
+        Args:
+            images: All that are to be compared.
+            augmentation: ``any-orientation`` chooses parts that do not change when an image turns.
+        """
+        placed = _TURNED if augmentation == "any-orientation" else _UPRIGHT
+        if images.n_dims == 3:
+            placed = tuple(part for part in placed if part != "gradients")
+        parts = (*_ANYWHERE, *placed)
+        step = -(-len(images.pixels) // _LARGEST_SAMPLE)
+        sample = _channels(images.pixels[::step])[:, 0]
+        inner = np.linspace(0, 1, _N_EDGE_LEVELS + 1)[1:-1]
+        bins = np.stack([np.quantile(found, inner) for found in _responses(sample)])
+        raw = cls(parts, bins, (), ())._raw(images.pixels)
+        spread = [part.std(axis=0) for part in raw]
+        return cls(
+            parts, bins, tuple(part.mean(axis=0) for part in raw),
+            tuple(np.where(one > 1e-9, one, 1.0) for one in spread),
+        )  # fmt: skip
+
+    def __call__(self, images: ImageSet) -> Tensor:
+        """``(n, q)`` float32 of unit length, in which the parts weigh the same."""
+        scaled = []
+        for part, mean, deviation in zip(
+            self._raw(images.pixels), self.mean, self.deviation, strict=True
+        ):
+            row = torch.from_numpy((part - mean) / deviation)
+            scaled.append(torch.nn.functional.normalize(row, dim=1))
+        return torch.nn.functional.normalize(torch.cat(scaled, dim=1), dim=1).float()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values and tensors, for a file."""
+        return {
+            "parts": list(self.parts),
+            "bins": torch.from_numpy(self.bins),
+            "mean": [torch.from_numpy(one) for one in self.mean],
+            "deviation": [torch.from_numpy(one) for one in self.deviation],
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Describer:
+        """From what :meth:`as_dict` gave."""
+        return cls(
+            tuple(stored["parts"]), stored["bins"].numpy(),
+            tuple(one.numpy() for one in stored["mean"]),
+            tuple(one.numpy() for one in stored["deviation"]),
+        )  # fmt: skip
+
+    def _raw(self, pixels: Tensor) -> list[NDArray[np.float64]]:
+        found: list[list[NDArray[np.float64]]] = [[] for _ in self.parts]
+        for batch in pixels.split(_BATCH):
+            channels = _channels(batch)
+            for part, rows in zip(self.parts, found, strict=True):
+                rows.append(self._part(part, channels))
+        return [np.concatenate(rows) for rows in found]
+
+    def _part(self, part: str, channels: NDArray[np.float64]) -> NDArray[np.float64]:
+        if part == "levels":
+            return _levels(channels)
+        if part == "edges":
+            responses = _responses(channels[:, 0])
+            pairs = zip(responses, self.bins, strict=True)
+            return np.concatenate([_shares(np.searchsorted(b, r), len(b) + 1) for r, b in pairs], 1)
+        if part == "rings":
+            return _rings(channels)
+        return _gradients(channels[:, 0]) if part == "gradients" else _thumbnail(channels)
+
+
+def joined(feature: Tensor, description: Tensor | None, share: float) -> Tensor:
+    """Rows whose cosine is ``(1 - share) cos(network) + share cos(descriptors)``.
+
+    Args:
+        feature: ``(n, q)`` unit rows; zero rows count as unlike everything.
+        description: ``(n, r)`` unit rows; ``None`` for none.
+        share: In [0, 1].
+
+    Returns:
+        ``(n, q + r)`` rows of unit length.
+    """
+    if description is None or share == 0:
+        return feature
+    both = torch.cat([(1 - share) ** 0.5 * feature, share**0.5 * description], dim=1)
+    return torch.nn.functional.normalize(both, dim=1)
+
+
+def _channels(pixels: Tensor) -> NDArray[np.float64]:
+    """``(n, c, ...)`` with values in [0, 1], the first channel the lightness."""
+    values = pixels.numpy().astype(np.float64)
+    if pixels.dim() == 5:
+        ranges: tuple[tuple[float, float], ...] = (_VOLUME_RANGE,)
+    elif pixels.shape[1] == 3:
+        from skimage.color import rgb2lab
+
+        values, ranges = rgb2lab(values / 255, channel_axis=1), _LAB_RANGE
+    else:
+        ranges = ((0.0, 255.0),)
+    low, high = np.array(ranges).T.reshape(2, 1, -1, *[1] * (values.ndim - 2))
+    return np.clip((values - low) / (high - low), 0, 1)
+
+
+def _shares(level: NDArray[np.intp], n_levels: int) -> NDArray[np.float64]:
+    """``(n, n_levels)`` roots of the shares of pixels at each level, so that rare ones count."""
+    rows = level.reshape(len(level), -1)
+    count = np.stack([np.bincount(row, minlength=n_levels) for row in rows])
+    return np.sqrt(count / rows.shape[1])
+
+
+def _levels(channels: NDArray[np.float64]) -> NDArray[np.float64]:
+    level = np.minimum((channels * _N_LEVELS).astype(np.intp), _N_LEVELS - 1)
+    return np.concatenate(
+        [_shares(level[:, one], _N_LEVELS) for one in range(level.shape[1])], axis=1
+    )
+
+
+def _responses(lightness: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Laplacian and gradient magnitude of each image ``(n, ...)`` at each scale."""
+    n_dims = lightness.ndim - 1
+    made = []
+    for scale in _SCALES:
+        # a sigma for each axis, 0 for that of the images: scipy's gradient magnitude takes `axes`,
+        # but differentiates along the others too
+        sigma = [0.0, *[scale] * n_dims]
+        slopes = [
+            ndimage.gaussian_filter(lightness, sigma, order=[0, *unit])
+            for unit in np.eye(n_dims, dtype=int)
+        ]
+        bends = [
+            ndimage.gaussian_filter(lightness, sigma, order=[0, *(2 * unit)])
+            for unit in np.eye(n_dims, dtype=int)
+        ]
+        made += [sum(bends), np.sqrt(sum(slope**2 for slope in slopes))]
+    return made
+
+
+def _rings(channels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean and deviation in rings of equal width; the corners are one more."""
+    shape = channels.shape[2:]
+    center = [(n - 1) / 2 for n in shape]
+    grid = np.meshgrid(*(np.arange(n) - c for n, c in zip(shape, center, strict=True)))
+    radius = np.sqrt(sum(axis**2 for axis in grid)) / (min(shape) / 2)
+    ring = np.minimum((radius * _N_RINGS).astype(int), _N_RINGS).ravel()
+    member = np.eye(_N_RINGS + 1)[ring]
+    member = member[:, member.any(axis=0)]
+    member /= member.sum(axis=0)
+    flat = channels.reshape(*channels.shape[:2], -1)
+    mean = flat @ member
+    variance = np.maximum(flat**2 @ member - mean**2, 0)
+    return np.concatenate([mean, np.sqrt(variance)], axis=2).reshape(len(flat), -1)
+
+
+def _gradients(lightness: NDArray[np.float64]) -> NDArray[np.float64]:
+    from skimage.feature import hog
+
+    cell = [n // _N_CELLS for n in lightness.shape[1:]]
+    return np.stack(
+        [hog(one, 8, pixels_per_cell=cell, cells_per_block=(2, 2)) for one in lightness]
+    )
+
+
+def _thumbnail(channels: NDArray[np.float64]) -> NDArray[np.float64]:
+    n_dims = channels.ndim - 2
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    if n_dims == 3:
+        pool = torch.nn.functional.adaptive_avg_pool3d
+    return pool(torch.from_numpy(channels), _THUMBNAIL[n_dims]).flatten(1).numpy()
