@@ -142,7 +142,7 @@ class Learner:
         feature = joined(feature, self.material.description, self.settings.descriptor_share)
         affinity = build_graph(feature, self.settings, self.material.images.cases)
         sizes, settings = self.material.sizes, self.settings
-        found = spread(affinity, code, sizes, settings, seen=logits, thorough=thorough)
+        found = spread(affinity, code, sizes, settings, thorough=thorough)
         return feature, logits, found
 
     def _supervised(self) -> None:

@@ -37,8 +37,6 @@ class ClassifySettings:
             class takes all nodes.
         prior: Give every class the same mass of labels before the diffusion: more of the rare
             classes is found, at the cost of accuracy.
-        network_weight: Weight of what the network itself says of an unlabeled image, beside a label
-            of weight 1; 0 spreads labels alone, as in the paper.
         final_uses_validation: Let the held-out labels take part in the final diffusion.
         image_size: Edge in pixels or voxels that images are brought to; 0 chooses 64 for
             pictures and 32 for volumes.
@@ -75,7 +73,6 @@ class ClassifySettings:
     symmetrize: Symmetrize = "sum"
     alpha: float = 0.9
     prior: bool = False
-    network_weight: float = 0.1
     final_uses_validation: bool = False
     image_size: int = 0
     batch_size: int = 32
@@ -130,7 +127,6 @@ _AT_LEAST_1 = (
 )  # fmt: skip
 _NOT_NEGATIVE = (
     "n_neighbors",
-    "network_weight",
     "image_size",
     "a_max",
     "ramp_rounds",

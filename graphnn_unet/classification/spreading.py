@@ -78,22 +78,15 @@ def spread(
     sizes: Sequence[int],
     settings: ClassifySettings,
     *,
-    seen: Tensor | None = None,
     thorough: bool = True,
 ) -> Spread:
-    """Diffuse labels over a graph, and with them what a network says of the other nodes.
-
-        H = (I - alpha S)^-1 (Y + network_weight P)
-
-    ``P`` is the network's softmax at unlabeled nodes. A node that no label reaches stays without
-    scores, whatever the network says of its neighbours.
+    """Diffuse labels over a graph: ``H = (I - alpha S)^-1 Y``.
 
     Args:
         affinity: ``(n, n)`` sparse, symmetric.
         code: ``(n, f)`` classes of the labeled nodes, ``UNLABELED`` elsewhere.
         sizes: Classes a finding.
-        settings: ``p``, ``alpha``, ``prior``, ``network_weight``, ``variation``.
-        seen: ``(n, k)`` logits of a network; without them labels alone are diffused.
+        settings: ``p``, ``alpha``, ``prior``, ``variation``.
         thorough: For ``p = 1``: try several starts of a balanced cut.
 
     Returns:
@@ -103,20 +96,11 @@ def spread(
     Cost: conjugate gradients on all columns at once, and with ``p = 1`` a cut a class.
     """  # fmt: skip
     label = one_hot(code, sizes)
-    opinion = label[:, :0]
-    if seen is not None and settings.network_weight > 0:
-        opinion = settings.network_weight * opinions(seen, code, sizes)
     if settings.prior:
-        mass = label.sum(dim=0).clamp(min=1)
-        label, opinion = label / mass, opinion / mass[: opinion.shape[1]]
+        label = label / label.sum(dim=0).clamp(min=1)
     system = DiffusionSystem(affinity.to(torch.float64), settings.alpha)
-    both = torch.cat([label, opinion], dim=1)
-    found = system.solve(both, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS)
-    score = found.value.clamp(min=0)
-    score, own = score[:, : label.shape[1]], score[:, label.shape[1] :]
-    if own.shape[1]:
-        score = torch.where(reached(score, sizes), score + own, 0.0)
-    score = normalized(score, sizes)
+    found = system.solve(label, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS)
+    score = normalized(found.value.clamp(min=0), sizes)
     figures: dict[str, Any] = {
         "iterations": found.n_iterations,
         "residual": found.residual,
@@ -125,21 +109,6 @@ def spread(
     if settings.p == 1:
         score = _with_cuts(affinity, code, sizes, score, settings, figures, thorough=thorough)
     return with_decisions(score, code, sizes, figures)
-
-
-def opinions(logits: Tensor, code: Tensor, sizes: Sequence[int]) -> Tensor:
-    """``(n, k)`` float64: softmax of each finding where it has no label, 0 where it has one."""
-    parts = [
-        torch.where(code[:, finding, None] < 0, part.double().softmax(dim=1), 0.0)
-        for finding, part in enumerate(logits.split(list(sizes), dim=1))
-    ]
-    return torch.cat(parts, dim=1)
-
-
-def reached(score: Tensor, sizes: Sequence[int]) -> Tensor:
-    """``(n, k)``: whether any label of the column's finding reaches the node."""
-    parts = [part.sum(dim=1, keepdim=True) > 0 for part in score.split(list(sizes), dim=1)]
-    return torch.cat([p.expand(-1, n) for p, n in zip(parts, sizes, strict=True)], dim=1)
 
 
 def _with_cuts(

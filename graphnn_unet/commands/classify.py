@@ -26,7 +26,7 @@ Exit status: 0 done, 2 nothing could be done, 3 some images could not be read.
 """
 _SETTINGS = (
     "mode", "p", "variation", "n_neighbors", "gamma", "symmetrize", "alpha", "prior",
-    "network_weight", "descriptor_share", "final_uses_validation", "image_size", "batch_size",
+    "descriptor_share", "final_uses_validation", "image_size", "batch_size",
     "learning_rate", "averaging", "dropout", "max_epochs", "patience", "rounds",
     "round_patience", "validation_share", "trust", "a_max", "tta", "augmentation", "seed",
 )  # fmt: skip
@@ -65,8 +65,6 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     add("--symmetrize", choices=("sum", "max", "mutual"), help="directed links (sum)")
     add("--alpha", type=float, help="reach of the diffusion, below 1 (0.9)")
     add("--prior", action="store_true", default=None, help="same mass of labels for every class")
-    add("--network-weight", type=float, metavar="W",
-        help="of what the network says of unlabeled images, a label weighs 1 (0.1)")  # fmt: skip
     add("--final-uses-validation", action="store_true", default=None,
         help="held-out labels take part in the last diffusion")  # fmt: skip
     add("--image-size", type=int, metavar="N", help="edge in pixels (64; volumes 32)")

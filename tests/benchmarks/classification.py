@@ -197,9 +197,11 @@ class Draw:
         settings = replace(self.settings, **changes)
         feature, logits = self._rows_of_graph(network, settings)
         affinity = build_graph(feature, settings, self.part.images.cases)
-        found = spread(affinity, self._all_labels(), self.everything.sizes, settings, seen=logits)
-        seconds = trained + time.monotonic() - start
-        return self._row(method, found.predicted[:, 0], found.score, seconds)
+        found = spread(affinity, self._all_labels(), self.everything.sizes, settings)
+        reached = found.predicted >= 0  # the network decides elsewhere, as in the command
+        probability = torch.where(reached, found.score, logits.double().softmax(dim=1))
+        predicted = torch.where(reached[:, 0], found.predicted[:, 0], logits.argmax(dim=1))
+        return self._row(method, predicted, probability, trained + time.monotonic() - start)
 
     def _rows_of_graph(
         self, network: EmbeddingNetwork, settings: ClassifySettings

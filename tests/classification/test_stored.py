@@ -98,7 +98,7 @@ def test_settings_that_cannot_be_used_are_refused():
     for name, value in (
         ("mode", "two-pass"), ("p", 3), ("variation", "cut"), ("dropout", 1.0), ("rounds", 0),
         ("gamma", 0.0), ("learning_rate", float("inf")), ("image_size", 8), ("batch_size", 0),
-        ("a_max", -1.0), ("network_weight", float("inf")), ("trust", "some"),
+        ("a_max", -1.0), ("descriptor_share", 1.5), ("trust", "some"),
         ("augmentation", "strong"), ("averaging", 1.0),
     ):  # fmt: skip
         with pytest.raises(InputError, match=name):
