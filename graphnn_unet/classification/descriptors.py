@@ -18,8 +18,9 @@ from torch import Tensor
 
 from graphnn_unet.classification.images import ImageSet
 from graphnn_unet.classification.settings import Augmentation
+from graphnn_unet.progress import Progress
 
-_BATCH = 256
+_BATCH = 64
 _SCALES = (1.0, 2.0, 4.0)  # pixels
 _N_LEVELS, _N_EDGE_LEVELS, _N_RINGS, _N_CELLS = 16, 12, 8, 4
 _THUMBNAIL = {2: 16, 3: 8}
@@ -59,12 +60,15 @@ class Describer:
     deviation: tuple[NDArray[np.float64], ...]
 
     @classmethod
-    def of(cls, images: ImageSet, augmentation: Augmentation) -> Describer:
-        """Learn bins and scales of a set.
+    def learn(cls, images: ImageSet, augmentation: Augmentation) -> tuple[Describer, Tensor]:
+        """Learn bins and scales of a set, and describe it.
 
         Args:
             images: All that are to be compared.
             augmentation: ``any-orientation`` chooses parts that do not change when an image turns.
+
+        Returns:
+            The describer, for more images, and the rows of these.
         """
         placed = _TURNED if augmentation == "any-orientation" else _UPRIGHT
         if images.n_dims == 3:
@@ -76,17 +80,19 @@ class Describer:
         bins = np.stack([np.quantile(found, inner) for found in _responses(sample)])
         raw = cls(parts, bins, (), ())._raw(images.pixels)
         spread = [part.std(axis=0) for part in raw]
-        return cls(
+        made = cls(
             parts, bins, tuple(part.mean(axis=0) for part in raw),
             tuple(np.where(one > 1e-9, one, 1.0) for one in spread),
         )  # fmt: skip
+        return made, made._scaled(raw)
 
     def __call__(self, images: ImageSet) -> Tensor:
         """``(n, q)`` float32 of unit length, in which the parts weigh the same."""
+        return self._scaled(self._raw(images.pixels))
+
+    def _scaled(self, raw: list[NDArray[np.float64]]) -> Tensor:
         scaled = []
-        for part, mean, deviation in zip(
-            self._raw(images.pixels), self.mean, self.deviation, strict=True
-        ):
+        for part, mean, deviation in zip(raw, self.mean, self.deviation, strict=True):
             row = torch.from_numpy((part - mean) / deviation)
             scaled.append(torch.nn.functional.normalize(row, dim=1))
         return torch.nn.functional.normalize(torch.cat(scaled, dim=1), dim=1).float()
@@ -111,10 +117,13 @@ class Describer:
 
     def _raw(self, pixels: Tensor) -> list[NDArray[np.float64]]:
         found: list[list[NDArray[np.float64]]] = [[] for _ in self.parts]
-        for batch in pixels.split(_BATCH):
-            channels = _channels(batch)
-            for part, rows in zip(self.parts, found, strict=True):
-                rows.append(self._part(part, channels))
+        batches = pixels.split(_BATCH)
+        with Progress(len(batches), "describing images", "batch") as progress:
+            for batch in batches:
+                channels = _channels(batch)
+                for part, rows in zip(self.parts, found, strict=True):
+                    rows.append(self._part(part, channels))
+                progress.update()
         return [np.concatenate(rows) for rows in found]
 
     def _part(self, part: str, channels: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -185,13 +185,12 @@ class _Job:
         self.code = encode(table, self.findings, self.images.cases)
         self.groups = groups_of(table, self.images.cases)
         _require_labels_left(table, self.findings, self.images)
-        self.describer = None
+        self.describer, description = None, None
         if settings.descriptor_share > 0:
-            self.describer = Describer.of(self.images, settings.augmentation)
+            self.describer, description = Describer.learn(self.images, settings.augmentation)
         self.material = Material(
-            self.images, Normalization.of(self.images), self.sizes, device,
-            self.describer(self.images) if self.describer else None,
-        )  # fmt: skip
+            self.images, Normalization.of(self.images), self.sizes, device, description
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             body, self.plan = make_encoder(encoder, self.images.pixels.shape[1], self.images.n_dims)

@@ -138,8 +138,8 @@ class Draw:
             part.images.cases[: part.n_training], part.images.pixels[: part.n_training]
         )
         scale = Normalization.of(training)
-        describer = Describer.of(training, self.settings.augmentation)
-        self.training = Material(training, scale, sizes, cpu, describer(training))
+        describer, description = Describer.learn(training, self.settings.augmentation)
+        self.training = Material(training, scale, sizes, cpu, description)
         self.everything = Material(part.images, scale, sizes, cpu, describer(part.images))
         self.split = GivenLabels(self.code, torch.full_like(self.code, UNLABELED))
 
