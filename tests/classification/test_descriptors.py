@@ -29,11 +29,13 @@ def test_rows_are_of_unit_length_and_of_one_image_each(shape, augmentation):
 
 
 def test_parts_fit_the_images():
-    upright, turned = ("gradients", "thumbnail"), ("rings",)
+    upright, turned = ("gradients", "thumbnail"), ("rings", "shapes")
     assert Describer.learn(images(), "standard")[0].parts[2:] == upright
     assert Describer.learn(images(), "none")[0].parts[2:] == upright
     assert Describer.learn(images(), "any-orientation")[0].parts[2:] == turned
-    assert Describer.learn(images(shape=(1, 16, 16, 16)), "standard")[0].parts[2:] == ("thumbnail",)
+    volumes = images(shape=(1, 16, 16, 16))
+    assert Describer.learn(volumes, "standard")[0].parts[2:] == ("thumbnail",)
+    assert Describer.learn(volumes, "any-orientation")[0].parts[2:] == ("rings",)
 
 
 def test_turned_images_are_alike_where_orientation_says_nothing():
