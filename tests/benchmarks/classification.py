@@ -70,6 +70,8 @@ PASSES: dict[str, dict[str, Any]] = {
     "p=2": {"p": 2}, "p=1": {"p": 1}, "p=2 without descriptors": {"p": 2, "descriptor_share": 0.0},
 }  # fmt: skip
 LINEAR_C = 30.0
+TWICE = {"139"}
+"""Of WBC: pixel for pixel the test image 112."""
 OF_SET = {"WBC": {"augmentation": "any-orientation"}, "ChestXray": {}}
 
 
@@ -102,7 +104,7 @@ def read_set(name: str) -> Part:
         order = sorted(classes)
         random.Random(42).shuffle(order)
         cut = int(0.7 * len(order))
-        training, test = sorted(order[:cut]), sorted(order[cut:])
+        training, test = sorted(set(order[:cut]) - TWICE), sorted(order[cut:])
     files = find_images(folder / "images")
     loaded = load_images({case: files[case] for case in (*training, *test)}, BASE.image_size)
     place = {case: row for row, case in enumerate(loaded.cases)}
