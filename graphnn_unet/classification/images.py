@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.data.volume_files import FILE_ENDINGS, BadFileError, file_ending, read_volume
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.progress import Progress
+from graphnn_unet.storage.pictures import PICTURES, read_picture
 from graphnn_unet.storage.processes import default_workers, run_jobs
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 PICTURE_SIZE, VOLUME_SIZE = 64, 32
 _MANY_BYTES = 2**28
 """From this many bytes of files on, several processes read them."""
@@ -103,7 +102,7 @@ def find_images(folder: Path | str) -> dict[str, Path]:
     if not folder.is_dir():
         raise MissingFileError(f"the folder of images {folder} is missing")
     files = sorted(path for path in folder.iterdir() if _ending(path) and path.name[0] != ".")
-    endings = ", ".join((*PICTURE_ENDINGS, *FILE_ENDINGS))
+    endings = ", ".join((*PICTURES, *FILE_ENDINGS))
     if not files:
         raise MissingFileError(
             f"{folder} holds no image", f"looked for {endings}", "Give the folder with the files"
@@ -187,24 +186,19 @@ def read_image(path: Path, size: int) -> NDArray:
             raise InputError(f"{path.name} has values that are not finite")
         array = (array - array.mean()) / array.std(correction=0).clamp(min=1e-6)
         return fitted(array, volume.grid.spacing, size).half().numpy()
-    picture = torch.from_numpy(_read_picture(path).astype(np.float32))
+    picture = torch.from_numpy(_eight_bits(read_picture(path), path.name).astype(np.float32))
     return fitted(picture, (1.0, 1.0), size).round().clamp(0, 255).byte().numpy()
 
 
-def _read_picture(path: Path) -> NDArray:
-    """A picture as ``(1 or 3, y, x)``, values 0 to 255."""
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):  # 16 bits: the darkest to the brightest
-                values = np.asarray(picture, dtype=np.float32)
-                span = max(float(values.max() - values.min()), 1e-6)
-                return np.ascontiguousarray((255 * (values - values.min()) / span)[None])
-            gray = picture.mode in ("1", "L", "LA")
-            values = np.asarray(picture.convert("L" if gray else "RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:  # fmt: skip
-        raise InputError(f"{path.name} cannot be read as a picture", str(error)[:120]) from error
-    return np.ascontiguousarray(values[None] if gray else values.transpose(2, 0, 1))
+def _eight_bits(picture: NDArray, name: str) -> NDArray:
+    """Values 0 to 255; of deeper pictures the darkest becomes 0 and the brightest 255."""
+    if picture.dtype == np.uint8:
+        return picture
+    values = picture.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has values that are not finite")
+    span = max(float(values.max() - values.min()), 1e-6)
+    return 255 * (values - values.min()) / span
 
 
 def fitted(image: Tensor, spacing: Sequence[float], size: int) -> Tensor:
@@ -240,4 +234,4 @@ def _with_channels(array: NDArray, n_channels: int) -> Tensor:
 
 def _ending(path: Path) -> str:
     name = path.name.lower()
-    return file_ending(path) or next((e for e in PICTURE_ENDINGS if name.endswith(e)), "")
+    return file_ending(path) or next((e for e in PICTURES if name.endswith(e)), "")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.metrics.volumes import read_volume
 from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.pictures import PICTURES, read_picture
 from graphnn_unet.storage.safe_load import CASE_ID
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
 ENDINGS = VOLUMES + PICTURES
 """Endings of files that are taken, in any case of letters; the longest first."""
@@ -22,7 +22,6 @@ ENDINGS = VOLUMES + PICTURES
 STAGE_FIND, STAGE_READ = "find", "read"
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_MAX_PIXELS = 2**31
 _WINDOW = (0.5, 99.5)  # percentiles that become 0 and 1 where a file does not say its range
 _FRAME_SHARE = 0.15  # a frame takes at most this share of each side
 _FRAME_SPREAD, _FRAME_STEP = 0.04, 0.12  # of the range of intensities
@@ -189,69 +188,6 @@ def read_array(source: Source) -> tuple[np.ndarray, tuple[float, ...]]:
     if source.ending in VOLUMES:
         return _read_volumes(source)
     return read_picture(source.paths[0]), (1.0, 1.0)
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture as ``(channel, y, x)`` with 1 or 3 channels.
-
-    Raises:
-        InputError: It is damaged, or no picture of one plane.
-    """
-    if path.stat().st_size == 0:
-        raise InputError(f"{path.name} is empty (0 bytes)", "", "Copy the file again")
-    if path.name.lower().endswith((".tif", ".tiff")):
-        array = _read_tiff(path)
-    else:
-        array = _read_pillow(path)
-    if array.ndim == 3 and array.shape[-1] not in (1, 2, 3, 4) and array.shape[0] in (1, 3, 4):
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[-1] > 4:
-        raise InputError(
-            f"{path.name} has axes {array.shape}", "a picture has one plane of 1 to 4 channels",
-            "Give each plane as a file, or a volume as NIfTI",
-        )  # fmt: skip
-    n_channels = {1: 1, 2: 1, 3: 3, 4: 3}[array.shape[-1]]
-    return np.moveaxis(array[..., :n_channels], -1, 0)
-
-
-def _read_pillow(path: Path) -> np.ndarray:
-    from PIL import Image as Pillow
-    from PIL import UnidentifiedImageError
-
-    try:
-        with Pillow.open(path) as opened:
-            if opened.width * opened.height > _MAX_PIXELS:
-                raise InputError(f"{path.name} claims {opened.width} x {opened.height} pixels")
-            opened.load()
-            if opened.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB", "PA"):
-                opened = opened.convert("RGB")
-            elif opened.mode == "1":
-                opened = opened.convert("L")
-            return np.asarray(opened)
-    except (
-        OSError, SyntaxError, ValueError, UnidentifiedImageError, Pillow.DecompressionBombError
-    ) as error:  # fmt: skip
-        if isinstance(error, InputError):
-            raise
-        raise _damaged(path, error) from error
-
-
-def _read_tiff(path: Path) -> np.ndarray:
-    import tifffile
-
-    try:
-        return np.asarray(tifffile.imread(path)).squeeze()
-    # tifffile raises what struct, zlib and its own parser raise
-    except (tifffile.TiffFileError, OSError, ValueError, KeyError, IndexError, TypeError,
-            RuntimeError, ArithmeticError, EOFError, MemoryError) as error:  # fmt: skip
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-    return InputError(f"{path.name} cannot be read", why, "Copy the file again")
 
 
 def _read_volumes(source: Source) -> tuple[np.ndarray, tuple[float, ...]]:

@@ -31,6 +31,7 @@ from graphnn_unet.metrics.volumes import ENDINGS as VOLUME_ENDINGS
 from graphnn_unet.metrics.volumes import read_label_map
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import write_csv, write_json
+from graphnn_unet.storage.pictures import read_picture
 
 Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")
@@ -214,23 +215,15 @@ def read_labels_of(path: Path) -> Labels:
     """
     if not path.name.lower().endswith(PICTURE_ENDINGS):
         return read_label_map(path).array.astype(np.int64)
-    from PIL import Image as Pillow
-
-    try:
-        with Pillow.open(path) as opened:
-            opened.load()
-            array = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read", str(error).rstrip("."), "Make it again") from (
-            error
-        )
-    if array.ndim == 3 and (array[..., :1] == array[..., :3]).all():
-        array = array[..., 0]  # grey, saved as color
-    if array.ndim != 2 or array.dtype.kind not in "uib":
+    array = read_picture(path, indexed=True)
+    if len(array) == 3 and (array[:1] == array).all():
+        array = array[:1]  # grey, saved as color
+    if len(array) != 1 or array.dtype.kind not in "uib":
         raise InputError(
-            f"{path} is no label map", f"it has axes {array.shape} of {array.dtype}",
+            f"{path} is no label map", f"it has {len(array)} channels of {array.dtype}",
             "Give one integer a pixel",
         )  # fmt: skip
+    array = array[0]
     return array.astype(np.int64)
 
 

@@ -12,10 +12,10 @@ from graphnn_unet.clustering.images import (
     find_images,
     is_whole,
     read_image,
-    read_picture,
     write_label_map,
 )
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.storage.pictures import read_picture
 
 
 def only(folder: Path):
