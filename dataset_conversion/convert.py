@@ -12,7 +12,6 @@ import numpy as np
 
 from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
 from graphnn_unet.data.paths import folders, new_dataset_name
-from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.dataset_conversion import (
     acdc,
     decathlon,
@@ -33,6 +32,7 @@ from graphnn_unet.dataset_conversion.write_raw import (
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import run_jobs
+from graphnn_unet.storage.volume_files import BadFileError
 
 __all__ = ["FORMS", "CaseRow", "ConversionResult", "convert"]
 

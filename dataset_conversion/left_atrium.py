@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from graphnn_unet.data.volume_files import file_ending
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import in_published_order, read_h5, stem_of
 from graphnn_unet.errors import MissingFileError
+from graphnn_unet.storage.volume_files import file_ending
 
 SPACING_MM = (0.625, 0.625, 0.625)
 """Resolution of the challenge's scans (Xiong et al. 2020); the h5 files store none."""

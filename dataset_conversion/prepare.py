@@ -17,7 +17,6 @@ import SimpleITK as sitk
 
 from graphnn_unet.data.check_files import ROUNDING_OF_SPACING, grid_differences, numbers
 from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
-from graphnn_unet.data.volume_files import BadFileError, Grid
 from graphnn_unet.dataset_conversion.records import Case, Source, Volume
 from graphnn_unet.dataset_conversion.volumes import (
     grid_of,
@@ -29,6 +28,7 @@ from graphnn_unet.dataset_conversion.volumes import (
 )
 from graphnn_unet.errors import Fault
 from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.volume_files import BadFileError, Grid
 
 FILE_ENDING = ".nii.gz"
 FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from graphnn_unet.data.volume_files import (
+from graphnn_unet.errors import Fault
+from graphnn_unet.storage.volume_files import (
     BadFileError,
     Grid,
     VolumeFile,
     file_ending,
     read_volume,
 )
-from graphnn_unet.errors import Fault
 
 ROUNDING_OF_SPACING = 1e-3
 """Headers that differ by less than this share of a voxel (or this direction cosine) are rounded."""

@@ -10,8 +10,8 @@ import cc3d
 import numpy as np
 
 from graphnn_unet.data.check_files import check_values, fault
-from graphnn_unet.data.volume_files import VolumeFile
 from graphnn_unet.errors import Fault
+from graphnn_unet.storage.volume_files import VolumeFile
 
 NEARLY_INTEGER = 1e-3
 """Label values this close to an integer mean that integer."""

@@ -10,13 +10,13 @@ import pytest
 import SimpleITK as sitk
 from volume_makers import image_array, label_array, read, save, save_h5, save_series
 
-from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.dataset_conversion import acdc, decathlon, dicom, left_atrium, pancreas
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.published import published
 from graphnn_unet.dataset_conversion.records import ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import load
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError
+from graphnn_unet.storage.volume_files import BadFileError
 
 LA = published("left_atrium")
 ACDC = published("acdc")

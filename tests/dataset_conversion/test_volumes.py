@@ -8,7 +8,6 @@ import pytest
 import SimpleITK as sitk
 from volume_makers import image_array, save, save_h5
 
-from graphnn_unet.data.volume_files import BadFileError
 from graphnn_unet.dataset_conversion.records import Volume
 from graphnn_unet.dataset_conversion.volumes import (
     from_itk,
@@ -25,6 +24,7 @@ from graphnn_unet.dataset_conversion.volumes import (
     with_axes_of,
 )
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.storage.volume_files import BadFileError
 
 ORIENTATIONS = [
     "".join(letters[axis] for letters, axis in zip(signs, order, strict=True))

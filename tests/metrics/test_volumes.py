@@ -77,12 +77,12 @@ def test_units_of_the_header_count(tmp_path: Path, array):
     assert read_volume(tmp_path / "a.nii").spacing == pytest.approx((3.0, 1.0, 0.5))
 
 
-@pytest.mark.parametrize("kept", [0.5, 0.99])
-def test_truncated_gzip_is_refused(tmp_path: Path, write_map, array, kept: float):
+@pytest.mark.parametrize(("kept", "lost"), [(0.5, "truncated"), (0.99, "lost the end of its gzip")])
+def test_truncated_gzip_is_refused(tmp_path: Path, write_map, array, kept: float, lost: str):
     path = write_map(tmp_path / "a.nii.gz", array)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(InputError, match=r"a\.nii\.gz is truncated or damaged"):
+    with pytest.raises(InputError, match=rf"a\.nii\.gz (is|has) {lost}"):
         read_volume(path)
 
 
@@ -91,7 +91,7 @@ def test_flipped_bit_is_refused(tmp_path: Path, write_map, array):
     content = bytearray(path.read_bytes())
     content[-30] ^= 0x04
     path.write_bytes(content)
-    with pytest.raises(InputError, match="truncated or damaged"):
+    with pytest.raises(InputError, match="is damaged: its gzip stream is not valid"):
         read_volume(path)
 
 
@@ -120,7 +120,7 @@ def test_header_that_claims_a_huge_volume_is_refused_unread(
 def test_cut_files_of_other_formats_are_refused(tmp_path: Path, write_map, array, ending: str):
     path = write_map(tmp_path / f"a{ending}", array)
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(InputError, match="truncated or damaged"):
+    with pytest.raises(InputError, match="is truncated: the header claims"):
         read_volume(path)
 
 
@@ -128,16 +128,16 @@ def test_missing_empty_and_foreign_files_are_told_apart(tmp_path: Path):
     with pytest.raises(MissingFileError):
         read_volume(tmp_path / "a.nii.gz")
     (tmp_path / "a.nii.gz").touch()
-    with pytest.raises(InputError, match="the file is empty"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz is empty"):
         read_volume(tmp_path / "a.nii.gz")
     (tmp_path / "b.nii").write_text("no header here")
-    with pytest.raises(InputError, match="does not begin with a NIfTI header"):
+    with pytest.raises(InputError, match=r"b\.nii is truncated within its header"):
         read_volume(tmp_path / "b.nii")
 
 
 def test_four_axes_are_refused(tmp_path: Path):
     nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, 2), dtype=np.uint8), np.eye(4)), tmp_path / "a.nii")
-    with pytest.raises(InputError, match="4 axes, size 2 x 3 x 4 x 2"):
+    with pytest.raises(InputError, match=r"a\.nii is a 4D file"):
         read_volume(tmp_path / "a.nii")
 
 

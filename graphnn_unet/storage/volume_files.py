@@ -101,13 +101,13 @@ def file_ending(path: Path | str) -> str:
     return next((ending for ending in FILE_ENDINGS if name.endswith(ending)), "")
 
 
-def read_volume(path: Path, name: str | None = None, *, n_dims: int = 3) -> VolumeFile:
+def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) -> VolumeFile:
     """Read one file to its last byte.
 
     Args:
         path: A file with one of ``FILE_ENDINGS``.
         name: How messages call it; the path without one.
-        n_dims: Number of axes the file must have.
+        n_dims: Number of axes the file must have; ``None`` for 2 or 3.
 
     Raises:
         BadFileError: Empty, cut off, damaged, of another dimension, without a usable spacing ...
@@ -145,7 +145,7 @@ def _require_regular(path: Path, name: str) -> None:
         raise BadFileError("I36", f"{name} is {kind}", "Remove it")
 
 
-def _nifti(content: bytes, name: str, n_dims: int, *, packed: bool) -> np.ndarray:
+def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np.ndarray:
     header_bytes = content[:540]
     if packed:
         try:
@@ -160,7 +160,7 @@ def _nifti(content: bytes, name: str, n_dims: int, *, packed: bool) -> np.ndarra
         raise BadFileError(
             "I14", f"{name} holds {dtype.name} voxels", "Give one 3D file of numbers per channel"
         )
-    spacing = [float(value) for value in header["pixdim"][1 : min(n_dims, 3) + 1]]
+    spacing = [float(value) for value in header["pixdim"][1 : min(len(shape), 3) + 1]]
     _require_spacing(spacing, name)
     offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
     n_bytes = offset + math.prod(shape) * dtype.itemsize
@@ -266,7 +266,11 @@ def _require_bytes(n_bytes: int, n_expected: int, name: str, code: str) -> None:
     raise BadFileError(code, f"{name} is truncated: {claim}", _COPY_AGAIN)
 
 
-def _require_dims(found: int, n_dims: int, name: str) -> None:
+def _require_dims(found: int, n_dims: int | None, name: str) -> None:
+    if n_dims is None:
+        if found not in (2, 3):
+            raise BadFileError("I14", f"{name} is a {found}D file", "Give one 2D or 3D file a case")
+        return
     if found < n_dims:
         raise BadFileError(
             "I13",
@@ -288,7 +292,7 @@ def _require_spacing(spacing: Sequence[float], name: str) -> None:
         )
 
 
-def _metaimage(content: bytes, name: str, n_dims: int) -> np.ndarray:
+def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
     fields: dict[str, str] = {}
     start = 0
     while "ElementDataFile" not in fields:
@@ -320,7 +324,7 @@ def _metaimage(content: bytes, name: str, n_dims: int) -> np.ndarray:
     return _as_array(data, shape, dtype, name)
 
 
-def _nrrd(content: bytes, path: Path, name: str, n_dims: int) -> np.ndarray:
+def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarray:
     head, found, data = content.partition(b"\n\n")
     windows_head, windows_found, windows_data = content.partition(b"\r\n\r\n")
     if windows_found and (not found or len(windows_head) < len(head)):
