@@ -52,12 +52,19 @@ def self_rows(
 ) -> Iterator[Result]:
     """The three losses on features of an encoder trained on the pool; arguments as above."""
     own = SelfFeatures(seed=0).prepared(sources, work)
+    yield from rows_of_losses("self", own, sources, is_done)
+
+
+def rows_of_losses(
+    named: str, features: FeatureSource, sources: Sequence[Source], is_done: Callable[..., bool]
+) -> Iterator[Result]:
+    """The three losses with GCN on one source of features."""
     for loss in ("ncut", "cc", "dmon"):
         settings = make_settings(layer="gcn", loss=loss, steps=40, lr=1e-2)
         for source in sources:
-            if not is_done(f"{loss} gcn", "self", 0, source.case):
+            if not is_done(f"{loss} gcn", named, 0, source.case):
                 finish = Finish(main_components=True)
-                yield _row(f"{loss} gcn", "self", source, own, settings, finish)
+                yield _row(f"{loss} gcn", named, source, features, settings, finish)
 
 
 def _row(

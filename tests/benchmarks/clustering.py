@@ -2,6 +2,7 @@
 
     python tests/benchmarks/clustering.py quality --data DIR --rows FILE [--part report|dev]
     python tests/benchmarks/clustering.py pool --data DIR --rows FILE --work DIR
+    python tests/benchmarks/clustering.py bound --data DIR --rows FILE --work DIR
     python tests/benchmarks/clustering.py memory DATA CSV
     python tests/benchmarks/clustering.py table ROWS CSV PAGE DATA MAPS
     python tests/benchmarks/clustering.py speed [--quick] [--json FILE] [--volume FILE]
@@ -9,7 +10,8 @@
 ``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
 table of fewer images is that of a random sample. Nothing is chosen on these images: every third
 image of a class is the development part, on which constants were chosen. ``pool`` adds the methods
-that train on all images of a set first, ``memory`` measures the peak of each method on the largest
+that train on all images of a set first, ``bound`` a network trained with the masks of the
+development part, ``memory`` measures the peak of each method on the largest
 image of each set, and ``table`` brings both together.
 """
 
@@ -237,9 +239,29 @@ def pool(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> No
                 rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
+def bound(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
+    """Append the rows of a network trained with masks, and of its encoder on the other set."""
+    from _clustering_bound import FEATURES, METHOD, bound_rows, encoder_rows, home, trained
+
+    home(work)
+    models = {}
+    for name in SETS:
+        cases = images_of(data, name, "dev")
+        masks = {case: read_truth(data, name, case) for case in cases}
+        models[name] = trained(name, work, [source_of(data, name, case) for case in cases], masks)
+    for name, other in zip(SETS, reversed(SETS), strict=True):
+        sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
+        found = [encoder_rows(models[other], sources, partial(rows.has, name))]
+        if not all(rows.has(name, METHOD, FEATURES, 0, source.case) for source in sources):
+            found.append(bound_rows(models[name], name, work, sources))
+        for made in found:
+            for *key, mask, flags, seconds in made:
+                rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
+
+
 def main() -> None:
     """Take the subcommand from the command line."""
-    if len(sys.argv) > 1 and sys.argv[1] in ("quality", "pool"):
+    if len(sys.argv) > 1 and sys.argv[1] in ("quality", "pool", "bound"):
         import argparse
 
         import torch
@@ -251,12 +273,13 @@ def main() -> None:
         parser.add_argument("--part", choices=("report", "dev"), default="report")
         parser.add_argument("--limit", type=int, help="images of each set")
         parser.add_argument("--grid", type=int, default=1000, help="images for the slow methods")
-        parser.add_argument("--work", type=Path, help="for pool: keeps what was trained")
+        parser.add_argument("--work", type=Path, help="for pool and bound: keeps what was trained")
         chosen = parser.parse_args()
         torch.set_num_threads(1)
         rows = Rows(chosen.rows)
-        if chosen.what == "pool":
-            pool(chosen.data, rows, chosen.part, chosen.limit, chosen.work)
+        if chosen.what != "quality":
+            act = pool if chosen.what == "pool" else bound
+            act(chosen.data, rows, chosen.part, chosen.limit, chosen.work)
         else:
             quality(chosen.data, rows, chosen.part, chosen.limit, chosen.grid)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

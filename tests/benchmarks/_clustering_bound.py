@@ -1,0 +1,82 @@
+"""What masks are worth: a network trained with those of the development part, and its encoder.
+
+The first row bounds what any method without labels can reach on these images; the others use that
+network's encoder as a source of features on the other set, whose masks it has not seen.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _clustering_pool import Result, rows_of_losses
+
+from graphnn_unet.clustering.as_labels import write_pseudo_labels
+from graphnn_unet.clustering.encoder import EncoderFeatures
+from graphnn_unet.clustering.images import Source, read_array
+
+METHOD, FEATURES = "supervised network", "masks"
+_TRAINER, _CONFIGURATION, _RECIPE = "SupervisedTrainer", "2d", "quick"
+
+
+def home(work: Path) -> None:
+    """Let raw data, plans and models lie under ``work``."""
+    for name in ("raw", "preprocessed", "results"):
+        os.environ[f"nnUNet_{name}"] = str(work / name)
+        (work / name).mkdir(parents=True, exist_ok=True)
+
+
+def raw_data(sources: list[Source], masks: dict[str, np.ndarray], folder: Path) -> Path:
+    """Pictures with masks as a raw data set."""
+    from PIL import Image
+
+    maps = folder.parents[1] / "masks" / folder.name
+    maps.mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        Image.fromarray(masks[source.case].astype(np.uint8)).save(maps / source.target_name)
+    return write_pseudo_labels(sources, maps, folder, maps, overwrite=True)
+
+
+def distinct(sources: list[Source]) -> list[Source]:
+    """Of pictures that are there twice the first."""
+    first = {read_array(one)[0].tobytes(): one for one in reversed(sources)}
+    return sorted(first.values(), key=lambda one: one.case)
+
+
+def trained(name: str, work: Path, sources: list[Source], masks: dict[str, np.ndarray]) -> Path:
+    """The model of one set; trained where it is not there yet."""
+    from graphnn_unet import plan_and_preprocess, train
+
+    done = next((work / "results").glob(f"*_{name}/*/fold_all/checkpoint_final.pth"), None)
+    if done:
+        return done.parents[1]
+    number = 900 + sorted(("EMDS5", "WBC")).index(name)
+    raw_data(distinct(sources), masks, work / "raw" / f"Dataset{number}_{name}")
+    plan_and_preprocess(number, configurations=[_CONFIGURATION], recipe=_RECIPE)
+    return train(number, _CONFIGURATION, _TRAINER, recipe=_RECIPE, device="cpu").model
+
+
+def bound_rows(model: Path, name: str, work: Path, sources: list[Source]) -> Iterator[Result]:
+    """The network's own masks."""
+    from graphnn_unet import predict
+
+    nothing = {s.case: np.eye(*read_array(s)[0].shape[1:], dtype=bool) for s in sources}
+    raw = raw_data(sources, nothing, work / "raw" / f"Dataset950_{name}test")
+    began = time.perf_counter()
+    output = work / f"predicted_{name}"
+    predict(raw / "imagesTr", output, model=model, continue_prediction=output.is_dir())
+    seconds = (time.perf_counter() - began) / len(sources)
+    from graphnn_unet.metrics.unsupervised import read_labels_of
+
+    for source in sources:
+        mask = read_labels_of(output / f"{source.case}.nii.gz")[0] > 0
+        yield METHOD, FEATURES, 0, source.case, mask, "trained with masks", seconds
+
+
+def encoder_rows(model: Path, sources: list[Source], is_done: Any) -> Iterator[Result]:
+    """The three losses on the encoder's features."""
+    return rows_of_losses("encoder", EncoderFeatures(model), sources, is_done)
