@@ -33,11 +33,15 @@ from graphnn_unet.errors import (
     CasesFailedError,
     Fault,
     FaultsError,
-    InputError,
     RefusedError,
 )
 from graphnn_unet.progress import Progress
-from graphnn_unet.storage.atomic import remove_leftovers, write_csv, write_json
+from graphnn_unet.storage.atomic import (
+    remove_leftovers,
+    require_output_folder,
+    write_csv,
+    write_json,
+)
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers, run_jobs
 from graphnn_unet.storage.safe_load import read_json
@@ -135,7 +139,7 @@ def cluster_folder(
         MissingFileError, InputError: No images.
     """
     sources, faults, skipped = find_images(source)
-    _check_folders(source, target)
+    require_output_folder(source, target)
     raw = None if as_labels is None else raw_folder(as_labels, overwrite=overwrite)
     facts = run_facts(features, settings, finish, by_slice=by_slice)
     with folder_lock(target, "gnnunet_cluster"):
@@ -235,17 +239,6 @@ def _old_rows(path: Path) -> dict[str, dict]:
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         return {row["case"]: dict(row) for row in csv.DictReader(file) if row.get("case")}
-
-
-def _check_folders(source: Path, target: Path) -> None:
-    if target.exists() and not target.is_dir():
-        raise InputError(f"output {target} is a file", "", "Give a folder with -o")
-    if target.exists() and source.resolve() == target.resolve():
-        raise RefusedError(
-            f"input and output are both {source}",
-            "label maps would be taken for images the next time",
-            "Give another folder with -o",
-        )
 
 
 def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> None:

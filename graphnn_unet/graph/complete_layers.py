@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
 from graphnn_unet.graph.affinity import GramAffinity, inverse_root
+from graphnn_unet.graph.graph_layers import arma_steps
 
 if TYPE_CHECKING:
     from graphnn_unet.graph.clusterer import ClustererSettings
@@ -69,23 +69,13 @@ def complete_arma(layer: ARMAConv, feature: Tensor, graph: GramAffinity, root: T
     The stacks lie side by side, so one product serves all of them.
     """
     n_graphs, n_nodes, _ = feature.shape
-    given = state = feature.unsqueeze(1)
-    for step in range(layer.num_layers):
-        which = 0 if layer.shared_weights else step
-        if step == 0:
-            state = state @ layer.init_weight
-        else:
-            state = state @ layer.weight[0 if layer.shared_weights else step - 1]
+
+    def propagate(state: Tensor) -> Tensor:
         flat = state.transpose(1, 2).reshape(n_graphs, n_nodes, -1)
         flat = root * graph.expand(graph.project(root * flat))
-        state = flat.view(n_graphs, n_nodes, layer.num_stacks, -1).transpose(1, 2)
-        kept = functional.dropout(given, layer.dropout, layer.training)
-        state = state + kept @ layer.root_weight[which]
-        if layer.bias is not None:
-            state = state + layer.bias[which]
-        if layer.act is not None:
-            state = layer.act(state)
-    return state.mean(dim=1)
+        return flat.view(n_graphs, n_nodes, layer.num_stacks, -1).transpose(1, 2)
+
+    return arma_steps(layer, feature, propagate)
 
 
 def complete_gat(layer: GATConv, feature: Tensor) -> Tensor:

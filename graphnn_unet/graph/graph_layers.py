@@ -7,6 +7,7 @@ graphs at once, and is deterministic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -92,6 +93,20 @@ def dense_arma(layer: ARMAConv, feature: Tensor, affinity: Tensor) -> Tensor:
     """
     root = inverse_root(affinity.sum(dim=-1, keepdim=True))
     graph = (root * affinity * root.transpose(1, 2)).unsqueeze(1)
+    return arma_steps(layer, feature, lambda state: graph @ state)
+
+
+def arma_steps(layer: ARMAConv, feature: Tensor, propagate: Callable[[Tensor], Tensor]) -> Tensor:
+    """The steps of ``ARMAConv`` on any graph.
+
+    Args:
+        layer: PyG's layer.
+        feature: ``(b, n, c)``.
+        propagate: ``(b, stacks, n, c)`` to ``L`` times it.
+
+    Returns:
+        ``(b, n, c_out)``.
+    """
     given = state = feature.unsqueeze(1)
     for step in range(layer.num_layers):
         which = 0 if layer.shared_weights else step
@@ -100,7 +115,7 @@ def dense_arma(layer: ARMAConv, feature: Tensor, affinity: Tensor) -> Tensor:
         else:
             state = state @ layer.weight[0 if layer.shared_weights else step - 1]
         kept = functional.dropout(given, layer.dropout, layer.training)
-        state = graph @ state + kept @ layer.root_weight[which]
+        state = propagate(state) + kept @ layer.root_weight[which]
         if layer.bias is not None:
             state = state + layer.bias[which]
         if layer.act is not None:

@@ -33,7 +33,12 @@ from graphnn_unet.inference.export_logits import export_gb
 from graphnn_unet.inference.model import FINAL_CHECKPOINT, Predictor, find_model
 from graphnn_unet.inference.write_case import ExportJob, Outputs, export_case, is_whole
 from graphnn_unet.progress import Progress, say
-from graphnn_unet.storage.atomic import remove_leftovers, write_csv, write_json
+from graphnn_unet.storage.atomic import (
+    remove_leftovers,
+    require_output_folder,
+    write_csv,
+    write_json,
+)
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import Outcome, run_jobs
 from graphnn_unet.storage.safe_load import read_json
@@ -163,14 +168,7 @@ def _refuse_bad_arguments(
 ) -> None:
     if not source.is_dir():
         raise MissingFileError(f"input folder {source} is missing", "", "Give a folder with -i")
-    if target.exists() and not target.is_dir():
-        raise InputError(f"output {target} is a file", "", "Give a folder with -o")
-    if target.exists() and source.resolve() == target.resolve():
-        raise RefusedError(
-            f"input and output are both {source}",
-            "label maps would be taken for images the next time",
-            "Give another folder with -o",
-        )
+    require_output_folder(source, target)
     if not 0 <= part_id < num_parts:
         raise InputError(
             f"-part_id {part_id} does not fit -num_parts {num_parts}", "parts count from 0"

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.errors import InputError, NoSpaceError
+from graphnn_unet.errors import InputError, NoSpaceError, RefusedError
 
 TEMPORARY_MARK = ".partial-"
 """Part of every temporary name; what is left of a killed writer can be told by it."""
@@ -261,6 +261,23 @@ def remove_leftovers(folder: Path) -> int:
         else:
             aside.replace(target)
     return len(files) + len(folders)
+
+
+def require_output_folder(source: Path, target: Path) -> None:
+    """Refuse to write label maps where they would be read as images.
+
+    Raises:
+        InputError: The output is a file.
+        RefusedError: It is the input folder.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"output {target} is a file", "", "Give a folder with -o")
+    if target.exists() and source.resolve() == target.resolve():
+        raise RefusedError(
+            f"input and output are both {source}",
+            "label maps would be taken for images the next time",
+            "Give another folder with -o",
+        )
 
 
 def require_free_space(folder: Path, n_bytes: int, purpose: str) -> None:
