@@ -69,7 +69,7 @@ class ClassifySettings:
     variation: Variation = "tv"
     n_neighbors: int = 0
     descriptor_share: float = 0.7
-    gamma: float = 3.0
+    gamma: float = 8.0
     symmetrize: Symmetrize = "sum"
     alpha: float = 0.9
     prior: bool = False

@@ -61,7 +61,7 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
         help="neighbours (a twentieth of the images, 10 to 50)")  # fmt: skip
     add("--descriptors", dest="descriptor_share", type=float, metavar="SHARE",
         help="of hand-made descriptors in the cosine, 0 for the network alone (0.7)")  # fmt: skip
-    add("--gamma", type=float, help="power of the cosine (3)")
+    add("--gamma", type=float, help="power of the cosine (8)")
     add("--symmetrize", choices=("sum", "max", "mutual"), help="directed links (sum)")
     add("--alpha", type=float, help="reach of the diffusion, below 1 (0.9)")
     add("--prior", action="store_true", default=None, help="same mass of labels for every class")
