@@ -20,6 +20,7 @@ from graphnn_unet.clustering.encoder import EncoderFeatures
 from graphnn_unet.clustering.images import Source, read_array
 
 METHOD, FEATURES = "supervised network", "masks"
+OTHER_MASKS = "encoder trained with masks of the other set"
 _TRAINER, _CONFIGURATION, _RECIPE = "SupervisedTrainer", "2d", "quick"
 
 
@@ -79,4 +80,4 @@ def bound_rows(model: Path, name: str, work: Path, sources: list[Source]) -> Ite
 
 def encoder_rows(model: Path, sources: list[Source], is_done: Any) -> Iterator[Result]:
     """The three losses on the encoder's features."""
-    return rows_of_losses("encoder", EncoderFeatures(model), sources, is_done)
+    return rows_of_losses("encoder", EncoderFeatures(model), OTHER_MASKS, sources, is_done)

@@ -21,7 +21,7 @@ from graphnn_unet.clustering.segment import Finish, segment_image
 from graphnn_unet.clustering.self_features import SelfFeatures
 from graphnn_unet.clustering.settings import METHODS, make_settings
 
-NAMED_CELL = 8
+NAMED_CELL, TRANSDUCTIVE = 8, "transductive"
 Result = tuple[str, str, int, str, Any, str, float]
 
 
@@ -44,7 +44,9 @@ def shared_rows(
         folder.mkdir(parents=True, exist_ok=True)
         state = shared_weights(sources, border, settings, folder)
         for source in left:
-            yield _row("unsegmedgat_c", "border", source, border, settings, Finish(), state)
+            yield _row(
+                "unsegmedgat_c", "border", source, border, settings, Finish(), TRANSDUCTIVE, state
+            )
 
 
 def self_rows(
@@ -52,28 +54,29 @@ def self_rows(
 ) -> Iterator[Result]:
     """The three losses on features of an encoder trained on the pool; arguments as above."""
     own = SelfFeatures(seed=0).prepared(sources, work)
-    yield from rows_of_losses("self", own, sources, is_done)
+    yield from rows_of_losses("self", own, TRANSDUCTIVE, sources, is_done)
 
 
 def rows_of_losses(
-    named: str, features: FeatureSource, sources: Sequence[Source], is_done: Callable[..., bool]
-) -> Iterator[Result]:
-    """The three losses with GCN on one source of features."""
+    named: str, features: FeatureSource, flag: str, sources: Sequence[Source],
+    is_done: Callable[..., bool],
+) -> Iterator[Result]:  # fmt: skip
+    """The three losses with GCN on one source of features; ``flag`` says what it has seen."""
     for loss in ("ncut", "cc", "dmon"):
         settings = make_settings(layer="gcn", loss=loss, steps=40, lr=1e-2)
         for source in sources:
             if not is_done(f"{loss} gcn", named, 0, source.case):
                 finish = Finish(main_components=True)
-                yield _row(f"{loss} gcn", named, source, features, settings, finish)
+                yield _row(f"{loss} gcn", named, source, features, settings, finish, flag)
 
 
 def _row(
     method: str, named: str, source: Source, features: FeatureSource, settings: Any,
-    finish: Finish, state: State | None = None,
+    finish: Finish, flag: str, state: State | None = None,
 ) -> Result:  # fmt: skip
     image = read_image(source)
     began = time.perf_counter()
     made = segment_image(image, features(image), settings, finish, state)
     seconds = time.perf_counter() - began
-    flags = f"transductive {made.facts['flags']}".strip()
+    flags = f"{flag} {made.facts['flags']}".strip()
     return method, named, settings.seed, source.case, made.labels > 0, flags, seconds
