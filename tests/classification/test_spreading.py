@@ -214,7 +214,7 @@ def test_stored_node_gets_a_mixture_of_its_neighbors_scores():
     feature = torch.nn.functional.normalize(feature, dim=1)
     score = torch.rand(30, 2, generator=torch.Generator().manual_seed(3)).double()
     score = score / score.sum(1, keepdim=True)
-    settings = ClassifySettings(n_neighbors=5)
+    settings = ClassifySettings(n_neighbors=5, gamma=3.0)
     found, near = extend(feature[:7], feature, score, [2], settings)
     assert near.all()
     cosine = feature[:7] @ feature.T
