@@ -57,11 +57,11 @@ def classification_table(rows: pd.DataFrame) -> str:
             area = f"{few.mean():.3f}" if len(few) else ""
             lines.append([one, method, *cells, area, draws])
     elif "low" in rows:
-        head = ["set", "labels", "method", "against", "pairs", "difference", "95 % interval"]
+        head = ["set", "method", "against", "pairs", "difference", "95 % interval"]
         lines = [
-            [r.set, r.labels, r.method, r.against, str(r.pairs), f"{100 * r.difference:+.1f}",
+            [r.set, r.method, r.against, str(r.pairs), f"{100 * r.difference:+.1f}",
              f"{100 * r.low:+.1f} to {100 * r.high:+.1f}"]
-            for r in rows.itertuples()
+            for r in rows.itertuples() if r.labels == "all"  # of single shares: in the CSV
         ]  # fmt: skip
     else:
         head = ["what", "value", "goal"]
