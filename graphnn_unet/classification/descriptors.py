@@ -24,7 +24,7 @@ _BATCH = 64
 _SCALES = (1.0, 2.0, 4.0)  # pixels
 _N_LEVELS, _N_EDGE_LEVELS, _N_RINGS, _N_CELLS = 16, 12, 8, 4
 _THUMBNAIL = {2: 16, 3: 8}
-_LARGEST_SAMPLE = 1024
+_LARGEST_SAMPLE = 2**22  # pixels that the bins are learned of: memory does not grow with the set
 _LAB_RANGE = ((0.0, 100.0), (-60.0, 60.0), (-60.0, 60.0))  # stains and skin stay within
 _VOLUME_RANGE = (-3.0, 3.0)  # deviations
 
@@ -77,7 +77,7 @@ class Describer:
         if images.n_dims == 3:
             placed = tuple(part for part in placed if part not in _PICTURES_ALONE)
         parts = (*_ANYWHERE, *placed)
-        step = -(-len(images.pixels) // _LARGEST_SAMPLE)
+        step = -(-images.pixels[:, 0].numel() // _LARGEST_SAMPLE)
         sample = _channels(images.pixels[::step])[:, 0]
         inner = np.linspace(0, 1, _N_EDGE_LEVELS + 1)[1:-1]
         bins = np.stack([np.quantile(found, inner) for found in _responses(sample)])

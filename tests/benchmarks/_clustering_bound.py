@@ -1,7 +1,8 @@
 """What masks are worth: a network trained with those of the development part, and its encoder.
 
-The first row bounds what any method without labels can reach on these images; the others use that
-network's encoder as a source of features on the other set, whose masks it has not seen.
+The first row is a reference, not a proof of what can be reached: labels of so few images may be
+beaten. The others use that network's encoder as a source of features on the other set, whose masks
+it has not seen.
 """
 
 from __future__ import annotations
