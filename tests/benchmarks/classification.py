@@ -419,7 +419,7 @@ def diffusion(bench: Bench) -> None:
     tolerance = 1e-6
     theirs()
     while error("theirs") > error("ours"):  # equal answers: as near to the exact ones as ours
-        tolerance /= 10
+        tolerance /= 2
         theirs()
     one, other, walls = cpu_in_turn(ours, theirs)
     shown = f"diffusion, n = {n_nodes:,}, same graph"
