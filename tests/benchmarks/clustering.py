@@ -4,6 +4,7 @@
     python tests/benchmarks/clustering.py pool --data DIR --rows FILE --work DIR
     python tests/benchmarks/clustering.py bound --data DIR --rows FILE --work DIR
     python tests/benchmarks/clustering.py memory DATA CSV
+    python tests/benchmarks/clustering.py agreement DATA CSV
     python tests/benchmarks/clustering.py table ROWS CSV PAGE DATA MAPS
     python tests/benchmarks/clustering.py speed [--quick] [--json FILE] [--volume FILE]
 
@@ -12,7 +13,8 @@ table of fewer images is that of a random sample. Nothing is chosen on these ima
 image of a class is the development part, on which constants were chosen. ``pool`` adds the methods
 that train on all images of a set first, ``bound`` a network trained with the masks of the
 development part, ``memory`` measures the peak of each method on the largest
-image of each set, and ``table`` brings both together.
+image of each set, ``agreement`` how well two drawings of one object agree, and ``table`` brings
+rows and memory together.
 """
 
 from __future__ import annotations
@@ -259,6 +261,30 @@ def bound(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> N
                 rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
+def agreement(data: Path, target: Path) -> None:
+    """Write the table of objects that were drawn twice, and print its means."""
+    from _clustering_agreement import COLUMNS as AGREEMENT
+    from _clustering_agreement import agreement_row, same_object
+    from PIL import Image as Pillow
+
+    from graphnn_unet.storage.atomic import write_csv
+
+    table = []
+    for name in SETS:
+        cases = [case for part in ("dev", "report") for case in images_of(data, name, part)]
+        pictures, masks = {}, {}
+        for case in cases:
+            with Pillow.open(source_of(data, name, case).paths[0]) as picture:
+                pictures[case] = np.asarray(picture.convert("L"), dtype=np.float64)
+            masks[case] = read_truth(data, name, case)
+        found = [agreement_row(name, pair, masks) for pair in same_object(pictures)]
+        for column in ("iou", "most"):
+            values = np.array([float(str(row[column])) for row in found])
+            print(f"{name}: {column} {values.mean():.4f} ± {values.std():.4f} ({len(found)} pairs)")
+        table += found
+    write_csv(target, table, AGREEMENT)
+
+
 def main() -> None:
     """Take the subcommand from the command line."""
     if len(sys.argv) > 1 and sys.argv[1] in ("quality", "pool", "bound"):
@@ -293,6 +319,9 @@ def main() -> None:
         data, target = map(Path, sys.argv[2:4])
         found = [row for name in SETS for row in memory_rows(data, name, largest_of(data, name))]
         write_csv(target, found, MEMORY)
+        return
+    if len(sys.argv) > 1 and sys.argv[1] == "agreement":
+        agreement(*map(Path, sys.argv[2:4]))
         return
     if len(sys.argv) > 1 and sys.argv[1] == "table":
         from _clustering_table import write_sheet, write_table
