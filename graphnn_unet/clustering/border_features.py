@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from graphnn_unet.clustering.hand_features import lab
+from graphnn_unet.clustering.hand_features import perceived
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
 
 SOURCE = "hand-made distance to the border"
@@ -56,24 +56,22 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
         is_color: The channels are red, green and blue.
 
     Returns:
-        ``(node, channel)`` float32, with the mean color of each node; zeros for an image without
-        any edge.
+        ``(node, channel)`` float32; zeros for an image without any edge.
 
     Source: geodesic saliency (Wei et al., ECCV 2012) with the noise of the border as its clip; the
     surface of the background and the evidence are ours.
     """
-    color = (100 * (lab(array) if is_color else array)).astype(np.float32)
+    color = (100 * perceived(array, is_color=is_color)).astype(np.float32)
     ring = border_ring(color.shape[1:])
-    colors = torch.from_numpy(grid.pooled(color))
     if float(gradient(color, EDGE_SCALES[0]).max()) < FAINTEST_EDGE:
         n_columns = len(EDGE_SCALES) + len(NOISE_QUANTILES) + 1
-        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid, SOURCE, color=colors)
+        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid, SOURCE)
     maps = [_log(distance) for distance in edge_distances(color, ring)]
     maps.append(_log(color_difference(color, ring)))
     columns = evidence(standardized(grid.pooled(np.stack(maps))))
     middle = standardized(grid.pooled(closeness_to_middle(color.shape[1:])[None]))
     values = torch.cat([columns, MIDDLE_WEIGHT * middle], dim=1)
-    return NodeFeatures(values, grid, SOURCE, color=colors)
+    return NodeFeatures(values, grid, SOURCE)
 
 
 def evidence(columns: Tensor) -> Tensor:

@@ -82,9 +82,11 @@ def cluster(
     )
     if merge is None:
         merge = clusters is None or clusters == 2
+    is_auto = chosen.method == "auto"
     finish = Finish(
-        merge, fill_holes, largest_component, chosen.method == "auto", refine, as_released
-    )
+        merge, fill_holes, largest_component, main_components=is_auto, color_edges=is_auto,
+        refine=refine, nearest=as_released,
+    )  # fmt: skip
     source = feature_source(
         features, side=side, cell=cell, dino=dino, stride=stride, branch=branch, model=model,
         seed=chosen.seed, device=device,

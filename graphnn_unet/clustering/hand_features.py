@@ -41,7 +41,7 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
 
     Cost: about 40 filters of the image.
     """
-    color = lab(array) if is_color else array
+    color = perceived(array, is_color=is_color)
     light = color[0] if is_color else array.mean(axis=0)
     maps = [*color_moments(color), *structure(light)]
     if light.ndim == 2:
@@ -52,8 +52,10 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
     return NodeFeatures(values, grid, SOURCE)
 
 
-def lab(array: Floats) -> Floats:
-    """CIE Lab of ``(3, y, x)`` RGB from 0 to 1, divided by 100."""
+def perceived(array: Floats, *, is_color: bool) -> Floats:
+    """CIE Lab of ``(3, y, x)`` RGB from 0 to 1, divided by 100; other channels as they are."""
+    if not is_color:
+        return array
     from skimage.color import rgb2lab
 
     return (rgb2lab(array, channel_axis=0) / 100).astype(np.float32)

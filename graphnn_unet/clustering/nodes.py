@@ -93,14 +93,12 @@ class NodeFeatures:
         grid: Where the nodes lie.
         source: What made the features, as users are told.
         box: The part of the image that the grid covers; ``None``: the image without its frame.
-        color: Mean color of each node (Lab, or the channels), ``(node, channel)``.
     """
 
     values: Tensor
     grid: Grid
     source: str
     box: tuple[slice, ...] | None = None
-    color: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.values) != self.grid.n_nodes:

@@ -13,8 +13,9 @@ from scipy import ndimage
 from torch.nn import functional
 
 from graphnn_unet.clustering.border_features import closeness_to_middle
-from graphnn_unet.clustering.color_pass import color_column
+from graphnn_unet.clustering.color_edges import color_edges
 from graphnn_unet.clustering.fit import Fit, State, fit_graph, make_graph
+from graphnn_unet.clustering.hand_features import perceived
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import NodeFeatures
 from graphnn_unet.clustering.polarity import (
@@ -28,6 +29,9 @@ from graphnn_unet.clustering.settings import ClusterSettings
 MAIN_SHARE, MAIN_PULL = 0.5, 2.0
 """Chosen on the development part of the microorganism images, see docs/methods/unsupervised.md."""
 
+EDGE_CELLS = 3.0
+"""How far from the edge pixels are decided anew by their colors, in cells of the nodes."""
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -39,6 +43,8 @@ class Finish:
         largest_component: Keep only the largest component of the foreground.
         main_components: Keep the component with the largest area, weighed by its closeness to the
             middle, and those of at least half its weight; drops debris and scale bars.
+        color_edges: Decide about the pixels near the edge by the colors of both sides (one id for
+            all foreground).
         refine: Move edges to those of the image by a bilateral solver.
         nearest: As the released programs do: each pixel gets the cluster of the nearest node, two
             clusters are told apart by the corners, the solver has its published sizes.
@@ -48,6 +54,7 @@ class Finish:
     fill_holes: bool = True
     largest_component: bool = False
     main_components: bool = False
+    color_edges: bool = False
     refine: bool = False
     nearest: bool = False
 
@@ -68,19 +75,11 @@ class Segmentation:
 def segment_nodes(
     nodes: NodeFeatures, settings: ClusterSettings, key: str, state: State | None = None
 ) -> Fit:
-    """Cluster the nodes of one image; second passes as the settings say."""
+    """Cluster the nodes of one image; the foreground again where the settings say so."""
     first = replace(settings, n_clusters=2) if settings.two_stage else settings
     fit = fit_graph(make_graph(nodes.values, first), first, key, state)
     if settings.two_stage:
         return _parts_of_foreground(nodes, fit, settings, key)
-    if settings.color_pass and settings.n_clusters == 2 and nodes.color is not None:
-        inside = _foreground(fit, nodes).reshape(nodes.grid.size)
-        main = cleaned(inside.astype(np.int64), Finish(main_components=True)).ravel() > 0
-        column = color_column(nodes.color, main, nodes.grid)
-        if column is not None:
-            values = torch.cat([nodes.values, column], dim=1)
-            again = fit_graph(make_graph(values, settings), settings, f"{key}/color")
-            return replace(again, flags=tuple(dict.fromkeys((*fit.flags, *again.flags))))
     return fit
 
 
@@ -131,6 +130,11 @@ def segment_image(
         polarity = corner_polarity(labels, nodes.grid.size)
     box = nodes.box or image.inner
     found = _pixel_labels(fit, nodes, polarity, finish, tuple(p.stop - p.start for p in box))
+    if finish.color_edges and finish.merge:
+        inside = cleaned(found, finish) > 0
+        width = EDGE_CELLS * max(n / m for n, m in zip(inside.shape, nodes.grid.size, strict=True))
+        color = 100 * perceived(image.array[(slice(None), *box)], is_color=image.is_color)
+        found = color_edges(inside, color, width).astype(np.int64)
     if finish.refine and found.any():
         from graphnn_unet.clustering.bilateral import PUBLISHED, refine_labels
 

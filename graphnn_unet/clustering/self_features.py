@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphnn_unet.clustering.features import working_image
-from graphnn_unet.clustering.hand_features import POSITION_WEIGHT, lab, positions
+from graphnn_unet.clustering.hand_features import POSITION_WEIGHT, perceived, positions
 from graphnn_unet.clustering.images import Image, Source, read_image
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
 from graphnn_unet.errors import GraphnnError, InputError
@@ -132,7 +132,7 @@ def normalized(image: Image, side: int) -> Tensor:
             "the encoder of a folder sees pictures of one plane", "", "Use --slices for volumes"
         )
     work = working_image(image, side)
-    color = lab(work) if image.is_color else work
+    color = perceived(work, is_color=image.is_color)
     mean = color.mean(axis=(1, 2), keepdims=True)
     deviation = color.std(axis=(1, 2), keepdims=True)
     return torch.from_numpy(((color - mean) / np.maximum(deviation, 0.02)).astype(np.float32))

@@ -42,8 +42,6 @@ class ClusterSettings:
         shared_steps: Passes over the folder with shared weights (collective schedule), ``T0``.
         steps_per_visit: Steps on an image in each of these passes.
         two_stage: DeepCut: clusters the nodes of the foreground again, into parts.
-        color_pass: Cluster a second time with a column that compares the colors of the foreground
-            and the background of the first time (2 clusters, features that know the color).
         seed: Of the initial weights; the dropout of an image follows from it and its name.
     """
 
@@ -66,7 +64,6 @@ class ClusterSettings:
     shared_steps: int = 0
     steps_per_visit: int = 1
     two_stage: bool = False
-    color_pass: bool = False
     seed: int = 0
 
     def check(self) -> None:
@@ -105,7 +102,7 @@ class ClusterSettings:
 
 
 METHODS: dict[str, ClusterSettings] = {
-    "auto": ClusterSettings("auto", steps=40, lr=1e-2, color_pass=True),
+    "auto": ClusterSettings("auto", steps=40, lr=1e-2),
     "grid": ClusterSettings("grid", steps=100),
     "deepcut": ClusterSettings(
         "deepcut", "gcn", "ncut", "deepcut", graph="published", steps=10, alpha=3.0

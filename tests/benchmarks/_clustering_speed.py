@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def volume(path: Path) -> tuple[int, float, float]:
     settings = make_settings(layer="gcn", loss="cc", steps=N_STEPS, lr=1e-2)
     began = time.perf_counter()
     nodes = BorderFeatures(side=512, cell=1)(image)
-    segment_image(image, nodes, replace(settings, color_pass=False), Finish())
+    segment_image(image, nodes, settings, Finish())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return nodes.grid.n_nodes, time.perf_counter() - began, peak
 

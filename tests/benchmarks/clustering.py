@@ -151,15 +151,20 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
 
     border, hand = Once(BorderFeatures(), image), Once(HandFeatures(), image)
     main = Finish(main_components=True)
-    yield "auto", "border", N_SEEDS if grid else 1, ours(border, make_settings(), main)
+    auto = replace(main, color_edges=True)
+    yield "auto", "border", N_SEEDS if grid else 1, ours(border, make_settings(), auto)
     for name, function in CLASSICAL.items():
         yield name, "", 1, plain(function)
     yield "k-means", "hand", 1, plain(kmeans_nodes, hand)
     yield "k-means", "border", 1, plain(kmeans_nodes, border)
     if not grid:
         return
-    yield "auto --refine", "border", 1, ours(border, make_settings(), replace(main, refine=True))
-    yield "auto, all components", "border", 1, ours(border, make_settings(), Finish())
+    for shown, finish in (
+        ("auto --refine", replace(auto, refine=True)),
+        ("auto, all components", replace(auto, main_components=False)),
+        ("auto, edges of cells", main),
+    ):
+        yield shown, "border", 1, ours(border, make_settings(), finish)
     middle = Once(BorderFeatures(192, GRID_CELL), image)
     for loss in ("ncut", "cc", "dmon"):
         for layer in ("gcn", "gat", "arma"):

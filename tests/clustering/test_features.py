@@ -9,7 +9,6 @@ from graphnn_unet.clustering.border_features import (
     border_ring,
     evidence,
 )
-from graphnn_unet.clustering.color_pass import color_column
 from graphnn_unet.clustering.features import BorderFeatures, HandFeatures, working_image
 from graphnn_unet.clustering.hand_features import hand_features, structure
 from graphnn_unet.clustering.nodes import Grid, standardized
@@ -72,7 +71,6 @@ def test_evidence_is_positive_inside_and_negative_outside():
     inside = nodes.grid.pooled(mask[None].astype(np.float32))[:, 0] > 0.5
     assert (nodes.values[inside, :-1] > 0).float().mean() > 0.95
     assert (nodes.values[~inside, :-1] < 0).float().mean() > 0.95
-    assert nodes.color.shape == (nodes.grid.n_nodes, 3)
 
 
 def test_evidence_sees_a_transparent_object_by_its_outline():
@@ -103,18 +101,6 @@ def test_thresholds_lie_between_two_groups():
     found = evidence(columns)
     assert (found[:2, 0] < 0).all()
     assert (found[2:, 0] > 0).all()
-
-
-def test_colors_of_the_first_result_make_a_column():
-    rgb, mask = blob()
-    nodes = BorderFeatures(cell=2)(as_image(rgb))
-    inside = nodes.grid.pooled(mask[None].astype(np.float32))[:, 0] > 0.5
-    half = inside.copy()
-    half[: len(half) // 2] = False  # the first result missed the upper half
-    column = color_column(nodes.color, half, nodes.grid)[:, 0]
-    assert (column[inside] > 0).float().mean() > 0.9
-    assert (column[~inside] < 0).float().mean() > 0.9
-    assert color_column(nodes.color, np.zeros_like(inside), nodes.grid) is None
 
 
 def test_large_images_are_reduced_with_their_aspect():

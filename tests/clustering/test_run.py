@@ -165,7 +165,12 @@ def test_volumes_as_a_whole_and_slice_by_slice(tmp_path, by_slice):
     graphnn_unet.cluster(tmp_path / "in", tmp_path / "out", by_slice=by_slice, cell=2, **QUICK)
     found = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
     assert found.GetSpacing() == pytest.approx((1, 1, 3))
-    assert iou(sitk.GetArrayFromImage(found) > 0, mask) > (0.5 if by_slice else 0.65)
+    labels = sitk.GetArrayFromImage(found) > 0
+    if by_slice:  # a slice without object has no right answer
+        shown = mask.any(axis=(1, 2))
+        assert iou(labels[shown], mask[shown]) > 0.95
+    else:
+        assert iou(labels, mask) > 0.65
 
 
 def test_ids_are_carried_from_slice_to_slice():

@@ -1,0 +1,117 @@
+"""Edges by color: against a dense solution, and on pictures whose mask is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pictures import blob, iou
+from scipy import ndimage
+
+from graphnn_unet.clustering.color_edges import (
+    MIN_PIXELS,
+    SMOOTHNESS,
+    _relaxed,
+    color_edges,
+    mixture_likelihood,
+    pixel_affinity,
+)
+from graphnn_unet.clustering.hand_features import perceived
+
+
+def lab_of(rgb: np.ndarray) -> np.ndarray:
+    channels = np.moveaxis(rgb, -1, 0).astype(np.float32) / 255
+    return 100 * perceived(channels, is_color=True)
+
+
+def dense_energy(near, mask, color, ratio, values):
+    """The sum in the docstring, pair by pair, for values of the pixels near the edge."""
+    full = mask.astype(float)
+    full[near] = values
+    cells = list(np.ndindex(mask.shape))
+    pairs = [
+        (a, b)
+        for i, a in enumerate(cells)
+        for b in cells[i + 1 :]
+        if max(abs(np.subtract(a, b))) == 1 and (near[a] or near[b])
+    ]
+    at = {cell: color[(slice(None), *cell)] for cell in cells}
+    square = np.array([((at[a] - at[b]) ** 2).sum() for a, b in pairs])
+    weight = SMOOTHNESS / (4 + 4 / np.sqrt(2)) * np.exp(-square / (2 * square.mean()))
+    weight /= [np.hypot(*np.subtract(a, b)) for a, b in pairs]
+    jumps = np.array([full[a] - full[b] for a, b in pairs])
+    own = np.abs(ratio) * (values - (ratio > 0)) ** 2
+    return own.sum() + (weight * jumps**2).sum()
+
+
+def test_values_minimize_the_energy_of_the_docstring():
+    rng = np.random.default_rng(0)
+    color = rng.normal(0, 10, (3, 5, 6)).astype(np.float32)
+    near = rng.random((5, 6)) < 0.4
+    mask = rng.random((5, 6)) < 0.5
+    ratio = rng.normal(0, 3, near.sum())
+    affinity = pixel_affinity(near, color)
+    found = _relaxed(affinity, near.ravel(), mask.ravel(), torch.from_numpy(ratio)).numpy()
+    least = dense_energy(near, mask, color, ratio, found)
+    for place in range(near.sum()):
+        for step in (-0.01, 0.01):
+            moved = found.copy()
+            moved[place] += step
+            assert dense_energy(near, mask, color, ratio, moved) > least
+
+
+@pytest.mark.parametrize("grow", [-3, -1, 2, 3])
+def test_a_rough_edge_moves_to_that_of_the_picture(grow: int):
+    rgb, mask = blob()
+    distance = ndimage.distance_transform_edt
+    rough = (distance(mask) - distance(~mask)) > -grow
+    assert iou(rough, mask) < 0.95
+    assert iou(color_edges(rough, lab_of(rgb), 5), mask) > 0.97
+
+
+def test_what_is_far_from_the_edge_stays():
+    rgb, mask = blob()
+    other = mask.copy()
+    other[2:9, 2:9] = True  # not in the picture, but known to whoever made the mask
+    made = color_edges(other, lab_of(rgb), 2)
+    assert made[5, 5]
+    assert not color_edges(other, lab_of(rgb), 5)[5, 5]
+
+
+def test_grey_volumes_too():
+    volume = np.random.default_rng(0).normal(0, 0.05, (1, 24, 32, 32)).astype(np.float32)
+    mask = np.zeros(volume.shape[1:], dtype=bool)
+    mask[6:18, 8:24, 8:24] = True
+    volume[0, mask] += 1
+    rough = ndimage.binary_erosion(mask)
+    assert iou(color_edges(rough, 100 * volume, 2), mask) > 0.97
+
+
+def test_thin_objects_do_not_vanish():
+    rng = np.random.default_rng(0)
+    color = rng.normal(0, 30, (3, 40, 40)).astype(np.float32)
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[5:35, 19:22] = True  # nothing in the picture speaks for it
+    assert color_edges(mask, color, 10)[5:35, 20].all()
+
+
+def test_masks_without_an_inside_or_outside_are_left_alone():
+    rgb, mask = blob()
+    few = np.zeros_like(mask)
+    few.flat[: MIN_PIXELS - 1] = True
+    for given in (few, ~few, np.zeros_like(mask), np.ones_like(mask)):
+        assert color_edges(given, lab_of(rgb), 5) is given
+
+
+def test_one_flat_color_keeps_the_mask_nearly_as_it_is():
+    _, mask = blob()
+    made = color_edges(mask, np.zeros((3, *mask.shape), np.float32), 3)
+    assert iou(made, mask) > 0.9
+
+
+def test_mixtures_are_densities():
+    sample = torch.tensor(np.random.default_rng(0).normal(0, 5, (4000, 1)))
+    sample[:2000] += 40
+    places = torch.linspace(-60, 100, 3201, dtype=torch.float64)[:, None]
+    total = mixture_likelihood(places, sample).exp().sum() * 0.05 / np.sqrt(2 * np.pi)
+    assert float(total) == pytest.approx(1, abs=0.01)
