@@ -8,7 +8,7 @@ of ours, 2 the user can mend it, 3 some cases failed, 130 interrupted).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 class GraphnnError(Exception):
@@ -109,8 +109,12 @@ class Fault:
         return asdict(self)
 
 
+MANY, SHOWN = 10, 50
+"""From so many cases with the same fault on, they share a line, which names at most so many."""
+
+
 class FaultsError(GraphnnError, ValueError):
-    """All faults of one pass together, one line each."""
+    """All faults of one pass together, one line each; a fault that many cases share has one."""
 
     def __init__(self, faults: Sequence[Fault], summary: str = ""):
         self.faults = list(faults)
@@ -118,8 +122,26 @@ class FaultsError(GraphnnError, ValueError):
 
     @property
     def lines(self) -> list[str]:
-        """One line a fault, in the order they were found."""
-        return [fault.line for fault in self.faults]
+        """One line a fault, in the order they were found, and one for many with the same words."""
+        sharing: dict[tuple[str, str], list[Fault]] = {}
+        for fault in self.faults:
+            sharing.setdefault((fault.cause, fault.remedy), []).append(fault)
+        found = []
+        for fault in self.faults:
+            together = sharing[fault.cause, fault.remedy]
+            if len(together) < MANY:
+                found.append(fault.line)
+            elif fault is together[0]:
+                found.append(_shared_line(together))
+        return found
+
+
+def _shared_line(faults: Sequence[Fault]) -> str:
+    """A fault of many cases on one line, their names last."""
+    names = ", ".join(fault.case for fault in faults[:SHOWN])
+    more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    whole = replace(faults[0], case=f"{len(faults)} cases")
+    return f"{whole.line} They are {names}{more}."
 
 
 class CasesFailedError(FaultsError):
