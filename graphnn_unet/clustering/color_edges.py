@@ -104,7 +104,7 @@ def _relaxed(
     rows = affinity[near]
     certain = ratio.abs()
     diagonal = torch.from_numpy(np.asarray(rows.sum(axis=1)).ravel()) + certain
-    root = diagonal.rsqrt()
+    root = diagonal.clamp_min(1e-9).rsqrt()  # 0 where no edge and no color says anything
     target = (certain * (ratio > 0) + torch.from_numpy(rows @ (mask & ~near))) * root
     scale = sparse.diags(root.numpy())
     inner = (scale @ rows[:, near] @ scale).tocsr()

@@ -109,6 +109,21 @@ def test_one_flat_color_keeps_the_mask_nearly_as_it_is():
     assert iou(made, mask) > 0.9
 
 
+def test_a_pixel_that_nothing_is_known_about_spoils_no_other():
+    near = np.zeros((5, 5), dtype=bool)
+    near[1:4, 1:4] = True
+    color = np.zeros((1, 5, 5), np.float32)
+    color[0, 2, 2] = 1e6  # its edges have no weight
+    ratio = torch.ones(9, dtype=torch.float64)
+    ratio[4] = 0
+    affinity = pixel_affinity(near, color).tolil()
+    affinity[12] = 0
+    affinity[:, 12] = 0
+    found = _relaxed(affinity.tocsr(), near.ravel(), np.ones(25, dtype=bool), ratio)
+    assert found.isfinite().all()
+    assert float(found[:4].min()) > 0.99
+
+
 def test_mixtures_are_densities():
     sample = torch.tensor(np.random.default_rng(0).normal(0, 5, (4000, 1)))
     sample[:2000] += 40
