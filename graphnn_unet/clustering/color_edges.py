@@ -21,6 +21,10 @@ SMOOTHNESS = 140.0
 CORE = 0.5
 """Pixels deeper than this share of the depth of the mask stay: thin objects do not vanish."""
 
+LEAST_SHARED = 0.5
+"""Intersection over union with the mask itself below which the colors do not bear it out: masks of
+pure noise grow into each other. No development image came below 0.6."""
+
 MIN_PIXELS = 20
 """With fewer pixels on one side its colors are not known."""
 
@@ -50,7 +54,8 @@ def color_edges(
         width: In pixels.
 
     Returns:
-        ``(*spatial)``; the mask itself where one side has too few pixels to know its colors.
+        ``(*spatial)``; the mask itself where one side has too few pixels to know its colors, or
+        where the colors would make another mask of it.
 
     Source: random walker with priors (Grady, CVPR 2005) with the color models of GrabCut (Rother
     et al., 2004). Cost: linear in the pixels near the edge, times steps of conjugate gradients.
@@ -72,7 +77,8 @@ def color_edges(
     affinity = pixel_affinity(near[box], color[(slice(None), *box)])
     made = mask.copy()
     made[near] = _relaxed(affinity, near[box].ravel(), mask[box].ravel(), ratio).numpy() > 0.5
-    return made
+    shared = (made & mask).sum() / (made | mask).sum()
+    return made if shared >= LEAST_SHARED else mask
 
 
 def pixel_affinity(near: NDArray[np.bool_], color: NDArray[np.float32]) -> sparse.csr_matrix:

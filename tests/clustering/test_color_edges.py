@@ -103,6 +103,13 @@ def test_masks_without_an_inside_or_outside_are_left_alone():
         assert color_edges(given, lab_of(rgb), 5) is given
 
 
+def test_a_mask_of_noise_is_left_alone():
+    rng = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(rng.normal(0, 1, (1, 40, 44)), (0, 0.7, 0.7))
+    mask = noise[0] > np.quantile(noise, 0.9)
+    assert color_edges(mask, (10 * noise).astype(np.float32), 6) is mask
+
+
 def test_one_flat_color_keeps_the_mask_nearly_as_it_is():
     _, mask = blob()
     made = color_edges(mask, np.zeros((3, *mask.shape), np.float32), 3)

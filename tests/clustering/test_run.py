@@ -166,11 +166,10 @@ def test_volumes_as_a_whole_and_slice_by_slice(tmp_path, by_slice):
     found = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
     assert found.GetSpacing() == pytest.approx((1, 1, 3))
     labels = sitk.GetArrayFromImage(found) > 0
-    if by_slice:  # a slice without object has no right answer
+    assert iou(labels, mask) > (0.5 if by_slice else 0.65)
+    if by_slice:  # where there is an object, its edge is that of the picture
         shown = mask.any(axis=(1, 2))
         assert iou(labels[shown], mask[shown]) > 0.95
-    else:
-        assert iou(labels, mask) > 0.65
 
 
 def test_ids_are_carried_from_slice_to_slice():
