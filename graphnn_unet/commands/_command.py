@@ -11,9 +11,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError
+
+if TYPE_CHECKING:
+    from graphnn_unet.settings import Section
 
 INTERRUPTED = 130
 
@@ -60,6 +64,58 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     except BrokenPipeError:
         return 0  # the reader of our output has seen enough (| head)
     return 0
+
+
+def add_settings(
+    group: argparse._ActionsContainer, section: type[Section], fields: Sequence[str] = ()
+) -> None:
+    """Add a flag for each field of a section; its description and default are the help.
+
+    A flag that is not given leaves ``None``, so that :func:`given_settings` can tell.
+
+    Args:
+        group: Parser or group of arguments.
+        section: The settings.
+        fields: Names of the fields to add, in this order; empty for all.
+    """
+    from graphnn_unet.settings import flag_of
+
+    for name in fields or section.model_fields:
+        field, flag = section.model_fields[name], flag_of(section, name)
+        options: dict[str, Any] = {"dest": name, "default": None}
+        text = (field.description or "").replace("%", "%%")
+        choices, kind = _choices_and_kind(field.annotation)
+        if kind is bool:
+            options["action"] = "store_true"
+        else:
+            options |= {"type": kind, "metavar": None if choices else flag.metavar}
+            if choices:
+                options["choices"] = choices
+            if field.default is not None:
+                text = f"{text} ({field.default})"
+        group.add_argument(flag.name, help=text, **options)
+
+
+def given_settings(arguments: argparse.Namespace, section: type[Section]) -> dict[str, Any]:
+    """Values of the flags of a section that were given."""
+    values = {name: getattr(arguments, name, None) for name in section.model_fields}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _choices_and_kind(annotation: Any) -> tuple[tuple[Any, ...], type]:
+    """Allowed words of an annotation (empty: any value) and the type of its values."""
+    from types import NoneType, UnionType
+    from typing import Annotated, Literal, Union, get_args, get_origin
+
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _choices_and_kind(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        return _choices_and_kind(next(a for a in get_args(annotation) if a is not NoneType))
+    if origin is Literal:
+        words = get_args(annotation)
+        return words, type(words[0])
+    return (), annotation
 
 
 def show_folders() -> None:

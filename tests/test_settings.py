@@ -1,0 +1,69 @@
+"""A section makes checks and flags from one declaration."""
+
+import argparse
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, model_validator
+
+from graphnn_unet.commands._command import add_settings, given_settings
+from graphnn_unet.errors import InputError
+from graphnn_unet.settings import Flag, Section, make_section, wrong_values
+
+
+class Baking(Section):
+    minutes: Annotated[int, Flag("--time", "MIN")] = Field(30, ge=1, description="in the oven")
+    heat: Literal["top", "both"] = Field("both", description="heating elements in use")
+    glaze: bool = Field(False, description="sugar on top")
+    butter_share: float | None = Field(None, description="by weight, in 100 %")
+
+    @model_validator(mode="after")
+    def _no_burning(self) -> "Baking":
+        if self.glaze and self.minutes > 40:
+            raise ValueError("sugar burns after 40 minutes")
+        return self
+
+
+@pytest.fixture
+def parser():
+    made = argparse.ArgumentParser()
+    add_settings(made, Baking)
+    return made
+
+
+def test_only_given_flags_become_values(parser):
+    assert given_settings(parser.parse_args([]), Baking) == {}
+    arguments = parser.parse_args(["--time", "5", "--glaze", "--butter-share", "0.5"])
+    assert given_settings(arguments, Baking) == {"minutes": 5, "glaze": True, "butter_share": 0.5}
+
+
+def test_help_is_the_description_and_the_default(parser):
+    text = " ".join(parser.format_help().split())
+    assert "--time MIN in the oven (30)" in text
+    assert "--heat {top,both} heating elements in use (both)" in text
+    assert "by weight, in 100 %" in text
+
+
+def test_words_outside_the_choices_are_refused(parser, capsys):
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--heat", "below"])
+    assert "below" in capsys.readouterr().err
+
+
+def test_all_wrong_values_are_told_together():
+    wrong = wrong_values(Baking, {"minutes": 0, "heat": "below", "sugar": 1})
+    assert {value.field for value in wrong} == {"minutes", "heat", "sugar"}
+    assert wrong_values(Baking, {"minutes": 1}) == []
+
+
+def test_message_names_value_reason_meaning_and_source():
+    with pytest.raises(InputError) as caught:
+        make_section(Baking, {"minutes": 0}, "baking.toml")
+    assert caught.value.line.startswith("minutes = 0 in baking.toml cannot be used: input should be")
+    assert caught.value.line.endswith("minutes: in the oven.")
+
+
+def test_relations_between_fields_are_checked():
+    with pytest.raises(InputError, match="do not go together: sugar burns after 40 minutes"):
+        make_section(Baking, {"glaze": True, "minutes": 41})
+    assert make_section(Baking, {"glaze": True, "minutes": 40}).minutes == 40
