@@ -59,8 +59,9 @@ def test_all_wrong_values_are_told_together():
 def test_message_names_value_reason_meaning_and_source():
     with pytest.raises(InputError) as caught:
         make_section(Baking, {"minutes": 0}, "baking.toml")
-    assert caught.value.line.startswith("minutes = 0 in baking.toml cannot be used: input should be")
-    assert caught.value.line.endswith("minutes: in the oven.")
+    line = caught.value.line
+    assert line.startswith("minutes = 0 in baking.toml cannot be used: input should be")
+    assert line.endswith("minutes: in the oven.")
 
 
 def test_relations_between_fields_are_checked():
