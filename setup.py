@@ -5,27 +5,11 @@
 site-packages.
 """
 
-from setuptools import setup
-
-OWN = [
-    "classification",
-    "clustering",
-    "commands",
-    "data",
-    "graph",
-    "inference",
-    "metrics",
-    "networks",
-    "nnunet_trainers",
-    "report",
-    "storage",
-    "trainers",
-]
+from setuptools import find_packages, setup
 
 setup(
     packages=[
-        "graphnn_unet",
-        *(f"graphnn_unet.{name}" for name in OWN),
+        *find_packages(include=["graphnn_unet", "graphnn_unet.*"]),
         "graphnn_unet.dataset_conversion",
         "graphnn_unet.plans",
     ],

@@ -3,20 +3,27 @@
 Order of precedence: built-in defaults < what the planner derives from the data < the named recipe
 < ``--recipe FILE`` < ``--set key=value``. Unknown keys and wrong types are refused with the
 nearest known key.
+
+The sections below are those of every training. A method declares its own beside its trainer
+(``SemiTrainer.sections``); from then on recipes, overrides, messages and help know its keys.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, SerializeAsAny
 
 from graphnn_unet.errors import InputError, MissingFileError, RecipeError
+from graphnn_unet.settings import Section, SectionType, wrong_values
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,11 +38,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Length = Annotated[float, Field(gt=0)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Plan(_Section):
+class Plan(Section):
     """What the planner is told; empty values are decided from the data."""
 
     configuration: Literal["2d", "3d_fullres", "3d_lowres"] | None = Field(
@@ -56,7 +59,7 @@ class Plan(_Section):
     )
 
 
-class Network(_Section):
+class Network(Section):
     """Changes to the planned network; empty values keep nnU-Net's."""
 
     base_features: Positive | None = Field(None, description="channels of the first stage")
@@ -66,7 +69,7 @@ class Network(_Section):
     )
 
 
-class Batch(_Section):
+class Batch(Section):
     """Images a step; half of each part fills the inward, half the outward mixed images."""
 
     labeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
@@ -77,24 +80,7 @@ class Batch(_Section):
     )
 
 
-class CopyPaste(_Section):
-    """The box that is cut from one image and pasted into another (BCP, section 3)."""
-
-    box_fraction: Annotated[float, Field(gt=0, lt=1)] | list[Positive] = Field(
-        2 / 3,
-        description="edge of the box as a share of the patch edge, or voxels per axis z, y, x",
-    )
-    supervised: bool = Field(
-        True, description="SupervisedTrainer mixes labelled images with each other as well"
-    )
-    directions: Literal["both", "one"] = Field(
-        "both",
-        description="labelled pairs are mixed both ways (as many patches as in self-training) "
-        "or one way (as published)",
-    )
-
-
-class Schedule(_Section):
+class Schedule(Section):
     """Lengths in optimiser steps."""
 
     pretrain_steps: Annotated[int, Field(ge=0)] = Field(
@@ -112,7 +98,7 @@ class Schedule(_Section):
     )
 
 
-class Optimizer(_Section):
+class Optimizer(Section):
     """Optimiser and learning rate; defaults are nnU-Net's."""
 
     name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="update rule")
@@ -133,20 +119,7 @@ class Optimizer(_Section):
     )
 
 
-class Teacher(_Section):
-    """The moving average of the student."""
-
-    ema: Fraction = Field(0.99, description="share of the old teacher kept at each step")
-    warmup: bool = Field(
-        True,
-        description="without pre-training the share grows as 1 - 1/(t+1) (UA-MT's rule)",
-    )
-    deploy: Literal["student", "teacher"] = Field(
-        "student", description="network whose weights predict after training"
-    )
-
-
-class Loss(_Section):
+class Loss(Section):
     """Segmentation loss."""
 
     variant: Literal["nnunet", "paper3d", "paper2d"] = Field(
@@ -163,17 +136,7 @@ class Loss(_Section):
     deep_supervision: bool = Field(True, description="loss on coarser decoder outputs as well")
 
 
-class PseudoLabel(_Section):
-    """What is done to the teacher's labels before they teach."""
-
-    largest_component: bool | dict[str, bool] = Field(
-        True,
-        description="keep only the largest connected component of a class; a table gives it per "
-        "class id (the planner measures it on the labelled cases)",
-    )
-
-
-class Augmentation(_Section):
+class Augmentation(Section):
     """Changes to nnU-Net's augmentation."""
 
     unlabeled_spatial: bool = Field(
@@ -183,61 +146,123 @@ class Augmentation(_Section):
     )
 
 
-class Graph(_Section):
-    """Structure-aware alignment and clustering loss (GraphCL)."""
-
-    stage: int = Field(-1, description="encoder stage of the alignment block; -1 = bottleneck")
-    cluster_stage: int | None = Field(
-        None,
-        description="encoder stage of the clustering loss; empty: the deepest with at least 64 "
-        "positions",
-    )
-    cluster_graph: Literal["positive", "shifted"] = Field(
-        "positive",
-        description="graph of the cluster head: positive affinities (paper) or shifted cosine "
-        "(linear, any number of nodes)",
-    )
-    kappa: Annotated[float, Field(ge=0)] = Field(
-        0.01, description="weight of the clustering loss (GraphCL eq. 19)"
-    )
-    tau: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="similarity threshold = largest affinity / tau (GraphCL eq. 15)"
-    )
-    features: Literal["unit", "raw", "centred"] = Field(
-        "unit", description="rows of the feature matrix in the clustering loss"
-    )
-
-
-class Recipe(_Section):
-    """All keys of a recipe, section by section."""
+class Recipe(Section):
+    """All keys of a recipe: the sections of every training, and those that methods declare."""
 
     plan: Plan = Plan()
     network: Network = Network()
     batch: Batch = Batch()
-    copy_paste: CopyPaste = CopyPaste()
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
-    teacher: Teacher = Teacher()
     loss: Loss = Loss()
-    pseudo_label: PseudoLabel = PseudoLabel()
     augmentation: Augmentation = Augmentation()
-    graph: Graph = Graph()
+    methods: dict[str, SerializeAsAny[Section]] = Field(default_factory=dict)
+
+    def of(self, section: type[SectionType]) -> SectionType:
+        """The settings of one section, given the class that declares them.
+
+        Raises:
+            InputError: No method has declared this class.
+        """
+        for name, known in known_sections().items():
+            if known is section:
+                values = getattr(self, name) if name in _ENGINE_SECTIONS else self.methods.get(name)
+                if isinstance(values, section):
+                    return values
+                # resolved before the method's file was loaded again
+                return section.model_validate(values.model_dump() if values else {})
+        raise InputError(f"no method has declared the section {section.__name__}")
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Nested plain values, without empty ones."""
-        return self.model_dump(exclude_none=True)
+        tables = self.model_dump(exclude_none=True)
+        methods = tables.pop("methods")
+        return {**tables, **methods}
+
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """Nested plain values without those that are the built-in defaults.
+
+        A key that a later version adds with a default leaves this as it was.
+        """
+        sections = known_sections()
+        changed = {
+            name: {
+                key: value
+                for key, value in table.items()
+                if value != sections[name].model_fields[key].default
+            }
+            for name, table in self.as_dict().items()
+        }
+        return {name: table for name, table in changed.items() if table}
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that change with any value that is not the default."""
+        text = json.dumps(self.changes(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 PLANNING_SECTIONS = ("plan", "network")
 """Sections that act when the data are planned; training cannot change them any more."""
 
+SECTION_PROVIDERS = "graphnn_unet.sections"
+"""Entry points that import the methods of a package, which declare their sections thereby."""
+
+_ENGINE_SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Recipe.model_fields.items()
+    if name != "methods" and field.annotation is not None
+}
+_declared: dict[str, type[Section]] = {}
+
+
+def declare_section(name: str, section: type[Section]) -> None:
+    """Make the settings of a method known to recipes, ``--set``, messages and help.
+
+    Args:
+        name: Name of the section in a recipe.
+        section: Its class.
+
+    Raises:
+        InputError: The name belongs to another class.
+    """
+    known = _ENGINE_SECTIONS.get(name) or _declared.get(name)
+    # the file of a user's trainer may be loaded again, which makes the class anew
+    if known is not None and _identity(known) != _identity(section):
+        raise InputError(
+            f"the recipe section {name!r} of {section.__name__} has the name of another one",
+            f"{known.__name__} of {known.__module__} has it",
+            "Choose another name in `sections`",
+        )
+    _declared[name] = section
+
+
+def _identity(section: type[Section]) -> tuple[str, str]:
+    return section.__module__, section.__qualname__
+
+
+@cache
+def _load_providers() -> None:
+    for point in entry_points(group=SECTION_PROVIDERS):
+        point.load()()
+
+
+def method_sections() -> dict[str, type[Section]]:
+    """Sections that methods have declared, those of all installed methods among them."""
+    _load_providers()
+    return _declared
+
+
+def known_sections() -> dict[str, type[Section]]:
+    """All sections that a recipe may have, by name."""
+    return {**_ENGINE_SECTIONS, **method_sections()}
+
 
 def known_keys() -> dict[str, str]:
     """Every key (``section.key``) with its description."""
     return {
-        f"{section}.{key}": value.description or ""
-        for section, model in Recipe.model_fields.items()
-        for key, value in model.annotation.model_fields.items()
+        f"{name}.{key}": field.description or ""
+        for name, section in known_sections().items()
+        for key, field in section.model_fields.items()
     }
 
 
@@ -307,11 +332,11 @@ class RecipeFaultsError(RecipeError):
 
 def check_layer(layer: Layer, source: str) -> None:
     """Raise ``RecipeError`` for all unknown keys and wrong values of one layer together."""
-    known = known_keys()
+    known, sections = known_keys(), known_sections()
     faults: list[RecipeError] = []
     understood: dict[str, dict[str, Any]] = {}
     for section, table in layer.items():
-        if section not in Recipe.model_fields or not isinstance(table, Mapping):
+        if section not in sections or not isinstance(table, Mapping):
             names = [f"{section}.{key}" for key in table] if isinstance(table, Mapping) else []
             faults += [_unknown(name, known, source) for name in names or [section]]
             continue
@@ -358,24 +383,24 @@ def resolve(*layers: Layer) -> Recipe:
                 raise _unknown(section, known_keys(), "the resolved recipe")
             merged.setdefault(section, {}).update(table)
     check_layer(merged, "the resolved recipe")
-    return Recipe.model_validate(merged)
+    engine = {name: table for name, table in merged.items() if name in _ENGINE_SECTIONS}
+    methods = {
+        name: section.model_validate(merged.get(name, {}))
+        for name, section in sorted(method_sections().items())
+    }
+    return Recipe.model_validate({**engine, "methods": methods})
 
 
 def _wrong_values(values: Layer, source: str) -> list[RecipeError]:
     """One fault for each known key whose value cannot be used."""
-    try:
-        Recipe.model_validate(values)
-    except ValidationError as error:
-        faults: dict[str, RecipeError] = {}
-        # a value that may be of two types has an error for each: the deepest is the closest miss
-        for one in sorted(error.errors(), key=lambda one: -len(one["loc"])):
-            section, name = str(one["loc"][0]), str(one["loc"][1])
-            key = f"{section}.{name}"
-            given = f"{key} = {values[section][name]!r} in {source} cannot be used"
-            why = one["msg"][0].lower() + one["msg"][1:]
-            faults.setdefault(key, RecipeError(given, why, f"{key}: {known_keys()[key]}"))
-        return list(faults.values())
-    return []
+    faults = []
+    for name, table in values.items():
+        for wrong in wrong_values(known_sections()[name], table):
+            key = f"{name}.{wrong.field}" if wrong.field else name
+            given = f"{key} = {wrong.value!r}" if wrong.field else f"[{name}]"
+            meaning = f"{key}: {wrong.description}" if wrong.description else ""
+            faults.append(RecipeError(f"{given} in {source} cannot be used", wrong.why, meaning))
+    return faults
 
 
 def _unknown(key: str, known: Mapping[str, str], source: str) -> RecipeError:

@@ -22,7 +22,7 @@ FLOORS = {
     "commands": 6, "nnunet_trainers": 6,
     "benchmark": 5, "report": 5,
     "trainers": 4, "inference": 4, "clustering": 4, "classification": 4,
-    "data": 3, "networks": 3, "metrics": 3, "dataset_conversion": 3,
+    "data": 3, "networks": 3, "pseudo_labels": 3, "metrics": 3, "dataset_conversion": 3,
     "plans": 2, "graph": 2,
     "storage": 1,
     "errors": 0, "progress": 0, "device": 0, "seeds": 0, "settings": 0, "_version": 0,

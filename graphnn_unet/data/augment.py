@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import (
@@ -18,6 +19,19 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 _MOVING = (SpatialTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
 """Rotation and scaling, and the conversions around them where slices are rotated one by one."""
+
+
+MIRRORED_AXES = "mirrored_axes"
+"""Key under which a sample says which of its spatial axes were mirrored."""
+
+
+class RecordedMirror(MirrorTransform):
+    """nnU-Net's mirroring, which also says what it did: its draws and results are the same."""
+
+    def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
+        """Mirror, and note the axes."""
+        mirrored = super().apply(data_dict, **params)
+        return {**mirrored, MIRRORED_AXES: tuple(int(axis) for axis in params["axes"])}
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,8 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
             # its benchmark picks one of two algorithms by their speed, whose results differ in the
             # last bits: the same seed would give other weights on a busy machine
             part.benchmark = False
+        if type(part) is MirrorTransform:
+            part.__class__ = RecordedMirror
     kept = [part for part in transform.transforms if not isinstance(part, _MOVING)]
     return Augmentation(
         transform, ComposeTransforms(kept), tuple(int(i) for i in initial), tuple(mirror or ())

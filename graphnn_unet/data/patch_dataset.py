@@ -26,8 +26,10 @@ import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from torch.utils.data import DataLoader, Dataset
 
-from graphnn_unet.data.augment import outside_mask
+from graphnn_unet.data.augment import MIRRORED_AXES, outside_mask
 from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.seeds import Stream
+from graphnn_unet.seeds import generator as numpy_generator
 from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import load_properties
 
@@ -37,7 +39,6 @@ Index = tuple[int, int]
 """(step, slot); slots count the labelled images of a step first, then the unlabelled ones."""
 
 MAX_WORKER_RESTARTS = 3
-_STREAM_LABELED, _STREAM_UNLABELED, _STREAM_CASES = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -145,21 +146,22 @@ class PatchDataset(Dataset):
     def __getitem__(self, index: Index) -> dict[str, Any]:
         step, slot = index
         is_labeled = slot < self.n_labeled
-        stream = _STREAM_LABELED if is_labeled else _STREAM_UNLABELED
-        generator = np.random.default_rng([self.seed, stream, step, slot])
+        stream = Stream.LABELED_PATCH if is_labeled else Stream.UNLABELED_PATCH
+        generator = numpy_generator(self.seed, stream, step, slot)
         case = self.case_at(step, slot)
-        image, label = (
+        image, label, start = (
             self._labeled_crop(case, generator, self._wants_foreground(step, slot))
             if is_labeled
             else self._unlabeled_crop(case, generator)
         )
-        own = None if is_labeled else self.settings.unlabeled_transform
+        in_place = None if is_labeled else self.settings.unlabeled_transform
         with seeded(int(generator.integers(2**31))), torch.no_grad():
-            sample = (own or self.settings.transform)(image=image, segmentation=label)
+            sample = (in_place or self.settings.transform)(image=image, segmentation=label)
         return {
             "image": sample["image"].float(),
             "target": sample["segmentation"] if is_labeled else None,
             "case": case.case_id,
+            "place": (start, sample.get(MIRRORED_AXES, ()), in_place is None),
         }
 
     def case_at(self, step: int, slot: int) -> StoredCase:
@@ -169,7 +171,7 @@ class PatchDataset(Dataset):
         per_step = self.n_labeled if is_labeled else self.n_unlabeled
         position = step * per_step + (slot if is_labeled else slot - self.n_labeled)
         turn, place = divmod(position, len(cases))
-        order = np.random.default_rng([self.seed, _STREAM_CASES, int(is_labeled), turn])
+        order = numpy_generator(self.seed, Stream.CASE_ORDER, int(is_labeled), turn)
         return cases[int(order.permutation(len(cases))[place])]
 
     def _wants_foreground(self, step: int, slot: int) -> bool:
@@ -179,23 +181,22 @@ class PatchDataset(Dataset):
 
     def _labeled_crop(
         self, case: StoredCase, generator: np.random.Generator, foreground: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> _Crop:
         image = case.image()
         if case.case_id not in self._properties:
             self._properties[case.case_id] = case.properties()["class_locations"]
         center = self._center(self._properties[case.case_id], generator, foreground)
         box = self._box(image.shape[1:], self.settings.initial_patch_size, center, generator)
-        return self._cut(image, box, 0), self._cut(case.label(), box, -1)
+        return self._cut(image, box, 0), self._cut(case.label(), box, -1), _start_of(box)
 
-    def _unlabeled_crop(
-        self, case: StoredCase, generator: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _unlabeled_crop(self, case: StoredCase, generator: np.random.Generator) -> _Crop:
         image, settings = case.image(), self.settings
         size = settings.patch_size if settings.unlabeled_transform else settings.initial_patch_size
-        cut = self._cut(image, self._box(image.shape[1:], size, None, generator), 0)
+        box = self._box(image.shape[1:], size, None, generator)
+        cut = self._cut(image, box, 0)
         if settings.mask_outside:
-            return cut, torch.from_numpy(outside_mask(cut.numpy()))
-        return cut, torch.zeros((1, *cut.shape[1:]), dtype=torch.int16)
+            return cut, torch.from_numpy(outside_mask(cut.numpy())), _start_of(box)
+        return cut, torch.zeros((1, *cut.shape[1:]), dtype=torch.int16), _start_of(box)
 
     def _center(
         self, locations: dict[Any, Any], generator: np.random.Generator, foreground: bool
@@ -241,6 +242,14 @@ class PatchDataset(Dataset):
         if len(self.settings.patch_size) == 2:
             cut = cut[:, 0]
         return torch.from_numpy(np.ascontiguousarray(cut))
+
+
+_Crop = tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]
+"""Image ``(c, *s)``, label map ``(1, *s)`` and the first voxel in the case."""
+
+
+def _start_of(box: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(int(low) for low, _ in box)
 
 
 @contextmanager
@@ -301,7 +310,7 @@ class _Careful(Dataset):
 
 
 def collate(samples: list[dict[str, Any] | GraphnnError]) -> dict[str, Any] | GraphnnError:
-    """Stack samples: ``data (b, c, *s)``, ``target`` of the labelled ones, ``keys``."""
+    """Stack samples: ``data (b, c, *s)``, ``target`` of the labelled ones, ``keys``, ``places``."""
     for sample in samples:
         if isinstance(sample, GraphnnError):
             return sample
@@ -310,6 +319,7 @@ def collate(samples: list[dict[str, Any] | GraphnnError]) -> dict[str, Any] | Gr
         "data": torch.stack([sample["image"] for sample in samples]),
         "target": torch.stack(targets) if targets else None,
         "keys": [sample["case"] for sample in samples],
+        "places": [sample["place"] for sample in samples],
     }
 
 

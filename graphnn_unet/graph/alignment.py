@@ -13,6 +13,7 @@ from torch.nn import functional
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
 from graphnn_unet.graph.affinity import inverse_root
+from graphnn_unet.graph.shared_batch import all_images, process_count, process_rank
 
 
 def normalized_sample_graph(scores: Tensor) -> Tensor:
@@ -69,7 +70,8 @@ class StructureAlignment(nn.Module):
         training, w > 1:   Y_i = F_i + g * sum_j G_ij W^T F_j,    G = normalized(T T^T)
         otherwise:         Y_i = F_i + g * W^T F_i
 
-    at each position. In evaluation every image stands alone, so that tiles, mirrored copies and
+    at each position, over the images of all processes that share the batch. In evaluation every
+    image stands alone, so that tiles, mirrored copies and
     pseudo-labels never depend on what shares the batch. ``g`` starts at 0 and ``W`` at the
     identity: a fresh block leaves the network as it is, and its gradient then reaches ``g`` only.
 
@@ -135,9 +137,10 @@ class StructureAlignment(nn.Module):
         with full_precision(feature):
             work = widen(feature)
             message = work.flatten(2)
-            if self.training and feature.shape[0] > 1:
-                graph = normalized_sample_graph(self.scores(work)).to(work.dtype)
-                message = (graph @ message.flatten(1)).view(message.shape)
+            if self.training and feature.shape[0] * process_count() > 1:
+                graph = normalized_sample_graph(all_images(self.scores(work))).to(work.dtype)
+                here = graph.chunk(process_count())[process_rank()]
+                message = (here @ all_images(message).flatten(1)).view(message.shape)
             message = self.weight.to(work.dtype).T @ message
             aligned = work + self.gate.to(work.dtype) * message.view(work.shape)
         return aligned.to(feature.dtype)

@@ -14,6 +14,7 @@ from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, 
 from graphnn_unet.graph.affinity import ROWS, GramAffinity, Rows, prepared_rows
 from graphnn_unet.graph.explicit import checked_affinity, edge_list, is_sparse
 from graphnn_unet.graph.propagation import gram_convolution, thresholded_convolution
+from graphnn_unet.graph.shared_batch import BatchDropout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +78,7 @@ class CorrelationClusterHead(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(hidden, hidden // 2),
             nn.ELU(),
-            nn.Dropout(dropout),
+            BatchDropout(dropout),
             nn.Linear(hidden // 2, n_clusters),
         )
         nn.init.xavier_uniform_(self.theta.weight)

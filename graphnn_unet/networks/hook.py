@@ -38,19 +38,9 @@ class AlignedUNet(nn.Module):
         dim = len(self.encoder.strides[0])
         self.align = StructureAlignment(int(channels[self.stage]), dim)
 
-    def forward(self, x: Tensor, feature_stage: int | None = None) -> Any:
-        """Predict; with ``feature_stage`` return also that stage's features (after alignment).
-
-        Args:
-            x: ``(b, c, *s)``.
-            feature_stage: Encoder stage, 0 is the finest.
-
-        Returns:
-            The decoder's output, or ``(output, feature)``.
-        """
-        skips = encode(self.encoder, x, {self.stage: self.align})
-        output = self.decoder(skips)
-        return output if feature_stage is None else (output, skips[feature_stage])
+    def forward(self, x: Tensor) -> Any:
+        """Output of the decoder for images ``(b, c, *s)``."""
+        return self.decoder(encode(self.encoder, x, {self.stage: self.align}))
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> Any:
         """nnU-Net's estimate of activations; those of the block are negligible."""

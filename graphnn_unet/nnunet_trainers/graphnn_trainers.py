@@ -1,7 +1,11 @@
 """Names that stock nnU-Net looks for; it reads every module of this folder, so there is one."""
 
-from graphnn_unet.trainers.bcp import BCPTrainer
-from graphnn_unet.trainers.graphcl import GraphCLTrainer
-from graphnn_unet.trainers.supervised import SupervisedTrainer
+from __future__ import annotations
 
-__all__ = ["BCPTrainer", "GraphCLTrainer", "SupervisedTrainer"]
+from typing import Any
+
+from graphnn_unet import trainers
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(trainers, name)

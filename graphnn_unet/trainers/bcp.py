@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from graphnn_unet.trainers.copy_paste import box_edges, draw_mask, mix
+from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
+from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
-from graphnn_unet.trainers.pseudo_labels import PseudoLabeler
 from graphnn_unet.trainers.semi import SemiTrainer
 from graphnn_unet.trainers.supervised import supervised_copy_paste_loss
+from graphnn_unet.trainers.teacher import TeacherSettings
 
 
 class BCPTrainer(SemiTrainer):
@@ -24,9 +25,10 @@ class BCPTrainer(SemiTrainer):
         X_in  = A M + P (1 - M),    L_in  = l(M; Y_A) + alpha l(1 - M; Y_P)
         X_out = Q M + B (1 - M),    L_out = alpha l(M; Y_Q) + l(1 - M; Y_B)
 
-    where l(R; Y) is Dice + cross-entropy inside R (for the teacher's labels cross-entropy alone,
-    unless ``loss.pseudo_dice``) and alpha always weighs the unlabelled content. The teacher is the
-    moving average of the student after each optimiser step.
+    The teacher's answers pass through the corrections of ``pseudo_label.correct``, then small
+    components may be dropped, before they teach. l(R; Y) is Dice + cross-entropy inside R (for the
+    teacher's labels cross-entropy alone, unless ``loss.pseudo_dice``) and alpha always weighs the
+    unlabelled content. The teacher is the moving average of the student after each optimiser step.
 
     Source: BCP (CVPR 2023), eqs. 1-8 as restated in GraphCL (ICML 2025), eqs. 1-11. Deviations from
     the released program: no Dice against the teacher's labels and no rotation or scaling of
@@ -35,6 +37,11 @@ class BCPTrainer(SemiTrainer):
     loss and augmentation (recipes ``*_paper`` choose the program's loss, optimiser and schedule).
     """
 
+    sections: ClassVar = {
+        "copy_paste": CopyPasteSettings,
+        "teacher": TeacherSettings,
+        "pseudo_label": PseudoLabelSettings,
+    }
     uses_teacher: ClassVar[bool] = True
 
     def phases(self) -> list[Phase]:
@@ -45,18 +52,6 @@ class BCPTrainer(SemiTrainer):
         pretrain = [Phase("pretrain", 0, middle, False)] if middle else []
         return [*pretrain, Phase("selftrain", middle, end, True)] if end > middle else pretrain
 
-    def initialize(self) -> None:
-        """Add the cleaner of pseudo-labels."""
-        if self.was_initialized:
-            return
-        super().initialize()
-        wanted = self.recipe.pseudo_label.largest_component
-        table = wanted if isinstance(wanted, dict) else dict.fromkeys(self.label_names, wanted)
-        self.labeler = PseudoLabeler(
-            {name: table.get(name, True) for name in self.label_names},
-            self.label_manager.has_regions,
-        )
-
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of the phase."""
         if not phase.unlabeled:
@@ -65,21 +60,22 @@ class BCPTrainer(SemiTrainer):
 
     def self_training_loss(self, batch: Batch) -> StepLoss:
         """L_in + L_out on images mixed both ways."""
-        pending = self.labeler.start(self.teacher.predict(batch.unlabeled))
+        pending = self.pseudo_labels.start(self.teach(batch))
         size = batch.labeled.shape[2:]
-        edges = box_edges(size, self.recipe.copy_paste.box_fraction)
+        edges = box_edges(size, self.recipe.of(CopyPasteSettings).box_fraction)
         mask = draw_mask(size, edges, batch.generator)
         mask = mask.to(batch.labeled.device, non_blocking=True)
         (a, b), (p, q) = halves(batch.labeled), halves(batch.unlabeled)
         output, extra = self.predict_mixed(torch.cat([mix(a, p, mask), mix(q, b, mask)]))
-        pseudo = self.labeler.finish(pending)
+        pseudo = self.pseudo_labels.finish(pending)
         loss = self._mixed_loss(output, batch.target, self._with_ignore_channel(pseudo), mask)
         terms: dict[str, Any] = {"pseudo_foreground": pseudo.bool().float().mean().detach()}
         return StepLoss(loss + extra.total, terms | extra.terms)
 
     def predict_mixed(self, images: Tensor) -> tuple[Any, StepLoss]:
         """The student's output, and the loss that a method adds to it."""
-        return self.network(images), StepLoss(images.new_zeros(()))
+        output, _ = self.student.predict(images)
+        return output, StepLoss(images.new_zeros(()))
 
     def _mixed_loss(self, output: Any, target: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
         """Region losses of both halves with their weights.

@@ -10,13 +10,15 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from graphnn_unet.errors import DivergedError, InputError
+from graphnn_unet.plans.recipe import resolve
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.checkpoint import load_resumable, require_finite, save_checkpoint
+from graphnn_unet.trainers.teacher import TeacherSettings
 
-CHECKPOINT_SCHEMA_VERSION = 1
+CHECKPOINT_SCHEMA_VERSION = 2
 
 
-class CheckpointedTrainer(nnUNetTrainer):
+class Checkpointed(nnUNetTrainer):
     """Saves and restores everything that the next step depends on.
 
     Continuing from any checkpoint gives the same weights as never having stopped: all random draws
@@ -25,12 +27,13 @@ class CheckpointedTrainer(nnUNetTrainer):
 
     def deployed_network(self) -> nn.Module:
         """The network that predicts: the student, or the teacher if the recipe says so."""
-        if self.recipe.teacher.deploy == "teacher" and self.teacher is not None:
+        if self.teacher is not None and self.recipe.of(TeacherSettings).deploy == "teacher":
             return self.teacher.network
-        return self.plain_network
+        return self.student.network
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint holds; nnU-Net's keys, and ``gnnunet`` with ours."""
+        student = self.student.state()
         return {
             "network_weights": self.deployed_network().state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
@@ -52,23 +55,15 @@ class CheckpointedTrainer(nnUNetTrainer):
                 # step and seed are the whole random state: every draw is a function of them
                 "step": self.step,
                 "seed": self.run.seed,
-                "student": self.plain_network.state_dict(),
+                "student": student["network"],
+                "heads": student["heads"],
                 "teacher": self.teacher.state_dict() if self.teacher else None,
                 "ema_dice": self._ema_dice,
                 "epoch_sums": {k: [float(v) for v in vs] for k, vs in self._epoch_sums.items()},
                 "recipe": self.recipe.as_dict(),
                 "cases": self.cases.as_dict(),
-                **self.method_state(),
             },
         }
-
-    def method_state(self) -> dict[str, Any]:
-        """Further state of a method, under keys of its own."""
-        return {}
-
-    def load_method_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of ``method_state``."""
-        del state
 
     def save(self, name: str) -> None:
         """Write a checkpoint of the fold.
@@ -85,7 +80,7 @@ class CheckpointedTrainer(nnUNetTrainer):
             raise DivergedError(error.what, error.why, error.remedy) from error
         # the same tensors twice would be stored twice
         if state["gnnunet"]["student"].keys() == state["network_weights"].keys() and (
-            self.deployed_network() is self.plain_network
+            self.deployed_network() is self.student.network
         ):
             state["gnnunet"]["student"] = None
         save_checkpoint(Path(self.output_folder) / name, state)
@@ -120,7 +115,8 @@ class CheckpointedTrainer(nnUNetTrainer):
             )
         for what, here, there in (
             ("seed", self.run.seed, own["seed"]),
-            ("recipe", self.recipe.as_dict(), own["recipe"]),
+            # keys that were added since have their defaults
+            ("recipe", self.recipe.as_dict(), resolve(own["recipe"]).as_dict()),
         ):
             if here != there:
                 raise InputError(
@@ -129,8 +125,9 @@ class CheckpointedTrainer(nnUNetTrainer):
                     "Give the same options as before, or --restart",
                 )
         self.initialize()
-        student = own["student"] if own["student"] is not None else state["network_weights"]
-        self.plain_network.load_state_dict(student)
+        network = own["student"] if own["student"] is not None else state["network_weights"]
+        # schema 1 had each head under its name beside the other keys
+        self.student.load({"network": network, "heads": own.get("heads", own)})
         if self.teacher is not None:
             self.teacher.load_state_dict(own["teacher"])
         self.step = int(own["step"])
@@ -141,7 +138,6 @@ class CheckpointedTrainer(nnUNetTrainer):
         self._best_ema, self._ema_dice = state["_best_ema"], own["ema_dice"]
         self._epoch_sums = {key: list(values) for key, values in own["epoch_sums"].items()}
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
-        self.load_method_state(own)
 
 
 def _difference(there: Any, here: Any) -> str:

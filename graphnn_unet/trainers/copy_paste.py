@@ -6,11 +6,32 @@ Source: BCP (CVPR 2023), section 3; GraphCL (ICML 2025), eqs. 1-4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from graphnn_unet.errors import RecipeError
+from graphnn_unet.plans.recipe import Positive
+from graphnn_unet.settings import Section
+
+
+class CopyPasteSettings(Section):
+    """The box that is cut from one image and pasted into another (BCP, section 3)."""
+
+    box_fraction: Annotated[float, Field(gt=0, lt=1)] | list[Positive] = Field(
+        2 / 3,
+        description="edge of the box as a share of the patch edge, or voxels per axis z, y, x",
+    )
+    supervised: bool = Field(
+        True, description="SupervisedTrainer mixes labeled images with each other as well"
+    )
+    directions: Literal["both", "one"] = Field(
+        "both",
+        description="labeled pairs are mixed both ways (as many patches as in self-training) "
+        "or one way (as published)",
+    )
 
 
 def box_edges(patch_size: Sequence[int], box: float | Sequence[int]) -> tuple[int, ...]:

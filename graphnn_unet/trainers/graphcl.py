@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from graphnn_unet.graph import CorrelationClusterHead, correlation_clustering_loss
+from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import AlignedUNet, resolve_stage, stage_shapes
+from graphnn_unet.settings import Section
 from graphnn_unet.trainers.bcp import BCPTrainer
 from graphnn_unet.trainers.parts import Phase, StepLoss
 from graphnn_unet.trainers.semi import SemiTrainer
@@ -19,6 +21,31 @@ from graphnn_unet.trainers.semi import SemiTrainer
 MIN_NODES, MAX_NODES = 64, 4096
 N_CLUSTERS = 10
 _COLLAPSED_COSINE = 0.98
+
+
+class GraphSettings(Section):
+    """Structure-aware alignment and clustering loss (GraphCL)."""
+
+    stage: int = Field(-1, description="encoder stage of the alignment block; -1 = bottleneck")
+    cluster_stage: int | None = Field(
+        None,
+        description="encoder stage of the clustering loss; empty: the deepest with at least 64 "
+        "positions",
+    )
+    cluster_graph: Literal["positive", "shifted"] = Field(
+        "positive",
+        description="graph of the cluster head: positive affinities (paper) or shifted cosine "
+        "(linear, any number of nodes)",
+    )
+    kappa: Annotated[float, Field(ge=0)] = Field(
+        0.01, description="weight of the clustering loss (GraphCL eq. 19)"
+    )
+    tau: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="similarity threshold = largest affinity / tau (GraphCL eq. 15)"
+    )
+    features: Literal["unit", "raw", "centred"] = Field(
+        "unit", description="rows of the feature matrix in the clustering loss"
+    )
 
 
 class GraphCLTrainer(BCPTrainer):
@@ -34,6 +61,8 @@ class GraphCLTrainer(BCPTrainer):
     gate that starts at 0 (the paper does not say how they are merged); unit rows and a mean over
     pairs instead of the plain sum, which an encoder lowers by growing its features.
     """
+
+    sections: ClassVar = {"graph": GraphSettings}
 
     @staticmethod
     def build_network_architecture(
@@ -54,46 +83,39 @@ class GraphCLTrainer(BCPTrainer):
         own = plans_manager.plans.get("gnnunet", {})
         return AlignedUNet(network, own.get("run", {}).get("graph", {}).get("stage", -1))
 
-    def initialize(self) -> None:
-        """Add the cluster head, which is trained but neither averaged nor deployed."""
-        if self.was_initialized:
-            return
-        architecture = self.configuration_manager.network_arch_init_kwargs
+    def heads(self, network: nn.Module) -> dict[str, nn.Module]:
+        """The cluster head, which is trained but neither averaged nor deployed."""
+        graph = self.recipe.of(GraphSettings)
         self.cluster_stage, n_nodes = cluster_stage(
-            self.recipe.graph.cluster_stage,
+            graph.cluster_stage,
             self.configuration_manager.patch_size,
-            architecture["strides"],
+            self.configuration_manager.network_arch_init_kwargs["strides"],
         )
-        self._pool = self.recipe.graph.cluster_graph == "positive" and n_nodes > MAX_NODES
-        graph = self.recipe.graph
-        torch.manual_seed(self.run.seed + 1)
-        self.cluster_head = CorrelationClusterHead(
-            int(architecture["features_per_stage"][self.cluster_stage]),
+        self._pool = graph.cluster_graph == "positive" and n_nodes > MAX_NODES
+        head = CorrelationClusterHead(
+            int(network.encoder.output_channels[self.cluster_stage]),
             N_CLUSTERS,
             tau=graph.tau,
             rows=graph.features,
             graph=graph.cluster_graph,
-        ).to(self.device)
-        super().initialize()
+        )
+        return {"cluster_head": head}
 
     def _do_i_compile(self) -> bool:
         """Off: the graph of the batch is rebuilt in every step and gains nothing from it."""
         return False
 
-    def trained_modules(self) -> list[nn.Module]:
-        """The network and the cluster head."""
-        return [self.network, self.cluster_head]
-
     def predict_mixed(self, images: Tensor) -> tuple[Any, StepLoss]:
         """Output and kappa-weighted clustering loss of the mixed images."""
-        graph = self.recipe.graph
+        graph = self.recipe.of(GraphSettings)
         if graph.kappa == 0:
             return super().predict_mixed(images)
-        output, feature = self.network(images, self.cluster_stage)
-        nodes = feature_nodes(feature, MAX_NODES if self._pool else None)
+        tap = Tap("encoder", self.cluster_stage)
+        output, features = self.student.predict(images, [tap])
+        nodes = feature_nodes(features[tap], MAX_NODES if self._pool else None)
         if nodes.shape[1] < 2:  # a graph of one node says nothing
             return output, StepLoss(images.new_zeros(()))
-        assignment = self.cluster_head(nodes)
+        assignment = self.student.heads["cluster_head"](nodes)
         loss = correlation_clustering_loss(
             nodes, assignment, tau=graph.tau, rows=graph.features
         ).mean()
@@ -124,15 +146,7 @@ class GraphCLTrainer(BCPTrainer):
     def epoch_facts(self, phase: Phase) -> dict[str, float]:
         """The gate: how much the network uses the alignment (above 1 is suspicious)."""
         del phase
-        return {"gate": float(self.plain_network.align.gate.detach())}
-
-    def method_state(self) -> dict[str, Any]:
-        """The cluster head, apart from the network's weights."""
-        return {"cluster_head": self.cluster_head.state_dict()}
-
-    def load_method_state(self, state: Mapping[str, Any]) -> None:
-        """Restore the cluster head."""
-        self.cluster_head.load_state_dict(state["cluster_head"])
+        return {"gate": float(self.network.align.gate.detach())}
 
 
 def cluster_stage(wanted: int | None, patch_size: Any, strides: Any) -> tuple[int, int]:

@@ -4,6 +4,9 @@ Copy-paste methods weigh the two contents of a mixed image apart, as means insid
 The maps of probability and cross-entropy are made once for all regions; with one region that
 covers everything the value is nnU-Net's own loss.
 
+With several processes, sums over the batch are sums over the images of all of them; means over
+images are left to the mean of gradients between processes.
+
 Source: BCP (CVPR 2023), eqs. 5-8, and its released programs for the variants.
 """
 
@@ -16,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from graphnn_unet.graph.shared_batch import sum_over_processes
 
 Variant = Literal["nnunet", "paper3d", "paper2d"]
 
@@ -41,16 +46,15 @@ class LossSettings:
     scale_weights: tuple[float, ...] = (1.0,)
 
 
-def deep_supervision_weights(n_outputs: int, keep_last: bool = False) -> tuple[float, ...]:
+def deep_supervision_weights(n_outputs: int) -> tuple[float, ...]:
     """nnU-Net's weights: halved at each scale, none for the coarsest, sum 1.
 
     Args:
         n_outputs: Decoder outputs with a head.
-        keep_last: Give the coarsest a tiny weight, since DDP wants gradients everywhere.
     """
     weights = [0.5**i for i in range(n_outputs)]
     if n_outputs > 1:
-        weights[-1] = 1e-6 if keep_last else 0.0
+        weights[-1] = 0.0
     total = sum(weights)
     return tuple(weight / total for weight in weights)
 
@@ -154,7 +158,7 @@ def _region_means(values: Tensor, regions: Tensor | None) -> Tensor:
         return values.mean()[None]
     weights = regions.flatten(2).expand(len(values), -1, -1).to(values.dtype)
     sums = torch.einsum("brv,bv->r", weights, values.flatten(1))
-    return sums / (weights.sum((0, 2)) + 1e-16)
+    return sum_over_processes(sums) / (sum_over_processes(weights.sum((0, 2))) + 1e-16)
 
 
 def _dice(
@@ -168,7 +172,8 @@ def _dice(
     denominator = _region_sums((probability.square() if squared else probability) + onehot, regions)
     pooled = settings.batch_dice if settings.variant == "nnunet" else squared
     if pooled:
-        intersection, denominator = intersection.sum(0, True), denominator.sum(0, True)
+        intersection = sum_over_processes(intersection.sum(0, True))
+        denominator = sum_over_processes(denominator.sum(0, True))
     smooth = 1e-10 if squared else 1e-5
     dice = (2 * intersection + smooth) / (denominator + smooth).clamp_min(1e-8)
     return dice.mean((0, 2))

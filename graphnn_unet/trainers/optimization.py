@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphnn_unet.errors import DivergedError
 from graphnn_unet.plans.recipe import Optimizer
 
 NON_FINITE_LIMIT = 3
 LOSS_DELAY = 2
-UNDECAYED = "align.gate"
-"""A gate that weight decay pulls to 0 would switch its block off."""
 
 
-def make_optimizer(modules: Iterable[nn.Module], settings: Optimizer) -> torch.optim.Optimizer:
-    """A fresh optimiser over all parameters of ``modules``; gates carry no weight decay."""
-    decayed, free = [], []
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            (free if name.endswith(UNDECAYED) else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}]
-    if free:
-        groups.append({"params": free, "weight_decay": 0.0})
+def make_optimizer(
+    groups: Sequence[Mapping[str, Any]], settings: Optimizer
+) -> torch.optim.Optimizer:
+    """A fresh optimizer.
+
+    Args:
+        groups: Parameters with their weight decay, see ``Student.parameter_groups``.
+        settings: Update rule and rates.
+    """
     if settings.name == "sgd":
         return torch.optim.SGD(
             groups, settings.lr, momentum=settings.momentum, nesterov=settings.nesterov

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.plans.recipe import Recipe
+from graphnn_unet.pseudo_labels.corrector import Place
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Batch:
         unlabeled: ``(u, c, *s)`` unlabelled images, ``None`` in phases without.
         keys: Case ids, labelled ones first.
         generator: CPU generator of this step, for boxes.
+        places: Where each image lies in its case, labelled ones first.
     """
 
     labeled: Tensor
@@ -68,6 +70,7 @@ class Batch:
     unlabeled: Tensor | None
     keys: list[str]
     generator: torch.Generator
+    places: list[Place] = field(default_factory=list)
 
 
 @dataclass

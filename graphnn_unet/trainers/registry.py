@@ -21,6 +21,14 @@ from graphnn_unet.errors import InputError, MissingFileError
 ENTRY_POINTS = "graphnn_unet.trainers"
 
 
+def load_known() -> None:
+    """Import all trainers of ours and of installed packages, which declares their settings."""
+    for name in own_trainers.__all__:
+        getattr(own_trainers, name)
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()
+
+
 def known_trainers() -> list[str]:
     """Names of all trainers that ``trainer_class`` finds without a file."""
     names = [name for name in own_trainers.__all__ if name != "SemiTrainer"]

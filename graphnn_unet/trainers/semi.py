@@ -1,6 +1,7 @@
-"""The base of all training methods: phases, batches, teacher, checkpoints, validation.
+"""The base of all training methods: phases, batches, student and teacher, checkpoints, validation.
 
-A method adds what its paper adds: which phases there are and what the loss of a batch is.
+A method adds what its paper adds: its settings, the modules it trains beside the network, which
+phases there are and what the loss of a batch is.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from graphnn_unet.data.augment import training_augmentation, validation_transform
 from graphnn_unet.data.patch_dataset import (
@@ -32,12 +32,19 @@ from graphnn_unet.data.paths import folders
 from graphnn_unet.data.plan_and_preprocess import class_table
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.errors import InputError
+from graphnn_unet.graph.shared_batch import shared_images
+from graphnn_unet.networks.features import Tap
 from graphnn_unet.plans.planner import run_recipe
-from graphnn_unet.plans.recipe import to_toml
+from graphnn_unet.plans.recipe import Batch as BatchSettings
+from graphnn_unet.plans.recipe import declare_section, to_toml
 from graphnn_unet.progress import Progress
+from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
+from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
+from graphnn_unet.seeds import Stream, torch_seed
+from graphnn_unet.settings import Section
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.trainers.checkpoint import BEST, FINAL, LATEST, PREVIOUS
-from graphnn_unet.trainers.checkpointed import CheckpointedTrainer
+from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.optimization import (
     LossWatch,
@@ -49,16 +56,44 @@ from graphnn_unet.trainers.parts import Batch, Phase, Run, StepLoss, halves
 from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.stopping import stop_requests
-from graphnn_unet.trainers.teacher import Teacher
+from graphnn_unet.trainers.student import Student
+from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
 
 __all__ = ["Batch", "Phase", "Run", "SemiTrainer", "StepLoss", "halves"]
 
-_RANDOM_STEP = 10
-"""Stream number of the randomness inside a step (boxes, dropout), beside those of the loader."""
+CALLED_HOOKS = frozenset(
+    {
+        "__init__", "_do_i_compile", "build_network_architecture",
+        "configure_rotation_dummyDA_mirroring_and_inital_patch_size", "get_training_transforms",
+        "get_validation_transforms", "initialize", "load_checkpoint", "on_train_end",
+        "on_train_start", "perform_actual_validation", "print_to_log_file", "run_training",
+        "save_checkpoint", "train_step",
+    }
+)  # fmt: skip
+"""Methods of nnU-Net's trainer that are called here, so that overriding them has an effect."""
+
+_INSTEAD = {
+    "_build_loss": "batch_loss",
+    "configure_optimizers": "the recipe's section [optimizer], or learning_rate",
+    "do_split": "--labeled, --draw and the fold",
+    "get_dataloaders": "prepare_data",
+    "get_tr_and_val_datasets": "prepare_data",
+    "on_epoch_end": "end_epoch",
+    "on_epoch_start": "start_phase",
+    "on_train_epoch_end": "end_epoch",
+    "on_train_epoch_start": "start_phase",
+    "on_validation_epoch_end": "end_epoch",
+    "set_deep_supervision_enabled": "the recipe key loss.deep_supervision",
+}
 
 
-class SemiTrainer(CheckpointedTrainer):
-    """Base class; a method overrides ``phases`` and ``batch_loss``.
+class SemiTrainer(Checkpointed):
+    """Base class; a method overrides ``phases`` and ``batch_loss``, and says what it trains.
+
+    A method with settings of its own lists them in ``sections``; recipes, ``--set`` and help then
+    know them, and ``self.recipe.of(MySettings)`` has their values. A method with modules of its own
+    returns them from ``heads``; they are trained, shared between processes and stored with the
+    network, and left out of the deployed model.
 
     Found by stock nnU-Net as well (``nnUNet_extTrainer``), so the constructor takes nnU-Net's
     arguments; without ``run`` the recipe of the plan is used.
@@ -71,12 +106,27 @@ class SemiTrainer(CheckpointedTrainer):
         device: Device to train on.
         run: Settings of the run.
 
+    Attributes:
+        sections: Recipe sections that the method declares, by name.
+        averaged_heads: Names of the heads that the teacher averages like the network.
+
     Raises:
-        InputError: The method does not support this configuration.
+        InputError: The method does not support this configuration, or a subclass overrides a
+            method of nnU-Net's trainer that is never called here.
     """
 
     supported_configurations: ClassVar[tuple[str, ...]] = ("2d", "3d_fullres", "3d_lowres")
+    sections: ClassVar[Mapping[str, type[Section]]] = {}
+    averaged_heads: ClassVar[tuple[str, ...]] = ()
     uses_teacher: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, section in vars(cls).get("sections", {}).items():
+            declare_section(name, section)
+        for name in vars(cls):
+            if hasattr(nnUNetTrainer, name) and callable(getattr(nnUNetTrainer, name)):
+                _refuse_unused_hook(cls, name)
 
     def __init__(
         self,
@@ -108,8 +158,9 @@ class SemiTrainer(CheckpointedTrainer):
             self.device = torch.device("cuda", self.local_rank)
         self._set_folders()
         self._set_hyperparameters()
-        self.network: nn.Module | None = None
+        self.student: Student | None = None
         self.teacher: Teacher | None = None
+        self.pseudo_labels: PseudoLabels | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
         self.dataloader_train = self.dataloader_val = None
@@ -158,13 +209,7 @@ class SemiTrainer(CheckpointedTrainer):
         self.n_steps = self.phases()[-1].stop
         self.num_epochs = math.ceil(self.n_steps / self.num_iterations_per_epoch)
         self.batch_size = recipe.batch.labeled // self.world_size
-        if recipe.batch.labeled % (2 * self.world_size):
-            raise InputError(
-                f"batch.labeled = {recipe.batch.labeled} cannot be shared by {self.world_size} "
-                "processes",
-                "each needs pairs of images",
-                f"Use a multiple of {2 * self.world_size} (--set batch.labeled=...)",
-            )
+        require_shareable(recipe.batch, self.world_size)
 
     def phases(self) -> list[Phase]:
         """The phases of the training, one after the other."""
@@ -175,13 +220,19 @@ class SemiTrainer(CheckpointedTrainer):
         """The loss of one batch; calls ``self.network`` (and the teacher)."""
         raise NotImplementedError(f"{type(self).__name__} must define batch_loss")
 
+    def heads(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """Modules that are trained beside the network, by name.
+
+        Args:
+            network: The network, from whose layers sizes can be read.
+        """
+        del network
+        return {}
+
     @property
-    def plain_network(self) -> nn.Module:
-        """The student without the wrappers of DDP and torch.compile."""
-        network = self.network
-        if isinstance(network, DistributedDataParallel):
-            network = network.module
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+    def network(self) -> nn.Module | None:
+        """The network of the student."""
+        return None if self.student is None else self.student.network
 
     @property
     def phase(self) -> Phase:
@@ -201,22 +252,48 @@ class SemiTrainer(CheckpointedTrainer):
         self.num_input_channels = determine_num_input_channels(
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
-        self.network = self._new_network().to(self.device)
-        if self.uses_teacher:
-            settings = self.recipe.teacher
-            warm = settings.warmup and not any(p.stop and not p.unlabeled for p in self.phases())
-            teacher = self._new_network().to(self.device)
-            self.teacher = Teacher(teacher, settings.ema, warm)
-            self.teacher.reset(self.network)
+        network = self._new_network().to(self.device)
+        averaged = self._new_network().to(self.device) if self.uses_teacher else None
+        self.student = Student(network, self._new_heads(network))
         self.label_names = list(class_table(self.dataset_json))
+        if averaged is not None:
+            self.teacher = self._new_teacher(averaged)
+            self.pseudo_labels = PseudoLabels(self._surroundings(), self.label_names)
         self.loss_settings = self._loss_settings()
         if self._do_i_compile():
-            self.network = torch.compile(self.network)
+            self.student.compile_network()
         if self.is_ddp:
-            ids = [self.local_rank] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=ids)
-        self.optimizer = make_optimizer(self.trained_modules(), self.recipe.optimizer)
+            self.student.distribute(self.device)
+        self.optimizer = self._new_optimizer()
         self.was_initialized = True
+
+    def _new_heads(self, network: nn.Module) -> dict[str, nn.Module]:
+        """The heads, with random numbers of their own: they change no weight of the network."""
+        torch.manual_seed(self.run.seed + 1)
+        return {name: head.to(self.device) for name, head in self.heads(network).items()}
+
+    def _new_teacher(self, network: nn.Module) -> Teacher:
+        settings = self.recipe.of(TeacherSettings)
+        warm = settings.warmup and not any(p.stop and not p.unlabeled for p in self.phases())
+        heads = self._new_heads(network) if self.averaged_heads else {}
+        kept = {name: heads[name] for name in self.averaged_heads}
+        teacher = Teacher(network, settings.ema, warm, kept)
+        teacher.reset(self.student.network, self.student.heads)
+        return teacher
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            self.recipe,
+            tuple(float(mm) for mm in self.configuration_manager.spacing)[
+                -len(self.configuration_manager.patch_size) :
+            ],
+            self.label_manager.has_regions,
+            Path(self.preprocessed_dataset_folder_base),
+        )
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.recipe.optimizer
+        return make_optimizer(self.student.parameter_groups(settings.weight_decay), settings)
 
     def _new_network(self) -> nn.Module:
         return self.build_network_architecture(
@@ -230,18 +307,14 @@ class SemiTrainer(CheckpointedTrainer):
     def _loss_settings(self) -> LossSettings:
         outputs = 1
         if self.enable_deep_supervision:
-            outputs = len(self.plain_network.decoder.stages)
+            outputs = len(self.network.decoder.stages)
         return LossSettings(
             variant=self.recipe.loss.variant,
             batch_dice=self.configuration_manager.batch_dice,
             overlapping=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
-            scale_weights=deep_supervision_weights(outputs, keep_last=self.is_ddp),
+            scale_weights=deep_supervision_weights(outputs),
         )
-
-    def trained_modules(self) -> list[nn.Module]:
-        """Modules whose parameters the optimiser changes."""
-        return [self.network]
 
     def learning_rate(self, step: int, phase: Phase) -> float:
         """Learning rate of a step; the schedule begins anew in each phase."""
@@ -302,14 +375,10 @@ class SemiTrainer(CheckpointedTrainer):
     def slots(self, phase: Phase) -> list[int]:
         """Slots of a step that this process loads: its share of the pairs of each half."""
         batch = self.recipe.batch
-        own = self._own_pairs(batch.labeled)
+        slots = shared_images(batch.labeled)
         if phase.unlabeled:
-            own += [batch.labeled + slot for slot in self._own_pairs(batch.unlabeled)]
-        return own
-
-    def _own_pairs(self, size: int) -> list[int]:
-        pairs = range(self.local_rank, size // 2, self.world_size)
-        return [*pairs, *(size // 2 + pair for pair in pairs)]
+            slots += [batch.labeled + slot for slot in shared_images(batch.unlabeled)]
+        return slots
 
     def loader(self, phase: Phase) -> StepLoader:
         """Batches from the current step to the end of a phase."""
@@ -331,9 +400,28 @@ class SemiTrainer(CheckpointedTrainer):
         n_labeled = len(raw["target"])
         data = raw["data"].to(self.device, non_blocking=True)
         target = raw["target"].to(self.device, non_blocking=True)
-        generator = torch.Generator().manual_seed(_mixed_seed(self.run.seed, self.step))
-        unlabeled = data[n_labeled:] if len(data) > n_labeled else None
-        return Batch(data[:n_labeled], target, unlabeled, raw["keys"], generator)
+        seed = torch_seed(self.run.seed, Stream.TRAINING_STEP, self.step)
+        return Batch(
+            data[:n_labeled],
+            target,
+            data[n_labeled:] if len(data) > n_labeled else None,
+            raw["keys"],
+            torch.Generator().manual_seed(seed),
+            [Place(*place) for place in raw["places"]],
+        )
+
+    @torch.no_grad()
+    def teach(self, batch: Batch) -> Teaching:
+        """What the teacher says about the unlabeled images of a batch."""
+        taps = [Tap("decoder", scale) for scale in self.pseudo_labels.feature_scales]
+        logits, features = self.teacher.predict(batch.unlabeled, taps)
+        first = len(batch.labeled)
+        return Teaching(
+            logits,
+            {tap.scale: feature for tap, feature in features.items()},
+            batch.keys[first:],
+            batch.places[first:],
+        )
 
     # --------------------------------------------------------------------------- training
 
@@ -382,9 +470,9 @@ class SemiTrainer(CheckpointedTrainer):
         if phase.start == 0:
             return
         if self.teacher is not None:
-            self.teacher.reset(self.plain_network)
+            self.teacher.reset(self.student.network, self.student.heads)
         if self.recipe.optimizer.reset_between_phases:
-            self.optimizer = make_optimizer(self.trained_modules(), self.recipe.optimizer)
+            self.optimizer = self._new_optimizer()
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """One optimiser step on a loaded batch.
@@ -392,27 +480,31 @@ class SemiTrainer(CheckpointedTrainer):
         Returns:
             The loss and the terms of the method, as tensors or floats.
         """
-        self.network.train()
+        self.student.train()
         on_device = self.to_device(batch)
         # whatever draws from the global generator in this step (dropout) depends on it alone
-        torch.manual_seed(_mixed_seed(self.run.seed, self.step, 1 + self.local_rank))
+        torch.manual_seed(torch_seed(self.run.seed, Stream.TRAINING_STEP, self.step, 1))
         lr = self.learning_rate(self.step, self.phase)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         autocast = torch.autocast("cuda") if self.device.type == "cuda" else nullcontext()
         with autocast:
-            loss = self.batch_loss(on_device, self.phase)
+            total, terms = self.student.run(lambda: self._total_and_terms(on_device))
         clip_norm = self.recipe.optimizer.clip_norm
-        update_weights(loss.total, self.optimizer, clip_norm, self.grad_scaler)
+        update_weights(total, self.optimizer, clip_norm, self.grad_scaler)
         self.after_step(self.phase)
-        self._watch.add(self.step, loss.total.detach(), on_device.keys)
-        return {"loss": loss.total.detach(), **loss.terms}
+        self._watch.add(self.step, total.detach(), on_device.keys)
+        return {"loss": total.detach(), **terms}
+
+    def _total_and_terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
+        loss = self.batch_loss(batch, self.phase)
+        return loss.total, loss.terms
 
     def after_step(self, phase: Phase) -> None:
         """What follows the optimiser step: the teacher's average."""
         if self.teacher is not None and phase.unlabeled:
-            self.teacher.update(self.plain_network)
+            self.teacher.update(self.student.network, self.student.heads)
 
     # --------------------------------------------------------------------------- epochs
 
@@ -492,7 +584,7 @@ class SemiTrainer(CheckpointedTrainer):
         self.prepare_data()
         if self.local_rank:
             return
-        n_bytes = sum(p.numel() * 4 for m in self.trained_modules() for p in m.parameters())
+        n_bytes = sum(parameter.numel() * 4 for parameter in self.student.parameters())
         require_free_space(Path(self.output_folder), 4 * 3 * n_bytes, "three checkpoints")
         model, preprocessed = (
             Path(self.output_folder_base),
@@ -513,7 +605,7 @@ class SemiTrainer(CheckpointedTrainer):
                 "labeled": [case.case_id for case in self.cases.labeled],
                 "unlabeled": [case.case_id for case in self.cases.unlabeled],
                 "held_out": [case.case_id for case in self.cases.held_out],
-                "parameters": sum(p.numel() for p in self.plain_network.parameters()),
+                "parameters": sum(p.numel() for p in self.network.parameters()),
             },
         )
         self.log.line(self._title())
@@ -545,10 +637,28 @@ class SemiTrainer(CheckpointedTrainer):
             validate_cases(self, save_probabilities)
 
 
-def _mixed_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
-    state = np.random.SeedSequence([_RANDOM_STEP, *parts]).generate_state(1, np.uint64)[0]
-    return int(state >> np.uint64(1))
+def _refuse_unused_hook(cls: type, name: str) -> None:
+    """Raise for an override of a method of nnU-Net's trainer that has no effect here."""
+    if name in CALLED_HOOKS or name.startswith("__"):
+        return
+    instead = _INSTEAD.get(name)
+    raise InputError(
+        f"{cls.__name__}.{name} would never be called",
+        "the training loop of this program does not use this method of nnU-Net's trainer",
+        f"Use {instead} instead" if instead else "Take it out",
+    )
+
+
+def require_shareable(batch: BatchSettings, n_processes: int) -> None:
+    """Raise ``InputError`` where processes cannot share a batch: each needs pairs of images."""
+    for key in ("labeled", "unlabeled"):
+        size = getattr(batch, key)
+        if size % (2 * n_processes):
+            raise InputError(
+                f"batch.{key} = {size} cannot be shared by {n_processes} processes",
+                "each needs pairs of images",
+                f"Use a multiple of {2 * n_processes} (--set batch.{key}=...)",
+            )
 
 
 def _mean(values: Sequence[Tensor | float]) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
-from graphnn_unet.trainers.copy_paste import box_edges, draw_mask, mix
+from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.semi import SemiTrainer
@@ -18,6 +20,8 @@ class SupervisedTrainer(SemiTrainer):
     scans helped.
     """
 
+    sections: ClassVar = {"copy_paste": CopyPasteSettings}
+
     def phases(self) -> list[Phase]:
         """One phase over all steps."""
         schedule = self.recipe.schedule
@@ -26,9 +30,9 @@ class SupervisedTrainer(SemiTrainer):
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """Dice and cross-entropy over the whole (mixed) image."""
         del phase
-        if self.recipe.copy_paste.supervised:
+        if self.recipe.of(CopyPasteSettings).supervised:
             return supervised_copy_paste_loss(self, batch)
-        output = self.network(batch.labeled)
+        output, _ = self.student.predict(batch.labeled)
         return StepLoss(region_losses(output, batch.target, None, self.loss_settings)[0])
 
 
@@ -40,7 +44,7 @@ def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
 
     Source: BCP, pre-training; its program mixes one way.
     """
-    copy_paste = trainer.recipe.copy_paste
+    copy_paste = trainer.recipe.of(CopyPasteSettings)
     size = batch.labeled.shape[2:]
     mask = draw_mask(size, box_edges(size, copy_paste.box_fraction), batch.generator)
     mask = mask.to(batch.labeled.device, non_blocking=True)
@@ -49,5 +53,5 @@ def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
     if copy_paste.directions == "both":
         images.append(mix(b, a, mask))
         labels.append(mix(label_b, label_a, mask))
-    output = trainer.network(torch.cat(images))
+    output, _ = trainer.student.predict(torch.cat(images))
     return StepLoss(region_losses(output, torch.cat(labels), None, trainer.loss_settings)[0])

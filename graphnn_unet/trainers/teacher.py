@@ -1,16 +1,35 @@
 """The teacher: a moving average of the student that is never trained itself.
 
-Source: mean teacher; GraphCL eq. 11 with the student taken after the optimiser step, as in BCP's
-program.
+Source: mean teacher (Tarvainen & Valpola, https://arxiv.org/abs/1703.01780); GraphCL eq. 11 with
+the student taken after the optimizer step, as in BCP's program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from graphnn_unet.networks.features import Tap, collect_features
+from graphnn_unet.plans.recipe import Fraction
+from graphnn_unet.settings import Section
+
+
+class TeacherSettings(Section):
+    """The moving average of the student."""
+
+    ema: Fraction = Field(0.99, description="share of the old teacher kept at each step")
+    warmup: bool = Field(
+        True,
+        description="without pre-training the share grows as 1 - 1/(t+1) (UA-MT's rule)",
+    )
+    deploy: Literal["student", "teacher"] = Field(
+        "student", description="network whose weights predict after training"
+    )
 
 
 class Teacher:
@@ -21,50 +40,69 @@ class Teacher:
         ema: Share of the old teacher that is kept at each step.
         warmup: Let the share grow as min(1 - 1/(t+1), ema), t from 0, when training starts from
             random weights (UA-MT's rule).
+        heads: Copies of the student's heads that are averaged too.
     """
 
-    def __init__(self, network: nn.Module, ema: float, warmup: bool):
+    def __init__(
+        self,
+        network: nn.Module,
+        ema: float,
+        warmup: bool,
+        heads: Mapping[str, nn.Module] | None = None,
+    ):
         self.network = network.requires_grad_(False).eval()
+        self.heads = nn.ModuleDict(dict(heads or {})).requires_grad_(False).eval()
         self.ema, self.warmup = ema, warmup
         self.updates = 0
 
     @torch.no_grad()
-    def reset(self, student: nn.Module) -> None:
+    def reset(self, network: nn.Module, heads: Mapping[str, nn.Module] | None = None) -> None:
         """Start from the student's weights."""
-        self.network.load_state_dict(student.state_dict())
+        self.network.load_state_dict(network.state_dict())
+        for name, head in self.heads.items():
+            head.load_state_dict((heads or {})[name].state_dict())
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """Average in the student after its optimiser step.
+    def update(self, network: nn.Module, heads: Mapping[str, nn.Module] | None = None) -> None:
+        """Average in the student after its optimizer step.
 
         Float buffers are averaged as well, integer buffers copied.
         """
         share = min(1 - 1 / (self.updates + 1), self.ema) if self.warmup else self.ema
+        self._average(self.network, network, share)
+        for name, head in self.heads.items():
+            self._average(head, (heads or {})[name], share)
+        self.updates += 1
+
+    def _average(self, average: nn.Module, source: nn.Module, share: float) -> None:
         ours, theirs = [], []
-        buffers = dict(student.named_buffers())
-        for name, buffer in self.network.named_buffers():
+        buffers = dict(source.named_buffers())
+        for name, buffer in average.named_buffers():
             if buffer.is_floating_point():
                 ours.append(buffer)
                 theirs.append(buffers[name])
             else:
                 buffer.copy_(buffers[name])
-        ours += self.network.parameters()
-        theirs += student.parameters()
+        ours += average.parameters()
+        theirs += source.parameters()
         get_ema_multi_avg_fn(share)(ours, [value.detach() for value in theirs], self.updates)
-        self.updates += 1
 
     @torch.no_grad()
-    def predict(self, image: Tensor) -> Tensor:
-        """Logits ``(b, k, *s)`` at full resolution."""
-        output = self.network(image)
-        return output if isinstance(output, Tensor) else output[0]
+    def predict(self, image: Tensor, taps: Sequence[Tap] = ()) -> tuple[Tensor, dict[Tap, Tensor]]:
+        """Logits ``(b, k, *s)`` at full resolution, and features ``(b, c, *s')`` of each tap."""
+        with collect_features(self.network, taps) as features:
+            output = self.network(image)
+        return (output if isinstance(output, Tensor) else output[0]), features
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """Weights and counter."""
-        return {"weights": self.network.state_dict(), "updates": self.updates}
+        heads = {name: head.state_dict() for name, head in self.heads.items()}
+        return {"weights": self.network.state_dict(), "heads": heads, "updates": self.updates}
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Inverse of ``state_dict``."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of ``state_dict``; states from before heads were averaged have none."""
         self.network.load_state_dict(state["weights"])
+        for name, head in self.heads.items():
+            head.load_state_dict(state["heads"][name])
         self.updates = int(state["updates"])

@@ -529,7 +529,8 @@ def test_a_seeded_block_leaves_no_trace_after_an_error():
 
 def test_a_batch_of_unlabelled_images_has_no_target():
     image = torch.zeros(1, 2, 2)
-    batch = collate([{"image": image, "target": None, "case": "a"}] * 2)
+    sample = {"image": image, "target": None, "case": "a", "place": ((0, 0), (), False)}
+    batch = collate([sample] * 2)
     assert batch["target"] is None
     assert batch["keys"] == ["a", "a"]
 

@@ -152,7 +152,7 @@ def test_a_class_in_two_pieces_keeps_all_its_components(raw):
         write_image(raw / "labelsTr" / f"case_{number:02d}.nii.gz", label)
     result = plan()
     plans = json.loads(result.plans_file.read_text())
-    table = run_recipe(plans, "3d_fullres").pseudo_label.largest_component
+    table = run_recipe(plans, "3d_fullres").as_dict()["pseudo_label"]["largest_component"]
     assert table == {"1": False, "2": True}
     assert any("3d_fullres: shell often has several components" in note for note in result.notes)
 
@@ -160,7 +160,7 @@ def test_a_class_in_two_pieces_keeps_all_its_components(raw):
 def test_a_ring_is_one_piece_in_the_volume_and_in_slices(tiny_home):
     plans = json.loads((tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text())
     for configuration in ("3d_fullres", "2d"):
-        table = run_recipe(plans, configuration).pseudo_label.largest_component
+        table = run_recipe(plans, configuration).as_dict()["pseudo_label"]["largest_component"]
         assert table == {"1": True, "2": True}
 
 
@@ -183,7 +183,8 @@ def test_slices_are_measured_across_the_axis_of_the_plan(raw):
     )
     assert plans["transpose_forward"] == [2, 0, 1]
     volume, slices = (
-        run_recipe(plans, name).pseudo_label.largest_component for name in ("3d_fullres", "2d")
+        run_recipe(plans, name).as_dict()["pseudo_label"]["largest_component"]
+        for name in ("3d_fullres", "2d")
     )
     assert volume == {"1": True, "2": True}
     assert slices == {"1": False, "2": True}
@@ -192,7 +193,7 @@ def test_slices_are_measured_across_the_axis_of_the_plan(raw):
 def test_regions_are_measured_by_name(raw):
     describe(raw, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
     plans = json.loads(plan().plans_file.read_text())
-    table = run_recipe(plans, "3d_fullres").pseudo_label.largest_component
+    table = run_recipe(plans, "3d_fullres").as_dict()["pseudo_label"]["largest_component"]
     assert table == {"whole": True, "core": True}
 
 

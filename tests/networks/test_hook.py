@@ -6,7 +6,7 @@ from networks.small_networks import KINDS, WIDTHS, images, opened, planned_netwo
 from tiny_study import DATASET, use_home
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.networks.hook import AlignedUNet, encode, stage_shapes
+from graphnn_unet.networks.hook import AlignedUNet, stage_shapes
 from graphnn_unet.storage.safe_load import read_json
 
 
@@ -67,18 +67,6 @@ def test_one_image_in_training_equals_evaluation():
     aligned = opened(AlignedUNet(planned_network("plain", 3)))
     image = images(1, 3)
     assert torch.equal(aligned.train()(image), aligned.eval()(image))
-
-
-def test_features_of_a_stage_come_behind_the_block():
-    aligned = opened(AlignedUNet(planned_network("plain", 3), 1)).eval()
-    image = images(2, 3)
-    output, feature = aligned(image, 1)
-    assert torch.equal(output, aligned(image))
-    before = encode(aligned.encoder, image, {})[1]
-    assert torch.equal(feature, aligned.align(before))
-    assert not torch.allclose(feature, before)
-    _, deeper = aligned(image, 2)
-    assert torch.equal(deeper, aligned.encoder.stages[2](feature))
 
 
 def test_switch_of_deep_supervision_works_as_in_nnunet():

@@ -100,7 +100,7 @@ def test_sizes_of_the_papers(study, name, scan, configuration, patch, box, label
     plans = named(name)
     recipe = run_recipe(plans, configuration)
     assert patch_of(plans, configuration) == patch
-    assert box_edges(patch, recipe.copy_paste.box_fraction) == box
+    assert box_edges(patch, recipe.as_dict()["copy_paste"]["box_fraction"]) == box
     assert plans["configurations"][configuration]["batch_size"] == labeled
     assert (recipe.batch.labeled, recipe.batch.unlabeled) == (labeled, labeled)
     expected = recipe.plan.spacing or [1.5625, 1.5625]
@@ -384,10 +384,12 @@ def test_what_is_measured_depends_on_the_slice_axis_of_the_plan(study):
         }
 
     plans = planned(derive=derive)
-    assert run_recipe(plans, "2d").pseudo_label.largest_component == {"1": True}
-    assert run_recipe(plans, "3d_fullres").pseudo_label.largest_component == {"1": False}
+    assert run_recipe(plans, "2d").as_dict()["pseudo_label"]["largest_component"] == {"1": True}
+    assert run_recipe(plans, "3d_fullres").as_dict()["pseudo_label"]["largest_component"] == {
+        "1": False
+    }
     forced = planned("pseudo_label.largest_component=true", derive=derive)
-    assert run_recipe(forced, "3d_fullres").pseudo_label.largest_component is True
+    assert run_recipe(forced, "3d_fullres").as_dict()["pseudo_label"]["largest_component"] is True
 
 
 # ----------------------------------------------------------------- users' configurations
@@ -427,7 +429,7 @@ def test_a_configuration_added_after_planning_takes_over_what_was_measured(study
     for name in ("wide", "same"):
         recipe = run_recipe(plans, name)
         assert recipe.batch.labeled == 10
-        assert recipe.pseudo_label.largest_component == {"1": False}
+        assert recipe.as_dict()["pseudo_label"]["largest_component"] == {"1": False}
 
 
 def test_a_circle_of_configurations_is_named(study):
@@ -458,7 +460,7 @@ def test_a_plan_of_stock_nnunet_gets_at_least_four_patches():
     assert run_recipe(plans, "a").batch.labeled == 4
     assert run_recipe(plans, "b").batch.labeled == 10
     assert run_recipe(plans, "b", {"batch": {"labeled": 6}}).batch.labeled == 6
-    assert run_recipe(plans, "a").pseudo_label.largest_component is True
+    assert run_recipe(plans, "a").as_dict()["pseudo_label"]["largest_component"] is True
 
 
 def test_layers_of_the_run_win_over_those_of_the_plan(study):

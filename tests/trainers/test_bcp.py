@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from tiny_study import (
     DATASET,
     N_LABELED,
@@ -16,6 +17,8 @@ from tiny_study import (
 )  # fmt: skip
 from trainers.small_trainers import Given, equal_weights, make_trainer, random_batch
 
+from graphnn_unet.data.augment import RecordedMirror
+from graphnn_unet.pseudo_labels.corrector import Teaching
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers import BCPTrainer
 from graphnn_unet.trainers.copy_paste import box_edges, draw_mask
@@ -29,14 +32,14 @@ PRETRAIN, SELFTRAIN = 0, 1
 def _box_of(trainer, seed=0):
     """The mask that a batch of ``seed`` draws: True outside the box."""
     size = trainer.configuration_manager.patch_size
-    edges = box_edges(size, trainer.recipe.copy_paste.box_fraction)
+    edges = box_edges(size, trainer.recipe.as_dict()["copy_paste"]["box_fraction"])
     return draw_mask(size, edges, torch.Generator().manual_seed(seed))
 
 
 def _with_given_networks(trainer, n_images=4):
     """Student and teacher whose outputs are fixed; returns the student."""
     shape = (n_images, 3, *trainer.configuration_manager.patch_size)
-    trainer.network = student = Given(shape)
+    trainer.student.network = student = Given(shape)
     trainer.teacher.network = Given(shape, seed=11).requires_grad_(False)
     return student
 
@@ -153,7 +156,7 @@ def test_change_of_phase_copies_the_student_and_starts_the_schedule_anew(tiny_ho
     original = BCPTrainer.batch_loss
 
     def spied(self, batch, phase):
-        same = equal_weights(self.teacher.network, self.plain_network)
+        same = equal_weights(self.teacher.network, self.network)
         state = len(self.optimizer.state)
         seen.append((phase.name, self.optimizer.param_groups[0]["lr"], same, state))
         return original(self, batch, phase)
@@ -192,7 +195,8 @@ def test_pseudo_labels_do_not_depend_on_the_grouping_of_the_batch(tiny_home, mon
     images = random_batch(trainer, 6).unlabeled
 
     def labels(batch):
-        return trainer.labeler.finish(trainer.labeler.start(trainer.teacher.predict(batch)))
+        teaching = Teaching(trainer.teacher.predict(batch)[0])
+        return trainer.pseudo_labels.finish(trainer.pseudo_labels.start(teaching))
 
     together = labels(images)
     assert together.unique().numel() > 1
@@ -209,11 +213,11 @@ def test_teacher_with_batch_norm_and_dropout_labels_each_image_alone():
     )  # fmt: skip
     teacher = Teacher(network, ema=0.99, warmup=False)
     images = torch.randn(4, 1, 8, 8)
-    together = teacher.predict(images).argmax(1)
+    together = teacher.predict(images)[0].argmax(1)
     mates = torch.cat([images[:1], 5 * torch.randn(3, 1, 8, 8)])
-    assert torch.equal(teacher.predict(mates).argmax(1)[0], together[0])
+    assert torch.equal(teacher.predict(mates)[0].argmax(1)[0], together[0])
     network.train()
-    assert not torch.equal(teacher.predict(mates).argmax(1)[0], together[0])
+    assert not torch.equal(teacher.predict(mates)[0].argmax(1)[0], together[0])
 
 
 def test_empty_pseudo_labels_give_a_finite_loss(tiny_home, monkeypatch):
@@ -299,3 +303,57 @@ def test_a_method_may_add_to_the_loss_of_the_mixed_images(tiny_home, monkeypatch
     a, b = (t.batch_loss(random_batch(t), phase) for t in (plain, more))
     torch.testing.assert_close(b.total, a.total + 3)
     assert b.terms["own"] == 1
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_the_teacher_is_told_where_each_patch_lies_in_its_case(
+    tiny_home, monkeypatch, configuration
+):
+    """Cut again at the place that was told, and mirrored, the case gives the patch."""
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, configuration=configuration)
+    dim = len(trainer.configuration_manager.patch_size)
+    kept = [part for part in trainer.dataset.settings.unlabeled_transform.transforms
+            if isinstance(part, RecordedMirror)]  # fmt: skip
+    trainer.dataset.settings.unlabeled_transform.transforms[:] = kept  # no change of intensity
+    trainer.step = trainer.phases()[SELFTRAIN].start
+    stored = {case.case_id: case.image()[:] for case in trainer.cases.unlabeled}
+    mirrored = set()
+    for raw in trainer.loader(trainer.phase):
+        batch = trainer.to_device(raw)
+        teaching = trainer.teach(batch)
+        assert all(place.is_moved for place in batch.places[: len(batch.labeled)])
+        for image, case, place in zip(
+            batch.unlabeled, teaching.cases, teaching.places, strict=True
+        ):
+            size = trainer.configuration_manager.patch_size
+            size = size if dim == 3 else (1, *size)
+            box = [[start, start + edge] for start, edge in zip(place.start, size, strict=True)]
+            cut = torch.from_numpy(crop_and_pad_nd(stored[case], box, 0)).view(image.shape)
+            assert not place.is_moved
+            assert torch.equal(image, cut.flip([axis + 1 for axis in place.mirrored]))
+            mirrored.add(place.mirrored)
+    assert len(mirrored) > 2
+
+
+def test_rotated_unlabelled_patches_have_no_place(tiny_home, monkeypatch):
+    trainer = make_trainer(
+        BCPTrainer, tiny_home, monkeypatch, "augmentation.unlabeled_spatial=true"
+    )
+    trainer.step = trainer.phases()[SELFTRAIN].start
+    batch = trainer.to_device(next(iter(trainer.loader(trainer.phase))))
+    assert all(place.is_moved for place in batch.places)
+
+
+def test_corrections_of_the_recipe_change_what_teaches(tiny_home, monkeypatch):
+    plain = make_trainer(BCPTrainer, tiny_home, monkeypatch)
+    blurred = make_trainer(
+        BCPTrainer, tiny_home, monkeypatch, 'pseudo_label.correct=["blur"]', "blur.sigma_mm=4.0"
+    )
+    batch = random_batch(plain)
+    labels = [t.pseudo_labels.finish(t.pseudo_labels.start(t.teach(batch)))
+              for t in (plain, blurred)]  # fmt: skip
+    assert not torch.equal(*labels)
+    assert torch.equal(plain.teach(batch).logits, blurred.teach(batch).logits)
+    selftrain = plain.phases()[SELFTRAIN]
+    losses = [t.batch_loss(random_batch(t), selftrain).total for t in (plain, blurred)]
+    assert losses[0] != losses[1]

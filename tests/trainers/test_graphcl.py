@@ -6,6 +6,8 @@ from trainers.small_trainers import make_trainer, open_gate, random_batch
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.graph import correlation_clustering_loss
+from graphnn_unet.networks.hook import encode
+from graphnn_unet.pseudo_labels.corrector import Teaching
 from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer
 from graphnn_unet.trainers.graphcl import MAX_NODES, cluster_stage, feature_nodes
 
@@ -26,7 +28,7 @@ def trainer_with(tiny_home, monkeypatch):
 def self_training(trainer, seed=0):
     """Loss of one batch in self-training; dropout of the head draws the same each time."""
     torch.manual_seed(0)
-    trainer.network.train()
+    trainer.student.train()
     return trainer.batch_loss(random_batch(trainer, seed=seed), trainer.phases()[1])
 
 
@@ -67,16 +69,20 @@ def test_clustering_loss_is_that_of_the_aligned_stage_of_the_mixed_images(traine
     trainer = trainer_with("graph.kappa=1.0")
     seen = []
     forward = trainer.network.forward
-    trainer.network.forward = lambda *a: (seen.append(a), forward(*a))[1]
-    trainer.cluster_head.eval()
-    made = self_training(trainer)
-    ((mixed, stage),) = seen
+    trainer.network.forward = lambda image: (seen.append(image), forward(image))[1]
+    head = trainer.student.heads["cluster_head"]
+    trainer.student.train()
+    head.eval()
+    loss = trainer.batch_loss(random_batch(trainer), trainer.phases()[1])
+    (mixed,) = seen
     assert len(mixed) == 4  # inward and outward images in one call
-    assert stage == trainer.cluster_stage
-    _, feature = forward(mixed, stage)
-    nodes = feature.flatten(2).transpose(1, 2)
-    expected = correlation_clustering_loss(nodes, trainer.cluster_head(nodes), tau=2.0).mean()
-    torch.testing.assert_close(made.terms["cluster_loss"], expected)
+    assert trainer.cluster_stage == trainer.network.stage
+    features = encode(
+        trainer.network.encoder, mixed, {trainer.network.stage: trainer.network.align}
+    )
+    nodes = features[trainer.cluster_stage].flatten(2).transpose(1, 2)
+    expected = correlation_clustering_loss(nodes, head(nodes), tau=2.0).mean()
+    torch.testing.assert_close(loss.terms["cluster_loss"], expected)
 
 
 def test_clustering_loss_is_absent_in_pretraining(trainer_with):
@@ -86,7 +92,7 @@ def test_clustering_loss_is_absent_in_pretraining(trainer_with):
     made = trainer.batch_loss(batch, trainer.phases()[0])
     made.total.backward()
     assert "cluster_loss" not in made.terms
-    assert all(p.grad is None for p in trainer.cluster_head.parameters())
+    assert all(p.grad is None for p in trainer.student.heads["cluster_head"].parameters())
     assert trainer.network.align.gate.grad is not None  # the block is there in both phases
 
 
@@ -100,7 +106,7 @@ def test_clustering_loss_alone_teaches_encoder_and_head_but_not_the_decoder(trai
         if "conv.bias" not in name:  # an instance norm removes constant shifts
             assert parameter.grad is not None, name
             assert parameter.grad.abs().max() > 0, name
-    assert all(p.grad.abs().max() > 0 for p in trainer.cluster_head.parameters())
+    assert all(p.grad.abs().max() > 0 for p in trainer.student.heads["cluster_head"].parameters())
     decoder = [
         p for n, p in trainer.network.decoder.named_parameters() if not n.startswith("encoder.")
     ]
@@ -116,7 +122,7 @@ def test_teacher_holds_the_block_but_learns_nothing_by_gradient(trainer_with):
     assert all(p.grad is None for p in teacher.parameters())
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert not trained & {id(p) for p in teacher.parameters()}
-    assert {id(p) for p in trainer.cluster_head.parameters()} <= trained
+    assert {id(p) for p in trainer.student.heads["cluster_head"].parameters()} <= trained
 
 
 def test_gate_carries_no_weight_decay(trainer_with):
@@ -131,13 +137,16 @@ def test_gate_carries_no_weight_decay(trainer_with):
 def test_gate_and_head_move_in_self_training_and_the_average_follows(trainer_with):
     trainer = trainer_with("teacher.ema=0.5", gate=0.0)
     trainer.step = trainer.phases()[1].start
-    before = {k: v.clone() for k, v in trainer.cluster_head.state_dict().items()}
+    before = {k: v.clone() for k, v in trainer.student.heads["cluster_head"].state_dict().items()}
     for raw in trainer.loader(trainer.phase):
         trainer.train_step(raw)
     gate = float(trainer.network.align.gate.detach())
     assert gate != 0
     assert 0 < abs(float(trainer.teacher.network.align.gate)) < abs(gate)
-    assert any(not torch.equal(before[k], v) for k, v in trainer.cluster_head.state_dict().items())
+    assert any(
+        not torch.equal(before[k], v)
+        for k, v in trainer.student.heads["cluster_head"].state_dict().items()
+    )
     assert trainer.epoch_facts(trainer.phase) == {"gate": pytest.approx(gate)}
 
 
@@ -147,7 +156,8 @@ def test_pseudo_labels_do_not_depend_on_the_grouping_of_the_batch(trainer_with):
     images = random_batch(trainer, 6).unlabeled
 
     def labels(batch):
-        return trainer.labeler.finish(trainer.labeler.start(trainer.teacher.predict(batch)))
+        teaching = Teaching(trainer.teacher.predict(batch)[0])
+        return trainer.pseudo_labels.finish(trainer.pseudo_labels.start(teaching))
 
     together = labels(images)
     assert torch.equal(torch.cat([labels(part) for part in images.split(1)]), together)
@@ -198,8 +208,9 @@ def test_only_the_graph_in_row_blocks_is_capped(trainer_with, monkeypatch, graph
     monkeypatch.setattr(graphcl, "MAX_NODES", 16)
     trainer = trainer_with(f"graph.cluster_graph={graph}", "graph.cluster_stage=-1")
     seen = []
-    head = trainer.cluster_head
-    trainer.cluster_head = lambda nodes: (seen.append(nodes.shape[1]), head(nodes))[1]
+    trainer.student.heads["cluster_head"].register_forward_pre_hook(
+        lambda _head, inputs: seen.append(inputs[0].shape[1])
+    )
     assert torch.isfinite(self_training(trainer).total)
     assert seen == [n_nodes]
 
@@ -223,14 +234,17 @@ def test_stage_of_the_recipe_places_the_block(trainer_with):
 def test_state_restores_the_head_and_keeps_it_out_of_the_weights(trainer_with):
     trainer = trainer_with()
     with torch.no_grad():
-        for parameter in trainer.cluster_head.parameters():
+        for parameter in trainer.student.heads["cluster_head"].parameters():
             parameter.add_(1)
     state = trainer.state()
     assert not any("cluster" in key or "theta" in key for key in state["network_weights"])
     other = trainer_with()
     other.load_state(state, "here")
-    restored = other.cluster_head.state_dict()
-    assert all(torch.equal(restored[k], v) for k, v in trainer.cluster_head.state_dict().items())
+    restored = other.student.heads["cluster_head"].state_dict()
+    assert all(
+        torch.equal(restored[k], v)
+        for k, v in trainer.student.heads["cluster_head"].state_dict().items()
+    )
     assert torch.equal(self_training(other).total, self_training(trainer).total)
 
 

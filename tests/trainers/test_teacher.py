@@ -35,8 +35,8 @@ def test_teacher_is_in_evaluation_and_takes_no_gradient():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5))
     teacher = Teacher(network, 0.99, False)
     images = torch.randn(4, 1, 3, 3)
-    together = teacher.predict(images)
-    alone = teacher.predict(images[:1])
+    together = teacher.predict(images)[0]
+    alone = teacher.predict(images[:1])[0]
     assert torch.equal(together[:1], alone)
     assert not any(p.requires_grad for p in teacher.network.parameters())
 
@@ -47,3 +47,19 @@ def test_reset_takes_the_students_weights():
     teacher.reset(_net(7.0))
     assert float(teacher.network.weight.detach()) == 7.0
     assert teacher.updates == 0
+
+
+def test_heads_are_averaged_like_the_network_and_restored():
+    teacher = Teacher(_net(1.0), 0.5, False, {"head": _net(1.0)})
+    teacher.update(_net(3.0), {"head": _net(5.0), "other": _net(9.0)})
+    assert float(teacher.heads["head"].weight) == 3.0
+    other = Teacher(_net(0.0), 0.5, False, {"head": _net(0.0)})
+    other.load_state_dict(teacher.state_dict())
+    assert float(other.heads["head"].weight) == 3.0
+    assert other.updates == 1
+
+
+def test_states_from_before_heads_were_averaged_are_read():
+    teacher = Teacher(_net(1.0), 0.5, False)
+    teacher.load_state_dict({"weights": _net(4.0).state_dict(), "updates": 7})
+    assert float(teacher.network.weight) == 4.0

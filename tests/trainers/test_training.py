@@ -47,7 +47,7 @@ def test_checkpoint_holds_plain_values_and_what_stock_nnunet_reads(trained_home)
     assert state["init_args"]["configuration"] == "3d_fullres"
     assert tuple(state["inference_allowed_mirroring_axes"]) == (0, 1, 2)
     assert not any(key.startswith("cluster") for key in state["network_weights"])
-    assert "cluster_head" in state["gnnunet"]
+    assert set(state["gnnunet"]["heads"]) == {"cluster_head"}
     assert state["gnnunet"]["teacher"]["updates"] == 3
 
 
@@ -98,7 +98,7 @@ def test_continued_training_equals_the_uninterrupted_one(
     ours = load_checkpoint(model / "fold_all" / FINAL)["gnnunet"]
     theirs = load_checkpoint(expected / "fold_all" / FINAL)["gnnunet"]
     assert _equal(ours["teacher"]["weights"], theirs["teacher"]["weights"])
-    assert _equal(ours["cluster_head"], theirs["cluster_head"])
+    assert _equal(ours["heads"]["cluster_head"], theirs["heads"]["cluster_head"])
     mine, reference = (
         pd.read_csv(m / "fold_all" / "metrics.csv").drop(columns="loader_wait_s")
         for m in (model, expected)

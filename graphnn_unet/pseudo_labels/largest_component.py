@@ -75,21 +75,21 @@ class PseudoLabeler:
             self._classes = [int(key) for key, keep in largest_component.items() if keep]
         self._threads = ThreadPoolExecutor(max_workers=4) if self._classes else None
 
-    def start(self, logits: Tensor) -> _Pending:
+    def start(self, logits: Tensor) -> PendingLabels:
         """Queue the labels of ``(b, k, *s)`` logits."""
         labels = logits > 0 if self.overlapping else logits.argmax(1, keepdim=True)
         labels = labels.to(torch.uint8)
         if not self._classes:
-            return _Pending(labels, None, None)
+            return PendingLabels(labels, None, None)
         if labels.device.type != "cuda":
-            return _Pending(labels, labels, None)
+            return PendingLabels(labels, labels, None)
         host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
         host.copy_(labels, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        return _Pending(labels, host, event)
+        return PendingLabels(labels, host, event)
 
-    def finish(self, pending: _Pending) -> Tensor:
+    def finish(self, pending: PendingLabels) -> Tensor:
         """Label maps ``(b, 1, *s)`` int16, or ``(b, k, *s)`` bool, on the device of the logits."""
         labels = pending.labels
         if self._threads is not None:
@@ -109,7 +109,7 @@ class PseudoLabeler:
         return keep_largest_components(maps[0], self._classes)[None]
 
 
-class _Pending:
+class PendingLabels:
     """Labels on their way to the host."""
 
     def __init__(self, labels: Tensor, host: Tensor | None, event: torch.cuda.Event | None):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from graphnn_unet.trainers.pseudo_labels import PseudoLabeler, keep_largest_components
+from graphnn_unet.pseudo_labels.largest_component import PseudoLabeler, keep_largest_components
 
 
 def _kept(rows, classes=(1,)):

@@ -1,0 +1,113 @@
+"""A batch whose images are shared by several processes, and what runs over all of it.
+
+With distributed training each process holds some of the images of a step. Whatever looks at the
+whole batch (a graph between its images, a sum over it) needs those of the others, with gradients
+that flow back to them. In a single process every function here is the identity.
+
+Process r of R holds the pairs r, r + R, r + 2 R ... of a step: image p of the first and image p of
+the second half of the batch (one for the inward, one for the outward mixed image).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.autograd import Function
+from torch.nn import functional
+
+
+def process_count() -> int:
+    """Number of processes that share a batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if process_count() > 1 else 0
+
+
+def shared_images(n_images: int) -> list[int]:
+    """Images of a whole batch that this process holds, in its own order.
+
+    Args:
+        n_images: Images of the whole batch, a multiple of twice the number of processes.
+
+    Example:
+        >>> shared_images(4)
+        [0, 1, 2, 3]
+    """
+    half = n_images // 2
+    pairs = range(process_rank(), half, process_count())
+    return [*pairs, *(half + pair for pair in pairs)]
+
+
+def all_images(tensor: Tensor) -> Tensor:
+    """The images of all processes, one process after the other.
+
+    Args:
+        tensor: ``(b, ...)``, of the same shape in every process.
+
+    Returns:
+        ``(R b, ...)``; its gradient is summed over the processes.
+    """
+    return tensor if process_count() == 1 else _Gather.apply(tensor)
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Elementwise sum of the tensors of all processes; the gradient is summed likewise.
+
+    A loss made of such sums is that of the whole batch in every process. The mean over processes
+    that distributed training takes of the gradients then gives that loss's own gradient.
+    """
+    return tensor if process_count() == 1 else _Sum.apply(tensor)
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(process_count())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(process_count())[process_rank()]
+
+
+class _Sum(Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class BatchDropout(nn.Dropout):
+    """Dropout that draws for the whole batch and keeps the part of this process.
+
+    The global generator must have the same state in all processes. Each image is then treated as
+    it would be in a single process that holds the whole batch.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name of the argument
+        """Dropped values.
+
+        Args:
+            input: ``(b, ...)``, images in the order of :func:`shared_images`.
+        """
+        if process_count() == 1 or not self.training or self.p == 0:
+            return super().forward(input)
+        n_images = len(input) * process_count()
+        whole = input.new_ones((n_images, *input.shape[1:]))
+        return input * functional.dropout(whole, self.p)[shared_images(n_images)]

@@ -1,0 +1,94 @@
+"""What a correction is given, and what it must do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from graphnn_unet.plans.recipe import Recipe, declare_section
+from graphnn_unet.settings import Section
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a patch lies in its preprocessed case.
+
+    Attributes:
+        start: First voxel, order z, y, x of the stored case; may be negative, the patch is padded.
+        mirrored: Spatial axes of the patch that are mirrored.
+        is_moved: The patch was rotated or scaled: its voxels have no places in the case.
+    """
+
+    start: tuple[int, ...]
+    mirrored: tuple[int, ...] = ()
+    is_moved: bool = False
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What the teacher says about the unlabeled images of a step.
+
+    Attributes:
+        logits: ``(b, k, *s)`` at full resolution.
+        features: Decoder scale (0 is the finest) to features ``(b, c, *s')``, for the scales that
+            the corrections of the run ask for.
+        cases: Case id of each image.
+        places: Place of each image in its case.
+    """
+
+    logits: Tensor
+    features: Mapping[int, Tensor] = field(default_factory=dict)
+    cases: Sequence[str] = ()
+    places: Sequence[Place] = ()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a correction may know about the run.
+
+    Attributes:
+        recipe: The resolved recipe.
+        spacing_mm: Voxel size of the patches, one value an axis.
+        overlapping: Outputs are regions that may overlap (sigmoid) instead of classes (softmax).
+        dataset_folder: Folder of the preprocessed data set.
+    """
+
+    recipe: Recipe
+    spacing_mm: tuple[float, ...]
+    overlapping: bool = False
+    dataset_folder: Path | None = None
+
+
+class Corrector(ABC):
+    """One correction of the teacher's logits.
+
+    A correction is a subclass in a file of its own in this folder; the name of the file is its name
+    in ``pseudo_label.correct``.
+
+    Args:
+        surroundings: What is known about the run.
+
+    Attributes:
+        sections: Recipe sections of the correction, by name.
+        feature_scales: Decoder scales whose features it reads.
+    """
+
+    sections: ClassVar[Mapping[str, type[Section]]] = {}
+    feature_scales: ClassVar[tuple[int, ...]] = ()
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name, section in vars(cls).get("sections", {}).items():
+            declare_section(name, section)
+
+    def __init__(self, surroundings: Surroundings):
+        self.surroundings = surroundings
+
+    @abstractmethod
+    def __call__(self, teaching: Teaching) -> Tensor:
+        """Corrected logits ``(b, k, *s)``; called without gradients."""
