@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 
 class GraphnnError(Exception):
@@ -26,6 +27,10 @@ class GraphnnError(Exception):
         self.what, self.why, self.remedy = what, why, remedy
         super().__init__(self.line)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors reach the process that shows them as they were raised in another."""
+        return _error_from, (type(self), self.__dict__)
+
     @property
     def line(self) -> str:
         """The message on one line, ``<what>: <why>. <remedy>``, each part with its full stop."""
@@ -39,6 +44,12 @@ class GraphnnError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
+
+
+def _error_from(kind: type[GraphnnError], values: dict[str, Any]) -> GraphnnError:
+    error = kind.__new__(kind)
+    error.__dict__.update(values)
+    return error
 
 
 class InputError(GraphnnError, ValueError):
@@ -75,8 +86,6 @@ class NoSpaceError(GraphnnError, OSError):
 
 class DivergedError(GraphnnError, RuntimeError):
     """Training met non-finite losses several steps in a row."""
-
-    exit_status = 1
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.trainers.run import parse_fold, train, validation_means
+    from graphnn_unet.trainers.run import train, validation_means
+    from graphnn_unet.trainers.run_spec import parse_fold
 
     _command.show_folders()
     mode = "continue" if arguments.c else "restart" if arguments.restart else "new"

@@ -1,38 +1,13 @@
-"""What a training is made of: settings of a run, phases, batches, losses of a step."""
+"""What a training is made of: phases, batches, losses of a step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from graphnn_unet.plans.recipe import Recipe
 from graphnn_unet.pseudo_labels.corrector import Place
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one training is told besides plan and data.
-
-    Attributes:
-        recipe: The resolved recipe; ``None`` takes the plan's own.
-        seed: Seed of weights, batches and boxes.
-        n_labeled: How many labelled cases count as labelled; ``None`` for all.
-        draw: Which ones; 0 is the published order.
-        model_folder: Folder of the model; ``None`` for the usual place.
-        n_loader_workers: Processes that make batches; ``None`` for a default by device.
-        deterministic: Bitwise repeatable on CUDA, at a cost in speed.
-    """
-
-    recipe: Recipe | None = None
-    seed: int = 0
-    n_labeled: int | None = None
-    draw: int = 0
-    model_folder: Path | None = None
-    n_loader_workers: int | None = None
-    deterministic: bool = False
 
 
 @dataclass(frozen=True)

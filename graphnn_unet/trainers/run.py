@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +18,15 @@ from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
-from graphnn_unet.progress import is_quiet, say, set_quiet
+from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import check_plans, read_json
 from graphnn_unet.trainers.checkpoint import FINAL, RESUME_ORDER
+from graphnn_unet.trainers.distributed import train_in_processes
 from graphnn_unet.trainers.registry import trainer_class
-from graphnn_unet.trainers.semi import Run, SemiTrainer
-
-DEFAULT_PLANS = "gnnunetPlans"
+from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec
+from graphnn_unet.trainers.semi import SemiTrainer, require_shareable
 
 
 @dataclass(frozen=True)
@@ -49,19 +46,24 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything one fold needs; picklable, for one process a GPU."""
+    """Everything one fold needs; picklable, for one process a GPU.
 
-    dataset: str
+    The run travels as plain values: settings of a user's trainer are classes of a file that the
+    other process must load first.
+    """
+
+    spec: dict[str, Any]
+    execution: Execution
     plans: dict
     dataset_json: dict
-    configuration: str
-    trainer: str
-    fold: int | str
-    run: Run
-    device: str
+    model: Path
     mode: str
-    num_gpus: int
     quiet: bool
+
+    @property
+    def fold_folder(self) -> Path:
+        """Folder of the fold."""
+        return self.model / f"fold_{self.spec['fold']}"
 
 
 def train(
@@ -110,30 +112,52 @@ def train(
         KeyboardInterrupt: Interrupted; the state is saved.
     """
     name = resolve_dataset(dataset)
-    preprocessed = folders().preprocessed / name
-    raw_plans, dataset_json = _read_plan(preprocessed, plans, configuration)
+    raw_plans, _ = _read_plan(folders().preprocessed / name, plans, configuration)
+    _require_own_trainer(trainer, name, configuration, plans)  # declares its settings
+    planned = run_recipe(raw_plans, configuration)
     resolved = _resolve_recipe(raw_plans, configuration, recipe, overrides)
-    cls = trainer_class(trainer)
-    if not issubclass(cls, SemiTrainer):
-        raise InputError(
-            f"{trainer} is no trainer of this program", "it does not know unlabelled cases",
-            f"Train it with nnUNetv2_train {name} {configuration} FOLD -tr {trainer} -p {plans}",
-        )  # fmt: skip
-    model = (
-        Path(output)
-        if output
-        else folders().results
-        / name
-        / _model_name(cls.__name__, plans, configuration, n_labeled, draw, seed)
+    variant = "" if resolved.as_dict() == planned.as_dict() else resolved.fingerprint()
+    spec = RunSpec(
+        name, configuration, trainer, fold, plans, n_labeled, draw, seed, resolved, variant
     )
-    run = Run(resolved, seed, n_labeled, draw, model, n_loader_workers, deterministic)
-    chosen = resolve_device(device)
-    job = _Job(name, raw_plans, dataset_json, configuration, trainer, fold, run, str(chosen), mode,
-               num_gpus, is_quiet())  # fmt: skip
-    if fold == "cv":
+    model = Path(output) if output else None
+    return train_run(
+        spec, Execution(device, num_gpus, n_loader_workers, deterministic, model), mode=mode
+    )
+
+
+def train_run(
+    spec: RunSpec, execution: Execution | None = None, *, mode: str = "new"
+) -> TrainingResult:
+    """Train and validate what a specification says; see :func:`train`.
+
+    Args:
+        spec: The run; fold ``cv`` stands for all folds.
+        execution: How it is carried out.
+        mode: As in :func:`train`.
+    """
+    execution = execution or Execution()
+    preprocessed = folders().preprocessed / spec.dataset
+    raw_plans, dataset_json = _read_plan(preprocessed, spec.plans, spec.configuration)
+    _require_own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
+    recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
+    require_shareable(recipe.batch, execution.num_gpus)
+    model = execution.model_folder or spec.model_folder(folders().results)
+    execution = replace(execution, device=str(resolve_device(execution.device)), model_folder=model)
+    spec = replace(spec, recipe=recipe)
+    job = _Job(spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet())
+    if spec.fold == "cv":
         return _cross_validate(job, preprocessed)
-    summary = _train_fold(job)
-    return TrainingResult(model, [fold], [summary])
+    return TrainingResult(model, [spec.fold], [_train_fold(job)])
+
+
+def _require_own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> None:
+    if not issubclass(trainer_class(trainer), SemiTrainer):
+        raise InputError(
+            f"{trainer} is no trainer of this program",
+            "it does not know unlabeled cases",
+            f"Train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}",
+        )
 
 
 def _read_plan(preprocessed: Path, plans: str, configuration: str) -> tuple[dict, dict]:
@@ -176,22 +200,12 @@ def _resolve_recipe(
     return resolved
 
 
-def _model_name(
-    trainer: str, plans: str, configuration: str, n_labeled: int | None, draw: int, seed: int
-) -> str:
-    name = f"{trainer}__{plans}__{configuration}"
-    if n_labeled is not None:
-        name += f"__labeled{n_labeled}"
-        if draw:
-            name += f"_draw{draw}"
-    return name + (f"__seed{seed}" if seed else "")
-
-
 def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
     """All folds one after the other, then their held-out cases together."""
-    identifier = job.plans["configurations"][job.configuration]["data_identifier"]
+    spec = job.spec
+    identifier = job.plans["configurations"][spec["configuration"]]["data_identifier"]
     cases = select_cases(
-        preprocessed, identifier, n_labeled=job.run.n_labeled, draw=job.run.draw, fold="all"
+        preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all"
     )
     own = preprocessed / "gnnunet.json"
     patients = read_json(own).get("patients", {}) if own.is_file() else {}
@@ -207,7 +221,7 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
         )  # fmt: skip
     summaries = []
     for fold in range(n_folds):
-        folder = job.run.model_folder / f"fold_{fold}"
+        folder = job.model / f"fold_{fold}"
         if (
             (folder / FINAL).is_file()
             and (folder / "validation" / "summary.json").is_file()
@@ -218,13 +232,11 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
             continue
         begun = any((folder / name).is_file() for name in RESUME_ORDER)
         mode = "continue" if begun and job.mode == "new" else job.mode
-        summaries.append(_train_fold(replace(job, fold=fold, mode=mode)))
+        summaries.append(_train_fold(replace(job, spec={**spec, "fold": fold}, mode=mode)))
     summaries.append(
-        _pool_folds(
-            job.run.model_folder, n_folds, preprocessed, labeled, job.dataset_json["file_ending"]
-        )
+        _pool_folds(job.model, n_folds, preprocessed, labeled, job.dataset_json["file_ending"])
     )
-    return TrainingResult(job.run.model_folder, list(range(n_folds)), summaries)
+    return TrainingResult(job.model, list(range(n_folds)), summaries)
 
 
 def _fold_exists(labeled: Sequence[str], patient_of: dict[str, str], fold: int) -> bool:
@@ -255,12 +267,12 @@ def _pool_folds(
 
 def _train_fold(job: _Job) -> Path:
     """Train one fold under its lock; return the summary of its validation."""
-    folder = job.run.model_folder / f"fold_{job.fold}"
-    with folder_lock(folder, f"gnnunet_train {job.trainer}"):
+    folder = job.fold_folder
+    with folder_lock(folder, f"gnnunet_train {job.spec['trainer']}"):
         remove_leftovers(folder)
         _respect_what_is_there(folder, job.mode)
-        if job.num_gpus > 1:
-            _train_distributed(job)
+        if job.execution.num_gpus > 1:
+            train_in_processes(_work, job, job.execution, quiet=job.quiet)
         else:
             _work(job)
     return folder / "validation" / "summary.json"
@@ -302,10 +314,16 @@ def _respect_what_is_there(folder: Path, mode: str) -> None:
 
 def _work(job: _Job) -> None:
     """Train and validate in this process."""
-    trainer = trainer_class(job.trainer)(
-        dict(job.plans), job.configuration, job.fold, job.dataset_json,
-        torch.device(job.device), job.run,
-    )  # fmt: skip
+    cls = trainer_class(job.spec["trainer"])
+    trainer = cls(
+        dict(job.plans),
+        job.spec["configuration"],
+        job.spec["fold"],
+        job.dataset_json,
+        torch.device(job.execution.device),
+        RunSpec.from_dict(job.spec),
+        job.execution,
+    )
     if job.mode == "validate":
         trainer.initialize()
         trainer.prepare_data()
@@ -319,45 +337,6 @@ def _work(job: _Job) -> None:
                 say(f"continuing {path} at step {trainer.step} of {trainer.n_steps}")
         trainer.run_training()
     trainer.perform_actual_validation()
-
-
-def _train_distributed(job: _Job) -> None:
-    """One process a GPU (or, on a CPU, processes that share the batch over gloo)."""
-    if job.device.startswith("cuda") and torch.cuda.device_count() < job.num_gpus:
-        raise InputError(
-            f"-num_gpus {job.num_gpus} is not possible", f"{torch.cuda.device_count()} are here"
-        )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_rank, args=(job, port), nprocs=job.num_gpus, join=True)
-
-
-def _rank(rank: int, job: _Job, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    set_quiet(job.quiet or rank > 0)
-    backend = "nccl" if job.device.startswith("cuda") else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(rank)
-    torch.distributed.init_process_group(backend, rank=rank, world_size=job.num_gpus)
-    try:
-        _work(job)
-        torch.distributed.barrier()
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def parse_fold(text: str) -> int | str:
-    """``0`` to ``4``, ``all`` or ``cv``.
-
-    Raises:
-        InputError: Something else.
-    """
-    if text in ("all", "cv"):
-        return text
-    if re.fullmatch(r"\d+", text):
-        return int(text)
-    raise InputError(f"fold {text!r} is unknown", "", "Use a number, all or cv")
 
 
 def validation_means(summary: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ from graphnn_unet.settings import Section
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.trainers.checkpoint import BEST, FINAL, LATEST, PREVIOUS
 from graphnn_unet.trainers.checkpointed import Checkpointed
+from graphnn_unet.trainers.distributed import StopAgreement
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.optimization import (
     LossWatch,
@@ -52,14 +53,15 @@ from graphnn_unet.trainers.optimization import (
     make_optimizer,
     update_weights,
 )
-from graphnn_unet.trainers.parts import Batch, Phase, Run, StepLoss, halves
+from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
+from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.stopping import stop_requests
 from graphnn_unet.trainers.student import Student
 from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
 
-__all__ = ["Batch", "Phase", "Run", "SemiTrainer", "StepLoss", "halves"]
+__all__ = ["Batch", "Phase", "SemiTrainer", "StepLoss", "halves"]
 
 CALLED_HOOKS = frozenset(
     {
@@ -104,7 +106,8 @@ class SemiTrainer(Checkpointed):
         fold: Fold number or ``"all"``.
         dataset_json: nnU-Net's description of the data set.
         device: Device to train on.
-        run: Settings of the run.
+        run: What decides the result; ``None`` takes the plan's recipe and all labels.
+        execution: How it is carried out.
 
     Attributes:
         sections: Recipe sections that the method declares, by name.
@@ -135,12 +138,17 @@ class SemiTrainer(Checkpointed):
         fold: int | str,
         dataset_json: dict[str, Any],
         device: torch.device | None = None,
-        run: Run | None = None,
+        run: RunSpec | None = None,
+        execution: Execution | None = None,
     ):
         # nnU-Net's constructor makes folders, opens logs and prints; its attributes are set here
         # instead, its methods are used from below.
         plans = {key: value for key, value in plans.items() if key != "continue_training"}
-        self.run = run or Run()
+        name = type(self).__name__
+        self.run = run or RunSpec(
+            plans["dataset_name"], configuration, name, fold, plans["plans_name"]
+        )
+        self.execution = execution or Execution()
         self.recipe = self.run.recipe or run_recipe(plans, configuration)
         plans["gnnunet"] = {**plans.get("gnnunet", {}), "run": self.recipe.as_dict()}
         self.plans_manager = PlansManager(plans)
@@ -190,8 +198,7 @@ class SemiTrainer(Checkpointed):
         where = folders()
         name = self.plans_manager.dataset_name
         preprocessed = where.preprocessed / name
-        usual = f"{type(self).__name__}__{self.plans_manager.plans_name}__{self.configuration_name}"
-        model = self.run.model_folder or where.results / name / usual
+        model = self.execution.model_folder or self.run.model_folder(where.results)
         self.preprocessed_dataset_folder_base = str(preprocessed)
         self.preprocessed_dataset_folder = str(
             preprocessed / self.configuration_manager.data_identifier
@@ -244,7 +251,7 @@ class SemiTrainer(Checkpointed):
         if self.was_initialized:
             return
         torch.manual_seed(self.run.seed)
-        if self.run.deterministic:
+        if self.execution.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.benchmark = False
         elif self.device.type == "cuda":
@@ -383,7 +390,7 @@ class SemiTrainer(Checkpointed):
     def loader(self, phase: Phase) -> StepLoader:
         """Batches from the current step to the end of a phase."""
         slots = self.slots(phase)
-        workers = self.run.n_loader_workers
+        workers = self.execution.n_loader_workers
         if workers is None:
             workers = default_loader_workers(self.device, self.world_size)
         return StepLoader(
@@ -444,6 +451,7 @@ class SemiTrainer(Checkpointed):
 
     def _train_phase(self, phase: Phase, progress: Progress | None, stop: threading.Event) -> None:
         loader = self.loader(phase)
+        agree = StopAgreement() if self.is_ddp else bool
         waited = 0.0
         for raw in loader:
             terms = self.train_step(raw)
@@ -456,7 +464,7 @@ class SemiTrainer(Checkpointed):
             if at_end:
                 self.end_epoch(phase, loader.waited_s - waited)
                 waited = loader.waited_s
-            if stop.is_set():
+            if agree(stop.is_set()):
                 self.save(LATEST)
                 raise KeyboardInterrupt(
                     f"stopped after step {self.step} of {self.n_steps}; state saved in "

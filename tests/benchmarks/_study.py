@@ -74,12 +74,13 @@ def our_trainer(one: Study, name: str, device: str, *overrides: str) -> Any:
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
     from graphnn_unet.trainers.registry import trainer_class
-    from graphnn_unet.trainers.semi import Run
+    from graphnn_unet.trainers.run_spec import Execution, RunSpec
 
     recipe = run_recipe(one.plans, one.configuration, parse_overrides(overrides))
     trainer = trainer_class(name)(
         dict(one.plans), one.configuration, "all", one.dataset_json, torch.device(device),
-        Run(recipe, model_folder=one.home / "results" / name),
+        RunSpec(DATASET, one.configuration, name, recipe=recipe),
+        Execution(device, model_folder=one.home / "results" / name),
     )  # fmt: skip
     trainer.initialize()
     trainer.prepare_data()

@@ -9,7 +9,8 @@ from torch import nn
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import parse_overrides
 from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.trainers.semi import Batch, Run, SemiTrainer
+from graphnn_unet.trainers.run_spec import Execution, RunSpec
+from graphnn_unet.trainers.semi import Batch, SemiTrainer
 
 
 def make_trainer(
@@ -22,7 +23,8 @@ def make_trainer(
     recipe = run_recipe(plans, configuration, parse_overrides(overrides))
     trainer = cls(
         plans, configuration, "all", read_json(folder / "dataset.json"), torch.device("cpu"),
-        Run(recipe, n_loader_workers=0, model_folder=home / "nowhere"),
+        RunSpec(DATASET, configuration, cls.__name__, recipe=recipe),
+        Execution("cpu", n_loader_workers=0, model_folder=home / "nowhere"),
     )  # fmt: skip
     trainer.disable_checkpointing = True
     trainer.initialize()

@@ -231,19 +231,6 @@ def test_2d_configuration_trains(tiny_copy, trainer):
     assert len(list((result.model / "fold_all" / "validation").glob("*.nii.gz"))) == 4
 
 
-def test_two_processes_share_the_batch(tiny_copy):
-    result = train_in(tiny_copy, "GraphCLTrainer", num_gpus=2)
-    weights = _weights(result.model)
-    assert all(torch.isfinite(value).all() for value in weights.values())
-    rows = pd.read_csv(result.model / "fold_all" / "metrics.csv")
-    assert rows["step"].tolist() == [2, 3, 4, 6]
-
-
-def test_batch_that_cannot_be_shared_is_refused(tiny_copy):
-    with pytest.raises(Exception, match=r"batch.labeled = 6 cannot be shared by 2"):
-        train_in(tiny_copy, "BCPTrainer", num_gpus=2, overrides=["batch.labeled=6"])
-
-
 def test_planning_keys_cannot_change_in_training(tiny_copy):
     with pytest.raises(InputError, match="cannot be changed in training"):
         train_in(tiny_copy, "BCPTrainer", overrides=["plan.patch_size=[8,8,8]"])

@@ -1,0 +1,130 @@
+"""One training in several processes of one machine, and its end as if it had been one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed as dist
+from torch.multiprocessing.spawn import ProcessException
+
+from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.progress import set_quiet
+from graphnn_unet.trainers.run_spec import Execution
+
+Job = TypeVar("Job")
+
+
+def train_in_processes(
+    work: Callable[[Job], None], job: Job, execution: Execution, *, quiet: bool
+) -> None:
+    """Call ``work(job)`` in one process a GPU (on a CPU: processes that share it over gloo).
+
+    Raises:
+        InputError: Fewer GPUs than wanted.
+        GraphnnError: Whatever a process raised, as it was raised there.
+        KeyboardInterrupt: Interrupted; the state is saved.
+    """
+    if execution.device.startswith("cuda") and torch.cuda.device_count() < execution.num_gpus:
+        raise InputError(
+            f"-num_gpus {execution.num_gpus} is not possible",
+            f"{torch.cuda.device_count()} are here",
+        )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    context = torch.multiprocessing.start_processes(
+        _rank, (work, job, execution, port, quiet, errors), execution.num_gpus, join=False
+    )
+    with _signals_to(context.processes) as received:
+        try:
+            while not context.join():
+                pass
+        except ProcessException:
+            if errors.empty() and not received:
+                raise
+    if not errors.empty():
+        raise errors.get() from None
+    if received:
+        raise KeyboardInterrupt("stopped before the first step. Run the same command again")
+
+
+def _rank(
+    rank: int,
+    work: Callable[[Any], None],
+    job: Any,
+    execution: Execution,
+    port: int,
+    quiet: bool,
+    errors: SimpleQueue,
+) -> None:
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C of a terminal reaches the parent alone, which passes it on
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    set_quiet(quiet or rank > 0)
+    backend = "nccl" if execution.device.startswith("cuda") else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    dist.init_process_group(backend, rank=rank, world_size=execution.num_gpus)
+    try:
+        work(job)
+        dist.barrier()
+    except (GraphnnError, KeyboardInterrupt) as error:
+        errors.put(error)
+        if isinstance(error, GraphnnError):  # the others wait for this process: end them
+            raise
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _signals_to(processes: list[Any]) -> Iterator[list[int]]:
+    """Pass Ctrl-C and SIGTERM on to the processes, which finish their step and save.
+
+    Yields:
+        The signals that came.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def forward(number: int, _frame: Any) -> None:
+        again = received and number == signal.SIGINT  # a second Ctrl-C stops at once
+        received.append(number)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGINT if again else signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class StopAgreement:
+    """Lets all processes of a training stop after the same step.
+
+    A signal reaches them at different moments; one that stopped a step earlier would leave the
+    others waiting for its gradients.
+    """
+
+    def __init__(self) -> None:
+        # on the CPU whatever the backend: nothing waits for a GPU
+        self._group = dist.new_group(backend="gloo")
+
+    def __call__(self, wants_to_stop: bool) -> bool:
+        """Whether any process wants to stop."""
+        flag = torch.tensor([int(wants_to_stop)])
+        dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group)
+        return bool(flag)

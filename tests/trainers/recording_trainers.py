@@ -1,0 +1,58 @@
+"""Trainers of a user's file that leave what every process has learned."""
+
+from pathlib import Path
+
+import torch
+
+from graphnn_unet.errors import InputError
+from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, SupervisedTrainer
+from graphnn_unet.trainers.checkpoint import LATEST, plain
+
+
+class _Recording:
+    """Stores the state of each process at the end; stops once where a file asks for it."""
+
+    def train_step(self, batch):
+        terms = super().train_step(batch)
+        wish = Path(self.output_folder_base).parent / "stop_after"
+        if wish.is_file() and self.step + 1 == int(wish.read_text()):
+            self.step += 1
+            self.save(LATEST)
+            torch.distributed.barrier()
+            wish.unlink(missing_ok=True)
+            raise KeyboardInterrupt("asked to stop")
+        return terms
+
+    def on_train_end(self):
+        super().on_train_end()
+        state = self.student.state()
+        if self.teacher is not None:
+            state["teacher"] = self.teacher.state_dict()["weights"]
+        torch.save(plain(state), Path(self.output_folder) / f"process{self.local_rank}.pt")
+
+    def perform_actual_validation(self, save_probabilities=False):
+        """Nothing: the tests look at weights."""
+        target = Path(self.output_folder) / "validation" / "summary.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("{}")
+
+
+class RecordingSupervised(_Recording, SupervisedTrainer):
+    pass
+
+
+class RecordingBCP(_Recording, BCPTrainer):
+    pass
+
+
+class RecordingGraphCL(_Recording, GraphCLTrainer):
+    pass
+
+
+class FailingBCP(BCPTrainer):
+    """One process fails with an error for the user."""
+
+    def batch_loss(self, batch, phase):
+        if self.local_rank == 1 and self.step == 2:
+            raise InputError("case_00 is odd", "it is so", "Look at it")
+        return super().batch_loss(batch, phase)

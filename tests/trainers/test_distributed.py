@@ -1,0 +1,136 @@
+"""Two processes that share a batch are one: weights, heads, teacher, errors and stops."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tiny_study import DATASET, model_of, train_in, use_home
+
+from graphnn_unet.errors import InputError
+from graphnn_unet.storage.safe_load import load_checkpoint
+from graphnn_unet.trainers.checkpoint import LATEST
+
+FILE = Path(__file__).with_name("recording_trainers.py")
+TWENTY_STEPS = [
+    "schedule.pretrain_steps=8", "schedule.selftrain_steps=12", "schedule.steps_per_epoch=10",
+    "optimizer.name=sgd", "optimizer.lr=0.02", "optimizer.momentum=0.5",
+]  # fmt: skip
+# enough that alignment and head matter, too little to make twenty steps chaotic
+GRAPH = ["graph.kappa=0.1", "optimizer.weight_decay=0.001"]
+
+
+def train_recording(home, name, overrides, **keywords) -> list[dict]:
+    """States of all processes at the end, in memory."""
+    keywords.setdefault("output", home / "results" / f"{name}_{keywords.get('num_gpus', 1)}")
+    result = train_in(home, f"{FILE}:{name}", overrides=overrides, **keywords)
+    fold = result.model / "fold_all"
+    return [torch.load(path) for path in sorted(fold.glob("process*.pt"))]
+
+
+def largest_difference(a: dict, b: dict) -> float:
+    """Over all tensors of two nested states."""
+    assert a.keys() == b.keys()
+    differences = [0.0]
+    for key, value in a.items():
+        if isinstance(value, dict):
+            differences.append(largest_difference(value, b[key]))
+        else:
+            differences.append(float((value - b[key]).abs().max()))
+    return max(differences)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("RecordingSupervised", []), ("RecordingBCP", []), ("RecordingGraphCL", GRAPH)],
+)
+def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, name, overrides):
+    overrides = [*TWENTY_STEPS, *overrides]
+    (whole,) = train_recording(tiny_copy, name, overrides)
+    first, second = train_recording(tiny_copy, name, overrides, num_gpus=2)
+    assert largest_difference(first, second) == 0.0
+    assert largest_difference(first, whole) < 1e-5
+    if name == "RecordingGraphCL":
+        assert first["heads"]["cluster_head"]
+        assert abs(float(first["network"]["align.gate"])) > 1e-4  # the graph has had an effect
+
+
+def test_stopped_and_continued_processes_end_alike(tiny_copy):
+    overrides = [*TWENTY_STEPS, *GRAPH]
+    whole = train_recording(tiny_copy, "RecordingGraphCL", overrides, num_gpus=2)
+    model = tiny_copy / "results" / "again"
+    keywords = {"num_gpus": 2, "output": model}
+    (tiny_copy / "results" / "stop_after").write_text("13")
+    with pytest.raises(KeyboardInterrupt, match="asked to stop"):
+        train_recording(tiny_copy, "RecordingGraphCL", overrides, **keywords)
+    assert load_checkpoint(model / "fold_all" / LATEST)["gnnunet"]["step"] == 13
+    again = train_recording(tiny_copy, "RecordingGraphCL", overrides, mode="continue", **keywords)
+    for ours, theirs in zip(again, whole, strict=True):
+        assert largest_difference(ours, theirs) == 0.0
+
+
+def test_error_of_one_process_reaches_the_user_as_it_was_raised(tiny_copy):
+    with pytest.raises(InputError) as caught:
+        train_in(tiny_copy, f"{FILE}:FailingBCP", num_gpus=2)
+    assert caught.value.line == "case_00 is odd: it is so. Look at it."
+
+
+@pytest.mark.parametrize("key", ["labeled", "unlabeled"])
+def test_batch_that_cannot_be_shared_is_refused_before_a_process_starts(
+    tiny_copy, monkeypatch, key
+):
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", None)
+    words = rf"batch\.{key} = 6 cannot be shared by 2 .*Use a multiple of 4"
+    with pytest.raises(InputError, match=words):
+        train_in(tiny_copy, "BCPTrainer", num_gpus=2, overrides=[f"batch.{key}=6"])
+
+
+def command(home: Path, *arguments: str) -> subprocess.Popen:
+    program = Path(sys.executable).parent / "gnnunet_train"
+    call = [str(program), DATASET, "3d_fullres", "BCPTrainer", "-device", "cpu", *arguments]
+    return subprocess.Popen(
+        call, stderr=subprocess.PIPE, encoding="utf-8", env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_command_ends_with_one_line_and_status_2(tiny_copy):
+    process = command(tiny_copy, "-num_gpus", "2", "--set", "batch.labeled=6")
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "Traceback" not in told
+    assert [line for line in told.splitlines() if line.startswith("error: ")] == [
+        "error: batch.labeled = 6 cannot be shared by 2 processes: each needs pairs of images. "
+        "Use a multiple of 4 (--set batch.labeled=...)."
+    ]
+
+
+def test_sigterm_stops_all_processes_after_the_same_step(tiny_copy, monkeypatch):
+    use_home(tiny_copy, monkeypatch)
+    model = tiny_copy / "results" / "stopped"
+    process = command(
+        tiny_copy, "-num_gpus", "2", "--output", str(model), "--set",
+        "schedule.pretrain_steps=100000", "schedule.steps_per_epoch=1",
+    )  # fmt: skip
+    metrics = model / "fold_all" / "metrics.csv"
+    until = time.monotonic() + 240
+    while not metrics.is_file() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "Go on with the same command and --c" in told
+    assert "Traceback" not in told
+    step = load_checkpoint(model / "fold_all" / LATEST)["gnnunet"]["step"]
+    assert step == pd.read_csv(metrics)["step"].iloc[-1]
+
+
+def test_two_processes_log_once(tiny_copy):
+    result = train_in(tiny_copy, "GraphCLTrainer", num_gpus=2)
+    assert result.model == model_of(tiny_copy, "GraphCLTrainer")
+    rows = pd.read_csv(result.model / "fold_all" / "metrics.csv")
+    assert rows["step"].tolist() == [2, 3, 4, 6]
