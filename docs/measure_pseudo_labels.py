@@ -17,7 +17,7 @@ import torch
 
 from graphnn_unet.data.augment import training_augmentation, validation_transform
 from graphnn_unet.data.patch_dataset import seeded
-from graphnn_unet.inference.model import load_model_state, load_weights
+from graphnn_unet.models.load import load_model_state, load_weights
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import trainer_class
 

@@ -17,10 +17,10 @@ _FUNCTIONS = {
     "convert": "graphnn_unet.dataset_conversion.convert",
     "plan_and_preprocess": "graphnn_unet.data.plan_and_preprocess",
     "train": "graphnn_unet.trainers.run",
-    "predict": "graphnn_unet.inference.predict",
+    "predict": "graphnn_unet.models.predict",
     "evaluate": "graphnn_unet.metrics.evaluate",
-    "export": "graphnn_unet.inference.export_model",
-    "install_model": "graphnn_unet.inference.install_model",
+    "export": "graphnn_unet.models.export",
+    "install_model": "graphnn_unet.models.install",
     "demo": "graphnn_unet.report.demo",
 }
 
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from graphnn_unet.clustering.cluster import cluster
     from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
     from graphnn_unet.dataset_conversion.convert import convert
-    from graphnn_unet.inference.export_model import export
-    from graphnn_unet.inference.install_model import install_model
-    from graphnn_unet.inference.predict import predict
     from graphnn_unet.metrics.evaluate import evaluate
+    from graphnn_unet.models.export import export
+    from graphnn_unet.models.install import install_model
+    from graphnn_unet.models.predict import predict
     from graphnn_unet.report.demo import demo
     from graphnn_unet.trainers.run import train
 

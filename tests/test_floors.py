@@ -16,21 +16,22 @@ import pytest
 from tiny_study import REPOSITORY
 
 PACKAGE = "graphnn_unet"
-# on one floor: classification takes the encoder of a segmentation model from inference.model, which
-# alone knows how to read one safely
 FLOORS = {
-    "commands": 6, "nnunet_trainers": 6,
-    "benchmark": 5, "report": 5,
-    "trainers": 4, "inference": 4, "clustering": 4, "classification": 4,
-    "data": 3, "networks": 3, "pseudo_labels": 3, "metrics": 3, "dataset_conversion": 3,
-    "plans": 2, "graph": 2,
-    "storage": 1,
-    "errors": 0, "progress": 0, "device": 0, "seeds": 0, "settings": 0, "_version": 0,
+    "commands": 8, "nnunet_trainers": 8,
+    "report": 7,
+    "benchmark": 6, "clustering": 6, "classification": 6,
+    "models": 5,
+    "trainers": 4,
+    "pseudo_labels": 3, "prediction": 3, "data": 3, "metrics": 3, "dataset_conversion": 3,
+    "networks": 2, "images": 2, "plans": 2,
+    "graph": 1,
+    "storage": 0,
+    "errors": -1, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "_version": -1,
 }  # fmt: skip
 NO_NNUNET = {"commands", "report", "graph", "networks", "metrics", "storage", "dataset_conversion"}
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
-    "graphnn_unet.inference.install_model": "unpacks into a temporary folder",
+    "graphnn_unet.models.install": "unpacks into a temporary folder",
 }
 WRITERS = {"WriteImage", "savefig", "save", "savez", "savez_compressed", "write_text",
            "write_bytes", "dump", "to_csv", "to_filename"}  # fmt: skip

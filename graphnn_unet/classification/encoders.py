@@ -292,7 +292,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
 
 def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.Module, EncoderPlan]:
     """The encoder of a trained segmentation model, its first fold."""
-    from graphnn_unet.inference.model import (
+    from graphnn_unet.models.load import (
         FINAL_CHECKPOINT,
         available_folds,
         load_model_state,
@@ -320,7 +320,7 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
             f"{n_channels}",
             "Choose another model",
         )
-    from graphnn_unet.inference.model import load_weights
+    from graphnn_unet.models.load import load_weights
 
     load_weights(network, state, str(folder))
     return encoder, EncoderPlan("unet", n_channels, n_dims, details)
@@ -330,7 +330,7 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
     """Encoder, whole network, and the channels and axes it takes."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from graphnn_unet.inference.model import build_network
+    from graphnn_unet.models.load import build_network
     from graphnn_unet.storage.safe_load import check_plans
 
     manager = PlansManager(check_plans(details["plans"], "the stored plan"))

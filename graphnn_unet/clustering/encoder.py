@@ -20,7 +20,7 @@ from graphnn_unet.clustering.images import Image, read_array
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import InputError
-from graphnn_unet.inference.model import Predictor
+from graphnn_unet.models.load import Predictor
 
 CELL = 8
 """Pixels of the network's grid in a node, along each axis that the network halves."""

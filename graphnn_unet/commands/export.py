@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.inference.export_model import export
+    from graphnn_unet.models.export import export
 
     _command.show_folders()
     folds = arguments.f and [int(f) if f.isdigit() else f for f in arguments.f]

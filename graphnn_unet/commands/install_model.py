@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.inference.install_model import install_model
+    from graphnn_unet.models.install import install_model
 
     _command.show_folders()
     folder = install_model(arguments.archive, overwrite=arguments.overwrite)

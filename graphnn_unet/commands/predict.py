@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.inference.predict import predict
+    from graphnn_unet.models.predict import predict
 
     _command.show_folders()
     folds = arguments.f and [int(f) if f.isdigit() else f for f in arguments.f]

@@ -10,8 +10,8 @@ from pathlib import Path
 from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.errors import RefusedError
-from graphnn_unet.inference.predict import predict
 from graphnn_unet.metrics.evaluate import evaluate
+from graphnn_unet.models.predict import predict
 from graphnn_unet.progress import say
 from graphnn_unet.report.demo_scans import LABEL_NAMES, write_scans
 from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet

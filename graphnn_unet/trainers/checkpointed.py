@@ -11,8 +11,8 @@ from torch import nn
 
 from graphnn_unet.errors import DivergedError, InputError
 from graphnn_unet.plans.recipe import resolve
+from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.checkpoint import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.trainers.teacher import TeacherSettings
 
 CHECKPOINT_SCHEMA_VERSION = 2

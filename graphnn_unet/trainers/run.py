@@ -20,9 +20,9 @@ from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
 from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
+from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import check_plans, read_json
-from graphnn_unet.trainers.checkpoint import FINAL, RESUME_ORDER
 from graphnn_unet.trainers.distributed import train_in_processes
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec

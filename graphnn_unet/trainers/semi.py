@@ -43,7 +43,7 @@ from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
 from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
-from graphnn_unet.trainers.checkpoint import BEST, FINAL, LATEST, PREVIOUS
+from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.distributed import StopAgreement
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from graphnn_unet.data.patch_dataset import StoredCase
-from graphnn_unet.inference.export_logits import logits_to_labels
-from graphnn_unet.inference.model import Predictor
-from graphnn_unet.inference.write_case import Outputs, write_case
 from graphnn_unet.metrics.evaluate import evaluate
+from graphnn_unet.models.load import Predictor
+from graphnn_unet.prediction.export_logits import logits_to_labels
+from graphnn_unet.prediction.write_case import Outputs, write_case
 from graphnn_unet.progress import track
 
 if TYPE_CHECKING:

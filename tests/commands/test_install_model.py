@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference.small_models import label_maps, opened_model, write_good_images
+from models.small_models import label_maps, opened_model, write_good_images
 from tiny_study import DATASET, use_home
 
 from graphnn_unet import export, install_model, predict

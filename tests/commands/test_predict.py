@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 import pytest
-from inference.small_models import GOOD, label_maps, same_maps, write_good_images
+from models.small_models import GOOD, label_maps, same_maps, write_good_images
 from tiny_study import model_of, use_home
 
 from graphnn_unet.commands.predict import main

@@ -13,8 +13,8 @@ import torch
 from tiny_study import DATASET, model_of, use_home
 
 from graphnn_unet.commands.train import main
+from graphnn_unet.storage.checkpoints import FINAL, LATEST
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.checkpoint import FINAL, LATEST
 
 LONGER = [
     "--set",

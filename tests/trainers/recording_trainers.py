@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.storage.checkpoints import LATEST, plain
 from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, SupervisedTrainer
-from graphnn_unet.trainers.checkpoint import LATEST, plain
 
 
 class _Recording:

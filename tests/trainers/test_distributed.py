@@ -13,8 +13,8 @@ import torch
 from tiny_study import DATASET, model_of, train_in, use_home
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.storage.checkpoints import LATEST
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.checkpoint import LATEST
 
 FILE = Path(__file__).with_name("recording_trainers.py")
 TWENTY_STEPS = [

@@ -10,8 +10,8 @@ import torch
 from tiny_study import DATASET, model_of, plan_in, train_in, use_home, write_raw_dataset
 
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
+from graphnn_unet.storage.checkpoints import FINAL, LATEST
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.checkpoint import FINAL, LATEST
 
 TRAINERS = ["SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from graphnn_unet import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
-from graphnn_unet.inference.model import (
+from graphnn_unet.models.load import (
     FINAL_CHECKPOINT,
     available_folds,
     build_network,
@@ -28,8 +28,8 @@ from graphnn_unet.inference.model import (
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
 from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
+from graphnn_unet.storage.checkpoints import save_checkpoint
 from graphnn_unet.storage.safe_load import check_plans, read_json
-from graphnn_unet.trainers.checkpoint import save_checkpoint
 from graphnn_unet.trainers.registry import trainer_class
 
 STOCK_TRAINER = "nnUNetTrainer"

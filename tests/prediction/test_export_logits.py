@@ -15,7 +15,7 @@ from nnunetv2.inference.export_prediction import (
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from graphnn_unet.inference.export_logits import export_gb, logits_to_labels
+from graphnn_unet.prediction.export_logits import export_gb, logits_to_labels
 
 
 def case(

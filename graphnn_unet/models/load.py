@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.inference.export_logits import logits_to_labels
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
+from graphnn_unet.prediction.export_logits import logits_to_labels
+from graphnn_unet.storage.checkpoints import require_finite
 from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
-from graphnn_unet.trainers.checkpoint import require_finite
 from graphnn_unet.trainers.registry import trainer_class
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"

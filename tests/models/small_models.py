@@ -8,8 +8,8 @@ import SimpleITK as sitk
 import torch
 from tiny_study import ball_case, model_of, write_image
 
+from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.checkpoint import FINAL, save_checkpoint
 
 GOOD = ("a_1", "b", "c.2")
 

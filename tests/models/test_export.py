@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from inference.small_models import (
+from models.small_models import (
     GOOD,
     change_checkpoint,
     label_maps,
@@ -24,10 +24,10 @@ from tiny_study import DATASET, model_of, train_in
 
 from graphnn_unet import export, predict
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
-from graphnn_unet.inference import export_model
-from graphnn_unet.inference.model import build_network
+from graphnn_unet.models import export as export_model
+from graphnn_unet.models.load import build_network
+from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import load_checkpoint, read_json
-from graphnn_unet.trainers.checkpoint import FINAL
 
 HALF = 2e-3
 """nnU-Net sums the tiles of a sliding window in float16: where the block is not folded, rounding in

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
-from graphnn_unet.inference.model import load_model_state
+from graphnn_unet.models.load import load_model_state
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import replace_folder
 from graphnn_unet.storage.safe_load import check_plans, read_json

@@ -22,16 +22,16 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
-from graphnn_unet.inference.cases import (
+from graphnn_unet.models.cases import (
     CHECK_STAGE,
     Prepared,
     PrepareJob,
     find_cases,
     prepare_case,
 )
-from graphnn_unet.inference.export_logits import export_gb
-from graphnn_unet.inference.model import FINAL_CHECKPOINT, Predictor, find_model
-from graphnn_unet.inference.write_case import ExportJob, Outputs, export_case, is_whole
+from graphnn_unet.models.load import FINAL_CHECKPOINT, Predictor, find_model
+from graphnn_unet.prediction.export_logits import export_gb
+from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, is_whole
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
     remove_leftovers,

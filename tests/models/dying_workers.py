@@ -4,7 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from graphnn_unet.inference import cases, write_case
+from graphnn_unet.models import cases
+from graphnn_unet.prediction import write_case
 
 
 def prepare(job):

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from inference import dying_workers
-from inference.small_models import (
+from models import dying_workers
+from models.small_models import (
     GOOD,
     change_checkpoint,
     label_maps,
@@ -37,14 +37,14 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )  # fmt: skip
-from graphnn_unet.inference.cases import find_cases
-from graphnn_unet.inference.model import Predictor, available_folds
+from graphnn_unet.models.cases import find_cases
+from graphnn_unet.models.load import Predictor, available_folds
 from graphnn_unet.storage.atomic import TEMPORARY_MARK
+from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.trainers.checkpoint import FINAL
 
-predict_module = import_module("graphnn_unet.inference.predict")
+predict_module = import_module("graphnn_unet.models.predict")
 
 
 @pytest.fixture(scope="module")
@@ -252,8 +252,8 @@ def test_continuing_with_another_model_is_refused(
 _SLOW = """
 import sys, time
 from graphnn_unet.commands.predict import main
-import graphnn_unet.inference.predict
-module = sys.modules["graphnn_unet.inference.predict"]
+import graphnn_unet.models.predict
+module = sys.modules["graphnn_unet.models.predict"]
 export = module.export_case
 def slow(job):
     export(job)

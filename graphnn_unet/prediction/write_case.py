@@ -13,7 +13,7 @@ import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images
-from graphnn_unet.inference.export_logits import Labeled, logits_to_labels
+from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
 

@@ -1,1 +1,0 @@
-"""Prediction, and models on their way out and in."""

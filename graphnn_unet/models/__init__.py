@@ -1,0 +1,1 @@
+"""A trained model as a thing: find, load, predict a folder, export, install."""

@@ -1,0 +1,1 @@
+"""Sliding window on a network, export of its logits, one case written; knows no trainer."""
