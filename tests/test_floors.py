@@ -17,7 +17,7 @@ from tiny_study import REPOSITORY
 
 PACKAGE = "graphnn_unet"
 FLOORS = {
-    "commands": 8, "nnunet_trainers": 8,
+    "commands": 9, "nnunet_trainers": 8,
     "report": 7,
     "benchmark": 6, "clustering": 6, "classification": 6,
     "models": 5,
@@ -26,8 +26,10 @@ FLOORS = {
     "networks": 2, "images": 2, "plans": 2,
     "graph": 1,
     "storage": 0,
-    "errors": -1, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "_version": -1,
+    "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "_version": -1,
 }  # fmt: skip
+NEIGHBORS = {("dataset_conversion", "data")}
+"""Rooms of one floor that may know each other, each pair in one direction."""
 NO_NNUNET = {"commands", "report", "graph", "networks", "metrics", "storage", "dataset_conversion"}
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
@@ -93,15 +95,38 @@ def test_every_module_has_a_floor():
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if room(name)])
-def test_imports_never_go_up(name):
+def test_imports_never_go_up_or_sideways(name):
+    """Those inside functions count; rooms of one floor know each other only where NEIGHBORS say."""
     for other in ours(TREES[name]):
         assert other in MODULES or other == PACKAGE, f"{other} does not exist"
-        if room(other):
-            assert FLOORS[room(other)] <= FLOORS[room(name)], f"{name} reaches up to {other}"
+        here, there = room(name), room(other)
+        if there and there != here:
+            below = FLOORS[there] < FLOORS[here]
+            assert below or (here, there) in NEIGHBORS, f"{name} reaches up or over to {other}"
+
+
+def test_neighbors_are_those_that_are_needed():
+    met = {
+        (room(name), room(other))
+        for name, tree in TREES.items()
+        for other in ours(tree)
+        if room(name) and room(other) and room(name) != room(other)
+        and FLOORS[room(name)] == FLOORS[room(other)]
+    }  # fmt: skip
+    assert met == NEIGHBORS
 
 
 def test_imports_never_go_in_a_circle():
-    needs = {name: ours(tree, at_import=True) & set(MODULES) for name, tree in TREES.items()}
+    """Between files and between rooms, those inside functions included."""
+    files = {name: ours(tree) & set(MODULES) - {PACKAGE} for name, tree in TREES.items()}
+    require_no_circle({name: needs - {name} for name, needs in files.items() if name != PACKAGE})
+    rooms: dict[str, set[str]] = {}
+    for name, needs in files.items():
+        rooms.setdefault(room(name), set()).update(room(other) for other in needs)
+    require_no_circle({name: needs - {name, ""} for name, needs in rooms.items() if name})
+
+
+def require_no_circle(needs: dict[str, set[str]]) -> None:
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -111,7 +136,7 @@ def test_imports_never_go_in_a_circle():
                 visit(other, (*way, name))
             done.add(name)
 
-    for name in MODULES:
+    for name in needs:
         visit(name, ())
 
 

@@ -292,20 +292,17 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
 
 def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.Module, EncoderPlan]:
     """The encoder of a trained segmentation model, its first fold."""
-    from graphnn_unet.models.load import (
-        FINAL_CHECKPOINT,
-        available_folds,
-        load_model_state,
-        read_description,
-    )
+    from graphnn_unet.models.find import available_folds
+    from graphnn_unet.models.load import load_model_state, read_description
+    from graphnn_unet.storage.checkpoints import FINAL
     from graphnn_unet.storage.safe_load import check_plans, read_json
 
     if not folder.is_dir():
         raise MissingFileError(f"the model {folder} is missing", "", "Give the folder of a model")
     description = read_description(folder)
     plans = check_plans(read_json(folder / "plans.json"), folder / "plans.json")
-    fold = available_folds(folder, FINAL_CHECKPOINT, None)[0]
-    state = load_model_state(folder / f"fold_{fold}" / FINAL_CHECKPOINT)
+    fold = available_folds(folder, FINAL, None)[0]
+    state = load_model_state(folder / f"fold_{fold}" / FINAL)
     details = {
         "plans": plans,
         "description": description,

@@ -20,7 +20,8 @@ from graphnn_unet.clustering.images import Image, read_array
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import InputError
-from graphnn_unet.models.load import Predictor
+from graphnn_unet.models.load import load_predictor
+from graphnn_unet.prediction.predictor import Predictor
 
 CELL = 8
 """Pixels of the network's grid in a node, along each axis that the network halves."""
@@ -43,9 +44,7 @@ class EncoderFeatures:
 
     @cached_property
     def _predictor(self) -> Predictor:
-        return Predictor.from_folder(
-            self.model, device=resolve_device(self.device), mirroring=False
-        )
+        return load_predictor(self.model, device=resolve_device(self.device), mirroring=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes load the model themselves."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
 from graphnn_unet.errors import Fault, InputError
+from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.storage.volume_files import FILE_ENDINGS
 
 _CHANNEL = re.compile(r"_\d{4}$")
@@ -115,3 +118,38 @@ def prepare_case(job: PrepareJob) -> Prepared:
         list(job.files), None, plans, configuration, dict(job.dataset_json)
     )
     return Prepared(np.ascontiguousarray(data, dtype=np.float32), properties, faults)
+
+
+def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
+    """Whether all files of a case are there, readable to their end and on the image's grid."""
+    maps = [target / f"{case}{outputs.ending}"]
+    if outputs.uncertainty:
+        maps.append(target / f"{case}_uncertainty{outputs.ending}")
+    if not all(path.is_file() for path in maps):
+        return False
+    if any(fault.severity == "error" for path in maps for fault in check_case_images([path])):
+        return False
+    archive = target / f"{case}.npz"
+    if outputs.probabilities and not (
+        zipfile.is_zipfile(archive) and archive.with_suffix(".pkl").is_file()
+    ):
+        return False
+    return all(_same_grid(path, image) for path in maps)
+
+
+def _same_grid(path: Path, image: Path) -> bool:
+    import SimpleITK as sitk
+
+    try:
+        grids = []
+        for one in (path, image):
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(one))
+            reader.ReadImageInformation()
+            grids.append((reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
+    except (RuntimeError, zlib.error):
+        return False
+    (size, *here), (wanted, *there) = grids
+    return size == wanted and all(
+        np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(here, there, strict=True)
+    )

@@ -15,11 +15,10 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from graphnn_unet import __version__
+from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
+from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import (
-    FINAL_CHECKPOINT,
-    available_folds,
     build_network,
     load_model_state,
     load_weights,
@@ -28,7 +27,7 @@ from graphnn_unet.models.load import (
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
 from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
-from graphnn_unet.storage.checkpoints import save_checkpoint
+from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.safe_load import check_plans, read_json
 from graphnn_unet.trainers.registry import trainer_class
 
@@ -58,7 +57,7 @@ def export(
     output: Path | str,
     *,
     folds: Sequence[int | str] | None = None,
-    checkpoint: str = FINAL_CHECKPOINT,
+    checkpoint: str = FINAL,
     overwrite: bool = False,
     trainer: str | None = None,
 ) -> ExportResult:
@@ -125,7 +124,7 @@ def _write_model(
         weights, here = _plain_weights(state, raw_plans, configuration, dataset_json)
         difference = max(difference, here)
         save_checkpoint(
-            work / f"fold_{fold}" / FINAL_CHECKPOINT,
+            work / f"fold_{fold}" / FINAL,
             {
                 "network_weights": weights,
                 "trainer_name": STOCK_TRAINER,

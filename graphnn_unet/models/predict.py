@@ -27,11 +27,14 @@ from graphnn_unet.models.cases import (
     Prepared,
     PrepareJob,
     find_cases,
+    is_whole,
     prepare_case,
 )
-from graphnn_unet.models.load import FINAL_CHECKPOINT, Predictor, find_model
+from graphnn_unet.models.find import find_model
+from graphnn_unet.models.load import load_predictor
 from graphnn_unet.prediction.export_logits import export_gb
-from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, is_whole
+from graphnn_unet.prediction.predictor import Predictor
+from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
@@ -39,6 +42,7 @@ from graphnn_unet.storage.atomic import (
     write_csv,
     write_json,
 )
+from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import Outcome, run_jobs
 from graphnn_unet.storage.safe_load import read_json
@@ -76,7 +80,7 @@ def predict(
     configuration: str | None = None,
     plans: str | None = None,
     folds: Sequence[int | str] | None = None,
-    checkpoint: str = FINAL_CHECKPOINT,
+    checkpoint: str = FINAL,
     save_probabilities: bool = False,
     uncertainty: bool = False,
     continue_prediction: bool = False,
@@ -130,7 +134,7 @@ def predict(
         raise MissingFileError(f"model folder {found} is missing")
     chosen = resolve_device(device)
     say(f"model: {found}  device: {chosen}")
-    predictor = Predictor.from_folder(
+    predictor = load_predictor(
         found, folds=folds, checkpoint=checkpoint, device=chosen, step_size=step_size,
         mirroring=mirroring,
     )  # fmt: skip

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from graphnn_unet.data.check import check_case_images
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
@@ -106,38 +103,3 @@ def write_float_image(target: Path, values: np.ndarray, properties: dict[str, An
     image.SetDirection(geometry["direction"])
     with atomic_path(target) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
-
-
-def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
-    """Whether all files of a case are there, readable to their end and on the image's grid."""
-    maps = [target / f"{case}{outputs.ending}"]
-    if outputs.uncertainty:
-        maps.append(target / f"{case}_uncertainty{outputs.ending}")
-    if not all(path.is_file() for path in maps):
-        return False
-    if any(fault.severity == "error" for path in maps for fault in check_case_images([path])):
-        return False
-    archive = target / f"{case}.npz"
-    if outputs.probabilities and not (
-        zipfile.is_zipfile(archive) and archive.with_suffix(".pkl").is_file()
-    ):
-        return False
-    return all(_same_grid(path, image) for path in maps)
-
-
-def _same_grid(path: Path, image: Path) -> bool:
-    import SimpleITK as sitk
-
-    try:
-        grids = []
-        for one in (path, image):
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(one))
-            reader.ReadImageInformation()
-            grids.append((reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
-    except (RuntimeError, zlib.error):
-        return False
-    (size, *here), (wanted, *there) = grids
-    return size == wanted and all(
-        np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(here, there, strict=True)
-    )

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +37,7 @@ from graphnn_unet.networks.features import Tap
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
+from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.progress import Progress
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
@@ -60,6 +61,7 @@ from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.stopping import stop_requests
 from graphnn_unet.trainers.student import Student
 from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
+from graphnn_unet.trainers.validation import validate_cases
 
 __all__ = ["Batch", "Phase", "SemiTrainer", "StepLoss", "halves"]
 
@@ -639,10 +641,39 @@ class SemiTrainer(Checkpointed):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict whole held-out cases (fold ``all``: the training cases) and score them."""
-        from graphnn_unet.trainers.validation import validate_cases
+        if self.local_rank:
+            return
+        network = self.deployed_network()
+        with _one_output(network):
+            predictor = Predictor(
+                network,
+                self.plans_manager,
+                self.configuration_name,
+                self.dataset_json,
+                [network.state_dict()],
+                self.inference_allowed_mirroring_axes,
+                trainer_name=type(self).__name__,
+                device=self.device,
+            )
+            validate_cases(
+                self.cases.held_out or self.cases.labeled,
+                predictor,
+                Path(self.output_folder) / "validation",
+                Path(self.preprocessed_dataset_folder_base),
+                is_estimate=bool(self.cases.held_out),
+                save_probabilities=save_probabilities,
+            )
 
-        if self.local_rank == 0:
-            validate_cases(self, save_probabilities)
+
+@contextmanager
+def _one_output(network: nn.Module) -> Iterator[None]:
+    """Switch deep supervision off."""
+    was_deep = network.decoder.deep_supervision
+    network.decoder.deep_supervision = False
+    try:
+        yield
+    finally:
+        network.decoder.deep_supervision = was_deep
 
 
 def _refuse_unused_hook(cls: type, name: str) -> None:

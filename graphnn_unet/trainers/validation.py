@@ -2,71 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.metrics.evaluate import evaluate
-from graphnn_unet.models.load import Predictor
 from graphnn_unet.prediction.export_logits import logits_to_labels
+from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import Outputs, write_case
 from graphnn_unet.progress import track
 
-if TYPE_CHECKING:
-    from graphnn_unet.trainers.semi import SemiTrainer
 
+def validate_cases(
+    cases: Sequence[StoredCase],
+    predictor: Predictor,
+    target: Path,
+    preprocessed: Path,
+    *,
+    is_estimate: bool,
+    save_probabilities: bool = False,
+) -> Path:
+    """Predict preprocessed cases and score them.
 
-def validate_cases(trainer: SemiTrainer, save_probabilities: bool = False) -> Path:
-    """Predict the held-out cases of a fold and score them; ``validation/`` holds the result.
-
-    With fold ``all`` nothing is held out: the labelled training cases are predicted and
-    ``summary.json`` says ``is_estimate: false``.
+    Args:
+        cases: Cases whose label maps may be opened.
+        predictor: The trained network.
+        target: Folder for label maps, ``metrics.csv`` and ``summary.json``.
+        preprocessed: Folder of the preprocessed data set, with the label maps to compare with.
+        is_estimate: The cases did not train, so that their scores say something about new ones.
+        save_probabilities: Also write probabilities.
 
     Returns:
-        ``validation/summary.json``.
+        ``summary.json``.
     """
-    held_out = trainer.cases.held_out
-    cases = held_out or trainer.cases.labeled
-    folder = Path(trainer.output_folder) / "validation"
-    network = trainer.deployed_network()
-    was_deep = network.decoder.deep_supervision
-    network.decoder.deep_supervision = False
-    try:
-        predictor = Predictor(
-            network,
-            trainer.plans_manager,
-            trainer.configuration_name,
-            trainer.dataset_json,
-            [network.state_dict()],
-            trainer.inference_allowed_mirroring_axes,
-            trainer_name=type(trainer).__name__,
-            device=trainer.device,
-        )
-        outputs = Outputs(trainer.dataset_json["file_ending"], save_probabilities)
-        for case in track(cases, len(cases), "validate"):
-            _predict_case(predictor, case, folder, outputs)
-    finally:
-        network.decoder.deep_supervision = was_deep
-    references = Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"
+    outputs = Outputs(predictor.dataset_json["file_ending"], save_probabilities)
+    for case in track(cases, len(cases), "validate"):
+        _predict_case(predictor, case, target, outputs)
     result = evaluate(
-        folder,
-        references,
-        folder,
-        dataset_json=Path(trainer.preprocessed_dataset_folder_base) / "dataset.json",
+        target,
+        preprocessed / "gt_segmentations",
+        target,
+        dataset_json=preprocessed / "dataset.json",
         cases=[case.case_id for case in cases],
-        is_estimate=bool(held_out),
+        is_estimate=is_estimate,
         n_workers=0,
     )
     return result.summary_json
 
 
-def _predict_case(predictor: Predictor, case: StoredCase, folder: Path, outputs: Outputs) -> None:
+def _predict_case(predictor: Predictor, case: StoredCase, target: Path, outputs: Outputs) -> None:
     """Predict one preprocessed case and write it."""
     properties = case.properties()
-    made = logits_to_labels(
+    labeled = logits_to_labels(
         predictor.logits(torch.from_numpy(np.asarray(case.image()[:]))),
         properties,
         predictor.plans,
@@ -74,4 +64,4 @@ def _predict_case(predictor: Predictor, case: StoredCase, folder: Path, outputs:
         predictor.label_manager,
         with_probabilities=outputs.probabilities,
     )
-    write_case(made, folder, case.case_id, properties, predictor.plans, outputs)
+    write_case(labeled, target, case.case_id, properties, predictor.plans, outputs)

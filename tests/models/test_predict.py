@@ -38,7 +38,9 @@ from graphnn_unet.errors import (
     RefusedError,
 )  # fmt: skip
 from graphnn_unet.models.cases import find_cases
-from graphnn_unet.models.load import Predictor, available_folds
+from graphnn_unet.models.find import available_folds
+from graphnn_unet.models.load import load_predictor
+from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.storage.atomic import TEMPORARY_MARK
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.locks import folder_lock
@@ -434,10 +436,10 @@ def test_folds_are_averaged(model, images, expected, tmp_path):
     change_checkpoint(copy / "fold_1" / FINAL, other)
     image = sitk.ReadImage(str(images / "b_0000.nii.gz"))
     array, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
-    both = Predictor.from_folder(copy, device=torch.device("cpu"))
+    both = load_predictor(copy, device=torch.device("cpu"))
     data, _ = both.preprocess(array[None], spacing)
     parts = [
-        Predictor.from_folder(copy, folds=[fold], device=torch.device("cpu")).logits(data)
+        load_predictor(copy, folds=[fold], device=torch.device("cpu")).logits(data)
         for fold in (0, 1)
     ]
     mean = (parts[0] + parts[1]) / 2
@@ -554,7 +556,7 @@ def test_network_with_overflowing_weights_is_told(model, images, tmp_path):
 
 
 def test_array_gives_the_label_map_of_the_file(model, images, expected):
-    predictor = Predictor.from_folder(model, device=torch.device("cpu"))
+    predictor = load_predictor(model, device=torch.device("cpu"))
     for case in GOOD:
         image = sitk.ReadImage(str(images / f"{case}_0000.nii.gz"))
         array, spacing = sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
@@ -574,7 +576,7 @@ def test_without_mirroring_and_with_larger_steps_less_is_computed(model, images,
     image = read(images / "b_0000.nii.gz")
     counts = []
     for options in ({}, {"mirroring": False}, {"mirroring": False, "step_size": 1.0}):
-        predictor = Predictor.from_folder(model, device=torch.device("cpu"), **options)
+        predictor = load_predictor(model, device=torch.device("cpu"), **options)
         calls = []
         network = predictor._engine.network
         network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
@@ -614,7 +616,7 @@ def test_2d_model_predicts_volumes(tiny_home, images, tmp_path):
     run(images, tmp_path / "out", trained)
     maps = label_maps(tmp_path / "out")
     assert list(maps) == list(GOOD)
-    predictor = Predictor.from_folder(trained, device=torch.device("cpu"))
+    predictor = load_predictor(trained, device=torch.device("cpu"))
     image = sitk.ReadImage(str(images / "b_0000.nii.gz"))
     made = predictor.predict(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
     np.testing.assert_array_equal(made, maps["b"])

@@ -1,0 +1,107 @@
+"""Where the trained models lie."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.trainers.run_spec import ModelName
+
+_FOLD = re.compile(r"fold_(\d+|all)")
+
+
+def available_folds(
+    folder: Path, checkpoint: str, wanted: Sequence[int | str] | None
+) -> list[int | str]:
+    """Folds of a model that have the checkpoint.
+
+    Raises:
+        MissingFileError: None, or a wanted one is missing; lists those that exist.
+    """
+    found: list[int | str] = []
+    for path in sorted(folder.glob("fold_*")):
+        match = _FOLD.fullmatch(path.name)  # a fold that was set aside is fold_0.old1
+        if match and (path / checkpoint).is_file():
+            found.append(int(match[1]) if match[1].isdigit() else match[1])
+    if wanted is None:
+        numbered = [fold for fold in found if isinstance(fold, int)]
+        wanted = numbered or found
+    missing = [fold for fold in wanted if fold not in found]
+    if missing or not wanted:
+        names = ", ".join(map(str, found)) or "none"
+        what = f"fold {missing[0]} of {folder}" if missing else str(folder)
+        raise MissingFileError(
+            f"{what} has no {checkpoint}", f"folds that have it: {names}",
+            "Train it, or choose another fold with -f",
+        )  # fmt: skip
+    return list(wanted)
+
+
+def last_finished_model(
+    trainer: str | None = None, configuration: str | None = None, plans: str | None = None
+) -> Path:
+    """Model folder of the training that finished last, among those that fit.
+
+    Raises:
+        MissingFileError: No training has finished.
+    """
+    results = folders().results
+    finished = [
+        path for path in _final_checkpoints(results, "Dataset*/*/fold_*")
+        if not path.parts[-3].startswith(".")
+        and _fits(path.parts[-3], trainer, configuration, plans)
+    ]  # fmt: skip
+    if not finished:
+        wanted = " ".join(filter(None, (trainer, configuration, plans)))
+        raise MissingFileError(
+            f"there is no trained model in {results}", f"looked for {wanted}" if wanted else "",
+            "Train one, or name it with -m",
+        )  # fmt: skip
+    return max(finished, key=lambda path: path.stat().st_mtime).parent.parent
+
+
+def _final_checkpoints(root: Path, folds: str) -> list[Path]:
+    """Final checkpoints in the fold folders that fit a pattern, without those set aside."""
+    found = root.glob(f"{folds}/{FINAL}")
+    return [path for path in found if _FOLD.fullmatch(path.parent.name)]
+
+
+def find_model(
+    dataset: str | None,
+    trainer: str | None,
+    configuration: str | None,
+    plans: str | None,
+) -> Path:
+    """Model folder by data set and, where several fit, by trainer, configuration and plans.
+
+    Raises:
+        MissingFileError: None fits; lists what there is.
+        InputError: Several fit; lists them.
+    """
+    if dataset is None:
+        return last_finished_model(trainer, configuration, plans)
+    name = resolve_dataset(dataset)
+    root = folders().results / name
+    models = sorted({path.parent.parent for path in _final_checkpoints(root, "*/fold_*")})
+    fitting = [m for m in models if _fits(m.name, trainer, configuration, plans)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listed = ", ".join(model.name for model in fitting or models)
+    if not fitting:
+        raise MissingFileError(
+            f"no finished model of {name}" + " fits" * bool(models),
+            f"there are: {listed}" if models else f"there is none in {root}",
+            "Train it first, or finish its training (gnnunet_train ... --c)",
+        )
+    raise InputError(
+        f"several models of {name} fit", listed, "Choose with -tr, -c and -p, or -m FOLDER"
+    )
+
+
+def _fits(folder: str, trainer: str | None, configuration: str | None, plans: str | None) -> bool:
+    name = ModelName.parse(folder)
+    return name is not None and name.fits(trainer, configuration, plans)
