@@ -20,6 +20,7 @@ from graphnn_unet.data.patch_dataset import seeded
 from graphnn_unet.models.load import load_model_state, load_weights
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import trainer_class
+from graphnn_unet.trainers.run_spec import ModelName
 
 N_PATCHES, BATCH = 192, 8
 
@@ -46,17 +47,17 @@ def main() -> None:
 def load_trainer(folder: Path):
     """The trainer of a model, with the weights that label: the teacher's where there is one."""
     plans = read_json(folder / "plans.json")
-    trainer = trainer_class(folder.name.split("__")[0])(
-        plans, folder.name.split("__")[2], "all", read_json(folder / "dataset.json"),
-        torch.device("cpu"),
-    )  # fmt: skip
+    name = ModelName.parse(folder.name)
+    trainer = trainer_class(name.trainer)(
+        plans, name.configuration, "all", read_json(folder / "dataset.json"), torch.device("cpu")
+    )
     trainer.initialize()
     state = load_model_state(folder / "fold_all" / "checkpoint_final.pth")
     teacher = state["gnnunet"].get("teacher")
     if teacher:
         state = {**state, "network_weights": teacher["weights"]}
-    load_weights(trainer.plain_network, state, str(folder))
-    trainer.plain_network.eval()
+    load_weights(trainer.network, state, str(folder))
+    trainer.network.eval()
     return trainer
 
 
@@ -84,7 +85,7 @@ def score(trainer, labels: Path, transform: Callable, crop: tuple[int, ...]) -> 
             images.append(patch["image"].float())
             truth.append(patch["segmentation"][0])
         with torch.no_grad():
-            output = trainer.plain_network(torch.stack(images))
+            output = trainer.network(torch.stack(images))
         predicted = (output if isinstance(output, torch.Tensor) else output[0]).argmax(1)
         given = torch.stack(truth)
         for label in range(n_classes):

@@ -266,6 +266,28 @@ def known_keys() -> dict[str, str]:
     }
 
 
+def key_table(sections: Mapping[str, type[Section]]) -> list[tuple[str, str, str]]:
+    """Key (``section.key``), default and description of each key of some sections.
+
+    The default is written as in a recipe file; it is empty where the data decide.
+    """
+    return [
+        (
+            f"{name}.{key}",
+            "" if field.default is None else _toml(field.default),
+            field.description or "",
+        )
+        for name, section in sections.items()
+        for key, field in section.model_fields.items()
+    ]
+
+
+def training_sections(own: Mapping[str, type[Section]]) -> dict[str, type[Section]]:
+    """Sections that a training may change: those of every training, then a method's own."""
+    engine = {name: s for name, s in _ENGINE_SECTIONS.items() if name not in PLANNING_SECTIONS}
+    return {**engine, **own}
+
+
 def named_recipes() -> list[str]:
     """Names of the recipes that ship with the package."""
     return sorted(path.stem for path in RECIPE_FOLDER.glob("*.toml"))

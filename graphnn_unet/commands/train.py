@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import textwrap
 from collections.abc import Sequence
 
 from graphnn_unet.commands import _command
 
+_HELP = ("-h", "--help")
 
-def _parser() -> argparse.ArgumentParser:
+
+def _epilog(arguments: Sequence[str]) -> str:
+    """The trainers; where help is asked for and a trainer named, the keys of its recipe too."""
+    from graphnn_unet.trainers import summaries
+
+    lines = ["trainers:"]
+    lines += [f"  {name:<18} {text}" for name, text in summaries().items()]
+    lines += ["  path/to/file.py:MyTrainer, or a trainer of an installed package", ""]
+    if not set(_HELP) & set(arguments):
+        return "\n".join(lines)
+    named = [text for text in arguments if text.endswith("Trainer") or ".py:" in text]
+    if not named:
+        return "\n".join([*lines, "Recipe keys for --set: gnnunet_train TRAINER --help"])
+    return "\n".join([*lines, *_recipe_keys(named[0])])
+
+
+def _recipe_keys(trainer: str) -> list[str]:
+    from graphnn_unet.plans.recipe import key_table, training_sections
+    from graphnn_unet.trainers.registry import sections_of, trainer_class
+
+    sections = training_sections(sections_of(trainer_class(trainer)))
+    rows = key_table(sections)
+    width = max(len(key) for key, _, _ in rows)
+    told = [f"recipe keys of {trainer} for --set KEY=VALUE and recipe files:"]
+    for key, default, description in rows:
+        text = f"{description} ({default})" if default else description
+        told += textwrap.wrap(f"  {key:<{width}}  {text}", 100, subsequent_indent=" " * (width + 4))
+    return told
+
+
+def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     made = _command.parser(
         "gnnunet_train",
-        "Train a segmentation model on labelled and unlabelled cases.",
-        "trainers:\n"
-        "  SupervisedTrainer  labelled cases alone, with copy-paste among them (the baseline)\n"
-        "  BCPTrainer         mean teacher on images mixed from labelled and unlabelled cases\n"
-        "  GraphCLTrainer     BCP with graph alignment in the encoder and a clustering loss\n"
-        "  path/to/file.py:MyTrainer, or a trainer of an installed package",
+        "Train a segmentation model on labeled and unlabeled cases.",
+        _epilog(arguments),
     )
     made.add_argument("dataset", help="name or id of the data set")
     made.add_argument("configuration", help="2d, 3d_fullres or 3d_lowres")
@@ -93,4 +122,5 @@ def _caution(summary: object) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script."""
-    return _command.main(_work, _parser(), argv)
+    given = sys.argv[1:] if argv is None else argv
+    return _command.main(_work, _parser(given), argv)

@@ -5,6 +5,7 @@ A method is a file of this folder with a class ``...Trainer``; nothing else list
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,18 @@ _MODULES = {
     for path in sorted(Path(__file__).parent.glob("*.py"))
     for name in _DEFINITION.findall(path.read_text(encoding="utf-8"))
 }
+
+
+def summaries() -> dict[str, str]:
+    """Name of each trainer with the first line of its docstring; nothing is imported."""
+    lines = {}
+    for name, module in _MODULES.items():
+        tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == name and name != "SemiTrainer":
+                lines[name] = (ast.get_docstring(node) or "").partition("\n")[0]
+    return lines
+
 
 __all__ = [*_MODULES]  # names of classes, read from the files
 

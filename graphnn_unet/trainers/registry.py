@@ -17,6 +17,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers as own_trainers
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.pseudo_labels import corrector_class, known_correctors
+from graphnn_unet.settings import Section
 
 ENTRY_POINTS = "graphnn_unet.trainers"
 
@@ -27,6 +29,17 @@ def load_known() -> None:
         getattr(own_trainers, name)
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
+
+
+def sections_of(trainer: type[nnUNetTrainer]) -> dict[str, type[Section]]:
+    """Recipe sections that a trainer and its bases declare, those of the bases first."""
+    sections: dict[str, type[Section]] = {}
+    for base in reversed(trainer.__mro__):
+        sections.update(vars(base).get("sections", {}))
+    if "pseudo_label" in sections:  # its corrections have settings of their own
+        for name in known_correctors():
+            sections.update(corrector_class(name).sections)
+    return sections
 
 
 def known_trainers() -> list[str]:
