@@ -8,7 +8,7 @@ which belongs to the published protocol and is marked there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from graphnn_unet.metrics.volumes import ENDINGS as VOLUME_ENDINGS
 from graphnn_unet.metrics.volumes import read_label_map
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import write_csv, write_json
+from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.pictures import read_picture
 
 Matching = Literal["foreground", "hungarian"]
@@ -39,7 +40,6 @@ PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
 STAGE = "evaluate"
 SCHEMA_VERSION = 1
 MAX_CLASSES = 64
-FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
 
 Labels = NDArray[np.int64]
 
@@ -343,10 +343,7 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
         for s in result.scores
     )  # fmt: skip
     write_csv(result.metrics_csv, rows, COLUMNS)
-    failures = result.metrics_csv.with_name("failures.csv")
-    failures.unlink(missing_ok=True)
-    if result.faults:
-        write_csv(failures, _failure_rows(result.faults), FAILURE_COLUMNS)
+    write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
     write_json(
         result.metrics_csv.with_name("summary.json"),
         {
@@ -367,7 +364,3 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
 
 def _plain(interval: tuple[float, float]) -> list[float] | None:
     return list(interval) if all(map(math.isfinite, interval)) else None
-
-
-def _failure_rows(faults: Iterable[Fault]) -> list[dict[str, str]]:
-    return [{key: fault.as_dict()[key] for key in FAILURE_COLUMNS} for fault in faults]
