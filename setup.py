@@ -13,6 +13,7 @@ OWN = [
     "commands",
     "data",
     "graph",
+    "images",
     "inference",
     "metrics",
     "networks",

@@ -30,9 +30,9 @@ from graphnn_unet.dataset_conversion.write_raw import (
     write_raw,
 )
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.images.volume_bytes import BadFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import run_jobs
-from graphnn_unet.storage.volume_files import BadFileError
 
 __all__ = ["FORMS", "CaseRow", "ConversionResult", "convert"]
 

@@ -20,7 +20,7 @@ from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import from_itk, safe_id
 from graphnn_unet.errors import Fault, FaultsError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError, quiet_itk
+from graphnn_unet.images.volume_bytes import BadFileError, quiet_itk
 
 MIN_SLICES = 3
 """Series with fewer slices are localizers or screenshots."""

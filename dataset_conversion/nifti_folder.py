@@ -17,7 +17,7 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role
 from graphnn_unet.dataset_conversion.volumes import safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
-from graphnn_unet.storage.volume_files import FILE_ENDINGS, file_ending
+from graphnn_unet.images.volume_bytes import FILE_ENDINGS, file_ending
 
 _LABEL_WORDS = re.compile(r"[_.-](seg|segmentation|label|labels|lbl|mask|gt|manual)$", re.I)
 _LABEL_PREFIX = re.compile(r"^(seg|segmentation|label|labels|mask|gt)[_.-]", re.I)

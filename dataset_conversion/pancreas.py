@@ -17,7 +17,7 @@ from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import in_published_order, load, read_h5, with_axes_of
 from graphnn_unet.errors import Fault, FaultsError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError
+from graphnn_unet.images.volume_bytes import BadFileError
 
 H5_SPACING_MM = (1.0, 1.0, 1.0)
 """The literature's h5 files are meant to be 1 mm isotropic; they store no spacing."""

@@ -27,8 +27,8 @@ from graphnn_unet.dataset_conversion.volumes import (
     with_axes_of,
 )
 from graphnn_unet.errors import Fault
+from graphnn_unet.images.volume_bytes import BadFileError, Grid
 from graphnn_unet.storage.atomic import atomic_path
-from graphnn_unet.storage.volume_files import BadFileError, Grid
 
 FILE_ENDING = ".nii.gz"
 FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from graphnn_unet.dataset_conversion.records import Source, Volume
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError, Grid, file_ending, read_volume
+from graphnn_unet.images.volume_bytes import BadFileError, Grid, file_ending, read_volume
 
 MANY_INPUTS = 32
 """A case made from more files than this (a DICOM series) gets one hash for all of them."""

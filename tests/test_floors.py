@@ -4,7 +4,7 @@ commands
 benchmark   report
 trainers   inference   clustering   classification
 data   networks   metrics   dataset_conversion
-plans   graph
+plans   graph   images
 storage
 """
 
@@ -23,11 +23,12 @@ FLOORS = {
     "benchmark": 5, "report": 5,
     "trainers": 4, "inference": 4, "clustering": 4, "classification": 4,
     "data": 3, "networks": 3, "metrics": 3, "dataset_conversion": 3,
-    "plans": 2, "graph": 2,
+    "plans": 2, "graph": 2, "images": 2,
     "storage": 1,
     "errors": 0, "progress": 0, "device": 0, "seeds": 0, "settings": 0, "_version": 0,
 }  # fmt: skip
-NO_NNUNET = {"commands", "report", "graph", "networks", "metrics", "storage", "dataset_conversion"}
+NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "storage",
+             "dataset_conversion"}  # fmt: skip
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
     "graphnn_unet.inference.install_model": "unpacks into a temporary folder",

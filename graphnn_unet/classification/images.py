@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.images.pictures import PICTURES, read_picture
+from graphnn_unet.images.volume_bytes import FILE_ENDINGS, BadFileError, file_ending, read_volume
 from graphnn_unet.progress import Progress
-from graphnn_unet.storage.pictures import PICTURES, read_picture
 from graphnn_unet.storage.processes import default_workers, run_jobs
-from graphnn_unet.storage.volume_files import FILE_ENDINGS, BadFileError, file_ending, read_volume
 
 PICTURE_SIZE, VOLUME_SIZE = 64, 32
 _MANY_BYTES = 2**28

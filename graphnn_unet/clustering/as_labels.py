@@ -11,8 +11,8 @@ from graphnn_unet.clustering.images import Source, read_array
 from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.write_raw import require_new, write_raw
-from graphnn_unet.metrics.volumes import read_volume
-from graphnn_unet.storage.pictures import read_picture
+from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.read import read_volume
 
 FLAT_SPACING = (999.0, 1.0, 1.0)
 """Of a picture as a volume of one slice: nnU-Net then plans in two dimensions."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import Fault, InputError, MissingFileError
-from graphnn_unet.metrics.volumes import read_volume
+from graphnn_unet.images.pictures import PICTURES, read_picture
+from graphnn_unet.images.read import read_volume
 from graphnn_unet.storage.atomic import atomic_path
-from graphnn_unet.storage.pictures import PICTURES, read_picture
 from graphnn_unet.storage.safe_load import CASE_ID
 
 VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")

@@ -34,9 +34,9 @@ from graphnn_unet.data.check_layout import (
     read_description,
 )
 from graphnn_unet.errors import Fault
+from graphnn_unet.images.volume_bytes import BadFileError, VolumeFile, read_volume
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
-from graphnn_unet.storage.volume_files import BadFileError, VolumeFile, read_volume
 
 __all__ = [
     "CaseFacts",

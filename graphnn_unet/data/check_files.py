@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from graphnn_unet.errors import Fault
-from graphnn_unet.storage.volume_files import (
+from graphnn_unet.images.volume_bytes import (
     BadFileError,
     Grid,
     VolumeFile,

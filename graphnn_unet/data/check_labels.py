@@ -11,7 +11,7 @@ import numpy as np
 
 from graphnn_unet.data.check_files import check_values, fault
 from graphnn_unet.errors import Fault
-from graphnn_unet.storage.volume_files import VolumeFile
+from graphnn_unet.images.volume_bytes import VolumeFile
 
 NEARLY_INTEGER = 1e-3
 """Label values this close to an integer mean that integer."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from graphnn_unet.data.check_files import fault
 from graphnn_unet.errors import Fault
+from graphnn_unet.images.volume_bytes import FILE_ENDINGS, file_ending
 from graphnn_unet.storage.safe_load import CASE_ID
-from graphnn_unet.storage.volume_files import FILE_ENDINGS, file_ending
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _DATASET_JSON = "dataset.json"

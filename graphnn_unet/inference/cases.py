@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
 from graphnn_unet.errors import Fault, InputError
-from graphnn_unet.storage.volume_files import FILE_ENDINGS
+from graphnn_unet.images.volume_bytes import FILE_ENDINGS
 
 _CHANNEL = re.compile(r"_\d{4}$")
 _NO_CHANNEL_NUMBER = "I33"

@@ -20,6 +20,13 @@ from graphnn_unet.errors import (
     InputError,
     RefusedError,
 )
+from graphnn_unet.images.read import (
+    ENDINGS,
+    Volume,
+    case_id,
+    geometry_differences,
+    read_label_map,
+)
 from graphnn_unet.metrics.aggregate import summarize
 from graphnn_unet.metrics.labels import (
     MAX_FOUND_CLASSES,
@@ -36,13 +43,6 @@ from graphnn_unet.metrics.protocols import (
     score_case,
 )
 from graphnn_unet.metrics.result import CaseFiles, EvaluationResult, write_result
-from graphnn_unet.metrics.volumes import (
-    ENDINGS,
-    Volume,
-    case_id,
-    geometry_differences,
-    read_label_map,
-)
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
 

@@ -25,14 +25,14 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
+from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.read import ENDINGS as VOLUME_ENDINGS
+from graphnn_unet.images.read import read_label_map
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.protocols import COLUMNS, check_protocol
-from graphnn_unet.metrics.volumes import ENDINGS as VOLUME_ENDINGS
-from graphnn_unet.metrics.volumes import read_label_map
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
-from graphnn_unet.storage.pictures import read_picture
 
 Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")

@@ -12,9 +12,9 @@ from PIL import ImageDraw
 from scipy import ndimage
 
 from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.metrics.unsupervised import read_labels_of
 from graphnn_unet.storage.atomic import atomic_path
-from graphnn_unet.storage.pictures import read_picture
 
 PREDICTION, REFERENCE = (255, 149, 0), (30, 136, 255)
 """Orange outlines are predictions, blue ones true label maps."""

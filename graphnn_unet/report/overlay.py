@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.metrics.distance import bounding_box
-from graphnn_unet.metrics.overlap import BoolVolume, dice
-from graphnn_unet.metrics.protocols import LabelIds, mask_of
-from graphnn_unet.metrics.volumes import (
+from graphnn_unet.images.read import (
     Volume,
     case_id,
     geometry_differences,
     read_label_map,
     read_volume,
 )
+from graphnn_unet.metrics.distance import bounding_box
+from graphnn_unet.metrics.overlap import BoolVolume, dice
+from graphnn_unet.metrics.protocols import LabelIds, mask_of
 from graphnn_unet.storage.atomic import atomic_path
 
 MAX_ROWS = 100

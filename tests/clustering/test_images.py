@@ -15,7 +15,7 @@ from graphnn_unet.clustering.images import (
     write_label_map,
 )
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.pictures import read_picture
+from graphnn_unet.images.pictures import read_picture
 
 
 def only(folder: Path):

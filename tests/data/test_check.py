@@ -16,7 +16,7 @@ import SimpleITK as sitk
 
 from graphnn_unet.data.check import check_case_images, check_dataset, group_case_files
 from graphnn_unet.data.check_labels import class_facts, count_values
-from graphnn_unet.storage.volume_files import BadFileError, read_volume
+from graphnn_unet.images.volume_bytes import BadFileError, read_volume
 
 SHAPE = (12, 14, 16)
 CASES = ("case_000", "case_001", "case_002")

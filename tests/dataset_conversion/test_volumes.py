@@ -24,7 +24,7 @@ from graphnn_unet.dataset_conversion.volumes import (
     with_axes_of,
 )
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError
+from graphnn_unet.images.volume_bytes import BadFileError
 
 ORIENTATIONS = [
     "".join(letters[axis] for letters, axis in zip(signs, order, strict=True))

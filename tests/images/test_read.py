@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.metrics.volumes import (
+from graphnn_unet.images.read import (
     ENDINGS,
     case_id,
     geometry_differences,

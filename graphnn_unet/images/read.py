@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage import volume_files
+from graphnn_unet.images import volume_bytes as volume_files
 
 ENDINGS = volume_files.FILE_ENDINGS
 
