@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
 from graphnn_unet.errors import Fault, InputError
-from graphnn_unet.images.volume_bytes import FILE_ENDINGS
+from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
 
-_CHANNEL = re.compile(r"_\d{4}$")
 _NO_CHANNEL_NUMBER = "I33"
 CHECK_STAGE = "check"
 
@@ -36,17 +33,17 @@ def find_cases(
     Raises:
         InputError: No images, or the model reads a kind of file that is not supported.
     """
-    if ending not in FILE_ENDINGS:
+    if ending not in VOLUMES:
         raise InputError(
-            f"the model reads *{ending} files", f"only {', '.join(FILE_ENDINGS)} can be checked",
+            f"the model reads *{ending} files", f"only {', '.join(VOLUMES)} can be checked",
             "Predict with nnUNetv2_predict_from_modelfolder",
         )  # fmt: skip
-    names = [p.name for p in folder.iterdir() if p.name.endswith(ending) and p.is_file()]
-    names = sorted(name for name in names if not name.startswith("."))
-    numbered = [n for n in names if _CHANNEL.search(n.removesuffix(ending))]
-    if not numbered and n_channels == 1 and names:
-        return _plainly_named(folder, names, ending)
-    if not numbered:
+    files = image_files(folder, (ending,))
+    names = [path.name for path in files.paths]
+    plain = [n for n in names if split_channel(split_ending(n, (ending,))[0])[1] is None]
+    if names and len(plain) == len(names) and n_channels == 1:
+        return _plainly_named(files)
+    if len(plain) == len(names):
         others = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
         raise InputError(
             f"no input images in {folder}",
@@ -56,20 +53,18 @@ def find_cases(
         )
     cases, faults = group_case_files(folder, ending, n_channels)
     failures = [f for f in faults if f.severity == "error" and f.code != _NO_CHANNEL_NUMBER]
-    return cases, failures, sorted(set(names) - set(numbered))
+    return cases, failures, plain
 
 
-def _plainly_named(
-    folder: Path, names: Sequence[str], ending: str
-) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
-    cases, faults = {}, []
-    for name in names:
-        case = name.removesuffix(ending)
-        if bad := case_id_fault(case, name):
+def _plainly_named(files: ImageFiles) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
+    by_case, faults = files.by_case(CHECK_STAGE)
+    cases = {}
+    for case, path in by_case.items():
+        if bad := case_id_fault(case, path.name):
             faults.append(bad)
         else:
-            cases[case] = [folder / name]
-    return cases, faults, []
+            cases[case] = [path]
+    return cases, faults, list(files.unusable())
 
 
 @dataclass(frozen=True)

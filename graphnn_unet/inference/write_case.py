@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,11 @@ import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images
+from graphnn_unet.errors import BadFileError
+from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.header import read_grid
 from graphnn_unet.inference.export_logits import Labeled, logits_to_labels
+from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
 
@@ -122,22 +125,12 @@ def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
         zipfile.is_zipfile(archive) and archive.with_suffix(".pkl").is_file()
     ):
         return False
-    return all(_same_grid(path, image) for path in maps)
-
-
-def _same_grid(path: Path, image: Path) -> bool:
-    import SimpleITK as sitk
-
     try:
-        grids = []
-        for one in (path, image):
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(one))
-            reader.ReadImageInformation()
-            grids.append((reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
-    except (RuntimeError, zlib.error):
-        return False
-    (size, *here), (wanted, *there) = grids
-    return size == wanted and all(
-        np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(here, there, strict=True)
-    )
+        grid = read_grid(image)
+    except BadFileError:
+        return False  # the check of the image says more
+    for path in maps:
+        if why := grid_mismatch(path.name, read_grid(path), image.name, grid):
+            say(f"{case} is predicted again: {why}")
+            return False
+    return True
