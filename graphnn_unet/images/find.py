@@ -45,20 +45,15 @@ class ImageFiles:
     paths: tuple[Path, ...]
     skipped: dict[str, str]
 
-    def by_stem(self) -> dict[str, list[Path]]:
-        """Files by their name without ending; several where only the ending differs."""
-        files: dict[str, list[Path]] = {}
-        for path in self.paths:
-            files.setdefault(split_ending(path)[0], []).append(path)
-        return files
-
     def by_case(self, stage: str = "find") -> tuple[dict[str, Path], list[Fault]]:
         """One file a case, and a fault for each case that has several (``a.nii``, ``a.nii.gz``).
 
         Args:
             stage: Of the faults.
         """
-        files = self.by_stem()
+        files: dict[str, list[Path]] = {}
+        for path in self.paths:
+            files.setdefault(split_ending(path)[0], []).append(path)
         faults = [
             Fault(
                 stem,

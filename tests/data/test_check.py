@@ -506,6 +506,34 @@ def test_files_are_grouped_into_complete_cases(tmp_path: Path):
     assert {(f.code, f.case) for f in faults} == {("I33", "scout"), ("I21", "c")}
 
 
+def test_endings_in_capitals_are_predicted_and_left_out_of_raw_folders(dataset: Path):
+    folder = dataset / "imagesTr"
+    capitals = folder / "case_000_0000.NII.GZ"
+    image_path(dataset).parent.joinpath("case_000_0000.nii.gz").rename(capitals)
+    cases, faults = group_case_files(folder, ".nii.gz", 1)
+    assert cases["case_000"] == [capitals]
+    assert not faults
+    report = check_dataset(dataset)
+    assert [(f.code, f.case) for f in report.errors if f.code == "I28"] == [("I28", "case_000")]
+    assert any("NII.GZ was passed over (nnU-Net takes .nii.gz" in note for note in report.notes)
+    (folder / "case_000_0000.nii.gz").write_bytes(capitals.read_bytes())
+    _, faults = group_case_files(folder, ".nii.gz", 1)
+    assert [(f.code, f.case) for f in faults] == [("I31", "case_000")]
+
+
+def test_links_to_files_are_taken_and_those_to_nowhere_are_faults(dataset: Path, tmp_path: Path):
+    folder = dataset / "imagesTr"
+    path = folder / "case_000_0000.nii.gz"
+    path.rename(tmp_path / "kept.nii.gz")
+    path.symlink_to(tmp_path / "kept.nii.gz")
+    assert check_dataset(dataset).errors == []
+    (tmp_path / "kept.nii.gz").unlink()
+    faults = {fault.code: fault for fault in check_dataset(dataset).errors}
+    lost = faults["I36"]
+    assert lost.case == "case_000"
+    assert "a link that leads nowhere" in lost.cause
+
+
 def test_an_empty_or_missing_folder_is_one_fault(tmp_path: Path):
     for folder, words in ((tmp_path, "is empty"), (tmp_path / "no", "does not exist")):
         cases, (found,) = group_case_files(folder, ".nii.gz", 1)
