@@ -1,6 +1,6 @@
 """A folder of pictures or volumes of any size as one tensor.
 
-Pictures keep their brightness and color against each other: they are normalised with the mean and
+Pictures keep their brightness and color against each other: they are normalized with the mean and
 deviation of the whole set, because a stain or an exposure says something. Volumes have no common
 scale (MR), so each is brought to mean 0 and deviation 1. Images keep their proportions, volumes in
 mm; what is left of the square or cube is filled with the values of the border.
@@ -66,7 +66,7 @@ class Normalization:
 
     @classmethod
     def of(cls, images: ImageSet) -> Normalization:
-        """Of a whole set of pictures; volumes are normalised already."""
+        """Of a whole set of pictures; volumes are normalized already."""
         n_channels = images.pixels.shape[1]
         if images.n_dims == 3:
             return cls((0.0,) * n_channels, (1.0,) * n_channels)
@@ -80,11 +80,11 @@ class Normalization:
             center = float((share * level).sum())
             mean.append(center)
             spread = float((share * (level - center).square()).sum()) ** 0.5
-            deviation.append(max(spread, 1.0))  # all of one grey: nothing to stretch
+            deviation.append(max(spread, 1.0))  # all of one gray: nothing to stretch
         return cls(tuple(mean), tuple(deviation))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 images."""
+        """Normalized float32 images."""
         shape = (1, -1, *[1] * (pixels.dim() - 2))
         mean = torch.tensor(self.mean, device=pixels.device).view(shape)
         deviation = torch.tensor(self.deviation, device=pixels.device).view(shape)
@@ -196,23 +196,23 @@ def fitted(image: Tensor, spacing: Sequence[float], size: int) -> Tensor:
         size: Edge of the result.
     """
     length = [n * step for n, step in zip(image.shape[1:], spacing, strict=True)]
-    goal = [max(1, round(size * one / max(length))) for one in length]
+    goal = [max(1, round(size * edge / max(length))) for edge in length]
     if len(goal) == 2:
-        made = functional.interpolate(
+        resized = functional.interpolate(
             image[None], size=goal, mode="bilinear", antialias=True, align_corners=False
         )
     else:  # there is no antialiasing in 3D: average what shrinks, then interpolate what grows
         pooled = [min(n, g) for n, g in zip(image.shape[1:], goal, strict=True)]
-        made = functional.adaptive_avg_pool3d(image[None], pooled)
-        made = functional.interpolate(made, size=goal, mode="trilinear", align_corners=False)
+        resized = functional.adaptive_avg_pool3d(image[None], pooled)
+        resized = functional.interpolate(resized, size=goal, mode="trilinear", align_corners=False)
     room = [size - n for n in goal]
     padding = [side for free in reversed(room) for side in (free // 2, free - free // 2)]
-    return functional.pad(made, padding, mode="replicate")[0]
+    return functional.pad(resized, padding, mode="replicate")[0]
 
 
 def _with_channels(array: NDArray, n_channels: int) -> Tensor:
     if len(array) < n_channels:
         array = np.repeat(array, n_channels, axis=0)
-    elif len(array) > n_channels:  # a model for grey pictures meets a colored one
+    elif len(array) > n_channels:  # a model for gray pictures meets a colored one
         array = array.astype(np.float32).mean(0, keepdims=True).round().astype(array.dtype)
     return torch.from_numpy(np.ascontiguousarray(array))

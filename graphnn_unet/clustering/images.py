@@ -167,10 +167,10 @@ def _to_unit_range(array: np.ndarray) -> Floats:
         return array.astype(np.float32) / 255
     if array.dtype == bool:
         return array.astype(np.float32)
-    made = array.astype(np.float32)
-    axes = tuple(range(1, made.ndim))
-    low, high = np.percentile(made, _WINDOW, axis=axes, keepdims=True).astype(np.float32)
-    return np.clip((made - low) / np.maximum(high - low, 1e-12), 0, 1)
+    values = array.astype(np.float32)
+    axes = tuple(range(1, values.ndim))
+    low, high = np.percentile(values, _WINDOW, axis=axes, keepdims=True).astype(np.float32)
+    return np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
 
 
 def _inner(array: Floats) -> tuple[slice, ...]:
@@ -183,7 +183,7 @@ def _inner(array: Floats) -> tuple[slice, ...]:
     if array.ndim != 3:
         return whole
     middle = np.median(array, axis=(1, 2))
-    found = []
+    inner = []
     for axis in (1, 2):
         lines = np.moveaxis(array, axis, 0)  # (line, channel, along)
         inner_part = lines[:, :, lines.shape[2] // 8 : -max(lines.shape[2] // 8, 1)]
@@ -195,8 +195,8 @@ def _inner(array: Floats) -> tuple[slice, ...]:
         stop = len(lines) - _run_length(is_frame[::-1], limit)
         # the line behind a frame mixes both colors
         start, stop = start + (start > 0), stop - (stop < len(lines))
-        found.append(slice(start, stop) if stop - start >= 2 else slice(0, len(lines)))
-    return tuple(found)
+        inner.append(slice(start, stop) if stop - start >= 2 else slice(0, len(lines)))
+    return tuple(inner)
 
 
 def _run_length(flags: np.ndarray, limit: int) -> int:

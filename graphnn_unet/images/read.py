@@ -73,8 +73,8 @@ def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) 
 def read_label_map(path: Path) -> Volume:
     """Read a label map of any kind; its array comes back as an unsigned integer type.
 
-    A picture has the grid of its pixels: spacing 1, the first pixel at 0. Grey saved as color
-    counts as grey.
+    A picture has the grid of its pixels: spacing 1, the first pixel at 0. Gray saved as color
+    counts as gray.
 
     Raises:
         MissingFileError: There is no such volume.
