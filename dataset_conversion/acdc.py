@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from graphnn_unet.dataset_conversion.published import published
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import read_h5, read_h5_array
-from graphnn_unet.errors import Fault, FaultsError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError
+from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.volume import Volume
 
 H5_SPACING_MM = (10.0, 1.5, 1.5)
 """Assumed for h5 files, which store none: in the challenge's scans pixels are about 1.4 mm wide

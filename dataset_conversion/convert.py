@@ -8,9 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
+from graphnn_unet.data.check_labels import count_values
 from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.dataset_conversion import (
     acdc,
@@ -29,10 +27,10 @@ from graphnn_unet.dataset_conversion.write_raw import (
     workers_for,
     write_raw,
 )
-from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.errors import BadFileError, InputError, MissingFileError
+from graphnn_unet.images.read import nearest_integers
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import run_jobs
-from graphnn_unet.storage.volume_files import BadFileError
 
 __all__ = ["FORMS", "CaseRow", "ConversionResult", "convert"]
 
@@ -398,8 +396,5 @@ def _values_of(source: Source) -> set[int]:
         array = load(source, "label map").array
     except BadFileError:
         return set()
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or np.abs(array - np.rint(array)).max() > NEARLY_INTEGER:
-            return set()
-        array = np.rint(array).astype(np.int64)
-    return set(count_values(array.astype(np.uint8) if array.dtype == np.bool_ else array))
+    integers = nearest_integers(array)
+    return set() if integers.n_wrong else set(count_values(integers.values))

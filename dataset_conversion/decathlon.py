@@ -10,8 +10,8 @@ from typing import Any
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import read_channel, safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.images.find import file_ending
 from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.storage.volume_files import file_ending
 
 _TASKS = {
     "braintumour": 1, "heart": 2, "liver": 3, "hippocampus": 4, "prostate": 5,

@@ -17,10 +17,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
-from graphnn_unet.dataset_conversion.volumes import from_itk, safe_id
-from graphnn_unet.errors import Fault, FaultsError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError, quiet_itk
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
+from graphnn_unet.dataset_conversion.volumes import safe_id
+from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.header import quiet_itk
+from graphnn_unet.images.volume import Volume, from_itk
 
 MIN_SLICES = 3
 """Series with fewer slices are localizers or screenshots."""

@@ -15,7 +15,7 @@ from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import in_published_order, read_h5, stem_of
 from graphnn_unet.errors import MissingFileError
-from graphnn_unet.storage.volume_files import file_ending
+from graphnn_unet.images.find import file_ending
 
 SPACING_MM = (0.625, 0.625, 0.625)
 """Resolution of the challenge's scans (Xiong et al. 2020); the h5 files store none."""

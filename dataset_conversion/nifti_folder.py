@@ -17,7 +17,7 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role
 from graphnn_unet.dataset_conversion.volumes import safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
-from graphnn_unet.storage.volume_files import FILE_ENDINGS, file_ending
+from graphnn_unet.images import find
 
 _LABEL_WORDS = re.compile(r"[_.-](seg|segmentation|label|labels|lbl|mask|gt|manual)$", re.I)
 _LABEL_PREFIX = re.compile(r"^(seg|segmentation|label|labels|mask|gt)[_.-]", re.I)
@@ -108,7 +108,7 @@ def find_images(
     if not inside:
         raise MissingFileError(
             f"no image in {folder}",
-            f"looked for {', '.join(FILE_ENDINGS)}",
+            f"looked for {', '.join(find.VOLUMES)}",
             "Give the folder that holds the image files",
         )
     stems = [{stem_of(p) for p in found} for found in inside.values()]
@@ -120,19 +120,13 @@ def find_images(
 
 def image_files(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
     """Image files of a folder, sorted; other files are listed in ``skipped``."""
-    if not folder.is_dir():
-        raise MissingFileError(f"{folder} is no folder", "", "Give an existing folder")
-    files = []
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            continue
-        if path.name.startswith("."):
-            skipped.append((f"{folder.name}/{path.name}", "hidden or macOS side file"))
-        elif not file_ending(path):
-            skipped.append((f"{folder.name}/{path.name}", "no image file"))
-        else:
-            files.append(path)
-    return files
+    files = find.image_files(folder, find.VOLUMES)
+    skipped += [
+        (f"{folder.name}/{name}", reason)
+        for name, reason in files.skipped.items()
+        if not (folder / name).is_dir()
+    ]
+    return list(files.paths)
 
 
 def _by_folder(folders: Mapping[str, Path], skipped: list[tuple[str, str]]) -> _Images:
@@ -246,7 +240,7 @@ def match_labels(
     skipped: list[tuple[str, str]] = []
     files = image_files(labels, skipped)
     if not files:
-        raise MissingFileError(f"no label map in {labels}", f"looked for {', '.join(FILE_ENDINGS)}")
+        raise MissingFileError(f"no label map in {labels}", f"looked for {', '.join(find.VOLUMES)}")
     matched: dict[str, Path] = {}
     worded = []
     for path in files:

@@ -14,15 +14,14 @@ from pathlib import Path
 
 from graphnn_unet.dataset_conversion.dicom import find_series, read_series
 from graphnn_unet.dataset_conversion.published import split_for
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
-from graphnn_unet.dataset_conversion.volumes import in_published_order, load, read_h5, with_axes_of
-from graphnn_unet.errors import Fault, FaultsError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
+from graphnn_unet.dataset_conversion.volumes import in_published_order, load, read_h5
+from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.volume import UPRIGHT, Volume, with_axes_of
 
 H5_SPACING_MM = (1.0, 1.0, 1.0)
 """The literature's h5 files are meant to be 1 mm isotropic; they store no spacing."""
 
-_UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _REFERENCE = (
     "H. R. Roth et al., Data From Pancreas-CT, The Cancer Imaging Archive, 2016, "
     "doi:10.7937/K9/TCIA.2016.tNB1kqBU"
@@ -137,7 +136,7 @@ def _upright_label(path: Path) -> Volume:
 
 def _upright(volume: Volume, name: str) -> Volume:
     """The volume along the patient's axes: x to the left, y to the back, z to the head."""
-    turned = with_axes_of(volume, _UPRIGHT)
+    turned = with_axes_of(volume, UPRIGHT)
     if turned is None:
         raise BadFileError("I18", f"{name} is stored obliquely", "Resample it to an upright grid")
     return turned

@@ -15,20 +15,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from graphnn_unet.data.check_files import ROUNDING_OF_SPACING, grid_differences, numbers
-from graphnn_unet.data.check_labels import NEARLY_INTEGER, count_values
-from graphnn_unet.dataset_conversion.records import Case, Source, Volume
-from graphnn_unet.dataset_conversion.volumes import (
-    grid_of,
-    hash_inputs,
-    load,
-    resampled,
-    to_itk,
-    with_axes_of,
-)
-from graphnn_unet.errors import Fault
+from graphnn_unet.data.check_files import GRID_CODES
+from graphnn_unet.data.check_labels import count_values
+from graphnn_unet.dataset_conversion.records import Case, Source
+from graphnn_unet.dataset_conversion.volumes import hash_inputs, load
+from graphnn_unet.errors import BadFileError, Fault, MissingFileError
+from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
+from graphnn_unet.images.read import nearest_integers
+from graphnn_unet.images.volume import Volume, resampled, to_itk, with_axes_of
 from graphnn_unet.storage.atomic import atomic_path
-from graphnn_unet.storage.volume_files import BadFileError, Grid
 
 FILE_ENDING = ".nii.gz"
 FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}
@@ -105,8 +100,10 @@ class _Work:
         try:
             return load(source, name)
         except BadFileError as error:
-            self.fault(error.code, error.cause, f"{error.remedy} (--exclude leaves it out)")
-            return None
+            self.fault(error.code, error.what, f"{error.remedy} (--exclude leaves it out)")
+        except MissingFileError as error:
+            self.fault("I27", error.what)
+        return None
 
 
 def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
@@ -139,7 +136,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
             _write_image(job, channel, source, stored, image)
     label_values: tuple[int, ...] = ()
     if case.label is not None and first is not None:
-        label_values = _label(work, case.label, grid_of(first))
+        label_values = _label(work, case.label, first.grid)
     if work.faults or first is None:
         return None, work.faults
     row = CaseRow(
@@ -171,7 +168,7 @@ def _numbers_only(work: _Work, volume: Volume, what: str) -> bool:
 def _channel_on_grid(work: _Work, volume: Volume, channel: int, first: Volume) -> Volume | None:
     """A further channel on the grid of the first one."""
     what = f"channel {channel:04d}"
-    return _on_grid(work, volume, grid_of(first), what, nearest=False, code="I19")
+    return _on_grid(work, volume, first.grid, what, nearest=False, code="I19")
 
 
 def _on_grid(
@@ -179,58 +176,44 @@ def _on_grid(
 ) -> Volume | None:
     """The volume with exactly ``grid``: as it is, reordered, mended as chosen, or a fault."""
     mode = work.job.fix_geometry
-    fits = _fits(volume, grid)
-    if not fits:
+    difference = compare_grids(volume.grid, grid)
+    if difference.is_mismatch:
         turned = with_axes_of(volume, grid.direction)
-        if turned is not None and _fits(turned, grid):
+        if turned is not None and not compare_grids(turned.grid, grid).is_mismatch:
             work.notes.append(f"{what} was stored along other axes; reordered by its header")
-            volume, fits = turned, True
-    if not fits and mode == "resample":
+            volume, difference = turned, compare_grids(turned.grid, grid)
+    if difference.is_mismatch and mode == "resample":
         work.notes.append(f"{what} was resampled to the image's grid")
         return resampled(volume, grid, nearest=nearest)
-    if not fits and mode == "header" and volume.array.shape == grid.shape:
-        work.notes.append(f"{what} got the image's header; voxels are paired by index")
-        fits = True
-    if not fits:
-        _grid_fault(work, volume, grid, what, code)
+    if difference.is_mismatch and not (mode == "header" and difference.part != "size"):
+        _grid_fault(work, difference, what, code)
         return None
-    if grid_differences(grid, grid_of(volume)) and mode != "header":
-        work.notes.append(f"{what} got the image's header (rounding below 1/1000 voxel)")
-    return Volume(volume.array, grid.spacing, grid.origin, grid.direction)  # type: ignore[arg-type]
+    if difference.is_mismatch:
+        work.notes.append(f"{what} got the image's header; voxels are paired by index")
+    elif difference.is_rounding:
+        apart = f"{difference.voxels:.2g} voxels apart"
+        work.notes.append(f"{what} got the image's header (rounding, {apart})")
+    return volume.on(grid)
 
 
-def _fits(volume: Volume, grid: Grid) -> bool:
-    own = grid_of(volume)
-    differences = grid_differences(grid, own) if own.shape == grid.shape else {"shape": 1.0}
-    return max(differences.values(), default=0.0) <= ROUNDING_OF_SPACING
-
-
-def _grid_fault(work: _Work, volume: Volume, grid: Grid, what: str, code: str) -> None:
-    own = grid_of(volume)
-    if own.shape != grid.shape:
-        cause = f"{what} has {own.shape} voxels (z, y, x), the image {grid.shape}"
-        remedy = "Use --fix-geometry resample if both headers are right"
-        work.fault(code, cause, f"{remedy}, or --exclude the case")
+def _grid_fault(work: _Work, difference: GridDifference, what: str, code: str) -> None:
+    cause = f"{what} is not on the grid of the image: {difference.words}"
+    if difference.part == "size":
+        remedy = "Use --fix-geometry resample if both headers are right, or --exclude the case"
+        work.fault(code, cause, remedy)
         return
-    differences = grid_differences(grid, own)
-    key = max(differences, key=lambda name: differences[name])
-    codes = {"spacing": "I16", "origin": "I17", "direction": "I18"}
-    cause = (
-        f"{key} of {what} is {numbers(getattr(own, key))}, "
-        f"of the image {numbers(getattr(grid, key))}"
-    )
     remedy = (
         "Look at an overlay, then use --fix-geometry header (voxels belong together by index) or "
         "resample (both headers are right)"
     )
-    work.fault(codes[key] if code == "I15" else code, cause, remedy)
+    work.fault(GRID_CODES[difference.part] if code == "I15" else code, cause, remedy)
 
 
 def _write_image(job: CaseJob, channel: int, source: Source, stored: Volume, image: Volume) -> None:
     assert job.target is not None  # noqa: S101  # the caller has looked
     name = f"{job.case.case_id}_{channel:04d}{FILE_ENDING}"
     target = job.target / FOLDERS[job.case.role][0] / name
-    as_it_is = stored.array is image.array and grid_of(stored) == grid_of(image)
+    as_it_is = stored.array is image.array and stored.grid == image.grid
     if isinstance(source, Path) and source.name.endswith(FILE_ENDING) and as_it_is:
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
@@ -278,7 +261,7 @@ def _label(work: _Work, source: Source, grid: Grid) -> tuple[int, ...]:
     target = job.target / folder / f"{job.case.case_id}{FILE_ENDING}"
     unchanged = (
         integers is stored.array
-        and grid_of(stored) == grid_of(label)
+        and stored.grid == label.grid
         and all(mapping[value] == value for value in counts)
     )
     if isinstance(source, Path) and source.name.endswith(FILE_ENDING) and unchanged:
@@ -291,24 +274,20 @@ def _label(work: _Work, source: Source, grid: Grid) -> tuple[int, ...]:
 
 def as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:
     """A label map's integers; values within 1/1000 of one are rounded, and that is noted."""
-    if array.dtype.kind in "iu":
-        return array
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8)
-    if not np.isfinite(array).all():
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         work.fault("I12", "its label map has NaN or infinite voxels")
         return None
-    rounded = np.rint(array)
-    distance = np.abs(array - rounded)
-    if float(distance.max()) > NEARLY_INTEGER:
-        example = float(array.ravel()[int(distance.argmax())])
-        work.fault("I24", f"its label map has values that are no integers, such as {example:g}")
+    integers = nearest_integers(array)
+    if integers.n_wrong:
+        example = f"{integers.example:g}"
+        work.fault("I24", f"its label map has values that are no integers, such as {example}")
         return None
-    if n_rounded := int((distance > 0).sum()):
-        work.notes.append(f"its label map was rounded to integers ({n_rounded} voxels)")
-    else:
+    if integers.n_rounded:
+        rounded = f"its label map was rounded to integers ({integers.n_rounded} voxels)"
+        work.notes.append(rounded)
+    elif array.dtype.kind == "f":
         work.notes.append(f"its label map was stored as {array.dtype}; written as integers")
-    return rounded.astype(np.int64)
+    return integers.values
 
 
 def _mapped(integers: np.ndarray, mapping: Mapping[int, int], largest: int) -> np.ndarray:

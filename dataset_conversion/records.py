@@ -7,26 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+from graphnn_unet.images.volume import Volume
 
 Role = Literal["labeled", "unlabeled", "test"]
-
-
-@dataclass(frozen=True)
-class Volume:
-    """An image or label map in memory.
-
-    Attributes:
-        array: ``(z, y, x)``, any numeric dtype.
-        spacing: Voxel size in mm, order z, y, x.
-        origin: Position of the first voxel in mm, order x, y, z (as ITK has it).
-        direction: Nine direction cosines, row-major (as ITK has them).
-    """
-
-    array: np.ndarray
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    direction: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 Source = Path | Callable[[], Volume]

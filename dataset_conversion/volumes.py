@@ -1,20 +1,22 @@
-"""Volumes on their way from a user's file to a raw folder: reading, axes, grids, hashes."""
+"""What all forms of data share: reading of sources, names, lists and hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
 import h5py
 import numpy as np
-import SimpleITK as sitk
 
-from graphnn_unet.dataset_conversion.records import Source, Volume
-from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError, Grid, file_ending, read_volume
+from graphnn_unet.dataset_conversion.records import Source
+from graphnn_unet.errors import BadFileError, InputError, MissingFileError
+from graphnn_unet.images.find import VOLUMES, split_ending
+from graphnn_unet.images.read import read_volume
+from graphnn_unet.images.volume import Volume
 
 MANY_INPUTS = 32
 """A case made from more files than this (a DICOM series) gets one hash for all of them."""
@@ -28,24 +30,21 @@ def load(source: Source, name: str) -> Volume:
     """
     if not isinstance(source, Path):
         return source()
-    file = read_volume(source, name)
-    return Volume(file.array, file.grid.spacing, file.grid.origin, file.grid.direction)
+    return read_volume(source, name)
 
 
 @lru_cache(maxsize=1)
 def _read_4d(path: Path) -> Volume:
     """All channels of a 4D file; kept for the next channel of the same case."""
     try:
-        file = read_volume(path, n_dims=4)
+        volume = read_volume(path, n_dims=4)
     except BadFileError as error:
         if error.code != "I13":
             raise
-        file = read_volume(path)
-        return Volume(
-            file.array[np.newaxis], file.grid.spacing, file.grid.origin, file.grid.direction
-        )
-    direction = np.reshape(file.grid.direction, (4, 4))[:3, :3].ravel()
-    return Volume(file.array, file.grid.spacing[1:], file.grid.origin[:3], tuple(direction))
+        volume = read_volume(path)
+        return replace(volume, array=volume.array[np.newaxis])
+    direction = tuple(volume.grid.axes[:3, :3].ravel().tolist())
+    return Volume(volume.array, volume.spacing[1:], volume.origin[:3], direction)
 
 
 def read_channel(path: Path, channel: int, n_channels: int) -> Volume:
@@ -57,7 +56,7 @@ def read_channel(path: Path, channel: int, n_channels: int) -> Volume:
             f"{path.name} has {len(volume.array)} channels, dataset.json lists {n_channels}",
             "Correct the file or dataset.json",
         )
-    return Volume(volume.array[channel], volume.spacing, volume.origin, volume.direction)
+    return replace(volume, array=volume.array[channel])
 
 
 def read_h5(path: Path, key: str, spacing: tuple[float, float, float], axes: str) -> Volume:
@@ -83,84 +82,14 @@ def read_h5_array(path: Path, key: str) -> np.ndarray:
     """The array ``key`` of an h5 file as it is stored."""
     try:
         with h5py.File(path, "r") as file:
-            found = file.get(key)
-            if isinstance(found, h5py.Dataset):
-                return found[()]
+            stored = file.get(key)
+            if isinstance(stored, h5py.Dataset):
+                return stored[()]
             keys = ", ".join(file)
     except OSError as error:
         cause = f"{path.name} cannot be read as h5 ({str(error).splitlines()[0]})"
         raise BadFileError("I05", cause, "Download or copy the file again") from error
     raise BadFileError("I39", f"{path.name} has no {key!r} (it has {keys})", "Give another file")
-
-
-def grid_of(volume: Volume) -> Grid:
-    """Shape and geometry of a volume."""
-    return Grid(volume.array.shape, volume.spacing, volume.origin, volume.direction)
-
-
-def to_itk(volume: Volume) -> sitk.Image:
-    """A SimpleITK image with the volume's geometry."""
-    array = np.ascontiguousarray(volume.array)
-    image = sitk.GetImageFromArray(array.astype(array.dtype.newbyteorder("="), copy=False))
-    image.SetSpacing(volume.spacing[::-1])
-    image.SetOrigin(volume.origin)
-    image.SetDirection(volume.direction)
-    return image
-
-
-def from_itk(image: sitk.Image) -> Volume:
-    """The volume of a SimpleITK image."""
-    z, y, x = image.GetSpacing()[::-1]
-    array = sitk.GetArrayFromImage(image)
-    return Volume(array, (z, y, x), image.GetOrigin(), image.GetDirection())
-
-
-def with_axes_of(volume: Volume, direction: Sequence[float]) -> Volume | None:
-    """The same voxels at the same places, stored along other axes; nothing is interpolated.
-
-    Args:
-        volume: Any volume.
-        direction: Wanted direction cosines, row-major.
-
-    Returns:
-        The reordered volume, or ``None`` where the axes of the two are not parallel.
-    """
-    wanted = np.reshape(direction, (3, 3))
-    own = np.reshape(volume.direction, (3, 3))
-    turn = wanted.T @ own  # column j: stored axis j in terms of the wanted axes
-    rounded = np.rint(turn)
-    if np.abs(turn - rounded).max() > 1e-3 or (np.abs(rounded).sum(axis=0) != 1).any():
-        return None
-    source_of = np.abs(rounded).argmax(axis=1)  # wanted axis i comes from stored axis source_of[i]
-    if len(set(source_of.tolist())) != 3:
-        return None
-    array, spacing = volume.array, np.asarray(volume.spacing[::-1])
-    origin = np.asarray(volume.origin, dtype=float)
-    flipped = []
-    for axis in range(3):
-        stored = int(source_of[axis])
-        if rounded[axis, stored] < 0:
-            flipped.append(2 - axis)
-            length = array.shape[2 - stored] - 1
-            origin = origin + own[:, stored] * spacing[stored] * length
-    array = array.transpose([2 - int(source_of[2 - k]) for k in range(3)])
-    z, y, x = spacing[source_of][::-1].tolist()
-    corner = (float(origin[0]), float(origin[1]), float(origin[2]))
-    return Volume(
-        np.flip(array, tuple(flipped)), (z, y, x), corner, tuple(float(d) for d in direction)
-    )
-
-
-def resampled(volume: Volume, grid: Grid, *, nearest: bool) -> Volume:
-    """The volume on another grid; nearest neighbour for label maps, linear for images."""
-    z, y, x = grid.shape
-    method = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
-    image = to_itk(volume)
-    new = sitk.Resample(
-        image, (x, y, z), sitk.Transform(), method, grid.origin, grid.spacing[::-1],
-        grid.direction, 0.0 if nearest else float(volume.array.min()), image.GetPixelID(),
-    )  # fmt: skip
-    return from_itk(new)
 
 
 def safe_id(name: str) -> str:
@@ -171,11 +100,7 @@ def safe_id(name: str) -> str:
 
 def stem_of(path: Path | str) -> str:
     """Name of a file without folder and image ending."""
-    name = Path(path).name
-    ending = file_ending(name)
-    if ending:
-        return name[: -len(ending)]
-    return name[:-3] if name.lower().endswith(".h5") else name
+    return split_ending(path, (*VOLUMES, ".h5"))[0]
 
 
 def read_list(path: Path) -> list[str]:
@@ -197,9 +122,9 @@ def read_list(path: Path) -> list[str]:
     return [stem_of(name) for name in names]
 
 
-def in_published_order(found: Iterable[str], published: Sequence[str]) -> list[str]:
-    """``found`` with the published ones first, in their order; the others behind them, sorted."""
-    names = set(found)
+def in_published_order(names: Iterable[str], published: Sequence[str]) -> list[str]:
+    """``names`` with the published ones first, in their order; the others behind them, sorted."""
+    names = set(names)
     return [n for n in published if n in names] + sorted(names - set(published))
 
 
@@ -208,21 +133,21 @@ def hash_inputs(paths: Sequence[Path], base: Path) -> dict[str, str]:
 
     More than ``MANY_INPUTS`` files become one entry a folder: the hash of all their hashes.
     """
-    found: dict[Path, str] = {}
+    digests: dict[Path, str] = {}
     for path in paths:
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-        found[path] = digest.hexdigest()
-    if len(found) <= MANY_INPUTS:
-        return {_relative(path, base): digest for path, digest in found.items()}
+        digests[path] = digest.hexdigest()
+    if len(digests) <= MANY_INPUTS:
+        return {_relative(path, base): digest for path, digest in digests.items()}
     folders: dict[Path, list[str]] = {}
-    for path in sorted(found):
-        folders.setdefault(path.parent, []).append(found[path])
+    for path in sorted(digests):
+        folders.setdefault(path.parent, []).append(digests[path])
     return {
-        f"{_relative(folder, base)}/*": hashlib.sha256("".join(digests).encode()).hexdigest()
-        for folder, digests in folders.items()
+        f"{_relative(folder, base)}/*": hashlib.sha256("".join(parts).encode()).hexdigest()
+        for folder, parts in folders.items()
     }
 
 

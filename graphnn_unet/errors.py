@@ -56,6 +56,27 @@ class InputError(GraphnnError, ValueError):
     """A file, a value or a combination of options cannot be used."""
 
 
+class BadFileError(InputError):
+    """An image file cannot be used.
+
+    Args:
+        code: Stable identifier of the kind of fault, as in ``Fault``.
+        what: What is wrong with which file, without a full stop.
+        remedy: What the user can do, without a full stop.
+    """
+
+    def __init__(self, code: str, what: str, remedy: str):
+        super().__init__(what, "", remedy)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[BadFileError], tuple[str, str, str]]:
+        return type(self), (self.code, self.what, self.remedy)
+
+    def as_fault(self, case: str, stage: str) -> Fault:
+        """The error as a fault of a case."""
+        return Fault(case, stage, self.what, self.remedy, code=self.code)
+
+
 class MissingFileError(GraphnnError, FileNotFoundError):
     """A file or folder that is needed is not there."""
 

@@ -6,9 +6,12 @@ Tests run against the installed package. Tests that change files work on a copy 
 import importlib.util
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from tiny_study import plan_in, train_in, use_home, write_raw_dataset
 
@@ -70,3 +73,21 @@ def trained_home(tiny_home, tmp_path_factory) -> Path:
     for trainer in ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"):
         train_in(home, trainer)
     return home
+
+
+@pytest.fixture
+def write_map() -> Callable[..., Path]:
+    """Write an array ``(z, y, x)`` with spacing in the same order."""
+
+    def write(path: Path, array: np.ndarray, spacing=(3.0, 1.0, 0.5), **geometry) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing([float(step) for step in spacing[::-1]])
+        if "origin" in geometry:
+            image.SetOrigin(geometry["origin"])
+        if "direction" in geometry:
+            image.SetDirection(geometry["direction"])
+        sitk.WriteImage(image, str(path))
+        return path
+
+    return write

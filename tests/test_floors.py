@@ -4,7 +4,7 @@ commands
 benchmark   report
 trainers   inference   clustering   classification
 data   networks   metrics   dataset_conversion
-plans   graph
+plans   graph   images
 storage
 """
 
@@ -30,7 +30,8 @@ FLOORS = {
 }  # fmt: skip
 NEIGHBORS = {("dataset_conversion", "data")}
 """Rooms of one floor that may know each other, each pair in one direction."""
-NO_NNUNET = {"commands", "report", "graph", "networks", "metrics", "storage", "dataset_conversion"}
+NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "storage",
+             "dataset_conversion"}  # fmt: skip
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
     "graphnn_unet.models.install": "unpacks into a temporary folder",

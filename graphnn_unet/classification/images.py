@@ -1,6 +1,6 @@
 """A folder of pictures or volumes of any size as one tensor.
 
-Pictures keep their brightness and color against each other: they are normalised with the mean and
+Pictures keep their brightness and color against each other: they are normalized with the mean and
 deviation of the whole set, because a stain or an exposure says something. Volumes have no common
 scale (MR), so each is brought to mean 0 and deviation 1. Images keep their proportions, volumes in
 mm; what is left of the square or cube is filled with the values of the border.
@@ -20,15 +20,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.images.find import IMAGES, file_ending, image_files
+from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import Progress
-from graphnn_unet.storage.pictures import PICTURES, read_picture
 from graphnn_unet.storage.processes import default_workers, run_jobs
-from graphnn_unet.storage.volume_files import FILE_ENDINGS, BadFileError, file_ending, read_volume
 
 PICTURE_SIZE, VOLUME_SIZE = 64, 32
 _MANY_BYTES = 2**28
 """From this many bytes of files on, several processes read them."""
-_COPY_AGAIN = "Copy or export the file again, or take it out of the folder"
+_TAKE_OUT = "Or take it out of the folder"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Normalization:
 
     @classmethod
     def of(cls, images: ImageSet) -> Normalization:
-        """Of a whole set of pictures; volumes are normalised already."""
+        """Of a whole set of pictures; volumes are normalized already."""
         n_channels = images.pixels.shape[1]
         if images.n_dims == 3:
             return cls((0.0,) * n_channels, (1.0,) * n_channels)
@@ -79,11 +80,11 @@ class Normalization:
             center = float((share * level).sum())
             mean.append(center)
             spread = float((share * (level - center).square()).sum()) ** 0.5
-            deviation.append(max(spread, 1.0))  # all of one grey: nothing to stretch
+            deviation.append(max(spread, 1.0))  # all of one gray: nothing to stretch
         return cls(tuple(mean), tuple(deviation))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Normalised float32 images."""
+        """Normalized float32 images."""
         shape = (1, -1, *[1] * (pixels.dim() - 2))
         mean = torch.tensor(self.mean, device=pixels.device).view(shape)
         deviation = torch.tensor(self.deviation, device=pixels.device).view(shape)
@@ -98,34 +99,22 @@ def find_images(folder: Path | str) -> dict[str, Path]:
         FaultsError: Two files would be one case.
         InputError: Pictures and volumes side by side.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingFileError(f"the folder of images {folder} is missing")
-    files = sorted(path for path in folder.iterdir() if _ending(path) and path.name[0] != ".")
-    endings = ", ".join((*PICTURES, *FILE_ENDINGS))
-    if not files:
+    files = image_files(Path(folder), what="the folder of images")
+    if not files.paths:
+        endings = ", ".join(IMAGES)
         raise MissingFileError(
             f"{folder} holds no image", f"looked for {endings}", "Give the folder with the files"
         )
-    volumes = [path for path in files if file_ending(path)]
-    if volumes and len(volumes) < len(files):
-        picture = next(path for path in files if not file_ending(path))
+    files.say_unusable()
+    volumes = [path for path in files.paths if file_ending(path)]
+    if volumes and len(volumes) < len(files.paths):
+        picture = next(path for path in files.paths if path not in volumes)
         raise InputError(
             f"{folder} holds pictures and volumes",
             f"for example {picture.name} and {volumes[0].name}",
             "Put them in folders of their own",
         )
-    found: dict[str, Path] = {}
-    faults = []
-    for path in files:
-        case = path.name[: -len(_ending(path))]
-        if case in found:
-            cause = f"{path.name} and {found[case].name} have the same case id"
-            faults.append(Fault(case, "check", cause, "Rename or remove one of them"))
-        found[case] = path
-    if faults:
-        raise FaultsError(faults, f"{folder} has cases twice")
-    return dict(sorted(found.items()))
+    return dict(sorted(files.one_per_case("check").items()))
 
 
 def load_images(files: Mapping[str, Path], size: int = 0, *, n_channels: int = 0) -> ImageSet:
@@ -156,7 +145,7 @@ def load_images(files: Mapping[str, Path], size: int = 0, *, n_channels: int = 0
             if outcome.ok:
                 arrays[case] = outcome.value
             else:
-                faults.append(Fault(case, "read", outcome.error, _COPY_AGAIN))
+                faults.append(Fault(case, "read", outcome.error, _TAKE_OUT))
             progress.update()
     faults.sort(key=lambda fault: fault.case)
     if not arrays:
@@ -177,15 +166,12 @@ def read_image(path: Path, size: int) -> NDArray:
         InputError: The file is damaged or not an image; the message names it.
     """
     if file_ending(path):
-        try:
-            volume = read_volume(path, path.name)
-        except BadFileError as error:
-            raise InputError(str(error)) from error
+        volume = read_volume(path, path.name)
         array = torch.from_numpy(np.array(volume.array, dtype=np.float32))[None]
         if not bool(torch.isfinite(array).all()):
             raise InputError(f"{path.name} has values that are not finite")
         array = (array - array.mean()) / array.std(correction=0).clamp(min=1e-6)
-        return fitted(array, volume.grid.spacing, size).half().numpy()
+        return fitted(array, volume.spacing, size).half().numpy()
     picture = torch.from_numpy(_eight_bits(read_picture(path), path.name).astype(np.float32))
     return fitted(picture, (1.0, 1.0), size).round().clamp(0, 255).byte().numpy()
 
@@ -210,28 +196,23 @@ def fitted(image: Tensor, spacing: Sequence[float], size: int) -> Tensor:
         size: Edge of the result.
     """
     length = [n * step for n, step in zip(image.shape[1:], spacing, strict=True)]
-    goal = [max(1, round(size * one / max(length))) for one in length]
+    goal = [max(1, round(size * edge / max(length))) for edge in length]
     if len(goal) == 2:
-        made = functional.interpolate(
+        resized = functional.interpolate(
             image[None], size=goal, mode="bilinear", antialias=True, align_corners=False
         )
     else:  # there is no antialiasing in 3D: average what shrinks, then interpolate what grows
         pooled = [min(n, g) for n, g in zip(image.shape[1:], goal, strict=True)]
-        made = functional.adaptive_avg_pool3d(image[None], pooled)
-        made = functional.interpolate(made, size=goal, mode="trilinear", align_corners=False)
+        resized = functional.adaptive_avg_pool3d(image[None], pooled)
+        resized = functional.interpolate(resized, size=goal, mode="trilinear", align_corners=False)
     room = [size - n for n in goal]
     padding = [side for free in reversed(room) for side in (free // 2, free - free // 2)]
-    return functional.pad(made, padding, mode="replicate")[0]
+    return functional.pad(resized, padding, mode="replicate")[0]
 
 
 def _with_channels(array: NDArray, n_channels: int) -> Tensor:
     if len(array) < n_channels:
         array = np.repeat(array, n_channels, axis=0)
-    elif len(array) > n_channels:  # a model for grey pictures meets a colored one
+    elif len(array) > n_channels:  # a model for gray pictures meets a colored one
         array = array.astype(np.float32).mean(0, keepdims=True).round().astype(array.dtype)
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _ending(path: Path) -> str:
-    name = path.name.lower()
-    return file_ending(path) or next((e for e in PICTURES if name.endswith(e)), "")

@@ -19,10 +19,9 @@ from graphnn_unet.errors import Fault, InputError, RefusedError
 from graphnn_unet.metrics.classification import ClassificationScore, score_classification
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import write_csv, write_json
+from graphnn_unet.storage.failures import FAILURES, write_failures
 
-PREDICTIONS, SUMMARY, ROUNDS, FAILURES = (
-    "predictions.csv", "summary.json", "rounds.csv", "failures.csv",
-)  # fmt: skip
+PREDICTIONS, SUMMARY, ROUNDS = "predictions.csv", "summary.json", "rounds.csv"
 NEIGHBORS_SHOWN = 5
 _SCHEMA_VERSION = 1
 _log = logging.getLogger(__name__)
@@ -140,10 +139,7 @@ def write_results(
     if log:
         columns = list(dict.fromkeys(key for record in log for key in record))
         write_csv(output / ROUNDS, log, columns)
-    if faults:
-        columns = ("case", "stage", "cause", "remedy")
-        rows = [{name: getattr(fault, name) for name in columns} for fault in faults]
-        write_csv(output / FAILURES, rows, columns)
+    write_failures(output / FAILURES, faults)
     rows = prediction_rows(answers)
     write_csv(output / PREDICTIONS, rows, list(rows[0]))
 

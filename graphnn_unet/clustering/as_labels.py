@@ -9,10 +9,11 @@ import numpy as np
 
 from graphnn_unet.clustering.images import Source, read_array
 from graphnn_unet.data.paths import folders, new_dataset_name
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.write_raw import require_new, write_raw
-from graphnn_unet.metrics.volumes import read_volume
-from graphnn_unet.storage.pictures import read_picture
+from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.read import read_label_map
+from graphnn_unet.images.volume import Volume
 
 FLAT_SPACING = (999.0, 1.0, 1.0)
 """Of a picture as a volume of one slice: nnU-Net then plans in two dimensions."""
@@ -89,18 +90,14 @@ def _channel(source: Source, number: int) -> Callable[[], Volume]:
 
 
 def _labels_of(source: Source, maps: Path) -> Volume:
-    path = maps / source.target_name
-    if source.ending == ".png":
-        return _as_volume(source, read_picture(path)[0])
-    return _as_volume(source, read_volume(path).array)
+    return _as_volume(source, read_label_map(maps / source.target_name).array)
 
 
 def _as_volume(source: Source, array: np.ndarray) -> Volume:
     """One slice for a picture; the geometry of the image for a volume."""
     if source.ending == ".png":
         return Volume(array[None], FLAT_SPACING)
-    like = read_volume(source.paths[0])
-    if like.array.ndim == 2:
-        return Volume(array[None], (999.0, *like.spacing))  # type: ignore[arg-type]
-    spacing, origin = tuple(like.spacing), tuple(like.origin)
-    return Volume(array, spacing, origin, tuple(like.direction))  # type: ignore[arg-type]
+    grid = read_grid(source.paths[0])
+    if array.ndim == 2:
+        return Volume(array[None], (999.0, *grid.spacing))
+    return Volume(array, grid.spacing, grid.origin, grid.direction)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphnn_unet.errors import Fault, InputError, MissingFileError
-from graphnn_unet.metrics.volumes import read_volume
+from graphnn_unet.errors import Fault, InputError
+from graphnn_unet.images.find import HIDDEN, IMAGES, file_ending, image_files, split_channel
+from graphnn_unet.images.grid import compare_grids, grid_mismatch
+from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.pictures import picture_size, read_picture
+from graphnn_unet.images.read import read_volume
+from graphnn_unet.images.volume import Volume, to_itk
 from graphnn_unet.storage.atomic import atomic_path
-from graphnn_unet.storage.pictures import PICTURES, read_picture
 from graphnn_unet.storage.safe_load import CASE_ID
-
-VOLUMES = (".nii.gz", ".nii", ".mha", ".nrrd")
-ENDINGS = VOLUMES + PICTURES
-"""Endings of files that are taken, in any case of letters; the longest first."""
 
 STAGE_FIND, STAGE_READ = "find", "read"
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 _WINDOW = (0.5, 99.5)  # percentiles that become 0 and 1 where a file does not say its range
 _FRAME_SHARE = 0.15  # a frame takes at most this share of each side
 _FRAME_SPREAD, _FRAME_STEP = 0.04, 0.12  # of the range of intensities
@@ -73,14 +71,6 @@ class Image:
         return self.array.shape[1:]
 
 
-def split_ending(name: str) -> tuple[str, str]:
-    """Name without its ending, and the ending in small letters; empty where it is none of ours."""
-    for ending in ENDINGS:
-        if name.lower().endswith(ending):
-            return name[: -len(ending)], ending
-    return name, ""
-
-
 def find_images(folder: Path) -> tuple[list[Source], list[Fault], list[str]]:
     """Images of a folder, one file each; volumes named ``CASE_0000``, ``CASE_0001`` are channels.
 
@@ -92,64 +82,41 @@ def find_images(folder: Path) -> tuple[list[Source], list[Fault], list[str]]:
         MissingFileError: The folder is missing.
         InputError: It holds no image.
     """
-    if not folder.is_dir():
-        raise MissingFileError(f"input folder {folder} is missing", "", "Give a folder with -i")
-    files: dict[str, list[Path]] = {}
-    skipped: list[str] = []
-    for path in sorted(folder.iterdir()):
-        name, ending = split_ending(path.name)
-        if path.name.startswith(".") or not path.is_file() or not ending:
-            if not path.name.startswith("."):
-                skipped.append(path.name)
-            continue
-        files.setdefault(name, []).append(path)
-    if not files:
-        found = ", ".join(skipped[:3]) or "nothing"
-        raise InputError(
-            f"no images in {folder}", f"found: {found}", f"Give files with {', '.join(ENDINGS)}"
-        )
-    sources, faults = _grouped(files)
-    return sources, faults, skipped
-
-
-def _grouped(files: dict[str, list[Path]]) -> tuple[list[Source], list[Fault]]:
-    """One source a case; volumes with channel numbers are joined where a case has several."""
-    faults: list[Fault] = []
-    channels: dict[str, list[Path]] = {}
-    plain: dict[str, Path] = {}
-    for name, paths in files.items():
-        if len(paths) > 1:
-            listed = ", ".join(path.name for path in paths)
-            cause = f"several files have one name ({listed})"
-            faults.append(Fault(name, STAGE_FIND, cause, "Keep one of them, or rename"))
-        elif not CASE_ID.fullmatch(name) and _unsafe(name):
-            cause = f"the file name {paths[0].name!r} cannot be that of a label map"
+    files = image_files(folder, what="input folder")
+    skipped = [name for name, reason in files.skipped.items() if reason != HIDDEN]
+    if not files.paths:
+        names = ", ".join(skipped[:3]) or "nothing"
+        endings = ", ".join(IMAGES)
+        raise InputError(f"no images in {folder}", f"found: {names}", f"Give files with {endings}")
+    by_name, faults = files.by_case(STAGE_FIND)
+    usable = {}
+    for name, path in by_name.items():
+        if not CASE_ID.fullmatch(name) and _is_unsafe(name):
+            cause = f"the file name {path.name!r} cannot be that of a label map"
             faults.append(Fault(name, STAGE_FIND, cause, "Rename it"))
-        elif split_ending(paths[0].name)[1] in VOLUMES and (match := _CHANNEL.fullmatch(name)):
-            channels.setdefault(match[1], []).append(paths[0])
         else:
-            plain[name] = paths[0]
-    sources = [Source(name, (path,), _target_ending(path)) for name, path in plain.items()]
-    for case, paths in channels.items():
-        if len(paths) == 1:
-            sources.append(Source(split_ending(paths[0].name)[0], (paths[0],), _ending(paths[0])))
-        else:
-            sources.append(Source(case, tuple(sorted(paths)), _ending(paths[0])))
-    return sorted(sources, key=lambda source: source.case), faults
+            usable[name] = path
+    return _joined_channels(usable), faults, skipped
 
 
-def _unsafe(name: str) -> bool:
+def _joined_channels(files: dict[str, Path]) -> list[Source]:
+    """One source a case; volumes with channel numbers are joined where a case has several."""
+    channels: dict[str, list[str]] = {}
+    for name, path in files.items():
+        case, channel = split_channel(name)
+        is_channel = channel is not None and file_ending(path)
+        channels.setdefault(case if is_channel else name, []).append(name)
+    sources = []
+    for case, names in channels.items():
+        paths = tuple(files[name] for name in sorted(names))
+        case = case if len(names) > 1 else names[0]
+        sources.append(Source(case, paths, file_ending(paths[0]) or ".png"))
+    return sorted(sources, key=lambda source: source.case)
+
+
+def _is_unsafe(name: str) -> bool:
     """Names may hold spaces and letters of any language, but nothing that leads elsewhere."""
     return not name.strip(". ") or any(mark in name for mark in '/\\:*?"<>|\n\r\t\0')
-
-
-def _ending(path: Path) -> str:
-    return split_ending(path.name)[1]
-
-
-def _target_ending(path: Path) -> str:
-    ending = _ending(path)
-    return ending if ending in VOLUMES else ".png"
 
 
 def read_image(source: Source) -> Image:
@@ -185,26 +152,14 @@ def read_array(source: Source) -> tuple[np.ndarray, tuple[float, ...]]:
     Raises:
         InputError: A file is damaged, or the channels are not on one grid.
     """
-    if source.ending in VOLUMES:
-        return _read_volumes(source)
-    return read_picture(source.paths[0]), (1.0, 1.0)
-
-
-def _read_volumes(source: Source) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Channels of a volume; all on one grid."""
-    volumes = [read_volume(path) for path in source.paths]
-    first = volumes[0]
+    if source.ending == ".png":
+        return read_picture(source.paths[0]), (1.0, 1.0)
+    volumes = [read_volume(path, n_dims=None) for path in source.paths]
+    grid = volumes[0].grid
     for path, volume in zip(source.paths, volumes, strict=True):
-        if volume.array.shape != first.array.shape or not np.allclose(
-            volume.spacing, first.spacing, rtol=1e-3
-        ):
-            raise InputError(
-                f"{path.name} is not on the grid of {source.paths[0].name}",
-                f"sizes {volume.array.shape} and {first.array.shape}",
-                "Resample the channels to one grid",
-            )
-    array = np.stack([volume.array for volume in volumes]).astype(np.float32)
-    return array, first.spacing
+        if why := grid_mismatch(path.name, volume.grid, source.paths[0].name, grid):
+            raise InputError(why, "", "Resample the channels to one grid")
+    return np.stack([volume.array for volume in volumes]).astype(np.float32), grid.spacing
 
 
 def _to_unit_range(array: np.ndarray) -> Floats:
@@ -212,10 +167,10 @@ def _to_unit_range(array: np.ndarray) -> Floats:
         return array.astype(np.float32) / 255
     if array.dtype == bool:
         return array.astype(np.float32)
-    made = array.astype(np.float32)
-    axes = tuple(range(1, made.ndim))
-    low, high = np.percentile(made, _WINDOW, axis=axes, keepdims=True).astype(np.float32)
-    return np.clip((made - low) / np.maximum(high - low, 1e-12), 0, 1)
+    values = array.astype(np.float32)
+    axes = tuple(range(1, values.ndim))
+    low, high = np.percentile(values, _WINDOW, axis=axes, keepdims=True).astype(np.float32)
+    return np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
 
 
 def _inner(array: Floats) -> tuple[slice, ...]:
@@ -228,7 +183,7 @@ def _inner(array: Floats) -> tuple[slice, ...]:
     if array.ndim != 3:
         return whole
     middle = np.median(array, axis=(1, 2))
-    found = []
+    inner = []
     for axis in (1, 2):
         lines = np.moveaxis(array, axis, 0)  # (line, channel, along)
         inner_part = lines[:, :, lines.shape[2] // 8 : -max(lines.shape[2] // 8, 1)]
@@ -240,8 +195,8 @@ def _inner(array: Floats) -> tuple[slice, ...]:
         stop = len(lines) - _run_length(is_frame[::-1], limit)
         # the line behind a frame mixes both colors
         start, stop = start + (start > 0), stop - (stop < len(lines))
-        found.append(slice(start, stop) if stop - start >= 2 else slice(0, len(lines)))
-    return tuple(found)
+        inner.append(slice(start, stop) if stop - start >= 2 else slice(0, len(lines)))
+    return tuple(inner)
 
 
 def _run_length(flags: np.ndarray, limit: int) -> int:
@@ -271,24 +226,24 @@ def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
         return
     import SimpleITK as sitk
 
-    reference = sitk.ReadImage(str(image.source.paths[0]))
-    made = sitk.GetImageFromArray(array)
-    made.CopyInformation(reference)
+    grid = read_grid(image.source.paths[0])
+    labeled = to_itk(Volume(array, grid.spacing, grid.origin, grid.direction))
     with atomic_path(target) as temporary:
-        sitk.WriteImage(made, str(temporary), True)
+        sitk.WriteImage(labeled, str(temporary), True)
 
 
 def is_whole(target: Path, source: Source) -> bool:
-    """Whether a label map exists, can be read, and is younger than its image.
+    """Whether a label map exists, can be read to its end, and is younger and as large as its image.
 
-    Its size is compared with that of the image, from the headers where these give it.
+    Of the image the header alone is read. A volume must also lie on the image's grid.
     """
+    image = source.paths[0]
     try:
         if target.stat().st_mtime < max(path.stat().st_mtime for path in source.paths):
             return False
-        if target.name.endswith(".png"):
-            return read_picture(target).shape[1:] == read_picture(source.paths[0]).shape[1:]
-        found = read_volume(target)
-        return found.array.shape == read_volume(source.paths[0]).array.shape
-    except (InputError, MissingFileError, OSError):
+        if source.ending == ".png":
+            return read_picture(target).shape[1:] == picture_size(image)
+        labels = read_volume(target, n_dims=None)
+        return not compare_grids(labels.grid, read_grid(image)).is_mismatch
+    except (InputError, OSError):
         return False

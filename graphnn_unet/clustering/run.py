@@ -42,15 +42,15 @@ from graphnn_unet.storage.atomic import (
     write_csv,
     write_json,
 )
+from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers, run_jobs
 from graphnn_unet.storage.safe_load import read_json
 
 _log = logging.getLogger(__name__)
 
-FACTS, TABLE, FAILURES = "clustering.json", "clusters.csv", "failures.csv"
+FACTS, TABLE = "clustering.json", "clusters.csv"
 COLUMNS = ("case", "features", "nodes", "clusters", "foreground", "loss", "flags", "seconds")
-FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
 STAGE = "cluster"
 SCHEMA_VERSION = 1
 
@@ -158,7 +158,7 @@ def cluster_folder(
         jobs = [Job(s, target, features, settings, finish, state, by_slice) for s in todo]
         done, failed = _run_all(jobs, rows, target, n_workers, len(kept))
         faults += failed
-        _write_failures(target, faults)
+        write_failures(target / FAILURES, faults)
         if raw is not None and (done or kept):
             ready = [s for s in sources if s.case in rows]
             write_pseudo_labels(ready, target, raw, source, overwrite=overwrite)
@@ -265,11 +265,3 @@ def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> No
 def _part(facts: Any, name: str) -> dict[str, Any]:
     part = facts.get(name) if isinstance(facts, dict) else None
     return part if isinstance(part, dict) else {}
-
-
-def _write_failures(target: Path, faults: list[Fault]) -> None:
-    path = target / FAILURES
-    path.unlink(missing_ok=True)
-    if faults:
-        rows = [{key: f.as_dict()[key] for key in FAILURE_COLUMNS} for f in faults]
-        write_csv(path, rows, FAILURE_COLUMNS)

@@ -40,12 +40,12 @@ def segment_slices(image: Image, segment: Callable[[Image], Segmentation]) -> Se
         source = replace(image.source, case=f"{image.source.case}/{number}")
         spacing = tuple(s for a, s in enumerate(image.spacing) if a != axis)
         whole = tuple(slice(0, n) for n in array.shape[1:])
-        found = segment(Image(array, spacing, False, whole, source))
-        labels = found.labels if before is None else carried_on(before, found.labels)
+        segmented = segment(Image(array, spacing, False, whole, source))
+        labels = segmented.labels if before is None else carried_on(before, segmented.labels)
         # an empty slice has no ids to carry on
         before = labels if labels.any() or before is None else before
         slices.append(labels)
-        rows.append(found.facts)
+        rows.append(segmented.facts)
     stacked = np.stack(slices, axis=axis)
     flags = sorted({flag for row in rows for flag in str(row["flags"]).split() if flag != "empty"})
     facts = {
@@ -74,10 +74,10 @@ def carried_on(before: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[
             if counts[row, column]:
                 new[here[row]] = there[column]
     free = (i for i in range(1, len(ids) + len(new) + 1) if i not in new.values())
-    for own in ids:
-        if own not in new:
-            new[own] = next(free)
-    made = np.zeros_like(labels)
-    for own, carried in new.items():
-        made[labels == own] = carried
-    return made
+    for label in ids:
+        if label not in new:
+            new[label] = next(free)
+    renamed = np.zeros_like(labels)
+    for label, carried in new.items():
+        renamed[labels == label] = carried
+    return renamed

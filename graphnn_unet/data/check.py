@@ -1,6 +1,6 @@
 """Everything that can be wrong with a raw data set, found in one pass over its files.
 
-Each file is read once (``volume_files``); one case's images are judged by ``check_files``, label
+Each file is read once; one case's images are judged by ``check_files``, label
 maps by ``check_labels``, names and ``dataset.json`` by ``check_layout``; here are the data set as a
 whole and the report.
 """
@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from graphnn_unet.data.check_files import (
+    STAGE,
+    FileRecord,
     check_case_images,
     check_images,
-    compare_grids,
     fault,
-    numbers,
+    grid_faults,
 )
 from graphnn_unet.data.check_labels import ClassFacts, class_facts, count_values, integer_labels
 from graphnn_unet.data.check_layout import (
@@ -33,10 +34,11 @@ from graphnn_unet.data.check_layout import (
     no_images_fault,
     read_description,
 )
-from graphnn_unet.errors import Fault
+from graphnn_unet.errors import BadFileError, Fault
+from graphnn_unet.images.grid import numbers
+from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
-from graphnn_unet.storage.volume_files import BadFileError, VolumeFile, read_volume
 
 __all__ = [
     "CaseFacts",
@@ -59,6 +61,8 @@ SMALL_DATASET_BYTES = 100 * 2**20
 
 _IMAGES = {"labeled": "imagesTr", "unlabeled": "imagesUn", "test": "imagesTs"}
 _LABELS = {"labeled": "labelsTr", "test": "labelsTs"}
+_CUT = ("I01", "I02")
+"""Codes of cut images; a cut label map has one of its own."""
 
 
 @dataclass(frozen=True)
@@ -303,32 +307,32 @@ def _inside(path: Path, folder: Path, name: Any) -> bool:
 def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
-    volumes, faults = check_images(job.case, job.images, names)
-    if not volumes:
+    records, faults = check_images(job.case, job.images, names)
+    if not records:
         label_faults = _check_label(job, None)[2] if job.label is not None else []
         nothing = CaseFacts(
             job.case, job.role, job.images, job.label, {}, (0, 0, 0), (0.0, 0.0, 0.0), 0
         )
         return nothing, faults + label_faults
-    first = volumes[0]
+    first = records[0]
     facts = CaseFacts(
         job.case,
         job.role,
         job.images,
         job.label,
-        {job.name(volume.path): volume.sha256 for volume in volumes},
+        {job.name(record.path): record.sha256 for record in records},
         first.grid.shape,
         first.grid.spacing,
-        len(volumes),
-        content=tuple(volume.content for volume in volumes),
+        len(records),
+        content=tuple(record.content for record in records),
     )
     if job.label is not None:
-        label, classes, label_faults = _check_label(job, volumes[0])
+        sha256, classes, label_faults = _check_label(job, first)
         faults += label_faults
-        if label is not None:
+        if sha256:
             facts = replace(
                 facts,
-                sha256={**facts.sha256, job.name(job.label): label.sha256},
+                sha256={**facts.sha256, job.name(job.label): sha256},
                 label_values=tuple(sorted({*classes, 0})),
                 classes=classes,
             )
@@ -336,28 +340,32 @@ def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
 
 
 def _check_label(
-    job: _Job, image: VolumeFile | None
-) -> tuple[VolumeFile | None, dict[int, ClassFacts], list[Fault]]:
-    """Read a label map, compare it with its image, judge its values and count its components."""
+    job: _Job, image: FileRecord | None
+) -> tuple[str, dict[int, ClassFacts], list[Fault]]:
+    """Read a label map, compare it with its image, judge its values and count its components.
+
+    Returns:
+        Hash of its bytes (empty where it cannot be read), components by value, faults.
+    """
     assert job.label is not None  # noqa: S101  # the caller has looked
     name = job.name(job.label)
     try:
         label = read_volume(job.label, name)
     except BadFileError as error:
-        code = "I04" if error.code in ("I01", "I02") else error.code
-        return None, {}, [fault(job.case, code, error.cause, error.remedy)]
+        unread = error.as_fault(job.case, STAGE)
+        return "", {}, [replace(unread, code="I04") if unread.code in _CUT else unread]
     faults = []
     if image is not None:
-        faults += compare_grids(
+        faults += grid_faults(
             job.case,
             (job.name(image.path), image.grid),
             (name, label.grid),
             allow_origin=job.allow_origin_mismatch,
         )
-    values, value_faults = integer_labels(label, name, job.case)
+    values, value_faults = integer_labels(label.array, name, job.case)
     faults += value_faults
     if values is None:
-        return label, {}, faults
+        return label.sha256, {}, faults
     counts = count_values(values)
     unknown = {v: n for v, n in counts.items() if v not in job.label_values and v >= 0}
     if unknown:
@@ -368,7 +376,7 @@ def _check_label(
         listed = ", ".join(f"{value} ({n} voxels)" for value, n in negative.items())
         cause = f"{name} has negative values: {listed}"
         faults.append(fault(job.case, "I26", cause, "Use 0 for background"))
-    return label, class_facts(np.where(values > 0, values, 0), counts), faults
+    return label.sha256, class_facts(np.where(values > 0, values, 0), counts), faults
 
 
 def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list[Fault]:

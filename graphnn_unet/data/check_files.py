@@ -1,117 +1,97 @@
 """The image files of one case: voxels that are no numbers, empty scans, grids that differ.
 
-Three verdicts on two grids: the same, a rounded header (a warning), a mismatch (an error).
+Three verdicts on two grids: the same, a rounded header (a warning), a mismatch (an error); the rule
+is that of ``images.grid``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from graphnn_unet.errors import Fault
-from graphnn_unet.storage.volume_files import (
-    BadFileError,
-    Grid,
-    VolumeFile,
-    file_ending,
-    read_volume,
-)
+from graphnn_unet.errors import BadFileError, Fault
+from graphnn_unet.images.find import file_ending, split_ending
+from graphnn_unet.images.grid import Grid, compare_grids
+from graphnn_unet.images.read import read_volume
 
-ROUNDING_OF_SPACING = 1e-3
-"""Headers that differ by less than this share of a voxel (or this direction cosine) are rounded."""
-
-SAME_GRID = 1e-5
-"""Differences below this share of a voxel come from float32 headers and are not worth a word."""
+STAGE = "check"
+GRID_CODES = {"spacing": "I16", "origin": "I17", "direction": "I18"}
+"""Codes of faults in parts of a grid; a fault in size has one that says of which file."""
 
 
-def grid_differences(grid: Grid, other: Grid) -> dict[str, float]:
-    """How far two grids of one shape are apart; an empty table means they are the same.
+@dataclass(frozen=True)
+class FileRecord:
+    """What is kept of an image file whose voxels were looked at.
 
-    Returns:
-        ``spacing`` (share of a voxel), ``origin`` (in voxels), ``direction`` (largest difference
-        of a cosine), only those above ``SAME_GRID``. Values up to ``ROUNDING_OF_SPACING`` come
-        from rounded headers.
+    Attributes:
+        path: The file.
+        grid: Where its voxels lie.
+        sha256: Hash of the file's bytes.
+        content: Hash of its voxels; equal for copies packed anew.
     """
-    spacing, other_spacing = np.asarray(grid.spacing), np.asarray(other.spacing)
-    offset = np.abs(np.subtract(grid.origin, other.origin))
-    found = {
-        "spacing": float(np.max(np.abs(spacing - other_spacing) / spacing)),
-        "origin": float(np.max(offset) / spacing.min()),
-        "direction": float(np.max(np.abs(np.subtract(grid.direction, other.direction)))),
-    }
-    return {key: value for key, value in found.items() if value > SAME_GRID}
+
+    path: Path
+    grid: Grid
+    sha256: str
+    content: str
 
 
-def numbers(values: Sequence[float]) -> str:
-    """``(1.25, 0.63, 0.63)`` of any floats, short."""
-    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
-
-
-def compare_grids(
+def grid_faults(
     case: str,
     first: tuple[str, Grid],
     second: tuple[str, Grid],
     *,
     allow_origin: bool = False,
-    shape_code: str = "I15",
+    size_code: str = "I15",
 ) -> list[Fault]:
-    """Three verdicts on two files of one case: same, rounded header, or mismatch.
+    """What keeps two files of one case from one grid; a rounded header is a warning.
 
     Args:
         case: Case id.
         first: Name and grid of the image.
         second: Name and grid of the label map or of another channel.
         allow_origin: Take a differing origin as a warning.
-        shape_code: Code of a fault in shape: I15 for a label map, I19 for a channel.
+        size_code: Code of a fault in size: I15 for a label map, I19 for a channel.
     """
     (name, grid), (other_name, other) = first, second
-    if grid.shape != other.shape:
-        cause = f"{name} has {grid.shape} voxels (z, y, x), {other_name} has {other.shape}"
-        return [fault(case, shape_code, cause, "Bring both to one grid, or leave it out")]
-    faults = []
-    differences = grid_differences(grid, other)
-    if differences.get("direction", 0) > ROUNDING_OF_SPACING:
-        differences.pop("origin", None)  # the first voxel lies in another corner: a consequence
-    for key, value in differences.items():
-        code = {"spacing": "I16", "origin": "I17", "direction": "I18"}[key]
-        unit = "" if key == "direction" else " mm"
-        cause = (
-            f"{key} of {name} and {other_name} differ: {numbers(getattr(grid, key))}{unit} "
-            f"and {numbers(getattr(other, key))}{unit}"
-        )
-        if value <= ROUNDING_OF_SPACING:
-            cause = f"{cause} (rounded header, {value:.1g} voxels)"
-            faults.append(fault(case, code, cause, "Nothing to do", "warning"))
-        elif key == "origin" and allow_origin:
-            faults.append(fault(case, code, cause, "Allowed; look at an overlay", "warning"))
-        else:
-            remedy = "Voxels are paired by index: mend the wrong header or resample"
-            faults.append(fault(case, code, cause, f"{remedy} (convert: --fix-geometry)"))
-    return faults
+    difference = compare_grids(other, grid)
+    if not (difference.is_mismatch or difference.is_rounding):
+        return []
+    code = GRID_CODES.get(difference.part, size_code)
+    if difference.is_rounding:
+        cause = f"{other_name} has a rounded header beside {name}: {difference.words}"
+        return [fault(case, code, cause, "Nothing to do", "warning")]
+    cause = f"{other_name} is not on the grid of {name}: {difference.words}"
+    if allow_origin and difference.part == "origin":
+        return [fault(case, code, cause, "Allowed; look at an overlay", "warning")]
+    remedy = "Fix the wrong header or resample (convert: --fix-geometry)"
+    return [fault(case, code, cause, remedy)]
 
 
 def fault(case: str, code: str, cause: str, remedy: str, severity: str = "error") -> Fault:
     """A fault of the stage ``check``."""
-    return Fault(case, "check", cause, remedy, severity, code)
+    return Fault(case, STAGE, cause, remedy, severity, code)
 
 
-def check_values(volume: VolumeFile, name: str, case: str, *, label: bool = False) -> list[Fault]:
-    """NaN and infinite voxels, with their number and the first position."""
-    array = volume.array
-    if array.dtype.kind != "f":
+def non_finite_faults(
+    array: np.ndarray, name: str, case: str, codes: tuple[str, str]
+) -> list[Fault]:
+    """A fault for NaN voxels and one for infinite ones, with their number and the first position.
+
+    Args:
+        array: ``(z, y, x)`` of any type.
+        name: How messages call the file.
+        case: Case id.
+        codes: Of the two faults.
+    """
+    if array.dtype.kind != "f" or np.isfinite(array).all():
         return []
-    finite = np.isfinite(array)
-    if finite.all():
-        return []
-    nifti = file_ending(volume.path) in (".nii.gz", ".nii")
     faults = []
-    for word, mask, code in (
-        ("NaN", np.isnan(array), "I12" if label else "I08" if nifti else "I10"),
-        ("infinite", np.isinf(array), "I12" if label else "I09" if nifti else "I11"),
-    ):
+    masks = (("NaN", np.isnan(array)), ("infinite", np.isinf(array)))
+    for (word, mask), code in zip(masks, codes, strict=True):
         if n_voxels := int(mask.sum()):
             first = tuple(int(i) for i in np.unravel_index(int(mask.argmax()), mask.shape))
             cause = f"{name} has {n_voxels} {word} voxels, the first at {first} (z, y, x)"
@@ -126,8 +106,8 @@ def check_images(
     *,
     n_dims: int = 3,
     zero_is_error: bool = True,
-) -> tuple[list[VolumeFile], list[Fault]]:
-    """Read and check the channels of one case.
+) -> tuple[list[FileRecord], list[Fault]]:
+    """Read and check the channels of one case, one in memory at a time.
 
     Args:
         case: Case id.
@@ -137,37 +117,41 @@ def check_images(
         zero_is_error: A case of zeros only is an error (a warning without it).
 
     Returns:
-        The channels that could be read, without their voxels, so that one channel is in memory
-        at a time; and the faults.
+        What is kept of the channels that could be read, and the faults.
     """
-    volumes: list[VolumeFile] = []
+    records: list[FileRecord] = []
     faults: list[Fault] = []
-    constant: list[tuple[str, float]] = []
+    constant: dict[str, float] = {}
     for path, name in zip(paths, names, strict=True):
         try:
             volume = read_volume(path, name, n_dims=n_dims)
         except BadFileError as error:
-            faults.append(fault(case, error.code, error.cause, error.remedy))
+            faults.append(error.as_fault(case, STAGE))
             continue
-        bad = check_values(volume, name, case)
-        if not bad and (low := volume.array.min()) == volume.array.max():
-            constant.append((name, float(low)))
-        faults += bad
-        if volumes:
-            faults += compare_grids(
-                case, (names[0], volumes[0].grid), (name, volume.grid), shape_code="I19"
-            )
-        volumes.append(replace(volume, array=np.empty(0, volume.array.dtype)))
-    if constant and len(constant) == len(paths) and all(value == 0 for _, value in constant):
+        codes = ("I08", "I09") if file_ending(path) in (".nii.gz", ".nii") else ("I10", "I11")
+        value_faults = non_finite_faults(volume.array, name, case, codes)
+        if not value_faults and (low := volume.array.min()) == volume.array.max():
+            constant[name] = float(low)
+        faults += value_faults
+        if records:
+            first = (names[0], records[0].grid)
+            faults += grid_faults(case, first, (name, volume.grid), size_code="I19")
+        records.append(FileRecord(path, volume.grid, volume.sha256, volume.content_hash()))
+    return records, faults + _constant_faults(case, constant, len(paths), zero_is_error)
+
+
+def _constant_faults(
+    case: str, constant: dict[str, float], n_channels: int, zero_is_error: bool
+) -> list[Fault]:
+    """Warnings for channels of one value; an error where all are zero."""
+    if constant and len(constant) == n_channels and not any(constant.values()):
         severity = "error" if zero_is_error else "warning"
-        cause = f"{', '.join(n for n, _ in constant)}: all voxels are 0"
-        faults.append(fault(case, "I48", cause, "Export the scan again", severity))
-    else:
-        faults += [
-            fault(case, "I47", f"{name}: all voxels are {value:g}", "Look at it", "warning")
-            for name, value in constant
-        ]
-    return volumes, faults
+        cause = f"{', '.join(constant)}: all voxels are 0"
+        return [fault(case, "I48", cause, "Export the scan again", severity)]
+    return [
+        fault(case, "I47", f"{name}: all voxels are {value:g}", "Look at it", "warning")
+        for name, value in constant.items()
+    ]
 
 
 def check_case_images(paths: Sequence[Path], *, n_dims: int = 3, case: str = "") -> list[Fault]:
@@ -182,5 +166,5 @@ def check_case_images(paths: Sequence[Path], *, n_dims: int = 3, case: str = "")
         Faults, empty for a good case. An image of zeros is a warning.
     """
     paths = [Path(path) for path in paths]
-    case = case or paths[0].name.removesuffix(file_ending(paths[0])).removesuffix("_0000")
+    case = case or split_ending(paths[0])[0].removesuffix("_0000")
     return check_images(case, paths, [p.name for p in paths], n_dims=n_dims, zero_is_error=False)[1]

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 
-from graphnn_unet.data.check_files import check_values, fault
+from graphnn_unet.data.check_files import fault, non_finite_faults
 from graphnn_unet.errors import Fault
-from graphnn_unet.storage.volume_files import VolumeFile
-
-NEARLY_INTEGER = 1e-3
-"""Label values this close to an integer mean that integer."""
+from graphnn_unet.images.read import NEARLY_INTEGER, nearest_integers
 
 _COUNTABLE = 2**16
 
@@ -35,30 +32,25 @@ class ClassFacts:
 
 
 def integer_labels(
-    label: VolumeFile, name: str, case: str
+    array: np.ndarray, name: str, case: str
 ) -> tuple[np.ndarray | None, list[Fault]]:
     """The label map as integers, or ``None`` with the fault that says why not.
 
     Values within ``NEARLY_INTEGER`` of an integer are counted as that integer.
     """
-    array = label.array
-    if array.dtype.kind != "f":
-        return array, []
-    if faults := check_values(label, name, case, label=True):
+    if faults := non_finite_faults(array, name, case, ("I12", "I12")):
         return None, faults
-    rounded = np.rint(array)
-    distance = np.abs(array - rounded)
-    if float(distance.max(initial=0)) <= NEARLY_INTEGER:
-        faults = []
-        if n_voxels := int((distance > 0).sum()):
-            cause = f"{name} has {n_voxels} values just beside an integer (within {NEARLY_INTEGER})"
-            remedy = "They would be cut, not rounded: gnnunet_convert writes them rounded"
-            faults = [fault(case, "I25", cause, remedy)]
-        return rounded.astype(np.int64), faults
-    off = distance > NEARLY_INTEGER
-    example = float(array.ravel()[int(off.argmax())])
-    cause = f"{name} has {int(off.sum())} values that are no integers, such as {example:g}"
-    return None, [fault(case, "I24", cause, "A label map holds integers; export it again")]
+    integers = nearest_integers(array)
+    if integers.n_wrong:
+        cause = f"{name} has {integers.n_wrong} values that are no integers, such as "
+        remedy = "A label map holds integers; export it again"
+        return None, [fault(case, "I24", f"{cause}{integers.example:g}", remedy)]
+    if integers.n_rounded:
+        within = f"(within {NEARLY_INTEGER})"
+        cause = f"{name} has {integers.n_rounded} values just beside an integer {within}"
+        remedy = "They would be cut, not rounded: gnnunet_convert writes them rounded"
+        faults = [fault(case, "I25", cause, remedy)]
+    return integers.values, faults
 
 
 def count_values(values: np.ndarray) -> dict[int, int]:

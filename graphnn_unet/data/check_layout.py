@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +11,19 @@ from typing import Any
 
 from graphnn_unet.data.check_files import fault
 from graphnn_unet.errors import Fault
+from graphnn_unet.images.find import (
+    HIDDEN,
+    NO_IMAGE,
+    VOLUMES,
+    file_ending,
+    image_files,
+    split_channel,
+    split_ending,
+)
 from graphnn_unet.storage.safe_load import CASE_ID
-from graphnn_unet.storage.volume_files import FILE_ENDINGS, file_ending
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _DATASET_JSON = "dataset.json"
-_SHOWN = 5
-"""How many names a message lists before it counts the rest."""
 
 
 @dataclass
@@ -56,13 +60,6 @@ class Description:
     files: Mapping[str, Any] | None = None
 
 
-def shorten(names: Iterable[str]) -> str:
-    """``a, b, c and 4 more``."""
-    listed = list(names)
-    rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + rest
-
-
 def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
     """Read and check ``dataset.json``; ``None`` when nothing can be checked without it."""
     path = folder / _DATASET_JSON
@@ -97,9 +94,9 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
         cause = f"channel_names in {path} is {channels!r}"
         faults.append(fault(_DATASET_JSON, "I39", cause, 'Number the channels: {"0": "T1", ...}'))
     ending = content["file_ending"]
-    if ending not in FILE_ENDINGS:
+    if ending not in VOLUMES:
         cause = f"file_ending {ending!r} in {path} is not supported"
-        remedy = f"Use one of {', '.join(FILE_ENDINGS)} (gnnunet_convert nifti writes .nii.gz)"
+        remedy = f"Use one of {', '.join(VOLUMES)} (gnnunet_convert nifti writes .nii.gz)"
         faults.append(fault(_DATASET_JSON, "I40", cause, remedy))
     values, label_faults = _label_values(content, path)
     faults += label_faults
@@ -165,27 +162,30 @@ def case_id_fault(case: str, where: str) -> Fault | None:
     return None
 
 
-def list_images(folder: Path, ending: str) -> Listing:
+def list_images(folder: Path, ending: str, *, any_case: bool = False) -> Listing:
     """Sort the files of an image folder by case and channel.
 
     Args:
         folder: ``imagesTr`` or the like; a missing one is empty.
         ending: Ending of the image files.
+        any_case: The ending may be in capitals, which stock nnU-Net does not find in a raw folder.
     """
     listing = Listing()
-    pattern = re.compile(rf"(?P<case>.+)_(?P<channel>\d{{4}}){re.escape(ending)}")
-    for path, name in _entries(folder, ending, listing, r"_\d{4}"):
-        match = pattern.fullmatch(path.name)
-        if match is None:
-            stem = path.name.removesuffix(ending)
+    entries = _entries(folder, ending, listing, lambda stem: split_channel(stem)[0], any_case)
+    for path, name in entries:
+        stem, _ = split_ending(path, (ending,))
+        case, channel = split_channel(stem)
+        if channel is None:
             cause = f"{name} has no channel number"
             remedy = f"Its name must end in _0000{ending}; rename or remove it"
             listing.faults.append(fault(stem, "I33", cause, remedy))
-            continue
-        if bad := case_id_fault(match["case"], name):
+        elif bad := case_id_fault(case, name):
             listing.faults.append(bad)
-            continue
-        listing.cases.setdefault(match["case"], {})[int(match["channel"])] = path
+        elif twin := listing.cases.setdefault(case, {}).get(channel):
+            cause = f"{name} and {twin.name} are one channel"
+            listing.faults.append(fault(case, "I31", cause, "Remove one of them"))
+        else:
+            listing.cases[case][channel] = path
     return listing
 
 
@@ -193,8 +193,8 @@ def list_labels(folder: Path, ending: str) -> tuple[dict[str, Path], Listing]:
     """Label files of a folder by case id; the listing holds faults and notes."""
     listing = Listing()
     labels = {}
-    for path, name in _entries(folder, ending, listing):
-        case = path.name.removesuffix(ending)
+    for path, name in _entries(folder, ending, listing, str):
+        case, _ = split_ending(path, (ending,))
         if bad := case_id_fault(case, name):
             listing.faults.append(bad)
         else:
@@ -203,33 +203,31 @@ def list_labels(folder: Path, ending: str) -> tuple[dict[str, Path], Listing]:
 
 
 def _entries(
-    folder: Path, ending: str, listing: Listing, suffix: str = ""
-) -> Iterable[tuple[Path, str]]:
+    folder: Path,
+    ending: str,
+    listing: Listing,
+    case_of: Callable[[str], str],
+    any_case: bool = False,
+) -> Iterator[tuple[Path, str]]:
     """Regular files with the ending, sorted; all else becomes a note or a fault."""
     if not folder.is_dir():
         return
-    for path in sorted(folder.iterdir()):
-        name = f"{folder.name}/{path.name}"
-        if path.name.startswith("."):
-            listing.notes.append(f"{name} was passed over (hidden or macOS side file)")
-        elif not path.name.endswith(ending):
-            listing.notes.append(f"{name} was passed over (does not end in {ending})")
-        elif kind := _not_a_file(path):
-            stem = re.sub(f"{suffix}$", "", path.name.removesuffix(ending))
-            listing.faults.append(fault(stem, "I36", f"{name} is {kind}", "Remove or replace it"))
+    files = image_files(folder, (ending,))
+    for name, reason in files.skipped.items():
+        where = f"{folder.name}/{name}"
+        if reason in (HIDDEN, NO_IMAGE):
+            why = reason if reason == HIDDEN else f"does not end in {ending}"
+            listing.notes.append(f"{where} was passed over ({why})")
         else:
-            yield path, name
-
-
-def _not_a_file(path: Path) -> str:
-    """What a path is when it is no regular file, else an empty string."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return "a link that leads nowhere"
-    if stat.S_ISREG(mode):
-        return ""
-    return "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
+            case, cause = case_of(split_ending(name, (ending,))[0]), f"{where} is {reason}"
+            listing.faults.append(fault(case, "I36", cause, "Remove or replace it"))
+    for path in files.paths:
+        where = f"{folder.name}/{path.name}"
+        if any_case or path.name.endswith(ending):
+            yield path, where
+        else:
+            why = f"nnU-Net takes {ending} in small letters"
+            listing.notes.append(f"{where} was passed over ({why})")
 
 
 def channel_faults(
@@ -237,11 +235,11 @@ def channel_faults(
 ) -> list[Fault]:
     """Missing and surplus channels, one line a case, or one for all where all are alike."""
     wanted = set(range(n_channels))
-    found = [frozenset(channels) for channels in cases.values()]
-    if len(found) > 1 and len(set(found)) == 1 and found[0] != wanted:
+    present = [frozenset(channels) for channels in cases.values()]
+    if len(present) > 1 and len(set(present)) == 1 and present[0] != wanted:
         cause = (
             f"dataset.json lists {n_channels} channels, "
-            f"the files of all {len(found)} cases in {folder} have {_numbered(found[0])}"
+            f"the files of all {len(present)} cases in {folder} have {_numbered(present[0])}"
         )
         return [fault(folder, "I20", cause, "Correct channel_names or add the files")]
     faults = []
@@ -266,8 +264,8 @@ def no_images_fault(folder: Path, ending: str) -> Fault:
         cause, remedy = f"{folder} does not exist", "Give an existing folder"
     else:
         kinds = {file_ending(p) or p.suffix for p in folder.iterdir() if p.is_file()} - {""}
-        found = f"found: {', '.join(sorted(kinds))}" if kinds else "the folder is empty"
-        cause = f"no *_0000{ending} in {folder} ({found})"
+        endings = f"found: {', '.join(sorted(kinds))}" if kinds else "the folder is empty"
+        cause = f"no *_0000{ending} in {folder} ({endings})"
         remedy = "Correct file_ending in dataset.json or convert the images"
     return fault(folder.name, "I40", cause, remedy)
 
@@ -288,7 +286,7 @@ def group_case_files(
         Hidden files and other endings are passed over.
     """
     folder = Path(folder)
-    listing = list_images(folder, file_ending)
+    listing = list_images(folder, file_ending, any_case=True)
     faults = listing.faults + channel_faults(folder.name, listing.cases, n_channels)
     if not listing.cases and not listing.faults:
         faults.append(no_images_fault(folder, file_ending))

@@ -29,16 +29,15 @@ from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import (
     atomic_path,
     remove_leftovers,
-    write_csv,
     write_json,
     write_text,
 )
+from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.storage.safe_load import read_json
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
-FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
 
 
 @dataclass(frozen=True)
@@ -121,11 +120,8 @@ def plan_and_preprocess(
         remove_leftovers(target)
         write_json(target / "dataset_report.json", report.as_json())
         result, faults = _prepare(raw, target, cases, layers, configurations, planner, n_workers)
-    failures = target / "failures.csv"
-    failures.unlink(missing_ok=True)
-    if left_out or faults:
-        rows = [fault.as_dict() for fault in (*left_out, *faults)]
-        write_csv(failures, [{k: r[k] for k in FAILURE_COLUMNS} for r in rows], FAILURE_COLUMNS)
+    failures = target / FAILURES
+    write_failures(failures, [*left_out, *faults])
     if faults:
         raise CasesFailedError(faults)
     if left_out:

@@ -20,6 +20,10 @@ from graphnn_unet.errors import (
     InputError,
     RefusedError,
 )
+from graphnn_unet.images.find import VOLUMES, image_files, some
+from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.read import read_label_map
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.aggregate import summarize
 from graphnn_unet.metrics.labels import (
     MAX_FOUND_CLASSES,
@@ -36,13 +40,6 @@ from graphnn_unet.metrics.protocols import (
     score_case,
 )
 from graphnn_unet.metrics.result import CaseFiles, EvaluationResult, write_result
-from graphnn_unet.metrics.volumes import (
-    ENDINGS,
-    Volume,
-    case_id,
-    geometry_differences,
-    read_label_map,
-)
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
 
@@ -166,9 +163,8 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
     for folder, content in ((predictions, "predicted label maps"), (labels, "true label maps")):
         if not folder.is_dir():
             faults.append(_fault(str(folder), "the folder is missing", f"Give one with {content}"))
-        elif not any(_label_map_files(folder)):
-            endings = ", ".join(ENDINGS)
-            cause = f"the folder holds no label maps ({endings})"
+        elif not image_files(folder, VOLUMES).paths:
+            cause = f"the folder holds no label maps ({', '.join(VOLUMES)})"
             faults.append(_fault(str(folder), cause, f"Give one with {content}"))
     if faults:
         raise FaultsError(faults)
@@ -189,20 +185,13 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
         )
 
 
-def _label_map_files(folder: Path) -> Iterable[Path]:
-    return (
-        path
-        for path in sorted(folder.iterdir())
-        if case_id(path) and not path.name.startswith(".") and path.is_file()
-    )
-
-
 def _match_cases(
     predictions: Path, labels: Path, cases: list[str] | None
 ) -> tuple[list[CaseFiles], list[Fault]]:
     """Pairs of files in the order of the case ids, and a fault for each case without a pair."""
-    faults: list[Fault] = []
-    predicted, true = _by_case(predictions, faults), _by_case(labels, faults)
+    predicted, faults = _by_case(predictions)
+    true, true_faults = _by_case(labels)
+    faults += true_faults
     doubtful = {fault.case for fault in faults}
     # CASE_0000 is the name of an image's channel; a map saved under it is still that case's map
     for case in true.keys() - predicted.keys():
@@ -223,29 +212,18 @@ def _match_cases(
         missing.append(_fault(case, f"there is no {role} in {folder}", remedy))
     if not files and missing and cases is None:
         cause = f"no prediction has the name of a label map in {labels}"
-        found = f"{_names(predicted)} against {_names(true)}"
-        faults.append(_fault(str(predictions), f"{cause}: {found}", "Name both after the case id"))
+        names = f"{some(sorted(predicted))} against {some(sorted(true))}"
+        faults.append(_fault(str(predictions), f"{cause}: {names}", "Name both after the case id"))
         return files, faults
     if cases is None and (spare := sorted(predicted.keys() - true.keys() - doubtful)):
-        say(f"{len(spare)} predictions have no label map and are not scored: {_names(spare)}")
+        say(f"{len(spare)} predictions have no label map and are not scored: {some(spare)}")
     return files, faults + missing
 
 
-def _by_case(folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in _label_map_files(folder):
-        case = case_id(path)
-        if case in found:
-            cause = f"{folder} holds it twice, as {found[case].name} and {path.name}"
-            faults.append(_fault(case, cause, "Keep one of the two"))
-        found[case] = path
-    return found
-
-
-def _names(names: Iterable[str]) -> str:
-    some = sorted(names)
-    more = f" and {len(some) - _MAX_NAMES} more" if len(some) > _MAX_NAMES else ""
-    return ", ".join(some[:_MAX_NAMES]) + more
+def _by_case(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
+    files = image_files(folder, VOLUMES)
+    files.say_unusable()
+    return files.by_case(STAGE)
 
 
 def _score_all(
@@ -293,8 +271,9 @@ def _score_job(job: _Job) -> _Scored:
             faults.append(_fault(files.case, cause, error.remedy))
             continue
         faults.extend(_value_faults(files.case, path, maps[-1].array, job.table, may_ignore))
-    if len(maps) == 2 and (differences := geometry_differences(maps[0], maps[1])):
-        cause = f"prediction and label map are not on one grid, {'; '.join(differences)}"
+    if len(maps) == 2 and (
+        cause := grid_mismatch("the prediction", maps[0].grid, "the label map", maps[1].grid)
+    ):
         remedy = "Predict on the image this label belongs to, or resample one of the two"
         faults.append(_fault(files.case, cause, remedy))
     if faults:

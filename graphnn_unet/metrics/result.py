@@ -17,9 +17,9 @@ from graphnn_unet.metrics.aggregate import ClassSummary, finite_or_none
 from graphnn_unet.metrics.labels import LabelTable, summary_key
 from graphnn_unet.metrics.protocols import COLUMNS, DEFINITIONS, CaseScore, Protocol
 from graphnn_unet.storage.atomic import write_csv, write_json
+from graphnn_unet.storage.failures import FAILURES, write_failures
 
 SCHEMA_VERSION = 1
-FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,7 @@ def write_result(
         reason: Why ``is_estimate`` is what it is.
     """
     write_csv(result.metrics_csv, (score.as_row() for score in result.scores), COLUMNS)
-    failures = result.metrics_csv.with_name("failures.csv")
-    if result.faults:
-        rows = [fault.as_dict() for fault in result.faults]
-        write_csv(
-            failures, [{key: row[key] for key in FAILURE_COLUMNS} for row in rows], FAILURE_COLUMNS
-        )
-    else:
-        failures.unlink(missing_ok=True)  # of an earlier evaluation
+    write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
     write_json(
         result.summary_json,
         {

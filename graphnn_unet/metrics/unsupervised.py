@@ -8,8 +8,8 @@ which belongs to the published protocol and is marked there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,21 +25,23 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
+from graphnn_unet.images.find import VOLUMES, file_ending, image_files
+from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.read import read_label_map
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.protocols import COLUMNS, check_protocol
-from graphnn_unet.metrics.volumes import ENDINGS as VOLUME_ENDINGS
-from graphnn_unet.metrics.volumes import read_label_map
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import write_csv, write_json
-from graphnn_unet.storage.pictures import read_picture
+from graphnn_unet.storage.failures import FAILURES, write_failures
 
 Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")
-PICTURE_ENDINGS = (".png", ".tif", ".tiff", ".bmp")
+LABEL_MAPS = (*VOLUMES, ".png", ".tif", ".tiff", ".bmp")
+"""Endings of label maps: pictures that lose nothing among them."""
 STAGE = "evaluate"
 SCHEMA_VERSION = 1
 MAX_CLASSES = 64
-FAILURE_COLUMNS = ("case", "stage", "cause", "remedy")
 
 Labels = NDArray[np.int64]
 
@@ -207,26 +209,6 @@ def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bo
     return mean_iou - tolerance <= mean_dice <= bound + tolerance
 
 
-def read_labels_of(path: Path) -> Labels:
-    """A label map of any kind; values as they are in the file.
-
-    Raises:
-        InputError: It is damaged, has several channels, or holds values that are not integers.
-    """
-    if not path.name.lower().endswith(PICTURE_ENDINGS):
-        return read_label_map(path).array.astype(np.int64)
-    array = read_picture(path, indexed=True)
-    if len(array) == 3 and (array[:1] == array).all():
-        array = array[:1]  # grey, saved as color
-    if len(array) != 1 or array.dtype.kind not in "uib":
-        raise InputError(
-            f"{path} is no label map", f"it has {len(array)} channels of {array.dtype}",
-            "Give one integer a pixel",
-        )  # fmt: skip
-    array = array[0]
-    return array.astype(np.int64)
-
-
 def _overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
     both = int(np.count_nonzero(prediction & truth))
     either = int(np.count_nonzero(prediction | truth))
@@ -239,14 +221,16 @@ def _score_case(
     case: str, predicted: Path | None, true: Path, protocol: str, matching: Matching
 ) -> tuple[list[UnsupervisedScore], Fault | None]:
     """Scores of one image; those of one without a usable prediction are 0."""
-    truth = read_labels_of(true)
+    truth_map = read_label_map(true)
+    truth = truth_map.array.astype(np.int64)
     names = _class_names(truth, matching, case)
     try:
         if predicted is None:
             raise MissingFileError("there is no prediction")
-        prediction = read_labels_of(predicted)
-        if prediction.shape != truth.shape:
-            raise InputError(f"sizes {prediction.shape} and {truth.shape} differ")
+        answer = read_label_map(predicted)
+        if why := _mismatch(answer, predicted, truth_map, true):
+            raise InputError(why)
+        prediction = answer.array.astype(np.int64)
     except (InputError, MissingFileError) as error:
         zero = [UnsupervisedScore(case, name, 0.0, 0.0, missed=True) for name in names]
         cause = f"{error.line.rstrip('.')} (it counts with 0)"
@@ -270,6 +254,14 @@ def _score_case(
     return scores, None
 
 
+def _mismatch(prediction: Volume, path: Path, truth: Volume, true: Path) -> str:
+    """Why two maps cannot be compared; of pictures, which lie nowhere, the size alone counts."""
+    grid = prediction.grid
+    if not (file_ending(path) and file_ending(true)):
+        grid = replace(truth.grid, shape=grid.shape)
+    return grid_mismatch("the prediction", grid, "the label map", truth.grid)
+
+
 def _class_names(truth: Labels, matching: Matching, case: str) -> list[str]:
     if matching == "foreground":
         return ["foreground"]
@@ -288,23 +280,13 @@ def _by_case(folder: Path) -> dict[str, Path]:
 
     Raises:
         MissingFileError: The folder is missing or holds none.
-        InputError: Two files have one name.
+        FaultsError: Two files have one name.
     """
-    endings = (*VOLUME_ENDINGS, *PICTURE_ENDINGS)
-    if not folder.is_dir():
-        raise MissingFileError(f"the folder {folder} is missing")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((e for e in endings if path.name.lower().endswith(e)), "")
-        if not ending or path.name.startswith(".") or not path.is_file():
-            continue
-        case = path.name[: -len(ending)]
-        if case in found:
-            raise InputError(f"{folder} holds {case} twice", "", "Keep one of the two")
-        found[case] = path
-    if not found:
-        raise MissingFileError(f"{folder} holds no label maps", f"looked for {', '.join(endings)}")
-    return found
+    files = image_files(folder, LABEL_MAPS).one_per_case(STAGE)
+    if not files:
+        endings = ", ".join(LABEL_MAPS)
+        raise MissingFileError(f"{folder} holds no label maps", f"looked for {endings}")
+    return files
 
 
 def _summarize(
@@ -343,10 +325,7 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
         for s in result.scores
     )  # fmt: skip
     write_csv(result.metrics_csv, rows, COLUMNS)
-    failures = result.metrics_csv.with_name("failures.csv")
-    failures.unlink(missing_ok=True)
-    if result.faults:
-        write_csv(failures, _failure_rows(result.faults), FAILURE_COLUMNS)
+    write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
     write_json(
         result.metrics_csv.with_name("summary.json"),
         {
@@ -367,7 +346,3 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
 
 def _plain(interval: tuple[float, float]) -> list[float] | None:
     return list(interval) if all(map(math.isfinite, interval)) else None
-
-
-def _failure_rows(faults: Iterable[Fault]) -> list[dict[str, str]]:
-    return [{key: fault.as_dict()[key] for key in FAILURE_COLUMNS} for fault in faults]

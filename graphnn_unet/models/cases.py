@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
-from graphnn_unet.errors import Fault, InputError
+from graphnn_unet.errors import BadFileError, Fault, InputError
+from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
+from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.header import read_grid
 from graphnn_unet.prediction.write_case import Outputs
-from graphnn_unet.storage.volume_files import FILE_ENDINGS
+from graphnn_unet.progress import say
 
-_CHANNEL = re.compile(r"_\d{4}$")
 _NO_CHANNEL_NUMBER = "I33"
 CHECK_STAGE = "check"
 
@@ -39,17 +38,17 @@ def find_cases(
     Raises:
         InputError: No images, or the model reads a kind of file that is not supported.
     """
-    if ending not in FILE_ENDINGS:
+    if ending not in VOLUMES:
         raise InputError(
-            f"the model reads *{ending} files", f"only {', '.join(FILE_ENDINGS)} can be checked",
+            f"the model reads *{ending} files", f"only {', '.join(VOLUMES)} can be checked",
             "Predict with nnUNetv2_predict_from_modelfolder",
         )  # fmt: skip
-    names = [p.name for p in folder.iterdir() if p.name.endswith(ending) and p.is_file()]
-    names = sorted(name for name in names if not name.startswith("."))
-    numbered = [n for n in names if _CHANNEL.search(n.removesuffix(ending))]
-    if not numbered and n_channels == 1 and names:
-        return _plainly_named(folder, names, ending)
-    if not numbered:
+    files = image_files(folder, (ending,))
+    names = [path.name for path in files.paths]
+    plain = [n for n in names if split_channel(split_ending(n, (ending,))[0])[1] is None]
+    if names and len(plain) == len(names) and n_channels == 1:
+        return _plainly_named(files)
+    if len(plain) == len(names):
         others = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
         raise InputError(
             f"no input images in {folder}",
@@ -59,20 +58,18 @@ def find_cases(
         )
     cases, faults = group_case_files(folder, ending, n_channels)
     failures = [f for f in faults if f.severity == "error" and f.code != _NO_CHANNEL_NUMBER]
-    return cases, failures, sorted(set(names) - set(numbered))
+    return cases, failures, plain
 
 
-def _plainly_named(
-    folder: Path, names: Sequence[str], ending: str
-) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
-    cases, faults = {}, []
-    for name in names:
-        case = name.removesuffix(ending)
-        if bad := case_id_fault(case, name):
+def _plainly_named(files: ImageFiles) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
+    by_case, faults = files.by_case(CHECK_STAGE)
+    cases = {}
+    for case, path in by_case.items():
+        if bad := case_id_fault(case, path.name):
             faults.append(bad)
         else:
-            cases[case] = [folder / name]
-    return cases, faults, []
+            cases[case] = [path]
+    return cases, faults, list(files.unusable())
 
 
 @dataclass(frozen=True)
@@ -134,22 +131,12 @@ def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
         zipfile.is_zipfile(archive) and archive.with_suffix(".pkl").is_file()
     ):
         return False
-    return all(_same_grid(path, image) for path in maps)
-
-
-def _same_grid(path: Path, image: Path) -> bool:
-    import SimpleITK as sitk
-
     try:
-        grids = []
-        for one in (path, image):
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(one))
-            reader.ReadImageInformation()
-            grids.append((reader.GetSize(), reader.GetSpacing(), reader.GetOrigin()))
-    except (RuntimeError, zlib.error):
-        return False
-    (size, *here), (wanted, *there) = grids
-    return size == wanted and all(
-        np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(here, there, strict=True)
-    )
+        grid = read_grid(image)
+    except BadFileError:
+        return False  # the check of the image says more
+    for path in maps:
+        if why := grid_mismatch(path.name, read_grid(path), image.name, grid):
+            say(f"{case} is predicted again: {why}")
+            return False
+    return True

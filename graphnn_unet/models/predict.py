@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from graphnn_unet.data.plan_and_preprocess import FAILURE_COLUMNS
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -39,10 +38,10 @@ from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
     require_output_folder,
-    write_csv,
     write_json,
 )
 from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import Outcome, run_jobs
 from graphnn_unet.storage.safe_load import read_json
@@ -161,7 +160,8 @@ def predict(
         done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
     if part_id == 0:  # what no part can predict is told once
         failed = failures + failed
-    _write_failures(target, failed, part_id if num_parts > 1 else None)
+    table = FAILURES if num_parts == 1 else f"failures_part{part_id}.csv"
+    write_failures(target / table, failed)
     if failed:
         raise (CasesFailedError if done or kept else FaultsError)(failed)
     return PredictionResult(found, done, kept, skipped)
@@ -368,11 +368,3 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
     write_json(target / "dataset.json", predictor.dataset_json)
     write_json(target / "plans.json", predictor.plans.plans)
     write_json(path, facts)
-
-
-def _write_failures(target: Path, failures: list[Fault], part: int | None) -> None:
-    path = target / ("failures.csv" if part is None else f"failures_part{part}.csv")
-    path.unlink(missing_ok=True)
-    if failures:
-        rows = [{key: f.as_dict()[key] for key in FAILURE_COLUMNS} for f in failures]
-        write_csv(path, rows, FAILURE_COLUMNS)

@@ -12,9 +12,9 @@ from PIL import ImageDraw
 from scipy import ndimage
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.metrics.unsupervised import read_labels_of
+from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.read import read_label_map
 from graphnn_unet.storage.atomic import atomic_path
-from graphnn_unet.storage.pictures import read_picture
 
 PREDICTION, REFERENCE = (255, 149, 0), (30, 136, 255)
 """Orange outlines are predictions, blue ones true label maps."""
@@ -90,7 +90,7 @@ def _tile(case: PictureCase, cell: int) -> Pillow.Image:
     for path, color in ((case.reference, REFERENCE), (case.prediction, PREDICTION)):
         if path is None:
             continue
-        labels = read_labels_of(Path(path))
+        labels = read_label_map(Path(path)).array
         if labels.shape != rgb.shape[:2]:
             raise ShapeError(
                 f"{path} is not of the size of {case.image}", f"{labels.shape} and {rgb.shape[:2]}"

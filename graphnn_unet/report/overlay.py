@@ -24,16 +24,13 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.images.find import VOLUMES, split_ending
+from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.read import read_label_map, read_volume
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.distance import bounding_box
 from graphnn_unet.metrics.overlap import BoolVolume, dice
 from graphnn_unet.metrics.protocols import LabelIds, mask_of
-from graphnn_unet.metrics.volumes import (
-    Volume,
-    case_id,
-    geometry_differences,
-    read_label_map,
-    read_volume,
-)
 from graphnn_unet.storage.atomic import atomic_path
 
 MAX_ROWS = 100
@@ -196,15 +193,14 @@ def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
 
 
 def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
-    image, prediction = read_volume(Path(row.image)), read_label_map(Path(row.prediction))
+    image = read_volume(Path(row.image), n_dims=None)
+    prediction = read_label_map(Path(row.prediction))
     reference = None if row.reference is None else read_label_map(Path(row.reference))
     for path, other in ((row.prediction, prediction), (row.reference, reference)):
-        if other is not None and (differences := geometry_differences(image, other)):
-            raise ShapeError(
-                f"{path} is not on the grid of {row.image}",
-                "; ".join(differences),
-                "Give the image this label map belongs to",
-            )
+        if other is not None and (
+            why := grid_mismatch(str(path), other.grid, str(row.image), image.grid)
+        ):
+            raise ShapeError(why, "", "Give the image this label map belongs to")
     masks: list[tuple[BoolVolume, BoolVolume | None]] = [
         (
             mask_of(prediction.array, ids),
@@ -215,7 +211,7 @@ def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
     size = " × ".join(str(n) for n in image.array.shape[::-1])
     steps = " × ".join(f"{step:.3g}" for step in image.spacing[::-1])
     return _Case(
-        title=row.title or case_id(Path(row.prediction)),
+        title=row.title or split_ending(row.prediction, VOLUMES)[0],
         detail=f"{size} voxels of {steps} mm",
         dices=tuple(dice(predicted, true) for predicted, true in masks if true is not None),
         panels=tuple(_panels(_turn_upright(image, masks))),

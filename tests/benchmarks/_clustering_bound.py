@@ -72,10 +72,10 @@ def bound_rows(model: Path, name: str, work: Path, sources: list[Source]) -> Ite
     output = work / f"predicted_{name}"
     predict(raw / "imagesTr", output, model=model, continue_prediction=output.is_dir())
     seconds = (time.perf_counter() - began) / len(sources)
-    from graphnn_unet.metrics.unsupervised import read_labels_of
+    from graphnn_unet.images.read import read_label_map
 
     for source in sources:
-        mask = read_labels_of(output / f"{source.case}.nii.gz")[0] > 0
+        mask = read_label_map(output / f"{source.case}.nii.gz").array[0] > 0
         yield METHOD, FEATURES, 0, source.case, mask, "trained with masks", seconds
 
 

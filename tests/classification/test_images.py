@@ -91,7 +91,7 @@ def test_folder_faults(tmp_path):
         find_images(tmp_path / "none")
     save(tmp_path / "a.png", np.zeros((4, 4)))
     save(tmp_path / "a.bmp", np.zeros((4, 4)))
-    with pytest.raises(FaultsError, match="same case id"):
+    with pytest.raises(FaultsError, match=r"twice, as a\.bmp and a\.png"):
         find_images(tmp_path)
     (tmp_path / "a.bmp").rename(tmp_path / "b.nii.gz")
     with pytest.raises(InputError, match="pictures and volumes"):

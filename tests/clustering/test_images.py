@@ -15,7 +15,7 @@ from graphnn_unet.clustering.images import (
     write_label_map,
 )
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.pictures import read_picture
+from graphnn_unet.images.pictures import read_picture
 
 
 def only(folder: Path):
@@ -102,7 +102,7 @@ def test_files_that_cannot_be_taken_are_told(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     sources, faults, skipped = find_images(tmp_path)
     assert not sources
-    assert "several files have one name" in faults[0].cause
+    assert "holds it twice, as a.bmp and a.png" in faults[0].cause
     assert skipped == ["notes.txt"]
     with pytest.raises(MissingFileError):
         find_images(tmp_path / "none")
@@ -148,4 +148,40 @@ def test_only_whole_and_younger_maps_are_kept(tmp_path):
     target.write_bytes(target.read_bytes()[:-30])
     assert not is_whole(target, source)
     save(target, mask[:-1].astype(np.uint8))
+    assert not is_whole(target, source)
+
+
+@pytest.mark.parametrize("kind", ["picture", "deep picture", "volume"])
+def test_the_image_behind_a_map_is_not_read_again(tmp_path, kind):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 60000, (64, 70)).astype(np.uint16)
+    if kind == "picture":
+        save(folder / "a.png", (noise // 256).astype(np.uint8))
+    elif kind == "deep picture":
+        tifffile.imwrite(folder / "a.tif", np.stack([noise] * 3))
+    else:
+        write_image(folder / "a.nii", np.stack([noise.astype(np.float32)] * 5), (3.0, 1.0, 0.5))
+    source = only(folder)
+    image = read_image(source)
+    target = tmp_path / source.target_name
+    write_label_map(np.ones(image.shape, int), image, target)
+    path = source.paths[0]
+    path.write_bytes(path.read_bytes()[:-2000])  # its header says enough
+    os.utime(path, (1, 1))
+    with pytest.raises(InputError):
+        read_image(source)
+    assert is_whole(target, source)
+
+
+def test_a_map_that_lies_elsewhere_is_not_kept(tmp_path):
+    array = np.random.default_rng(0).random((5, 20, 20)).astype(np.float32)
+    write_image(tmp_path / "in" / "a.nii.gz", array, (3.0, 1.0, 1.0))
+    source = only(tmp_path / "in")
+    target = tmp_path / "a.nii.gz"
+    write_label_map(np.ones(array.shape, int), read_image(source), target)
+    assert is_whole(target, source)
+    moved = sitk.ReadImage(str(target))
+    moved.SetOrigin((0.0, 0.0, 9.0))
+    sitk.WriteImage(moved, str(target))
     assert not is_whole(target, source)

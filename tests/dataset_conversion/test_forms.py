@@ -15,8 +15,7 @@ from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.published import published
 from graphnn_unet.dataset_conversion.records import ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import load
-from graphnn_unet.errors import FaultsError, InputError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError
+from graphnn_unet.errors import BadFileError, FaultsError, InputError, MissingFileError
 
 LA = published("left_atrium")
 ACDC = published("acdc")

@@ -1,70 +1,21 @@
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from volume_makers import image_array, save, save_h5
+from volume_makers import image_array, save_h5
 
-from graphnn_unet.dataset_conversion.records import Volume
 from graphnn_unet.dataset_conversion.volumes import (
-    from_itk,
-    grid_of,
     hash_inputs,
     in_published_order,
-    load,
     read_channel,
     read_h5,
     read_list,
-    resampled,
     safe_id,
-    to_itk,
-    with_axes_of,
 )
-from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.volume_files import BadFileError
-
-ORIENTATIONS = [
-    "".join(letters[axis] for letters, axis in zip(signs, order, strict=True))
-    for order in itertools.permutations(range(3))
-    for signs in itertools.product(("RAS", "LPI"), repeat=3)
-]
-
-
-@pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_reordering_axes_is_what_itk_does_for_all_48_orientations(orientation: str):
-    image = to_itk(Volume(image_array(), (2.0, 1.5, 1.0), (3.0, -4.0, 5.0)))
-    turned = sitk.DICOMOrient(image, orientation)
-    back = with_axes_of(from_itk(turned), image.GetDirection())
-    assert back is not None
-    np.testing.assert_array_equal(back.array, sitk.GetArrayFromImage(image))
-    np.testing.assert_allclose(back.spacing, image.GetSpacing()[::-1])
-    np.testing.assert_allclose(back.origin, image.GetOrigin(), atol=1e-9)
-    away = with_axes_of(from_itk(image), turned.GetDirection())
-    assert away is not None
-    np.testing.assert_array_equal(away.array, sitk.GetArrayFromImage(turned))
-    np.testing.assert_allclose(away.origin, turned.GetOrigin(), atol=1e-9)
-
-
-def test_oblique_axes_cannot_be_reordered():
-    cosine, sine = np.cos(0.3), np.sin(0.3)
-    direction = (cosine, -sine, 0.0, sine, cosine, 0.0, 0.0, 0.0, 1.0)
-    volume = Volume(image_array(), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), direction)
-    assert with_axes_of(volume, (1, 0, 0, 0, 1, 0, 0, 0, 1)) is None
-
-
-def test_resampling_to_another_grid_keeps_the_place_of_a_structure():
-    label = np.zeros((10, 10, 10), np.uint8)
-    label[4:8, 4:8, 4:8] = 3
-    volume = Volume(label, (1.0, 1.0, 1.0))
-    grid = grid_of(Volume(np.zeros((5, 5, 5)), (2.0, 2.0, 2.0), (0.5, 0.5, 0.5)))
-    new = resampled(volume, grid, nearest=True)
-    assert new.array.shape == (5, 5, 5)
-    assert set(np.unique(new.array)) == {0, 3}
-    np.testing.assert_array_equal(np.argwhere(new.array).min(0), (2, 2, 2))
-    np.testing.assert_array_equal(np.argwhere(new.array).max(0), (3, 3, 3))
+from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 
 
 def test_h5_axes_become_z_y_x(tmp_path: Path):
@@ -100,16 +51,6 @@ def test_channels_of_a_4d_file_keep_their_order_and_geometry(tmp_path: Path):
         np.testing.assert_allclose(volume.origin, (3.0, -4.0, 5.0))
     with pytest.raises(BadFileError, match=r"3 channels, dataset\.json lists 2"):
         read_channel(tmp_path / "a.nii.gz", 0, 2)
-
-
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".nrrd"])
-def test_reading_and_writing_keep_voxels_and_geometry(tmp_path: Path, ending: str):
-    path = save(image_array(), tmp_path / f"a{ending}", direction=(0, 1, 0, 1, 0, 0, 0, 0, 1))
-    volume = load(path, "a")
-    again = from_itk(to_itk(volume))
-    np.testing.assert_array_equal(again.array, image_array())
-    np.testing.assert_allclose(again.spacing, volume.spacing)
-    np.testing.assert_allclose(again.direction, volume.direction)
 
 
 @pytest.mark.parametrize(

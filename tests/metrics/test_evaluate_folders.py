@@ -180,7 +180,7 @@ def test_all_faults_come_in_one_pass_and_the_rest_is_scored(folders, write_map):
     faults = {fault.case: fault for fault in caught.value.faults}
     assert set(faults) == set("abde")
     assert "no prediction" in faults["a"].cause
-    assert "spacing 3 x 1 x 0.7 against 3 x 1 x 0.5 mm" in faults["b"].cause
+    assert "spacing (3, 1, 0.7) against (3, 1, 0.5) mm" in faults["b"].cause
     assert "values 3, 6" in faults["d"].cause
     assert "truncated" in faults["e"].cause
     assert all(fault.remedy for fault in faults.values())
@@ -208,7 +208,7 @@ def test_nothing_is_written_when_nothing_can_be_scored(folders, write_map):
     with pytest.raises(FaultsError) as caught:
         evaluate(predictions, labels)
     assert not isinstance(caught.value, CasesFailedError)
-    assert all("size 3 x 12 x 10 against 6 x 12 x 10" in line for line in caught.value.lines)
+    assert all("size (3, 12, 10) against (6, 12, 10) voxels" in line for line in caught.value.lines)
     assert not list(predictions.glob("*.csv")) + list(predictions.glob("*.json"))
 
 

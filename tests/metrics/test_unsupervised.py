@@ -16,7 +16,6 @@ from graphnn_unet.metrics.unsupervised import (
     is_possible,
     match_clusters,
     overlap_counts,
-    read_labels_of,
 )
 
 
@@ -137,14 +136,3 @@ def test_mistakes_are_told(folders, tmp_path):
         evaluate_unsupervised(predictions, labels, matching="best")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="published protocol"):
         evaluate_unsupervised(predictions, labels, protocol="published", matching="hungarian")
-    save(tmp_path / "x.png", np.arange(27).reshape(3, 3, 3))
-    with pytest.raises(InputError, match="no label map"):
-        read_labels_of(tmp_path / "x.png")
-    (tmp_path / "x.png").write_bytes(b"x")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_labels_of(tmp_path / "x.png")
-
-
-def test_grey_masks_saved_as_color_are_read(tmp_path):
-    save(tmp_path / "x.png", np.repeat(np.array([[0, 255]])[..., None], 3, axis=2))
-    assert read_labels_of(tmp_path / "x.png").tolist() == [[0, 255]]

@@ -1,22 +1,16 @@
-"""One image file read to its last byte.
+"""The bytes of a volume file, decoded to their last one.
 
 The usual readers hide damage: SimpleITK fills the missing part of a cut file with zeros and turns
 NaN in NIfTI files into 0, nibabel does not look at gzip's checksum, and both take a spacing of 0
-as 1. So the bytes are read here: the compressed stream to its end with its checksum, the byte
-count against the header before any memory is taken, the voxels as they are stored. Only origin,
-direction and spacing come from SimpleITK, because nnU-Net reads them there.
+as 1. So the bytes are decoded here: the compressed stream to its end with its checksum, the byte
+count against the header before any memory is taken, the voxels as they are stored.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
-import stat
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -24,8 +18,9 @@ import numpy as np
 import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
 
-FILE_ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
-"""Kinds of image files that are read, longest ending first."""
+from graphnn_unet.errors import BadFileError
+from graphnn_unet.images.find import VOLUMES, file_ending
+from graphnn_unet.images.header import COPY_AGAIN, last_line, quiet_itk, require_spacing
 
 _MAX_DEFLATE_RATIO = 1040
 """Deflate cannot pack more than about 1032 bytes into one; a header that claims more lies."""
@@ -48,101 +43,28 @@ _NRRD_TYPES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a file lie.
-
-    Attributes:
-        shape: Voxels, z y x.
-        spacing: Voxel size in mm, z y x.
-        origin: Position of the first voxel in mm, x y z (as ITK has it).
-        direction: Nine direction cosines, row-major (as ITK has them).
-    """
-
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class VolumeFile:
-    """One image file as it is stored.
-
-    Attributes:
-        path: The file.
-        array: Voxels ``(z, y, x)`` with the header's scale applied; read-only.
-        grid: Shape, spacing, origin, direction.
-        sha256: Of the file's bytes.
-        content: Hash of voxel type, shape and voxels; equal for copies packed anew.
-    """
-
-    path: Path
-    array: np.ndarray
-    grid: Grid
-    sha256: str
-    content: str
-
-
-class BadFileError(Exception):
-    """A file that cannot be used; carries the fault without its case."""
-
-    def __init__(self, code: str, cause: str, remedy: str):
-        super().__init__(cause)
-        self.code, self.cause, self.remedy = code, cause, remedy
-
-
-_COPY_AGAIN = "Copy or export the file again, or leave the case out"
-
-
-def file_ending(path: Path | str) -> str:
-    """The image ending of a name (``.nii.gz`` ...), or an empty string."""
-    name = Path(path).name.lower()
-    return next((ending for ending in FILE_ENDINGS if name.endswith(ending)), "")
-
-
-def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) -> VolumeFile:
-    """Read one file to its last byte.
+def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarray:
+    """Voxels ``(z, y, x)`` as they are stored, with the header's scale applied; read-only.
 
     Args:
-        path: A file with one of ``FILE_ENDINGS``.
-        name: How messages call it; the path without one.
+        content: All bytes of the file.
+        path: The file; its ending tells the format.
+        name: How messages call it.
         n_dims: Number of axes the file must have; ``None`` for 2 or 3.
 
     Raises:
-        BadFileError: Empty, cut off, damaged, of another dimension, without a usable spacing ...
+        BadFileError: Cut off, damaged, of another dimension, without a usable spacing ...
     """
-    name = str(path) if name is None else name
-    _require_regular(path, name)
-    content = path.read_bytes()
-    if not content:
-        raise BadFileError("I07", f"{name} is empty (0 bytes)", _COPY_AGAIN)
     kind = file_ending(path)
     if kind in (".nii.gz", ".nii"):
-        array = _nifti(content, name, n_dims, packed=kind == ".nii.gz")
-    elif kind == ".mha":
-        array = _metaimage(content, name, n_dims)
-    elif kind == ".nrrd":
-        array = _nrrd(content, path, name, n_dims)
-    else:
-        raise BadFileError(
-            "I40", f"{name} is no image file that can be read", f"Use {', '.join(FILE_ENDINGS)}"
-        )
-    voxels = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    voxels.update(np.ascontiguousarray(array).data)
-    grid = _read_grid(path, name, array.shape)
-    return VolumeFile(path, array, grid, hashlib.sha256(content).hexdigest(), voxels.hexdigest())
-
-
-def _require_regular(path: Path, name: str) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        cause = "is a link that leads nowhere" if path.is_symlink() else "cannot be opened"
-        raise BadFileError("I36", f"{name} {cause} ({error.strerror})", _COPY_AGAIN) from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
-        raise BadFileError("I36", f"{name} is {kind}", "Remove it")
+        return _nifti(content, name, n_dims, packed=kind == ".nii.gz")
+    if kind == ".mha":
+        return _metaimage(content, name, n_dims)
+    if kind == ".nrrd":
+        return _nrrd(content, path, name, n_dims)
+    raise BadFileError(
+        "I40", f"{name} is no image file that can be read", f"Use {', '.join(VOLUMES)}"
+    )
 
 
 def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np.ndarray:
@@ -151,7 +73,7 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
         try:
             header_bytes = zlib.decompressobj(31).decompress(content, 540)
         except zlib.error as error:
-            raise BadFileError("I03b", f"{name} is no gzip file ({error})", _COPY_AGAIN) from error
+            raise BadFileError("I03b", f"{name} is no gzip file ({error})", COPY_AGAIN) from error
     header = _nifti_header(header_bytes, name)
     shape = _nifti_shape(header, name)
     _require_dims(len(shape), n_dims, name)
@@ -161,7 +83,7 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
             "I14", f"{name} holds {dtype.name} voxels", "Give one 3D file of numbers per channel"
         )
     spacing = [float(value) for value in header["pixdim"][1 : min(len(shape), 3) + 1]]
-    _require_spacing(spacing, name)
+    require_spacing(spacing, name)
     offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
     n_bytes = offset + math.prod(shape) * dtype.itemsize
     layer = math.prod(shape[:2]) * dtype.itemsize  # some writers pad the end; none by a layer
@@ -178,9 +100,9 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
 
 
 def _nifti_header(header_bytes: bytes, name: str) -> nib.Nifti1Header:
-    broken = BadFileError("I06", f"{name} has no readable NIfTI header", _COPY_AGAIN)
+    broken = BadFileError("I06", f"{name} has no readable NIfTI header", COPY_AGAIN)
     if len(header_bytes) < 348:
-        raise BadFileError("I01", f"{name} is truncated within its header", _COPY_AGAIN)
+        raise BadFileError("I01", f"{name} is truncated within its header", COPY_AGAIN)
     sizes = {int.from_bytes(header_bytes[:4], order) for order in ("little", "big")}
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
     if not sizes & {348, 540}:
@@ -200,7 +122,7 @@ def _nifti_shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
     dim = [int(value) for value in header["dim"]]
     shape = dim[1 : dim[0] + 1]
     if not 1 <= dim[0] <= 7 or min(shape) < 1:
-        raise BadFileError("I06", f"{name} has a damaged header (dim = {dim})", _COPY_AGAIN)
+        raise BadFileError("I06", f"{name} has a damaged header (dim = {dim})", COPY_AGAIN)
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     return tuple(shape)
@@ -225,17 +147,17 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
                 n_bytes += len(surplus)
         except zlib.error as error:
             raise BadFileError(
-                "I03b", f"{name} is damaged: its gzip stream is not valid ({error})", _COPY_AGAIN
+                "I03b", f"{name} is damaged: its gzip stream is not valid ({error})", COPY_AGAIN
             ) from error
         parts.append(part)
         if not member.eof:
             if n_bytes >= n_expected:
                 cause = f"{name} has lost the end of its gzip stream (checksum and length)"
-                raise BadFileError("I03", cause, _COPY_AGAIN)
+                raise BadFileError("I03", cause, COPY_AGAIN)
             cause = (
                 f"{name} is truncated: it should hold {n_expected} bytes, {n_bytes} can be unpacked"
             )
-            raise BadFileError("I01", cause, _COPY_AGAIN)
+            raise BadFileError("I01", cause, COPY_AGAIN)
         rest = member.unused_data
     if n_bytes > n_expected + slack:
         raise _surplus(n_expected, n_bytes, name)
@@ -244,7 +166,7 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
 
 def _surplus(n_expected: int, n_bytes: int, name: str) -> BadFileError:
     cause = f"{name}: the header claims {n_expected} bytes, the file holds {n_bytes}"
-    return BadFileError("I06", cause, _COPY_AGAIN)
+    return BadFileError("I06", cause, COPY_AGAIN)
 
 
 def _require_possible(n_packed: int, n_expected: int, name: str) -> None:
@@ -253,7 +175,7 @@ def _require_possible(n_packed: int, n_expected: int, name: str) -> None:
             "I06",
             f"{name}: the header claims {n_expected} bytes, "
             f"{n_packed} compressed bytes cannot hold them",
-            _COPY_AGAIN,
+            COPY_AGAIN,
         )
 
 
@@ -262,33 +184,26 @@ def _require_bytes(n_bytes: int, n_expected: int, name: str, code: str) -> None:
         return
     claim = f"the header claims {n_expected} bytes, the file holds {n_bytes}"
     if n_expected > 4 * n_bytes:
-        raise BadFileError("I06", f"{name}: {claim}", _COPY_AGAIN)
-    raise BadFileError(code, f"{name} is truncated: {claim}", _COPY_AGAIN)
+        raise BadFileError("I06", f"{name}: {claim}", COPY_AGAIN)
+    raise BadFileError(code, f"{name} is truncated: {claim}", COPY_AGAIN)
 
 
-def _require_dims(found: int, n_dims: int | None, name: str) -> None:
+def _require_dims(n_stored: int, n_dims: int | None, name: str) -> None:
     if n_dims is None:
-        if found not in (2, 3):
-            raise BadFileError("I14", f"{name} is a {found}D file", "Give one 2D or 3D file a case")
+        if n_stored not in (2, 3):
+            raise BadFileError(
+                "I14", f"{name} is a {n_stored}D file", "Give one 2D or 3D file a case"
+            )
         return
-    if found < n_dims:
+    if n_stored < n_dims:
         raise BadFileError(
             "I13",
-            f"{name} has {found} dimensions, the data set has {n_dims}",
+            f"{name} has {n_stored} dimensions, the data set has {n_dims}",
             "Give whole volumes, or one slice as a volume with one layer and its true spacing",
         )
-    if found > n_dims:
+    if n_stored > n_dims:
         raise BadFileError(
-            "I14", f"{name} is a {found}D file", f"Give one {n_dims}D file per channel"
-        )
-
-
-def _require_spacing(spacing: Sequence[float], name: str) -> None:
-    if not all(math.isfinite(value) and value > 0 for value in spacing):
-        raise BadFileError(
-            "I51",
-            f"{name}: the header's spacing is {tuple(spacing)} mm (x, y, z)",
-            "Write the true voxel size into the header",
+            "I14", f"{name} is a {n_stored}D file", f"Give one {n_dims}D file per channel"
         )
 
 
@@ -297,9 +212,9 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
     start = 0
     while "ElementDataFile" not in fields:
         end = content.find(b"\n", start, start + 2**16)
-        key, found, value = content[start : max(end, start)].decode("latin-1").partition("=")
-        if not found:
-            raise BadFileError("I06", f"{name} has no readable MetaImage header", _COPY_AGAIN)
+        key, separator, value = content[start : max(end, start)].decode("latin-1").partition("=")
+        if not separator:
+            raise BadFileError("I06", f"{name} has no readable MetaImage header", COPY_AGAIN)
         fields[key.strip()] = value.strip()
         start = end + 1
     try:
@@ -310,11 +225,11 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
         n_packed = int(fields.get("CompressedDataSize", "0"))
     except (KeyError, ValueError) as error:
         cause = f"{name} has a damaged MetaImage header ({error})"
-        raise BadFileError("I06", cause, _COPY_AGAIN) from error
+        raise BadFileError("I06", cause, COPY_AGAIN) from error
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise BadFileError("I06", f"{name} keeps its voxels elsewhere", "Save it as one file")
     _require_dims(len(shape) + (n_components > 1), n_dims, name)
-    _require_spacing(spacing, name)
+    require_spacing(spacing, name)
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
     dtype = dtype.newbyteorder(">" if order.lower() == "true" else "<")
     data = content[start:]
@@ -325,13 +240,12 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
 
 
 def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarray:
-    head, found, data = content.partition(b"\n\n")
-    windows_head, windows_found, windows_data = content.partition(b"\r\n\r\n")
-    if windows_found and (not found or len(windows_head) < len(head)):
-        head, found, data = windows_head, windows_found, windows_data
+    head, separator, data = min(
+        content.partition(b"\n\n"), content.partition(b"\r\n\r\n"), key=lambda cut: len(cut[0])
+    )
     lines = head.decode("latin-1").splitlines()
-    if not found or not lines or not lines[0].startswith("NRRD"):
-        raise BadFileError("I06", f"{name} has no readable NRRD header", _COPY_AGAIN)
+    if not separator or not lines or not lines[0].startswith("NRRD"):
+        raise BadFileError("I06", f"{name} has no readable NRRD header", COPY_AGAIN)
     pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#"))
     fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
     try:
@@ -340,9 +254,9 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
         spacing = _nrrd_spacing(fields)
     except (KeyError, ValueError) as error:
         cause = f"{name} has a damaged NRRD header ({error})"
-        raise BadFileError("I06", cause, _COPY_AGAIN) from error
+        raise BadFileError("I06", cause, COPY_AGAIN) from error
     _require_dims(len(shape), n_dims, name)
-    _require_spacing(spacing, name)
+    require_spacing(spacing, name)
     dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
     encoding = fields.get("encoding", "raw")
     if {"data file", "datafile"} & set(fields) or encoding not in ("raw", "gzip", "gz"):
@@ -370,29 +284,18 @@ def _inflate(data: bytes, n_expected: int, name: str) -> bytes:
         unpacked = stream.decompress(data, n_expected + 1)
     except zlib.error as error:
         cause = f"{name} is damaged: its compressed stream is not valid ({error})"
-        raise BadFileError("I03b", cause, _COPY_AGAIN) from error
+        raise BadFileError("I03b", cause, COPY_AGAIN) from error
     _require_bytes(len(unpacked), n_expected, name, "I05")
     if not stream.eof and not stream.unconsumed_tail:
-        raise BadFileError("I03", f"{name} has lost the end of its stream", _COPY_AGAIN)
+        raise BadFileError("I03", f"{name} has lost the end of its stream", COPY_AGAIN)
     return unpacked
 
 
 def _as_array(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     if min(shape) < 1:
-        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})", _COPY_AGAIN)
+        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})", COPY_AGAIN)
     _require_bytes(len(data), math.prod(shape) * dtype.itemsize, name, "I05")
     return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape[::-1])
-
-
-@contextmanager
-def quiet_itk() -> Iterator[None]:
-    """Keep ITK's own warnings off the screen; what matters is reported as a fault."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def _by_simpleitk(path: Path, name: str) -> np.ndarray:
@@ -400,35 +303,6 @@ def _by_simpleitk(path: Path, name: str) -> np.ndarray:
         with quiet_itk():
             return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
-        raise BadFileError("I05", f"{name} cannot be read ({_last(error)})", _COPY_AGAIN) from error
-
-
-def _last(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["unknown"])[-1].strip()
-
-
-def _read_grid(path: Path, name: str, shape: tuple[int, ...]) -> Grid:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        axes = "orthonormal" in str(error)
-        cause = "its axes are not perpendicular" if axes else _last(error)
-        remedy = "Resample it to a grid with perpendicular axes" if axes else _COPY_AGAIN
-        raise BadFileError("I18", f"{name} cannot be placed in space: {cause}", remedy) from error
-    n_dims = len(shape)
-    spacing = tuple(float(value) for value in reader.GetSpacing()[:n_dims])
-    _require_spacing(spacing[:3], name)
-    direction = np.asarray(reader.GetDirection()).reshape(reader.GetDimension(), -1)
-    origin = tuple(float(value) for value in reader.GetOrigin()[:n_dims])
-    if not (np.isfinite(origin).all() and np.isfinite(direction).all()):
-        cause = f"{name} cannot be placed in space: its header holds NaN"
-        raise BadFileError("I18", cause, "Write a valid orientation into the header")
-    return Grid(
-        tuple(int(n) for n in shape),
-        spacing[::-1],
-        origin,
-        tuple(float(value) for value in direction[:n_dims, :n_dims].ravel()),
-    )
+        raise BadFileError(
+            "I05", f"{name} cannot be read ({last_line(error)})", COPY_AGAIN
+        ) from error

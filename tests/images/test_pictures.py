@@ -4,7 +4,7 @@ import tifffile
 from PIL import Image
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.storage.pictures import read_picture
+from graphnn_unet.images.pictures import read_picture
 
 
 def test_palette_gives_colors_or_numbers(tmp_path):
