@@ -7,9 +7,9 @@ file. Nothing between these marks is typed by hand.
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+
+from graphnn_unet.metrics.intervals import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,7 +30,7 @@ def table(name: str) -> str:
         per_class = part.groupby("class")[list(MEASURES)].mean()
         means = per_class.mean()
         per_case = part.groupby(["seed", "case"])["dice"].mean().to_numpy()
-        low, high = interval(per_case)
+        low, high = mean_interval(per_case, seed=0)
         cells = [f"{100 * means['dice']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
         cells += [f"{100 * means['jaccard']:.1f}"]
         cells += [f"{means['hd95_mm']:.2f}", f"{means['asd_mm']:.2f}"]
@@ -73,12 +73,6 @@ def classification_table(rows: pd.DataFrame) -> str:
         ]
     table_rows = [head, ["---"] * len(head), *lines]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in table_rows)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over cases."""
-    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
-    return found.confidence_interval.low, found.confidence_interval.high
 
 
 def main() -> None:
