@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from graphnn_unet.commands import _command
 
 if TYPE_CHECKING:
-    from graphnn_unet.metrics.aggregate import ClassSummary
+    from graphnn_unet.metrics.registry import Metric
     from graphnn_unet.metrics.result import EvaluationResult
     from graphnn_unet.metrics.unsupervised import UnsupervisedResult
 
@@ -45,6 +45,13 @@ def _parser() -> argparse.ArgumentParser:
         help="how missing structures and distances count (default: honest)",
     )
     made.add_argument(
+        "--measures",
+        nargs="+",
+        metavar="NAME",
+        help="measures to print, by their columns in metrics.csv, which holds all of them "
+        "(default: dice jaccard hd95 asd)",
+    )
+    made.add_argument(
         "-djfile",
         metavar="FILE",
         help="dataset.json with the names of the classes (default: the one in PREDICTIONS, LABELS "
@@ -64,10 +71,12 @@ def _parser() -> argparse.ArgumentParser:
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.errors import InputError
     from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
+    from graphnn_unet.metrics.registry import SHOWN, metrics_of
     from graphnn_unet.progress import say
 
     if arguments.np is not None and arguments.np < 1:
         raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
+    measures = metrics_of(arguments.measures or SHOWN)
     output = arguments.o or arguments.p
     say(f"folders: predictions={arguments.p} labels={arguments.g} output={output}")
     if arguments.unsupervised:
@@ -83,9 +92,9 @@ def _work(arguments: argparse.Namespace) -> None:
             n_workers=0 if arguments.np == 1 else arguments.np,
         )
     except PartlyEvaluatedError as error:
-        _show(error.result)
+        _show(error.result, measures)
         raise
-    _show(result)
+    _show(result, measures)
 
 
 def _work_unsupervised(arguments: argparse.Namespace) -> None:
@@ -126,13 +135,13 @@ def _show_unsupervised(result: UnsupervisedResult) -> None:
     say(f"wrote {result.metrics_csv} and summary.json")
 
 
-def _show(result: EvaluationResult) -> None:
+def _show(result: EvaluationResult, measures: Sequence[Metric]) -> None:
     from graphnn_unet.progress import say
 
     unit = result.distance_unit
     n_cases = f"{result.n_cases} case{'s' * (result.n_cases != 1)}"
     print(f"protocol {result.protocol}, {n_cases}, distances in {unit}")
-    print(_table(result))
+    print(_table(result, measures))
     if result.is_estimate is False:
         print("These cases trained the model: the figures do not estimate its quality.")
     if result.faults:
@@ -144,12 +153,17 @@ def _show(result: EvaluationResult) -> None:
     say(f"wrote {result.metrics_csv} and {result.summary_json.name}")
 
 
-def _table(result: EvaluationResult) -> str:
-    unit = result.distance_unit
-    head = ["class", "n", "Dice", "Jaccard", f"95HD {unit}", f"ASD {unit}"]
+def _table(result: EvaluationResult, measures: Sequence[Metric]) -> str:
+    head = ["class", "n", *(metric.heading(result.distance_unit) for metric in measures)]
     rows = [[*head, "missed", "invented", "absent"]]
-    rows += [_row(one) for one in (*result.classes, result.mean)]
-    rows += [_interval_row(result.mean, end) for end in ("low", "high")]
+    for summary in (*result.classes, result.mean):
+        values = [_number(summary[metric.name].value, metric.digits) for metric in measures]
+        counts = (summary.n_missed, summary.n_invented, summary.n_absent_in_both)
+        rows.append([summary.name, str(summary.n), *values, *map(str, counts)])
+    for end, word in (("low", "from"), ("high", "to")):
+        estimates = [(getattr(result.mean[metric.name], end), metric.digits) for metric in measures]
+        ends = [_number(value, digits) for value, digits in estimates]
+        rows.append([f"95 % interval {word}", "", *ends, "", "", ""])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -160,20 +174,6 @@ def _table(result: EvaluationResult) -> str:
     ]
     rule = "-" * max(map(len, lines))
     return "\n".join([lines[0], rule, *lines[1:-3], rule, *lines[-3:]])
-
-
-def _row(one: ClassSummary) -> list[str]:
-    counts = (one.n_missed, one.n_invented, one.n_absent_in_both)
-    overlaps = [_number(figure.value, 4) for figure in (one.dice, one.jaccard)]
-    distances = [_number(figure.value, 2) for figure in (one.hd95, one.asd)]
-    return [one.name, str(one.n), *overlaps, *distances, *map(str, counts)]
-
-
-def _interval_row(mean: ClassSummary, end: str) -> list[str]:
-    overlaps = [_number(getattr(figure, end), 4) for figure in (mean.dice, mean.jaccard)]
-    distances = [_number(getattr(figure, end), 2) for figure in (mean.hd95, mean.asd)]
-    word = "from" if end == "low" else "to"
-    return [f"95 % interval {word}", "", *overlaps, *distances, "", "", ""]
 
 
 def _number(value: float, digits: int) -> str:

@@ -14,22 +14,25 @@ from graphnn_unet.metrics.distance import (
 )
 from graphnn_unet.metrics.overlap import OverlapCounts, count_overlap, dice, jaccard
 from graphnn_unet.metrics.protocols import (
-    COLUMNS,
-    DEFINITIONS,
     PROTOCOLS,
     CaseScore,
     Presence,
     Protocol,
+    csv_columns,
+    definitions,
     score_case,
 )
+from graphnn_unet.metrics.registry import METRICS, Comparison, Metric
+from graphnn_unet.metrics.result import read_metrics_csv
 
 __all__ = [
-    "COLUMNS",
-    "DEFINITIONS",
+    "METRICS",
     "PROTOCOLS",
     "CaseScore",
     "ClassSummary",
+    "Comparison",
     "Estimate",
+    "Metric",
     "OverlapCounts",
     "Presence",
     "Protocol",
@@ -37,10 +40,13 @@ __all__ = [
     "SurfaceDistances",
     "asd",
     "count_overlap",
+    "csv_columns",
+    "definitions",
     "dice",
     "hd95",
     "image_diagonal_mm",
     "jaccard",
+    "read_metrics_csv",
     "score_case",
     "summarize",
     "surface_distances",

@@ -26,7 +26,7 @@ from graphnn_unet.errors import (
     RefusedError,
 )
 from graphnn_unet.metrics.intervals import mean_intervals
-from graphnn_unet.metrics.protocols import COLUMNS, check_protocol
+from graphnn_unet.metrics.protocols import check_protocol, csv_columns
 from graphnn_unet.metrics.volumes import ENDINGS as VOLUME_ENDINGS
 from graphnn_unet.metrics.volumes import read_label_map
 from graphnn_unet.progress import Progress
@@ -54,6 +54,7 @@ class UnsupervisedScore:
         dice: Fraction; 1 where neither map has the class.
         jaccard: Fraction; the IoU.
         missed: The truth has it, the prediction lacks it (a missing prediction among them).
+        invented: The prediction has it, the truth lacks it.
     """
 
     case: str
@@ -61,6 +62,7 @@ class UnsupervisedScore:
     dice: float
     jaccard: float
     missed: bool
+    invented: bool = False
 
 
 @dataclass(frozen=True)
@@ -254,8 +256,9 @@ def _score_case(
     if matching == "foreground":
         mask = prediction > 0
         iou, dice = foreground_scores(mask, truth > 0, oracle=protocol == "published")
-        missed = bool((truth > 0).any() and not mask.any())
-        return [UnsupervisedScore(case, "foreground", dice, iou, missed)], None
+        has_it, true_has_it = bool(mask.any()), bool((truth > 0).any())
+        missed, invented = true_has_it and not has_it, has_it and not true_has_it
+        return [UnsupervisedScore(case, "foreground", dice, iou, missed, invented)], None
     counts, clusters, classes = overlap_counts(prediction, truth)
     matched = {clusters[row]: classes[column] for row, column in match_clusters(counts).items()}
     found = np.zeros_like(truth)
@@ -265,8 +268,8 @@ def _score_case(
     for name in names:
         own = truth == int(name)
         iou, dice = _overlap(found == int(name), own)
-        missed = bool(own.any() and not (found == int(name)).any())
-        scores.append(UnsupervisedScore(case, name, dice, iou, missed))
+        missed = not (found == int(name)).any()  # a class of the truth is never invented
+        scores.append(UnsupervisedScore(case, name, dice, iou, bool(own.any()) and missed))
     return scores, None
 
 
@@ -336,13 +339,18 @@ def _summarize(
 def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
     rows = (
         {
-            "case": s.case, "class": s.class_name, "dice": f"{s.dice:.6f}",
-            "jaccard": f"{s.jaccard:.6f}", "hd95_mm": "", "asd_mm": "", "missed": int(s.missed),
+            **dict.fromkeys(csv_columns(), ""),
+            "case": s.case,
+            "class": s.class_name,
+            "dice": f"{s.dice:.6f}",
+            "jaccard": f"{s.jaccard:.6f}",
+            "missed": int(s.missed),
+            "invented": int(s.invented),
             "protocol": result.protocol,
         }
         for s in result.scores
-    )  # fmt: skip
-    write_csv(result.metrics_csv, rows, COLUMNS)
+    )
+    write_csv(result.metrics_csv, rows, csv_columns())
     failures = result.metrics_csv.with_name("failures.csv")
     failures.unlink(missing_ok=True)
     if result.faults:
