@@ -18,7 +18,8 @@ _EPILOG = """\
 honest     mm; a structure that is missed or invented scores 0 and costs the diagonal of the
            image; one that is in neither map is left out and counted ("absent")
 published  as the programs behind the published tables do it: voxels, an empty prediction
-           scores 0 in everything; only for comparison with those tables
+           scores 0 in everything; only for comparison with those tables. They have dice,
+           jaccard, hd95 and asd; the other measures stay empty
 
 --unsupervised scores clusters, which have no names: as foreground and background, or matched one
 to one to the classes of the truth (hungarian); IoU and Dice as means over images. There, published
@@ -32,7 +33,7 @@ Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
 def _parser() -> argparse.ArgumentParser:
     made = _command.parser(
         "gnnunet_evaluate",
-        "Score predicted label maps: Dice, Jaccard, 95HD and ASD a class, with intervals.",
+        "Score predicted label maps: overlaps, surface distances and volumes, with intervals.",
         _EPILOG,
     )
     made.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
@@ -48,8 +49,14 @@ def _parser() -> argparse.ArgumentParser:
         "--measures",
         nargs="+",
         metavar="NAME",
-        help="measures to print, by their columns in metrics.csv, which holds all of them "
-        "(default: dice jaccard hd95 asd)",
+        help="measures to print, by their columns in metrics.csv, which holds all of them: nsd, "
+        "volume_error ... (default: dice jaccard hd95 asd)",
+    )
+    made.add_argument(
+        "--nsd-tolerance",
+        type=float,
+        metavar="MM",
+        help="tolerance of the surface Dice (nsd) in mm (default: 2)",
     )
     made.add_argument(
         "-djfile",
@@ -70,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.errors import InputError
+    from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
     from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
     from graphnn_unet.metrics.registry import SHOWN, metrics_of
     from graphnn_unet.progress import say
@@ -82,6 +90,7 @@ def _work(arguments: argparse.Namespace) -> None:
     if arguments.unsupervised:
         _work_unsupervised(arguments)
         return
+    tolerance = arguments.nsd_tolerance
     try:
         result = evaluate(
             arguments.p,
@@ -90,6 +99,7 @@ def _work(arguments: argparse.Namespace) -> None:
             arguments.protocol,
             dataset_json=arguments.djfile,
             n_workers=0 if arguments.np == 1 else arguments.np,
+            nsd_tolerance_mm=NSD_TOLERANCE_MM if tolerance is None else tolerance,
         )
     except PartlyEvaluatedError as error:
         _show(error.result, measures)
@@ -101,8 +111,13 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
     from graphnn_unet.errors import InputError
     from graphnn_unet.metrics.unsupervised import PartlyPredictedError, evaluate_unsupervised
 
-    if arguments.djfile:
-        raise InputError("-djfile does not go with --unsupervised", "clusters have no names")
+    for flag, value, why in (
+        ("-djfile", arguments.djfile, "clusters have no names"),
+        ("--measures", arguments.measures, "it prints IoU and Dice"),
+        ("--nsd-tolerance", arguments.nsd_tolerance, "it measures no surfaces"),
+    ):
+        if value is not None:
+            raise InputError(f"{flag} does not go with --unsupervised", why)
     try:
         result = evaluate_unsupervised(
             arguments.p,
@@ -140,7 +155,8 @@ def _show(result: EvaluationResult, measures: Sequence[Metric]) -> None:
 
     unit = result.distance_unit
     n_cases = f"{result.n_cases} case{'s' * (result.n_cases != 1)}"
-    print(f"protocol {result.protocol}, {n_cases}, distances in {unit}")
+    nsd = f", nsd at {result.nsd_tolerance_mm:g} mm" * any(m.name == "nsd" for m in measures)
+    print(f"protocol {result.protocol}, {n_cases}, distances in {unit}{nsd}")
     print(_table(result, measures))
     if result.is_estimate is False:
         print("These cases trained the model: the figures do not estimate its quality.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from graphnn_unet.errors import (
     RefusedError,
 )
 from graphnn_unet.metrics.aggregate import summarize
+from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
 from graphnn_unet.metrics.labels import (
     MAX_FOUND_CLASSES,
     LabelTable,
@@ -77,6 +79,7 @@ def evaluate(
     cases: Iterable[str] | None = None,
     is_estimate: bool | None = None,
     n_workers: int | None = None,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> EvaluationResult:
     """Score predicted label maps and write ``metrics.csv`` and ``summary.json``.
 
@@ -98,6 +101,7 @@ def evaluate(
             for the validation of ``fold_all``, ``True`` for that of a numbered fold and for
             ``labelsTs``, else ``None`` (not known).
         n_workers: Processes; 0 does all in this one, default by cores, memory and size.
+        nsd_tolerance_mm: Tolerance of the surface Dice, 0 or more.
 
     Returns:
         Records, means, intervals and the paths written.
@@ -107,16 +111,20 @@ def evaluate(
         PartlyEvaluatedError: Some cases could not be scored; ``failures.csv`` names them, and
             ``error.result`` holds the figures of the others.
         RefusedError: Both folders are the same.
-        InputError: The protocol or ``dataset.json`` cannot be used.
+        InputError: The protocol, the tolerance or ``dataset.json`` cannot be used.
     """
     chosen = check_protocol(protocol)
+    if not 0 <= nsd_tolerance_mm < math.inf:
+        raise InputError(
+            f"the tolerance {nsd_tolerance_mm} mm is out of range", "", "Give 0 or more"
+        )
     predictions, labels = Path(predictions), Path(labels)
     target = predictions if output is None else Path(output)
     _check_folders(predictions, labels, target)
     source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
     table = read_labels(source) if source else None
     files, faults = _match_cases(predictions, labels, None if cases is None else [*cases])
-    scored, scoring_faults = _score_all(files, table, chosen, n_workers)
+    scored, scoring_faults = _score_all(files, table, chosen, nsd_tolerance_mm, n_workers)
     faults += scoring_faults
     if not scored:
         raise FaultsError(faults)
@@ -128,6 +136,7 @@ def evaluate(
     summary = summarize(scores)
     result = EvaluationResult(
         protocol=chosen,
+        nsd_tolerance_mm=nsd_tolerance_mm,
         scores=scores,
         classes=summary.classes,
         mean=summary.mean,
@@ -149,6 +158,7 @@ class _Job:
     files: CaseFiles
     table: LabelTable | None
     protocol: Protocol
+    nsd_tolerance_mm: float
 
 
 @dataclass(frozen=True)
@@ -252,6 +262,7 @@ def _score_all(
     files: Sequence[CaseFiles],
     table: LabelTable | None,
     protocol: Protocol,
+    nsd_tolerance_mm: float,
     n_workers: int | None,
 ) -> tuple[list[_Scored], list[Fault]]:
     """Scored cases and faults, both in the order of ``files``."""
@@ -260,7 +271,7 @@ def _score_all(
             path.stat().st_size for one in files for path in (one.prediction, one.reference)
         )
         n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
-    jobs = (_Job(one, table, protocol) for one in files)
+    jobs = (_Job(one, table, protocol, nsd_tolerance_mm) for one in files)
     outcomes: dict[str, Outcome] = {}
     with Progress(len(files), "evaluate") as progress:
         for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
@@ -309,6 +320,7 @@ def _score_job(job: _Job) -> _Scored:
         job.protocol,
         case=files.case,
         ignore_label=table.ignore,
+        nsd_tolerance_mm=job.nsd_tolerance_mm,
     )
     return _Scored(files, tuple(scores), reference.size)
 

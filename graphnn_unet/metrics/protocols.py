@@ -1,7 +1,7 @@
 """What a structure scores in one case, under the two protocols.
 
 Honest: a structure that is in neither map is left out and counted; one that is missed or invented
-scores Dice and Jaccard 0 and costs the diagonal of the image in mm. Published: the conventions of
+scores 0 in all overlaps and costs the diagonal of the image in mm. Published: the conventions of
 the programs behind the published tables (UA-MT, SSL4MIS, BCP and their successors), whose figures
 can be compared with those tables and with nothing else.
 """
@@ -18,7 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.metrics.distance import bounding_box, check_spacing, image_diagonal_mm
+from graphnn_unet.metrics.distance import (
+    NSD_TOLERANCE_MM,
+    bounding_box,
+    check_spacing,
+    image_diagonal_mm,
+)
 from graphnn_unet.metrics.overlap import (
     BoolVolume,
     OverlapCounts,
@@ -106,7 +111,7 @@ def definitions(protocol: Protocol) -> dict[str, str]:
             "distance unit": "mm",
             "absent in both": "no value; left out of the mean of that class and counted",
             "missed or invented": "the worst value of each measure: overlaps 0, distances the "
-            "diagonal of the image",
+            "diagonal of the image, VolumeError -1 where missed and no value where invented",
         }
     return texts | {
         "distance unit": "voxels (the papers' programs pass no spacing)",
@@ -134,6 +139,7 @@ def score_case(
     *,
     case: str = "",
     ignore_label: int | None = None,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> list[CaseScore]:
     """Score all classes of one case.
 
@@ -146,6 +152,7 @@ def score_case(
         protocol: ``honest`` or ``published``.
         case: Case id for the records.
         ignore_label: Voxels with this id in the reference are taken out of both maps.
+        nsd_tolerance_mm: Tolerance of the surface Dice.
 
     Returns:
         One record a class, in the order of ``labels``.
@@ -153,6 +160,16 @@ def score_case(
     Raises:
         ShapeError: The two maps differ in shape, or ``spacing`` does not fit them.
         InputError: There is no such protocol.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 4, 4), dtype=np.uint8)
+        >>> prediction[1, 1:3] = reference[1, 1:4] = 1
+        >>> reference[3] = 2
+        >>> liver, tumor = score_case(
+        ...     prediction, reference, spacing=(3.0, 1.0), labels={"liver": 1, "tumor": 2}
+        ... )
+        >>> liver["dice"], liver["recall"].__round__(3), tumor["hd95"], tumor.presence.value
+        (0.8, 0.667, 12.649110640673518, 'missed')
     """
     protocol = check_protocol(protocol)
     check_same_shape(prediction, reference)
@@ -173,7 +190,8 @@ def score_case(
         masks = mask_of(prediction, ids), mask_of(reference, ids)
         counts = count_overlap(*masks, n_voxels)
         if (presence := presence_of(counts)) is Presence.BOTH:
-            structure = Comparison(*masks, steps if protocol == "honest" else None, counts)
+            spacing_or_none = steps if protocol == "honest" else None
+            structure = Comparison(*masks, spacing_or_none, counts, nsd_tolerance_mm)
             values = _measured(structure, protocol)
         else:
             values = _without_measuring(presence, protocol, diagonal)
@@ -224,7 +242,7 @@ def _without_measuring(presence: Presence, protocol: Protocol, diagonal: float) 
 
 
 def _honest(metric: Metric, presence: Presence, diagonal: float) -> float:
-    if presence is Presence.NEITHER:
+    if presence is Presence.NEITHER or (presence is Presence.INVENTED and metric.needs_reference):
         return math.nan
     return diagonal if metric.worst is None else metric.worst
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.metrics.distance import SurfaceDistances, surface_distances
+from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM, SurfaceDistances, surface_distances
 from graphnn_unet.metrics.overlap import BoolVolume, OverlapCounts
 
 
@@ -27,12 +27,14 @@ class Comparison:
         reference: Same shape, not empty.
         spacing: mm in the order of the axes; ``None`` measures in voxels.
         counts: Voxels by agreement.
+        nsd_tolerance_mm: Of the surface Dice.
     """
 
     prediction: BoolVolume
     reference: BoolVolume
     spacing: Sequence[float] | None
     counts: OverlapCounts
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM
 
     @cached_property
     def distances(self) -> SurfaceDistances:
@@ -52,6 +54,8 @@ class Metric:
         best: Value of a perfect prediction. Of two values the one nearer to it is better.
         worst: What a missed or an invented structure scores; ``None`` for the diagonal of the
             image in mm, which no distance in it exceeds.
+        needs_reference: Whether an invented structure has no value, because there is nothing to
+            compare it with.
         unit: ``fraction``, which pages show in percent, or ``distance``: mm, under the published
             protocol voxels.
         digits: Decimals in printed tables.
@@ -66,6 +70,7 @@ class Metric:
     function: Callable[[Comparison], float]
     best: float = 1.0
     worst: float | None = 0.0
+    needs_reference: bool = False
     unit: Literal["fraction", "distance"] = "fraction"
     digits: int = 4
     title: str = ""
@@ -95,6 +100,13 @@ METRICS: dict[str, Metric] = {
             is_published=True,
         ),
         Metric(
+            "nsd",
+            "NSD",
+            "surface Dice: share of the surface voxels of both maps with a distance of at most "
+            "nsd_tolerance_mm to the other surface",
+            lambda structure: structure.distances.nsd(structure.nsd_tolerance_mm),
+        ),
+        Metric(
             "hd95",
             "HD95",
             "95th percentile (linear) of the distances of both surfaces to the other one, "
@@ -117,6 +129,28 @@ METRICS: dict[str, Metric] = {
             unit="distance",
             digits=2,
             is_published=True,
+        ),
+        Metric(
+            "volume_error",
+            "VolumeError",
+            "(|P| - |R|) / |R|, a fraction; -1 where it is missed, no value where it is invented",
+            lambda structure: structure.counts.volume_error,
+            best=0.0,
+            worst=-1.0,
+            needs_reference=True,
+            title="Vol. error",
+        ),
+        Metric(
+            "precision",
+            "Precision",
+            "|P and R| / |P|, a fraction",
+            lambda structure: structure.counts.precision,
+        ),
+        Metric(
+            "recall",
+            "Recall",
+            "|P and R| / |R|, a fraction",
+            lambda structure: structure.counts.recall,
         ),
     )
 }

@@ -56,6 +56,7 @@ class EvaluationResult:
 
     Attributes:
         protocol: ``honest`` or ``published``.
+        nsd_tolerance_mm: Tolerance of the surface Dice.
         scores: One record a case and class, as in ``metrics.csv``.
         classes: One summary a class.
         mean: The mean over classes.
@@ -68,6 +69,7 @@ class EvaluationResult:
     """
 
     protocol: Protocol
+    nsd_tolerance_mm: float
     scores: tuple[CaseScore, ...]
     classes: tuple[ClassSummary, ...]
     mean: ClassSummary
@@ -146,6 +148,7 @@ def write_result(
             "schema_version": SCHEMA_VERSION,
             "protocol": result.protocol,
             "distance_unit": result.distance_unit,
+            "nsd_tolerance_mm": result.nsd_tolerance_mm,
             "is_estimate": result.is_estimate,
             "is_estimate_because": reason,
             "n_cases": result.n_cases,

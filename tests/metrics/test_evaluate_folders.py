@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -140,6 +141,22 @@ def test_workers_find_the_same_in_the_same_order(folders, tmp_path: Path):
         evaluate(predictions, labels, tmp_path / str(n_workers), n_workers=n_workers)
     here, there = ((tmp_path / name / "metrics.csv").read_bytes() for name in ("0", "2"))
     assert here == there
+
+
+def test_tolerance_of_the_surface_dice_is_recorded_and_reaches_workers(folders, tmp_path: Path):
+    values = []
+    for tolerance in (0.0, 5.0):
+        result = evaluate(*folders, tmp_path / "out", nsd_tolerance_mm=tolerance, n_workers=2)
+        assert strict_json(result.summary_json)["nsd_tolerance_mm"] == tolerance
+        values.append(result.scores[0]["nsd"])
+    assert values[0] < 1.0 == values[1]
+    assert strict_json(evaluate(*folders).summary_json)["nsd_tolerance_mm"] == 2.0
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+def test_tolerance_out_of_range_is_refused(folders, tolerance: float):
+    with pytest.raises(InputError, match="out of range"):
+        evaluate(*folders, nsd_tolerance_mm=tolerance)
 
 
 def test_without_dataset_json_each_id_is_a_class(folders):

@@ -11,6 +11,7 @@ from graphnn_unet.metrics import (
     Presence,
     csv_columns,
     image_diagonal_mm,
+    nsd,
     score_case,
 )
 
@@ -56,6 +57,30 @@ def test_found_organ_scores_as_medpy_in_mm():
     assert (row["missed"], row["invented"], row["distance_unit"]) == (0, 0, "mm")
 
 
+def test_found_organ_has_the_other_measures_of_medpy():
+    prediction, reference = (label_map == 1 for label_map in maps())
+    score = scores("honest")["both"]
+    assert score["precision"] == pytest.approx(binary.precision(prediction, reference))
+    assert score["recall"] == pytest.approx(binary.recall(prediction, reference))
+    assert score["volume_error"] == pytest.approx(binary.ravd(prediction, reference))
+    assert score["nsd"] == nsd(prediction, reference, SPACING, 2.0)
+
+
+def test_tolerance_of_the_surface_dice_can_be_chosen():
+    prediction, reference = maps()
+    for tolerance in (0.5, 3.0):
+        (score,) = score_case(prediction, reference, SPACING, {"a": 1}, nsd_tolerance_mm=tolerance)
+        assert score["nsd"] == nsd(prediction == 1, reference == 1, SPACING, tolerance)
+    assert score["nsd"] > scores("honest")["both"]["nsd"]
+
+
+@pytest.mark.parametrize(("name", "volume_error"), [("missed", -1.0), ("invented", math.nan)])
+def test_missed_and_invented_organs_have_the_worst_of_the_other_measures(name, volume_error):
+    score = scores("honest")[name]
+    assert [score[m] for m in ("nsd", "precision", "recall")] == [0.0] * 3
+    assert score["volume_error"] == pytest.approx(volume_error, nan_ok=True)
+
+
 @pytest.mark.parametrize("name", ["missed", "invented"])
 def test_missed_and_invented_organs_cost_the_image_diagonal(name: str):
     score = scores("honest")[name]
@@ -82,6 +107,12 @@ def test_published_protocol_measures_in_voxels():
     assert score["hd95"] != pytest.approx(scores("honest")["both"]["hd95"])
     row = score.as_row()
     assert (row["protocol"], row["distance_unit"]) == ("published", "voxel")
+
+
+def test_published_protocol_has_the_measures_of_its_programs_alone():
+    for score in scores("published").values():
+        for metric in METRICS.values():
+            assert metric.is_published or math.isnan(score[metric.name])
 
 
 def test_published_protocol_gives_an_empty_prediction_zeros():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RefusedError
+from graphnn_unet.metrics import csv_columns
 from graphnn_unet.metrics.unsupervised import (
     PartlyPredictedError,
     evaluate_unsupervised,
@@ -46,9 +47,22 @@ def test_means_run_over_images(folders):
     with result.metrics_csv.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["jaccard"] for row in rows] == ["0.500000", "1.000000", "1.000000"]
+    assert tuple(rows[0]) == csv_columns()
+    assert {row[name] for row in rows for name in ("hd95", "distance_unit", "nsd")} == {""}
     summary = json.loads((folders[0] / "summary.json").read_text())
     assert summary["oracle"] is False
     assert summary["mean_iou"]["value"] == result.mean_iou
+
+
+def test_missed_and_invented_foreground_is_told_apart(folders):
+    predictions, labels = folders
+    save(predictions / "a.png", [[0, 0, 0, 0]])
+    save(predictions / "c.png", [[0, 1, 0, 0]])
+    result = evaluate_unsupervised(predictions, labels)
+    with result.metrics_csv.open() as file:
+        assert [(row["missed"], row["invented"]) for row in csv.DictReader(file)] == [
+            ("1", "0"), ("0", "0"), ("0", "1"),
+        ]  # fmt: skip
 
 
 def test_missing_and_damaged_predictions_count_with_zero(folders):
