@@ -103,8 +103,8 @@ def summarize(scores: Sequence[CaseScore]) -> Summary:
     values = np.array(
         [[[by_place[case, name][m] for m in METRICS] for name in names] for case in cases]
     )
-    low, high = mean_intervals(values.reshape(len(cases), -1))
-    ends = np.stack([low, high], axis=-1).reshape(len(names), len(METRICS), 2)
+    low, high = mean_intervals(np.reshape(values, (len(cases), -1)))
+    ends = np.reshape(np.stack([low, high], axis=-1), (len(names), len(METRICS), 2))
     classes = tuple(
         _class_summary(name, [by_place[case, name] for case in cases], ends[number])
         for number, name in enumerate(names)

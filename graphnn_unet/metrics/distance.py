@@ -195,7 +195,7 @@ def surface(volume: BoolVolume) -> BoolVolume:
         >>> int(surface(np.ones((3, 4), dtype=bool)).sum())
         10
     """
-    inner = volume.copy()
+    inner = np.array(volume)
     for axis in range(volume.ndim):
         source, target = np.moveaxis(volume, axis, 0), np.moveaxis(inner, axis, 0)
         target[1:] &= source[:-1]

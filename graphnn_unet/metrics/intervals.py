@@ -63,7 +63,7 @@ def mean_intervals(values: Floats, seed: int = SEED) -> tuple[Floats, Floats]:
         (array([0.6, nan]), array([0.8, nan]))
     """
     low = np.full(values.shape[1], np.nan)
-    high = low.copy()
+    high = np.full(values.shape[1], np.nan)
     present = np.isfinite(values)
     patterns, which = np.unique(present, axis=1, return_inverse=True)
     for number in range(patterns.shape[1]):
@@ -124,7 +124,8 @@ def _bootstrap(
         drawn = generator.integers(n_cases, size=(n_resamples, n_cases))
         drawn += n_cases * np.arange(n_resamples)[:, np.newaxis]  # each resample counts apart
         times_drawn = np.bincount(drawn.ravel(), minlength=n_resamples * n_cases)
-        parts.append(statistic(times_drawn.reshape(n_resamples, n_cases).astype(np.float64)))
+        table = np.reshape(times_drawn, (n_resamples, n_cases))
+        parts.append(statistic(table.astype(np.float64)))
     tail = 50 * (1 - LEVEL)
     low, high = np.percentile(np.concatenate(parts), [tail, 100 - tail], axis=0)
     return low, high

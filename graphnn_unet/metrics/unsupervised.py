@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
+from scipy import optimize
 
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -32,6 +32,8 @@ from graphnn_unet.metrics.volumes import read_label_map
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.pictures import read_picture
+
+_optimize: Any = optimize  # it has no type hints
 
 Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")
@@ -177,7 +179,7 @@ def match_clusters(overlap: NDArray[Any]) -> dict[int, int]:
     Returns:
         Class of each matched cluster; where there are more clusters than classes some are missing.
     """
-    rows, columns = linear_sum_assignment(-np.asarray(overlap, dtype=float))
+    rows, columns = _optimize.linear_sum_assignment(-np.asarray(overlap, dtype=float))
     return {int(row): int(column) for row, column in zip(rows, columns, strict=True)}
 
 
@@ -188,7 +190,8 @@ def overlap_counts(prediction: Labels, truth: Labels) -> tuple[NDArray[Any], lis
     flat = np.bincount(
         row.ravel() * len(classes) + column.ravel(), minlength=len(clusters) * len(classes)
     )
-    return flat.reshape(len(clusters), len(classes)), clusters.tolist(), classes.tolist()
+    table = np.reshape(flat, (len(clusters), len(classes)))
+    return table, clusters.tolist(), classes.tolist()
 
 
 def foreground_scores(
@@ -264,7 +267,7 @@ def _score_case(
     found = np.zeros_like(truth)
     for cluster, value in matched.items():
         found[prediction == cluster] = value
-    scores = []
+    scores: list[UnsupervisedScore] = []
     for name in names:
         own = truth == int(name)
         iou, dice = _overlap(found == int(name), own)
@@ -323,12 +326,13 @@ def _summarize(
         by_case.setdefault(score.case, []).append(score)
     per_image = np.array(
         [
-            (np.mean([s.jaccard for s in own]), np.mean([s.dice for s in own]))
-            for own in by_case.values()
-        ]
+            [np.mean([s.jaccard for s in rows]), np.mean([s.dice for s in rows])]
+            for rows in by_case.values()
+        ],
+        dtype=np.float64,
     )
     low, high = mean_intervals(per_image)
-    iou, dice = per_image.mean(axis=0).tolist()
+    iou, dice = map(float, per_image.mean(axis=0))
     return UnsupervisedResult(
         protocol, matching, tuple(scores), n_cases, iou, dice,
         (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), tuple(faults),
