@@ -22,8 +22,8 @@ published  as the programs behind the published tables do it: voxels, an empty p
            jaccard, hd95 and asd; the other measures stay empty
 
 --unsupervised scores clusters, which have no names: as foreground and background, or matched one
-to one to the classes of the truth (hungarian); IoU and Dice as means over images. There, published
-chooses the polarity by the truth, as the published programs do: an oracle.
+to one to the classes of the reference (hungarian); IoU and Dice as means over images. There,
+published chooses the polarity by the reference, as the published programs do: an oracle.
 
 Writes metrics.csv and summary.json, and failures.csv where cases could not be scored.
 Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
@@ -31,48 +31,50 @@ Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_evaluate",
         "Score predicted label maps: overlaps, surface distances and volumes, with intervals.",
         _EPILOG,
     )
-    made.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
-    made.add_argument("-g", required=True, metavar="LABELS", help="folder of true label maps")
-    made.add_argument("-o", metavar="DIR", help="folder for the results (default: PREDICTIONS)")
-    made.add_argument(
+    parser.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
+    parser.add_argument(
+        "-g", required=True, metavar="LABELS", help="folder of reference label maps (ground truth)"
+    )
+    parser.add_argument("-o", metavar="DIR", help="folder for the results (default: PREDICTIONS)")
+    parser.add_argument(
         "--protocol",
         choices=("honest", "published"),
         default="honest",
         help="how missing structures and distances count (default: honest)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--measures",
         nargs="+",
         metavar="NAME",
         help="measures to print, by their columns in metrics.csv, which holds all of them: nsd, "
         "volume_error ... (default: dice jaccard hd95 asd)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--nsd-tolerance",
         type=float,
         metavar="MM",
         help="tolerance of the surface Dice (nsd) in mm (default: 2)",
     )
-    made.add_argument(
+    parser.add_argument(
         "-djfile",
         metavar="FILE",
         help="dataset.json with the names of the classes (default: the one in PREDICTIONS, LABELS "
         "or the folder above LABELS; without any, each id is a class)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--unsupervised",
         nargs="?",
         const="foreground",
         choices=("foreground", "hungarian"),
         help="score label maps of gnnunet_cluster, PNG among them (default way: foreground)",
     )
-    made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
-    return made
+    parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -135,7 +137,7 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
 def _show_unsupervised(result: UnsupervisedResult) -> None:
     from graphnn_unet.progress import say
 
-    oracle = ", polarity chosen by the truth (oracle)" if result.protocol == "published" else ""
+    oracle = ", polarity chosen by the reference (oracle)" if result.protocol == "published" else ""
     print(f"protocol {result.protocol}, {result.matching}, {result.n_cases} images{oracle}")
     rows = [
         [name, _number(value, 4), *(_number(end, 4) for end in interval)]

@@ -172,7 +172,7 @@ def surface_distances(
             raise InputError(
                 f"the {name} is empty", "an empty structure has no surface to measure from"
             )
-    # every voxel of either surface lies in this box, so it holds all nearest neighbours too
+    # every voxel of either surface lies in this box, so it holds all nearest neighbors too
     box = bounding_box(prediction | reference)
     prediction_surface = surface(prediction[box])
     reference_surface = surface(reference[box])

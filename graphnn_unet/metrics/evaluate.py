@@ -89,7 +89,7 @@ def evaluate(
 
     Args:
         predictions: Folder of predicted label maps.
-        labels: Folder of true label maps.
+        labels: Folder of reference label maps (ground truth).
         output: Folder for the results; the predictions' folder without it.
         protocol: ``honest`` (mm; missed and invented structures cost the image's diagonal) or
             ``published`` (as the programs behind published tables; voxels).
@@ -113,7 +113,7 @@ def evaluate(
         RefusedError: Both folders are the same.
         InputError: The protocol, the tolerance or ``dataset.json`` cannot be used.
     """
-    chosen = check_protocol(protocol)
+    protocol = check_protocol(protocol)
     if not 0 <= nsd_tolerance_mm < math.inf:
         raise InputError(
             f"the tolerance {nsd_tolerance_mm} mm is out of range", "", "Give 0 or more"
@@ -124,18 +124,18 @@ def evaluate(
     source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
     table = read_labels(source) if source else None
     files, faults = _match_cases(predictions, labels, None if cases is None else [*cases])
-    scored, scoring_faults = _score_all(files, table, chosen, nsd_tolerance_mm, n_workers)
+    scored, scoring_faults = _score_all(files, table, protocol, nsd_tolerance_mm, n_workers)
     faults += scoring_faults
     if not scored:
         raise FaultsError(faults)
     if table is None:
         table = _found_table(scored, labels)
-        scored = [_with_all_classes(one, table, chosen) for one in scored]
+        scored = [_with_all_classes(case, table, protocol) for case in scored]
     is_estimate, reason = _estimate(predictions, labels, is_estimate)
-    scores = tuple(score for one in scored for score in one.scores)
+    scores = tuple(score for case in scored for score in case.scores)
     summary = summarize(scores)
     result = EvaluationResult(
-        protocol=chosen,
+        protocol=protocol,
         nsd_tolerance_mm=nsd_tolerance_mm,
         scores=scores,
         classes=summary.classes,
@@ -147,7 +147,7 @@ def evaluate(
         summary_json=target / "summary.json",
     )
     folders = {"predictions": predictions.absolute(), "labels": labels.absolute()}
-    write_result(result, [one.files for one in scored], table, folders, reason)
+    write_result(result, [case.files for case in scored], table, folders, reason)
     if faults:
         raise PartlyEvaluatedError(faults, result)
     return result
@@ -233,8 +233,8 @@ def _match_cases(
         missing.append(_fault(case, f"there is no {role} in {folder}", remedy))
     if not files and missing and cases is None:
         cause = f"no prediction has the name of a label map in {labels}"
-        found = f"{_names(predicted)} against {_names(true)}"
-        faults.append(_fault(str(predictions), f"{cause}: {found}", "Name both after the case id"))
+        names = f"{_names(predicted)} against {_names(true)}"
+        faults.append(_fault(str(predictions), f"{cause}: {names}", "Name both after the case id"))
         return files, faults
     if cases is None and (spare := sorted(predicted.keys() - true.keys() - doubtful)):
         say(f"{len(spare)} predictions have no label map and are not scored: {_names(spare)}")
@@ -268,10 +268,10 @@ def _score_all(
     """Scored cases and faults, both in the order of ``files``."""
     if n_workers is None:
         n_bytes = sum(
-            path.stat().st_size for one in files for path in (one.prediction, one.reference)
+            path.stat().st_size for pair in files for path in (pair.prediction, pair.reference)
         )
         n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
-    jobs = (_Job(one, table, protocol, nsd_tolerance_mm) for one in files)
+    jobs = (_Job(pair, table, protocol, nsd_tolerance_mm) for pair in files)
     outcomes: dict[str, Outcome] = {}
     with Progress(len(files), "evaluate") as progress:
         for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
@@ -279,11 +279,11 @@ def _score_all(
             progress.update(outcome.job.files.case)
     scored: list[_Scored] = []
     faults: list[Fault] = []
-    for one in files:
-        outcome = outcomes[one.case]
+    for pair in files:
+        outcome = outcomes[pair.case]
         if not outcome.ok:
-            _log.debug("%s: %s", one.case, outcome.details)
-            faults.append(_fault(one.case, outcome.error.rstrip("."), ""))
+            _log.debug("%s: %s", pair.case, outcome.details)
+            faults.append(_fault(pair.case, outcome.error.rstrip("."), ""))
         elif outcome.value.faults:
             faults.extend(outcome.value.faults)
         else:
@@ -310,7 +310,7 @@ def _score_job(job: _Job) -> _Scored:
         faults.append(_fault(files.case, cause, remedy))
     if faults:
         return _Scored(files, faults=tuple(faults))
-    prediction, reference = (one.array for one in maps)
+    prediction, reference = (label_map.array for label_map in maps)
     table = job.table or table_of_ids({*_values(prediction), *_values(reference)})
     scores = score_case(
         prediction,
@@ -345,7 +345,7 @@ def _value_faults(
     what = f"value{'s' * (len(unknown) > 1)} {', '.join(map(str, unknown[:_MAX_NAMES]))}"
     count = int(np.count_nonzero(np.isin(array, unknown)))
     cause = f"{path} holds {what} ({count} voxels), which {table.source} does not name"
-    return [_fault(case, cause, "Give the dataset.json of these label maps, or mend the map")]
+    return [_fault(case, cause, "Give the dataset.json of these label maps, or fix the map")]
 
 
 def _values(array: NDArray[Any]) -> list[int]:
@@ -356,7 +356,7 @@ def _values(array: NDArray[Any]) -> list[int]:
 
 
 def _found_table(scored: Sequence[_Scored], labels: Path) -> LabelTable:
-    table = table_of_ids({int(score.class_name) for one in scored for score in one.scores})
+    table = table_of_ids({int(score.class_name) for case in scored for score in case.scores})
     if not table.classes:
         raise InputError(
             f"{labels} holds nothing to score",
@@ -366,14 +366,14 @@ def _found_table(scored: Sequence[_Scored], labels: Path) -> LabelTable:
     return table
 
 
-def _with_all_classes(one: _Scored, table: LabelTable, protocol: Protocol) -> _Scored:
+def _with_all_classes(scored: _Scored, table: LabelTable, protocol: Protocol) -> _Scored:
     """Add the classes that other cases have and this one has in neither map."""
-    own: Mapping[str, CaseScore] = {score.class_name: score for score in one.scores}
+    by_class: Mapping[str, CaseScore] = {score.class_name: score for score in scored.scores}
     scores = (
-        own.get(name) or absent_score(one.files.case, name, one.n_voxels, protocol)
+        by_class.get(name) or absent_score(scored.files.case, name, scored.n_voxels, protocol)
         for name in table.classes
     )
-    return replace(one, scores=tuple(scores))
+    return replace(scored, scores=tuple(scores))
 
 
 def _estimate(predictions: Path, labels: Path, stated: bool | None) -> tuple[bool | None, str]:
@@ -383,7 +383,7 @@ def _estimate(predictions: Path, labels: Path, stated: bool | None) -> tuple[boo
     folder = predictions.absolute()
     fold = folder.parent.name if folder.name.startswith("validation") else ""
     if fold == "fold_all":
-        return False, "fold_all trains on all labelled cases and validates on the same ones"
+        return False, "fold_all trains on all labeled cases and validates on the same ones"
     if fold.startswith("fold_") and fold[5:].isdigit():
         return True, "the cases of a fold's validation do not train it"
     if labels.absolute().name == "labelsTs":

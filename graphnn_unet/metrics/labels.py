@@ -12,7 +12,7 @@ from graphnn_unet.metrics.protocols import LabelIds
 from graphnn_unet.storage.safe_load import read_json
 
 MAX_FOUND_CLASSES = 255
-"""More ids than this in one map, without a ``dataset.json``, are taken for the grey values of an
+"""More ids than this in one map, without a ``dataset.json``, are taken for the gray values of an
 image: whole-body atlases name about 120 structures, brain parcellations about 200."""
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation found, and the files it is kept in."""
+"""The result of an evaluation, and the files it is kept in."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def write_result(
     """Write ``metrics.csv``, ``summary.json`` and, where cases failed, ``failures.csv``.
 
     Args:
-        result: What was found.
+        result: The figures.
         files: The scored cases.
         table: The classes.
         folders: ``predictions`` and ``labels``, for the record.
@@ -154,8 +154,11 @@ def write_result(
             "n_cases": result.n_cases,
             "failed_cases": sorted({fault.case for fault in result.faults}),
             "classes": {
-                one.name: {"key": summary_key(table.classes[one.name]), **one.as_dict()}
-                for one in result.classes
+                summary.name: {
+                    "key": summary_key(table.classes[summary.name]),
+                    **summary.as_dict(),
+                }
+                for summary in result.classes
             },
             "mean_over_classes": result.mean.as_dict(),
             "intervals": {
@@ -197,11 +200,11 @@ def _nnunet_part(
         by_case.setdefault(score.case, {})[keys[score.class_name]] = _nnunet_figures(score)
     per_case = [
         {
-            "metrics": by_case[one.case],
-            "prediction_file": str(one.prediction),
-            "reference_file": str(one.reference),
+            "metrics": by_case[pair.case],
+            "prediction_file": str(pair.prediction),
+            "reference_file": str(pair.reference),
         }
-        for one in files
+        for pair in files
     ]
     means = {
         key: _mean_by_name([metrics[key] for metrics in by_case.values()]) for key in keys.values()
@@ -229,7 +232,7 @@ def _nnunet_figures(score: CaseScore) -> dict[str, float | None]:
 def _mean_by_name(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for name in figures[0]:
-        values = [one[name] for one in figures if one[name] is not None]
+        values = [row[name] for row in figures if row[name] is not None]
         means[name] = float(np.mean(np.array(values, dtype=float))) if values else None
     return means
 

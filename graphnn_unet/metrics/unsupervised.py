@@ -1,8 +1,8 @@
-"""Score label maps of clusters, which have no names, against true label maps.
+"""Score label maps of clusters, which have no names, against reference label maps.
 
 Two ways: the foreground as one class, or clusters matched one to one to classes (Hungarian
-method). The matching looks at the truth, in the evaluation alone; so does the choice of polarity,
-which belongs to the published protocol and is marked there.
+method). The matching looks at the reference, in the evaluation alone; so does the choice of
+polarity, which belongs to the published protocol and is marked there.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class UnsupervisedScore:
         class_name: ``foreground``, or the value of the class in the true label map.
         dice: Fraction; 1 where neither map has the class.
         jaccard: Fraction; the IoU.
-        missed: The truth has it, the prediction lacks it (a missing prediction among them).
-        invented: The prediction has it, the truth lacks it.
+        missed: The reference has it, the prediction lacks it (a missing prediction among them).
+        invented: The prediction has it, the reference lacks it.
     """
 
     case: str
@@ -69,10 +69,10 @@ class UnsupervisedScore:
 
 @dataclass(frozen=True)
 class UnsupervisedResult:
-    """What an evaluation of clusters found.
+    """The result of an evaluation of clusters.
 
     Attributes:
-        protocol: ``honest``, or ``published`` (polarity by truth, an oracle).
+        protocol: ``honest``, or ``published`` (polarity by reference, an oracle).
         matching: ``foreground`` or ``hungarian``.
         scores: One an image and class.
         n_cases: Images with a true label map; all count.
@@ -122,9 +122,9 @@ def evaluate_unsupervised(
         labels: Folder of true label maps of the same names; 0 is background.
         output: Folder for the results; the predictions' folder without it.
         protocol: ``honest``, or ``published``: the better of the foreground and its complement
-            counts, as the published programs choose it by the truth. Always an oracle.
+            counts, as the published programs choose it by the reference. Always an oracle.
         matching: ``foreground``: everything but 0 on both sides. ``hungarian``: clusters matched to
-            the classes of the truth, background among them, for the largest total overlap;
+            the classes of the reference, background among them, for the largest total overlap;
             unmatched clusters count as background.
 
     Raises:
@@ -134,10 +134,10 @@ def evaluate_unsupervised(
         MissingFileError: A folder is missing or empty.
         InputError: The protocol or the matching is not known.
     """
-    chosen = check_protocol(protocol)
+    protocol = check_protocol(protocol)
     if matching not in MATCHINGS:
         raise InputError(f"matching {matching!r} is not known", f"use {' or '.join(MATCHINGS)}")
-    if chosen == "published" and matching != "foreground":
+    if protocol == "published" and matching != "foreground":
         raise InputError(
             "the published protocol with clusters matched to classes",
             "its programs score the foreground",
@@ -156,14 +156,14 @@ def evaluate_unsupervised(
     n_scored = 0
     with Progress(len(true), "evaluate", "image") as progress:
         for case, path in true.items():
-            found, fault = _score_case(case, predicted.get(case), path, chosen, matching)
-            scores += found
+            case_scores, fault = _score_case(case, predicted.get(case), path, protocol, matching)
+            scores += case_scores
             faults += [fault] if fault else []
             n_scored += fault is None
             progress.update(case)
     if not n_scored:
         raise FaultsError(faults)
-    result = _summarize(scores, len(true), chosen, matching, faults, target / "metrics.csv")
+    result = _summarize(scores, len(true), protocol, matching, faults, target / "metrics.csv")
     _write(result, predictions, labels)
     if faults:
         raise PartlyPredictedError(faults, result)
@@ -183,10 +183,12 @@ def match_clusters(overlap: NDArray[Any]) -> dict[int, int]:
     return {int(row): int(column) for row, column in zip(rows, columns, strict=True)}
 
 
-def overlap_counts(prediction: Labels, truth: Labels) -> tuple[NDArray[Any], list[int], list[int]]:
+def overlap_counts(
+    prediction: Labels, reference: Labels
+) -> tuple[NDArray[Any], list[int], list[int]]:
     """Pixels of each cluster in each class, and the ids of clusters and classes."""
     clusters, row = np.unique(prediction, return_inverse=True)
-    classes, column = np.unique(truth, return_inverse=True)
+    classes, column = np.unique(reference, return_inverse=True)
     flat = np.bincount(
         row.ravel() * len(classes) + column.ravel(), minlength=len(clusters) * len(classes)
     )
@@ -195,11 +197,11 @@ def overlap_counts(prediction: Labels, truth: Labels) -> tuple[NDArray[Any], lis
 
 
 def foreground_scores(
-    prediction: NDArray[np.bool_], truth: NDArray[np.bool_], *, oracle: bool = False
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, oracle: bool = False
 ) -> tuple[float, float]:
     """IoU and Dice of two masks; with ``oracle`` of the better of the mask and its complement."""
-    found = _overlap(prediction, truth)
-    return max(found, _overlap(~prediction, truth)) if oracle else found
+    scores = _overlap(prediction, reference)
+    return max(scores, _overlap(~prediction, reference)) if oracle else scores
 
 
 def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bool:
@@ -222,7 +224,7 @@ def read_labels_of(path: Path) -> Labels:
         return read_label_map(path).array.astype(np.int64)
     array = read_picture(path, indexed=True)
     if len(array) == 3 and (array[:1] == array).all():
-        array = array[:1]  # grey, saved as color
+        array = array[:1]  # gray, saved as color
     if len(array) != 1 or array.dtype.kind not in "uib":
         raise InputError(
             f"{path} is no label map", f"it has {len(array)} channels of {array.dtype}",
@@ -232,9 +234,9 @@ def read_labels_of(path: Path) -> Labels:
     return array.astype(np.int64)
 
 
-def _overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    both = int(np.count_nonzero(prediction & truth))
-    either = int(np.count_nonzero(prediction | truth))
+def _overlap(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[float, float]:
+    both = int(np.count_nonzero(prediction & reference))
+    either = int(np.count_nonzero(prediction | reference))
     if either == 0:
         return 1.0, 1.0
     return both / either, 2 * both / (both + either)
@@ -244,42 +246,44 @@ def _score_case(
     case: str, predicted: Path | None, true: Path, protocol: str, matching: Matching
 ) -> tuple[list[UnsupervisedScore], Fault | None]:
     """Scores of one image; those of one without a usable prediction are 0."""
-    truth = read_labels_of(true)
-    names = _class_names(truth, matching, case)
+    reference = read_labels_of(true)
+    names = _class_names(reference, matching, case)
     try:
         if predicted is None:
             raise MissingFileError("there is no prediction")
         prediction = read_labels_of(predicted)
-        if prediction.shape != truth.shape:
-            raise InputError(f"sizes {prediction.shape} and {truth.shape} differ")
+        if prediction.shape != reference.shape:
+            raise InputError(f"sizes {prediction.shape} and {reference.shape} differ")
     except (InputError, MissingFileError) as error:
         zero = [UnsupervisedScore(case, name, 0.0, 0.0, missed=True) for name in names]
         cause = f"{error.line.rstrip('.')} (it counts with 0)"
         return zero, Fault(case, STAGE, cause, "Cluster the image again")
     if matching == "foreground":
         mask = prediction > 0
-        iou, dice = foreground_scores(mask, truth > 0, oracle=protocol == "published")
-        has_it, true_has_it = bool(mask.any()), bool((truth > 0).any())
+        iou, dice = foreground_scores(mask, reference > 0, oracle=protocol == "published")
+        has_it, true_has_it = bool(mask.any()), bool((reference > 0).any())
         missed, invented = true_has_it and not has_it, has_it and not true_has_it
         return [UnsupervisedScore(case, "foreground", dice, iou, missed, invented)], None
-    counts, clusters, classes = overlap_counts(prediction, truth)
+    counts, clusters, classes = overlap_counts(prediction, reference)
     matched = {clusters[row]: classes[column] for row, column in match_clusters(counts).items()}
-    found = np.zeros_like(truth)
+    predicted_classes = np.zeros_like(reference)
     for cluster, value in matched.items():
-        found[prediction == cluster] = value
+        predicted_classes[prediction == cluster] = value
     scores: list[UnsupervisedScore] = []
     for name in names:
-        own = truth == int(name)
-        iou, dice = _overlap(found == int(name), own)
-        missed = not (found == int(name)).any()  # a class of the truth is never invented
-        scores.append(UnsupervisedScore(case, name, dice, iou, bool(own.any()) and missed))
+        mask, true_mask = predicted_classes == int(name), reference == int(name)
+        iou, dice = _overlap(mask, true_mask)
+        missed = bool(
+            true_mask.any() and not mask.any()
+        )  # classes of the reference: none is invented
+        scores.append(UnsupervisedScore(case, name, dice, iou, missed))
     return scores, None
 
 
-def _class_names(truth: Labels, matching: Matching, case: str) -> list[str]:
+def _class_names(reference: Labels, matching: Matching, case: str) -> list[str]:
     if matching == "foreground":
         return ["foreground"]
-    values = [int(value) for value in np.unique(truth) if value]
+    values = [int(value) for value in np.unique(reference) if value]
     if len(values) > MAX_CLASSES:
         raise InputError(
             f"the true label map of {case} has {len(values)} classes",

@@ -83,7 +83,9 @@ def nsd_by_hand(prediction, reference, spacing, tolerance: float) -> float:
         points.append(np.array(border) * spacing)
     near = 0
     for these, others in (points, points[::-1]):
-        near += sum(min(math.dist(one, other) for other in others) <= tolerance for one in these)
+        near += sum(
+            min(math.dist(point, other) for other in others) <= tolerance for point in these
+        )
     return near / sum(map(len, points))
 
 
@@ -151,8 +153,8 @@ def test_axes_may_be_swapped_and_flipped_with_their_spacing(
     turned = [np.flip(v.transpose(order), np.flatnonzero(flips)) for v in volumes]
     for distance in (hd95, asd):
         expected = distance(volumes[0], volumes[1], spacing)
-        found = distance(turned[0], turned[1], [spacing[axis] for axis in order])
-        assert found == pytest.approx(expected, rel=1e-9)
+        value = distance(turned[0], turned[1], [spacing[axis] for axis in order])
+        assert value == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_shift_along_an_axis_costs_that_axis_spacing():

@@ -82,11 +82,11 @@ def test_summary_keeps_the_keys_and_figures_of_nnunet(folders):
         assert set(nnunet) <= set(ours)
         for label in (1, 2):
             for name, value in nnunet["metrics"][label].items():
-                found = ours["metrics"][str(label)][name]
-                assert found is None if np.isnan(value) else found == pytest.approx(value)
+                figure = ours["metrics"][str(label)][name]
+                assert figure is None if np.isnan(value) else figure == pytest.approx(value)
     for label in (1, 2):
         for name in theirs[0]["metrics"][label]:
-            expected = np.nanmean([one["metrics"][label][name] for one in theirs])
+            expected = np.nanmean([case["metrics"][label][name] for case in theirs])
             assert summary["mean"][str(label)][name] == pytest.approx(expected)
     both = [summary["mean"][label]["Dice"] for label in "12"]
     assert summary["foreground_mean"]["Dice"] == pytest.approx(np.mean(both))
@@ -130,8 +130,8 @@ def test_the_two_folders_may_differ_in_format(folders, write_map):
     write_map(predictions / "a_0000.mha", label_map(1), SPACING)
     (labels / "b.nii.gz").unlink()
     write_map(labels / "b.nrrd", label_map(), SPACING)
-    assert [repr(one) for one in evaluate(predictions, labels).scores] == [
-        repr(one) for one in expected.scores
+    assert [repr(score) for score in evaluate(predictions, labels).scores] == [
+        repr(score) for score in expected.scores
     ]
 
 
@@ -163,8 +163,8 @@ def test_without_dataset_json_each_id_is_a_class(folders):
     predictions, labels = folders
     (labels.parent / "dataset.json").unlink()
     result = evaluate(predictions, labels)
-    assert [one.name for one in result.classes] == ["1", "2"]
-    assert [one.n_absent_in_both for one in result.classes] == [0, 1]
+    assert [summary.name for summary in result.classes] == ["1", "2"]
+    assert [summary.n_absent_in_both for summary in result.classes] == [0, 1]
     assert strict_json(result.summary_json)["inputs"]["dataset_json"] is None
 
 
@@ -314,8 +314,8 @@ def test_real_labels_against_themselves_are_perfect(tmp_path: Path):
         name = f"{case}.nii.gz"
         (tmp_path / "predictions" / name).write_bytes((labels / name).read_bytes())
     result = evaluate(tmp_path / "predictions", labels, cases=cases)
-    assert [one.name for one in result.classes] == ["Anterior", "Posterior"]
-    assert [(one["dice"].value, one["hd95"].value) for one in result.classes] == [
+    assert [summary.name for summary in result.classes] == ["Anterior", "Posterior"]
+    assert [(summary["dice"].value, summary["hd95"].value) for summary in result.classes] == [
         (1.0, 0.0),
         (1.0, 0.0),
     ]

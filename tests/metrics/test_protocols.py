@@ -33,8 +33,8 @@ LABELS = {"both": 1, "missed": 2, "invented": 3, "neither": 4}
 
 
 def scores(protocol: str) -> dict[str, CaseScore]:
-    found = score_case(*maps(), SPACING, LABELS, protocol, case="a")
-    return {score.class_name: score for score in found}
+    records = score_case(*maps(), SPACING, LABELS, protocol, case="a")
+    return {score.class_name: score for score in records}
 
 
 def test_presence_of_each_class_is_told_apart():
@@ -47,7 +47,7 @@ def test_presence_of_each_class_is_told_apart():
 
 
 def test_found_organ_scores_as_medpy_in_mm():
-    prediction, reference = (one == 1 for one in maps())
+    prediction, reference = (label_map == 1 for label_map in maps())
     score = scores("honest")["both"]
     assert score["dice"] == pytest.approx(binary.dc(prediction, reference))
     assert score["jaccard"] == pytest.approx(binary.jc(prediction, reference))
@@ -100,7 +100,7 @@ def test_organ_absent_in_both_has_no_value():
 
 
 def test_published_protocol_measures_in_voxels():
-    prediction, reference = (one == 1 for one in maps())
+    prediction, reference = (label_map == 1 for label_map in maps())
     score = scores("published")["both"]
     assert score["hd95"] == pytest.approx(binary.hd95(prediction, reference))
     assert score["asd"] == pytest.approx(binary.asd(prediction, reference))

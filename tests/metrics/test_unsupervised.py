@@ -94,8 +94,8 @@ def test_polarity_by_truth_is_an_oracle_of_the_published_protocol(folders):
 @given(st.lists(st.booleans(), min_size=4, max_size=12), st.randoms())
 def test_oracle_is_never_below_honest(values, random):
     prediction = np.array(values)
-    truth = np.array([random.random() < 0.5 for _ in values])
-    honest, oracle = (foreground_scores(prediction, truth, oracle=o) for o in (False, True))
+    reference = np.array([random.random() < 0.5 for _ in values])
+    honest, oracle = (foreground_scores(prediction, reference, oracle=o) for o in (False, True))
     assert oracle[0] >= honest[0]
     assert is_possible(*honest, tolerance=1e-12)
 
@@ -108,16 +108,16 @@ def test_hungarian_example_of_the_specification():
 
 
 def test_clusters_are_matched_whatever_their_ids(tmp_path):
-    truth = np.zeros((6, 6), int)
-    truth[:3, :3], truth[3:, 3:] = 128, 255
-    save(tmp_path / "g" / "a.png", truth)
+    reference = np.zeros((6, 6), int)
+    reference[:3, :3], reference[3:, 3:] = 128, 255
+    save(tmp_path / "g" / "a.png", reference)
     prediction = np.zeros((6, 6), int)
     prediction[:3, :3], prediction[3:, 3:], prediction[0, 5] = 2, 1, 3
     save(tmp_path / "p" / "a.png", prediction)
     result = evaluate_unsupervised(tmp_path / "p", tmp_path / "g", matching="hungarian")
     assert [score.class_name for score in result.scores] == ["128", "255"]
     assert result.mean_iou == 1  # the third cluster matches nothing and is background
-    counts, clusters, classes = overlap_counts(prediction, truth)
+    counts, clusters, classes = overlap_counts(prediction, reference)
     assert (clusters, classes) == ([0, 1, 2, 3], [0, 128, 255])
     assert counts.tolist() == [[17, 0, 0], [0, 0, 9], [0, 9, 0], [1, 0, 0]]
 
@@ -159,6 +159,6 @@ def test_mistakes_are_told(folders, tmp_path):
         read_labels_of(tmp_path / "x.png")
 
 
-def test_grey_masks_saved_as_color_are_read(tmp_path):
+def test_gray_masks_saved_as_color_are_read(tmp_path):
     save(tmp_path / "x.png", np.repeat(np.array([[0, 255]])[..., None], 3, axis=2))
     assert read_labels_of(tmp_path / "x.png").tolist() == [[0, 255]]
