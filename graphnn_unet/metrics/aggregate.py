@@ -96,6 +96,18 @@ def summarize(scores: Sequence[CaseScore]) -> Summary:
 
     Args:
         scores: At least one; every case has a record of every class.
+
+    Example:
+        >>> from graphnn_unet.metrics import score_case
+        >>> perfect, reference = np.ones((2, 3, 3), dtype=int)
+        >>> empty = np.zeros_like(perfect)
+        >>> scores = [
+        ...     *score_case(perfect, reference, (1, 1), {"liver": 1}, case="a"),
+        ...     *score_case(empty, reference, (1, 1), {"liver": 1}, case="b"),
+        ... ]
+        >>> liver = summarize(scores).classes[0]
+        >>> liver["dice"], liver.n_missed
+        (Estimate(value=0.5, low=0.0, high=1.0), 1)
     """
     cases = [*dict.fromkeys(score.case for score in scores)]
     names = [*dict.fromkeys(score.class_name for score in scores)]

@@ -200,7 +200,12 @@ def score_case(
 
 
 def mask_of(label_map: NDArray[np.integer], ids: LabelIds) -> BoolVolume:
-    """Where the map holds the id, or any of the ids."""
+    """Where a ``(z, y, x)`` map holds the id, or any of the ids; same shape.
+
+    Example:
+        >>> mask_of(np.array([[0, 1, 2, 3]]), [1, 2])
+        array([[False,  True,  True, False]])
+    """
     wanted = _id_list(ids)
     return label_map == wanted[0] if len(wanted) == 1 else np.isin(label_map, wanted)
 
@@ -210,7 +215,12 @@ def _id_list(ids: LabelIds) -> list[int]:
 
 
 def presence_of(counts: OverlapCounts) -> Presence:
-    """In which of the two maps the structure is."""
+    """In which of the two maps the structure is.
+
+    Example:
+        >>> presence_of(OverlapCounts(tp=0, fp=0, fn=5, tn=10))
+        <Presence.MISSED: 'missed'>
+    """
     if counts.n_pred and counts.n_ref:
         return Presence.BOTH
     if counts.n_ref:

@@ -178,6 +178,12 @@ def match_clusters(overlap: NDArray[Any]) -> dict[int, int]:
 
     Returns:
         Class of each matched cluster; where there are more clusters than classes some are missing.
+
+    Source: the method of Kuhn, https://doi.org/10.1002/nav.3800020109.
+
+    Example:
+        >>> match_clusters(np.array([[1, 9], [8, 2], [3, 3]]))
+        {0: 1, 1: 0}
     """
     rows, columns = _optimize.linear_sum_assignment(-np.asarray(overlap, dtype=float))
     return {int(row): int(column) for row, column in zip(rows, columns, strict=True)}
@@ -186,7 +192,20 @@ def match_clusters(overlap: NDArray[Any]) -> dict[int, int]:
 def overlap_counts(
     prediction: Labels, reference: Labels
 ) -> tuple[NDArray[Any], list[int], list[int]]:
-    """Pixels of each cluster in each class, and the ids of clusters and classes."""
+    """Pixels of each cluster in each class, and the ids of clusters and classes.
+
+    Args:
+        prediction: Label map of any shape.
+        reference: Same shape.
+
+    Returns:
+        ``(cluster, class)`` counts, ids of the clusters, ids of the classes.
+
+    Example:
+        >>> overlap_counts(np.array([0, 0, 7]), np.array([0, 5, 5]))
+        (array([[1, 1],
+               [0, 1]]), [0, 7], [0, 5])
+    """
     clusters, row = np.unique(prediction, return_inverse=True)
     classes, column = np.unique(reference, return_inverse=True)
     flat = np.bincount(
@@ -199,7 +218,18 @@ def overlap_counts(
 def foreground_scores(
     prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, oracle: bool = False
 ) -> tuple[float, float]:
-    """IoU and Dice of two masks; with ``oracle`` of the better of the mask and its complement."""
+    """IoU and Dice of two masks; with ``oracle`` of the better of the mask and its complement.
+
+    Args:
+        prediction: Mask of any shape.
+        reference: Same shape.
+        oracle: Choose the polarity by the reference.
+
+    Example:
+        >>> mask, reference = np.array([True, False, False]), np.array([False, True, True])
+        >>> foreground_scores(mask, reference), foreground_scores(mask, reference, oracle=True)
+        ((0.0, 0.0), (1.0, 1.0))
+    """
     scores = _overlap(prediction, reference)
     return max(scores, _overlap(~prediction, reference)) if oracle else scores
 
@@ -209,6 +239,10 @@ def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bo
 
     Dice is a concave function of IoU, so by Jensen mean Dice <= 2 mIoU / (1 + mIoU); and no Dice is
     below its IoU. A table that fails this holds an error.
+
+    Example:
+        >>> is_possible(0.62, 0.71), is_possible(0.27, 0.48)
+        (True, False)
     """
     bound = 2 * mean_iou / (1 + mean_iou)
     return mean_iou - tolerance <= mean_dice <= bound + tolerance
