@@ -149,8 +149,9 @@ def evaluate_unsupervised(
     if predictions.resolve() == labels.resolve():
         raise RefusedError(
             f"{predictions} is given for predictions and for labels",
-            "every figure would be perfect", "Give two folders",
-        )  # fmt: skip
+            "every figure would be perfect",
+            "Give two folders",
+        )
     scores: list[UnsupervisedScore] = []
     faults: list[Fault] = []
     n_scored = 0
@@ -372,10 +373,17 @@ def _summarize(
     low, high = mean_intervals(per_image)
     iou, dice = map(float, per_image.mean(axis=0))
     return UnsupervisedResult(
-        protocol, matching, tuple(scores), n_cases, iou, dice,
-        (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), tuple(faults),
-        metrics_csv,
-    )  # fmt: skip
+        protocol=protocol,
+        matching=matching,
+        scores=tuple(scores),
+        n_cases=n_cases,
+        mean_iou=iou,
+        mean_dice=dice,
+        iou_interval=(float(low[0]), float(high[0])),
+        dice_interval=(float(low[1]), float(high[1])),
+        faults=tuple(faults),
+        metrics_csv=metrics_csv,
+    )
 
 
 def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
