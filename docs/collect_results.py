@@ -7,12 +7,10 @@ python docs/collect_results.py docs/results/hippocampus.csv PREDICTIONS/metrics.
 import argparse
 from pathlib import Path
 
-import pandas as pd
+from graphnn_unet.metrics import METRICS, csv_columns, read_metrics_csv
+from graphnn_unet.storage.atomic import write_csv
 
-COLUMNS = [
-    "run", "trainer", "labeled", "draw", "seed", "case", "class", "dice", "jaccard", "hd95_mm",
-    "asd_mm", "missed", "protocol",
-]  # fmt: skip
+FACTS = ("run", "trainer", "labeled", "draw", "seed")
 
 
 def main() -> None:
@@ -25,16 +23,14 @@ def main() -> None:
     parser.add_argument("--labeled", type=int, required=True)
     parser.add_argument("--draw", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    new = pd.read_csv(chosen.metrics)
-    facts = ("run", "trainer", "labeled", "draw", "seed")
-    new = new.assign(**{name: getattr(chosen, name) for name in facts})[COLUMNS]
-    if chosen.table.is_file():
-        old = pd.read_csv(chosen.table)
-        same = (old[list(facts)] == [getattr(chosen, name) for name in facts]).all(axis=1)
-        new = pd.concat([old[~same], new])
-    chosen.table.parent.mkdir(parents=True, exist_ok=True)
-    new.to_csv(chosen.table, index=False, float_format="%.5f", lineterminator="\n")
+    arguments = parser.parse_args()
+    facts = {name: str(getattr(arguments, name)) for name in FACTS}
+    rows = read_metrics_csv(arguments.table) if arguments.table.is_file() else []
+    rows = [row for row in rows if any(row[name] != facts[name] for name in FACTS)]
+    for row in read_metrics_csv(arguments.metrics):
+        values = {name: f"{float(row[name]):.5f}" for name in METRICS if row.get(name)}
+        rows.append({**row, **values, **facts})
+    write_csv(arguments.table, rows, (*FACTS, *csv_columns()))
 
 
 if __name__ == "__main__":

@@ -7,36 +7,51 @@ file. Nothing between these marks is typed by hand.
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+
+from graphnn_unet.metrics.intervals import mean_interval
+from graphnn_unet.metrics.registry import SHOWN, Metric, metrics_of
+from graphnn_unet.metrics.result import read_metrics_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-MEASURES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "95HD mm", "asd_mm": "ASD mm"}
+MEASURES = metrics_of(SHOWN)
 
 
 def table(name: str) -> str:
-    """Markdown table of one CSV: a row a run, means over cases, then classes."""
-    rows = pd.read_csv(ROOT / "docs" / "results" / f"{name}.csv")
+    """Markdown table of one CSV."""
+    path = ROOT / "docs" / "results" / f"{name}.csv"
     if name.startswith("classification"):
-        return classification_table(rows)
-    lines = [
-        f"| run | seeds | {' | '.join(MEASURES.values())} | missed |",
-        "|---|---|" + "---|" * (len(MEASURES) + 1),
-    ]
+        return classification_table(pd.read_csv(path))
+    return segmentation_table(pd.DataFrame(read_metrics_csv(path)))
+
+
+def segmentation_table(rows: pd.DataFrame) -> str:
+    """A row a run: means over cases, then classes."""
+    names = [metric.name for metric in MEASURES]
+    rows[[*names, "missed"]] = rows[[*names, "missed"]].apply(pd.to_numeric)
+    (unit,) = set(rows["distance_unit"])
+    head = ["run", "seeds", *(metric.heading(unit) for metric in MEASURES), "missed"]
+    lines = []
     for run, part in rows.groupby("run", sort=False):
-        per_class = part.groupby("class")[list(MEASURES)].mean()
-        means = per_class.mean()
-        per_case = part.groupby(["seed", "case"])["dice"].mean().to_numpy()
-        low, high = interval(per_case)
-        cells = [f"{100 * means['dice']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
-        cells += [f"{100 * means['jaccard']:.1f}"]
-        cells += [f"{means['hd95_mm']:.2f}", f"{means['asd_mm']:.2f}"]
-        seeds = part["seed"].nunique()
-        lines.append(f"| {run} | {seeds} | {' | '.join(cells)} | {int(part['missed'].sum())} |")
-    return "\n".join(lines) + "\n"
+        means = part.groupby("class")[names].mean().mean()
+        cells = [shown(metric, means[metric.name]) for metric in MEASURES]
+        low, high = mean_interval(part.groupby(["seed", "case"])["dice"].mean().to_numpy(), seed=0)
+        cells[0] += f" [{100 * low:.1f}, {100 * high:.1f}]"
+        lines.append([run, str(part["seed"].nunique()), *cells, str(part["missed"].sum())])
+    return markdown(head, lines)
+
+
+def shown(metric: Metric, value: float) -> str:
+    """A mean as text: fractions in percent."""
+    return f"{100 * value:.1f}" if metric.unit == "fraction" else f"{value:.{metric.digits}f}"
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """A table of a page."""
+    rows = [f"| {' | '.join(cells)} |\n" for cells in (head, *lines)]
+    return "".join([rows[0], f"|{'---|' * len(head)}\n", *rows[1:]])
 
 
 def classification_table(rows: pd.DataFrame) -> str:
@@ -45,17 +60,17 @@ def classification_table(rows: pd.DataFrame) -> str:
         shares = sorted(rows["labeled_share"].unique())
         head = ["set", "method", *(f"accuracy, {share:.0%}" for share in shares), "AUC", "draws"]
         lines = []
-        for (one, method), part in rows.groupby(["set", "method"], sort=False):
-            found = [part[part["labeled_share"] == share]["accuracy"] for share in shares]
+        for (images, method), part in rows.groupby(["set", "method"], sort=False):
+            accuracies = [part[part["labeled_share"] == share]["accuracy"] for share in shares]
             cells = [
                 f"{100 * values.mean():.1f} ± {100 * values.std():.1f}" if len(values) > 1
                 else f"{100 * values.mean():.1f}" if len(values) else ""
-                for values in found
+                for values in accuracies
             ]  # fmt: skip
-            draws = ", ".join(str(len(values)) for values in found if len(values))
+            draws = ", ".join(str(len(values)) for values in accuracies if len(values))
             few = part[part["labeled_share"] < 0.5]["auc"]
             area = f"{few.mean():.3f}" if len(few) else ""
-            lines.append([one, method, *cells, area, draws])
+            lines.append([images, method, *cells, area, draws])
     elif "low" in rows:
         head = ["set", "method", "against", "pairs", "difference", "95 % interval"]
         lines = [
@@ -71,14 +86,7 @@ def classification_table(rows: pd.DataFrame) -> str:
             [r.what, f"{r.value:.3g} {r.unit}".strip(), f"{r.goal}{held.get(r.holds, '')}"]
             for r in rows.itertuples()
         ]
-    table_rows = [head, ["---"] * len(head), *lines]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in table_rows)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over cases."""
-    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
-    return found.confidence_interval.low, found.confidence_interval.high
+    return markdown(head, lines)
 
 
 def main() -> None:

@@ -26,7 +26,8 @@ FLOORS = {
     "networks": 2, "images": 2, "plans": 2,
     "graph": 1,
     "storage": 0,
-    "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "_version": -1,
+    "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1,
+    "deprecation": -1, "_version": -3,
 }  # fmt: skip
 NEIGHBORS = {("dataset_conversion", "data")}
 """Rooms of one floor that may know each other, each pair in one direction."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from graphnn_unet.commands import _command
 
 if TYPE_CHECKING:
-    from graphnn_unet.metrics.aggregate import ClassSummary
+    from graphnn_unet.metrics.registry import Metric
     from graphnn_unet.metrics.result import EvaluationResult
     from graphnn_unet.metrics.unsupervised import UnsupervisedResult
 
@@ -18,11 +18,12 @@ _EPILOG = """\
 honest     mm; a structure that is missed or invented scores 0 and costs the diagonal of the
            image; one that is in neither map is left out and counted ("absent")
 published  as the programs behind the published tables do it: voxels, an empty prediction
-           scores 0 in everything; only for comparison with those tables
+           scores 0 in everything; only for comparison with those tables. They have dice,
+           jaccard, hd95 and asd; the other measures stay empty
 
 --unsupervised scores clusters, which have no names: as foreground and background, or matched one
-to one to the classes of the truth (hungarian); IoU and Dice as means over images. There, published
-chooses the polarity by the truth, as the published programs do: an oracle.
+to one to the classes of the reference (hungarian); IoU and Dice as means over images. There,
+published chooses the polarity by the reference, as the published programs do: an oracle.
 
 Writes metrics.csv and summary.json, and failures.csv where cases could not be scored.
 Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
@@ -30,49 +31,68 @@ Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_evaluate",
-        "Score predicted label maps: Dice, Jaccard, 95HD and ASD a class, with intervals.",
+        "Score predicted label maps: overlaps, surface distances and volumes, with intervals.",
         _EPILOG,
     )
-    made.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
-    made.add_argument("-g", required=True, metavar="LABELS", help="folder of true label maps")
-    made.add_argument("-o", metavar="DIR", help="folder for the results (default: PREDICTIONS)")
-    made.add_argument(
+    parser.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
+    parser.add_argument(
+        "-g", required=True, metavar="LABELS", help="folder of reference label maps (ground truth)"
+    )
+    parser.add_argument("-o", metavar="DIR", help="folder for the results (default: PREDICTIONS)")
+    parser.add_argument(
         "--protocol",
         choices=("honest", "published"),
         default="honest",
         help="how missing structures and distances count (default: honest)",
     )
-    made.add_argument(
+    parser.add_argument(
+        "--measures",
+        nargs="+",
+        metavar="NAME",
+        help="measures to print, by their columns in metrics.csv, which holds all of them: nsd, "
+        "volume_error ... (default: dice jaccard hd95 asd)",
+    )
+    parser.add_argument(
+        "--nsd-tolerance",
+        type=float,
+        metavar="MM",
+        help="tolerance of the surface Dice (nsd) in mm (default: 2)",
+    )
+    parser.add_argument(
         "-djfile",
         metavar="FILE",
         help="dataset.json with the names of the classes (default: the one in PREDICTIONS, LABELS "
         "or the folder above LABELS; without any, each id is a class)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--unsupervised",
         nargs="?",
         const="foreground",
         choices=("foreground", "hungarian"),
         help="score label maps of gnnunet_cluster, PNG among them (default way: foreground)",
     )
-    made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
-    return made
+    parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.errors import InputError
+    from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
     from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
+    from graphnn_unet.metrics.registry import SHOWN, metrics_of
     from graphnn_unet.progress import say
 
     if arguments.np is not None and arguments.np < 1:
         raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
+    measures = metrics_of(arguments.measures or SHOWN)
     output = arguments.o or arguments.p
     say(f"folders: predictions={arguments.p} labels={arguments.g} output={output}")
     if arguments.unsupervised:
         _work_unsupervised(arguments)
         return
+    tolerance = arguments.nsd_tolerance
     try:
         result = evaluate(
             arguments.p,
@@ -81,19 +101,25 @@ def _work(arguments: argparse.Namespace) -> None:
             arguments.protocol,
             dataset_json=arguments.djfile,
             n_workers=0 if arguments.np == 1 else arguments.np,
+            nsd_tolerance_mm=NSD_TOLERANCE_MM if tolerance is None else tolerance,
         )
     except PartlyEvaluatedError as error:
-        _show(error.result)
+        _show(error.result, measures)
         raise
-    _show(result)
+    _show(result, measures)
 
 
 def _work_unsupervised(arguments: argparse.Namespace) -> None:
     from graphnn_unet.errors import InputError
     from graphnn_unet.metrics.unsupervised import PartlyPredictedError, evaluate_unsupervised
 
-    if arguments.djfile:
-        raise InputError("-djfile does not go with --unsupervised", "clusters have no names")
+    for flag, value, why in (
+        ("-djfile", arguments.djfile, "clusters have no names"),
+        ("--measures", arguments.measures, "it prints IoU and Dice"),
+        ("--nsd-tolerance", arguments.nsd_tolerance, "it measures no surfaces"),
+    ):
+        if value is not None:
+            raise InputError(f"{flag} does not go with --unsupervised", why)
     try:
         result = evaluate_unsupervised(
             arguments.p,
@@ -111,7 +137,7 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
 def _show_unsupervised(result: UnsupervisedResult) -> None:
     from graphnn_unet.progress import say
 
-    oracle = ", polarity chosen by the truth (oracle)" if result.protocol == "published" else ""
+    oracle = ", polarity chosen by the reference (oracle)" if result.protocol == "published" else ""
     print(f"protocol {result.protocol}, {result.matching}, {result.n_cases} images{oracle}")
     rows = [
         [name, _number(value, 4), *(_number(end, 4) for end in interval)]
@@ -126,13 +152,14 @@ def _show_unsupervised(result: UnsupervisedResult) -> None:
     say(f"wrote {result.metrics_csv} and summary.json")
 
 
-def _show(result: EvaluationResult) -> None:
+def _show(result: EvaluationResult, measures: Sequence[Metric]) -> None:
     from graphnn_unet.progress import say
 
     unit = result.distance_unit
     n_cases = f"{result.n_cases} case{'s' * (result.n_cases != 1)}"
-    print(f"protocol {result.protocol}, {n_cases}, distances in {unit}")
-    print(_table(result))
+    nsd = f", nsd at {result.nsd_tolerance_mm:g} mm" * any(m.name == "nsd" for m in measures)
+    print(f"protocol {result.protocol}, {n_cases}, distances in {unit}{nsd}")
+    print(_table(result, measures))
     if result.is_estimate is False:
         print("These cases trained the model: the figures do not estimate its quality.")
     if result.faults:
@@ -144,12 +171,17 @@ def _show(result: EvaluationResult) -> None:
     say(f"wrote {result.metrics_csv} and {result.summary_json.name}")
 
 
-def _table(result: EvaluationResult) -> str:
-    unit = result.distance_unit
-    head = ["class", "n", "Dice", "Jaccard", f"95HD {unit}", f"ASD {unit}"]
+def _table(result: EvaluationResult, measures: Sequence[Metric]) -> str:
+    head = ["class", "n", *(metric.heading(result.distance_unit) for metric in measures)]
     rows = [[*head, "missed", "invented", "absent"]]
-    rows += [_row(one) for one in (*result.classes, result.mean)]
-    rows += [_interval_row(result.mean, end) for end in ("low", "high")]
+    for summary in (*result.classes, result.mean):
+        values = [_number(summary[metric.name].value, metric.digits) for metric in measures]
+        counts = (summary.n_missed, summary.n_invented, summary.n_absent_in_both)
+        rows.append([summary.name, str(summary.n), *values, *map(str, counts)])
+    for end, word in (("low", "from"), ("high", "to")):
+        estimates = [(getattr(result.mean[metric.name], end), metric.digits) for metric in measures]
+        ends = [_number(value, digits) for value, digits in estimates]
+        rows.append([f"95 % interval {word}", "", *ends, "", "", ""])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -160,20 +192,6 @@ def _table(result: EvaluationResult) -> str:
     ]
     rule = "-" * max(map(len, lines))
     return "\n".join([lines[0], rule, *lines[1:-3], rule, *lines[-3:]])
-
-
-def _row(one: ClassSummary) -> list[str]:
-    counts = (one.n_missed, one.n_invented, one.n_absent_in_both)
-    overlaps = [_number(figure.value, 4) for figure in (one.dice, one.jaccard)]
-    distances = [_number(figure.value, 2) for figure in (one.hd95, one.asd)]
-    return [one.name, str(one.n), *overlaps, *distances, *map(str, counts)]
-
-
-def _interval_row(mean: ClassSummary, end: str) -> list[str]:
-    overlaps = [_number(getattr(figure, end), 4) for figure in (mean.dice, mean.jaccard)]
-    distances = [_number(getattr(figure, end), 2) for figure in (mean.hd95, mean.asd)]
-    word = "from" if end == "low" else "to"
-    return [f"95 % interval {word}", "", *overlaps, *distances, "", "", ""]
 
 
 def _number(value: float, digits: int) -> str:

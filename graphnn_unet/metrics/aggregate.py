@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphnn_unet.metrics.intervals import Floats, class_mean_interval, mean_intervals
 from graphnn_unet.metrics.protocols import CaseScore, Presence
-
-FIGURES = ("dice", "jaccard", "hd95", "asd")
-"""The four figures of every class, in this order."""
+from graphnn_unet.metrics.registry import METRICS
 
 
 @dataclass(frozen=True)
@@ -41,21 +39,17 @@ class Estimate:
 class ClassSummary:
     """Figures of one class over all cases, or of the mean over classes.
 
-    Distances are in mm under the honest and in voxels under the published protocol.
+    ``summary["dice"]`` is the estimate of one measure.
 
     Attributes:
         name: Class name; ``mean`` for the mean over classes.
-        n: Cases in the class's mean of Dice; for the mean over classes, cases with any value.
+        n: Cases with any value; those in the class's mean of Dice.
         n_missed: The reference has it, the prediction lacks it.
         n_invented: The prediction has it, the reference lacks it.
         n_absent_in_both: Neither has it.
-        dice: Fraction.
-        jaccard: Fraction.
-        hd95: mm or voxels.
-        asd: mm or voxels, from prediction to reference.
-        hd95_where_both: Mean of ``hd95`` over the cases in which both maps have it, so without
-            the convention for missed structures; NaN without such a case.
-        asd_where_both: The same of ``asd``.
+        estimates: Measure to its mean and interval.
+        where_both: Distance to its mean over the cases in which both maps have the structure, so
+            without the convention for missed structures; NaN without such a case.
     """
 
     name: str
@@ -63,12 +57,11 @@ class ClassSummary:
     n_missed: int
     n_invented: int
     n_absent_in_both: int
-    dice: Estimate
-    jaccard: Estimate
-    hd95: Estimate
-    asd: Estimate
-    hd95_where_both: float
-    asd_where_both: float
+    estimates: Mapping[str, Estimate]
+    where_both: Mapping[str, float]
+
+    def __getitem__(self, name: str) -> Estimate:
+        return self.estimates[name]
 
     def as_dict(self) -> dict[str, object]:
         """Plain values, as they stand in ``summary.json``."""
@@ -77,12 +70,11 @@ class ClassSummary:
             "n_missed": self.n_missed,
             "n_invented": self.n_invented,
             "n_absent_in_both": self.n_absent_in_both,
-            "Dice": self.dice.as_dict(),
-            "Jaccard": self.jaccard.as_dict(),
-            "HD95": self.hd95.as_dict(),
-            "ASD": self.asd.as_dict(),
-            "HD95_where_both": finite_or_none(self.hd95_where_both),
-            "ASD_where_both": finite_or_none(self.asd_where_both),
+            **{METRICS[name].key: estimate.as_dict() for name, estimate in self.estimates.items()},
+            **{
+                f"{METRICS[name].key}_where_both": finite_or_none(value)
+                for name, value in self.where_both.items()
+            },
         }
 
 
@@ -104,28 +96,30 @@ def summarize(scores: Sequence[CaseScore]) -> Summary:
 
     Args:
         scores: At least one; every case has a record of every class.
+
+    Example:
+        >>> from graphnn_unet.metrics import score_case
+        >>> perfect, reference = np.ones((2, 3, 3), dtype=int)
+        >>> empty = np.zeros_like(perfect)
+        >>> scores = [
+        ...     *score_case(perfect, reference, (1, 1), {"liver": 1}, case="a"),
+        ...     *score_case(empty, reference, (1, 1), {"liver": 1}, case="b"),
+        ... ]
+        >>> liver = summarize(scores).classes[0]
+        >>> liver["dice"], liver.n_missed
+        (Estimate(value=0.5, low=0.0, high=1.0), 1)
     """
-    cases = list(dict.fromkeys(score.case for score in scores))
-    names = list(dict.fromkeys(score.class_name for score in scores))
-    row = {case: number for number, case in enumerate(cases)}
-    column = {name: number for number, name in enumerate(names)}
-    values = np.full((len(cases), len(names), len(FIGURES)), np.nan)
-    both = np.zeros((len(cases), len(names)), dtype=bool)
-    for score in scores:
-        place = row[score.case], column[score.class_name]
-        values[place] = score.dice, score.jaccard, score.hd95_mm, score.asd_mm
-        both[place] = score.presence is Presence.BOTH
-    flat_low, flat_high = mean_intervals(values.reshape(len(cases), -1))
-    low, high = (ends.reshape(len(names), len(FIGURES)) for ends in (flat_low, flat_high))
+    cases = [*dict.fromkeys(score.case for score in scores)]
+    names = [*dict.fromkeys(score.class_name for score in scores)]
+    by_place = {(score.case, score.class_name): score for score in scores}
+    values = np.array(
+        [[[by_place[case, name][m] for m in METRICS] for name in names] for case in cases]
+    )
+    low, high = mean_intervals(np.reshape(values, (len(cases), -1)))
+    ends = np.reshape(np.stack([low, high], axis=-1), (len(names), len(METRICS), 2))
     classes = tuple(
-        _class_summary(
-            name,
-            [score.presence for score in scores if score.class_name == name],
-            values[:, number],
-            both[:, number],
-            [*zip(low[number], high[number], strict=True)],
-        )
-        for name, number in column.items()
+        _class_summary(name, [by_place[case, name] for case in cases], ends[number])
+        for number, name in enumerate(names)
     )
     return Summary(classes, _mean_of(classes, values))
 
@@ -135,58 +129,48 @@ def finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _class_summary(
-    name: str,
-    presences: Sequence[Presence],
-    values: Floats,
-    both: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    intervals: Sequence[tuple[float, float]],
-) -> ClassSummary:
-    """``values``: ``(case, figure)``."""
-    dice, jaccard, hd95, asd = (
-        Estimate(_mean(values[:, number]), float(low), float(high))
-        for number, (low, high) in enumerate(intervals)
-    )
+def _class_summary(name: str, scores: Sequence[CaseScore], ends: Floats) -> ClassSummary:
+    """``ends``: ``(measure, 2)``, the intervals."""
+    presences = [score.presence for score in scores]
+    both = [score for score in scores if score.presence is Presence.BOTH]
     return ClassSummary(
         name=name,
-        n=int(np.isfinite(values[:, 0]).sum()),
+        n=sum(any(map(math.isfinite, score.values.values())) for score in scores),
         n_missed=presences.count(Presence.MISSED),
         n_invented=presences.count(Presence.INVENTED),
         n_absent_in_both=presences.count(Presence.NEITHER),
-        dice=dice,
-        jaccard=jaccard,
-        hd95=hd95,
-        asd=asd,
-        hd95_where_both=_mean(values[both, 2]),
-        asd_where_both=_mean(values[both, 3]),
+        estimates={
+            m: Estimate(_mean(score[m] for score in scores), float(low), float(high))
+            for m, (low, high) in zip(METRICS, ends, strict=True)
+        },
+        where_both={
+            m: _mean(score[m] for score in both) for m in METRICS if METRICS[m].worst is None
+        },
     )
 
 
 def _mean_of(classes: Sequence[ClassSummary], values: Floats) -> ClassSummary:
-    """``values``: ``(case, class, figure)``."""
-    dice, jaccard, hd95, asd = (
-        Estimate(
-            _mean(np.array([getattr(one, figure).value for one in classes])),
-            *class_mean_interval(values[:, :, number]),
-        )
-        for number, figure in enumerate(FIGURES)
-    )
+    """``values``: ``(case, class, measure)``."""
     return ClassSummary(
         name="mean",
-        n=int(np.isfinite(values[:, :, 0]).any(axis=1).sum()),
-        n_missed=sum(one.n_missed for one in classes),
-        n_invented=sum(one.n_invented for one in classes),
-        n_absent_in_both=sum(one.n_absent_in_both for one in classes),
-        dice=dice,
-        jaccard=jaccard,
-        hd95=hd95,
-        asd=asd,
-        hd95_where_both=_mean(np.array([one.hd95_where_both for one in classes])),
-        asd_where_both=_mean(np.array([one.asd_where_both for one in classes])),
+        n=int(np.isfinite(values).any(axis=(1, 2)).sum()),
+        n_missed=sum(summary.n_missed for summary in classes),
+        n_invented=sum(summary.n_invented for summary in classes),
+        n_absent_in_both=sum(summary.n_absent_in_both for summary in classes),
+        estimates={
+            m: Estimate(
+                _mean(summary[m].value for summary in classes),
+                *class_mean_interval(values[:, :, number]),
+            )
+            for number, m in enumerate(METRICS)
+        },
+        where_both={
+            m: _mean(summary.where_both[m] for summary in classes) for m in classes[0].where_both
+        },
     )
 
 
-def _mean(values: Floats) -> float:
-    """Mean of the finite values; NaN without any, and without numpy's warning."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else math.nan
+def _mean(values: Iterable[float]) -> float:
+    """Mean of the finite values; NaN without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan

@@ -1,9 +1,9 @@
 """Distances between the surfaces of two binary volumes, in mm.
 
-A surface voxel is one inside the structure with a face neighbour outside it; what lies beyond the
-edge of the image is outside. Distances go from centre to centre of such voxels. These are the
+A surface voxel is one inside the structure with a face neighbor outside it; what lies beyond the
+edge of the image is outside. Distances go from center to center of such voxels. These are the
 definitions of MedPy 0.5 (``medpy.metric.binary``, connectivity 1), with which the tests compare;
-other programs differ by more than rounding (arXiv 2410.02630).
+other programs differ by more than rounding (https://arxiv.org/abs/2410.02630).
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ from scipy import ndimage
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.metrics.overlap import BoolVolume, check_same_shape
+
+NSD_TOLERANCE_MM = 2.0
+"""Default tolerance of the surface Dice: two to three voxels of common MRI and CT, about what two
+people differ by at a clear border."""
+
+_HEADER_ROUNDING = 1e-6
+"""NIfTI stores spacings as float32: 3 voxels of 1.1 mm are 3.3000001 mm, not more than 3.3 mm."""
 
 _ndimage: Any = ndimage  # it has no type hints
 
@@ -44,6 +51,12 @@ class SurfaceDistances:
     def asd(self) -> float:
         """Mean distance from the prediction's surface to the reference, one direction only."""
         return float(self.to_reference.mean())
+
+    def nsd(self, tolerance: float) -> float:
+        """Share of the surface voxels of both with a distance of at most ``tolerance``."""
+        limit = tolerance * (1 + _HEADER_ROUNDING)
+        distances = np.concatenate([self.to_reference, self.to_prediction])
+        return float(np.count_nonzero(distances <= limit) / len(distances))
 
 
 def hd95(
@@ -92,6 +105,43 @@ def asd(
     return surface_distances(prediction, reference, spacing).asd
 
 
+def nsd(
+    prediction: BoolVolume,
+    reference: BoolVolume,
+    spacing: Sequence[float] | None = None,
+    tolerance: float = NSD_TOLERANCE_MM,
+) -> float:
+    """Normalized surface Dice: the share of both surfaces that lies near the other one.
+
+        NSD = (|{p in S_P: d(p, S_R) <= t}| + |{r in S_R: d(r, S_P) <= t}|) / (|S_P| + |S_R|)
+
+    S_P and S_R are the surface voxels of prediction and reference, t is the tolerance. Here surface
+    voxels are counted; the program of the authors weighs by the area of surface elements between
+    voxels (surfels), so figures differ, most where the spacing is anisotropic.
+
+    Args:
+        prediction: ``(z, y, x)`` or ``(y, x)``, not empty.
+        reference: Same shape, not empty.
+        spacing: mm in the order of the axes; ``None`` counts voxels.
+        tolerance: Largest distance that counts as near: mm, or voxels without ``spacing``.
+
+    Returns:
+        A fraction.
+
+    Raises:
+        ShapeError: The shapes differ, or ``spacing`` does not fit them.
+        InputError: One of the two is empty: there is no surface to measure from.
+
+    Source: Nikolov et al. 2021, https://arxiv.org/abs/1809.04430.
+
+    Example:
+        >>> row = np.eye(6, dtype=bool)[:, None]  # single voxels
+        >>> nsd(row[0], row[2], spacing=(1, 1.5), tolerance=2), nsd(row[0], row[2], tolerance=2)
+        (0.0, 1.0)
+    """
+    return surface_distances(prediction, reference, spacing).nsd(tolerance)
+
+
 def surface_distances(
     prediction: BoolVolume, reference: BoolVolume, spacing: Sequence[float] | None = None
 ) -> SurfaceDistances:
@@ -107,6 +157,13 @@ def surface_distances(
         InputError: One of the two is empty: there is no surface to measure from.
 
     Cost: two exact Euclidean distance transforms over the box around both structures.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 1, 8), dtype=bool)
+        >>> prediction[0, [1, 7]] = reference[0, 1] = True
+        >>> distances = surface_distances(prediction, reference)
+        >>> distances.to_reference, distances.to_prediction
+        (array([0., 6.]), array([0.]))
     """
     check_same_shape(prediction, reference)
     sampling = check_spacing(spacing, prediction.ndim)
@@ -115,7 +172,7 @@ def surface_distances(
             raise InputError(
                 f"the {name} is empty", "an empty structure has no surface to measure from"
             )
-    # every voxel of either surface lies in this box, so it holds all nearest neighbours too
+    # every voxel of either surface lies in this box, so it holds all nearest neighbors too
     box = bounding_box(prediction | reference)
     prediction_surface = surface(prediction[box])
     reference_surface = surface(reference[box])
@@ -126,8 +183,19 @@ def surface_distances(
 
 
 def surface(volume: BoolVolume) -> BoolVolume:
-    """Voxels with a face neighbour outside the structure; beyond the array all is outside."""
-    inner = volume.copy()
+    """Voxels with a face neighbor outside the structure; beyond the array all is outside.
+
+    Args:
+        volume: ``(z, y, x)`` or ``(y, x)``.
+
+    Returns:
+        Same shape.
+
+    Example:
+        >>> int(surface(np.ones((3, 4), dtype=bool)).sum())
+        10
+    """
+    inner = np.array(volume)
     for axis in range(volume.ndim):
         source, target = np.moveaxis(volume, axis, 0), np.moveaxis(inner, axis, 0)
         target[1:] &= source[:-1]
@@ -137,7 +205,15 @@ def surface(volume: BoolVolume) -> BoolVolume:
 
 
 def bounding_box(volume: BoolVolume) -> tuple[slice, ...]:
-    """Smallest box that holds all true voxels, one slice an axis; empty slices without any."""
+    """Smallest box that holds all true voxels, one slice an axis; empty slices without any.
+
+    Args:
+        volume: ``(z, y, x)`` or ``(y, x)``.
+
+    Example:
+        >>> bounding_box(np.array([[False, False, False], [False, True, True]]))
+        (slice(1, 2, None), slice(1, 3, None))
+    """
     box: list[slice] = []
     for axis in range(volume.ndim):
         others = tuple(other for other in range(volume.ndim) if other != axis)
@@ -155,6 +231,10 @@ def image_diagonal_mm(shape: Sequence[int], spacing: Sequence[float]) -> float:
     Args:
         shape: Voxels an axis.
         spacing: mm in the same order.
+
+    Example:
+        >>> image_diagonal_mm((3, 4), (1.0, 1.0))
+        5.0
     """
     return math.hypot(*(size * step for size, step in zip(shape, spacing, strict=True)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.aggregate import summarize
+from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
 from graphnn_unet.metrics.labels import (
     MAX_FOUND_CLASSES,
     LabelTable,
@@ -74,6 +76,7 @@ def evaluate(
     cases: Iterable[str] | None = None,
     is_estimate: bool | None = None,
     n_workers: int | None = None,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> EvaluationResult:
     """Score predicted label maps and write ``metrics.csv`` and ``summary.json``.
 
@@ -83,7 +86,7 @@ def evaluate(
 
     Args:
         predictions: Folder of predicted label maps.
-        labels: Folder of true label maps.
+        labels: Folder of reference label maps (ground truth).
         output: Folder for the results; the predictions' folder without it.
         protocol: ``honest`` (mm; missed and invented structures cost the image's diagonal) or
             ``published`` (as the programs behind published tables; voxels).
@@ -95,6 +98,7 @@ def evaluate(
             for the validation of ``fold_all``, ``True`` for that of a numbered fold and for
             ``labelsTs``, else ``None`` (not known).
         n_workers: Processes; 0 does all in this one, default by cores, memory and size.
+        nsd_tolerance_mm: Tolerance of the surface Dice, 0 or more.
 
     Returns:
         Records, means, intervals and the paths written.
@@ -104,27 +108,32 @@ def evaluate(
         PartlyEvaluatedError: Some cases could not be scored; ``failures.csv`` names them, and
             ``error.result`` holds the figures of the others.
         RefusedError: Both folders are the same.
-        InputError: The protocol or ``dataset.json`` cannot be used.
+        InputError: The protocol, the tolerance or ``dataset.json`` cannot be used.
     """
-    chosen = check_protocol(protocol)
+    protocol = check_protocol(protocol)
+    if not 0 <= nsd_tolerance_mm < math.inf:
+        raise InputError(
+            f"the tolerance {nsd_tolerance_mm} mm is out of range", "", "Give 0 or more"
+        )
     predictions, labels = Path(predictions), Path(labels)
     target = predictions if output is None else Path(output)
     _check_folders(predictions, labels, target)
     source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
     table = read_labels(source) if source else None
     files, faults = _match_cases(predictions, labels, None if cases is None else [*cases])
-    scored, scoring_faults = _score_all(files, table, chosen, n_workers)
+    scored, scoring_faults = _score_all(files, table, protocol, nsd_tolerance_mm, n_workers)
     faults += scoring_faults
     if not scored:
         raise FaultsError(faults)
     if table is None:
         table = _found_table(scored, labels)
-        scored = [_with_all_classes(one, table, chosen) for one in scored]
+        scored = [_with_all_classes(case, table, protocol) for case in scored]
     is_estimate, reason = _estimate(predictions, labels, is_estimate)
-    scores = tuple(score for one in scored for score in one.scores)
+    scores = tuple(score for case in scored for score in case.scores)
     summary = summarize(scores)
     result = EvaluationResult(
-        protocol=chosen,
+        protocol=protocol,
+        nsd_tolerance_mm=nsd_tolerance_mm,
         scores=scores,
         classes=summary.classes,
         mean=summary.mean,
@@ -135,7 +144,7 @@ def evaluate(
         summary_json=target / "summary.json",
     )
     folders = {"predictions": predictions.absolute(), "labels": labels.absolute()}
-    write_result(result, [one.files for one in scored], table, folders, reason)
+    write_result(result, [case.files for case in scored], table, folders, reason)
     if faults:
         raise PartlyEvaluatedError(faults, result)
     return result
@@ -146,6 +155,7 @@ class _Job:
     files: CaseFiles
     table: LabelTable | None
     protocol: Protocol
+    nsd_tolerance_mm: float
 
 
 @dataclass(frozen=True)
@@ -230,15 +240,16 @@ def _score_all(
     files: Sequence[CaseFiles],
     table: LabelTable | None,
     protocol: Protocol,
+    nsd_tolerance_mm: float,
     n_workers: int | None,
 ) -> tuple[list[_Scored], list[Fault]]:
     """Scored cases and faults, both in the order of ``files``."""
     if n_workers is None:
         n_bytes = sum(
-            path.stat().st_size for one in files for path in (one.prediction, one.reference)
+            path.stat().st_size for pair in files for path in (pair.prediction, pair.reference)
         )
         n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
-    jobs = (_Job(one, table, protocol) for one in files)
+    jobs = (_Job(pair, table, protocol, nsd_tolerance_mm) for pair in files)
     outcomes: dict[str, Outcome] = {}
     with Progress(len(files), "evaluate") as progress:
         for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
@@ -246,11 +257,11 @@ def _score_all(
             progress.update(outcome.job.files.case)
     scored: list[_Scored] = []
     faults: list[Fault] = []
-    for one in files:
-        outcome = outcomes[one.case]
+    for pair in files:
+        outcome = outcomes[pair.case]
         if not outcome.ok:
-            _log.debug("%s: %s", one.case, outcome.details)
-            faults.append(_fault(one.case, outcome.error.rstrip("."), ""))
+            _log.debug("%s: %s", pair.case, outcome.details)
+            faults.append(_fault(pair.case, outcome.error.rstrip("."), ""))
         elif outcome.value.faults:
             faults.extend(outcome.value.faults)
         else:
@@ -278,7 +289,7 @@ def _score_job(job: _Job) -> _Scored:
         faults.append(_fault(files.case, cause, remedy))
     if faults:
         return _Scored(files, faults=tuple(faults))
-    prediction, reference = (one.array for one in maps)
+    prediction, reference = (label_map.array for label_map in maps)
     table = job.table or table_of_ids({*_values(prediction), *_values(reference)})
     scores = score_case(
         prediction,
@@ -288,6 +299,7 @@ def _score_job(job: _Job) -> _Scored:
         job.protocol,
         case=files.case,
         ignore_label=table.ignore,
+        nsd_tolerance_mm=job.nsd_tolerance_mm,
     )
     return _Scored(files, tuple(scores), reference.size)
 
@@ -312,7 +324,7 @@ def _value_faults(
     what = f"value{'s' * (len(unknown) > 1)} {', '.join(map(str, unknown[:_MAX_NAMES]))}"
     count = int(np.count_nonzero(np.isin(array, unknown)))
     cause = f"{path} holds {what} ({count} voxels), which {table.source} does not name"
-    return [_fault(case, cause, "Give the dataset.json of these label maps, or mend the map")]
+    return [_fault(case, cause, "Give the dataset.json of these label maps, or fix the map")]
 
 
 def _values(array: NDArray[Any]) -> list[int]:
@@ -323,7 +335,7 @@ def _values(array: NDArray[Any]) -> list[int]:
 
 
 def _found_table(scored: Sequence[_Scored], labels: Path) -> LabelTable:
-    table = table_of_ids({int(score.class_name) for one in scored for score in one.scores})
+    table = table_of_ids({int(score.class_name) for case in scored for score in case.scores})
     if not table.classes:
         raise InputError(
             f"{labels} holds nothing to score",
@@ -333,14 +345,14 @@ def _found_table(scored: Sequence[_Scored], labels: Path) -> LabelTable:
     return table
 
 
-def _with_all_classes(one: _Scored, table: LabelTable, protocol: Protocol) -> _Scored:
+def _with_all_classes(scored: _Scored, table: LabelTable, protocol: Protocol) -> _Scored:
     """Add the classes that other cases have and this one has in neither map."""
-    own: Mapping[str, CaseScore] = {score.class_name: score for score in one.scores}
+    by_class: Mapping[str, CaseScore] = {score.class_name: score for score in scored.scores}
     scores = (
-        own.get(name) or absent_score(one.files.case, name, one.n_voxels, protocol)
+        by_class.get(name) or absent_score(scored.files.case, name, scored.n_voxels, protocol)
         for name in table.classes
     )
-    return replace(one, scores=tuple(scores))
+    return replace(scored, scores=tuple(scores))
 
 
 def _estimate(predictions: Path, labels: Path, stated: bool | None) -> tuple[bool | None, str]:
@@ -350,7 +362,7 @@ def _estimate(predictions: Path, labels: Path, stated: bool | None) -> tuple[boo
     folder = predictions.absolute()
     fold = folder.parent.name if folder.name.startswith("validation") else ""
     if fold == "fold_all":
-        return False, "fold_all trains on all labelled cases and validates on the same ones"
+        return False, "fold_all trains on all labeled cases and validates on the same ones"
     if fold.startswith("fold_") and fold[5:].isdigit():
         return True, "the cases of a fold's validation do not train it"
     if labels.absolute().name == "labelsTs":

@@ -12,7 +12,7 @@ from graphnn_unet.metrics.protocols import LabelIds
 from graphnn_unet.storage.safe_load import read_json
 
 MAX_FOUND_CLASSES = 255
-"""More ids than this in one map, without a ``dataset.json``, are taken for the grey values of an
+"""More ids than this in one map, without a ``dataset.json``, are taken for the gray values of an
 image: whole-body atlases name about 120 structures, brain parcellations about 200."""
 
 
@@ -73,12 +73,22 @@ def read_labels(dataset_json: Path) -> LabelTable:
 
 
 def table_of_ids(ids: Iterable[int]) -> LabelTable:
-    """A table in which every id but 0 is a class of its own name."""
+    """A table in which every id but 0 is a class of its own name.
+
+    Example:
+        >>> table_of_ids({0, 2, 1}).classes
+        {'1': 1, '2': 2}
+    """
     return LabelTable({str(number): number for number in sorted(ids) if number})
 
 
 def summary_key(ids: LabelIds) -> str:
-    """How nnU-Net's ``summary.json`` writes a class: ``1``, and ``(1, 2)`` for a region."""
+    """How nnU-Net's ``summary.json`` writes a class.
+
+    Example:
+        >>> summary_key(1), summary_key([1, 2])
+        ('1', '(1, 2)')
+    """
     return str(ids) if isinstance(ids, int) else str(tuple(ids))
 
 

@@ -1,4 +1,7 @@
-"""How much two binary volumes overlap: counts, Dice and Jaccard."""
+"""How much two binary volumes overlap: counts, Dice, Jaccard, precision, recall, volume error.
+
+Definitions, and when which is of use: Metrics reloaded, https://arxiv.org/abs/2206.01653.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,21 @@ class OverlapCounts:
         union = self.tp + self.fp + self.fn
         return self.tp / union if union else math.nan
 
+    @property
+    def precision(self) -> float:
+        """``tp / (tp + fp)``, a fraction; NaN where the prediction is empty."""
+        return self.tp / self.n_pred if self.n_pred else math.nan
+
+    @property
+    def recall(self) -> float:
+        """``tp / (tp + fn)``, a fraction; NaN where the reference is empty."""
+        return self.tp / self.n_ref if self.n_ref else math.nan
+
+    @property
+    def volume_error(self) -> float:
+        """``(n_pred - n_ref) / n_ref``, a fraction; NaN where the reference is empty."""
+        return (self.n_pred - self.n_ref) / self.n_ref if self.n_ref else math.nan
+
 
 def check_same_shape(prediction: NDArray[np.generic], reference: NDArray[np.generic]) -> None:
     """Raise ``ShapeError`` unless both arrays have one shape."""
@@ -76,6 +94,11 @@ def count_overlap(
 
     Raises:
         ShapeError: The shapes differ.
+
+    Example:
+        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
+        >>> count_overlap(prediction, reference)
+        OverlapCounts(tp=1, fp=1, fn=2, tn=0)
     """
     check_same_shape(prediction, reference)
     tp = int(np.count_nonzero(prediction & reference))
@@ -86,18 +109,73 @@ def count_overlap(
 
 
 def dice(prediction: BoolVolume, reference: BoolVolume) -> float:
-    """Dice of two binary volumes, ``2 |P ∩ R| / (|P| + |R|)``; NaN where both are empty.
+    """Dice of two ``(z, y, x)``, ``2 |P ∩ R| / (|P| + |R|)``; NaN where both are empty.
 
     Raises:
         ShapeError: The shapes differ.
+
+    Example:
+        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
+        >>> dice(prediction, reference)
+        0.4
     """
     return count_overlap(prediction, reference).dice
 
 
 def jaccard(prediction: BoolVolume, reference: BoolVolume) -> float:
-    """Jaccard of two binary volumes, ``|P ∩ R| / |P ∪ R|``; NaN where both are empty.
+    """Jaccard of two ``(z, y, x)``, ``|P ∩ R| / |P ∪ R|``; NaN where both are empty.
 
     Raises:
         ShapeError: The shapes differ.
+
+    Example:
+        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
+        >>> jaccard(prediction, reference)
+        0.25
     """
     return count_overlap(prediction, reference).jaccard
+
+
+def precision(prediction: BoolVolume, reference: BoolVolume) -> float:
+    """Share of a ``(z, y, x)`` prediction that is right, ``|P ∩ R| / |P|``; NaN if P is empty.
+
+    Raises:
+        ShapeError: The shapes differ.
+
+    Example:
+        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
+        >>> precision(prediction, reference)
+        0.5
+    """
+    return count_overlap(prediction, reference).precision
+
+
+def recall(prediction: BoolVolume, reference: BoolVolume) -> float:
+    """Share of a ``(z, y, x)`` reference that is predicted, ``|P ∩ R| / |R|``; NaN if R is empty.
+
+    Raises:
+        ShapeError: The shapes differ.
+
+    Example:
+        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
+        >>> recall(prediction, reference)
+        0.3333333333333333
+    """
+    return count_overlap(prediction, reference).recall
+
+
+def volume_error(prediction: BoolVolume, reference: BoolVolume) -> float:
+    """Relative volume error of two ``(z, y, x)``, ``(|P| - |R|) / |R|``; NaN where R is empty.
+
+    It is signed: -1 an empty prediction, below 0 one that is too small, above 0 one that is too
+    large. Places do not count: a prediction beside the reference may have 0.
+
+    Raises:
+        ShapeError: The shapes differ.
+
+    Example:
+        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
+        >>> volume_error(prediction, reference)
+        -0.3333333333333333
+    """
+    return count_overlap(prediction, reference).volume_error

@@ -1,7 +1,7 @@
 """What a structure scores in one case, under the two protocols.
 
 Honest: a structure that is in neither map is left out and counted; one that is missed or invented
-scores Dice and Jaccard 0 and costs the diagonal of the image in mm. Published: the conventions of
+scores 0 in all overlaps and costs the diagonal of the image in mm. Published: the conventions of
 the programs behind the published tables (UA-MT, SSL4MIS, BCP and their successors), whose figures
 can be compared with those tables and with nothing else.
 """
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.metrics.distance import (
+    NSD_TOLERANCE_MM,
     bounding_box,
     check_spacing,
     image_diagonal_mm,
-    surface_distances,
 )
 from graphnn_unet.metrics.overlap import (
     BoolVolume,
@@ -30,42 +30,12 @@ from graphnn_unet.metrics.overlap import (
     check_same_shape,
     count_overlap,
 )
+from graphnn_unet.metrics.registry import METRICS, Comparison, Metric
 
 Protocol = Literal["honest", "published"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 LabelIds = int | Sequence[int]
 """One id, or the ids that make up a region."""
-
-COLUMNS = ("case", "class", "dice", "jaccard", "hd95_mm", "asd_mm", "missed", "protocol")
-"""Columns of ``metrics.csv``."""
-
-_COMMON_DEFINITIONS = {
-    "Dice": "2 |P and R| / (|P| + |R|), a fraction, on the whole volume",
-    "Jaccard": "|P and R| / |P or R|, a fraction, on the whole volume; IoU is the same",
-    "surface": "voxels inside with a face neighbour outside; beyond the image is outside",
-    "HD95": "95th percentile (linear) of the distances of both surfaces to the other one, "
-    "both directions put together",
-    "ASD": "mean distance from the prediction's surface to the reference's, one direction only",
-    "ignore": "voxels with the ignore label in the reference are taken out of both maps",
-    "mean": "over cases, then over classes",
-}
-DEFINITIONS: dict[str, dict[str, str]] = {
-    "honest": {
-        **_COMMON_DEFINITIONS,
-        "distance unit": "mm",
-        "absent in both": "no value; left out of the mean of that class and counted",
-        "missed or invented": "Dice 0, Jaccard 0, HD95 and ASD the diagonal of the image; missed 1",
-    },
-    "published": {
-        **_COMMON_DEFINITIONS,
-        "distance unit": "voxels (the papers' programs pass no spacing), also in the columns "
-        "hd95_mm and asd_mm of metrics.csv",
-        "empty prediction": "Dice, Jaccard, HD95 and ASD 0, whatever the reference holds; "
-        "this lowers the mean distance",
-        "invented": "Dice 0, Jaccard 0, no distance; missed 1",
-    },
-}
-"""What each figure means, as it stands in ``summary.json``."""
 
 
 class Presence(Enum):
@@ -79,16 +49,13 @@ class Presence(Enum):
 
 @dataclass(frozen=True)
 class CaseScore:
-    """One structure in one case: a row of ``metrics.csv``.
+    """One structure in one case: a row of ``metrics.csv``. ``score["dice"]`` is one value.
 
     Attributes:
         case: Case id.
         class_name: Name of the class or region.
-        dice: Fraction; NaN without a value.
-        jaccard: Fraction; NaN without a value.
-        hd95_mm: mm, under the published protocol voxels; NaN without a value.
-        asd_mm: As ``hd95_mm``, from prediction to reference.
-        missed: 1 where one of the two maps lacks the structure, else 0.
+        values: Measure of :data:`~graphnn_unet.metrics.registry.METRICS` to its value; NaN without
+            one. Distances are in mm, under the published protocol in voxels.
         protocol: ``honest`` or ``published``.
         presence: In which of the two maps the structure is.
         counts: Voxels by agreement.
@@ -96,33 +63,63 @@ class CaseScore:
 
     case: str
     class_name: str
-    dice: float
-    jaccard: float
-    hd95_mm: float
-    asd_mm: float
-    missed: int
+    values: Mapping[str, float]
     protocol: Protocol
     presence: Presence
     counts: OverlapCounts
 
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
     def as_row(self) -> dict[str, str | float | int]:
         """The columns of ``metrics.csv``; a cell without a value is empty."""
-        figures = {
-            name: "" if math.isnan(value) else value
-            for name, value in (
-                ("dice", self.dice),
-                ("jaccard", self.jaccard),
-                ("hd95_mm", self.hd95_mm),
-                ("asd_mm", self.asd_mm),
-            )
-        }
         return {
             "case": self.case,
             "class": self.class_name,
-            **figures,
-            "missed": self.missed,
+            **{name: "" if math.isnan(value) else value for name, value in self.values.items()},
+            "distance_unit": distance_unit(self.protocol),
+            "missed": int(self.presence is Presence.MISSED),
+            "invented": int(self.presence is Presence.INVENTED),
             "protocol": self.protocol,
         }
+
+
+def csv_columns() -> tuple[str, ...]:
+    """Columns of ``metrics.csv``: one a measure, after case and class.
+
+    Example:
+        >>> csv_columns()[:3], csv_columns()[-4:]
+        (('case', 'class', 'dice'), ('distance_unit', 'missed', 'invented', 'protocol'))
+    """
+    return ("case", "class", *METRICS, "distance_unit", "missed", "invented", "protocol")
+
+
+def distance_unit(protocol: Protocol) -> str:
+    """Unit of all distances: ``mm``, or ``voxel`` under the published protocol."""
+    return "mm" if protocol == "honest" else "voxel"
+
+
+def definitions(protocol: Protocol) -> dict[str, str]:
+    """What each figure means, as it stands in ``summary.json``."""
+    texts = {metric.key: metric.definition for metric in METRICS.values()} | {
+        "surface": "voxels inside with a face neighbor outside; beyond the image is outside",
+        "ignore": "voxels with the ignore label in the reference are taken out of both maps",
+        "mean": "over cases, then over classes",
+    }
+    if protocol == "honest":
+        return texts | {
+            "distance unit": "mm",
+            "absent in both": "no value; left out of the mean of that class and counted",
+            "missed or invented": "the worst value of each measure: overlaps 0, distances the "
+            "diagonal of the image, VolumeError -1 where missed and no value where invented",
+        }
+    return texts | {
+        "distance unit": "voxels (the papers' programs pass no spacing)",
+        "empty prediction": "Dice, Jaccard, HD95 and ASD 0, whatever the reference holds; "
+        "this lowers the mean distance",
+        "invented": "Dice 0, Jaccard 0, no distance",
+        "other measures": "no value: the papers' programs do not report them",
+    }
 
 
 def check_protocol(protocol: str) -> Protocol:
@@ -142,6 +139,7 @@ def score_case(
     *,
     case: str = "",
     ignore_label: int | None = None,
+    nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
 ) -> list[CaseScore]:
     """Score all classes of one case.
 
@@ -154,6 +152,7 @@ def score_case(
         protocol: ``honest`` or ``published``.
         case: Case id for the records.
         ignore_label: Voxels with this id in the reference are taken out of both maps.
+        nsd_tolerance_mm: Tolerance of the surface Dice.
 
     Returns:
         One record a class, in the order of ``labels``.
@@ -161,6 +160,16 @@ def score_case(
     Raises:
         ShapeError: The two maps differ in shape, or ``spacing`` does not fit them.
         InputError: There is no such protocol.
+
+    Example:
+        >>> prediction, reference = np.zeros((2, 4, 4), dtype=np.uint8)
+        >>> prediction[1, 1:3] = reference[1, 1:4] = 1
+        >>> reference[3] = 2
+        >>> liver, tumor = score_case(
+        ...     prediction, reference, spacing=(3.0, 1.0), labels={"liver": 1, "tumor": 2}
+        ... )
+        >>> liver["dice"], liver["recall"].__round__(3), tumor["hd95"], tumor.presence.value
+        (0.8, 0.667, 12.649110640673518, 'missed')
     """
     protocol = check_protocol(protocol)
     check_same_shape(prediction, reference)
@@ -180,19 +189,23 @@ def score_case(
     for name, ids in labels.items():
         masks = mask_of(prediction, ids), mask_of(reference, ids)
         counts = count_overlap(*masks, n_voxels)
-        figures = (
-            _honest(*masks, counts, steps, diagonal)
-            if protocol == "honest"
-            else _published(*masks, counts)
-        )
-        presence = presence_of(counts)
-        missed = int(presence in (Presence.MISSED, Presence.INVENTED))
-        scores.append(CaseScore(case, name, *figures, missed, protocol, presence, counts))
+        if (presence := presence_of(counts)) is Presence.BOTH:
+            spacing_or_none = steps if protocol == "honest" else None
+            structure = Comparison(*masks, spacing_or_none, counts, nsd_tolerance_mm)
+            values = _measured(structure, protocol)
+        else:
+            values = _without_measuring(presence, protocol, diagonal)
+        scores.append(CaseScore(case, name, values, protocol, presence, counts))
     return scores
 
 
 def mask_of(label_map: NDArray[np.integer], ids: LabelIds) -> BoolVolume:
-    """Where the map holds the id, or any of the ids."""
+    """Where a ``(z, y, x)`` map holds the id, or any of the ids; same shape.
+
+    Example:
+        >>> mask_of(np.array([[0, 1, 2, 3]]), [1, 2])
+        array([[False,  True,  True, False]])
+    """
     wanted = _id_list(ids)
     return label_map == wanted[0] if len(wanted) == 1 else np.isin(label_map, wanted)
 
@@ -202,7 +215,12 @@ def _id_list(ids: LabelIds) -> list[int]:
 
 
 def presence_of(counts: OverlapCounts) -> Presence:
-    """In which of the two maps the structure is."""
+    """In which of the two maps the structure is.
+
+    Example:
+        >>> presence_of(OverlapCounts(tp=0, fp=0, fn=5, tn=10))
+        <Presence.MISSED: 'missed'>
+    """
     if counts.n_pred and counts.n_ref:
         return Presence.BOTH
     if counts.n_ref:
@@ -212,36 +230,36 @@ def presence_of(counts: OverlapCounts) -> Presence:
 
 def absent_score(case: str, class_name: str, n_voxels: int, protocol: Protocol) -> CaseScore:
     """The record of a structure that is in neither map of a case with ``n_voxels`` voxels."""
+    values = _without_measuring(Presence.NEITHER, protocol, math.nan)
     counts = OverlapCounts(0, 0, 0, n_voxels)
-    value = math.nan if protocol == "honest" else 0.0
-    return CaseScore(
-        case, class_name, value, value, value, value, 0, protocol, Presence.NEITHER, counts
-    )
+    return CaseScore(case, class_name, values, protocol, Presence.NEITHER, counts)
 
 
-def _honest(
-    prediction: BoolVolume,
-    reference: BoolVolume,
-    counts: OverlapCounts,
-    spacing: Sequence[float],
-    diagonal: float,
-) -> tuple[float, float, float, float]:
-    presence = presence_of(counts)
-    if presence is Presence.NEITHER:
-        return math.nan, math.nan, math.nan, math.nan
-    if presence is not Presence.BOTH:
-        return 0.0, 0.0, diagonal, diagonal
-    distances = surface_distances(prediction, reference, spacing)
-    return counts.dice, counts.jaccard, distances.hd95, distances.asd
+def _measured(structure: Comparison, protocol: Protocol) -> dict[str, float]:
+    """Values of a structure that is in both maps."""
+    return {
+        name: metric.function(structure)
+        if protocol == "honest" or metric.is_published
+        else math.nan
+        for name, metric in METRICS.items()
+    }
 
 
-def _published(
-    prediction: BoolVolume, reference: BoolVolume, counts: OverlapCounts
-) -> tuple[float, float, float, float]:
-    # the papers' programs look at the prediction alone: `if sum(prediction) == 0: 0, 0, 0, 0`
-    if not counts.n_pred:
-        return 0.0, 0.0, 0.0, 0.0
-    if not counts.n_ref:  # their MedPy raises here; Dice is 0 and there is no distance
-        return 0.0, 0.0, math.nan, math.nan
-    distances = surface_distances(prediction, reference)
-    return counts.dice, counts.jaccard, distances.hd95, distances.asd
+def _without_measuring(presence: Presence, protocol: Protocol, diagonal: float) -> dict[str, float]:
+    """Values of a structure that is in one map or in none."""
+    convention = _honest if protocol == "honest" else _published
+    return {name: convention(metric, presence, diagonal) for name, metric in METRICS.items()}
+
+
+def _honest(metric: Metric, presence: Presence, diagonal: float) -> float:
+    if presence is Presence.NEITHER or (presence is Presence.INVENTED and metric.needs_reference):
+        return math.nan
+    return diagonal if metric.worst is None else metric.worst
+
+
+def _published(metric: Metric, presence: Presence, diagonal: float) -> float:
+    if not metric.is_published:
+        return math.nan
+    # the papers' programs look at the prediction alone: `if sum(prediction) == 0: 0, 0, 0, 0`;
+    # their MedPy raises where the reference is empty: Dice is 0 and there is no distance
+    return math.nan if presence is Presence.INVENTED and metric.unit == "distance" else 0.0

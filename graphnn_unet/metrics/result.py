@@ -1,7 +1,8 @@
-"""What an evaluation found, and the files it is kept in."""
+"""The result of an evaluation, and the files it is kept in."""
 
 from __future__ import annotations
 
+import csv
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,33 @@ from pathlib import Path
 import numpy as np
 
 from graphnn_unet._version import __version__
-from graphnn_unet.errors import Fault
+from graphnn_unet.deprecation import deprecated_name
+from graphnn_unet.errors import Fault, MissingFileError
 from graphnn_unet.metrics import intervals
 from graphnn_unet.metrics.aggregate import ClassSummary, finite_or_none
 from graphnn_unet.metrics.labels import LabelTable, summary_key
-from graphnn_unet.metrics.protocols import COLUMNS, DEFINITIONS, CaseScore, Protocol
+from graphnn_unet.metrics.protocols import (
+    CaseScore,
+    Protocol,
+    check_protocol,
+    csv_columns,
+    definitions,
+    distance_unit,
+)
+from graphnn_unet.metrics.registry import METRICS
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
 SCHEMA_VERSION = 1
+
+_NNUNET_KEYS = {"Jaccard": "IoU"}
+_OLD_COLUMNS = {"hd95_mm": "hd95", "asd_mm": "asd"}
+_OLD_COLUMN = deprecated_name(
+    "column hd95_mm",
+    since="0.1",
+    removed="0.3",
+    use="hd95 and distance_unit, which gnnunet_evaluate writes",
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,7 @@ class EvaluationResult:
 
     Attributes:
         protocol: ``honest`` or ``published``.
+        nsd_tolerance_mm: Tolerance of the surface Dice.
         scores: One record a case and class, as in ``metrics.csv``.
         classes: One summary a class.
         mean: The mean over classes.
@@ -49,6 +69,7 @@ class EvaluationResult:
     """
 
     protocol: Protocol
+    nsd_tolerance_mm: float
     scores: tuple[CaseScore, ...]
     classes: tuple[ClassSummary, ...]
     mean: ClassSummary
@@ -61,7 +82,38 @@ class EvaluationResult:
     @property
     def distance_unit(self) -> str:
         """Unit of all distances: ``mm``, or ``voxel`` under the published protocol."""
-        return "mm" if self.protocol == "honest" else "voxel"
+        return distance_unit(self.protocol)
+
+
+def read_metrics_csv(path: Path | str) -> list[dict[str, str]]:
+    """Rows of a ``metrics.csv``, or of a table of several with more columns; cells as text.
+
+    A file of before version 0.1 comes back with today's columns and a ``FutureWarning``. Its
+    distances were in voxels under the published protocol, whatever its columns said, and its
+    ``missed`` counted invented structures too: where it is 1, ``invented`` is empty (not known).
+
+    Raises:
+        MissingFileError: There is no such file.
+        ExpiredError: Columns of before version 0.1, from version 0.3 on.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"{path} is missing")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not _OLD_COLUMNS.keys() & rows[0].keys():
+        return rows
+    _OLD_COLUMN.warn(str(path))
+    return [_renewed(row) for row in rows]
+
+
+def _renewed(old: Mapping[str, str]) -> dict[str, str]:
+    row = {_OLD_COLUMNS.get(name, name): cell for name, cell in old.items()}
+    row["distance_unit"] = distance_unit(check_protocol(row["protocol"]))
+    row["invented"] = "" if int(row["missed"]) else "0"
+    columns = csv_columns()
+    more = {name: cell for name, cell in row.items() if name not in columns}
+    return more | {name: row.get(name, "") for name in columns}
 
 
 def write_result(
@@ -74,13 +126,13 @@ def write_result(
     """Write ``metrics.csv``, ``summary.json`` and, where cases failed, ``failures.csv``.
 
     Args:
-        result: What was found.
+        result: The figures.
         files: The scored cases.
         table: The classes.
         folders: ``predictions`` and ``labels``, for the record.
         reason: Why ``is_estimate`` is what it is.
     """
-    write_csv(result.metrics_csv, (score.as_row() for score in result.scores), COLUMNS)
+    write_csv(result.metrics_csv, (score.as_row() for score in result.scores), csv_columns())
     write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
     write_json(
         result.summary_json,
@@ -89,13 +141,17 @@ def write_result(
             "schema_version": SCHEMA_VERSION,
             "protocol": result.protocol,
             "distance_unit": result.distance_unit,
+            "nsd_tolerance_mm": result.nsd_tolerance_mm,
             "is_estimate": result.is_estimate,
             "is_estimate_because": reason,
             "n_cases": result.n_cases,
             "failed_cases": sorted({fault.case for fault in result.faults}),
             "classes": {
-                one.name: {"key": summary_key(table.classes[one.name]), **one.as_dict()}
-                for one in result.classes
+                summary.name: {
+                    "key": summary_key(table.classes[summary.name]),
+                    **summary.as_dict(),
+                }
+                for summary in result.classes
             },
             "mean_over_classes": result.mean.as_dict(),
             "intervals": {
@@ -104,7 +160,16 @@ def write_result(
                 "n_resamples": intervals.N_RESAMPLES,
                 "seed": intervals.SEED,
             },
-            "definitions": DEFINITIONS[result.protocol],
+            "measures": {
+                metric.key: {
+                    "column": metric.name,
+                    "unit": result.distance_unit if metric.unit == "distance" else metric.unit,
+                    "best": metric.best,
+                    "worst": "diagonal of the image" if metric.worst is None else metric.worst,
+                }
+                for metric in METRICS.values()
+            },
+            "definitions": definitions(result.protocol),
             "inputs": {
                 **{name: str(path) for name, path in folders.items()},
                 "dataset_json": str(table.source) if table.source else None,
@@ -128,11 +193,11 @@ def _nnunet_part(
         by_case.setdefault(score.case, {})[keys[score.class_name]] = _nnunet_figures(score)
     per_case = [
         {
-            "metrics": by_case[one.case],
-            "prediction_file": str(one.prediction),
-            "reference_file": str(one.reference),
+            "metrics": by_case[pair.case],
+            "prediction_file": str(pair.prediction),
+            "reference_file": str(pair.reference),
         }
-        for one in files
+        for pair in files
     ]
     means = {
         key: _mean_by_name([metrics[key] for metrics in by_case.values()]) for key in keys.values()
@@ -147,10 +212,7 @@ def _nnunet_part(
 def _nnunet_figures(score: CaseScore) -> dict[str, float | None]:
     counts = score.counts
     return {
-        "Dice": finite_or_none(score.dice),
-        "IoU": finite_or_none(score.jaccard),
-        "HD95": finite_or_none(score.hd95_mm),
-        "ASD": finite_or_none(score.asd_mm),
+        **{_NNUNET_KEYS.get(m.key, m.key): finite_or_none(score[m.name]) for m in METRICS.values()},
         "TP": counts.tp,
         "FP": counts.fp,
         "FN": counts.fn,
@@ -163,7 +225,7 @@ def _nnunet_figures(score: CaseScore) -> dict[str, float | None]:
 def _mean_by_name(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
     for name in figures[0]:
-        values = [one[name] for one in figures if one[name] is not None]
+        values = [row[name] for row in figures if row[name] is not None]
         means[name] = float(np.mean(np.array(values, dtype=float))) if values else None
     return means
 

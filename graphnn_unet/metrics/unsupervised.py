@@ -1,8 +1,8 @@
-"""Score label maps of clusters, which have no names, against true label maps.
+"""Score label maps of clusters, which have no names, against reference label maps.
 
 Two ways: the foreground as one class, or clusters matched one to one to classes (Hungarian
-method). The matching looks at the truth, in the evaluation alone; so does the choice of polarity,
-which belongs to the published protocol and is marked there.
+method). The matching looks at the reference, in the evaluation alone; so does the choice of
+polarity, which belongs to the published protocol and is marked there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
+from scipy import optimize
 
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -30,10 +30,12 @@ from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.intervals import mean_intervals
-from graphnn_unet.metrics.protocols import COLUMNS, check_protocol
+from graphnn_unet.metrics.protocols import check_protocol, csv_columns
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
+
+_optimize: Any = optimize  # it has no type hints
 
 Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")
@@ -55,7 +57,8 @@ class UnsupervisedScore:
         class_name: ``foreground``, or the value of the class in the true label map.
         dice: Fraction; 1 where neither map has the class.
         jaccard: Fraction; the IoU.
-        missed: The truth has it, the prediction lacks it (a missing prediction among them).
+        missed: The reference has it, the prediction lacks it (a missing prediction among them).
+        invented: The prediction has it, the reference lacks it.
     """
 
     case: str
@@ -63,14 +66,15 @@ class UnsupervisedScore:
     dice: float
     jaccard: float
     missed: bool
+    invented: bool = False
 
 
 @dataclass(frozen=True)
 class UnsupervisedResult:
-    """What an evaluation of clusters found.
+    """The result of an evaluation of clusters.
 
     Attributes:
-        protocol: ``honest``, or ``published`` (polarity by truth, an oracle).
+        protocol: ``honest``, or ``published`` (polarity by reference, an oracle).
         matching: ``foreground`` or ``hungarian``.
         scores: One an image and class.
         n_cases: Images with a true label map; all count.
@@ -120,9 +124,9 @@ def evaluate_unsupervised(
         labels: Folder of true label maps of the same names; 0 is background.
         output: Folder for the results; the predictions' folder without it.
         protocol: ``honest``, or ``published``: the better of the foreground and its complement
-            counts, as the published programs choose it by the truth. Always an oracle.
+            counts, as the published programs choose it by the reference. Always an oracle.
         matching: ``foreground``: everything but 0 on both sides. ``hungarian``: clusters matched to
-            the classes of the truth, background among them, for the largest total overlap;
+            the classes of the reference, background among them, for the largest total overlap;
             unmatched clusters count as background.
 
     Raises:
@@ -132,10 +136,10 @@ def evaluate_unsupervised(
         MissingFileError: A folder is missing or empty.
         InputError: The protocol or the matching is not known.
     """
-    chosen = check_protocol(protocol)
+    protocol = check_protocol(protocol)
     if matching not in MATCHINGS:
         raise InputError(f"matching {matching!r} is not known", f"use {' or '.join(MATCHINGS)}")
-    if chosen == "published" and matching != "foreground":
+    if protocol == "published" and matching != "foreground":
         raise InputError(
             "the published protocol with clusters matched to classes",
             "its programs score the foreground",
@@ -147,21 +151,22 @@ def evaluate_unsupervised(
     if predictions.resolve() == labels.resolve():
         raise RefusedError(
             f"{predictions} is given for predictions and for labels",
-            "every figure would be perfect", "Give two folders",
-        )  # fmt: skip
+            "every figure would be perfect",
+            "Give two folders",
+        )
     scores: list[UnsupervisedScore] = []
     faults: list[Fault] = []
     n_scored = 0
     with Progress(len(true), "evaluate", "image") as progress:
         for case, path in true.items():
-            found, fault = _score_case(case, predicted.get(case), path, chosen, matching)
-            scores += found
+            case_scores, fault = _score_case(case, predicted.get(case), path, protocol, matching)
+            scores += case_scores
             faults += [fault] if fault else []
             n_scored += fault is None
             progress.update(case)
     if not n_scored:
         raise FaultsError(faults)
-    result = _summarize(scores, len(true), chosen, matching, faults, target / "metrics.csv")
+    result = _summarize(scores, len(true), protocol, matching, faults, target / "metrics.csv")
     _write(result, predictions, labels)
     if faults:
         raise PartlyPredictedError(faults, result)
@@ -176,27 +181,60 @@ def match_clusters(overlap: NDArray[Any]) -> dict[int, int]:
 
     Returns:
         Class of each matched cluster; where there are more clusters than classes some are missing.
+
+    Source: the method of Kuhn, https://doi.org/10.1002/nav.3800020109.
+
+    Example:
+        >>> match_clusters(np.array([[1, 9], [8, 2], [3, 3]]))
+        {0: 1, 1: 0}
     """
-    rows, columns = linear_sum_assignment(-np.asarray(overlap, dtype=float))
+    rows, columns = _optimize.linear_sum_assignment(-np.asarray(overlap, dtype=float))
     return {int(row): int(column) for row, column in zip(rows, columns, strict=True)}
 
 
-def overlap_counts(prediction: Labels, truth: Labels) -> tuple[NDArray[Any], list[int], list[int]]:
-    """Pixels of each cluster in each class, and the ids of clusters and classes."""
+def overlap_counts(
+    prediction: Labels, reference: Labels
+) -> tuple[NDArray[Any], list[int], list[int]]:
+    """Pixels of each cluster in each class, and the ids of clusters and classes.
+
+    Args:
+        prediction: Label map of any shape.
+        reference: Same shape.
+
+    Returns:
+        ``(cluster, class)`` counts, ids of the clusters, ids of the classes.
+
+    Example:
+        >>> overlap_counts(np.array([0, 0, 7]), np.array([0, 5, 5]))
+        (array([[1, 1],
+               [0, 1]]), [0, 7], [0, 5])
+    """
     clusters, row = np.unique(prediction, return_inverse=True)
-    classes, column = np.unique(truth, return_inverse=True)
+    classes, column = np.unique(reference, return_inverse=True)
     flat = np.bincount(
         row.ravel() * len(classes) + column.ravel(), minlength=len(clusters) * len(classes)
     )
-    return flat.reshape(len(clusters), len(classes)), clusters.tolist(), classes.tolist()
+    table = np.reshape(flat, (len(clusters), len(classes)))
+    return table, clusters.tolist(), classes.tolist()
 
 
 def foreground_scores(
-    prediction: NDArray[np.bool_], truth: NDArray[np.bool_], *, oracle: bool = False
+    prediction: NDArray[np.bool_], reference: NDArray[np.bool_], *, oracle: bool = False
 ) -> tuple[float, float]:
-    """IoU and Dice of two masks; with ``oracle`` of the better of the mask and its complement."""
-    found = _overlap(prediction, truth)
-    return max(found, _overlap(~prediction, truth)) if oracle else found
+    """IoU and Dice of two masks; with ``oracle`` of the better of the mask and its complement.
+
+    Args:
+        prediction: Mask of any shape.
+        reference: Same shape.
+        oracle: Choose the polarity by the reference.
+
+    Example:
+        >>> mask, reference = np.array([True, False, False]), np.array([False, True, True])
+        >>> foreground_scores(mask, reference), foreground_scores(mask, reference, oracle=True)
+        ((0.0, 0.0), (1.0, 1.0))
+    """
+    scores = _overlap(prediction, reference)
+    return max(scores, _overlap(~prediction, reference)) if oracle else scores
 
 
 def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bool:
@@ -204,14 +242,18 @@ def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bo
 
     Dice is a concave function of IoU, so by Jensen mean Dice <= 2 mIoU / (1 + mIoU); and no Dice is
     below its IoU. A table that fails this holds an error.
+
+    Example:
+        >>> is_possible(0.62, 0.71), is_possible(0.27, 0.48)
+        (True, False)
     """
     bound = 2 * mean_iou / (1 + mean_iou)
     return mean_iou - tolerance <= mean_dice <= bound + tolerance
 
 
-def _overlap(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    both = int(np.count_nonzero(prediction & truth))
-    either = int(np.count_nonzero(prediction | truth))
+def _overlap(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[float, float]:
+    both = int(np.count_nonzero(prediction & reference))
+    either = int(np.count_nonzero(prediction | reference))
     if either == 0:
         return 1.0, 1.0
     return both / either, 2 * both / (both + either)
@@ -221,51 +263,54 @@ def _score_case(
     case: str, predicted: Path | None, true: Path, protocol: str, matching: Matching
 ) -> tuple[list[UnsupervisedScore], Fault | None]:
     """Scores of one image; those of one without a usable prediction are 0."""
-    truth_map = read_label_map(true)
-    truth = truth_map.array.astype(np.int64)
-    names = _class_names(truth, matching, case)
+    reference_map = read_label_map(true)
+    reference = reference_map.array.astype(np.int64)
+    names = _class_names(reference, matching, case)
     try:
         if predicted is None:
             raise MissingFileError("there is no prediction")
-        answer = read_label_map(predicted)
-        if why := _mismatch(answer, predicted, truth_map, true):
+        predicted_map = read_label_map(predicted)
+        if why := _mismatch(predicted_map, predicted, reference_map, true):
             raise InputError(why)
-        prediction = answer.array.astype(np.int64)
+        prediction = predicted_map.array.astype(np.int64)
     except (InputError, MissingFileError) as error:
         zero = [UnsupervisedScore(case, name, 0.0, 0.0, missed=True) for name in names]
         cause = f"{error.line.rstrip('.')} (it counts with 0)"
         return zero, Fault(case, STAGE, cause, "Cluster the image again")
     if matching == "foreground":
         mask = prediction > 0
-        iou, dice = foreground_scores(mask, truth > 0, oracle=protocol == "published")
-        missed = bool((truth > 0).any() and not mask.any())
-        return [UnsupervisedScore(case, "foreground", dice, iou, missed)], None
-    counts, clusters, classes = overlap_counts(prediction, truth)
+        iou, dice = foreground_scores(mask, reference > 0, oracle=protocol == "published")
+        has_it, true_has_it = bool(mask.any()), bool((reference > 0).any())
+        missed, invented = true_has_it and not has_it, has_it and not true_has_it
+        return [UnsupervisedScore(case, "foreground", dice, iou, missed, invented)], None
+    counts, clusters, classes = overlap_counts(prediction, reference)
     matched = {clusters[row]: classes[column] for row, column in match_clusters(counts).items()}
-    found = np.zeros_like(truth)
+    predicted_classes = np.zeros_like(reference)
     for cluster, value in matched.items():
-        found[prediction == cluster] = value
-    scores = []
+        predicted_classes[prediction == cluster] = value
+    scores: list[UnsupervisedScore] = []
     for name in names:
-        own = truth == int(name)
-        iou, dice = _overlap(found == int(name), own)
-        missed = bool(own.any() and not (found == int(name)).any())
+        mask, true_mask = predicted_classes == int(name), reference == int(name)
+        iou, dice = _overlap(mask, true_mask)
+        missed = bool(
+            true_mask.any() and not mask.any()
+        )  # classes of the reference: none is invented
         scores.append(UnsupervisedScore(case, name, dice, iou, missed))
     return scores, None
 
 
-def _mismatch(prediction: Volume, path: Path, truth: Volume, true: Path) -> str:
+def _mismatch(prediction: Volume, path: Path, reference: Volume, true: Path) -> str:
     """Why two maps cannot be compared; of pictures, which lie nowhere, the size alone counts."""
     grid = prediction.grid
     if not (file_ending(path) and file_ending(true)):
-        grid = replace(truth.grid, shape=grid.shape)
-    return grid_mismatch("the prediction", grid, "the label map", truth.grid)
+        grid = replace(reference.grid, shape=grid.shape)
+    return grid_mismatch("the prediction", grid, "the label map", reference.grid)
 
 
-def _class_names(truth: Labels, matching: Matching, case: str) -> list[str]:
+def _class_names(reference: Labels, matching: Matching, case: str) -> list[str]:
     if matching == "foreground":
         return ["foreground"]
-    values = [int(value) for value in np.unique(truth) if value]
+    values = [int(value) for value in np.unique(reference) if value]
     if len(values) > MAX_CLASSES:
         raise InputError(
             f"the true label map of {case} has {len(values)} classes",
@@ -302,29 +347,42 @@ def _summarize(
         by_case.setdefault(score.case, []).append(score)
     per_image = np.array(
         [
-            (np.mean([s.jaccard for s in own]), np.mean([s.dice for s in own]))
-            for own in by_case.values()
-        ]
+            [np.mean([s.jaccard for s in rows]), np.mean([s.dice for s in rows])]
+            for rows in by_case.values()
+        ],
+        dtype=np.float64,
     )
     low, high = mean_intervals(per_image)
-    iou, dice = per_image.mean(axis=0).tolist()
+    iou, dice = map(float, per_image.mean(axis=0))
     return UnsupervisedResult(
-        protocol, matching, tuple(scores), n_cases, iou, dice,
-        (float(low[0]), float(high[0])), (float(low[1]), float(high[1])), tuple(faults),
-        metrics_csv,
-    )  # fmt: skip
+        protocol=protocol,
+        matching=matching,
+        scores=tuple(scores),
+        n_cases=n_cases,
+        mean_iou=iou,
+        mean_dice=dice,
+        iou_interval=(float(low[0]), float(high[0])),
+        dice_interval=(float(low[1]), float(high[1])),
+        faults=tuple(faults),
+        metrics_csv=metrics_csv,
+    )
 
 
 def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
     rows = (
         {
-            "case": s.case, "class": s.class_name, "dice": f"{s.dice:.6f}",
-            "jaccard": f"{s.jaccard:.6f}", "hd95_mm": "", "asd_mm": "", "missed": int(s.missed),
+            **dict.fromkeys(csv_columns(), ""),
+            "case": s.case,
+            "class": s.class_name,
+            "dice": f"{s.dice:.6f}",
+            "jaccard": f"{s.jaccard:.6f}",
+            "missed": int(s.missed),
+            "invented": int(s.invented),
             "protocol": result.protocol,
         }
         for s in result.scores
-    )  # fmt: skip
-    write_csv(result.metrics_csv, rows, COLUMNS)
+    )
+    write_csv(result.metrics_csv, rows, csv_columns())
     write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
     write_json(
         result.metrics_csv.with_name("summary.json"),

@@ -119,8 +119,8 @@ def _one_trainer(name: str, folder: Path, device: str) -> TrainerResult:
     save_contact_sheet(rows, overlay, labels)
     return TrainerResult(
         name,
-        scores.mean.dice.value,
-        scores.mean.hd95.value,
+        scores.mean["dice"].value,
+        scores.mean["hd95"].value,
         train_s,
         predictions,
         scores.metrics_csv,

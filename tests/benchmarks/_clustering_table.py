@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from graphnn_unet.metrics.intervals import mean_intervals
+from graphnn_unet.metrics.intervals import mean_interval
 from graphnn_unet.metrics.unsupervised import is_possible
 
 COLUMNS = ("data", "method", "features", "images", "seeds", "iou", "low", "high", "seed_sd", "dice",
@@ -29,7 +29,7 @@ def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
             )
             for key in ("iou", "dice", "oracle_iou", "seconds")
         }
-        low, high = mean_intervals(mean["iou"][:, None])
+        low, high = mean_interval(mean["iou"])
         if not is_possible(mean["iou"].mean(), mean["dice"].mean(), 1e-4):
             raise SystemExit(f"{data} {method}: Dice {mean['dice'].mean()} cannot be")
         seeds = sorted({row["seed"] for row in own})
@@ -37,7 +37,7 @@ def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
             {
                 "data": data, "method": method, "features": features, "images": str(len(cases)),
                 "seeds": str(len(seeds)), "iou": f"{mean['iou'].mean():.4f}",
-                "low": f"{low[0]:.4f}", "high": f"{high[0]:.4f}",
+                "low": f"{low:.4f}", "high": f"{high:.4f}",
                 "seed_sd": _seed_spread(own, seeds), "dice": f"{mean['dice'].mean():.4f}",
                 "oracle_iou": f"{mean['oracle_iou'].mean():.4f}",
                 "seconds": f"{np.median(mean['seconds']):.2f}",
@@ -73,9 +73,9 @@ def differences(rows: Sequence[dict[str, str]]) -> list[str]:
         if features in ("", "border") and (not features or method == "k-means"):
             ours = value[data, "auto", "border"]
             gain = np.array([ours[case] - own[case] for case in own])
-            low, high = mean_intervals(gain[:, None])
+            low, high = mean_interval(gain)
             shown = f"{method} ({features})" if features else method
-            interval = f"{gain.mean():+.1f} [{low[0]:+.1f}, {high[0]:+.1f}]"
+            interval = f"{gain.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
             lines.append(f"| {data} | {shown} | {interval} | {(gain > 0).sum()} of {len(gain)} |")
     return lines
 

@@ -61,6 +61,31 @@ def test_prints_an_aligned_table_and_writes_beside_the_predictions(folders):
     assert (predictions / "summary.json").is_file()
 
 
+def test_measures_of_the_table_can_be_chosen_and_all_are_in_the_files(folders):
+    predictions, labels = folders
+    flags = ("--measures", "nsd", "volume_error", "--nsd-tolerance", "0.5")
+    done = gnnunet_evaluate("-p", predictions, "-g", labels, *flags)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "protocol honest, 3 cases, distances in mm, nsd at 0.5 mm"
+    assert lines[1].split() == [
+        "class", "n", "NSD", "Vol.", "error", "missed", "invented", "absent",
+    ]  # fmt: skip
+    columns = (predictions / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert columns[2:10] == [
+        "dice", "jaccard", "nsd", "hd95", "asd", "volume_error", "precision", "recall",
+    ]  # fmt: skip
+    summary = json.loads((predictions / "summary.json").read_text())
+    assert summary["nsd_tolerance_mm"] == 0.5
+    assert {"Dice", "NSD", "VolumeError", "Precision", "Recall"} <= set(summary["foreground_mean"])
+
+
+def test_all_lines_fit_a_terminal(folders):
+    for flags in ((), ("--measures", "dice", "nsd", "hd95", "asd", "volume_error")):
+        done = gnnunet_evaluate("-p", folders[0], "-g", folders[1], *flags)
+        assert max(map(len, done.stdout.splitlines())) <= 100
+
+
 def test_first_line_names_the_folders_unless_quiet(folders, tmp_path: Path):
     arguments = ("-p", folders[0], "-g", folders[1], "-o", tmp_path / "out")
     loud, quiet = gnnunet_evaluate(*arguments), gnnunet_evaluate(*arguments, "--quiet")
@@ -116,6 +141,9 @@ def test_other_names_for_the_classes_can_be_given(folders, tmp_path: Path):
         (("-np", "0"), "error: -np 0 is out of range"),
         (("-djfile", "nowhere.json"), "error: nowhere.json is missing"),
         (("--protocol", "fair"), "invalid choice: 'fair'"),
+        (("--measures", "iou"), "error: there is no measure 'iou'. Use dice, jaccard, nsd"),
+        (("--nsd-tolerance", "-1"), "error: the tolerance -1.0 mm is out of range"),
+        (("--unsupervised", "--measures", "dice"), "error: --measures does not go with --unsup"),
     ],
 )
 def test_wrong_flags_end_with_two(folders, arguments, message: str):

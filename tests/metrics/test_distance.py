@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from medpy.metric import binary
 from scipy import ndimage
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.metrics import asd, dice, hd95, image_diagonal_mm, surface_distances
+from graphnn_unet.metrics import asd, dice, hd95, image_diagonal_mm, nsd, surface_distances
 from graphnn_unet.metrics.distance import bounding_box, surface
 
 SPACINGS = [(1.0, 1.0, 1.0), (5.0, 0.7, 0.9), (0.3, 2.0, 1.1)]
@@ -65,6 +66,62 @@ def test_bounding_box_holds_all_and_nothing_more():
     assert volume[bounding_box(np.zeros_like(volume))].size == 0
 
 
+def nsd_by_hand(prediction, reference, spacing, tolerance: float) -> float:
+    """From all pairs of voxels with a missing face neighbor, one by one."""
+    points = []
+    for volume in (prediction, reference):
+        inside = {tuple(voxel) for voxel in np.argwhere(volume)}
+        border = [
+            voxel
+            for voxel in inside
+            if any(
+                (*voxel[:axis], voxel[axis] + step, *voxel[axis + 1 :]) not in inside
+                for axis in range(volume.ndim)
+                for step in (-1, 1)
+            )
+        ]
+        points.append(np.array(border) * spacing)
+    near = 0
+    for these, others in (points, points[::-1]):
+        near += sum(
+            min(math.dist(point, other) for other in others) <= tolerance for point in these
+        )
+    return near / sum(map(len, points))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    pair=arrays(bool, (2, 3, 4, 4)).filter(lambda pair: pair[0].any() and pair[1].any()),
+    spacing=st.sampled_from([(1.0, 1.0, 1.0), (3.0, 0.7, 0.9), (0.25, 2.0, 1.0)]),
+    tolerance=st.sampled_from([0.0, 0.8, 1.05, 2.0, 3.15]),
+)
+def test_surface_dice_is_what_counting_all_pairs_gives(pair, spacing, tolerance: float):
+    expected = nsd_by_hand(*pair, spacing, tolerance + 1e-9)
+    assert nsd(*pair, spacing, tolerance) == pytest.approx(expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), tolerance=st.floats(0.0, 5.0))
+def test_surface_dice_has_no_direction_and_grows_with_the_tolerance(seed: int, tolerance: float):
+    generator = np.random.default_rng(seed)
+    prediction, reference = blob(generator, (6, 8, 8)), blob(generator, (6, 8, 8))
+    value = nsd(prediction, reference, SPACINGS[1], tolerance)
+    assert value == nsd(reference, prediction, SPACINGS[1], tolerance)
+    assert value <= nsd(prediction, reference, SPACINGS[1], tolerance + 0.5)
+    assert nsd(prediction, reference, SPACINGS[1], 200.0) == 1.0
+    assert nsd(reference, reference, SPACINGS[1], 0.0) == 1.0
+
+
+def test_surface_dice_at_a_distance_of_just_the_tolerance_counts():
+    """1.1 mm of a NIfTI header are 1.10000002 mm."""
+    prediction, reference = np.zeros((2, 1, 8), dtype=bool)
+    prediction[0, 1] = reference[0, 4] = True
+    header = (1.0, float(np.float32(1.1)))
+    assert header[1] * 3 > 3.3
+    assert nsd(prediction, reference, header, 3.3) == 1.0
+    assert nsd(prediction, reference, header, 3.2) == 0.0
+
+
 positive = st.floats(0.1, 10.0)
 
 
@@ -96,8 +153,8 @@ def test_axes_may_be_swapped_and_flipped_with_their_spacing(
     turned = [np.flip(v.transpose(order), np.flatnonzero(flips)) for v in volumes]
     for distance in (hd95, asd):
         expected = distance(volumes[0], volumes[1], spacing)
-        found = distance(turned[0], turned[1], [spacing[axis] for axis in order])
-        assert found == pytest.approx(expected, rel=1e-9)
+        value = distance(turned[0], turned[1], [spacing[axis] for axis in order])
+        assert value == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_shift_along_an_axis_costs_that_axis_spacing():

@@ -2,20 +2,42 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from graphnn_unet.metrics.intervals import N_RESAMPLES, class_mean_interval, mean_intervals
+from graphnn_unet.metrics.intervals import (
+    LEVEL,
+    N_RESAMPLES,
+    class_mean_interval,
+    mean_interval,
+    mean_intervals,
+)
 
 
-def test_intervals_of_columns_are_those_of_a_plain_bootstrap():
+@pytest.mark.parametrize("seed", [12345, 0])
+def test_intervals_of_columns_are_those_of_scipy(seed: int):
+    """The same resamples, so the same ends, whatever the spread of the values."""
     values = np.random.default_rng(0).normal(0.8, 0.1, (30, 3))
     values[4, 1] = np.nan
-    low, high = mean_intervals(values)
+    low, high = mean_intervals(values, seed)
     for column in range(3):
         sample = values[np.isfinite(values[:, column]), column]
-        plain = stats.bootstrap(
-            (sample,), np.mean, n_resamples=N_RESAMPLES, method="percentile"
+        theirs = stats.bootstrap(
+            (sample,),
+            np.mean,
+            n_resamples=N_RESAMPLES,
+            confidence_level=LEVEL,
+            method="percentile",
+            random_state=np.random.default_rng(seed),  # named rng from SciPy 1.15 on
         ).confidence_interval
-        assert low[column] == pytest.approx(plain.low, abs=0.004)
-        assert high[column] == pytest.approx(plain.high, abs=0.004)
+        assert low[column] == pytest.approx(theirs.low, rel=1e-12)
+        assert high[column] == pytest.approx(theirs.high, rel=1e-12)
+        single = mean_interval(values[:, column], seed)
+        assert single == pytest.approx((low[column], high[column]), rel=1e-12)
+
+
+def test_paired_difference_is_surer_than_the_difference_of_two_means():
+    patient = np.random.default_rng(3).normal(0.8, 0.1, 40)
+    low, high = mean_interval(patient + 0.02 - patient)
+    assert low == pytest.approx(high)
+    assert low == pytest.approx(0.02)
 
 
 def test_same_values_give_the_same_interval():

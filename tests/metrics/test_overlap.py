@@ -2,20 +2,58 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 from medpy.metric import binary
 
 from graphnn_unet.errors import ShapeError
-from graphnn_unet.metrics import count_overlap, dice, jaccard
+from graphnn_unet.metrics import (
+    count_overlap,
+    dice,
+    jaccard,
+    precision,
+    recall,
+    volume_error,
+)
+
+THEIRS = {
+    dice: binary.dc,
+    jaccard: binary.jc,
+    precision: binary.precision,
+    recall: binary.recall,
+    volume_error: binary.ravd,
+}
+volumes = arrays(bool, (2, 2, 3, 4)).filter(lambda pair: pair[0].any() and pair[1].any())
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_overlaps_are_those_of_medpy(seed: int):
-    generator = np.random.default_rng(seed)
-    prediction, reference = generator.random((2, 5, 6, 7)) < 0.4
-    assert dice(prediction, reference) == pytest.approx(binary.dc(prediction, reference), abs=1e-12)
-    assert jaccard(prediction, reference) == pytest.approx(
-        binary.jc(prediction, reference), abs=1e-12
-    )
+@given(volumes)
+def test_measures_are_those_of_medpy(pair: np.ndarray):
+    for ours, theirs in THEIRS.items():
+        assert ours(*pair) == pytest.approx(theirs(*pair), abs=1e-12)
+
+
+@given(volumes)
+def test_recall_is_the_precision_of_the_swapped_pair(pair: np.ndarray):
+    prediction, reference = pair
+    assert recall(prediction, reference) == precision(reference, prediction)
+    harmonic = 2 / (1 / recall(*pair) + 1 / precision(*pair)) if recall(*pair) else 0.0
+    assert dice(*pair) == pytest.approx(harmonic)
+
+
+def test_volume_error_has_the_sign_of_the_difference():
+    small, large = np.zeros((2, 4), dtype=bool)
+    small[:1], large[1:] = True, True
+    assert volume_error(small, large) == pytest.approx(-2 / 3)
+    assert volume_error(large, small) == 2.0
+    assert volume_error(np.zeros_like(small), large) == -1.0
+
+
+def test_what_needs_voxels_has_no_value_without_them():
+    empty, full = np.zeros((2, 3), dtype=bool), np.ones((2, 3), dtype=bool)
+    assert math.isnan(precision(empty, full))
+    assert recall(empty, full) == precision(full, empty) == 0.0
+    assert math.isnan(recall(full, empty))
+    assert math.isnan(volume_error(full, empty))
 
 
 def test_counts_add_up_to_the_image():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RefusedError
+from graphnn_unet.metrics import csv_columns
 from graphnn_unet.metrics.unsupervised import (
     PartlyPredictedError,
     evaluate_unsupervised,
@@ -45,9 +46,22 @@ def test_means_run_over_images(folders):
     with result.metrics_csv.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["jaccard"] for row in rows] == ["0.500000", "1.000000", "1.000000"]
+    assert tuple(rows[0]) == csv_columns()
+    assert {row[name] for row in rows for name in ("hd95", "distance_unit", "nsd")} == {""}
     summary = json.loads((folders[0] / "summary.json").read_text())
     assert summary["oracle"] is False
     assert summary["mean_iou"]["value"] == result.mean_iou
+
+
+def test_missed_and_invented_foreground_is_told_apart(folders):
+    predictions, labels = folders
+    save(predictions / "a.png", [[0, 0, 0, 0]])
+    save(predictions / "c.png", [[0, 1, 0, 0]])
+    result = evaluate_unsupervised(predictions, labels)
+    with result.metrics_csv.open() as file:
+        assert [(row["missed"], row["invented"]) for row in csv.DictReader(file)] == [
+            ("1", "0"), ("0", "0"), ("0", "1"),
+        ]  # fmt: skip
 
 
 def test_missing_and_damaged_predictions_count_with_zero(folders):
@@ -79,8 +93,8 @@ def test_polarity_by_truth_is_an_oracle_of_the_published_protocol(folders):
 @given(st.lists(st.booleans(), min_size=4, max_size=12), st.randoms())
 def test_oracle_is_never_below_honest(values, random):
     prediction = np.array(values)
-    truth = np.array([random.random() < 0.5 for _ in values])
-    honest, oracle = (foreground_scores(prediction, truth, oracle=o) for o in (False, True))
+    reference = np.array([random.random() < 0.5 for _ in values])
+    honest, oracle = (foreground_scores(prediction, reference, oracle=o) for o in (False, True))
     assert oracle[0] >= honest[0]
     assert is_possible(*honest, tolerance=1e-12)
 
@@ -93,16 +107,16 @@ def test_hungarian_example_of_the_specification():
 
 
 def test_clusters_are_matched_whatever_their_ids(tmp_path):
-    truth = np.zeros((6, 6), int)
-    truth[:3, :3], truth[3:, 3:] = 128, 255
-    save(tmp_path / "g" / "a.png", truth)
+    reference = np.zeros((6, 6), int)
+    reference[:3, :3], reference[3:, 3:] = 128, 255
+    save(tmp_path / "g" / "a.png", reference)
     prediction = np.zeros((6, 6), int)
     prediction[:3, :3], prediction[3:, 3:], prediction[0, 5] = 2, 1, 3
     save(tmp_path / "p" / "a.png", prediction)
     result = evaluate_unsupervised(tmp_path / "p", tmp_path / "g", matching="hungarian")
     assert [score.class_name for score in result.scores] == ["128", "255"]
     assert result.mean_iou == 1  # the third cluster matches nothing and is background
-    counts, clusters, classes = overlap_counts(prediction, truth)
+    counts, clusters, classes = overlap_counts(prediction, reference)
     assert (clusters, classes) == ([0, 1, 2, 3], [0, 128, 255])
     assert counts.tolist() == [[17, 0, 0], [0, 0, 9], [0, 9, 0], [1, 0, 0]]
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from graphnn_unet.errors import CasesFailedError, FaultsError, InputError, RefusedError
-from graphnn_unet.metrics import COLUMNS, hd95, image_diagonal_mm
+from graphnn_unet.metrics import csv_columns, hd95, image_diagonal_mm
 from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
 
 SHAPE, SPACING = (6, 12, 10), (3.0, 1.0, 0.5)
@@ -51,15 +52,17 @@ def test_table_has_a_row_a_case_and_class(folders):
     result = evaluate(predictions, labels)
     with (predictions / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == csv_columns()
     assert [(row["case"], row["class"]) for row in rows] == [
         (case, name) for case in "abc" for name in ("liver", "tumor")
     ]
     expected = hd95(label_map(1) == 1, label_map() == 1, SPACING)
-    assert float(rows[0]["hd95_mm"]) == pytest.approx(expected)
-    assert float(rows[3]["hd95_mm"]) == pytest.approx(image_diagonal_mm(SHAPE, SPACING))
+    assert float(rows[0]["hd95"]) == pytest.approx(expected)
+    assert float(rows[3]["hd95"]) == pytest.approx(image_diagonal_mm(SHAPE, SPACING))
     assert [row["missed"] for row in rows] == ["0", "0", "0", "1", "0", "0"]
-    assert rows[5]["dice"] == rows[5]["asd_mm"] == ""
+    assert {row["invented"] for row in rows} == {"0"}
+    assert {row["distance_unit"] for row in rows} == {"mm"}
+    assert rows[5]["dice"] == rows[5]["asd"] == ""
     assert result.n_cases == 3
     assert not (predictions / "failures.csv").exists()
 
@@ -79,11 +82,11 @@ def test_summary_keeps_the_keys_and_figures_of_nnunet(folders):
         assert set(nnunet) <= set(ours)
         for label in (1, 2):
             for name, value in nnunet["metrics"][label].items():
-                found = ours["metrics"][str(label)][name]
-                assert found is None if np.isnan(value) else found == pytest.approx(value)
+                figure = ours["metrics"][str(label)][name]
+                assert figure is None if np.isnan(value) else figure == pytest.approx(value)
     for label in (1, 2):
         for name in theirs[0]["metrics"][label]:
-            expected = np.nanmean([one["metrics"][label][name] for one in theirs])
+            expected = np.nanmean([case["metrics"][label][name] for case in theirs])
             assert summary["mean"][str(label)][name] == pytest.approx(expected)
     both = [summary["mean"][label]["Dice"] for label in "12"]
     assert summary["foreground_mean"]["Dice"] == pytest.approx(np.mean(both))
@@ -116,7 +119,7 @@ def test_published_protocol_is_marked_everywhere(folders, tmp_path: Path):
     assert summary["distance_unit"] == result.distance_unit == "voxel"
     assert "voxel" in summary["definitions"]["distance unit"]
     # the missed tumor costs no distance here, and the absent one Dice 0 instead of no value
-    assert result.classes[1].hd95.value < result.classes[1].hd95_where_both
+    assert result.classes[1]["hd95"].value < result.classes[1].where_both["hd95"]
     assert result.classes[1].n == 3
 
 
@@ -127,8 +130,8 @@ def test_the_two_folders_may_differ_in_format(folders, write_map):
     write_map(predictions / "a_0000.mha", label_map(1), SPACING)
     (labels / "b.nii.gz").unlink()
     write_map(labels / "b.nrrd", label_map(), SPACING)
-    assert [repr(one) for one in evaluate(predictions, labels).scores] == [
-        repr(one) for one in expected.scores
+    assert [repr(score) for score in evaluate(predictions, labels).scores] == [
+        repr(score) for score in expected.scores
     ]
 
 
@@ -140,12 +143,28 @@ def test_workers_find_the_same_in_the_same_order(folders, tmp_path: Path):
     assert here == there
 
 
+def test_tolerance_of_the_surface_dice_is_recorded_and_reaches_workers(folders, tmp_path: Path):
+    values = []
+    for tolerance in (0.0, 5.0):
+        result = evaluate(*folders, tmp_path / "out", nsd_tolerance_mm=tolerance, n_workers=2)
+        assert strict_json(result.summary_json)["nsd_tolerance_mm"] == tolerance
+        values.append(result.scores[0]["nsd"])
+    assert values[0] < 1.0 == values[1]
+    assert strict_json(evaluate(*folders).summary_json)["nsd_tolerance_mm"] == 2.0
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, math.nan, math.inf])
+def test_tolerance_out_of_range_is_refused(folders, tolerance: float):
+    with pytest.raises(InputError, match="out of range"):
+        evaluate(*folders, nsd_tolerance_mm=tolerance)
+
+
 def test_without_dataset_json_each_id_is_a_class(folders):
     predictions, labels = folders
     (labels.parent / "dataset.json").unlink()
     result = evaluate(predictions, labels)
-    assert [one.name for one in result.classes] == ["1", "2"]
-    assert [one.n_absent_in_both for one in result.classes] == [0, 1]
+    assert [summary.name for summary in result.classes] == ["1", "2"]
+    assert [summary.n_absent_in_both for summary in result.classes] == [0, 1]
     assert strict_json(result.summary_json)["inputs"]["dataset_json"] is None
 
 
@@ -161,7 +180,7 @@ def test_regions_and_ignore_label_of_dataset_json_hold(folders, write_map, tmp_p
     names = {"background": 0, "whole": [1, 2], "tumor": 2, "ignore": 3}
     dataset_json.write_text(json.dumps({"labels": names, "regions_class_order": [1, 2]}))
     result = evaluate(predictions, labels, dataset_json=dataset_json, cases=["a"])
-    assert [(score.class_name, score.dice) for score in result.scores] == [
+    assert [(score.class_name, score["dice"]) for score in result.scores] == [
         ("whole", 1.0), ("tumor", 1.0),
     ]  # fmt: skip
     assert list(strict_json(result.summary_json)["mean"]) == ["(1, 2)", "2"]
@@ -295,8 +314,11 @@ def test_real_labels_against_themselves_are_perfect(tmp_path: Path):
         name = f"{case}.nii.gz"
         (tmp_path / "predictions" / name).write_bytes((labels / name).read_bytes())
     result = evaluate(tmp_path / "predictions", labels, cases=cases)
-    assert [one.name for one in result.classes] == ["Anterior", "Posterior"]
-    assert [(one.dice.value, one.hd95.value) for one in result.classes] == [(1.0, 0.0), (1.0, 0.0)]
+    assert [summary.name for summary in result.classes] == ["Anterior", "Posterior"]
+    assert [(summary["dice"].value, summary["hd95"].value) for summary in result.classes] == [
+        (1.0, 0.0),
+        (1.0, 0.0),
+    ]
 
 
 def test_ignore_label_in_a_prediction_is_a_fault(folders, write_map, tmp_path: Path):
