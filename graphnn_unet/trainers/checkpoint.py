@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.storage.atomic import atomic_path, no_space
+from graphnn_unet.storage.checkpoints import plain as plain
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -37,23 +37,6 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             raise
         if path.name == LATEST and path.exists():
             path.replace(path.with_name(PREVIOUS))
-
-
-def plain(value: Any) -> Any:
-    """Tensors on the CPU and built-in values, so that the file loads with ``weights_only``."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(item) for item in value)
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (torch.device, Path)):
-        return str(value)
-    return value
 
 
 def load_resumable(folder: Path) -> tuple[Path, dict[str, Any]]:
