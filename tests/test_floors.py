@@ -25,7 +25,8 @@ FLOORS = {
     "data": 3, "networks": 3, "metrics": 3, "dataset_conversion": 3,
     "plans": 2, "graph": 2,
     "storage": 1,
-    "errors": 0, "progress": 0, "device": 0, "seeds": 0, "settings": 0, "user_code": 0, "_version": 0,
+    "errors": 0, "progress": 0, "device": 0, "seeds": 0, "settings": 0, "_version": 0,
+    "user_code": 0,
 }  # fmt: skip
 NO_NNUNET = {"commands", "report", "graph", "networks", "metrics", "storage", "dataset_conversion"}
 GROWING_FILES = {

@@ -36,10 +36,10 @@ def test_installed_modules_are_taken_by_name():
 
 def test_what_is_not_there_is_said_in_one_line(tmp_path):
     path = written(tmp_path, 1)
-    with pytest.raises(MissingFileError, match="trainer file .*none.py is missing"):
+    with pytest.raises(MissingFileError, match=r"trainer file .*none\.py is missing"):
         load_class(tmp_path / "none.py", "Thing", "trainer")
     for name in ("Other", "number"):
-        with pytest.raises(InputError, match=f"mine.py has no class {name}"):
+        with pytest.raises(InputError, match=rf"mine\.py has no class {name}"):
             load_class(path, name, "trainer")
     with pytest.raises(InputError, match="encoder no_such_module cannot be imported"):
         load_class("no_such_module", "Thing", "encoder")

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.classification.augment import apply_views, draw_views
-from graphnn_unet.classification.encoders import Decoder, EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.encoders import EmbeddingNetwork
 from graphnn_unet.classification.images import ImageSet, Normalization
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.errors import DivergedError
+from graphnn_unet.networks.moving_average import update_average
 
 _EVALUATION_BATCH = 256
 
@@ -144,19 +145,9 @@ def train_epoch(
                     "Lower the learning rate, or look at the images of this run",
                 )  # fmt: skip
             if mean is not None:
-                move_average(mean, network, settings.averaging)
+                update_average(mean, network, settings.averaging, number)
             total += loss
     return total / len(steps)
-
-
-@torch.no_grad()
-def move_average(mean: nn.Module, network: nn.Module, decay: float) -> None:
-    """``mean <- decay mean + (1 - decay) network``, statistics of normalizations too."""
-    for own, other in zip(mean.state_dict().values(), network.state_dict().values(), strict=True):
-        if own.is_floating_point():
-            own.lerp_(other, 1 - decay)
-        else:
-            own.copy_(other)
 
 
 def _batches(n: int, settings: ClassifySettings, epoch: int, *, stream: int) -> list[Tensor]:
@@ -232,33 +223,3 @@ def loss_on(network: EmbeddingNetwork, material: Material, targets: Targets) -> 
         network(material.batch(index)).cpu() for index in targets.index.split(_EVALUATION_BATCH)
     ]
     return float(weighted_cross_entropy(torch.cat(found), targets, material.sizes))
-
-
-def reconstruct(encoder: SmallEncoder, material: Material, settings: ClassifySettings) -> float:
-    """Train the encoder to carry what is needed to draw the image again; the last mean error.
-
-    All images take part, no label is read. The decoder is thrown away afterwards.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        decoder = Decoder(encoder, material.images.pixels.shape[1], material.images.n_dims)
-    decoder.to(material.device)
-    both = nn.ModuleList([encoder, decoder])
-    optimizer = torch.optim.Adam(both.parameters(), lr=settings.learning_rate)
-    both.train()
-    error = float("nan")
-    for epoch in range(settings.reconstruction_epochs):
-        errors = []
-        views = epoch_generator(settings.seed, epoch, 5)
-        for chosen in _batches(len(material.images.cases), settings, epoch, stream=4):
-            batch = material.batch(chosen)
-            drawn = draw_views(len(batch), material.images.n_dims, settings.augmentation, views)
-            batch = apply_views(batch, drawn)
-            made = decoder(encoder.maps(batch), tuple(batch.shape[2:]))
-            loss = functional.mse_loss(made, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            errors.append(float(loss.detach()))
-        error = sum(errors) / len(errors)
-    return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.classification.descriptors import joined
-from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.encoders import EmbeddingNetwork
 from graphnn_unet.classification.fitting import (
     Material,
     Targets,
     embed,
     loss_on,
-    reconstruct,
     train_epoch,
 )
 from graphnn_unet.classification.settings import MIN_LABELS, ClassifySettings
@@ -33,8 +31,6 @@ from graphnn_unet.classification.spreading import (
 )
 from graphnn_unet.classification.table import UNLABELED
 from graphnn_unet.progress import Progress
-
-_log = logging.getLogger(__name__)
 
 SUPERVISED, DYNAMIC, DONE = "supervised", "dynamic", "done"
 MIN_HELD_OUT = 10
@@ -99,7 +95,6 @@ class Learner:
         settings: How.
         save: Called with this learner where a checkpoint is due.
         progression: Where to go on.
-        reconstruct_first: Train the encoder as that of an auto-encoder before labels are used.
     """
 
     def __init__(
@@ -110,15 +105,13 @@ class Learner:
         settings: ClassifySettings,
         save: Callable[[Learner], None] = lambda _: None,
         progression: Progression | None = None,
-        *,
-        reconstruct_first: bool = False,
     ):
         self.network, self.material = network, material
         self.mean = copy.deepcopy(network) if settings.averaging else network
         self.labels, self.settings = labels, settings
         self.progression = progression or Progression()
         self.optimizer = self._new_optimizer()
-        self._save, self._reconstruct_first = save, reconstruct_first
+        self._save = save
         self._held_out = targets_of(labels.validation)
 
     def fit(self) -> None:
@@ -147,11 +140,6 @@ class Learner:
 
     def _supervised(self) -> None:
         settings, here = self.settings, self.progression
-        encoder = self.network.encoder
-        if here.epoch == 0 and self._reconstruct_first and isinstance(encoder, SmallEncoder):
-            error = reconstruct(encoder, self.material, settings)
-            self.mean.load_state_dict(self.network.state_dict())
-            _log.info("auto-encoder: mean squared error %.3f of variance 1", error)
         labeled = weighted(targets_of(self.labels.training), self.material.sizes)
         with Progress(settings.max_epochs, "training", "epoch", initial=here.epoch) as progress:
             while here.epoch < settings.max_epochs and here.waited < settings.patience:
@@ -163,13 +151,13 @@ class Learner:
 
     def _dynamic(self) -> None:
         settings, here = self.settings, self.progression
+        labeled = weighted(targets_of(self.labels.training), self.material.sizes)
         with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
             while here.epoch < settings.rounds and here.waited < settings.round_patience:
                 number = here.epoch + 1
                 _, logits, found = self._spread(self.labels.training, thorough=False)
-                sizes = self.material.sizes
-                seen = decisions(logits, sizes) if settings.trust == "agreed" else None
-                labeled, unlabeled = pseudo_targets(self.labels, found, sizes, seen)
+                seen = decisions(logits, self.material.sizes)
+                unlabeled = pseudo_targets(self.labels, found, seen)
                 a = ramp(number, settings)
                 loss = self._epoch(labeled, unlabeled, a=a, number=settings.max_epochs + here.epoch)
                 sure = float(found.certainty[self.labels.training < 0].mean())
@@ -241,43 +229,23 @@ def decisions(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack([part.argmax(dim=1) for part in logits.split(list(sizes), dim=1)], dim=1)
 
 
-def pseudo_targets(
-    labels: GivenLabels, found: Spread, sizes: tuple[int, ...], seen: Tensor | None = None
-) -> tuple[Targets, Targets]:
-    """What the labeled and the unlabeled images train towards in a round.
+def pseudo_targets(labels: GivenLabels, found: Spread, seen: Tensor) -> Targets:
+    """Diffused labels that train: those of unlabeled images that the network would give too.
 
-    Held-out images take no part. No diffused label replaces a given one.
+    Held-out images take no part, no diffused label replaces a given one, and each weighs its
+    certainty.
 
     Args:
         labels: What is given.
         found: What was diffused.
-        sizes: Classes a finding.
-        seen: ``(n, f)`` decisions of the network. With them a diffused label counts where they
-            are the same, by its certainty, and class weights come from the given labels alone;
-            without them every one counts, by certainty and class, and class weights from all.
+        seen: ``(n, f)`` decisions of the network.
     """
     held_out = (labels.validation >= 0).any(dim=1)
-    given = labels.training
-    diffused = torch.where(given >= 0, UNLABELED, found.predicted)
+    diffused = torch.where(labels.training >= 0, UNLABELED, found.predicted)
     diffused[held_out] = UNLABELED
-    certainty = found.certainty.float()
-    others = (diffused >= 0).any(dim=1).nonzero().flatten()
-    if seen is not None:
-        weight = (certainty * (seen == diffused))[others]
-        return weighted(targets_of(given), sizes), Targets(others, diffused[others], weight)
-    zeta = [
-        class_weights(torch.cat([given[:, f], diffused[:, f]]), size)
-        for f, size in enumerate(sizes)
-    ]
-
-    def balance(code: Tensor) -> Tensor:
-        return torch.stack([of_class(w, code[:, f]) for f, w in enumerate(zeta)], dim=1)
-
-    known = targets_of(given)
-    return (
-        Targets(known.index, known.code, balance(known.code)),
-        Targets(others, diffused[others], (certainty * balance(diffused))[others]),
-    )
+    index = (diffused >= 0).any(dim=1).nonzero().flatten()
+    weight = found.certainty.float() * (seen == diffused)
+    return Targets(index, diffused[index], weight[index])
 
 
 def hold_out(

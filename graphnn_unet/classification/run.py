@@ -69,7 +69,6 @@ from graphnn_unet.storage.atomic import remove_leftovers
 from graphnn_unet.storage.locks import folder_lock
 
 _log = logging.getLogger(__name__)
-_AUTO_ENCODER = "autoencoder"
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ def classify(
             Only cases whose label was not given count.
         model: Output folder of an earlier call; the images are then placed beside its graph and
             nothing is trained.
-        encoder: ``small`` (default), ``autoencoder``, ``resnet18``, ``resnet50``, ``vgg16``, one
-            of them with ``:WEIGHTS``, ``unet:MODEL``, ``FILE.py:Class``, ``package.module:Class``,
+        encoder: ``small`` (default), ``resnet18``, ``resnet50``, ``vgg16``, one of them with
+            ``:WEIGHTS``, ``unet:MODEL``, ``FILE.py:Class``, ``package.module:Class``,
             a module, or a function ``(n_channels, n_dims) -> module``.
         device: ``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``.
         resume: Go on with an interrupted call of the same images, labels and settings.
@@ -211,10 +210,7 @@ class _Job:
             self.groups,
         )
         self._tell(split.validation)
-        learner = Learner(
-            self.network, self.material, split, settings, self._save,
-            reconstruct_first=self.plan.kind == _AUTO_ENCODER,
-        )  # fmt: skip
+        learner = Learner(self.network, self.material, split, settings, self._save)
         if resume:
             self._go_on(learner)
         try:

@@ -12,7 +12,6 @@ Mode = Literal["one-pass", "dynamic"]
 Variation = Literal["tv", "ratio"]
 Symmetrize = Literal["sum", "max", "mutual"]
 Augmentation = Literal["standard", "any-orientation", "none"]
-Trust = Literal["agreed", "all"]
 
 MIN_LABELS = 2
 """A class with fewer labeled images is refused: one image shows no class, only itself."""
@@ -51,13 +50,9 @@ class ClassifySettings:
         rounds: Rounds of the dynamic pass at most.
         round_patience: Rounds without a better validation loss before it stops.
         validation_share: Share of the labels held out for early stopping.
-        trust: Which diffused labels train the network. ``agreed``: those that it would give too,
-            with their certainty as weight. ``all``, as in the paper: every one, weighed by its
-            class too, which repeats errors where labels are few (docs/methods/graphnet_zoo.md).
         a_max: Largest weight of the diffused labels; 0 is supervised training.
         ramp_rounds: Rounds until that weight is reached; 0 means half of ``rounds``.
         tta: Views whose features are averaged: 1, or more with augmentation.
-        reconstruction_epochs: Epochs of the auto-encoder before the labels are used.
         augmentation: ``standard`` (mirrored left to right, turned a little, scaled, shifted,
             brighter or darker), ``any-orientation`` (microscopy: also any turn and mirror), or
             ``none``.
@@ -85,11 +80,9 @@ class ClassifySettings:
     rounds: int = 10
     round_patience: int = 5
     validation_share: float = 0.1
-    trust: Trust = "agreed"
     a_max: float = 1.0
     ramp_rounds: int = 0
     tta: int = 1
-    reconstruction_epochs: int = 20
     augmentation: Augmentation = "standard"
     seed: int = 0
 
@@ -130,7 +123,6 @@ _NOT_NEGATIVE = (
     "image_size",
     "a_max",
     "ramp_rounds",
-    "reconstruction_epochs",
     "seed",
 )
 _POSITIVE = ("gamma", "learning_rate")
@@ -143,7 +135,6 @@ def _require_words(settings: ClassifySettings) -> None:
         ("variation", get_args(Variation)),
         ("symmetrize", get_args(Symmetrize)),
         ("augmentation", get_args(Augmentation)),
-        ("trust", get_args(Trust)),
     ):
         value = getattr(settings, name)
         if value not in allowed:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from graphnn_unet.classification.descriptors import Describer
 from graphnn_unet.classification.encoders import (
+    BACKBONES,
     EmbeddingNetwork,
     EncoderPlan,
     build,
     feature_count,
     make_encoder,
+    timm_tensors,
 )
 from graphnn_unet.classification.images import Normalization
 from graphnn_unet.classification.learner import Learner, Progression
@@ -29,10 +31,13 @@ from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import Finding
 from graphnn_unet.errors import InputError, RefusedError
 from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.checkpoints import plain
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 MODEL, CHECKPOINT = "model.pth", "checkpoint_latest.pth"
 _KEY, _VERSION = "gnnunet_classify", 2
+_REMOVED = ("trust", "reconstruction_epochs")
+"""Settings of training that models of older versions hold; to place images they mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class StoredModel:
 def save_model(model: StoredModel, folder: Path) -> Path:
     """Write ``model.pth``."""
     content = {
-        "network_weights": _on_cpu(model.network.state_dict()),
+        "network_weights": plain(model.network.state_dict()),
         _KEY: {
             "version": _VERSION,
             "encoder": asdict(model.plan),
@@ -119,7 +124,8 @@ def load_model(
         )  # fmt: skip
     try:
         plan = EncoderPlan(**own["encoder"])
-        settings = ClassifySettings.from_values(own["settings"], str(path))
+        stored = {key: v for key, v in own["settings"].items() if key not in _REMOVED}
+        settings = ClassifySettings.from_values(stored, str(path))
         findings = tuple(Finding(name, tuple(classes)) for name, classes in own["findings"])
         sizes = [len(one.classes) for one in findings]
         if plan.kind == "own" and encoder is not None:
@@ -129,6 +135,9 @@ def load_model(
         weights = state["network_weights"]
         n_features = weights["classifier.weight"].shape[1]
         network = EmbeddingNetwork(body, n_features, sum(sizes), settings.dropout)
+        if plan.kind in BACKBONES:  # a model of the time when they were torchvision's
+            weights = {key.replace("encoder.network.", "encoder."): v for key, v in weights.items()}
+            weights = timm_tensors(plan.kind, weights, network.state_dict())
         network.load_state_dict(weights)
         return StoredModel(
             network, plan, settings, findings,
@@ -160,15 +169,15 @@ def fingerprint(
 def save_state(learner: Learner, folder: Path, mark: str) -> None:
     """Write ``checkpoint_latest.pth``."""
     content = {
-        "network_weights": _on_cpu(learner.network.state_dict()),
+        "network_weights": plain(learner.network.state_dict()),
         _KEY: {
             "version": _VERSION,
             "mark": mark,
-            "mean_weights": _on_cpu(learner.mean.state_dict()),
-            "optimizer": _on_cpu(learner.optimizer.state_dict()),
+            "mean_weights": plain(learner.mean.state_dict()),
+            "optimizer": plain(learner.optimizer.state_dict()),
             "progression": {
                 **vars(learner.progression),
-                "best_weights": _on_cpu(learner.progression.best_weights),
+                "best_weights": plain(learner.progression.best_weights),
             },
         },
     }
@@ -210,14 +219,3 @@ def new_network(
     """The encoder with a new classifier on top."""
     n_features = feature_count(encoder, example)
     return EmbeddingNetwork(encoder, n_features, n_outputs, settings.dropout)
-
-
-def _on_cpu(value: Any) -> Any:
-    """Nested tables with their tensors copied to the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_on_cpu(item) for item in value]
-    return value

@@ -16,8 +16,8 @@ IMAGES    pictures (png, jpg, tif, bmp) or volumes (nii.gz, nii, mha, nrrd) of a
           name without its ending is the case id
 CSV       first line case,class or case,FINDING,FINDING...; an empty cell, or no line, is no label;
           a column patient keeps the images of one patient together
-encoder   small (default), autoencoder, resnet18, resnet50, vgg16, one of these with :WEIGHTS (a
-          file of weights), unet:MODEL (encoder of a trained segmentation model), or
+encoder   small (default), resnet18, resnet50, vgg16, one of these with :WEIGHTS (a file of
+          weights), unet:MODEL (encoder of a trained segmentation model), or
           FILE.py:Class (a torch.nn.Module of your own, made with (n_channels, n_dims))
 
 Writes predictions.csv, summary.json, rounds.csv, model.pth and pictures.
@@ -28,7 +28,7 @@ _SETTINGS = (
     "mode", "p", "variation", "n_neighbors", "gamma", "symmetrize", "alpha", "prior",
     "descriptor_share", "final_uses_validation", "image_size", "batch_size",
     "learning_rate", "averaging", "dropout", "max_epochs", "patience", "rounds",
-    "round_patience", "validation_share", "trust", "a_max", "tta", "augmentation", "seed",
+    "round_patience", "validation_share", "a_max", "tta", "augmentation", "seed",
 )  # fmt: skip
 
 
@@ -77,8 +77,8 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     add("--rounds", type=int, metavar="N", help="of the dynamic pass at most (10)")
     add("--round-patience", type=int, metavar="N", help="rounds without a better loss (5)")
     add("--validation-share", type=float, help="labels held out to stop (0.1)")
-    add("--trust", choices=("agreed", "all"),
-        help="diffused labels that train: where the network agrees (default), or all")  # fmt: skip
+    # what the only way of today was called when there were two
+    add("--trust", choices=("agreed",), help=argparse.SUPPRESS)
     add("--a-max", type=float, help="largest weight of diffused labels (1)")
     add("--tta", type=int, metavar="N", help="views whose features are averaged (1)")
     add("--augmentation", choices=("standard", "any-orientation", "none"),

@@ -7,7 +7,6 @@ from graphnn_unet.classification.fitting import (
     Material,
     Targets,
     epoch_generator,
-    move_average,
     weighted_cross_entropy,
 )
 from graphnn_unet.classification.images import ImageSet, Normalization
@@ -133,13 +132,10 @@ def test_held_out_images_and_given_labels_get_no_diffused_label():
         predicted=torch.tensor([[1], [1], [0], [1], [-1]]),
         certainty=torch.tensor([[1.0], [1], [0.5], [0.25], [0]]).double(),
     )
-    labeled, others = pseudo_targets(GivenLabels(code, held), found, (2,))
-    assert labeled.index.tolist() == [0, 1]
-    assert labeled.code[:, 0].tolist() == [0, 1]
+    others = pseudo_targets(GivenLabels(code, held), found, seen=found.predicted)
     assert others.index.tolist() == [3]
-    # three of class 0 and 1 count: one 0, two 1
-    assert labeled.weight[:, 0].tolist() == pytest.approx([3 / 2, 3 / 4])
-    assert others.weight[:, 0].tolist() == pytest.approx([0.25 * 3 / 4])
+    assert others.code.tolist() == [[1]]
+    assert others.weight[:, 0].tolist() == [0.25]
 
 
 def test_diffused_labels_count_where_the_network_agrees():
@@ -151,13 +147,10 @@ def test_diffused_labels_count_where_the_network_agrees():
     )
     none = GivenLabels(code, torch.full_like(code, -1))
     seen = torch.tensor([[1, 0], [1, 2], [1, 2], [1, 1]])
-    labeled, others = pseudo_targets(none, found, (2, 3), seen)
+    others = pseudo_targets(none, found, seen)
     assert others.index.tolist() == [1, 2, 3]
     assert others.code.tolist() == [[-1, 2], [0, 2], [1, 0]]
     assert others.weight.tolist() == [[0, pytest.approx(0.4)], [0, 0.25], [0.75, 0]]
-    # class weights of the labels alone: one of each class
-    assert labeled.index.tolist() == [0, 1]
-    assert labeled.weight[:, 0].tolist() == [1, 1]
 
 
 def test_decisions_of_each_finding():
@@ -209,15 +202,6 @@ def test_cross_entropy_leaves_missing_findings_out():
     first = (-parts[0][0, 0] - 2 * parts[0][1, 1]) / 2
     wanted = (first - parts[1][1, 0]) / 2
     assert float(weighted_cross_entropy(logits, targets, (2, 2))) == pytest.approx(float(wanted))
-
-
-def test_moving_average_moves_weights_and_copies_counts():
-    one, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    torch.nn.init.constant_(other.weight, 3.0)
-    other.num_batches_tracked += 7
-    move_average(one, other, 0.9)
-    assert one.weight.tolist() == pytest.approx([1.2, 1.2])
-    assert int(one.num_batches_tracked) == 7
 
 
 def test_loss_that_is_not_finite_stops_the_run():

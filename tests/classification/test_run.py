@@ -238,18 +238,6 @@ def test_volumes_of_any_size_and_spacing(tmp_path, quick):
     assert later.answers.cases == found.answers.cases
 
 
-def test_auto_encoder_reads_no_label_before_it_draws(study, quick):
-    from graphnn_unet.classification import fitting
-
-    quick |= {"mode": "one-pass", "max_epochs": 1, "reconstruction_epochs": 2}
-    a = classify(study.images, study.labels, study.root / "a", encoder="autoencoder",
-                 device="cpu", **quick)  # fmt: skip
-    b = classify(study.images, study.labels, study.root / "b", encoder="small",
-                 device="cpu", **quick)  # fmt: skip
-    assert not torch.equal(a.feature, b.feature)
-    assert hasattr(fitting, "reconstruct")
-
-
 def test_colored_pictures_of_several_sizes_give_three_channels(study, quick):
     for number in range(5):
         path = study.images / f"case_{number:03d}.png"

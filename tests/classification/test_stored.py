@@ -51,6 +51,38 @@ def test_damaged_models_are_refused(model, edit):
         load_model(model)
 
 
+def test_models_of_older_versions_are_read(finished, model):
+    """They hold settings and an encoder that are gone."""
+
+    def age(content):
+        own = content["gnnunet_classify"]
+        own["settings"] |= {"trust": "all", "reconstruction_epochs": 20}
+        own["encoder"]["kind"] = "autoencoder"
+
+    change(model, age)
+    found = load_model(model)
+    assert found.settings.rounds == 3
+    torch.testing.assert_close(found.score, load_model(finished[1].output).score)
+
+
+def test_models_with_backbones_of_torchvision_are_read(study, quick):
+    quick |= {"mode": "one-pass", "max_epochs": 1, "image_size": 32}
+    out = study.root / "out"
+    first = classify(study.images, study.labels, out, encoder="resnet18", device="cpu", **quick)
+
+    def age(content):
+        weights = content["network_weights"]
+        old = {k.replace("encoder.", "encoder.network."): v for k, v in weights.items()}
+        # grey was given three times to a network for colored pictures
+        kernel = old["encoder.network.conv1.weight"]
+        share = torch.tensor([0.5, 0.2, 0.3]).view(1, 3, 1, 1)
+        content["network_weights"] = {**old, "encoder.network.conv1.weight": kernel * share}
+
+    change(out, age)
+    again = classify(study.images, None, study.root / "again", model=out, device="cpu")
+    torch.testing.assert_close(again.feature, first.feature, atol=1e-4, rtol=1e-4)
+
+
 def test_other_files_are_refused(model):
     change(model, lambda c: c.pop("gnnunet_classify"))
     with pytest.raises(InputError, match="not a model of gnnunet_classify"):
@@ -98,7 +130,7 @@ def test_settings_that_cannot_be_used_are_refused():
     for name, value in (
         ("mode", "two-pass"), ("p", 3), ("variation", "cut"), ("dropout", 1.0), ("rounds", 0),
         ("gamma", 0.0), ("learning_rate", float("inf")), ("image_size", 8), ("batch_size", 0),
-        ("a_max", -1.0), ("descriptor_share", 1.5), ("trust", "some"),
+        ("a_max", -1.0), ("descriptor_share", 1.5),
         ("augmentation", "strong"), ("averaging", 1.0),
     ):  # fmt: skip
         with pytest.raises(InputError, match=name):

@@ -47,7 +47,7 @@ def test_branch_of_a_checkpoint_is_chosen_and_its_options_do_no_harm(saved):
 
 
 def test_what_is_no_weight_file_is_refused(saved, tmp_path):
-    with pytest.raises(MissingFileError, match="weights .*none.pth are missing.*Look there"):
+    with pytest.raises(MissingFileError, match=r"weights .*none\.pth are missing.*Look there"):
         read_weights(tmp_path / "none.pth", remedy="Look there")
     with pytest.raises(UnsafeFileError, match=r"weights file .*w\.pth is refused"):
         read_weights(saved({"a": nn.Linear(1, 1)}))
