@@ -126,7 +126,7 @@ def write_results(
         "n_labeled": int((answers.given >= 0).any(dim=1).sum()),
         "n_held_out": n_validation,
         "encoder": encoder,
-        "settings": settings.as_dict(),
+        "settings": settings.model_dump(),
         "findings": {one.name: list(one.classes) for one in answers.findings},
         "diffusion": dict(figures),
         "decided_by_network": [

@@ -65,6 +65,7 @@ from graphnn_unet.errors import (
 )
 from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.progress import say
+from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import remove_leftovers
 from graphnn_unet.storage.locks import folder_lock
 
@@ -154,16 +155,9 @@ def classify(
             return _extended(
                 Path(images), Path(model), output, truth, encoder, computing, settings, resume
             )
-        chosen = ClassifySettings(**_known(settings))
+        chosen = make_section(ClassifySettings, settings)
         job = _Job(Path(images), Path(str(labels)), output, encoder or "small", chosen, computing)
         return job.run(truth, resume)
-
-
-def _known(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    known = ClassifySettings.__dataclass_fields__
-    if unknown := sorted(set(settings) - set(known)):
-        raise InputError(f"setting {unknown[0]!r} is unknown", f"there are {', '.join(known)}")
-    return settings
 
 
 class _Job:

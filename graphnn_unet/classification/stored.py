@@ -30,6 +30,7 @@ from graphnn_unet.classification.learner import Learner, Progression
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import Finding
 from graphnn_unet.errors import InputError, RefusedError
+from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import atomic_path
 from graphnn_unet.storage.checkpoints import plain
 from graphnn_unet.storage.safe_load import load_checkpoint
@@ -83,7 +84,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
         _KEY: {
             "version": _VERSION,
             "encoder": asdict(model.plan),
-            "settings": model.settings.as_dict(),
+            "settings": model.settings.model_dump(),
             "findings": [[one.name, list(one.classes)] for one in model.findings],
             "mean": list(model.normalization.mean),
             "deviation": list(model.normalization.deviation),
@@ -125,7 +126,7 @@ def load_model(
     try:
         plan = EncoderPlan(**own["encoder"])
         stored = {key: v for key, v in own["settings"].items() if key not in _REMOVED}
-        settings = ClassifySettings.from_values(stored, str(path))
+        settings = make_section(ClassifySettings, stored, str(path))
         findings = tuple(Finding(name, tuple(classes)) for name, classes in own["findings"])
         sizes = [len(one.classes) for one in findings]
         if plan.kind == "own" and encoder is not None:
@@ -158,7 +159,7 @@ def fingerprint(
     cases: Sequence[str], pixels: Tensor, code: Tensor, settings: ClassifySettings, encoder: str
 ) -> str:
     """What a training depends on, as a hash: to go on with other images would mix results."""
-    told = json.dumps([list(cases), settings.as_dict(), encoder], sort_keys=True)
+    told = json.dumps([list(cases), settings.model_dump(), encoder], sort_keys=True)
     digest = hashlib.sha256(told.encode())
     digest.update(code.numpy().tobytes())
     for image in pixels:

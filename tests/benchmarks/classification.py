@@ -27,7 +27,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ class Draw:
     def __init__(self, name: str, part: Part, share: float, draw: int):
         self.name, self.part, self.share, self.number = name, part, share, draw
         self.code = draw_labels(part, share, draw)
-        self.settings = replace(BASE, seed=draw, **OF_SET[name])
+        self.settings = BASE.model_copy(update={"seed": draw, **OF_SET[name]})
         sizes, cpu = (len(part.names),), torch.device("cpu")
         training = ImageSet(
             part.images.cases[: part.n_training], part.images.pixels[: part.n_training]
@@ -176,7 +176,7 @@ class Draw:
             return EmbeddingNetwork(encoder, width, classes, self.settings.dropout)
 
     def _learner(self, network: EmbeddingNetwork, **changes: object) -> Learner:
-        settings = replace(self.settings, **changes)
+        settings = self.settings.model_copy(update=changes)
         return Learner(network, self.training, self.split, settings)
 
     def _rounds(self, begin: dict[str, Tensor], **changes: object) -> EmbeddingNetwork:
@@ -197,7 +197,7 @@ class Draw:
         self, method: str, network: EmbeddingNetwork, changes: dict[str, Any], trained: float
     ) -> dict[str, object]:
         start = time.monotonic()
-        settings = replace(self.settings, **changes)
+        settings = self.settings.model_copy(update=changes)
         feature, logits = self._rows_of_graph(network, settings)
         affinity = build_graph(feature, settings, self.part.images.cases)
         found = spread(affinity, self._all_labels(), self.everything.sizes, settings)

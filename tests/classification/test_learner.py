@@ -73,12 +73,12 @@ def test_weight_0_of_diffused_labels_is_supervised_training_bit_for_bit():
 
 
 def test_a_max_0_ends_after_the_supervised_phase():
-    one, other = learner(QUICK), learner(ClassifySettings(**{**QUICK.as_dict(), "a_max": 0.0}))
+    one, other = learner(QUICK), learner(ClassifySettings(**{**QUICK.model_dump(), "a_max": 0.0}))
     one.fit()
     other.fit()
     assert {record["phase"] for record in one.progression.log} == {"supervised", "dynamic"}
     assert {record["phase"] for record in other.progression.log} == {"supervised"}
-    supervised = learner(ClassifySettings(**{**QUICK.as_dict(), "mode": "one-pass"}))
+    supervised = learner(ClassifySettings(**{**QUICK.model_dump(), "mode": "one-pass"}))
     supervised.fit()
     assert same(other.mean, supervised.mean)
     assert not same(one.mean, supervised.mean)
@@ -87,7 +87,7 @@ def test_a_max_0_ends_after_the_supervised_phase():
 def test_same_seed_same_weights_and_another_seed_others():
     runs = []
     for seed in (0, 0, 1):
-        one = learner(ClassifySettings(**{**QUICK.as_dict(), "seed": seed}))
+        one = learner(ClassifySettings(**{**QUICK.model_dump(), "seed": seed}))
         one.fit()
         runs.append(one.mean)
     assert same(runs[0], runs[1])
@@ -108,7 +108,7 @@ def test_validation_stops_the_training_and_brings_the_best_weights_back(monkeypa
     held = torch.full_like(code, -1)
     held[0], code[0] = 0, -1
     settings = ClassifySettings(**{
-        **QUICK.as_dict(), "mode": "one-pass", "max_epochs": 20, "patience": 3,
+        **QUICK.model_dump(), "mode": "one-pass", "max_epochs": 20, "patience": 3,
     })  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -82,12 +82,6 @@ def test_alpha_0_returns_the_labels():
     assert set(found.predicted[4:, 0].tolist()) == {-1}
 
 
-@pytest.mark.parametrize("alpha", [1.0, -0.1, 1.5, math.nan])
-def test_other_alphas_are_refused(alpha):
-    with pytest.raises(InputError, match="alpha"):
-        ClassifySettings(alpha=alpha)
-
-
 def test_findings_together_are_those_apart():
     graph = build_graph(random_features(60), ClassifySettings(), [str(i) for i in range(60)])
     generator = torch.Generator().manual_seed(1)

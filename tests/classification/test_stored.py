@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from graphnn_unet import classify
-from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.stored import load_model
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 
@@ -124,20 +123,3 @@ def test_own_encoder_is_given_again(study, quick):
         study.images, None, study.root / "later", model=out, encoder=mine, device="cpu"
     )
     assert later.feature.shape[1] > 6  # descriptors beside
-
-
-def test_settings_that_cannot_be_used_are_refused():
-    for name, value in (
-        ("mode", "two-pass"), ("p", 3), ("variation", "cut"), ("dropout", 1.0), ("rounds", 0),
-        ("gamma", 0.0), ("learning_rate", float("inf")), ("image_size", 8), ("batch_size", 0),
-        ("a_max", -1.0), ("descriptor_share", 1.5),
-        ("augmentation", "strong"), ("averaging", 1.0),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=name):
-            ClassifySettings(**{name: value})
-
-
-def test_number_of_neighbors_follows_the_images():
-    settings = ClassifySettings()
-    assert [settings.neighbors(n) for n in (50, 400, 5000)] == [10, 20, 50]
-    assert ClassifySettings(n_neighbors=7).neighbors(5000) == 7
