@@ -20,6 +20,7 @@ from graphnn_unet.classification.images import ImageSet, Normalization
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.errors import DivergedError
 from graphnn_unet.networks.moving_average import update_average
+from graphnn_unet.seeds import Stream, torch_seed
 
 _EVALUATION_BATCH = 256
 
@@ -68,9 +69,9 @@ class Material:
         return self.normalization(self.images.pixels[index].to(self.device))
 
 
-def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
-    """A generator that depends on seed, epoch and purpose alone."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 7 + stream)
+def torch_generator(seed: int, stream: Stream, *index: int) -> torch.Generator:
+    """A generator of torch for one place of a stream of random numbers."""
+    return torch.Generator().manual_seed(torch_seed(seed, stream, *index))
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int]) -> Tensor:
@@ -123,17 +124,17 @@ def train_epoch(
         DivergedError: A loss is not finite.
     """
     network.train()
-    steps = _batches(len(labeled.index), settings, epoch, stream=0)
+    steps = _batches(len(labeled.index), settings, epoch, part=0)
     others: list[Tensor] = []
     if unlabeled is not None and a > 0 and len(unlabeled.index):
-        others = _batches(len(unlabeled.index), settings, epoch, stream=1)
+        others = _batches(len(unlabeled.index), settings, epoch, part=1)
         n_steps = max(len(steps), len(others))
         steps = [steps[i % len(steps)] for i in range(n_steps)]
         others = [others[i % len(others)] for i in range(n_steps)]
-    views = epoch_generator(settings.seed, epoch, 2), epoch_generator(settings.seed, epoch, 3)
+    views = [torch_generator(settings.seed, Stream.CLASSIFIER_VIEWS, epoch, i) for i in (0, 1)]
     total = 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout
+        torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_DROPOUT, epoch))
         for number, chosen in enumerate(steps):
             parts = [(labeled.rows(chosen), 1.0, views[0])]
             if others:
@@ -150,9 +151,9 @@ def train_epoch(
     return total / len(steps)
 
 
-def _batches(n: int, settings: ClassifySettings, epoch: int, *, stream: int) -> list[Tensor]:
+def _batches(n: int, settings: ClassifySettings, epoch: int, *, part: int) -> list[Tensor]:
     """Rows of each step of an epoch: every image at least once, whole batches."""
-    generator = epoch_generator(settings.seed, epoch, stream)
+    generator = torch_generator(settings.seed, Stream.CLASSIFIER_BATCH, epoch, part)
     size = settings.batch_size
     n_steps = max(-(-n // size), settings.min_steps)
     order: list[Tensor] = []
@@ -205,7 +206,8 @@ def embed(
         batch = material.batch(torch.arange(start, stop))
         found = network.features(batch)
         for view in range(1, settings.tta):
-            generator = epoch_generator(settings.seed, start, 16 + view)
+            stream = Stream.CLASSIFIER_TEST_VIEWS
+            generator = torch_generator(settings.seed, stream, start, view)
             kind = "standard" if settings.augmentation == "none" else settings.augmentation
             drawn = draw_views(len(batch), material.images.n_dims, kind, generator)
             found = found + network.features(apply_views(batch, drawn))

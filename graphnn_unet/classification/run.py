@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graphnn_unet.classification.descriptors import Describer, joined
 from graphnn_unet.classification.encoders import make_encoder
-from graphnn_unet.classification.fitting import Material, embed, epoch_generator
+from graphnn_unet.classification.fitting import Material, embed, torch_generator
 from graphnn_unet.classification.images import (
     ImageSet,
     Normalization,
@@ -65,6 +65,7 @@ from graphnn_unet.errors import (
 )
 from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.progress import say
+from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import remove_leftovers
 from graphnn_unet.storage.locks import folder_lock
@@ -185,7 +186,7 @@ class _Job:
             self.images, Normalization.of(self.images), self.sizes, device, description
         )
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_WEIGHTS))
             body, self.plan = make_encoder(encoder, self.images.pixels.shape[1], self.images.n_dims)
             example = self.material.normalization(self.images.pixels[:2])
             self.network = new_network(body, example, sum(self.sizes), settings).to(device)
@@ -200,7 +201,7 @@ class _Job:
             self.code,
             self.sizes,
             settings.validation_share,
-            epoch_generator(settings.seed, 0, 9),
+            torch_generator(settings.seed, Stream.CLASSIFIER_SPLIT),
             self.groups,
         )
         self._tell(split.validation)

@@ -36,7 +36,7 @@ from graphnn_unet.storage.checkpoints import plain
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 MODEL, CHECKPOINT = "model.pth", "checkpoint_latest.pth"
-_KEY, _VERSION = "gnnunet_classify", 2
+_KEY, _VERSION, _STATE_VERSION = "gnnunet_classify", 2, 3
 _REMOVED = ("trust", "reconstruction_epochs")
 """Settings of training that models of older versions hold; to place images they mean nothing."""
 
@@ -172,7 +172,7 @@ def save_state(learner: Learner, folder: Path, mark: str) -> None:
     content = {
         "network_weights": plain(learner.network.state_dict()),
         _KEY: {
-            "version": _VERSION,
+            "version": _STATE_VERSION,
             "mark": mark,
             "mean_weights": plain(learner.mean.state_dict()),
             "optimizer": plain(learner.optimizer.state_dict()),
@@ -198,8 +198,14 @@ def load_state(folder: Path, mark: str) -> dict[str, Any]:
     path = folder / CHECKPOINT
     state = load_checkpoint(path)
     own = state.get(_KEY)
-    if not isinstance(own, dict) or own.get("version") != _VERSION:
-        raise InputError(f"{path} is not a checkpoint of gnnunet_classify of this version")
+    if not isinstance(own, dict):
+        raise InputError(f"{path} is not a checkpoint of gnnunet_classify")
+    if own.get("version") != _STATE_VERSION:
+        raise RefusedError(
+            f"the training in {folder} cannot go on",
+            "another version of the program began it, with other random numbers",
+            "Start anew with --overwrite",
+        )
     if own.get("mark") != mark:
         raise RefusedError(
             f"the training in {folder} cannot go on",

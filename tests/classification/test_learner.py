@@ -5,9 +5,7 @@ from graphnn_unet.classification import learner as learning
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import (
     Material,
-    Targets,
-    epoch_generator,
-    weighted_cross_entropy,
+    torch_generator,
 )
 from graphnn_unet.classification.images import ImageSet, Normalization
 from graphnn_unet.classification.learner import (
@@ -21,6 +19,7 @@ from graphnn_unet.classification.learner import (
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.spreading import Spread
 from graphnn_unet.errors import DivergedError
+from graphnn_unet.seeds import Stream
 
 QUICK = ClassifySettings(
     max_epochs=3, rounds=3, n_neighbors=5, batch_size=4, min_steps=2, validation_share=0.0
@@ -48,28 +47,13 @@ def learner(settings: ClassifySettings = QUICK, **options) -> Learner:
     return Learner(network, material(), labels(), settings, **options)
 
 
+def split_of(code: torch.Tensor, *options) -> GivenLabels:
+    return hold_out(code, *options[:2], torch_generator(0, Stream.CLASSIFIER_SPLIT), *options[2:])
+
+
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
-
-
-def test_weight_0_of_diffused_labels_is_supervised_training_bit_for_bit():
-    """The rounds run all the same, with labels alone."""
-    from graphnn_unet.classification.fitting import train_epoch
-
-    made = {}
-    for name, a, seen in (("zero", 0.0, True), ("none", 0.0, False), ("some", 0.5, True)):
-        one = learner()
-        targets = Targets(torch.arange(6), torch.tensor([[0]] * 3 + [[1]] * 3), torch.ones(6, 1))
-        others = Targets(torch.arange(6, 20), torch.zeros(14, 1).long(), torch.ones(14, 1))
-        for epoch in range(3):
-            train_epoch(
-                one.network, one.optimizer, one.material, QUICK, targets, others if seen else None,
-                a=a, epoch=epoch,
-            )  # fmt: skip
-        made[name] = one.network
-    assert same(made["zero"], made["none"])
-    assert not same(made["zero"], made["some"])
 
 
 def test_a_max_0_ends_after_the_supervised_phase():
@@ -160,24 +144,23 @@ def test_decisions_of_each_finding():
 
 def test_hold_out_takes_its_share_of_every_class_and_leaves_two():
     code = torch.tensor([[0]] * 100 + [[1]] * 50 + [[2]] * 3 + [[-1]] * 40)
-    split = hold_out(code, (3,), 0.1, epoch_generator(0, 0, 9))
+    split = split_of(code, (3,), 0.1)
     held = split.validation[:, 0]
     assert [int((held == one).sum()) for one in range(3)] == [10, 5, 0]
     assert torch.equal(split.everything, code)
     assert not ((split.training >= 0) & (split.validation >= 0)).any()
 
 
-def test_too_few_labels_are_not_held_out():
-    code = torch.tensor([[0]] * 30 + [[1]] * 30)
-    assert int((hold_out(code, (2,), 0.1, epoch_generator(0, 0, 9)).validation >= 0).sum()) == 0
-    code = torch.tensor([[0]] * 50 + [[1]] * 50)
-    assert int((hold_out(code, (2,), 0.1, epoch_generator(0, 0, 9)).validation >= 0).sum()) == 10
+@pytest.mark.parametrize(("n", "held"), [(30, 0), (50, 10)])
+def test_too_few_labels_are_not_held_out(n, held):
+    split = split_of(torch.tensor([[0]] * n + [[1]] * n), (2,), 0.1)
+    assert int((split.validation >= 0).sum()) == held
 
 
 def test_labels_of_all_findings_of_an_image_are_held_out_together():
     generator = torch.Generator().manual_seed(0)
     code = torch.randint(-1, 2, (200, 4), generator=generator)
-    split = hold_out(code, (2, 2, 2, 2), 0.2, epoch_generator(0, 0, 9))
+    split = split_of(code, (2, 2, 2, 2), 0.2)
     held = (split.validation >= 0).any(dim=1)
     assert int(held.sum()) >= 10
     assert (split.training[held] == -1).all()
@@ -187,21 +170,10 @@ def test_images_of_one_patient_stay_together():
     generator = torch.Generator().manual_seed(0)
     code = torch.randint(0, 2, (120, 1), generator=generator)
     groups = torch.arange(120) // 4
-    split = hold_out(code, (2,), 0.2, epoch_generator(0, 0, 9), groups)
+    split = split_of(code, (2,), 0.2, groups)
     held = split.validation[:, 0] >= 0
     assert 20 <= int(held.sum()) <= 36
     assert set(groups[held].tolist()).isdisjoint(groups[~held].tolist())
-
-
-def test_cross_entropy_leaves_missing_findings_out():
-    logits = torch.tensor([[2.0, 0, 0, 1], [0, 1, 3, 0]])
-    targets = Targets(
-        torch.arange(2), torch.tensor([[0, -1], [1, 0]]), torch.tensor([[1.0, 9], [2, 1]])
-    )
-    parts = torch.log_softmax(logits[:, :2], 1), torch.log_softmax(logits[:, 2:], 1)
-    first = (-parts[0][0, 0] - 2 * parts[0][1, 1]) / 2
-    wanted = (first - parts[1][1, 0]) / 2
-    assert float(weighted_cross_entropy(logits, targets, (2, 2))) == pytest.approx(float(wanted))
 
 
 def test_loss_that_is_not_finite_stops_the_run():

@@ -6,7 +6,7 @@ from torch import nn
 
 from graphnn_unet import classify
 from graphnn_unet.classification.stored import load_model
-from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
 
 
 @pytest.fixture
@@ -123,3 +123,13 @@ def test_own_encoder_is_given_again(study, quick):
         study.images, None, study.root / "later", model=out, encoder=mine, device="cpu"
     )
     assert later.feature.shape[1] > 6  # descriptors beside
+
+
+def test_checkpoints_of_older_versions_are_refused_with_the_reason(study, quick):
+    out = study.root / "out"
+    classify(study.images, study.labels, out, device="cpu", **quick)
+    content = torch.load(out / "checkpoint_latest.pth", weights_only=True)
+    content["gnnunet_classify"]["version"] = 2
+    torch.save(content, out / "checkpoint_latest.pth")
+    with pytest.raises(RefusedError, match="another version of the program began it"):
+        classify(study.images, study.labels, out, device="cpu", resume=True, **quick)
