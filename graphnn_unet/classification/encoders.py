@@ -23,6 +23,10 @@ _CHOICES = f"{', '.join(BUILT_IN)}, one of these with :WEIGHTS, unet:MODEL, or F
 _VGG_LAYERS = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
 
 
+EncoderChoice = str | nn.Module | Callable[..., nn.Module]
+"""How a user names an encoder: a word, a module, or a function that makes one."""
+
+
 @dataclass(frozen=True)
 class EncoderPlan:
     """What is needed to build the same encoder again.
@@ -109,7 +113,7 @@ class _BottleneckOfUNet(nn.Module):
 
 
 def make_encoder(
-    wanted: str | nn.Module | Callable[..., nn.Module], n_channels: int, n_dims: int
+    wanted: EncoderChoice, n_channels: int, n_dims: int
 ) -> tuple[nn.Module, EncoderPlan]:
     """The encoder that a user asks for, with weights where the word names some.
 

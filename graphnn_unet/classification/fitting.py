@@ -92,21 +92,34 @@ def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int
     return torch.stack(losses).mean() if losses else logits.sum() * 0.0
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch trains on.
+
+    Attributes:
+        number: From which all that is random follows.
+        labeled: Labels with their class weights.
+        unlabeled: Diffused labels with their certainty; ``None`` for none.
+        unlabeled_weight: ``a`` of the loss.
+    """
+
+    number: int
+    labeled: Targets
+    unlabeled: Targets | None = None
+    unlabeled_weight: float = 0.0
+
+
 def train_epoch(
     network: EmbeddingNetwork,
     optimizer: torch.optim.Optimizer,
     material: Material,
     settings: ClassifySettings,
-    labeled: Targets,
-    unlabeled: Targets | None,
-    *,
-    a: float,
-    epoch: int,
+    epoch: Epoch,
     mean: EmbeddingNetwork | None = None,
 ) -> float:
     """One epoch; returns the mean loss.
 
-    ``L = mean_l zeta CE + a mean_u xi zeta CE``. A step takes ``batch_size`` labeled images and,
+    ``L = mean_l zeta CE + a mean_u xi CE``. A step takes ``batch_size`` labeled images and,
     where ``a > 0``, half of its images are unlabeled ones.
 
     Args:
@@ -114,39 +127,38 @@ def train_epoch(
         optimizer: Of its parameters.
         material: Images.
         settings: Sizes and rates.
-        labeled: Labels with their class weights.
-        unlabeled: Diffused labels with certainty times class weight.
-        a: Weight of the unlabeled part.
-        epoch: Number of the epoch, from which all that is random follows.
+        epoch: What it trains on.
         mean: Moving average of the network, moved in place after every step.
 
     Raises:
         DivergedError: A loss is not finite.
     """
     network.train()
-    steps = _batches(len(labeled.index), settings, epoch, part=0)
+    steps = _batches(len(epoch.labeled.index), settings, epoch.number, part=0)
     others: list[Tensor] = []
-    if unlabeled is not None and a > 0 and len(unlabeled.index):
-        others = _batches(len(unlabeled.index), settings, epoch, part=1)
+    unlabeled, number = epoch.unlabeled, epoch.number
+    if unlabeled is not None and epoch.unlabeled_weight > 0 and len(unlabeled.index):
+        others = _batches(len(unlabeled.index), settings, number, part=1)
         n_steps = max(len(steps), len(others))
         steps = [steps[i % len(steps)] for i in range(n_steps)]
         others = [others[i % len(others)] for i in range(n_steps)]
-    views = [torch_generator(settings.seed, Stream.CLASSIFIER_VIEWS, epoch, i) for i in (0, 1)]
+    views = [torch_generator(settings.seed, Stream.CLASSIFIER_VIEWS, number, i) for i in (0, 1)]
     total = 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_DROPOUT, epoch))
-        for number, chosen in enumerate(steps):
-            parts = [(labeled.rows(chosen), 1.0, views[0])]
-            if others:
-                parts.append((unlabeled.rows(others[number]), a, views[1]))  # type: ignore[union-attr]
+        torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_DROPOUT, number))
+        for step, rows in enumerate(steps):
+            parts = [(epoch.labeled.rows(rows), 1.0, views[0])]
+            if unlabeled is not None and others:
+                part = unlabeled.rows(others[step])
+                parts.append((part, epoch.unlabeled_weight, views[1]))
             loss = _step(network, optimizer, material, settings, parts)
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"the loss is {loss} in epoch {epoch}", "training has diverged",
+                    f"the loss is {loss} in epoch {number}", "training has diverged",
                     "Lower the learning rate, or look at the images of this run",
                 )  # fmt: skip
             if mean is not None:
-                update_average(mean, network, settings.averaging, number)
+                update_average(mean, network, settings.averaging, step)
             total += loss
     return total / len(steps)
 

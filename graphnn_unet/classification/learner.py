@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from graphnn_unet.classification.descriptors import joined
 from graphnn_unet.classification.encoders import EmbeddingNetwork
 from graphnn_unet.classification.fitting import (
+    Epoch,
     Material,
     Targets,
     embed,
@@ -94,7 +95,6 @@ class Learner:
         labels: What is known about them.
         settings: How.
         save: Called with this learner where a checkpoint is due.
-        progression: Where to go on.
     """
 
     def __init__(
@@ -104,12 +104,11 @@ class Learner:
         labels: GivenLabels,
         settings: ClassifySettings,
         save: Callable[[Learner], None] = lambda _: None,
-        progression: Progression | None = None,
     ):
         self.network, self.material = network, material
         self.mean = copy.deepcopy(network) if settings.averaging else network
         self.labels, self.settings = labels, settings
-        self.progression = progression or Progression()
+        self.progression = Progression()
         self.optimizer = self._new_optimizer()
         self._save = save
         self._held_out = targets_of(labels.validation)
@@ -124,6 +123,22 @@ class Learner:
         if self.progression.phase == DYNAMIC:
             self._dynamic()
             self._next_phase(DONE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer and how far training is."""
+        return {
+            "network_weights": self.network.state_dict(),
+            "mean_weights": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progression": dict(vars(self.progression)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.network.load_state_dict(state["network_weights"])
+        self.mean.load_state_dict(state["mean_weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progression = Progression(**state["progression"])
 
     def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Tensor, Spread]:
         """Rows of the graph and logits of all images, and the labels spread over that graph."""
@@ -143,7 +158,7 @@ class Learner:
         labeled = weighted(targets_of(self.labels.training), self.material.sizes)
         with Progress(settings.max_epochs, "training", "epoch", initial=here.epoch) as progress:
             while here.epoch < settings.max_epochs and here.waited < settings.patience:
-                loss = self._epoch(labeled, None, a=0.0, number=here.epoch)
+                loss = self._train(Epoch(here.epoch, labeled))
                 self._judge({"phase": SUPERVISED, "epoch": here.epoch, "loss": loss})
                 progress.update(f"loss {loss:.3f}")
                 if here.epoch % _EPOCHS_A_CHECKPOINT == 0:
@@ -154,12 +169,12 @@ class Learner:
         labeled = weighted(targets_of(self.labels.training), self.material.sizes)
         with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
             while here.epoch < settings.rounds and here.waited < settings.round_patience:
-                number = here.epoch + 1
                 _, logits, found = self._spread(self.labels.training, thorough=False)
                 seen = decisions(logits, self.material.sizes)
                 unlabeled = pseudo_targets(self.labels, found, seen)
-                a = ramp(number, settings)
-                loss = self._epoch(labeled, unlabeled, a=a, number=settings.max_epochs + here.epoch)
+                a = ramp(here.epoch + 1, settings)
+                number = settings.max_epochs + here.epoch
+                loss = self._train(Epoch(number, labeled, unlabeled, a))
                 sure = float(found.certainty[self.labels.training < 0].mean())
                 self._judge({
                     "phase": DYNAMIC, "epoch": here.epoch, "loss": loss, "a": a,
@@ -170,13 +185,9 @@ class Learner:
                 progress.update(f"loss {loss:.3f}, certainty {sure:.2f}")
                 self._save(self)
 
-    def _epoch(
-        self, labeled: Targets, unlabeled: Targets | None, *, a: float, number: int
-    ) -> float:
-        return train_epoch(
-            self.network, self.optimizer, self.material, self.settings, labeled, unlabeled,
-            a=a, epoch=number, mean=self.mean if self.settings.averaging else None,
-        )  # fmt: skip
+    def _train(self, epoch: Epoch) -> float:
+        mean = self.mean if self.settings.averaging else None
+        return train_epoch(self.network, self.optimizer, self.material, self.settings, epoch, mean)
 
     def _judge(self, record: dict[str, Any]) -> None:
         """Count the epoch, and keep the weights if held-out labels like them best."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graphnn_unet._version import __version__
 from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.spreading import normalized, with_decisions
 from graphnn_unet.classification.stored import CHECKPOINT, MODEL
 from graphnn_unet.classification.table import Finding, encode, read_table, unknown_classes
 from graphnn_unet.errors import Fault, InputError, RefusedError
@@ -23,7 +24,6 @@ from graphnn_unet.storage.atomic import write_csv, write_json
 PREDICTIONS, SUMMARY, ROUNDS, FAILURES = (
     "predictions.csv", "summary.json", "rounds.csv", "failures.csv",
 )  # fmt: skip
-NEIGHBORS_SHOWN = 5
 _SCHEMA_VERSION = 1
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,65 @@ class Answers:
     def parts(self) -> list[Tensor]:
         """Probabilities of each finding."""
         return list(self.probability.split([len(one.classes) for one in self.findings], dim=1))
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What ``summary.json`` tells about how the answers came about.
+
+    Attributes:
+        kind: ``transductive`` or ``inductive``.
+        encoder: Kind of the encoder.
+        settings: Of the training.
+        figures: Of the last diffusion.
+        log: One record an epoch or round.
+        n_held_out: Labeled images that only stopped the training.
+    """
+
+    kind: str
+    encoder: str
+    settings: ClassifySettings
+    figures: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]] = ()
+    n_held_out: int = 0
+
+
+def answers_of(
+    cases: Sequence[str],
+    findings: Sequence[Finding],
+    score: Tensor,
+    logits: Tensor,
+    given: Tensor,
+    neighbors: Sequence[Sequence[tuple[str, float]]],
+) -> Answers:
+    """Decisions; where no label reaches an image, those of the network, with certainty 0.
+
+    Args:
+        cases: Ids of ``n`` images.
+        findings: What is asked.
+        score: ``(n, k)`` diffused labels, rows of a finding sum to 1, or to 0 out of reach.
+        logits: ``(n, k)`` of the network.
+        given: ``(n, f)`` labels.
+        neighbors: Nearest labeled images of each.
+    """
+    sizes = [len(finding.classes) for finding in findings]
+    parts, by_network = [], []
+    for part, own in zip(score.split(sizes, 1), logits.double().split(sizes, 1), strict=True):
+        reached = part.sum(dim=1) > 0
+        parts.append(torch.where(reached.unsqueeze(1), part, own.softmax(dim=1)))
+        by_network.append(~reached)
+    decided = with_decisions(normalized(torch.cat(parts, dim=1), sizes), given, sizes, {})
+    off_graph = torch.stack(by_network, dim=1) & (given < 0)
+    return Answers(
+        cases=tuple(cases),
+        findings=tuple(findings),
+        predicted=decided.predicted,
+        probability=decided.score,
+        certainty=torch.where(off_graph, 0.0, decided.certainty),
+        given=given,
+        by_network=off_graph,
+        neighbors=neighbors,
+    )
 
 
 def refuse_results(output: Path, overwrite: bool) -> None:
@@ -113,33 +172,35 @@ def evaluate_answers(answers: Answers, truth: Path | str | None) -> dict[str, Cl
 
 
 def write_results(
-    output: Path, answers: Answers, scores: Mapping[str, ClassificationScore],
-    faults: Sequence[Fault], *, settings: ClassifySettings, encoder: str,
-    figures: Mapping[str, Any], log: Sequence[Mapping[str, Any]], kind: str, n_validation: int,
-) -> None:  # fmt: skip
+    output: Path,
+    answers: Answers,
+    scores: Mapping[str, ClassificationScore],
+    faults: Sequence[Fault],
+    facts: RunFacts,
+) -> None:
     """Write all tables; ``predictions.csv`` last, so that it means that everything is there."""
-    write_json(output / SUMMARY, {
+    off_graph = answers.by_network.any(dim=1).nonzero().flatten().tolist()
+    summary = {
         "schema_version": _SCHEMA_VERSION,
         "version": __version__,
-        "kind": kind,
+        "kind": facts.kind,
         "n_images": len(answers.cases),
         "n_labeled": int((answers.given >= 0).any(dim=1).sum()),
-        "n_held_out": n_validation,
-        "encoder": encoder,
-        "settings": settings.model_dump(),
-        "findings": {one.name: list(one.classes) for one in answers.findings},
-        "diffusion": dict(figures),
-        "decided_by_network": [
-            answers.cases[row] for row in answers.by_network.any(dim=1).nonzero().flatten().tolist()
-        ],
+        "n_held_out": facts.n_held_out,
+        "encoder": facts.encoder,
+        "settings": facts.settings.model_dump(),
+        "findings": {finding.name: list(finding.classes) for finding in answers.findings},
+        "diffusion": dict(facts.figures),
+        "decided_by_network": [answers.cases[row] for row in off_graph],
         "evaluated_on": "images without a given label" if scores else None,
         "scores": {name: score.as_dict() for name, score in scores.items()},
         "macro_auc": _macro_auc(scores),
         "faults": [asdict(fault) for fault in faults],
-    })  # fmt: skip
-    if log:
-        columns = list(dict.fromkeys(key for record in log for key in record))
-        write_csv(output / ROUNDS, log, columns)
+    }
+    write_json(output / SUMMARY, summary)
+    if facts.log:
+        columns = list(dict.fromkeys(key for record in facts.log for key in record))
+        write_csv(output / ROUNDS, facts.log, columns)
     if faults:
         columns = ("case", "stage", "cause", "remedy")
         rows = [{name: getattr(fault, name) for name in columns} for fault in faults]

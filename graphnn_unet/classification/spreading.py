@@ -17,6 +17,8 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.graph import DiffusionSystem, knn_affinity
 
 TOLERANCE, MAX_ITERATIONS = 1e-8, 500
+NEIGHBORS_SHOWN = 5
+_BLOCK = 512
 _WEIGHT_RANGE = (0.1, 10.0)
 
 
@@ -225,7 +227,7 @@ def extend(
     """  # fmt: skip
     scores, near = [], []
     k = min(settings.neighbors(len(stored)), len(stored))
-    for block in feature.split(512):
+    for block in feature.split(_BLOCK):
         cosine, index = (block @ stored.T).topk(k, dim=1)
         weight = cosine.double().clamp(min=0).pow(settings.gamma)
         total = weight.sum(dim=1, keepdim=True)
@@ -235,30 +237,34 @@ def extend(
     return normalized(torch.cat(scores), sizes), torch.cat(near)
 
 
-def labeled_neighbors(
-    feature: Tensor, stored: Tensor, labeled: Tensor, n: int, own: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def nearest_labeled(
+    feature: Tensor,
+    stored: Tensor,
+    code: Tensor,
+    cases: Sequence[str],
+    own_row: Tensor | None = None,
+) -> list[list[tuple[str, float]]]:
     """The nearest labeled nodes of each image.
 
     Args:
         feature: ``(m, q)`` unit rows.
         stored: ``(n, q)`` unit rows of the graph.
-        labeled: ``(l,)`` rows of ``stored`` that have a label.
-        n: How many to find.
-        own: ``(m,)`` row of each image in ``stored``, which is no neighbour of itself.
+        code: ``(n, f)`` given labels of the graph.
+        cases: ``n`` ids of the graph's nodes.
+        own_row: ``(m,)`` row of each image in ``stored``, which is no neighbor of itself.
 
     Returns:
-        Rows of ``stored`` and cosines, ``(m, min(n, l))``, nearest first; a cosine of ``-inf``
-        stands where there is no other.
+        Ids and cosines of up to ``NEIGHBORS_SHOWN`` others for each image, nearest first.
     """
-    n = min(n, len(labeled))
-    rows, cosines = [], []
+    labeled = (code >= 0).any(dim=1).nonzero().flatten()
     candidates = stored[labeled].T
-    for start in range(0, len(feature), 512):
-        cosine = feature[start : start + 512] @ candidates
-        if own is not None:
-            cosine[own[start : start + 512, None] == labeled[None]] = -torch.inf
-        best, index = cosine.topk(n, dim=1)
-        rows.append(labeled[index])
-        cosines.append(best)
-    return torch.cat(rows), torch.cat(cosines)
+    neighbors = []
+    for start in range(0, len(feature), _BLOCK):
+        cosine = feature[start : start + _BLOCK] @ candidates
+        if own_row is not None:
+            cosine[own_row[start : start + _BLOCK, None] == labeled[None]] = -torch.inf
+        best, index = cosine.topk(min(NEIGHBORS_SHOWN, len(labeled)), dim=1)
+        for rows, values in zip(labeled[index].tolist(), best.tolist(), strict=True):
+            pairs = zip(rows, values, strict=True)
+            neighbors.append([(cases[row], value) for row, value in pairs if value > -math.inf])
+    return neighbors

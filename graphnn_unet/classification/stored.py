@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,18 @@ from graphnn_unet.classification.descriptors import Describer
 from graphnn_unet.classification.encoders import (
     BACKBONES,
     EmbeddingNetwork,
+    EncoderChoice,
     EncoderPlan,
     build,
     feature_count,
     make_encoder,
     timm_tensors,
 )
-from graphnn_unet.classification.images import Normalization
-from graphnn_unet.classification.learner import Learner, Progression
+from graphnn_unet.classification.images import ImageSet, Normalization
+from graphnn_unet.classification.learner import Learner
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import Finding
-from graphnn_unet.errors import InputError, RefusedError
+from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import atomic_path
 from graphnn_unet.storage.checkpoints import plain
@@ -101,9 +101,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
     return folder / MODEL
 
 
-def load_model(
-    folder: Path, encoder: str | nn.Module | Callable[..., nn.Module] | None = None
-) -> StoredModel:
+def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredModel:
     """Read ``model.pth`` of a finished classification.
 
     Args:
@@ -155,47 +153,40 @@ def load_model(
         ) from error  # fmt: skip
 
 
-def fingerprint(
-    cases: Sequence[str], pixels: Tensor, code: Tensor, settings: ClassifySettings, encoder: str
-) -> str:
+def fingerprint(images: ImageSet, code: Tensor, settings: ClassifySettings, encoder: str) -> str:
     """What a training depends on, as a hash: to go on with other images would mix results."""
-    told = json.dumps([list(cases), settings.model_dump(), encoder], sort_keys=True)
+    told = json.dumps([list(images.cases), settings.model_dump(), encoder], sort_keys=True)
     digest = hashlib.sha256(told.encode())
     digest.update(code.numpy().tobytes())
-    for image in pixels:
+    for image in images.pixels:
         digest.update(image.numpy().tobytes())
     return digest.hexdigest()
 
 
 def save_state(learner: Learner, folder: Path, mark: str) -> None:
     """Write ``checkpoint_latest.pth``."""
-    content = {
-        "network_weights": plain(learner.network.state_dict()),
-        _KEY: {
-            "version": _STATE_VERSION,
-            "mark": mark,
-            "mean_weights": plain(learner.mean.state_dict()),
-            "optimizer": plain(learner.optimizer.state_dict()),
-            "progression": {
-                **vars(learner.progression),
-                "best_weights": plain(learner.progression.best_weights),
-            },
-        },
-    }
+    state = plain(learner.state_dict())
+    network = state.pop("network_weights")
+    own = {"version": _STATE_VERSION, "mark": mark, **state}
     with atomic_path(folder / CHECKPOINT) as temporary:
-        torch.save(content, temporary)
+        torch.save({"network_weights": network, _KEY: own}, temporary)
 
 
 def load_state(folder: Path, mark: str) -> dict[str, Any]:
     """Read ``checkpoint_latest.pth`` of the same training.
 
     Returns:
-        ``network_weights``, ``mean_weights``, ``optimizer`` and ``progression``.
+        What ``learner.state_dict()`` gave.
 
     Raises:
-        RefusedError: It is of other images, labels or settings.
+        MissingFileError: There is none.
+        RefusedError: It is of other images, labels or settings, or of another version.
     """
     path = folder / CHECKPOINT
+    if not path.is_file():
+        raise MissingFileError(
+            f"nothing to continue in {folder}", f"it has no {CHECKPOINT}", "Leave out --c to start"
+        )
     state = load_checkpoint(path)
     own = state.get(_KEY)
     if not isinstance(own, dict):
@@ -212,12 +203,7 @@ def load_state(folder: Path, mark: str) -> dict[str, Any]:
             "images, labels, settings or encoder are not those it began with",
             "Give the same ones, or start anew with --overwrite",
         )
-    return {
-        "network_weights": state["network_weights"],
-        "mean_weights": own["mean_weights"],
-        "optimizer": own["optimizer"],
-        "progression": Progression(**own["progression"]),
-    }
+    return {"network_weights": state["network_weights"], **own}
 
 
 def new_network(

@@ -5,6 +5,7 @@ import torch
 
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import (
+    Epoch,
     Material,
     Targets,
     embed,
@@ -45,9 +46,7 @@ def trained(settings=QUICK, others=None, a=0.0, epochs=(0, 1, 2), mean=None) -> 
     made = network()
     optimizer = adam(made)
     for epoch in epochs:
-        train_epoch(
-            made, optimizer, material(), settings, LABELED, others, a=a, epoch=epoch, mean=mean
-        )
+        train_epoch(made, optimizer, material(), settings, Epoch(epoch, LABELED, others, a), mean)
     return made
 
 
@@ -73,11 +72,11 @@ def test_every_image_trains_once_an_epoch_before_any_comes_again(monkeypatch):
     batch = Material.batch
     monkeypatch.setattr(Material, "batch", lambda m, i: seen.extend(i.tolist()) or batch(m, i))
     one = LABELED.rows(torch.arange(5))
-    train_epoch(network(), adam(network()), material(), QUICK, one, None, a=0.0, epoch=0)
+    train_epoch(network(), adam(network()), material(), QUICK, Epoch(0, one))
     assert sorted(seen[:5]) == list(range(5))
     assert len(seen) == 8  # two steps of four
     seen.clear()
-    train_epoch(network(), adam(network()), material(), QUICK, LABELED, OTHERS, a=1.0, epoch=0)
+    train_epoch(network(), adam(network()), material(), QUICK, Epoch(0, LABELED, OTHERS, 1.0))
     assert set(seen) == set(range(20))
 
 
@@ -102,7 +101,7 @@ def test_training_lowers_the_loss_on_images_it_did_not_see():
     before = loss_on(made, material(), held)
     assert before == pytest.approx(math.log(2), abs=0.2)
     for epoch in range(20):
-        train_epoch(made, optimizer, material(), settings, labeled, None, a=0.0, epoch=epoch)
+        train_epoch(made, optimizer, material(), settings, Epoch(epoch, labeled))
     assert loss_on(made, material(), held) < before / 2
 
 
@@ -110,7 +109,7 @@ def test_loss_that_is_not_finite_stops_the_run():
     made = network()
     torch.nn.init.constant_(made.classifier.weight, float("nan"))
     with pytest.raises(DivergedError, match="loss is nan in epoch 3"):
-        train_epoch(made, adam(made), material(), QUICK, LABELED, None, a=0.0, epoch=3)
+        train_epoch(made, adam(made), material(), QUICK, Epoch(3, LABELED))
 
 
 def test_features_are_those_of_each_image_alone_and_of_unit_length():

@@ -12,7 +12,7 @@ from graphnn_unet.classification.spreading import (
     certainty,
     class_weights,
     extend,
-    labeled_neighbors,
+    nearest_labeled,
     ramp,
     spread,
 )
@@ -228,13 +228,23 @@ def test_far_node_is_told_apart():
     assert float(found.abs().sum()) == 0
 
 
-def test_labeled_neighbors_leave_out_the_image_itself():
+def test_nearest_labeled_images_leave_out_the_image_itself():
     feature = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1]])
-    rows, cosine = labeled_neighbors(feature, feature, torch.tensor([0, 2]), 5, own=torch.arange(3))
-    assert rows[1].tolist() == [0, 2]
-    assert cosine[1].tolist() == pytest.approx([0.8, 0.6])
-    assert rows[0, 0] == 2
-    assert cosine[0, 1] == -torch.inf
+    near = nearest_labeled(feature, feature, code(0, -1, 1), "abc", own_row=torch.arange(3))
+    assert [[name for name, _ in pairs] for pairs in near] == [["c"], ["a", "c"], ["a"]]
+    assert [value for _, value in near[1]] == pytest.approx([0.8, 0.6])
+    others = nearest_labeled(feature[:1], feature, code(0, -1, 1), "abc")
+    assert [name for name, _ in others[0]] == ["a", "c"]
+
+
+def test_five_labeled_images_are_named_at_most_in_every_block(monkeypatch):
+    feature = random_features(40)
+    whole = nearest_labeled(feature, feature, code(*[0] * 20, *[-1] * 20), range(40))
+    assert {len(pairs) for pairs in whole} == {5}
+    assert all(name < 20 for pairs in whole for name, _ in pairs)
+    monkeypatch.setattr(spreading, "_BLOCK", 7)
+    parts = nearest_labeled(feature, feature, code(*[0] * 20, *[-1] * 20), range(40))
+    assert [[n for n, _ in pairs] for pairs in parts] == [[n for n, _ in pairs] for pairs in whole]
 
 
 @pytest.mark.slow
