@@ -278,35 +278,43 @@ def hold_out(
         generator: Chooses.
         groups: ``(n,)`` numbers of patients, whose labeled images go together too.
     """
-    wanted, left = {}, {}
-    for finding, size in enumerate(sizes):
-        counts = torch.bincount(code[code[:, finding] >= 0, finding], minlength=size)
-        for one, count in enumerate(counts.tolist()):
-            quota = round(share * count)
-            wanted[finding, one] = max(quota, 1) if count >= 5 and share > 0 else quota
-            left[finding, one] = count
+    quota, left = _quotas(code, sizes, share)
     labeled = (code >= 0).any(dim=1)
     number = torch.arange(len(code)) if groups is None else groups
-    chosen = torch.zeros(len(code), dtype=torch.bool)
+    held_out = torch.zeros(len(code), 1, dtype=torch.bool)
     patients = number[labeled].unique()
     for patient in patients[torch.randperm(len(patients), generator=generator)].tolist():
         rows = ((number == patient) & labeled).nonzero().flatten()
         gives = Counter(
-            (finding, one)
-            for cells in code[rows].tolist()
-            for finding, one in enumerate(cells)
-            if one >= 0
+            (finding, label)
+            for labels in code[rows].tolist()
+            for finding, label in enumerate(labels)
+            if label >= 0
         )
-        is_wanted = any(wanted[key] > 0 for key in gives)
+        is_wanted = any(quota[key] > 0 for key in gives)
         if is_wanted and all(left[key] - n >= MIN_LABELS for key, n in gives.items()):
-            chosen[rows] = True
-            for key, n in gives.items():
-                wanted[key] -= n
-                left[key] -= n
-    if int(chosen.sum()) < MIN_HELD_OUT:
-        chosen[:] = False
-    picked = chosen.unsqueeze(1)
-    return GivenLabels(torch.where(picked, UNLABELED, code), torch.where(picked, code, UNLABELED))
+            held_out[rows] = True
+            quota.subtract(gives)
+            left.subtract(gives)
+    if int(held_out.sum()) < MIN_HELD_OUT:
+        held_out[:] = False
+    training = torch.where(held_out, UNLABELED, code)
+    return GivenLabels(training, torch.where(held_out, code, UNLABELED))
+
+
+def _quotas(
+    code: Tensor, sizes: tuple[int, ...], share: float
+) -> tuple[Counter[tuple[int, int]], Counter[tuple[int, int]]]:
+    """Labels of each finding and class to hold out, and how many there are."""
+    quota: Counter[tuple[int, int]] = Counter()
+    count: Counter[tuple[int, int]] = Counter()
+    for finding, size in enumerate(sizes):
+        counts = torch.bincount(code[code[:, finding] >= 0, finding], minlength=size)
+        for label, n in enumerate(counts.tolist()):
+            at_least = 1 if n >= 5 and share > 0 else 0
+            quota[finding, label] = max(round(share * n), at_least)
+            count[finding, label] = n
+    return quota, count
 
 
 def _flat(figures: dict[str, Any]) -> dict[str, Any]:

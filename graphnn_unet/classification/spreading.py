@@ -109,7 +109,7 @@ def spread(
         "converged": found.converged,
     }
     if settings.p == 1:
-        score = _with_cuts(affinity, code, sizes, score, settings, figures, thorough=thorough)
+        score, figures["cuts"] = _with_cuts(affinity, code, sizes, score, settings, thorough)
     return with_decisions(score, code, sizes, figures)
 
 
@@ -119,22 +119,19 @@ def _with_cuts(
     sizes: Sequence[int],
     score: Tensor,
     settings: ClassifySettings,
-    figures: dict[str, Any],
-    *,
     thorough: bool,
-) -> Tensor:
-    """Scores of ``p = 1``; notes in ``figures`` which cut was used."""
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Scores of ``p = 1``, and for each finding which cut was used."""
     parts, used = [], []
     for finding, part in enumerate(score.split(list(sizes), dim=1)):
         sets = class_sets(
             affinity, code[:, finding], sizes[finding], part, settings, thorough=thorough
         )
         reached = part.sum(dim=1, keepdim=True) > 0
-        own = torch.where(reached, sets.indicator, 0.0)
-        parts.append(torch.where(reached, (own + part) / 2, 0.0))
+        indicator = torch.where(reached, sets.indicator, 0.0)
+        parts.append(torch.where(reached, (indicator + part) / 2, 0.0))
         used.append({"method": sets.method, **sets.figures})
-    figures["cuts"] = used
-    return normalized(torch.cat(parts, dim=1), sizes)
+    return normalized(torch.cat(parts, dim=1), sizes), used
 
 
 def normalized(score: Tensor, sizes: Sequence[int]) -> Tensor:
