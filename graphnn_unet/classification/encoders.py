@@ -92,8 +92,8 @@ class EmbeddingNetwork(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """``(n, q)``, what the last linear layer sees, without dropout."""
-        made = self.encoder(image)
-        return made if made.dim() == 2 else made.flatten(2).mean(dim=2)
+        feature = self.encoder(image)
+        return feature if feature.dim() == 2 else feature.flatten(2).mean(dim=2)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(n, k)`` logits."""
@@ -108,8 +108,8 @@ class _BottleneckOfUNet(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        found = self.network(image)
-        return found[-1] if isinstance(found, (list, tuple)) else found
+        stages = self.network(image)
+        return stages[-1] if isinstance(stages, (list, tuple)) else stages
 
 
 def make_encoder(
@@ -131,8 +131,8 @@ def make_encoder(
         UnsafeFileError: The weights are something else than tensors.
     """
     if not isinstance(wanted, str):
-        made = wanted if isinstance(wanted, nn.Module) else _built(wanted, n_channels, n_dims)
-        return made, EncoderPlan("own", n_channels, n_dims)
+        encoder = wanted if isinstance(wanted, nn.Module) else _built(wanted, n_channels, n_dims)
+        return encoder, EncoderPlan("own", n_channels, n_dims)
     word, _, source = wanted.partition(":")
     if word == "unet" and source:
         return _from_segmentation(Path(source).expanduser(), n_channels, n_dims)
@@ -144,8 +144,8 @@ def make_encoder(
         return encoder, plan
     path, _, name = wanted.rpartition(":")
     if path and name.isidentifier():
-        own = load_class(path, name, "encoder")
-        return _built(own, n_channels, n_dims), EncoderPlan("own", n_channels, n_dims)
+        encoder_class = load_class(path, name, "encoder")
+        return _built(encoder_class, n_channels, n_dims), EncoderPlan("own", n_channels, n_dims)
     raise InputError(f"encoder {wanted!r} is unknown", f"there are {_CHOICES}")
 
 
@@ -189,7 +189,7 @@ def feature_count(encoder: nn.Module, example: Tensor) -> int:
     encoder.eval()
     try:
         with torch.no_grad():
-            made = encoder(example)
+            feature = encoder(example)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
             f"the encoder does not take images of shape {tuple(example.shape[1:])}",
@@ -198,9 +198,9 @@ def feature_count(encoder: nn.Module, example: Tensor) -> int:
         ) from error
     finally:
         encoder.train(was_training)
-    if not isinstance(made, Tensor) or made.dim() < 2 or len(made) != len(example):
+    if not isinstance(feature, Tensor) or feature.dim() < 2 or len(feature) != len(example):
         raise InputError("the encoder does not return one row of features an image")
-    return made.shape[1]
+    return feature.shape[1]
 
 
 def _load_weights(encoder: nn.Module, path: Path, word: str) -> None:
@@ -296,14 +296,15 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
     return _BottleneckOfUNet(network.encoder), network, (n_channels, n_dims)
 
 
-def _built(own: Callable[..., Any], n_channels: int, n_dims: int) -> nn.Module:
+def _built(encoder_class: Callable[..., Any], n_channels: int, n_dims: int) -> nn.Module:
     try:
-        made = own(n_channels, n_dims)
+        encoder = encoder_class(n_channels, n_dims)
     except TypeError as error:
         raise InputError(
-            "the encoder cannot be made", str(error),
+            "the encoder cannot be made",
+            str(error),
             "Let its constructor take (n_channels, n_dims)",
-        ) from error  # fmt: skip
-    if not isinstance(made, nn.Module):
-        raise InputError(f"the encoder is a {type(made).__name__}, not a torch.nn.Module")
-    return made
+        ) from error
+    if not isinstance(encoder, nn.Module):
+        raise InputError(f"the encoder is a {type(encoder).__name__}, not a torch.nn.Module")
+    return encoder

@@ -31,23 +31,26 @@ class Targets:
 
     Attributes:
         index: ``(m,)`` rows of the image set.
-        code: ``(m, f)`` class of each finding, negative where there is none.
+        class_index: ``(m, f)`` class of each finding, negative where there is none.
         weight: ``(m, f)`` weight of each.
     """
 
     index: Tensor
-    code: Tensor
+    class_index: Tensor
     weight: Tensor
 
-    def rows(self, chosen: Tensor) -> Targets:
+    def rows(self, rows: Tensor) -> Targets:
         """Some of the images."""
         return replace(
-            self, index=self.index[chosen], code=self.code[chosen], weight=self.weight[chosen]
+            self,
+            index=self.index[rows],
+            class_index=self.class_index[rows],
+            weight=self.weight[rows],
         )
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """What training reads.
 
     Attributes:
@@ -65,7 +68,7 @@ class Material:
     description: Tensor | None = None
 
     def batch(self, index: Tensor) -> Tensor:
-        """Normalised images."""
+        """Normalized images."""
         return self.normalization(self.images.pixels[index].to(self.device))
 
 
@@ -84,10 +87,10 @@ def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int
     """
     losses = []
     for finding, part in enumerate(logits.split(list(sizes), dim=1)):
-        code, weight = targets.code[:, finding], targets.weight[:, finding]
-        used = code >= 0
+        class_index, weight = targets.class_index[:, finding], targets.weight[:, finding]
+        used = class_index >= 0
         if bool(used.any()):
-            loss = functional.cross_entropy(part[used], code[used], reduction="none")
+            loss = functional.cross_entropy(part[used], class_index[used], reduction="none")
             losses.append((weight[used] * loss).mean())
     return torch.stack(losses).mean() if losses else logits.sum() * 0.0
 
@@ -112,7 +115,7 @@ class Epoch:
 def train_epoch(
     network: EmbeddingNetwork,
     optimizer: torch.optim.Optimizer,
-    material: Material,
+    dataset: Dataset,
     settings: ClassifySettings,
     epoch: Epoch,
     mean: EmbeddingNetwork | None = None,
@@ -125,7 +128,7 @@ def train_epoch(
     Args:
         network: Trained in place.
         optimizer: Of its parameters.
-        material: Images.
+        dataset: Images.
         settings: Sizes and rates.
         epoch: What it trains on.
         mean: Moving average of the network, moved in place after every step.
@@ -151,12 +154,13 @@ def train_epoch(
             if unlabeled is not None and others:
                 part = unlabeled.rows(others[step])
                 parts.append((part, epoch.unlabeled_weight, views[1]))
-            loss = _step(network, optimizer, material, settings, parts)
+            loss = _step(network, optimizer, dataset, settings, parts)
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"the loss is {loss} in epoch {number}", "training has diverged",
+                    f"the loss is {loss} in epoch {number}",
+                    "training has diverged",
                     "Lower the learning rate, or look at the images of this run",
-                )  # fmt: skip
+                )
             if mean is not None:
                 update_average(mean, network, settings.averaging, step)
             total += loss
@@ -177,25 +181,25 @@ def _batches(n: int, settings: ClassifySettings, epoch: int, *, part: int) -> li
 def _step(
     network: EmbeddingNetwork,
     optimizer: torch.optim.Optimizer,
-    material: Material,
+    dataset: Dataset,
     settings: ClassifySettings,
     parts: Sequence[tuple[Targets, float, torch.Generator]],
 ) -> float:
     images = []
     for targets, _, generator in parts:
-        batch = material.batch(targets.index)
+        batch = dataset.batch(targets.index)
         kind = settings.augmentation
-        views = draw_views(len(batch), material.images.n_dims, kind, generator)
+        views = draw_views(len(batch), dataset.images.n_dims, kind, generator)
         images.append(apply_views(batch, views))
     logits = network(torch.cat(images)).split([len(batch) for batch in images])
-    loss = torch.zeros((), device=material.device)
+    loss = torch.zeros((), device=dataset.device)
     for part, (targets, share, _) in zip(logits, parts, strict=True):
         here = replace(
             targets,
-            code=targets.code.to(material.device),
-            weight=targets.weight.to(material.device),
+            class_index=targets.class_index.to(dataset.device),
+            weight=targets.weight.to(dataset.device),
         )
-        loss = loss + share * weighted_cross_entropy(part, here, material.sizes)
+        loss = loss + share * weighted_cross_entropy(part, here, dataset.sizes)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -204,7 +208,7 @@ def _step(
 
 @torch.no_grad()
 def embed(
-    network: EmbeddingNetwork, material: Material, settings: ClassifySettings
+    network: EmbeddingNetwork, dataset: Dataset, settings: ClassifySettings
 ) -> tuple[Tensor, Tensor]:
     """Features ``(n, q)`` float32 with unit rows, and logits ``(n, k)``, of all images.
 
@@ -213,27 +217,27 @@ def embed(
     """
     network.eval()
     features, logits = [], []
-    for start in range(0, len(material.images.cases), _EVALUATION_BATCH):
-        stop = min(start + _EVALUATION_BATCH, len(material.images.cases))
-        batch = material.batch(torch.arange(start, stop))
-        found = network.features(batch)
+    for start in range(0, len(dataset.images.cases), _EVALUATION_BATCH):
+        stop = min(start + _EVALUATION_BATCH, len(dataset.images.cases))
+        batch = dataset.batch(torch.arange(start, stop))
+        feature = network.features(batch)
         for view in range(1, settings.tta):
             stream = Stream.CLASSIFIER_TEST_VIEWS
             generator = torch_generator(settings.seed, stream, start, view)
             kind = "standard" if settings.augmentation == "none" else settings.augmentation
-            drawn = draw_views(len(batch), material.images.n_dims, kind, generator)
-            found = found + network.features(apply_views(batch, drawn))
-        found = found / settings.tta
-        features.append(functional.normalize(found.float(), dim=1).cpu())
-        logits.append(network.classifier(found).float().cpu())
+            drawn = draw_views(len(batch), dataset.images.n_dims, kind, generator)
+            feature = feature + network.features(apply_views(batch, drawn))
+        feature = feature / settings.tta
+        features.append(functional.normalize(feature.float(), dim=1).cpu())
+        logits.append(network.classifier(feature).float().cpu())
     return torch.cat(features), torch.cat(logits)
 
 
 @torch.no_grad()
-def loss_on(network: EmbeddingNetwork, material: Material, targets: Targets) -> float:
+def loss_on(network: EmbeddingNetwork, dataset: Dataset, targets: Targets) -> float:
     """Loss on held-out images, without augmentation."""
     network.eval()
-    found = [
-        network(material.batch(index)).cpu() for index in targets.index.split(_EVALUATION_BATCH)
+    logits = [
+        network(dataset.batch(index)).cpu() for index in targets.index.split(_EVALUATION_BATCH)
     ]
-    return float(weighted_cross_entropy(torch.cat(found), targets, material.sizes))
+    return float(weighted_cross_entropy(torch.cat(logits), targets, dataset.sizes))

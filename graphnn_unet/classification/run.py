@@ -10,26 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphnn_unet.classification.descriptors import Describer, joined
+from graphnn_unet.classification.descriptors import DescriptorExtractor, joined
 from graphnn_unet.classification.encoders import EncoderChoice, make_encoder
-from graphnn_unet.classification.fitting import Material, embed, torch_generator
+from graphnn_unet.classification.fitting import Dataset, embed, torch_generator
 from graphnn_unet.classification.images import (
     ImageSet,
     Normalization,
     find_images,
     load_images,
 )
+from graphnn_unet.classification.label_propagation import extend, nearest_labeled, to_predictions
 from graphnn_unet.classification.learner import Learner, hold_out
 from graphnn_unet.classification.outputs import (
-    Answers,
+    Predictions,
     RunFacts,
-    answers_of,
-    evaluate_answers,
+    evaluate_predictions,
+    predictions_of,
     refuse_results,
     write_results,
 )
 from graphnn_unet.classification.settings import ClassifySettings
-from graphnn_unet.classification.spreading import extend, nearest_labeled, with_decisions
 from graphnn_unet.classification.stored import (
     StoredModel,
     fingerprint,
@@ -70,14 +70,14 @@ class ClassificationResult:
 
     Attributes:
         output: Folder of the results.
-        answers: Decisions, probabilities, certainties and neighbors of all images.
-        scores: Figures of each finding, where the truth was given.
+        predictions: Decisions, probabilities, certainties and neighbors of all images.
+        scores: Figures of each finding, where the ground truth was given.
         feature: ``(n, q)`` unit rows of the images, whose cosines are the graph's.
         faults: Images that could not be read.
     """
 
     output: Path
-    answers: Answers
+    predictions: Predictions
     scores: Mapping[str, ClassificationScore]
     feature: Tensor
     faults: tuple[Fault, ...]
@@ -144,8 +144,8 @@ def classify(
         if not resume:
             refuse_results(request.output, overwrite)
         if labels is not None:
-            chosen = make_section(ClassifySettings, settings)
-            return _Training(request, Path(labels), chosen).run(resume)
+            section = make_section(ClassifySettings, settings)
+            return _Training(request, Path(labels), section).run(resume)
         if settings or resume:
             raise InputError(
                 "a model is used as it was trained",
@@ -177,14 +177,16 @@ class _Training:
         self.findings = findings_of(table)
         self.images = load_images(files, settings.image_size)
         self.sizes = tuple(len(finding.classes) for finding in self.findings)
-        self.code = encode(table, self.findings, self.images.cases)
+        self.targets = encode(table, self.findings, self.images.cases)
         self.groups = groups_of(table, self.images.cases)
         _require_labels_left(table, self.findings, self.images)
-        self.describer, description = None, None
+        self.extractor, description = None, None
         if settings.descriptor_share > 0:
-            self.describer, description = Describer.learn(self.images, settings.augmentation)
+            self.extractor, description = DescriptorExtractor.learn(
+                self.images, settings.augmentation
+            )
         scale = Normalization.of(self.images)
-        self.material = Material(self.images, scale, self.sizes, request.device, description)
+        self.dataset = Dataset(self.images, scale, self.sizes, request.device, description)
         encoder = request.encoder or "small"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_WEIGHTS))
@@ -192,14 +194,16 @@ class _Training:
             network = new_network(body, scale(self.images.pixels[:2]), sum(self.sizes), settings)
         self.network = network.to(request.device)
         shown = encoder if isinstance(encoder, str) else type(encoder).__name__
-        self.mark = fingerprint(self.images, self.code, settings, shown)
+        self.mark = fingerprint(self.images, self.targets, settings, shown)
 
     def run(self, resume: bool) -> ClassificationResult:
         settings, output = self.settings, self.request.output
         generator = torch_generator(settings.seed, Stream.CLASSIFIER_SPLIT)
-        split = hold_out(self.code, self.sizes, settings.validation_share, generator, self.groups)
+        split = hold_out(
+            self.targets, self.sizes, settings.validation_share, generator, self.groups
+        )
         self._tell(split.validation)
-        learner = Learner(self.network, self.material, split, settings, self._save)
+        learner = Learner(self.network, self.dataset, split, settings, self._save)
         if resume:
             learner.load_state_dict(load_state(output, self.mark))
         try:
@@ -213,31 +217,33 @@ class _Training:
             plan=self.plan,
             settings=settings,
             findings=self.findings,
-            normalization=self.material.normalization,
+            normalization=self.dataset.normalization,
             image_size=self.images.pixels.shape[-1],
             cases=self.images.cases,
             feature=feature,
             score=diffused.score,
-            code=given,
-            describer=self.describer,
+            targets=given,
+            extractor=self.extractor,
         )
         save_model(stored, output)
         own_row = torch.arange(len(feature))
         near = nearest_labeled(feature, feature, given, self.images.cases, own_row)
-        decided = with_decisions(diffused.score, given, self.sizes, diffused.figures)
-        answers = answers_of(self.images.cases, self.findings, diffused.score, logits, given, near)
+        decided = to_predictions(diffused.score, given, self.sizes, diffused.figures)
+        predictions = predictions_of(
+            self.images.cases, self.findings, diffused.score, logits, given, near
+        )
         facts = RunFacts(
             "transductive",
             self.plan.kind,
             settings,
             decided.figures,
-            learner.progression.log,
+            learner.training_state.log,
             int((split.validation >= 0).any(dim=1).sum()),
         )
-        return _finish(self.request, answers, feature, self.images.faults, facts)
+        return _finish(self.request, predictions, feature, self.images.faults, facts)
 
     def _tell(self, validation: Tensor) -> None:
-        n_labeled = int((self.code >= 0).any(dim=1).sum())
+        n_labeled = int((self.targets >= 0).any(dim=1).sum())
         n_validation = int((validation >= 0).any(dim=1).sum())
         classes = "; ".join(f"{f.name}: {', '.join(f.classes)}" for f in self.findings)
         say(f"{len(self.images.cases)} images, {n_labeled} labeled ({classes})")
@@ -262,25 +268,29 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
             f"{request.images} holds {images.n_dims}D images",
             f"the model takes {model.plan.n_dims}D ones",
         )
-    material = Material(images, model.normalization, model.sizes, request.device)
-    feature, logits = embed(model.network.to(request.device), material, model.settings)
-    description = model.describer(images) if model.describer else None
+    dataset = Dataset(images, model.normalization, model.sizes, request.device)
+    feature, logits = embed(model.network.to(request.device), dataset, model.settings)
+    description = model.extractor(images) if model.extractor else None
     feature = joined(feature, description, model.settings.descriptor_share)
     score, is_near = extend(feature, model.feature, model.score, model.sizes, model.settings)
     nothing = torch.full((len(images.cases), len(model.sizes)), UNLABELED)
-    near = nearest_labeled(feature, model.feature, model.code, model.cases)
-    answers = answers_of(images.cases, model.findings, score, logits, nothing, near)
+    near = nearest_labeled(feature, model.feature, model.targets, model.cases)
+    predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
     facts = RunFacts("inductive", model.plan.kind, model.settings, figures)
-    return _finish(request, answers, feature, images.faults, facts)
+    return _finish(request, predictions, feature, images.faults, facts)
 
 
 def _finish(
-    request: _Request, answers: Answers, feature: Tensor, faults: tuple[Fault, ...], facts: RunFacts
+    request: _Request,
+    predictions: Predictions,
+    feature: Tensor,
+    faults: tuple[Fault, ...],
+    facts: RunFacts,
 ) -> ClassificationResult:
-    scores = evaluate_answers(answers, request.truth)
-    write_results(request.output, answers, scores, faults, facts)
-    result = ClassificationResult(request.output, answers, scores, feature, faults)
+    scores = evaluate_predictions(predictions, request.truth)
+    write_results(request.output, predictions, scores, faults, facts)
+    result = ClassificationResult(request.output, predictions, scores, feature, faults)
     if faults:
         raise PartlyClassifiedError(result)
     return result

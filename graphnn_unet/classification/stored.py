@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphnn_unet.classification.descriptors import Describer
+from graphnn_unet.classification.descriptors import DescriptorExtractor
 from graphnn_unet.classification.encoders import (
     BACKBONES,
     EmbeddingNetwork,
@@ -55,8 +55,8 @@ class StoredModel:
         cases: Ids of the graph's nodes.
         feature: ``(n, q)`` float32 unit rows.
         score: ``(n, k)`` float64 diffused labels.
-        code: ``(n, f)`` given labels.
-        describer: Where descriptors take part in ``feature``.
+        targets: ``(n, f)`` given labels.
+        extractor: Where descriptors take part in ``feature``.
     """
 
     network: EmbeddingNetwork
@@ -68,13 +68,13 @@ class StoredModel:
     cases: tuple[str, ...]
     feature: Tensor
     score: Tensor
-    code: Tensor
-    describer: Describer | None = None
+    targets: Tensor
+    extractor: DescriptorExtractor | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Classes a finding."""
-        return tuple(len(one.classes) for one in self.findings)
+        return tuple(len(finding.classes) for finding in self.findings)
 
 
 def save_model(model: StoredModel, folder: Path) -> Path:
@@ -85,15 +85,15 @@ def save_model(model: StoredModel, folder: Path) -> Path:
             "version": _VERSION,
             "encoder": asdict(model.plan),
             "settings": model.settings.model_dump(),
-            "findings": [[one.name, list(one.classes)] for one in model.findings],
+            "findings": [[finding.name, list(finding.classes)] for finding in model.findings],
             "mean": list(model.normalization.mean),
             "deviation": list(model.normalization.deviation),
             "image_size": model.image_size,
             "cases": list(model.cases),
             "feature": model.feature,
             "score": model.score,
-            "code": model.code,
-            "describer": model.describer.as_dict() if model.describer else None,
+            "code": model.targets,
+            "describer": model.extractor.as_dict() if model.extractor else None,
         },
     }
     with atomic_path(folder / MODEL) as temporary:
@@ -115,19 +115,20 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
     """
     path = folder / MODEL
     state = load_checkpoint(path)
-    own = state.get(_KEY)
-    if not isinstance(own, dict) or own.get("version") != _VERSION:
+    content = state.get(_KEY)
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
         raise InputError(
-            f"{path} is not a model of gnnunet_classify of this version", "",
+            f"{path} is not a model of gnnunet_classify of this version",
+            "",
             "Give the output folder of gnnunet_classify",
-        )  # fmt: skip
+        )
     try:
-        plan = EncoderPlan(**own["encoder"])
-        stored = {key: v for key, v in own["settings"].items() if key not in _REMOVED}
+        plan = EncoderPlan(**content["encoder"])
+        stored = {key: v for key, v in content["settings"].items() if key not in _REMOVED}
         settings = make_section(ClassifySettings, stored, str(path))
-        findings = tuple(Finding(name, tuple(classes)) for name, classes in own["findings"])
-        sizes = [len(one.classes) for one in findings]
-        if plan.kind == "own" and encoder is not None:
+        findings = tuple(Finding(name, tuple(classes)) for name, classes in content["findings"])
+        sizes = [len(finding.classes) for finding in findings]
+        if plan.kind == "content" and encoder is not None:
             body, _ = make_encoder(encoder, plan.n_channels, plan.n_dims)
         else:
             body = build(plan)
@@ -139,25 +140,33 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
             weights = timm_tensors(plan.kind, weights, network.state_dict())
         network.load_state_dict(weights)
         return StoredModel(
-            network, plan, settings, findings,
-            Normalization(tuple(own["mean"]), tuple(own["deviation"])), own["image_size"],
-            tuple(own["cases"]), own["feature"], own["score"], own["code"],
-            Describer.from_dict(own["describer"]) if own["describer"] else None,
-        )  # fmt: skip
+            network,
+            plan,
+            settings,
+            findings,
+            Normalization(tuple(content["mean"]), tuple(content["deviation"])),
+            content["image_size"],
+            tuple(content["cases"]),
+            content["feature"],
+            content["score"],
+            content["code"],
+            DescriptorExtractor.from_dict(content["describer"]) if content["describer"] else None,
+        )
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is damaged", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            f"{path} is damaged",
+            f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
             "Classify again, or copy the file again",
-        ) from error  # fmt: skip
+        ) from error
 
 
-def fingerprint(images: ImageSet, code: Tensor, settings: ClassifySettings, encoder: str) -> str:
+def fingerprint(images: ImageSet, targets: Tensor, settings: ClassifySettings, encoder: str) -> str:
     """What a training depends on, as a hash: to go on with other images would mix results."""
     told = json.dumps([list(images.cases), settings.model_dump(), encoder], sort_keys=True)
     digest = hashlib.sha256(told.encode())
-    digest.update(code.numpy().tobytes())
+    digest.update(targets.numpy().tobytes())
     for image in images.pixels:
         digest.update(image.numpy().tobytes())
     return digest.hexdigest()
@@ -167,9 +176,9 @@ def save_state(learner: Learner, folder: Path, mark: str) -> None:
     """Write ``checkpoint_latest.pth``."""
     state = plain(learner.state_dict())
     network = state.pop("network_weights")
-    own = {"version": _STATE_VERSION, "mark": mark, **state}
+    content = {"version": _STATE_VERSION, "mark": mark, **state}
     with atomic_path(folder / CHECKPOINT) as temporary:
-        torch.save({"network_weights": network, _KEY: own}, temporary)
+        torch.save({"network_weights": network, _KEY: content}, temporary)
 
 
 def load_state(folder: Path, mark: str) -> dict[str, Any]:
@@ -188,22 +197,22 @@ def load_state(folder: Path, mark: str) -> dict[str, Any]:
             f"nothing to continue in {folder}", f"it has no {CHECKPOINT}", "Leave out --c to start"
         )
     state = load_checkpoint(path)
-    own = state.get(_KEY)
-    if not isinstance(own, dict):
+    content = state.get(_KEY)
+    if not isinstance(content, dict):
         raise InputError(f"{path} is not a checkpoint of gnnunet_classify")
-    if own.get("version") != _STATE_VERSION:
+    if content.get("version") != _STATE_VERSION:
         raise RefusedError(
             f"the training in {folder} cannot go on",
             "another version of the program began it, with other random numbers",
             "Start anew with --overwrite",
         )
-    if own.get("mark") != mark:
+    if content.get("mark") != mark:
         raise RefusedError(
             f"the training in {folder} cannot go on",
             "images, labels, settings or encoder are not those it began with",
             "Give the same ones, or start anew with --overwrite",
         )
-    return {"network_weights": state["network_weights"], **own}
+    return {"network_weights": state["network_weights"], **content}
 
 
 def new_network(

@@ -171,7 +171,7 @@ def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str])
     """Class numbers of cases.
 
     Args:
-        table: Labels or truth.
+        table: Labels or ground truth.
         findings: What the columns of the result are; the table may hold more columns.
         cases: What the rows are.
 
@@ -189,15 +189,15 @@ def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str])
             f"it has {', '.join(table.columns)}",
             "Name its columns as in the table of labels",
         )
-    codes = torch.full((len(cases), len(findings)), UNLABELED, dtype=torch.int64)
+    targets = torch.full((len(cases), len(findings)), UNLABELED, dtype=torch.int64)
     for column, finding in enumerate(findings):
         position = table.columns.index(finding.name)
-        number = {name: code for code, name in enumerate(finding.classes)}
+        number = {name: index for index, name in enumerate(finding.classes)}
         for row, case in enumerate(cases):
             cell = table.rows[case][position] if case in table.rows else ""
             if cell:
-                codes[row, column] = number.get(cell, len(finding.classes))
-    return codes
+                targets[row, column] = number.get(cell, len(finding.classes))
+    return targets
 
 
 def groups_of(table: LabelTable, cases: Sequence[str]) -> Tensor:
@@ -208,7 +208,7 @@ def groups_of(table: LabelTable, cases: Sequence[str]) -> Tensor:
 
 
 def unknown_classes(table: LabelTable, findings: Sequence[Finding]) -> list[str]:
-    """``FINDING: CLASS`` of all classes in a table of truth that no label has."""
+    """``FINDING: CLASS`` of all classes in a table of ground truth that no label has."""
     unknown = []
     for finding in findings:
         position = table.columns.index(finding.name)

@@ -29,25 +29,25 @@ Exit status: 0 done, 2 nothing could be done, 3 some images could not be read.
 def _parser() -> argparse.ArgumentParser:
     from graphnn_unet.classification.settings import ClassifySettings
 
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_classify",
         "Classify images from a few labels, on a graph of what a network sees in them.",
         _EPILOG,
     )
-    add = made.add_argument
+    add = parser.add_argument
     add("-i", required=True, metavar="IMAGES", help="folder of images")
     add("--labels", metavar="CSV", help="table with a few labels")
     add("-o", required=True, metavar="OUT", help="folder for the results")
     add("--model", metavar="OUT", help="results of an earlier run: place new images in its graph")
-    add("--truth", metavar="CSV", help="true classes, for figures at the end only")
-    add("--encoder", metavar="NAME", help="network that sees (below)")
+    add("--truth", metavar="CSV", help="ground truth, for figures at the end only")
+    add("--encoder", metavar="NAME", help="network that embeds the images (below)")
     add("-device", default="auto", metavar="D", help="auto, cuda, cuda:1, mps or cpu")
     add("--c", action="store_true", help="continue an interrupted run")
     add("--overwrite", action="store_true", help="replace older results")
     # what the only way of today was called when there were two
     add("--trust", choices=("agreed",), help=argparse.SUPPRESS)
-    _command.add_settings(made.add_argument_group("how"), ClassifySettings)
-    return made
+    _command.add_settings(parser.add_argument_group("how"), ClassifySettings)
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

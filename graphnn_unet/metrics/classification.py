@@ -48,7 +48,7 @@ class ClassificationScore:
     """Figures of one finding.
 
     Attributes:
-        n: Cases with a truth.
+        n: Cases with a ground truth.
         accuracy: Share of right decisions.
         accuracy_interval: 95 % bootstrap interval over cases.
         balanced_accuracy: Mean recall over the classes that have cases.
@@ -56,10 +56,10 @@ class ClassificationScore:
         auc: Mean area one-vs-rest over the classes that have one.
         calibration_error: Mean distance of confidence and accuracy, weighted by cases, in
             ``N_BINS`` bins of the confidence.
-        brier: Mean squared distance of the probabilities from the truth, 0 to 2.
+        brier: Mean squared distance of the probabilities from the ground truth, 0 to 2.
         classes: By class.
-        confusion: ``(class, class + 1)`` counts, truth by decision; the last column counts cases
-            without a decision.
+        confusion: ``(class, class + 1)`` counts, ground truth by decision; the last column counts
+            cases without a decision.
         n_unknown: Cases of a class that no label had; wrong in the accuracy, in nothing else.
     """
 

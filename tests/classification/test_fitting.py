@@ -5,8 +5,8 @@ import torch
 
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import (
+    Dataset,
     Epoch,
-    Material,
     Targets,
     embed,
     loss_on,
@@ -20,12 +20,12 @@ from graphnn_unet.errors import DivergedError
 QUICK = ClassifySettings(batch_size=4, min_steps=2, dropout=0.2)
 
 
-def material(n: int = 20) -> Material:
+def dataset(n: int = 20) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (n, 1, 16, 16), generator=generator, dtype=torch.uint8)
     pixels[: n // 2, :, :8] //= 4  # something to learn
     images = ImageSet(tuple(f"c{i:02d}" for i in range(n)), pixels)
-    return Material(images, Normalization.of(images), (2,), torch.device("cpu"))
+    return Dataset(images, Normalization.of(images), (2,), torch.device("cpu"))
 
 
 def network() -> EmbeddingNetwork:
@@ -46,7 +46,7 @@ def trained(settings=QUICK, others=None, a=0.0, epochs=(0, 1, 2), mean=None) -> 
     made = network()
     optimizer = adam(made)
     for epoch in epochs:
-        train_epoch(made, optimizer, material(), settings, Epoch(epoch, LABELED, others, a), mean)
+        train_epoch(made, optimizer, dataset(), settings, Epoch(epoch, LABELED, others, a), mean)
     return made
 
 
@@ -69,14 +69,14 @@ def test_an_epoch_depends_on_seed_and_number_alone():
 
 def test_every_image_trains_once_an_epoch_before_any_comes_again(monkeypatch):
     seen: list[int] = []
-    batch = Material.batch
-    monkeypatch.setattr(Material, "batch", lambda m, i: seen.extend(i.tolist()) or batch(m, i))
+    batch = Dataset.batch
+    monkeypatch.setattr(Dataset, "batch", lambda m, i: seen.extend(i.tolist()) or batch(m, i))
     one = LABELED.rows(torch.arange(5))
-    train_epoch(network(), adam(network()), material(), QUICK, Epoch(0, one))
+    train_epoch(network(), adam(network()), dataset(), QUICK, Epoch(0, one))
     assert sorted(seen[:5]) == list(range(5))
     assert len(seen) == 8  # two steps of four
     seen.clear()
-    train_epoch(network(), adam(network()), material(), QUICK, Epoch(0, LABELED, OTHERS, 1.0))
+    train_epoch(network(), adam(network()), dataset(), QUICK, Epoch(0, LABELED, OTHERS, 1.0))
     assert set(seen) == set(range(20))
 
 
@@ -98,22 +98,22 @@ def test_training_lowers_the_loss_on_images_it_did_not_see():
     )
     made, settings = network(), QUICK.model_copy(update={"learning_rate": 0.01})
     optimizer = torch.optim.Adam(made.parameters(), lr=0.01)
-    before = loss_on(made, material(), held)
+    before = loss_on(made, dataset(), held)
     assert before == pytest.approx(math.log(2), abs=0.2)
     for epoch in range(20):
-        train_epoch(made, optimizer, material(), settings, Epoch(epoch, labeled))
-    assert loss_on(made, material(), held) < before / 2
+        train_epoch(made, optimizer, dataset(), settings, Epoch(epoch, labeled))
+    assert loss_on(made, dataset(), held) < before / 2
 
 
 def test_loss_that_is_not_finite_stops_the_run():
     made = network()
     torch.nn.init.constant_(made.classifier.weight, float("nan"))
     with pytest.raises(DivergedError, match="loss is nan in epoch 3"):
-        train_epoch(made, adam(made), material(), QUICK, Epoch(3, LABELED))
+        train_epoch(made, adam(made), dataset(), QUICK, Epoch(3, LABELED))
 
 
 def test_features_are_those_of_each_image_alone_and_of_unit_length():
-    made, whole = network(), material()
+    made, whole = network(), dataset()
     feature, logits = embed(made, whole, QUICK)
     torch.testing.assert_close(feature.norm(dim=1), torch.ones(20))
     image = whole.normalization(whole.images.pixels[7:8])
@@ -123,7 +123,7 @@ def test_features_are_those_of_each_image_alone_and_of_unit_length():
 
 
 def test_views_are_averaged_before_rows_get_unit_length():
-    made, whole = network(), material()
+    made, whole = network(), dataset()
     one, _ = embed(made, whole, QUICK)
     two, _ = embed(made, whole, QUICK.model_copy(update={"tta": 2}))
     again, _ = embed(made, whole, QUICK.model_copy(update={"tta": 2}))

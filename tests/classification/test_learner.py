@@ -4,10 +4,11 @@ import torch
 from graphnn_unet.classification import learner as learning
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import (
-    Material,
+    Dataset,
     torch_generator,
 )
 from graphnn_unet.classification.images import ImageSet, Normalization
+from graphnn_unet.classification.label_propagation import PropagatedLabels
 from graphnn_unet.classification.learner import (
     GivenLabels,
     Learner,
@@ -16,7 +17,6 @@ from graphnn_unet.classification.learner import (
     pseudo_targets,
 )
 from graphnn_unet.classification.settings import ClassifySettings
-from graphnn_unet.classification.spreading import Spread
 from graphnn_unet.errors import DivergedError
 from graphnn_unet.seeds import Stream
 
@@ -25,12 +25,12 @@ QUICK = ClassifySettings(
 )
 
 
-def material(n: int = 20, seed: int = 0) -> Material:
+def dataset(n: int = 20, seed: int = 0) -> Dataset:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 1, 16, 16), generator=generator, dtype=torch.uint8)
     pixels[: n // 2, :, :8] //= 4  # something to learn
     images = ImageSet(tuple(f"c{i:02d}" for i in range(n)), pixels)
-    return Material(images, Normalization.of(images), (2,), torch.device("cpu"))
+    return Dataset(images, Normalization.of(images), (2,), torch.device("cpu"))
 
 
 def labels(n: int = 20) -> GivenLabels:
@@ -43,7 +43,7 @@ def learner(settings: ClassifySettings = QUICK, **options) -> Learner:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = EmbeddingNetwork(SmallEncoder(1, 2, width=4), 32, 2, settings.dropout)
-    return Learner(network, material(), labels(), settings, **options)
+    return Learner(network, dataset(), labels(), settings, **options)
 
 
 def split_of(code: torch.Tensor, *options) -> GivenLabels:
@@ -59,8 +59,8 @@ def test_a_max_0_ends_after_the_supervised_phase():
     one, other = learner(QUICK), learner(ClassifySettings(**{**QUICK.model_dump(), "a_max": 0.0}))
     one.fit()
     other.fit()
-    assert {record["phase"] for record in one.progression.log} == {"supervised", "dynamic"}
-    assert {record["phase"] for record in other.progression.log} == {"supervised"}
+    assert {record["phase"] for record in one.training_state.log} == {"supervised", "dynamic"}
+    assert {record["phase"] for record in other.training_state.log} == {"supervised"}
     supervised = learner(ClassifySettings(**{**QUICK.model_dump(), "mode": "one-pass"}))
     supervised.fit()
     assert same(other.mean, supervised.mean)
@@ -98,32 +98,32 @@ def test_validation_stops_the_training_and_brings_the_best_weights_back(monkeypa
         network = EmbeddingNetwork(SmallEncoder(1, 2, width=4), 32, 2, 0.2)
     kept = []
     one = Learner(
-        network, material(), GivenLabels(code, held), settings,
+        network, dataset(), GivenLabels(code, held), settings,
         save=lambda it: kept.append(it.mean.state_dict()["classifier.weight"].clone()),
     )  # fmt: skip
     monkeypatch.setattr(learning, "_EPOCHS_A_CHECKPOINT", 1)
     one.fit()
-    assert len(one.progression.log) == 5  # the best was the second, three more
+    assert len(one.training_state.log) == 5  # the best was the second, three more
     assert torch.equal(one.mean.state_dict()["classifier.weight"], kept[1])
 
 
 def test_held_out_images_and_given_labels_get_no_diffused_label():
     code = torch.tensor([[0], [1], [-1], [-1], [-1]])
     held = torch.tensor([[-1], [-1], [1], [-1], [-1]])
-    found = Spread(
+    found = PropagatedLabels(
         score=torch.full((5, 2), 0.5).double(),
         predicted=torch.tensor([[1], [1], [0], [1], [-1]]),
         certainty=torch.tensor([[1.0], [1], [0.5], [0.25], [0]]).double(),
     )
     others = pseudo_targets(GivenLabels(code, held), found, seen=found.predicted)
     assert others.index.tolist() == [3]
-    assert others.code.tolist() == [[1]]
+    assert others.class_index.tolist() == [[1]]
     assert others.weight[:, 0].tolist() == [0.25]
 
 
 def test_diffused_labels_count_where_the_network_agrees():
     code = torch.tensor([[0, 1], [1, -1], [-1, -1], [-1, -1]])
-    found = Spread(
+    found = PropagatedLabels(
         score=torch.full((4, 5), 0.2).double(),
         predicted=torch.tensor([[0, 1], [1, 2], [0, 2], [1, 0]]),
         certainty=torch.tensor([[1.0, 1], [1, 0.4], [0.5, 0.25], [0.75, 0.125]]).double(),
@@ -132,7 +132,7 @@ def test_diffused_labels_count_where_the_network_agrees():
     seen = torch.tensor([[1, 0], [1, 2], [1, 2], [1, 1]])
     others = pseudo_targets(none, found, seen)
     assert others.index.tolist() == [1, 2, 3]
-    assert others.code.tolist() == [[-1, 2], [0, 2], [1, 0]]
+    assert others.class_index.tolist() == [[-1, 2], [0, 2], [1, 0]]
     assert others.weight.tolist() == [[0, pytest.approx(0.4)], [0, 0.25], [0.75, 0]]
 
 

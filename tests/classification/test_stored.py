@@ -26,12 +26,12 @@ def change(folder, edit) -> None:
 def test_model_comes_back_as_it_was(finished, model):
     study, result = finished
     found = load_model(model)
-    assert found.cases == result.answers.cases
-    assert found.findings == result.answers.findings
+    assert found.cases == result.predictions.cases
+    assert found.findings == result.predictions.findings
     torch.testing.assert_close(found.feature, result.feature)
     torch.testing.assert_close(found.score.sum(1), torch.ones(36).double())
     assert found.settings.rounds == 3
-    assert int((found.code >= 0).sum()) == len(study.given)
+    assert int((found.targets >= 0).sum()) == len(study.given)
 
 
 @pytest.mark.parametrize(
