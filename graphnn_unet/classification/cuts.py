@@ -106,11 +106,6 @@ def _only_side(label: Tensor) -> Tensor | None:
     return torch.full_like(label, float(kinds[0]) if len(kinds) else 0.0)
 
 
-def decisions(indicator: Tensor, score: Tensor) -> Tensor:
-    """The class whose cut holds the node; the score decides among several, or all if none does."""
-    return (2 * indicator + score).argmax(dim=1)
-
-
 def _labels(targets: Tensor, n_classes: int) -> Iterator[Tensor]:
     """Labels 1 for a class and 0 for the others, a problem a class; one for two classes."""
     for number in range(n_classes if n_classes > 2 else 1):

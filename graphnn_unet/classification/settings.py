@@ -17,18 +17,11 @@ MIN_LABELS = 2
 class ClassifySettings(Section):
     """How images are classified; the defaults follow the paper where it says something.
 
-    Attributes:
-        mode: ``one-pass`` trains on the labels and diffuses once; ``dynamic`` lets the diffused
-            labels train the network further.
-        variation: ``tv`` is exact and gives way to ``ratio`` where it collapses; ``ratio`` is
-            balanced, and a reconstruction.
-        alpha: Near 1 and without ``prior`` a frequent class takes all nodes.
-        prior: More of the rare classes is found, at the cost of accuracy.
-        averaging: The averaged network embeds and decides; 0 takes the last weights.
-        min_steps: Where labels are few an epoch goes through them several times.
-        validation_share: Held out for early stopping; none where they would be too few.
-        augmentation: ``standard`` (mirrored left to right, turned a little, scaled, shifted,
-            brighter or darker), ``any-orientation`` (also any turn and mirror), or ``none``.
+    Near ``alpha = 1`` and without ``prior`` a frequent class takes all nodes; ``prior`` finds more
+    of the rare classes at the cost of accuracy. ``variation``: ``tv`` is exact and gives way to
+    ``ratio``, a reconstruction, where it collapses. ``augmentation``: ``standard`` mirrors left to
+    right, turns a little, scales, shifts, brightens; ``any-orientation`` also turns and mirrors any
+    way.
     """
 
     mode: Literal["one-pass", "dynamic"] = Field(

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from graphnn_unet.classification.cuts import class_sets, decisions
+from graphnn_unet.classification import label_propagation
+from graphnn_unet.classification.cuts import ClassSets, class_sets
 from graphnn_unet.classification.label_propagation import propagate_labels
 from graphnn_unet.classification.settings import ClassifySettings
 
@@ -90,10 +91,19 @@ def test_class_whose_labels_all_lie_off_the_graph_is_never_cut_out():
     assert found.predicted[n:, 0].tolist() == [2, 2]
 
 
-def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores():
-    indicator = torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 1, 0]])
-    score = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
-    assert decisions(indicator, score).tolist() == [1, 2, 1]
+def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores(monkeypatch):
+    graph, code, _ = clusters(3.5, n=40)
+    quadratic = propagate_labels(graph, code, [2], ClassifySettings()).score
+    indicator = torch.zeros(40, 2).double()
+    indicator[:20, 1] = 1  # against the quadratic scores
+    indicator[20:30] = 1  # in both cuts; the last ten are in none
+    sets = ClassSets(indicator, "tv", {})
+    monkeypatch.setattr(label_propagation, "class_sets", lambda *_, **__: sets)
+    found = propagate_labels(graph, code, [2], TV)
+    without_label = code[:, 0] < 0
+    assert set(found.predicted[:20, 0][without_label[:20]].tolist()) == {1}
+    wanted = quadratic[20:].argmax(dim=1)
+    assert torch.equal(found.predicted[20:, 0], wanted)
 
 
 def test_two_classes_take_one_cut_whose_sides_are_each_others_rest():
