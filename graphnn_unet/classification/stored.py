@@ -128,7 +128,7 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
         settings = make_section(ClassifySettings, stored, str(path))
         findings = tuple(Finding(name, tuple(classes)) for name, classes in content["findings"])
         sizes = [len(finding.classes) for finding in findings]
-        if plan.kind == "content" and encoder is not None:
+        if plan.kind == "own" and encoder is not None:
             body, _ = make_encoder(encoder, plan.n_channels, plan.n_dims)
         else:
             body = build(plan)
