@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -83,6 +84,9 @@ def wrong_values(section: type[Section], values: Mapping[str, Any]) -> list[Wron
         for detail in sorted(error.errors(), key=lambda detail: -len(detail["loc"])):
             field = str(detail["loc"][0]) if detail["loc"] else ""
             message = detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "extra_forbidden":
+                names = get_close_matches(field, section.model_fields) or section.model_fields
+                message = f"no setting is called so; there are {', '.join(names)}"
             known = section.model_fields.get(field)
             wrong.setdefault(
                 field,

@@ -59,7 +59,7 @@ def draw_views(n: int, n_dims: int, kind: Augmentation, generator: torch.Generat
 
 
 def apply_views(images: Tensor, views: Views | None) -> Tensor:
-    """The views of normalised images ``(n, c, ...)``; the border is continued where they end."""
+    """The views of normalized images ``(n, c, ...)``; the border is continued where they end."""
     if views is None:
         return images
     device = images.device
@@ -77,8 +77,8 @@ def apply_views(images: Tensor, views: Views | None) -> Tensor:
 
 def _rotation(angle: Tensor, n_dims: int, axes: tuple[int, int] = (0, 1)) -> Tensor:
     """``(n, d, d)`` turns in the plane of two axes."""
-    made = torch.eye(n_dims).repeat(len(angle), 1, 1)
+    turn = torch.eye(n_dims).repeat(len(angle), 1, 1)
     first, second = axes
-    made[:, first, first] = made[:, second, second] = angle.cos()
-    made[:, first, second], made[:, second, first] = -angle.sin(), angle.sin()
-    return made
+    turn[:, first, first] = turn[:, second, second] = angle.cos()
+    turn[:, first, second], turn[:, second, first] = -angle.sin(), angle.sin()
+    return turn

@@ -1,4 +1,4 @@
-"""Labels spread with p = 1: a minimum or a balanced cut a class, ranked together with p = 2."""
+"""Label propagation with p = 1: a minimum or a balanced cut a class, ranked together with p = 2."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClassSets:
 
 def class_sets(
     affinity: Tensor,
-    code: Tensor,
+    targets: Tensor,
     n_classes: int,
     score: Tensor,
     settings: ClassifySettings,
@@ -51,7 +51,7 @@ def class_sets(
 
     Args:
         affinity: ``(n, n)`` sparse, symmetric.
-        code: ``(n,)`` classes of labeled nodes, negative elsewhere.
+        targets: ``(n,)`` classes of labeled nodes, negative elsewhere.
         n_classes: Number of classes; two need one cut.
         score: ``(n, c)`` of ``p = 2``, rows that sum to 1 or 0; breaks ties, and starts ``ratio``.
         settings: ``variation``.
@@ -62,17 +62,17 @@ def class_sets(
     """
     inside = (affinity_degree(affinity) > 0).nonzero().flatten()
     graph = _subgraph(affinity, inside)
-    given, start = code[inside], score[inside]
+    given, start = targets[inside], score[inside]
     cuts: list[Cut] = []
     figures: dict[str, Any] = {}
     if settings.variation == "tv" or thorough:
         cuts = [_minimum(graph, label) for label in _labels(given, n_classes)]
         figures["tv_gap"] = [cut.value - cut.bound for cut in cuts]
     if settings.variation == "tv":
-        found = _spread_out([cut.indicator for cut in cuts], n_classes)
-        collapsed = _collapsed(found, given, n_classes)
+        indicator = _spread_out([cut.indicator for cut in cuts], n_classes)
+        collapsed = _collapsed(indicator, given, n_classes)
         if not collapsed:
-            return ClassSets(_whole(found, inside, len(code)), "tv", figures)
+            return ClassSets(_whole(indicator, inside, len(targets)), "tv", figures)
         figures["tv_collapsed"] = collapsed
     balanced: list[BalancedCut] = []
     for number, label in enumerate(_labels(given, n_classes)):
@@ -82,8 +82,8 @@ def class_sets(
         balanced.append(_balanced(graph, label, starts))
     figures["ratio_quotient"] = [cut.quotient for cut in balanced]
     figures["ratio_worst_start"] = [cut.worst for cut in balanced]
-    found = _spread_out([cut.indicator for cut in balanced], n_classes)
-    return ClassSets(_whole(found, inside, len(code)), "ratio", figures)
+    indicator = _spread_out([cut.indicator for cut in balanced], n_classes)
+    return ClassSets(_whole(indicator, inside, len(targets)), "ratio", figures)
 
 
 def _minimum(graph: Tensor, label: Tensor) -> Cut:
@@ -106,24 +106,19 @@ def _only_side(label: Tensor) -> Tensor | None:
     return torch.full_like(label, float(kinds[0]) if len(kinds) else 0.0)
 
 
-def decisions(indicator: Tensor, score: Tensor) -> Tensor:
-    """The class whose cut holds the node; the score decides among several, or all if none does."""
-    return (2 * indicator + score).argmax(dim=1)
-
-
-def _labels(code: Tensor, n_classes: int) -> Iterator[Tensor]:
+def _labels(targets: Tensor, n_classes: int) -> Iterator[Tensor]:
     """Labels 1 for a class and 0 for the others, a problem a class; one for two classes."""
     for number in range(n_classes if n_classes > 2 else 1):
-        label = torch.where(code == number, 1.0, 0.0).double()
-        yield torch.where(code >= 0, label, torch.nan)
+        label = torch.where(targets == number, 1.0, 0.0).double()
+        yield torch.where(targets >= 0, label, torch.nan)
 
 
 def _column(score: Tensor, number: int, n_classes: int) -> Tensor:
     """Where a class stands against the mean of the others, as a signal between 0 and 1."""
-    own = score[:, number]
-    rest = (score.sum(dim=1) - own) / max(1, n_classes - 1)
-    total = own + rest
-    return torch.where(total > 0, own / torch.where(total > 0, total, 1.0), 0.5)
+    in_class = score[:, number]
+    rest = (score.sum(dim=1) - in_class) / max(1, n_classes - 1)
+    total = in_class + rest
+    return torch.where(total > 0, in_class / torch.where(total > 0, total, 1.0), 0.5)
 
 
 def _more_starts(graph: Tensor, label: Tensor) -> Iterator[Tensor]:
@@ -143,9 +138,9 @@ def _spread_out(columns: list[Tensor], n_classes: int) -> Tensor:
     return torch.stack([*columns, 1 - columns[0]] if n_classes == 2 else columns, dim=1)
 
 
-def _collapsed(indicator: Tensor, code: Tensor, n_classes: int) -> list[int]:
+def _collapsed(indicator: Tensor, targets: Tensor, n_classes: int) -> list[int]:
     """Classes whose cut's share of the nodes is not within a factor of their labeled share."""
-    labeled = torch.bincount(code[code >= 0], minlength=n_classes).double()
+    labeled = torch.bincount(targets[targets >= 0], minlength=n_classes).double()
     times = indicator.mean(dim=0) / (labeled / labeled.sum())
     within = (times >= 1 / _SHARE_FACTOR) & (times <= _SHARE_FACTOR)
     return (~within & (labeled > 0)).nonzero().flatten().tolist()
@@ -163,7 +158,7 @@ def _subgraph(affinity: Tensor, inside: Tensor) -> Tensor:
     return compressed_rows(start, column, affinity.values(), len(inside))
 
 
-def _whole(found: Tensor, inside: Tensor, n_nodes: int) -> Tensor:
-    made = torch.zeros(n_nodes, found.shape[1], dtype=found.dtype)
-    made[inside] = found
-    return made
+def _whole(indicator: Tensor, inside: Tensor, n_nodes: int) -> Tensor:
+    whole = torch.zeros(n_nodes, indicator.shape[1], dtype=indicator.dtype)
+    whole[inside] = indicator
+    return whole

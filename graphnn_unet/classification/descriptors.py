@@ -1,6 +1,6 @@
 """Hand-made descriptors of whole images: a second view of them, which no label has to teach.
 
-From ten labels a network learns a poor similarity, and labels spread over it repeat its errors.
+From ten labels a network learns a poor similarity, and labels propagated over it repeat its errors.
 Colors, edges and where they are do not depend on the labels, so they err elsewhere.
 """
 
@@ -34,7 +34,7 @@ _PICTURES_ALONE = ("shapes", "gradients")
 
 
 @dataclass(frozen=True)
-class Describer:
+class DescriptorExtractor:
     """Describes images, with what it learned of a set of them and without labels.
 
     The parts, each brought to unit variance a number and to unit length an image:
@@ -53,8 +53,10 @@ class Describer:
         mean: Of each number of each part.
         deviation: Of each; 1 where a number never changes.
 
-    Source: histograms of oriented gradients after Dalal and Triggs, CVPR 2005; moments of shapes
-    after Hu, 1962; thresholds after Otsu, 1979; all by scikit-image.
+    Source: histograms of oriented gradients, Dalal and Triggs, CVPR 2005,
+    https://doi.org/10.1109/CVPR.2005.177; moments of shapes, Hu, 1962,
+    https://doi.org/10.1109/TIT.1962.1057692; thresholds, Otsu, 1979,
+    https://doi.org/10.1109/TSMC.1979.4310076; all by scikit-image.
     """
 
     parts: tuple[str, ...]
@@ -63,7 +65,9 @@ class Describer:
     deviation: tuple[NDArray[np.float64], ...]
 
     @classmethod
-    def learn(cls, images: ImageSet, augmentation: Augmentation) -> tuple[Describer, Tensor]:
+    def learn(
+        cls, images: ImageSet, augmentation: Augmentation
+    ) -> tuple[DescriptorExtractor, Tensor]:
         """Learn bins and scales of a set, and describe it.
 
         Args:
@@ -71,7 +75,7 @@ class Describer:
             augmentation: ``any-orientation`` chooses parts that do not change when an image turns.
 
         Returns:
-            The describer, for more images, and the rows of these.
+            The extractor, for more images, and the rows of these.
         """
         placed = _TURNED if augmentation == "any-orientation" else _UPRIGHT
         if images.n_dims == 3:
@@ -80,14 +84,16 @@ class Describer:
         step = -(-images.pixels[:, 0].numel() // _LARGEST_SAMPLE)
         sample = _channels(images.pixels[::step])[:, 0]
         inner = np.linspace(0, 1, _N_EDGE_LEVELS + 1)[1:-1]
-        bins = np.stack([np.quantile(found, inner) for found in _responses(sample)])
+        bins = np.stack([np.quantile(response, inner) for response in _responses(sample)])
         raw = cls(parts, bins, (), ())._raw(images.pixels)
-        spread = [part.std(axis=0) for part in raw]
-        made = cls(
-            parts, bins, tuple(part.mean(axis=0) for part in raw),
-            tuple(np.where(one > 1e-9, one, 1.0) for one in spread),
-        )  # fmt: skip
-        return made, made._scaled(raw)
+        deviation = [part.std(axis=0) for part in raw]
+        extractor = cls(
+            parts,
+            bins,
+            tuple(part.mean(axis=0) for part in raw),
+            tuple(np.where(value > 1e-9, value, 1.0) for value in deviation),
+        )
+        return extractor, extractor._scaled(raw)
 
     def __call__(self, images: ImageSet) -> Tensor:
         """``(n, q)`` float32 of unit length, in which the parts weigh the same."""
@@ -105,29 +111,30 @@ class Describer:
         return {
             "parts": list(self.parts),
             "bins": torch.from_numpy(self.bins),
-            "mean": [torch.from_numpy(one) for one in self.mean],
-            "deviation": [torch.from_numpy(one) for one in self.deviation],
+            "mean": [torch.from_numpy(part) for part in self.mean],
+            "deviation": [torch.from_numpy(part) for part in self.deviation],
         }
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Describer:
+    def from_dict(cls, stored: Mapping[str, Any]) -> DescriptorExtractor:
         """From what :meth:`as_dict` gave."""
         return cls(
-            tuple(stored["parts"]), stored["bins"].numpy(),
-            tuple(one.numpy() for one in stored["mean"]),
-            tuple(one.numpy() for one in stored["deviation"]),
-        )  # fmt: skip
+            tuple(stored["parts"]),
+            stored["bins"].numpy(),
+            tuple(part.numpy() for part in stored["mean"]),
+            tuple(part.numpy() for part in stored["deviation"]),
+        )
 
     def _raw(self, pixels: Tensor) -> list[NDArray[np.float64]]:
-        found: list[list[NDArray[np.float64]]] = [[] for _ in self.parts]
+        parts: list[list[NDArray[np.float64]]] = [[] for _ in self.parts]
         batches = pixels.split(_BATCH)
-        with Progress(len(batches), "describing images", "batch") as progress:
+        with Progress(len(batches), "descriptors", "batch") as progress:
             for batch in batches:
                 channels = _channels(batch)
-                for part, rows in zip(self.parts, found, strict=True):
+                for part, rows in zip(self.parts, parts, strict=True):
                     rows.append(self._part(part, channels))
                 progress.update()
-        return [np.concatenate(rows) for rows in found]
+        return [np.concatenate(rows) for rows in parts]
 
     def _part(self, part: str, channels: NDArray[np.float64]) -> NDArray[np.float64]:
         if part == "levels":
@@ -183,14 +190,14 @@ def _shares(level: NDArray[np.intp], n_levels: int) -> NDArray[np.float64]:
 def _levels(channels: NDArray[np.float64]) -> NDArray[np.float64]:
     level = np.minimum((channels * _N_LEVELS).astype(np.intp), _N_LEVELS - 1)
     return np.concatenate(
-        [_shares(level[:, one], _N_LEVELS) for one in range(level.shape[1])], axis=1
+        [_shares(level[:, channel], _N_LEVELS) for channel in range(level.shape[1])], axis=1
     )
 
 
 def _responses(lightness: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Laplacian and gradient magnitude of each image ``(n, ...)`` at each scale."""
     n_dims = lightness.ndim - 1
-    made = []
+    responses = []
     for scale in _SCALES:
         # a sigma for each axis, 0 for that of the images: scipy's gradient magnitude takes `axes`,
         # but differentiates along the others too
@@ -203,8 +210,8 @@ def _responses(lightness: NDArray[np.float64]) -> list[NDArray[np.float64]]:
             ndimage.gaussian_filter(lightness, sigma, order=[0, *(2 * unit)])
             for unit in np.eye(n_dims, dtype=int)
         ]
-        made += [sum(bends), np.sqrt(sum(slope**2 for slope in slopes))]
-    return made
+        responses += [sum(bends), np.sqrt(sum(slope**2 for slope in slopes))]
+    return responses
 
 
 def _rings(channels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -262,11 +269,17 @@ def _shape(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     largest = regions[int(areas.argmax())]
     moments = moments_hu(moments_normalized(moments_central(mask.astype(float))))
     moments = moments[:6]  # the seventh changes its sign in the mirror
-    return np.array([
-        mask.mean(), largest.area / mask.size, (areas > 0.1 * largest.area).sum(),
-        largest.solidity, largest.eccentricity, largest.perimeter**2 / largest.area,
-        *np.sign(moments) * np.log10(np.abs(moments) + 1e-12),
-    ])  # fmt: skip
+    return np.array(
+        [
+            mask.mean(),
+            largest.area / mask.size,
+            (areas > 0.1 * largest.area).sum(),
+            largest.solidity,
+            largest.eccentricity,
+            largest.perimeter**2 / largest.area,
+            *np.sign(moments) * np.log10(np.abs(moments) + 1e-12),
+        ]
+    )
 
 
 def _gradients(lightness: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -274,7 +287,7 @@ def _gradients(lightness: NDArray[np.float64]) -> NDArray[np.float64]:
 
     cell = [n // _N_CELLS for n in lightness.shape[1:]]
     return np.stack(
-        [hog(one, 8, pixels_per_cell=cell, cells_per_block=(2, 2)) for one in lightness]
+        [hog(image, 8, pixels_per_cell=cell, cells_per_block=(2, 2)) for image in lightness]
     )
 
 

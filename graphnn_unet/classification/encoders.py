@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import pickle
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,12 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.networks.vision import import_timm
 from graphnn_unet.progress import say
+from graphnn_unet.storage.weights import read_weights
+from graphnn_unet.user_code import load_class
 
-TORCHVISION = ("resnet18", "resnet50", "vgg16")
-BUILT_IN = ("small", "autoencoder", *TORCHVISION)
+BACKBONES = ("resnet18", "resnet50", "vgg16")
+BUILT_IN = ("small", *BACKBONES)
 _CHOICES = f"{', '.join(BUILT_IN)}, one of these with :WEIGHTS, unet:MODEL, or FILE.py:Class"
+_VGG_LAYERS = {"classifier.0.": "pre_logits.fc1.", "classifier.3.": "pre_logits.fc2."}
+
+
+EncoderChoice = str | nn.Module | Callable[..., nn.Module]
+"""How a user names an encoder: a word, a module, or a function that makes one."""
 
 
 @dataclass(frozen=True)
@@ -71,30 +74,6 @@ class SmallEncoder(nn.Module):
         return self.maps(image).flatten(2).mean(dim=2)
 
 
-class Decoder(nn.Module):
-    """The way back from the maps of a :class:`SmallEncoder` to the image."""
-
-    def __init__(self, encoder: SmallEncoder, n_channels: int, n_dims: int):
-        super().__init__()
-        convolution = nn.Conv2d if n_dims == 2 else nn.Conv3d
-        mode = "bilinear" if n_dims == 2 else "trilinear"
-        widths = [encoder.n_features // share for share in (1, 2, 4, 8)]
-        layers: list[nn.Module] = []
-        for before, after in zip(widths, [*widths[1:], widths[-1]], strict=True):
-            layers += [
-                nn.Upsample(scale_factor=2, mode=mode, align_corners=False),
-                convolution(before, after, 3, 1, 1),
-                nn.ReLU(inplace=True),
-            ]
-        self.layers = nn.Sequential(*layers, convolution(widths[-1], n_channels, 3, 1, 1))
-        self._mode = mode
-
-    def forward(self, maps: Tensor, size: tuple[int, ...]) -> Tensor:
-        """The image of spatial ``size``."""
-        made = self.layers(maps)
-        return nn.functional.interpolate(made, size=size, mode=self._mode, align_corners=False)
-
-
 class EmbeddingNetwork(nn.Module):
     """An encoder, dropout and one linear layer a finding, side by side.
 
@@ -113,23 +92,12 @@ class EmbeddingNetwork(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """``(n, q)``, what the last linear layer sees, without dropout."""
-        made = self.encoder(image)
-        return made if made.dim() == 2 else made.flatten(2).mean(dim=2)
+        feature = self.encoder(image)
+        return feature if feature.dim() == 2 else feature.flatten(2).mean(dim=2)
 
     def forward(self, image: Tensor) -> Tensor:
         """``(n, k)`` logits."""
         return self.classifier(self.dropout(self.features(image)))
-
-
-class _RepeatChannel(nn.Module):
-    """Grey pictures for a network that wants three channels."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image.expand(-1, 3, -1, -1))
 
 
 class _BottleneckOfUNet(nn.Module):
@@ -140,12 +108,12 @@ class _BottleneckOfUNet(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        found = self.network(image)
-        return found[-1] if isinstance(found, (list, tuple)) else found
+        stages = self.network(image)
+        return stages[-1] if isinstance(stages, (list, tuple)) else stages
 
 
 def make_encoder(
-    wanted: str | nn.Module | Callable[..., nn.Module], n_channels: int, n_dims: int
+    wanted: EncoderChoice, n_channels: int, n_dims: int
 ) -> tuple[nn.Module, EncoderPlan]:
     """The encoder that a user asks for, with weights where the word names some.
 
@@ -163,8 +131,8 @@ def make_encoder(
         UnsafeFileError: The weights are something else than tensors.
     """
     if not isinstance(wanted, str):
-        made = wanted if isinstance(wanted, nn.Module) else _built(wanted, n_channels, n_dims)
-        return made, EncoderPlan("own", n_channels, n_dims)
+        encoder = wanted if isinstance(wanted, nn.Module) else _built(wanted, n_channels, n_dims)
+        return encoder, EncoderPlan("own", n_channels, n_dims)
     word, _, source = wanted.partition(":")
     if word == "unet" and source:
         return _from_segmentation(Path(source).expanduser(), n_channels, n_dims)
@@ -176,8 +144,8 @@ def make_encoder(
         return encoder, plan
     path, _, name = wanted.rpartition(":")
     if path and name.isidentifier():
-        own = _own_class(path, name)
-        return _built(own, n_channels, n_dims), EncoderPlan("own", n_channels, n_dims)
+        encoder_class = load_class(path, name, "encoder")
+        return _built(encoder_class, n_channels, n_dims), EncoderPlan("own", n_channels, n_dims)
     raise InputError(f"encoder {wanted!r} is unknown", f"there are {_CHOICES}")
 
 
@@ -187,28 +155,24 @@ def build(plan: EncoderPlan) -> nn.Module:
     Raises:
         InputError: It does not fit the images, or only the user can make it.
     """
-    if plan.kind in ("small", "autoencoder"):
+    if plan.kind in ("small", "autoencoder"):  # up to version 0.0 it had a decoder in training
         return SmallEncoder(plan.n_channels, plan.n_dims)
     if plan.kind == "unet":
         return _unet_encoder(plan.details)[0]
-    if plan.kind not in TORCHVISION:
+    if plan.kind not in BACKBONES:
         raise InputError(
-            "the model has an encoder of its own", "its class is not in the file",
+            "the model has an encoder of its own",
+            "its class is not in the file",
             "Give it again with --encoder FILE.py:Class",
-        )  # fmt: skip
+        )
     if plan.n_dims != 2:
         raise InputError(
-            f"{plan.kind} takes pictures, these are volumes", "",
-            "Use --encoder small, autoencoder or unet:MODEL",
-        )  # fmt: skip
-    from graphnn_unet.networks.vision import import_torchvision
-
-    network = getattr(import_torchvision().models, plan.kind)(weights=None)
-    if plan.kind == "vgg16":
-        network.classifier = network.classifier[:-1]  # 4096 features
-    else:
-        network.fc = nn.Identity()
-    return _RepeatChannel(network)
+            f"{plan.kind} takes pictures, these are volumes",
+            "",
+            "Use --encoder small or unet:MODEL",
+        )
+    timm = import_timm(f"--encoder {plan.kind}")
+    return timm.create_model(plan.kind, in_chans=plan.n_channels, num_classes=0)
 
 
 def feature_count(encoder: nn.Module, example: Tensor) -> int:
@@ -225,7 +189,7 @@ def feature_count(encoder: nn.Module, example: Tensor) -> int:
     encoder.eval()
     try:
         with torch.no_grad():
-            made = encoder(example)
+            feature = encoder(example)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
             f"the encoder does not take images of shape {tuple(example.shape[1:])}",
@@ -234,60 +198,49 @@ def feature_count(encoder: nn.Module, example: Tensor) -> int:
         ) from error
     finally:
         encoder.train(was_training)
-    if not isinstance(made, Tensor) or made.dim() < 2 or len(made) != len(example):
+    if not isinstance(feature, Tensor) or feature.dim() < 2 or len(feature) != len(example):
         raise InputError("the encoder does not return one row of features an image")
-    return made.shape[1]
+    return feature.shape[1]
 
 
 def _load_weights(encoder: nn.Module, path: Path, word: str) -> None:
     """Put a file of weights into an encoder; the classifier of the file is left out."""
-    state = read_weights(path)
-    target = encoder.network if isinstance(encoder, _RepeatChannel) else encoder
-    own = target.state_dict()
-    fitting = {key: value for key, value in state.items() if key in own}
-    missing = sorted(set(own) - set(fitting))
-    wrong = [key for key, value in fitting.items() if value.shape != own[key].shape]
+    weights = read_weights(path, remedy="Give a file of torch.save(network.state_dict(), FILE)")
+    expected = encoder.state_dict()
+    given = timm_tensors(word, weights.tensors, expected)
+    missing = [key for key in expected if key not in given]
+    wrong = [key for key in expected if key in given and given[key].shape != expected[key].shape]
     if missing or wrong:
-        first = (missing or wrong)[0]
         raise InputError(
             f"the weights of {path} are not those of {word}",
-            f"{len(missing)} of its {len(own)} tensors are missing and {len(wrong)} have another "
-            f"shape, the first is {first}",
+            f"{len(missing)} of its {len(expected)} tensors are missing and {len(wrong)} have "
+            f"another shape, the first is {(missing or wrong)[0]}",
             "Give the file of this architecture",
         )
-    target.load_state_dict(fitting)
+    encoder.load_state_dict({key: given[key] for key in expected})
+    say(f"weights: {path}, SHA-256 {weights.sha256}")
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Tensors by name of a file that ``torch.save`` wrote; its SHA-256 is said.
+def timm_tensors(
+    kind: str, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Tensors of torchvision or timm under the names and in the shapes of timm's network.
 
-    Raises:
-        MissingFileError: There is no such file.
-        UnsafeFileError: It holds something else than tensors and plain values.
-        InputError: It is damaged or no table of tensors.
+    torchvision calls the two hidden layers of VGG differently and stores them as matrices; of a
+    network for colored pictures a grey one takes the sum over the channels, which is what it
+    computes when grey is given three times.
     """
-    if not path.is_file():
-        raise MissingFileError(f"the weights {path} are missing")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(
-            f"the weights {path} are refused",
-            "they hold something else than tensors, or the file is damaged",
-            "Save them with torch.save(network.state_dict(), FILE)",
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"the weights {path} cannot be read", "the file is damaged") from error
-    for key in ("network_weights", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(f"{path} is no table of weights")
-    if any(not bool(torch.isfinite(v).all()) for v in content.values() if v.is_floating_point()):
-        raise InputError(f"the weights {path} are not finite")
-    say(f"weights: {path}, SHA-256 {digest}")
-    return content
+    renamed = {}
+    for key, value in tensors.items():
+        for theirs, ours in _VGG_LAYERS.items() if kind.startswith("vgg") else ():
+            key = key.replace(theirs, ours)
+        target = expected.get(key)
+        if target is not None and value.dim() == 2 and value.numel() == target.numel():
+            value = value.reshape(target.shape)
+        if target is not None and value.dim() == 4 and (value.shape[1], target.shape[1]) == (3, 1):
+            value = value.sum(dim=1, keepdim=True)
+        renamed[key] = value
+    return renamed
 
 
 def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.Module, EncoderPlan]:
@@ -340,40 +293,15 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
     return _BottleneckOfUNet(network.encoder), network, (n_channels, n_dims)
 
 
-def _own_class(path: str, name: str) -> Callable[..., nn.Module]:
+def _built(encoder_class: Callable[..., Any], n_channels: int, n_dims: int) -> nn.Module:
     try:
-        if path.endswith(".py"):
-            file = Path(path).expanduser().resolve()
-            if not file.is_file():
-                raise MissingFileError(f"the file of the encoder {file} is missing")
-            spec = importlib.util.spec_from_file_location(f"graphnn_unet_user_{file.stem}", file)
-            module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-            sys.modules[module.__name__] = module
-            spec.loader.exec_module(module)  # type: ignore[union-attr]
-        else:
-            module = importlib.import_module(path)
-    except MissingFileError:
-        raise
-    except Exception as error:  # whatever a user's file may raise
-        raise InputError(
-            f"encoder {path}:{name} cannot be imported",
-            f"{type(error).__name__}: {error}",
-            f"There are {_CHOICES}",
-        ) from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise InputError(f"{path} has no class {name}")
-    return found
-
-
-def _built(own: Callable[..., Any], n_channels: int, n_dims: int) -> nn.Module:
-    try:
-        made = own(n_channels, n_dims)
+        encoder = encoder_class(n_channels, n_dims)
     except TypeError as error:
         raise InputError(
-            "the encoder cannot be made", str(error),
+            "the encoder cannot be made",
+            str(error),
             "Let its constructor take (n_channels, n_dims)",
-        ) from error  # fmt: skip
-    if not isinstance(made, nn.Module):
-        raise InputError(f"the encoder is a {type(made).__name__}, not a torch.nn.Module")
-    return made
+        ) from error
+    if not isinstance(encoder, nn.Module):
+        raise InputError(f"the encoder is a {type(encoder).__name__}, not a torch.nn.Module")
+    return encoder

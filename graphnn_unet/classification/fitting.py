@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.classification.augment import apply_views, draw_views
-from graphnn_unet.classification.encoders import Decoder, EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.encoders import EmbeddingNetwork
 from graphnn_unet.classification.images import ImageSet, Normalization
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.errors import DivergedError
+from graphnn_unet.networks.moving_average import update_average
+from graphnn_unet.seeds import Stream, torch_seed
 
 _EVALUATION_BATCH = 256
 
@@ -29,23 +31,26 @@ class Targets:
 
     Attributes:
         index: ``(m,)`` rows of the image set.
-        code: ``(m, f)`` class of each finding, negative where there is none.
+        class_index: ``(m, f)`` class of each finding, negative where there is none.
         weight: ``(m, f)`` weight of each.
     """
 
     index: Tensor
-    code: Tensor
+    class_index: Tensor
     weight: Tensor
 
-    def rows(self, chosen: Tensor) -> Targets:
+    def rows(self, rows: Tensor) -> Targets:
         """Some of the images."""
         return replace(
-            self, index=self.index[chosen], code=self.code[chosen], weight=self.weight[chosen]
+            self,
+            index=self.index[rows],
+            class_index=self.class_index[rows],
+            weight=self.weight[rows],
         )
 
 
 @dataclass(frozen=True)
-class Material:
+class Dataset:
     """What training reads.
 
     Attributes:
@@ -63,13 +68,13 @@ class Material:
     description: Tensor | None = None
 
     def batch(self, index: Tensor) -> Tensor:
-        """Normalised images."""
+        """Normalized images."""
         return self.normalization(self.images.pixels[index].to(self.device))
 
 
-def epoch_generator(seed: int, epoch: int, stream: int) -> torch.Generator:
-    """A generator that depends on seed, epoch and purpose alone."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 7 + stream)
+def torch_generator(seed: int, stream: Stream, *index: int) -> torch.Generator:
+    """A generator of torch for one place of a stream of random numbers."""
+    return torch.Generator().manual_seed(torch_seed(seed, stream, *index))
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int]) -> Tensor:
@@ -82,86 +87,89 @@ def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int
     """
     losses = []
     for finding, part in enumerate(logits.split(list(sizes), dim=1)):
-        code, weight = targets.code[:, finding], targets.weight[:, finding]
-        used = code >= 0
+        class_index, weight = targets.class_index[:, finding], targets.weight[:, finding]
+        used = class_index >= 0
         if bool(used.any()):
-            loss = functional.cross_entropy(part[used], code[used], reduction="none")
+            loss = functional.cross_entropy(part[used], class_index[used], reduction="none")
             losses.append((weight[used] * loss).mean())
     return torch.stack(losses).mean() if losses else logits.sum() * 0.0
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch trains on.
+
+    Attributes:
+        number: From which all that is random follows.
+        labeled: Labels with their class weights.
+        unlabeled: Diffused labels with their certainty; ``None`` for none.
+        unlabeled_weight: ``a`` of the loss.
+    """
+
+    number: int
+    labeled: Targets
+    unlabeled: Targets | None = None
+    unlabeled_weight: float = 0.0
 
 
 def train_epoch(
     network: EmbeddingNetwork,
     optimizer: torch.optim.Optimizer,
-    material: Material,
+    dataset: Dataset,
     settings: ClassifySettings,
-    labeled: Targets,
-    unlabeled: Targets | None,
-    *,
-    a: float,
-    epoch: int,
+    epoch: Epoch,
     mean: EmbeddingNetwork | None = None,
 ) -> float:
     """One epoch; returns the mean loss.
 
-    ``L = mean_l zeta CE + a mean_u xi zeta CE``. A step takes ``batch_size`` labeled images and,
+    ``L = mean_l zeta CE + a mean_u xi CE``. A step takes ``batch_size`` labeled images and,
     where ``a > 0``, half of its images are unlabeled ones.
 
     Args:
         network: Trained in place.
         optimizer: Of its parameters.
-        material: Images.
+        dataset: Images.
         settings: Sizes and rates.
-        labeled: Labels with their class weights.
-        unlabeled: Diffused labels with certainty times class weight.
-        a: Weight of the unlabeled part.
-        epoch: Number of the epoch, from which all that is random follows.
+        epoch: What it trains on.
         mean: Moving average of the network, moved in place after every step.
 
     Raises:
         DivergedError: A loss is not finite.
     """
     network.train()
-    steps = _batches(len(labeled.index), settings, epoch, stream=0)
+    steps = _batches(len(epoch.labeled.index), settings, epoch.number, part=0)
     others: list[Tensor] = []
-    if unlabeled is not None and a > 0 and len(unlabeled.index):
-        others = _batches(len(unlabeled.index), settings, epoch, stream=1)
+    unlabeled, number = epoch.unlabeled, epoch.number
+    if unlabeled is not None and epoch.unlabeled_weight > 0 and len(unlabeled.index):
+        others = _batches(len(unlabeled.index), settings, number, part=1)
         n_steps = max(len(steps), len(others))
         steps = [steps[i % len(steps)] for i in range(n_steps)]
         others = [others[i % len(others)] for i in range(n_steps)]
-    views = epoch_generator(settings.seed, epoch, 2), epoch_generator(settings.seed, epoch, 3)
+    views = [torch_generator(settings.seed, Stream.CLASSIFIER_VIEWS, number, i) for i in (0, 1)]
     total = 0.0
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed * 1_000_003 + epoch)  # dropout
-        for number, chosen in enumerate(steps):
-            parts = [(labeled.rows(chosen), 1.0, views[0])]
-            if others:
-                parts.append((unlabeled.rows(others[number]), a, views[1]))  # type: ignore[union-attr]
-            loss = _step(network, optimizer, material, settings, parts)
+        torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_DROPOUT, number))
+        for step, rows in enumerate(steps):
+            parts = [(epoch.labeled.rows(rows), 1.0, views[0])]
+            if unlabeled is not None and others:
+                part = unlabeled.rows(others[step])
+                parts.append((part, epoch.unlabeled_weight, views[1]))
+            loss = _step(network, optimizer, dataset, settings, parts)
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"the loss is {loss} in epoch {epoch}", "training has diverged",
+                    f"the loss is {loss} in epoch {number}",
+                    "training has diverged",
                     "Lower the learning rate, or look at the images of this run",
-                )  # fmt: skip
+                )
             if mean is not None:
-                move_average(mean, network, settings.averaging)
+                update_average(mean, network, settings.averaging, step)
             total += loss
     return total / len(steps)
 
 
-@torch.no_grad()
-def move_average(mean: nn.Module, network: nn.Module, decay: float) -> None:
-    """``mean <- decay mean + (1 - decay) network``, statistics of normalizations too."""
-    for own, other in zip(mean.state_dict().values(), network.state_dict().values(), strict=True):
-        if own.is_floating_point():
-            own.lerp_(other, 1 - decay)
-        else:
-            own.copy_(other)
-
-
-def _batches(n: int, settings: ClassifySettings, epoch: int, *, stream: int) -> list[Tensor]:
+def _batches(n: int, settings: ClassifySettings, epoch: int, *, part: int) -> list[Tensor]:
     """Rows of each step of an epoch: every image at least once, whole batches."""
-    generator = epoch_generator(settings.seed, epoch, stream)
+    generator = torch_generator(settings.seed, Stream.CLASSIFIER_BATCH, epoch, part)
     size = settings.batch_size
     n_steps = max(-(-n // size), settings.min_steps)
     order: list[Tensor] = []
@@ -173,25 +181,25 @@ def _batches(n: int, settings: ClassifySettings, epoch: int, *, stream: int) -> 
 def _step(
     network: EmbeddingNetwork,
     optimizer: torch.optim.Optimizer,
-    material: Material,
+    dataset: Dataset,
     settings: ClassifySettings,
     parts: Sequence[tuple[Targets, float, torch.Generator]],
 ) -> float:
     images = []
     for targets, _, generator in parts:
-        batch = material.batch(targets.index)
+        batch = dataset.batch(targets.index)
         kind = settings.augmentation
-        views = draw_views(len(batch), material.images.n_dims, kind, generator)
+        views = draw_views(len(batch), dataset.images.n_dims, kind, generator)
         images.append(apply_views(batch, views))
     logits = network(torch.cat(images)).split([len(batch) for batch in images])
-    loss = torch.zeros((), device=material.device)
+    loss = torch.zeros((), device=dataset.device)
     for part, (targets, share, _) in zip(logits, parts, strict=True):
         here = replace(
             targets,
-            code=targets.code.to(material.device),
-            weight=targets.weight.to(material.device),
+            class_index=targets.class_index.to(dataset.device),
+            weight=targets.weight.to(dataset.device),
         )
-        loss = loss + share * weighted_cross_entropy(part, here, material.sizes)
+        loss = loss + share * weighted_cross_entropy(part, here, dataset.sizes)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
@@ -200,7 +208,7 @@ def _step(
 
 @torch.no_grad()
 def embed(
-    network: EmbeddingNetwork, material: Material, settings: ClassifySettings
+    network: EmbeddingNetwork, dataset: Dataset, settings: ClassifySettings
 ) -> tuple[Tensor, Tensor]:
     """Features ``(n, q)`` float32 with unit rows, and logits ``(n, k)``, of all images.
 
@@ -209,56 +217,27 @@ def embed(
     """
     network.eval()
     features, logits = [], []
-    for start in range(0, len(material.images.cases), _EVALUATION_BATCH):
-        stop = min(start + _EVALUATION_BATCH, len(material.images.cases))
-        batch = material.batch(torch.arange(start, stop))
-        found = network.features(batch)
+    for start in range(0, len(dataset.images.cases), _EVALUATION_BATCH):
+        stop = min(start + _EVALUATION_BATCH, len(dataset.images.cases))
+        batch = dataset.batch(torch.arange(start, stop))
+        feature = network.features(batch)
         for view in range(1, settings.tta):
-            generator = epoch_generator(settings.seed, start, 16 + view)
+            stream = Stream.CLASSIFIER_TEST_VIEWS
+            generator = torch_generator(settings.seed, stream, start, view)
             kind = "standard" if settings.augmentation == "none" else settings.augmentation
-            drawn = draw_views(len(batch), material.images.n_dims, kind, generator)
-            found = found + network.features(apply_views(batch, drawn))
-        found = found / settings.tta
-        features.append(functional.normalize(found.float(), dim=1).cpu())
-        logits.append(network.classifier(found).float().cpu())
+            drawn = draw_views(len(batch), dataset.images.n_dims, kind, generator)
+            feature = feature + network.features(apply_views(batch, drawn))
+        feature = feature / settings.tta
+        features.append(functional.normalize(feature.float(), dim=1).cpu())
+        logits.append(network.classifier(feature).float().cpu())
     return torch.cat(features), torch.cat(logits)
 
 
 @torch.no_grad()
-def loss_on(network: EmbeddingNetwork, material: Material, targets: Targets) -> float:
+def loss_on(network: EmbeddingNetwork, dataset: Dataset, targets: Targets) -> float:
     """Loss on held-out images, without augmentation."""
     network.eval()
-    found = [
-        network(material.batch(index)).cpu() for index in targets.index.split(_EVALUATION_BATCH)
+    logits = [
+        network(dataset.batch(index)).cpu() for index in targets.index.split(_EVALUATION_BATCH)
     ]
-    return float(weighted_cross_entropy(torch.cat(found), targets, material.sizes))
-
-
-def reconstruct(encoder: SmallEncoder, material: Material, settings: ClassifySettings) -> float:
-    """Train the encoder to carry what is needed to draw the image again; the last mean error.
-
-    All images take part, no label is read. The decoder is thrown away afterwards.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        decoder = Decoder(encoder, material.images.pixels.shape[1], material.images.n_dims)
-    decoder.to(material.device)
-    both = nn.ModuleList([encoder, decoder])
-    optimizer = torch.optim.Adam(both.parameters(), lr=settings.learning_rate)
-    both.train()
-    error = float("nan")
-    for epoch in range(settings.reconstruction_epochs):
-        errors = []
-        views = epoch_generator(settings.seed, epoch, 5)
-        for chosen in _batches(len(material.images.cases), settings, epoch, stream=4):
-            batch = material.batch(chosen)
-            drawn = draw_views(len(batch), material.images.n_dims, settings.augmentation, views)
-            batch = apply_views(batch, drawn)
-            made = decoder(encoder.maps(batch), tuple(batch.shape[2:]))
-            loss = functional.mse_loss(made, batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            errors.append(float(loss.detach()))
-        error = sum(errors) / len(errors)
-    return error
+    return float(weighted_cross_entropy(torch.cat(logits), targets, dataset.sizes))

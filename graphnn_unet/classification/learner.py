@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,27 +13,25 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.classification.descriptors import joined
-from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
+from graphnn_unet.classification.encoders import EmbeddingNetwork
 from graphnn_unet.classification.fitting import (
-    Material,
+    Dataset,
+    Epoch,
     Targets,
     embed,
     loss_on,
-    reconstruct,
     train_epoch,
 )
-from graphnn_unet.classification.settings import MIN_LABELS, ClassifySettings
-from graphnn_unet.classification.spreading import (
-    Spread,
+from graphnn_unet.classification.label_propagation import (
+    PropagatedLabels,
     build_graph,
     class_weights,
+    propagate_labels,
     ramp,
-    spread,
 )
+from graphnn_unet.classification.settings import MIN_LABELS, ClassifySettings
 from graphnn_unet.classification.table import UNLABELED
 from graphnn_unet.progress import Progress
-
-_log = logging.getLogger(__name__)
 
 SUPERVISED, DYNAMIC, DONE = "supervised", "dynamic", "done"
 MIN_HELD_OUT = 10
@@ -45,7 +42,7 @@ _EPOCHS_A_CHECKPOINT = 10
 
 
 @dataclass
-class Progression:
+class TrainingState:
     """How far training is; plain values and tensors, as they stand in a checkpoint.
 
     Attributes:
@@ -94,107 +91,116 @@ class Learner:
 
     Args:
         network: Trained in place.
-        material: Images.
+        dataset: Images.
         labels: What is known about them.
         settings: How.
         save: Called with this learner where a checkpoint is due.
-        progression: Where to go on.
-        reconstruct_first: Train the encoder as that of an auto-encoder before labels are used.
     """
 
     def __init__(
         self,
         network: EmbeddingNetwork,
-        material: Material,
+        dataset: Dataset,
         labels: GivenLabels,
         settings: ClassifySettings,
         save: Callable[[Learner], None] = lambda _: None,
-        progression: Progression | None = None,
-        *,
-        reconstruct_first: bool = False,
     ):
-        self.network, self.material = network, material
+        self.network, self.dataset = network, dataset
         self.mean = copy.deepcopy(network) if settings.averaging else network
         self.labels, self.settings = labels, settings
-        self.progression = progression or Progression()
+        self.training_state = TrainingState()
         self.optimizer = self._new_optimizer()
-        self._save, self._reconstruct_first = save, reconstruct_first
+        self._save = save
         self._held_out = targets_of(labels.validation)
 
     def fit(self) -> None:
         """All that is left to do; ``mean`` then has its best weights."""
         settings = self.settings
-        if self.progression.phase == SUPERVISED:
+        if self.training_state.phase == SUPERVISED:
             self._supervised()
             dynamic = settings.mode == "dynamic" and settings.a_max > 0
             self._next_phase(DYNAMIC if dynamic else DONE)
-        if self.progression.phase == DYNAMIC:
+        if self.training_state.phase == DYNAMIC:
             self._dynamic()
             self._next_phase(DONE)
 
-    def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Tensor, Spread]:
-        """Rows of the graph and logits of all images, and the labels spread over that graph."""
-        code = self.labels.everything if use_validation else self.labels.training
-        return self._spread(code, thorough=True)
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer and how far training is."""
+        return {
+            "network_weights": self.network.state_dict(),
+            "mean_weights": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progression": dict(vars(self.training_state)),
+        }
 
-    def _spread(self, code: Tensor, *, thorough: bool) -> tuple[Tensor, Tensor, Spread]:
-        feature, logits = embed(self.mean, self.material, self.settings)
-        feature = joined(feature, self.material.description, self.settings.descriptor_share)
-        affinity = build_graph(feature, self.settings, self.material.images.cases)
-        sizes, settings = self.material.sizes, self.settings
-        found = spread(affinity, code, sizes, settings, thorough=thorough)
-        return feature, logits, found
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self.network.load_state_dict(state["network_weights"])
+        self.mean.load_state_dict(state["mean_weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.training_state = TrainingState(**state["progression"])
+
+    def diffused(self, *, use_validation: bool = False) -> tuple[Tensor, Tensor, PropagatedLabels]:
+        """Rows of the graph and logits of all images, and the labels propagated over that graph."""
+        targets = self.labels.everything if use_validation else self.labels.training
+        return self._propagate(targets, thorough=True)
+
+    def _propagate(
+        self, targets: Tensor, *, thorough: bool
+    ) -> tuple[Tensor, Tensor, PropagatedLabels]:
+        feature, logits = embed(self.mean, self.dataset, self.settings)
+        feature = joined(feature, self.dataset.description, self.settings.descriptor_share)
+        affinity = build_graph(feature, self.settings, self.dataset.images.cases)
+        sizes, settings = self.dataset.sizes, self.settings
+        diffused = propagate_labels(affinity, targets, sizes, settings, thorough=thorough)
+        return feature, logits, diffused
 
     def _supervised(self) -> None:
-        settings, here = self.settings, self.progression
-        encoder = self.network.encoder
-        if here.epoch == 0 and self._reconstruct_first and isinstance(encoder, SmallEncoder):
-            error = reconstruct(encoder, self.material, settings)
-            self.mean.load_state_dict(self.network.state_dict())
-            _log.info("auto-encoder: mean squared error %.3f of variance 1", error)
-        labeled = weighted(targets_of(self.labels.training), self.material.sizes)
+        settings, here = self.settings, self.training_state
+        labeled = weighted(targets_of(self.labels.training), self.dataset.sizes)
         with Progress(settings.max_epochs, "training", "epoch", initial=here.epoch) as progress:
             while here.epoch < settings.max_epochs and here.waited < settings.patience:
-                loss = self._epoch(labeled, None, a=0.0, number=here.epoch)
+                loss = self._train(Epoch(here.epoch, labeled))
                 self._judge({"phase": SUPERVISED, "epoch": here.epoch, "loss": loss})
                 progress.update(f"loss {loss:.3f}")
                 if here.epoch % _EPOCHS_A_CHECKPOINT == 0:
                     self._save(self)
 
     def _dynamic(self) -> None:
-        settings, here = self.settings, self.progression
+        settings, here = self.settings, self.training_state
+        labeled = weighted(targets_of(self.labels.training), self.dataset.sizes)
         with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
             while here.epoch < settings.rounds and here.waited < settings.round_patience:
-                number = here.epoch + 1
-                _, logits, found = self._spread(self.labels.training, thorough=False)
-                sizes = self.material.sizes
-                seen = decisions(logits, sizes) if settings.trust == "agreed" else None
-                labeled, unlabeled = pseudo_targets(self.labels, found, sizes, seen)
-                a = ramp(number, settings)
-                loss = self._epoch(labeled, unlabeled, a=a, number=settings.max_epochs + here.epoch)
-                sure = float(found.certainty[self.labels.training < 0].mean())
-                self._judge({
-                    "phase": DYNAMIC, "epoch": here.epoch, "loss": loss, "a": a,
-                    "mean_certainty": sure,
-                    "trusted": float((unlabeled.weight > 0).float().mean()),
-                    **_flat(found.figures),
-                })  # fmt: skip
+                _, logits, diffused = self._propagate(self.labels.training, thorough=False)
+                seen = decisions(logits, self.dataset.sizes)
+                unlabeled = pseudo_targets(self.labels, diffused, seen)
+                a = ramp(here.epoch + 1, settings)
+                number = settings.max_epochs + here.epoch
+                loss = self._train(Epoch(number, labeled, unlabeled, a))
+                sure = float(diffused.certainty[self.labels.training < 0].mean())
+                self._judge(
+                    {
+                        "phase": DYNAMIC,
+                        "epoch": here.epoch,
+                        "loss": loss,
+                        "a": a,
+                        "mean_certainty": sure,
+                        "trusted": float((unlabeled.weight > 0).float().mean()),
+                        **_flat(diffused.figures),
+                    }
+                )
                 progress.update(f"loss {loss:.3f}, certainty {sure:.2f}")
                 self._save(self)
 
-    def _epoch(
-        self, labeled: Targets, unlabeled: Targets | None, *, a: float, number: int
-    ) -> float:
-        return train_epoch(
-            self.network, self.optimizer, self.material, self.settings, labeled, unlabeled,
-            a=a, epoch=number, mean=self.mean if self.settings.averaging else None,
-        )  # fmt: skip
+    def _train(self, epoch: Epoch) -> float:
+        mean = self.mean if self.settings.averaging else None
+        return train_epoch(self.network, self.optimizer, self.dataset, self.settings, epoch, mean)
 
     def _judge(self, record: dict[str, Any]) -> None:
         """Count the epoch, and keep the weights if held-out labels like them best."""
-        here = self.progression
+        here = self.training_state
         if len(self._held_out.index):
-            loss = loss_on(self.mean, self.material, self._held_out)
+            loss = loss_on(self.mean, self.dataset, self._held_out)
             record["validation_loss"] = loss
             here.waited += 1
             if loss < here.best_loss:
@@ -204,10 +210,10 @@ class Learner:
         here.epoch += 1
 
     def _next_phase(self, phase: str) -> None:
-        here = self.progression
+        here = self.training_state
         self.mean.load_state_dict(here.best_weights or self.mean.state_dict())
         self.network.load_state_dict(self.mean.state_dict())
-        self.progression = Progression(phase=phase, log=here.log)
+        self.training_state = TrainingState(phase=phase, log=here.log)
         self.optimizer = self._new_optimizer()
         self._save(self)
 
@@ -215,10 +221,10 @@ class Learner:
         return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
 
 
-def targets_of(code: Tensor) -> Targets:
+def targets_of(targets: Tensor) -> Targets:
     """Targets of weight 1 of all images with a label."""
-    index = (code >= 0).any(dim=1).nonzero().flatten()
-    return Targets(index, code[index], torch.ones(len(index), code.shape[1]))
+    index = (targets >= 0).any(dim=1).nonzero().flatten()
+    return Targets(index, targets[index], torch.ones(len(index), targets.shape[1]))
 
 
 def weighted(targets: Targets, sizes: tuple[int, ...]) -> Targets:
@@ -226,14 +232,14 @@ def weighted(targets: Targets, sizes: tuple[int, ...]) -> Targets:
     weight = targets.weight.clone()
     for finding, size in enumerate(sizes):
         weight[:, finding] *= of_class(
-            class_weights(targets.code[:, finding], size), targets.code[:, finding]
+            class_weights(targets.class_index[:, finding], size), targets.class_index[:, finding]
         )
-    return Targets(targets.index, targets.code, weight)
+    return Targets(targets.index, targets.class_index, weight)
 
 
-def of_class(weight: Tensor, code: Tensor) -> Tensor:
+def of_class(weight: Tensor, targets: Tensor) -> Tensor:
     """The weight of each class number, 0 for none."""
-    return torch.where(code >= 0, weight[code.clamp(min=0)], 0.0).float()
+    return torch.where(targets >= 0, weight[targets.clamp(min=0)], 0.0).float()
 
 
 def decisions(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -241,47 +247,27 @@ def decisions(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
     return torch.stack([part.argmax(dim=1) for part in logits.split(list(sizes), dim=1)], dim=1)
 
 
-def pseudo_targets(
-    labels: GivenLabels, found: Spread, sizes: tuple[int, ...], seen: Tensor | None = None
-) -> tuple[Targets, Targets]:
-    """What the labeled and the unlabeled images train towards in a round.
+def pseudo_targets(labels: GivenLabels, propagated: PropagatedLabels, seen: Tensor) -> Targets:
+    """Diffused labels that train: those of unlabeled images that the network would give too.
 
-    Held-out images take no part. No diffused label replaces a given one.
+    Held-out images take no part, no diffused label replaces a given one, and each weighs its
+    certainty.
 
     Args:
         labels: What is given.
-        found: What was diffused.
-        sizes: Classes a finding.
-        seen: ``(n, f)`` decisions of the network. With them a diffused label counts where they
-            are the same, by its certainty, and class weights come from the given labels alone;
-            without them every one counts, by certainty and class, and class weights from all.
+        propagated: What was diffused.
+        seen: ``(n, f)`` decisions of the network.
     """
     held_out = (labels.validation >= 0).any(dim=1)
-    given = labels.training
-    diffused = torch.where(given >= 0, UNLABELED, found.predicted)
+    diffused = torch.where(labels.training >= 0, UNLABELED, propagated.predicted)
     diffused[held_out] = UNLABELED
-    certainty = found.certainty.float()
-    others = (diffused >= 0).any(dim=1).nonzero().flatten()
-    if seen is not None:
-        weight = (certainty * (seen == diffused))[others]
-        return weighted(targets_of(given), sizes), Targets(others, diffused[others], weight)
-    zeta = [
-        class_weights(torch.cat([given[:, f], diffused[:, f]]), size)
-        for f, size in enumerate(sizes)
-    ]
-
-    def balance(code: Tensor) -> Tensor:
-        return torch.stack([of_class(w, code[:, f]) for f, w in enumerate(zeta)], dim=1)
-
-    known = targets_of(given)
-    return (
-        Targets(known.index, known.code, balance(known.code)),
-        Targets(others, diffused[others], (certainty * balance(diffused))[others]),
-    )
+    index = (diffused >= 0).any(dim=1).nonzero().flatten()
+    weight = propagated.certainty.float() * (seen == diffused)
+    return Targets(index, diffused[index], weight[index])
 
 
 def hold_out(
-    code: Tensor,
+    targets: Tensor,
     sizes: tuple[int, ...],
     share: float,
     generator: torch.Generator,
@@ -293,41 +279,49 @@ def hold_out(
     two for training. Where fewer than ``MIN_HELD_OUT`` would come together none are held out.
 
     Args:
-        code: ``(n, f)`` classes; labels of all findings of an image go together.
+        targets: ``(n, f)`` classes; labels of all findings of an image go together.
         sizes: Classes a finding.
         share: To hold out.
         generator: Chooses.
         groups: ``(n,)`` numbers of patients, whose labeled images go together too.
     """
-    wanted, left = {}, {}
-    for finding, size in enumerate(sizes):
-        counts = torch.bincount(code[code[:, finding] >= 0, finding], minlength=size)
-        for one, count in enumerate(counts.tolist()):
-            quota = round(share * count)
-            wanted[finding, one] = max(quota, 1) if count >= 5 and share > 0 else quota
-            left[finding, one] = count
-    labeled = (code >= 0).any(dim=1)
-    number = torch.arange(len(code)) if groups is None else groups
-    chosen = torch.zeros(len(code), dtype=torch.bool)
+    quota, left = _quotas(targets, sizes, share)
+    labeled = (targets >= 0).any(dim=1)
+    number = torch.arange(len(targets)) if groups is None else groups
+    held_out = torch.zeros(len(targets), 1, dtype=torch.bool)
     patients = number[labeled].unique()
     for patient in patients[torch.randperm(len(patients), generator=generator)].tolist():
         rows = ((number == patient) & labeled).nonzero().flatten()
         gives = Counter(
-            (finding, one)
-            for cells in code[rows].tolist()
-            for finding, one in enumerate(cells)
-            if one >= 0
+            (finding, label)
+            for labels in targets[rows].tolist()
+            for finding, label in enumerate(labels)
+            if label >= 0
         )
-        is_wanted = any(wanted[key] > 0 for key in gives)
+        is_wanted = any(quota[key] > 0 for key in gives)
         if is_wanted and all(left[key] - n >= MIN_LABELS for key, n in gives.items()):
-            chosen[rows] = True
-            for key, n in gives.items():
-                wanted[key] -= n
-                left[key] -= n
-    if int(chosen.sum()) < MIN_HELD_OUT:
-        chosen[:] = False
-    picked = chosen.unsqueeze(1)
-    return GivenLabels(torch.where(picked, UNLABELED, code), torch.where(picked, code, UNLABELED))
+            held_out[rows] = True
+            quota.subtract(gives)
+            left.subtract(gives)
+    if int(held_out.sum()) < MIN_HELD_OUT:
+        held_out[:] = False
+    training = torch.where(held_out, UNLABELED, targets)
+    return GivenLabels(training, torch.where(held_out, targets, UNLABELED))
+
+
+def _quotas(
+    targets: Tensor, sizes: tuple[int, ...], share: float
+) -> tuple[Counter[tuple[int, int]], Counter[tuple[int, int]]]:
+    """Labels of each finding and class to hold out, and how many there are."""
+    quota: Counter[tuple[int, int]] = Counter()
+    count: Counter[tuple[int, int]] = Counter()
+    for finding, size in enumerate(sizes):
+        counts = torch.bincount(targets[targets[:, finding] >= 0, finding], minlength=size)
+        for label, n in enumerate(counts.tolist()):
+            at_least = 1 if n >= 5 and share > 0 else 0
+            quota[finding, label] = max(round(share * n), at_least)
+            count[finding, label] = n
+    return quota, count
 
 
 def _flat(figures: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graphnn_unet._version import __version__
+from graphnn_unet.classification.label_propagation import normalized, to_predictions
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.stored import CHECKPOINT, MODEL
 from graphnn_unet.classification.table import Finding, encode, read_table, unknown_classes
@@ -28,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """Decisions on all images.
 
     Attributes:
@@ -53,7 +55,70 @@ class Answers:
 
     def parts(self) -> list[Tensor]:
         """Probabilities of each finding."""
-        return list(self.probability.split([len(one.classes) for one in self.findings], dim=1))
+        return list(
+            self.probability.split([len(finding.classes) for finding in self.findings], dim=1)
+        )
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What ``summary.json`` tells about how the predictions came about.
+
+    Attributes:
+        kind: ``transductive`` or ``inductive``.
+        encoder: Kind of the encoder.
+        settings: Of the training.
+        figures: Of the last diffusion.
+        log: One record an epoch or round.
+        n_held_out: Labeled images that only stopped the training.
+    """
+
+    kind: str
+    encoder: str
+    settings: ClassifySettings
+    figures: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]] = ()
+    n_held_out: int = 0
+
+
+def predictions_of(
+    cases: Sequence[str],
+    findings: Sequence[Finding],
+    score: Tensor,
+    logits: Tensor,
+    given: Tensor,
+    neighbors: Sequence[Sequence[tuple[str, float]]],
+) -> Predictions:
+    """Decisions; where no label reaches an image, those of the network, with certainty 0.
+
+    Args:
+        cases: Ids of ``n`` images.
+        findings: What is asked.
+        score: ``(n, k)`` diffused labels, rows of a finding sum to 1, or to 0 out of reach.
+        logits: ``(n, k)`` of the network.
+        given: ``(n, f)`` labels.
+        neighbors: Nearest labeled images of each.
+    """
+    sizes = [len(finding.classes) for finding in findings]
+    parts, by_network = [], []
+    for part, part_logits in zip(
+        score.split(sizes, 1), logits.double().split(sizes, 1), strict=True
+    ):
+        reached = part.sum(dim=1) > 0
+        parts.append(torch.where(reached.unsqueeze(1), part, part_logits.softmax(dim=1)))
+        by_network.append(~reached)
+    decided = to_predictions(normalized(torch.cat(parts, dim=1), sizes), given, sizes, {})
+    off_graph = torch.stack(by_network, dim=1) & (given < 0)
+    return Predictions(
+        cases=tuple(cases),
+        findings=tuple(findings),
+        predicted=decided.predicted,
+        probability=decided.score,
+        certainty=torch.where(off_graph, 0.0, decided.certainty),
+        given=given,
+        by_network=off_graph,
+        neighbors=neighbors,
+    )
 
 
 def refuse_results(output: Path, overwrite: bool) -> None:
@@ -63,21 +128,24 @@ def refuse_results(output: Path, overwrite: bool) -> None:
         RefusedError: There are some, and they are not to be replaced.
     """
     old = [output / name for name in (PREDICTIONS, SUMMARY, ROUNDS, FAILURES, MODEL, CHECKPOINT)]
-    found = [path for path in old if path.exists()]
-    if found and not overwrite:
+    present = [path for path in old if path.exists()]
+    if present and not overwrite:
         raise RefusedError(
-            f"{output} has results already", f"for example {found[0].name}",
+            f"{output} has results already",
+            f"for example {present[0].name}",
             "Go on with --c, replace them with --overwrite, or choose another folder",
-        )  # fmt: skip
-    for path in found:
+        )
+    for path in present:
         path.unlink()
 
 
-def evaluate_answers(answers: Answers, truth: Path | str | None) -> dict[str, ClassificationScore]:
+def evaluate_predictions(
+    predictions: Predictions, truth: Path | str | None
+) -> dict[str, ClassificationScore]:
     """Figures of each finding over the images whose label was not given.
 
     Args:
-        answers: Decisions that stand.
+        predictions: Decisions that stand.
         truth: Table with the true classes; ``None`` for no evaluation.
 
     Raises:
@@ -86,101 +154,104 @@ def evaluate_answers(answers: Answers, truth: Path | str | None) -> dict[str, Cl
     if truth is None:
         return {}
     table = read_table(truth)
-    code = encode(table, answers.findings, answers.cases)
-    for name in unknown_classes(table, answers.findings):
+    targets = encode(table, predictions.findings, predictions.cases)
+    for name in unknown_classes(table, predictions.findings):
         _log.warning("class %s has no labeled image: it is never predicted", name)
     scores = {}
     for number, (finding, probability) in enumerate(
-        zip(answers.findings, answers.parts(), strict=True)
+        zip(predictions.findings, predictions.parts(), strict=True)
     ):
-        used = (code[:, number] >= 0) & (answers.given[:, number] < 0)
+        used = (targets[:, number] >= 0) & (predictions.given[:, number] < 0)
         if not bool(used.any()):
             say(f"{finding.name}: the truth names no image without a given label")
             continue
         scores[finding.name] = score_classification(
-            code[used, number].numpy(),
-            answers.predicted[used, number].numpy(),
+            targets[used, number].numpy(),
+            predictions.predicted[used, number].numpy(),
             probability[used].numpy(),
             finding.classes,
         )
     if not scores:
         raise InputError(
-            f"{truth} has no case to evaluate", "its cases were labeled or have no image",
+            f"{truth} has no case to evaluate",
+            "its cases were labeled or have no image",
             "Give the classes of unlabeled images",
-        )  # fmt: skip
+        )
     return scores
 
 
 def write_results(
-    output: Path, answers: Answers, scores: Mapping[str, ClassificationScore],
-    faults: Sequence[Fault], *, settings: ClassifySettings, encoder: str,
-    figures: Mapping[str, Any], log: Sequence[Mapping[str, Any]], kind: str, n_validation: int,
-) -> None:  # fmt: skip
+    output: Path,
+    predictions: Predictions,
+    scores: Mapping[str, ClassificationScore],
+    faults: Sequence[Fault],
+    facts: RunFacts,
+) -> None:
     """Write all tables; ``predictions.csv`` last, so that it means that everything is there."""
-    write_json(output / SUMMARY, {
+    off_graph = predictions.by_network.any(dim=1).nonzero().flatten().tolist()
+    summary = {
         "schema_version": _SCHEMA_VERSION,
         "version": __version__,
-        "kind": kind,
-        "n_images": len(answers.cases),
-        "n_labeled": int((answers.given >= 0).any(dim=1).sum()),
-        "n_held_out": n_validation,
-        "encoder": encoder,
-        "settings": settings.as_dict(),
-        "findings": {one.name: list(one.classes) for one in answers.findings},
-        "diffusion": dict(figures),
-        "decided_by_network": [
-            answers.cases[row] for row in answers.by_network.any(dim=1).nonzero().flatten().tolist()
-        ],
+        "kind": facts.kind,
+        "n_images": len(predictions.cases),
+        "n_labeled": int((predictions.given >= 0).any(dim=1).sum()),
+        "n_held_out": facts.n_held_out,
+        "encoder": facts.encoder,
+        "settings": facts.settings.model_dump(),
+        "findings": {finding.name: list(finding.classes) for finding in predictions.findings},
+        "diffusion": dict(facts.figures),
+        "decided_by_network": [predictions.cases[row] for row in off_graph],
         "evaluated_on": "images without a given label" if scores else None,
         "scores": {name: score.as_dict() for name, score in scores.items()},
         "macro_auc": _macro_auc(scores),
         "faults": [asdict(fault) for fault in faults],
-    })  # fmt: skip
-    if log:
-        columns = list(dict.fromkeys(key for record in log for key in record))
-        write_csv(output / ROUNDS, log, columns)
+    }
+    write_json(output / SUMMARY, summary)
+    if facts.log:
+        columns = list(dict.fromkeys(key for record in facts.log for key in record))
+        write_csv(output / ROUNDS, facts.log, columns)
     write_failures(output / FAILURES, faults)
-    rows = prediction_rows(answers)
+    rows = prediction_rows(predictions)
     write_csv(output / PREDICTIONS, rows, list(rows[0]))
 
 
-def prediction_rows(answers: Answers) -> list[dict[str, str]]:
+def prediction_rows(predictions: Predictions) -> list[dict[str, str]]:
     """Rows of ``predictions.csv``.
 
     With one finding ``predicted``, ``probability`` and ``certainty`` are single values and the
     class columns have the names of the classes; with several they are joined by ``;`` in the order
     of the findings, and the columns are named ``FINDING=CLASS``.
     """
-    single = len(answers.findings) == 1
+    single = len(predictions.findings) == 1
     columns = [
         name if single else f"{finding.name}={name}"
-        for finding in answers.findings
+        for finding in predictions.findings
         for name in finding.classes
     ]
     best = torch.stack(
         [
-            part.gather(1, answers.predicted[:, number : number + 1]).squeeze(1)
-            for number, part in enumerate(answers.parts())
+            part.gather(1, predictions.predicted[:, number : number + 1]).squeeze(1)
+            for number, part in enumerate(predictions.parts())
         ],
         dim=1,
     )
     rows = []
-    for row, case in enumerate(answers.cases):
-        names = [
-            finding.classes[int(code)] if single else f"{finding.name}={finding.classes[int(code)]}"
-            for finding, code in zip(answers.findings, answers.predicted[row], strict=True)
-        ]
-        rows.append({
-            "case": case,
-            "predicted": ";".join(names),
-            "probability": _joined(best[row]),
-            "certainty": _joined(answers.certainty[row]),
-            "neighbours": ";".join(f"{name}:{value:.3f}" for name, value in answers.neighbors[row]),
-            **{
-                name: f"{value:.6f}"
-                for name, value in zip(columns, answers.probability[row].tolist(), strict=True)
-            },
-        })  # fmt: skip
+    for row, case in enumerate(predictions.cases):
+        numbers = predictions.predicted[row].tolist()
+        pairs = zip(predictions.findings, numbers, strict=True)
+        names = [(finding.name, finding.classes[number]) for finding, number in pairs]
+        neighbors = [f"{name}:{cosine:.3f}" for name, cosine in predictions.neighbors[row]]
+        values = [f"{value:.6f}" for value in predictions.probability[row].tolist()]
+        rows.append(
+            {
+                "case": case,
+                "predicted": ";".join(name if single else f"{head}={name}" for head, name in names),
+                "probability": _joined(best[row]),
+                "certainty": _joined(predictions.certainty[row]),
+                "neighbours": ";".join(neighbors),  # British in all files that exist
+                **dict(zip(columns, values, strict=True)),
+            }
+        )
     return rows
 
 
@@ -189,5 +260,5 @@ def _joined(values: Tensor) -> str:
 
 
 def _macro_auc(scores: Mapping[str, ClassificationScore]) -> float | None:
-    found = [score.auc for score in scores.values() if score.auc == score.auc]  # NaN is not itself
-    return sum(found) / len(found) if found else None
+    defined = [score.auc for score in scores.values() if not math.isnan(score.auc)]
+    return sum(defined) / len(defined) if defined else None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphnn_unet.classification.descriptors import Describer
+from graphnn_unet.classification.descriptors import DescriptorExtractor
 from graphnn_unet.classification.encoders import (
+    BACKBONES,
     EmbeddingNetwork,
+    EncoderChoice,
     EncoderPlan,
     build,
     feature_count,
     make_encoder,
+    timm_tensors,
 )
-from graphnn_unet.classification.images import Normalization
-from graphnn_unet.classification.learner import Learner, Progression
+from graphnn_unet.classification.images import ImageSet, Normalization
+from graphnn_unet.classification.learner import Learner
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import Finding
-from graphnn_unet.errors import InputError, RefusedError
+from graphnn_unet.errors import InputError, MissingFileError, RefusedError
+from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.checkpoints import plain
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 MODEL, CHECKPOINT = "model.pth", "checkpoint_latest.pth"
-_KEY, _VERSION = "gnnunet_classify", 2
+_KEY, _VERSION, _STATE_VERSION = "gnnunet_classify", 2, 3
+_REMOVED = ("trust", "reconstruction_epochs")
+"""Settings of training that models of older versions hold; to place images they mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,8 @@ class StoredModel:
         cases: Ids of the graph's nodes.
         feature: ``(n, q)`` float32 unit rows.
         score: ``(n, k)`` float64 diffused labels.
-        code: ``(n, f)`` given labels.
-        describer: Where descriptors take part in ``feature``.
+        targets: ``(n, f)`` given labels.
+        extractor: Where descriptors take part in ``feature``.
     """
 
     network: EmbeddingNetwork
@@ -62,32 +68,32 @@ class StoredModel:
     cases: tuple[str, ...]
     feature: Tensor
     score: Tensor
-    code: Tensor
-    describer: Describer | None = None
+    targets: Tensor
+    extractor: DescriptorExtractor | None = None
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Classes a finding."""
-        return tuple(len(one.classes) for one in self.findings)
+        return tuple(len(finding.classes) for finding in self.findings)
 
 
 def save_model(model: StoredModel, folder: Path) -> Path:
     """Write ``model.pth``."""
     content = {
-        "network_weights": _on_cpu(model.network.state_dict()),
+        "network_weights": plain(model.network.state_dict()),
         _KEY: {
             "version": _VERSION,
             "encoder": asdict(model.plan),
-            "settings": model.settings.as_dict(),
-            "findings": [[one.name, list(one.classes)] for one in model.findings],
+            "settings": model.settings.model_dump(),
+            "findings": [[finding.name, list(finding.classes)] for finding in model.findings],
             "mean": list(model.normalization.mean),
             "deviation": list(model.normalization.deviation),
             "image_size": model.image_size,
             "cases": list(model.cases),
             "feature": model.feature,
             "score": model.score,
-            "code": model.code,
-            "describer": model.describer.as_dict() if model.describer else None,
+            "code": model.targets,
+            "describer": model.extractor.as_dict() if model.extractor else None,
         },
     }
     with atomic_path(folder / MODEL) as temporary:
@@ -95,9 +101,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
     return folder / MODEL
 
 
-def load_model(
-    folder: Path, encoder: str | nn.Module | Callable[..., nn.Module] | None = None
-) -> StoredModel:
+def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredModel:
     """Read ``model.pth`` of a finished classification.
 
     Args:
@@ -111,17 +115,19 @@ def load_model(
     """
     path = folder / MODEL
     state = load_checkpoint(path)
-    own = state.get(_KEY)
-    if not isinstance(own, dict) or own.get("version") != _VERSION:
+    content = state.get(_KEY)
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
         raise InputError(
-            f"{path} is not a model of gnnunet_classify of this version", "",
+            f"{path} is not a model of gnnunet_classify of this version",
+            "",
             "Give the output folder of gnnunet_classify",
-        )  # fmt: skip
+        )
     try:
-        plan = EncoderPlan(**own["encoder"])
-        settings = ClassifySettings.from_values(own["settings"], str(path))
-        findings = tuple(Finding(name, tuple(classes)) for name, classes in own["findings"])
-        sizes = [len(one.classes) for one in findings]
+        plan = EncoderPlan(**content["encoder"])
+        stored = {key: v for key, v in content["settings"].items() if key not in _REMOVED}
+        settings = make_section(ClassifySettings, stored, str(path))
+        findings = tuple(Finding(name, tuple(classes)) for name, classes in content["findings"])
+        sizes = [len(finding.classes) for finding in findings]
         if plan.kind == "own" and encoder is not None:
             body, _ = make_encoder(encoder, plan.n_channels, plan.n_dims)
         else:
@@ -129,79 +135,84 @@ def load_model(
         weights = state["network_weights"]
         n_features = weights["classifier.weight"].shape[1]
         network = EmbeddingNetwork(body, n_features, sum(sizes), settings.dropout)
+        if plan.kind in BACKBONES:  # a model of the time when they were torchvision's
+            weights = {key.replace("encoder.network.", "encoder."): v for key, v in weights.items()}
+            weights = timm_tensors(plan.kind, weights, network.state_dict())
         network.load_state_dict(weights)
         return StoredModel(
-            network, plan, settings, findings,
-            Normalization(tuple(own["mean"]), tuple(own["deviation"])), own["image_size"],
-            tuple(own["cases"]), own["feature"], own["score"], own["code"],
-            Describer.from_dict(own["describer"]) if own["describer"] else None,
-        )  # fmt: skip
+            network,
+            plan,
+            settings,
+            findings,
+            Normalization(tuple(content["mean"]), tuple(content["deviation"])),
+            content["image_size"],
+            tuple(content["cases"]),
+            content["feature"],
+            content["score"],
+            content["code"],
+            DescriptorExtractor.from_dict(content["describer"]) if content["describer"] else None,
+        )
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is damaged", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
+            f"{path} is damaged",
+            f"{type(error).__name__}: {str(error).splitlines()[0][:120]}",
             "Classify again, or copy the file again",
-        ) from error  # fmt: skip
+        ) from error
 
 
-def fingerprint(
-    cases: Sequence[str], pixels: Tensor, code: Tensor, settings: ClassifySettings, encoder: str
-) -> str:
+def fingerprint(images: ImageSet, targets: Tensor, settings: ClassifySettings, encoder: str) -> str:
     """What a training depends on, as a hash: to go on with other images would mix results."""
-    told = json.dumps([list(cases), settings.as_dict(), encoder], sort_keys=True)
+    told = json.dumps([list(images.cases), settings.model_dump(), encoder], sort_keys=True)
     digest = hashlib.sha256(told.encode())
-    digest.update(code.numpy().tobytes())
-    for image in pixels:
+    digest.update(targets.numpy().tobytes())
+    for image in images.pixels:
         digest.update(image.numpy().tobytes())
     return digest.hexdigest()
 
 
 def save_state(learner: Learner, folder: Path, mark: str) -> None:
     """Write ``checkpoint_latest.pth``."""
-    content = {
-        "network_weights": _on_cpu(learner.network.state_dict()),
-        _KEY: {
-            "version": _VERSION,
-            "mark": mark,
-            "mean_weights": _on_cpu(learner.mean.state_dict()),
-            "optimizer": _on_cpu(learner.optimizer.state_dict()),
-            "progression": {
-                **vars(learner.progression),
-                "best_weights": _on_cpu(learner.progression.best_weights),
-            },
-        },
-    }
+    state = plain(learner.state_dict())
+    network = state.pop("network_weights")
+    content = {"version": _STATE_VERSION, "mark": mark, **state}
     with atomic_path(folder / CHECKPOINT) as temporary:
-        torch.save(content, temporary)
+        torch.save({"network_weights": network, _KEY: content}, temporary)
 
 
 def load_state(folder: Path, mark: str) -> dict[str, Any]:
     """Read ``checkpoint_latest.pth`` of the same training.
 
     Returns:
-        ``network_weights``, ``mean_weights``, ``optimizer`` and ``progression``.
+        What ``learner.state_dict()`` gave.
 
     Raises:
-        RefusedError: It is of other images, labels or settings.
+        MissingFileError: There is none.
+        RefusedError: It is of other images, labels or settings, or of another version.
     """
     path = folder / CHECKPOINT
+    if not path.is_file():
+        raise MissingFileError(
+            f"nothing to continue in {folder}", f"it has no {CHECKPOINT}", "Leave out --c to start"
+        )
     state = load_checkpoint(path)
-    own = state.get(_KEY)
-    if not isinstance(own, dict) or own.get("version") != _VERSION:
-        raise InputError(f"{path} is not a checkpoint of gnnunet_classify of this version")
-    if own.get("mark") != mark:
+    content = state.get(_KEY)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a checkpoint of gnnunet_classify")
+    if content.get("version") != _STATE_VERSION:
+        raise RefusedError(
+            f"the training in {folder} cannot go on",
+            "another version of the program began it, with other random numbers",
+            "Start anew with --overwrite",
+        )
+    if content.get("mark") != mark:
         raise RefusedError(
             f"the training in {folder} cannot go on",
             "images, labels, settings or encoder are not those it began with",
             "Give the same ones, or start anew with --overwrite",
         )
-    return {
-        "network_weights": state["network_weights"],
-        "mean_weights": own["mean_weights"],
-        "optimizer": own["optimizer"],
-        "progression": Progression(**own["progression"]),
-    }
+    return {"network_weights": state["network_weights"], **content}
 
 
 def new_network(
@@ -210,14 +221,3 @@ def new_network(
     """The encoder with a new classifier on top."""
     n_features = feature_count(encoder, example)
     return EmbeddingNetwork(encoder, n_features, n_outputs, settings.dropout)
-
-
-def _on_cpu(value: Any) -> Any:
-    """Nested tables with their tensors copied to the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_on_cpu(item) for item in value]
-    return value

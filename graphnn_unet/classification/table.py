@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,23 @@ def read_table(path: Path | str) -> LabelTable:
         FaultsError: Rows are wrong; all of them.
     """
     path = Path(path)
+    lines = _lines(path)
+    head = lines[0][1] if lines else []
+    n_findings = len(head) - 1 - (PATIENT in head)
+    if n_findings < 1 or head[0].lower() != "case" or not all(head) or len(set(head)) < len(head):
+        raise InputError(
+            f"{path} is not a table of labels",
+            f"its first line is {','.join(head)[:60]!r}",
+            "Begin it with case,class or case,FINDING,FINDING..., each name once",
+        )
+    rows, faults = _rows(lines[1:], len(head), path.name)
+    if faults:
+        raise FaultsError(faults, f"{path} has faults")
+    return _without_patients(LabelTable(str(path), tuple(head[1:]), rows))
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Numbers and cells of the lines that are not empty."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -72,29 +89,23 @@ def read_table(path: Path | str) -> LabelTable:
         raise InputError(f"the table {path} cannot be read", str(error)) from error
     first = text.partition("\n")[0]
     separator = ";" if ";" in first and "," not in first else ","
-    lines = [
-        (number, [cell.strip() for cell in row])
-        for number, row in enumerate(csv.reader(io.StringIO(text), delimiter=separator), start=1)
-        if any(cell.strip() for cell in row)
-    ]
-    head = lines[0][1] if lines else []
-    n_findings = len(head) - 1 - (PATIENT in head)
-    if n_findings < 1 or head[0].lower() != "case" or not all(head) or len(set(head)) < len(head):
-        raise InputError(
-            f"{path} is not a table of labels",
-            f"its first line is {first[:60]!r}",
-            "Begin it with case,class or case,FINDING,FINDING..., each name once",
-        )
-    rows, faults = _rows(lines[1:], len(head), path.name)
-    if faults:
-        raise FaultsError(faults, f"{path} has faults")
-    if PATIENT not in head:
-        return LabelTable(str(path), tuple(head[1:]), rows)
-    place = head.index(PATIENT) - 1
-    patients = {case: cells[place] for case, cells in rows.items() if cells[place]}
-    rest = {case: cells[:place] + cells[place + 1 :] for case, cells in rows.items()}
-    columns = tuple(name for name in head[1:] if name != PATIENT)
-    return LabelTable(str(path), columns, rest, patients)
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    lines = [(number, [cell.strip() for cell in row]) for number, row in enumerate(reader, start=1)]
+    return [(number, cells) for number, cells in lines if any(cells)]
+
+
+def _without_patients(table: LabelTable) -> LabelTable:
+    """The column of patients is no finding: it becomes ``patients``."""
+    if PATIENT not in table.columns:
+        return table
+    place = table.columns.index(PATIENT)
+
+    def rest(cells: tuple[str, ...]) -> tuple[str, ...]:
+        return cells[:place] + cells[place + 1 :]
+
+    patients = {case: cells[place] for case, cells in table.rows.items() if cells[place]}
+    rows = {case: rest(cells) for case, cells in table.rows.items()}
+    return LabelTable(table.source, rest(table.columns), rows, patients)
 
 
 def _rows(
@@ -103,18 +114,19 @@ def _rows(
     rows: dict[str, tuple[str, ...]] = {}
     faults = []
     for number, cells in lines:
-        case = cells[0]
-        where = f"{name}, line {number}"
+        case, code = cells[0], ""
         if len(cells) != n_columns:
+            code, remedy = "wrong-width", "Correct the line"
             cause = f"it has {len(cells)} cells, the first line {n_columns}"
-            faults.append(Fault(where, "check", cause, "Correct the line"))
         elif not case:
-            faults.append(Fault(where, "check", "it names no case", "Fill the first cell"))
+            code, cause, remedy = "no-case", "it names no case", "Fill the first cell"
         elif case in rows:
+            code, remedy = "case-twice", "Keep one of its lines"
             cause = f"case {case} stands in the table twice"
-            faults.append(Fault(where, "check", cause, "Keep one of its lines"))
         else:
             rows[case] = tuple(cells[1:])
+        if code:
+            faults.append(Fault(f"{name}, line {number}", "check", cause, remedy, code=code))
     return rows, faults
 
 
@@ -125,38 +137,41 @@ def findings_of(table: LabelTable) -> tuple[Finding, ...]:
         FaultsError: A finding has fewer than two classes, or a class has fewer than
             ``MIN_LABELS`` labeled cases; lists all of them.
     """
-    found, faults = [], []
+    findings, faults = [], []
     for position, name in enumerate(table.columns):
         counts = Counter(row[position] for row in table.rows.values() if row[position])
-        found.append(Finding(name, tuple(sorted(counts))))
-        if len(counts) < 2:
-            has = f"only the class {next(iter(counts))}" if counts else "no label"
-            faults.append(
-                Fault(
-                    f"{table.source}, column {name}", "check", f"it has {has}",
-                    "Label cases of at least two classes", code="one class",
-                )
-            )  # fmt: skip
-            continue
-        faults += [
-            Fault(
-                f"{table.source}, column {name}", "check",
-                f"class {one} has {count} labeled case, at least {MIN_LABELS} are needed",
-                "Label more cases of this class, or empty the cells that name it",
-                code="few labels",
-            )
-            for one, count in sorted(counts.items()) if count < MIN_LABELS
-        ]  # fmt: skip
+        findings.append(Finding(name, tuple(sorted(counts))))
+        faults += _too_few(f"{table.source}, column {name}", counts)
     if faults:
         raise FaultsError(faults, f"{table.source} has too few labels")
-    return tuple(found)
+    return tuple(findings)
+
+
+def _too_few(column: str, counts: Mapping[str, int]) -> list[Fault]:
+    """Faults of a column whose classes have these counts."""
+    if len(counts) < 2:
+        has = f"only the class {next(iter(counts))}" if counts else "no label"
+        remedy = "Label cases of at least two classes"
+        return [Fault(column, "check", f"it has {has}", remedy, code="one-class")]
+    remedy = "Label more cases of this class, or empty the cells that name it"
+    return [
+        Fault(
+            column,
+            "check",
+            f"class {name} has {count} labeled case, at least {MIN_LABELS} are needed",
+            remedy,
+            code="few-labels",
+        )
+        for name, count in sorted(counts.items())
+        if count < MIN_LABELS
+    ]
 
 
 def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str]) -> Tensor:
     """Class numbers of cases.
 
     Args:
-        table: Labels or truth.
+        table: Labels or ground truth.
         findings: What the columns of the result are; the table may hold more columns.
         cases: What the rows are.
 
@@ -167,22 +182,22 @@ def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str])
     Raises:
         InputError: The table lacks a column.
     """
-    missing = [one.name for one in findings if one.name not in table.columns]
+    missing = [f.name for f in findings if f.name not in table.columns]
     if missing:
         raise InputError(
             f"{table.source} lacks the column {', '.join(missing)}",
             f"it has {', '.join(table.columns)}",
             "Name its columns as in the table of labels",
         )
-    codes = torch.full((len(cases), len(findings)), UNLABELED, dtype=torch.int64)
+    targets = torch.full((len(cases), len(findings)), UNLABELED, dtype=torch.int64)
     for column, finding in enumerate(findings):
         position = table.columns.index(finding.name)
-        number = {name: code for code, name in enumerate(finding.classes)}
+        number = {name: index for index, name in enumerate(finding.classes)}
         for row, case in enumerate(cases):
             cell = table.rows[case][position] if case in table.rows else ""
             if cell:
-                codes[row, column] = number.get(cell, len(finding.classes))
-    return codes
+                targets[row, column] = number.get(cell, len(finding.classes))
+    return targets
 
 
 def groups_of(table: LabelTable, cases: Sequence[str]) -> Tensor:
@@ -193,10 +208,10 @@ def groups_of(table: LabelTable, cases: Sequence[str]) -> Tensor:
 
 
 def unknown_classes(table: LabelTable, findings: Sequence[Finding]) -> list[str]:
-    """``FINDING: CLASS`` of all classes in a table of truth that no label has."""
-    found = []
+    """``FINDING: CLASS`` of all classes in a table of ground truth that no label has."""
+    unknown = []
     for finding in findings:
         position = table.columns.index(finding.name)
         cells = {row[position] for row in table.rows.values()} - {""}
-        found += [f"{finding.name}: {name}" for name in sorted(cells - set(finding.classes))]
-    return found
+        unknown += [f"{finding.name}: {name}" for name in sorted(cells - set(finding.classes))]
+    return unknown

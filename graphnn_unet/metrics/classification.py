@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,17 @@ class ClassScore:
     f1: float
     auc: float
 
+    def as_dict(self) -> dict[str, float | None]:
+        """Plain values without the name; what is not defined is ``None``."""
+        return {key: _plain(value) for key, value in asdict(self).items() if key != "name"}
+
 
 @dataclass(frozen=True)
 class ClassificationScore:
     """Figures of one finding.
 
     Attributes:
-        n: Cases with a truth.
+        n: Cases with a ground truth.
         accuracy: Share of right decisions.
         accuracy_interval: 95 % bootstrap interval over cases.
         balanced_accuracy: Mean recall over the classes that have cases.
@@ -52,10 +56,10 @@ class ClassificationScore:
         auc: Mean area one-vs-rest over the classes that have one.
         calibration_error: Mean distance of confidence and accuracy, weighted by cases, in
             ``N_BINS`` bins of the confidence.
-        brier: Mean squared distance of the probabilities from the truth, 0 to 2.
+        brier: Mean squared distance of the probabilities from the ground truth, 0 to 2.
         classes: By class.
-        confusion: ``(class, class + 1)`` counts, truth by decision; the last column counts cases
-            without a decision.
+        confusion: ``(class, class + 1)`` counts, ground truth by decision; the last column counts
+            cases without a decision.
         n_unknown: Cases of a class that no label had; wrong in the accuracy, in nothing else.
     """
 
@@ -73,27 +77,20 @@ class ClassificationScore:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; what is not defined is ``None``."""
-        low, high = self.accuracy_interval
         return {
             "n": self.n,
             "accuracy": _plain(self.accuracy),
-            "accuracy_95_interval": [_plain(low), _plain(high)],
+            "accuracy_95_interval": [_plain(end) for end in self.accuracy_interval],
             "balanced_accuracy": _plain(self.balanced_accuracy),
             "macro_f1": _plain(self.macro_f1),
             "auc_one_vs_rest": _plain(self.auc),
             "calibration_error": _plain(self.calibration_error),
             "brier": _plain(self.brier),
-            "classes": {
-                one.name: {
-                    "n": one.n, "recall": _plain(one.recall), "precision": _plain(one.precision),
-                    "f1": _plain(one.f1), "auc": _plain(one.auc),
-                }
-                for one in self.classes
-            },
+            "classes": {score.name: score.as_dict() for score in self.classes},
             "confusion": self.confusion.tolist(),
-            "skipped_in_macro": [one.name for one in self.classes if not one.n],
+            "skipped_in_macro": [score.name for score in self.classes if not score.n],
             "n_of_unlabeled_classes": self.n_unknown,
-        }  # fmt: skip
+        }
 
 
 def score_classification(
@@ -110,6 +107,12 @@ def score_classification(
 
     Raises:
         ShapeError: The arrays do not fit each other, or there is no case.
+
+    Example:
+        >>> truth, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+        >>> score = score_classification(truth, predicted, np.eye(2)[predicted], ("a", "b"))
+        >>> score.accuracy, score.balanced_accuracy, score.confusion.tolist()
+        (0.75, 0.75, [[1, 1, 0], [0, 2, 0]])
     """
     n, n_classes = len(truth), len(names)
     if not n or predicted.shape != (n,) or probability.shape != (n, n_classes):
@@ -118,52 +121,28 @@ def score_classification(
             f"{probability.shape} of {n_classes} classes do not fit",
             "there must be one of each a case, and one case at least",
         )
+    from sklearn.metrics import confusion_matrix  # takes a second to import
+
     right = (truth == predicted).astype(np.float64)
     known = truth < n_classes
-    column = np.where(predicted >= 0, predicted, n_classes)
-    confusion = np.zeros((n_classes, n_classes + 1), dtype=np.int64)
-    np.add.at(confusion, (truth[known], column[known]), 1)
-    named = confusion.sum(axis=0)
-    classes = tuple(
-        _class_score(name, number, confusion, named, truth[known], probability[known])
-        for number, name in enumerate(names)
-    )
+    decision = np.where(predicted >= 0, predicted, n_classes)
+    confusion = confusion_matrix(truth, decision, labels=range(n_classes + 1))[:n_classes]
+    classes = _class_scores(truth[known], decision[known], probability[known], names)
     low, high = mean_intervals(right[:, None])
     one_hot = np.eye(n_classes + 1)[truth][:, :n_classes]
     return ClassificationScore(
         n=n,
         accuracy=float(right.mean()),
         accuracy_interval=(float(low[0]), float(high[0])),
-        balanced_accuracy=_mean([one.recall for one in classes]),
-        macro_f1=_mean([one.f1 for one in classes]),
-        auc=_mean([one.auc for one in classes]),
+        balanced_accuracy=_mean([score.recall for score in classes]),
+        macro_f1=_mean([score.f1 for score in classes]),
+        auc=_mean([score.auc for score in classes]),
         calibration_error=calibration_error(probability.max(axis=1), right),
         brier=float(((probability - one_hot) ** 2).sum(axis=1).mean()),
         classes=classes,
         confusion=confusion,
         n_unknown=int((~known).sum()),
     )
-
-
-def roc_auc(score: Floats, positive: NDArray[np.bool_]) -> float:
-    """Probability that a positive case scores higher than a negative one, ties half.
-
-    Args:
-        score: ``(n,)``.
-        positive: ``(n,)``.
-
-    Returns:
-        The area under the ROC curve by the trapezoid rule; NaN without positives or negatives.
-    """
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return math.nan
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    rank = last - (counts - 1) / 2.0  # mean rank of equal scores, from 1
-    total = rank[inverse][positive].sum() - n_positive * (n_positive + 1) / 2.0
-    return float(total / (n_positive * n_negative))
 
 
 def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -> float:
@@ -173,32 +152,42 @@ def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -
         confidence: ``(n,)`` in [0, 1].
         right: ``(n,)`` 1 where the decision was right.
         n_bins: Bins of equal width.
+
+    Example:
+        >>> calibration_error(np.array([0.9, 0.9]), np.array([1.0, 0.0]))
+        0.4
+
+    Source: Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599.
     """
     number = np.clip((confidence * n_bins).astype(np.int64), 0, n_bins - 1)
     distance = np.bincount(number, weights=right - confidence, minlength=n_bins)
     return float(np.abs(distance).sum() / len(confidence))
 
 
-def _class_score(
-    name: str, number: int, confusion: Ints, named: Ints, truth: Ints, probability: Floats
-) -> ClassScore:
-    n, hits = int(confusion[number].sum()), int(confusion[number, number])
-    if not n:
-        return ClassScore(name, 0, math.nan, math.nan, math.nan, math.nan)
-    precision = hits / int(named[number]) if named[number] else 0.0
-    return ClassScore(
-        name, n,
-        recall=hits / n,
-        precision=precision,
-        f1=2 * hits / (n + int(named[number])),
-        auc=roc_auc(probability[:, number], truth == number),
-    )  # fmt: skip
+def _class_scores(
+    truth: Ints, decision: Ints, probability: Floats, names: Sequence[str]
+) -> tuple[ClassScore, ...]:
+    """Figures of every class against the others; NaN where a class has no case."""
+    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
+    if not len(truth):
+        return tuple(ClassScore(name, 0, *[math.nan] * 4) for name in names)
+    precision, recall, f1, n_cases = precision_recall_fscore_support(
+        truth, decision, labels=range(len(names)), zero_division=0.0
+    )
+    scores = []
+    for number, (name, n) in enumerate(zip(names, n_cases.tolist(), strict=True)):
+        figures = [float(figure[number]) if n else math.nan for figure in (recall, precision, f1)]
+        two_sides = 0 < n < len(truth)
+        auc = roc_auc_score(truth == number, probability[:, number]) if two_sides else math.nan
+        scores.append(ClassScore(name, n, *figures, auc=float(auc)))
+    return tuple(scores)
 
 
 def _mean(values: Sequence[float]) -> float:
     """Mean of those that are defined."""
-    found = [value for value in values if math.isfinite(value)]
-    return float(np.mean(found)) if found else math.nan
+    defined = [value for value in values if math.isfinite(value)]
+    return float(np.mean(defined)) if defined else math.nan
 
 
 def _plain(value: float) -> float | None:

@@ -1,62 +1,58 @@
-"""torchvision and timm, imported also where torchvision's compiled operators do not fit torch."""
+"""timm, imported also where torchvision's compiled operators do not fit torch."""
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 
-# torchvision.<operator> that its Python code refers to while it is being imported
-_AT_IMPORT = ("nms", "qnms")
+from graphnn_unet.errors import InputError
+
 _registered: list[object] = []
 
 
-def import_torchvision() -> ModuleType:
-    """Import ``torchvision`` with ``torchvision.models``.
-
-    The wheel of torchvision from the package index is compiled for the CUDA build of torch. Beside
-    a CPU build of torch of the same version its operators (non-maximum suppression and other parts
-    of detectors) do not load, and the import of the whole package fails with ``operator
-    torchvision::nms does not exist``. Architectures for classification need none of them, so the
-    two names are declared without an implementation and the import is tried again.
-
-    Returns:
-        The module.
-
-    Raises:
-        ImportError: torchvision is not installed.
-        RuntimeError: The import fails for another reason.
-    """
-    import torch
-
-    try:
-        import torchvision.models
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-        _forget_half_imported()
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in _AT_IMPORT:
-            if not hasattr(torch.ops.torchvision, name):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _registered.append(library)  # operators vanish with their library object
-        import torchvision.models
-    return torchvision
-
-
-def import_timm() -> ModuleType:
+def import_timm(needed_by: str = "this network") -> ModuleType:
     """Import ``timm``, which imports torchvision.
 
-    Raises:
-        ImportError: timm or torchvision is not installed.
-    """
-    import_torchvision()
-    import timm
+    torchvision of the package index is compiled for the CUDA build of torch. Beside a CPU build
+    its operators (non-maximum suppression and other parts of detectors) do not load, and its
+    import fails with ``operator torchvision::nms does not exist``. Backbones need none of them, so
+    the two names that its Python code refers to are declared without an implementation and the
+    import is tried again. The workaround can go once timm imports without torchvision, or
+    torchvision without its operators (https://github.com/pytorch/vision/issues/9085; still so with
+    timm 1.0.22 and torchvision 0.28).
 
+    Args:
+        needed_by: What the user asked for, for messages.
+
+    Raises:
+        InputError: timm or torchvision is not installed.
+        RuntimeError: The import fails for another reason.
+    """
+    try:
+        try:
+            import torchvision  # noqa: F401
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            _declare_operators()
+        import timm
+    except ImportError as missing:
+        raise InputError(
+            f"{needed_by} needs a package that is missing",
+            str(missing),
+            "pip install 'graphnn-unet[vision]'",
+        ) from missing
     return timm
 
 
-def _forget_half_imported() -> None:
-    """Drop modules of the failed import, so that the next one starts anew."""
-    import sys
+def _declare_operators() -> None:
+    """Forget the half-imported modules, and declare what torchvision looks for."""
+    import torch
 
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _registered.append(library)  # operators vanish with their library object

@@ -78,9 +78,15 @@ def layout(feature: Floats, neighbor: Ints, *, rounds: int = _ROUNDS) -> Floats:
 
 
 def draw_map(
-    target: Path, feature: Floats, predicted: Ints, certainty: Floats, given: Ints,
-    names: Sequence[str], *, title: str = "",
-) -> Path:  # fmt: skip
+    target: Path,
+    feature: Floats,
+    predicted: Ints,
+    certainty: Floats,
+    given: Ints,
+    names: Sequence[str],
+    *,
+    title: str = "",
+) -> Path:
     """Draw the graph: a dot an image in the color of its class, paler where it is uncertain.
 
     Args:
@@ -109,14 +115,18 @@ def draw_map(
     _draw_links(axes, place, neighbor)
     for number in range(len(names)):
         for labeled in (False, True):
-            chosen = (predicted == number) & ((given >= 0) == labeled)
-            if not chosen.any():
+            dots = (predicted == number) & ((given >= 0) == labeled)
+            if not dots.any():
                 continue
             axes.scatter(
-                *place[chosen].T, s=size * (2 if labeled else 1), c=COLORS[number % len(COLORS)],
-                alpha=0.3 + 0.7 * certainty[chosen], linewidths=1.2 if labeled else 0,
-                edgecolors="black", zorder=3 if labeled else 2,
-            )  # fmt: skip
+                *place[dots].T,
+                s=size * (2 if labeled else 1),
+                c=COLORS[number % len(COLORS)],
+                alpha=0.3 + 0.7 * certainty[dots],
+                linewidths=1.2 if labeled else 0,
+                edgecolors="black",
+                zorder=3 if labeled else 2,
+            )
     axes.set_axis_off()
     axes.set_title(title)
     shown = [
@@ -131,8 +141,8 @@ def draw_map(
 
 
 def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "") -> Path:
-    """Draw the confusion matrix: rows are the truth, colors shares of a row, numbers cases."""
-    names = [one.name for one in score.classes]
+    """Draw the confusion matrix: rows are the ground truth, colors shares of rows."""
+    names = [class_score.name for class_score in score.classes]
     counts = score.confusion
     columns = [*names, "none"] if counts[:, -1].any() else names
     counts = counts[:, : len(columns)]
@@ -148,31 +158,37 @@ def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "")
     axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
-    axes.set_ylabel("truth")
+    axes.set_ylabel("ground truth")
     axes.set_title(title or f"accuracy {score.accuracy:.3f} on {score.n} images")
     figure.tight_layout()
     return _save(figure, target)
 
 
 def draw_classification(result: ClassificationResult) -> list[Path]:
-    """Map and, where the truth was given, confusion matrix of every finding, beside the tables.
+    """Map and, with a ground truth, confusion matrix of every finding, beside the tables.
 
     Returns:
         ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
     """
-    answers, made = result.answers, []
+    predictions, pictures = result.predictions, []
     feature = result.feature.numpy()
-    for number, finding in enumerate(answers.findings):
-        end = "" if len(answers.findings) == 1 else f"_{_file_name(finding.name)}"
-        made.append(draw_map(
-            result.output / f"map{end}.png", feature, answers.predicted[:, number].numpy(),
-            answers.certainty[:, number].numpy(), answers.given[:, number].numpy(),
-            finding.classes, title=f"{finding.name}, {len(answers.cases)} images",
-        ))  # fmt: skip
+    for number, finding in enumerate(predictions.findings):
+        end = "" if len(predictions.findings) == 1 else f"_{_file_name(finding.name)}"
+        pictures.append(
+            draw_map(
+                result.output / f"map{end}.png",
+                feature,
+                predictions.predicted[:, number].numpy(),
+                predictions.certainty[:, number].numpy(),
+                predictions.given[:, number].numpy(),
+                finding.classes,
+                title=f"{finding.name}, {len(predictions.cases)} images",
+            )
+        )
         if finding.name in result.scores:
             target = result.output / f"confusion{end}.png"
-            made.append(draw_confusion(target, result.scores[finding.name]))
-    return made
+            pictures.append(draw_confusion(target, result.scores[finding.name]))
+    return pictures
 
 
 def _file_name(name: str) -> str:
@@ -183,8 +199,8 @@ def _nearest(feature: Floats, k: int) -> Ints:
     rows = []
     for start in range(0, len(feature), 512):
         cosine = feature[start : start + 512] @ feature.T
-        own = np.arange(len(cosine))
-        cosine[own, own + start] = -np.inf
+        row = np.arange(len(cosine))
+        cosine[row, row + start] = -np.inf
         rows.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
     return np.concatenate(rows)
 

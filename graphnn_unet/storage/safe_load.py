@@ -13,6 +13,7 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
@@ -183,49 +184,66 @@ def _unreadable_properties(path: Path, why: str) -> InputError:
     )
 
 
-def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Load a checkpoint onto the CPU as tensors and plain values.
+def load_plain(path: Path, what: str = "checkpoint", remedy: str = "") -> Any:
+    """Load a file that ``torch.save`` wrote onto the CPU, as tensors and plain values.
 
-    Stock nnU-Net checkpoints hold numpy scalars in their logs; these are on the list.
+    Stock nnU-Net checkpoints hold numpy scalars in their logs, and checkpoints of DINO a table of
+    options; these are on the list.
+
+    Args:
+        path: The file, which is there.
+        what: What it is, for messages.
+        remedy: What the user can do, for messages.
+
+    Raises:
+        InputError: It is cut off or no such file.
+        UnsafeFileError: It holds an object outside the closed list.
+    """
+    import numpy as np
+    import torch
+
+    multiarray = getattr(np, "_core", None) or np.core
+    admitted: list[Any] = [multiarray.multiarray.scalar, np.dtype, np.ndarray]
+    admitted += [multiarray.multiarray._reconstruct]
+    admitted += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
+    admitted += [(SimpleNamespace, "argparse.Namespace")]
+    try:
+        with torch.serialization.safe_globals(admitted):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise UnsafeFileError(
+                f"{what} {path} is refused",
+                "it holds an object that is neither a tensor nor a plain value",
+                remedy or "Load only models from people you trust, saved as plain tensors",
+            ) from error
+        raise _broken(path, error, what, remedy) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise _broken(path, error, what, remedy) from error
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Load a checkpoint onto the CPU as tensors and plain values; see :func:`load_plain`.
 
     Raises:
         MissingFileError: There is no such file.
         InputError: It is cut off or no checkpoint.
         UnsafeFileError: It holds an object outside the closed list.
     """
-    import numpy as np
-    import torch
-
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} is missing")
-    multiarray = getattr(np, "_core", None) or np.core
-    admitted = [multiarray.multiarray.scalar, np.dtype, np.ndarray]
-    admitted += [multiarray.multiarray._reconstruct]
-    admitted += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
-    try:
-        with torch.serialization.safe_globals(admitted):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            raise UnsafeFileError(
-                f"checkpoint {path} is refused",
-                "it holds an object that is neither a tensor nor a plain value",
-                "Load only models from people you trust, saved as plain tensors",
-            ) from error
-        raise _broken_checkpoint(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise _broken_checkpoint(path, error) from error
+    content = load_plain(path)
     if not isinstance(content, dict) or "network_weights" not in content:
         raise InputError(f"{path} is not a checkpoint of this program or of nnU-Net")
     return content
 
 
-def _broken_checkpoint(path: Path, error: Exception) -> InputError:
+def _broken(path: Path, error: Exception, what: str, remedy: str) -> InputError:
     return InputError(
-        f"checkpoint {path} cannot be read",
+        f"{what} {path} cannot be read",
         f"it is cut off or damaged ({str(error).splitlines()[0][:120] if str(error) else 'empty'})",
-        "Use another checkpoint of the same folder or copy the file again",
+        remedy or "Use another checkpoint of the same folder or copy the file again",
     )
 
 

@@ -5,7 +5,7 @@
     python tests/benchmarks/classification.py --only diffusion [--quick]
 
 The first measures, the second makes the records and the table of results, the third times the
-diffusion beside scikit-learn's at equal answers and at 112 000 nodes.
+diffusion beside scikit-learn's at equal predictions and at 112 000 nodes.
 
 Protocol of ``--measure``. Sets: WBC (classes 1 to 4; every image whose place in a shuffled list is
 in the last 30 % is test) and ChestXray (its published parts). Test images never train; they are
@@ -27,7 +27,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _bench import REPEATS, Bench, arguments, peak_memory_mb
 
 from graphnn_unet import graph
-from graphnn_unet.classification.descriptors import Describer, joined
+from graphnn_unet.classification.descriptors import DescriptorExtractor, joined
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
-from graphnn_unet.classification.fitting import Material, embed
+from graphnn_unet.classification.fitting import Dataset, embed
 from graphnn_unet.classification.images import ImageSet, Normalization, find_images, load_images
+from graphnn_unet.classification.label_propagation import (
+    build_graph,
+    normalized,
+    one_hot,
+    propagate_labels,
+)
 from graphnn_unet.classification.learner import (
     DYNAMIC,
     GivenLabels,
     Learner,
-    Progression,
+    TrainingState,
 )
 from graphnn_unet.classification.settings import ClassifySettings
-from graphnn_unet.classification.spreading import build_graph, normalized, one_hot, spread
 from graphnn_unet.classification.table import UNLABELED
 from graphnn_unet.metrics.classification import score_classification
 from graphnn_unet.progress import set_quiet
@@ -135,15 +140,15 @@ class Draw:
     def __init__(self, name: str, part: Part, share: float, draw: int):
         self.name, self.part, self.share, self.number = name, part, share, draw
         self.code = draw_labels(part, share, draw)
-        self.settings = replace(BASE, seed=draw, **OF_SET[name])
+        self.settings = BASE.model_copy(update={"seed": draw, **OF_SET[name]})
         sizes, cpu = (len(part.names),), torch.device("cpu")
         training = ImageSet(
             part.images.cases[: part.n_training], part.images.pixels[: part.n_training]
         )
         scale = Normalization.of(training)
-        describer, description = Describer.learn(training, self.settings.augmentation)
-        self.training = Material(training, scale, sizes, cpu, description)
-        self.everything = Material(part.images, scale, sizes, cpu, describer(part.images))
+        extractor, description = DescriptorExtractor.learn(training, self.settings.augmentation)
+        self.training = Dataset(training, scale, sizes, cpu, description)
+        self.everything = Dataset(part.images, scale, sizes, cpu, extractor(part.images))
         self.split = GivenLabels(self.code, torch.full_like(self.code, UNLABELED))
 
     def rows(self) -> Iterator[dict[str, object]]:
@@ -176,7 +181,7 @@ class Draw:
             return EmbeddingNetwork(encoder, width, classes, self.settings.dropout)
 
     def _learner(self, network: EmbeddingNetwork, **changes: object) -> Learner:
-        settings = replace(self.settings, **changes)
+        settings = self.settings.model_copy(update=changes)
         return Learner(network, self.training, self.split, settings)
 
     def _rounds(self, begin: dict[str, Tensor], **changes: object) -> EmbeddingNetwork:
@@ -184,7 +189,7 @@ class Draw:
         network = self._new_network()
         network.load_state_dict(begin)
         learner = self._learner(network, mode="dynamic", **changes)
-        learner.progression = Progression(phase=DYNAMIC)
+        learner.training_state = TrainingState(phase=DYNAMIC)
         learner.fit()
         return learner.mean
 
@@ -197,10 +202,10 @@ class Draw:
         self, method: str, network: EmbeddingNetwork, changes: dict[str, Any], trained: float
     ) -> dict[str, object]:
         start = time.monotonic()
-        settings = replace(self.settings, **changes)
+        settings = self.settings.model_copy(update=changes)
         feature, logits = self._rows_of_graph(network, settings)
         affinity = build_graph(feature, settings, self.part.images.cases)
-        found = spread(affinity, self._all_labels(), self.everything.sizes, settings)
+        found = propagate_labels(affinity, self._all_labels(), self.everything.sizes, settings)
         reached = found.predicted >= 0  # the network decides elsewhere, as in the command
         probability = torch.where(reached, found.score, logits.double().softmax(dim=1))
         predicted = torch.where(reached[:, 0], found.predicted[:, 0], logits.argmax(dim=1))
@@ -403,23 +408,23 @@ def diffusion(bench: Bench) -> None:
     label = one_hot(code, sizes)
     exact = graph.DiffusionSystem(affinity, settings.alpha).solve(label, tolerance=1e-13).value
     exact = normalized(exact.clamp(min=0), sizes)
-    answers: dict[str, Tensor] = {}
+    predictions: dict[str, Tensor] = {}
 
     def error(name: str) -> float:
-        return float((answers[name] - exact).abs().max())
+        return float((predictions[name] - exact).abs().max())
 
     def ours() -> None:
-        answers["ours"] = spread(affinity, code, sizes, settings).score
+        predictions["ours"] = propagate_labels(affinity, code, sizes, settings).score
 
     def theirs() -> None:
         model = Given(kernel="knn", alpha=settings.alpha, max_iter=10_000, tol=tolerance)
         model.fit(feature.numpy(), code[:, 0].numpy())
-        answers["theirs"] = torch.from_numpy(model.label_distributions_)
+        predictions["theirs"] = torch.from_numpy(model.label_distributions_)
 
     ours()
     tolerance = 1e-6
     theirs()
-    while error("theirs") > error("ours"):  # equal answers: as near to the exact ones as ours
+    while error("theirs") > error("ours"):  # equal predictions: as near to the exact ones as ours
         tolerance /= 2
         theirs()
     one, other, walls = cpu_in_turn(ours, theirs)
@@ -427,7 +432,7 @@ def diffusion(bench: Bench) -> None:
     bench.add(f"{shown}: largest error of our scores", error("ours"), "", at_most=1e-6)
     bench.add(f"{shown}: largest error of LabelSpreading's", error("theirs"), "", tol=tolerance)
     bench.add(
-        f"{shown}, equal answers: against LabelSpreading, CPU time", other / one, "x",
+        f"{shown}, equal predictions: against LabelSpreading, CPU time", other / one, "x",
         at_least=20.0, ours_s=one, theirs_s=other, samples=REPEATS, wall_ratio=walls,
     )  # fmt: skip
     grown = (5_000, 10_000) if bench.chosen.quick else (14_000, 28_000, 56_000, 112_000)
@@ -461,7 +466,7 @@ def growth(bench: Bench, n_nodes: int) -> None:
     start = time.perf_counter()
     affinity = build_graph(feature, settings, [])
     built = time.perf_counter()
-    found = spread(affinity, code, (14,), settings)
+    found = propagate_labels(affinity, code, (14,), settings)
     solved = time.perf_counter()
     shown = f"n = {n_nodes:,}, 50 neighbors, 14 classes"
     bench.add(f"{shown}: exact graph", built - start, "s", samples=1)
@@ -475,7 +480,7 @@ def growth(bench: Bench, n_nodes: int) -> None:
 
 def _graph_and_diffusion(inputs: tuple[Tensor, Tensor]) -> Tensor:
     settings = ClassifySettings(alpha=0.99, n_neighbors=50)
-    return spread(build_graph(inputs[0], settings, []), inputs[1], (14,), settings).score
+    return propagate_labels(build_graph(inputs[0], settings, []), inputs[1], (14,), settings).score
 
 
 def more_flags(parser: argparse.ArgumentParser) -> None:

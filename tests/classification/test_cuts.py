@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from graphnn_unet.classification.cuts import class_sets, decisions
+from graphnn_unet.classification import label_propagation
+from graphnn_unet.classification.cuts import ClassSets, class_sets
+from graphnn_unet.classification.label_propagation import propagate_labels
 from graphnn_unet.classification.settings import ClassifySettings
-from graphnn_unet.classification.spreading import spread
 
 TV = ClassifySettings(p=1)
 RATIO = ClassifySettings(p=1, variation="ratio")
@@ -31,14 +32,14 @@ def right(found, side) -> float:
 
 def test_tv_serves_clear_clusters():
     graph, code, side = clusters(3.5)
-    found = spread(graph, code, [2], TV)
+    found = propagate_labels(graph, code, [2], TV)
     assert found.figures["cuts"][0]["method"] == "tv"
     assert right(found, side) > 0.97
 
 
 def test_tv_that_collapses_gives_way_to_ratio_and_says_so():
     graph, code, side = clusters(1.5, n=600)
-    found = spread(graph, code, [2], TV)
+    found = propagate_labels(graph, code, [2], TV)
     used = found.figures["cuts"][0]
     assert used["method"] == "ratio"
     assert used["tv_collapsed"]
@@ -47,7 +48,7 @@ def test_tv_that_collapses_gives_way_to_ratio_and_says_so():
 
 def test_ratio_reports_the_spread_over_its_starts():
     graph, code, _ = clusters(2.0)
-    used = spread(graph, code, [2], RATIO).figures["cuts"][0]
+    used = propagate_labels(graph, code, [2], RATIO).figures["cuts"][0]
     assert used["method"] == "ratio"
     assert used["ratio_worst_start"][0] >= used["ratio_quotient"][0]
 
@@ -62,7 +63,7 @@ def test_three_classes_take_one_cut_each():
     code = torch.full((90, 1), -1)
     for one in range(3):
         code[30 * one : 30 * one + 3] = one
-    found = spread(weight.to_sparse_csr(), code, [3], TV)
+    found = propagate_labels(weight.to_sparse_csr(), code, [3], TV)
     assert len(found.figures["cuts"][0]["tv_gap"]) == 3
     assert right(found, side) > 0.95
 
@@ -73,7 +74,7 @@ def test_node_without_edges_is_left_out_of_the_cuts():
     larger = torch.zeros(n + 1, n + 1, dtype=torch.float64)
     larger[:n, :n] = graph.to_dense()
     code = torch.cat([code, torch.tensor([[-1]])])
-    found = spread(larger.to_sparse_csr(), code, [2], TV)
+    found = propagate_labels(larger.to_sparse_csr(), code, [2], TV)
     assert int(found.predicted[-1, 0]) == -1
     assert float(found.score[-1].sum()) == 0
     assert right(found, torch.cat([side, torch.tensor([-1])])) > 0.97
@@ -85,15 +86,24 @@ def test_class_whose_labels_all_lie_off_the_graph_is_never_cut_out():
     larger = torch.zeros(n + 2, n + 2, dtype=torch.float64)
     larger[:n, :n] = graph.to_dense()
     code = torch.cat([code, torch.tensor([[2], [2]])])
-    found = spread(larger.to_sparse_csr(), code, [3], RATIO)
+    found = propagate_labels(larger.to_sparse_csr(), code, [3], RATIO)
     assert set(found.predicted[:n, 0].tolist()) == {0, 1}
     assert found.predicted[n:, 0].tolist() == [2, 2]
 
 
-def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores():
-    indicator = torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 1, 0]])
-    score = torch.tensor([[0.2, 0.3, 0.5], [0.1, 0.2, 0.7], [0.9, 0.1, 0.0]])
-    assert decisions(indicator, score).tolist() == [1, 2, 1]
+def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores(monkeypatch):
+    graph, code, _ = clusters(3.5, n=40)
+    quadratic = propagate_labels(graph, code, [2], ClassifySettings()).score
+    indicator = torch.zeros(40, 2).double()
+    indicator[:20, 1] = 1  # against the quadratic scores
+    indicator[20:30] = 1  # in both cuts; the last ten are in none
+    sets = ClassSets(indicator, "tv", {})
+    monkeypatch.setattr(label_propagation, "class_sets", lambda *_, **__: sets)
+    found = propagate_labels(graph, code, [2], TV)
+    without_label = code[:, 0] < 0
+    assert set(found.predicted[:20, 0][without_label[:20]].tolist()) == {1}
+    wanted = quadratic[20:].argmax(dim=1)
+    assert torch.equal(found.predicted[20:, 0], wanted)
 
 
 def test_two_classes_take_one_cut_whose_sides_are_each_others_rest():

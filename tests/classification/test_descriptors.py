@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from graphnn_unet import classify
-from graphnn_unet.classification.descriptors import Describer, joined
+from graphnn_unet.classification.descriptors import DescriptorExtractor, joined
 from graphnn_unet.classification.images import ImageSet
 
 
@@ -19,7 +19,7 @@ def images(n: int = 6, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> I
 @pytest.mark.parametrize("augmentation", ["standard", "any-orientation"])
 def test_rows_are_of_unit_length_and_of_one_image_each(shape, augmentation):
     several = images(shape=shape)
-    describe, found = Describer.learn(several, augmentation)
+    describe, found = DescriptorExtractor.learn(several, augmentation)
     assert torch.equal(describe(several), found)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
     alone = torch.cat(
@@ -30,41 +30,41 @@ def test_rows_are_of_unit_length_and_of_one_image_each(shape, augmentation):
 
 def test_parts_fit_the_images():
     upright, turned = ("gradients", "thumbnail"), ("rings", "shapes")
-    assert Describer.learn(images(), "standard")[0].parts[2:] == upright
-    assert Describer.learn(images(), "none")[0].parts[2:] == upright
-    assert Describer.learn(images(), "any-orientation")[0].parts[2:] == turned
+    assert DescriptorExtractor.learn(images(), "standard")[0].parts[2:] == upright
+    assert DescriptorExtractor.learn(images(), "none")[0].parts[2:] == upright
+    assert DescriptorExtractor.learn(images(), "any-orientation")[0].parts[2:] == turned
     volumes = images(shape=(1, 16, 16, 16))
-    assert Describer.learn(volumes, "standard")[0].parts[2:] == ("thumbnail",)
-    assert Describer.learn(volumes, "any-orientation")[0].parts[2:] == ("rings",)
+    assert DescriptorExtractor.learn(volumes, "standard")[0].parts[2:] == ("thumbnail",)
+    assert DescriptorExtractor.learn(volumes, "any-orientation")[0].parts[2:] == ("rings",)
 
 
 def test_turned_images_are_alike_where_orientation_says_nothing():
     several = images()
     turned = ImageSet(several.cases, several.pixels.rot90(1, (2, 3)).flip(2))
-    free = Describer.learn(several, "any-orientation")[0]
+    free = DescriptorExtractor.learn(several, "any-orientation")[0]
     torch.testing.assert_close(free(several), free(turned), atol=1e-5, rtol=0)
-    upright = Describer.learn(several, "standard")[0]
+    upright = DescriptorExtractor.learn(several, "standard")[0]
     assert float((upright(several) * upright(turned)).sum(dim=1).max()) < 0.9
 
 
 def test_color_and_place_count():
     several = images()
     swapped = ImageSet(several.cases, several.pixels.flip(1))  # red for blue: as light or so
-    describe = Describer.learn(several, "any-orientation")[0]
+    describe = DescriptorExtractor.learn(several, "any-orientation")[0]
     assert float((describe(several) * describe(swapped)).sum(dim=1).max()) < 0.9
 
 
 def test_flat_images_have_finite_rows():
     flat = ImageSet(("a", "b"), torch.full((2, 1, 32, 32), 7, dtype=torch.uint8))
-    describe = Describer.learn(flat, "standard")[0]
+    describe = DescriptorExtractor.learn(flat, "standard")[0]
     assert bool((describe(flat) == 0).all())  # nothing tells them apart
     assert bool(torch.isfinite(describe(images(shape=(1, 32, 32)))).all())
 
 
 def test_a_stored_describer_says_the_same():
     several = images()
-    describe = Describer.learn(several, "standard")[0]
-    again = Describer.from_dict(describe.as_dict())
+    describe = DescriptorExtractor.learn(several, "standard")[0]
+    again = DescriptorExtractor.from_dict(describe.as_dict())
     assert torch.equal(describe(several), again(several))
 
 
@@ -89,7 +89,7 @@ def test_the_share_decides_which_images_are_neighbors(study, quick):
             study.images, study.labels, out, descriptor_share=share, device="cpu", **quick
         )
     assert run[0.0].feature.shape[1] < run[0.7].feature.shape[1]
-    nearest = [[near[0][0] for near in run[share].answers.neighbors] for share in (0.0, 0.7)]
+    nearest = [[near[0][0] for near in run[share].predictions.neighbors] for share in (0.0, 0.7)]
     assert nearest[0] != nearest[1]
 
 

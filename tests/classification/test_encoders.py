@@ -1,4 +1,5 @@
 import hashlib
+import sys
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from graphnn_unet.classification.encoders import (
     make_encoder,
 )
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.networks.vision import import_timm
 
 OWN = """
 from torch import nn
@@ -38,34 +40,59 @@ def test_small_encoder_takes_any_size(n_dims, size):
     assert made.shape == (2, 128)
 
 
+@pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize(("name", "n_features"), [("resnet18", 512), ("resnet50", 2048)])
-def test_torchvision_nets_take_grey_pictures(name, n_features):
-    encoder, plan = make_encoder(name, 1, 2)
-    assert feature_count(encoder, torch.rand(2, 1, 64, 64)) == n_features
-    assert plan == EncoderPlan(name, 1, 2)
+def test_backbones_take_grey_and_colored_pictures(name, n_features, n_channels):
+    encoder, plan = make_encoder(name, n_channels, 2)
+    assert feature_count(encoder, torch.rand(2, n_channels, 64, 64)) == n_features
+    assert plan == EncoderPlan(name, n_channels, 2)
 
 
-@pytest.mark.slow
-def test_vgg_gives_the_layer_before_the_last():
-    encoder, _ = make_encoder("vgg16", 3, 2)
-    assert feature_count(encoder, torch.rand(2, 3, 64, 64)) == 4096
-
-
-def test_torchvision_nets_refuse_volumes():
+def test_backbones_refuse_volumes():
     with pytest.raises(InputError, match="takes pictures"):
         make_encoder("resnet18", 1, 3)
 
 
-def test_weights_of_a_file_are_taken_and_its_hash_is_said(tmp_path, capsys):
-    from graphnn_unet.networks.vision import import_torchvision
+def test_missing_timm_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError, match=r"--encoder resnet18 needs .*graphnn-unet\[vision\]") as e:
+        make_encoder("resnet18", 3, 2)
+    assert e.value.exit_status == 2
 
-    network = import_torchvision().models.resnet18(weights=None)
-    nn.init.constant_(network.conv1.weight, 0.25)
-    path = tmp_path / "resnet18.pth"
-    torch.save(network.state_dict(), path)  # with its classifier, as published files have it
-    encoder, _ = make_encoder(f"resnet18:{path}", 3, 2)
-    assert float(encoder.network.conv1.weight.detach().mean()) == 0.25
+
+def of_torchvision(name: str) -> nn.Module:
+    """A network whose files people have, in evaluation mode, with random statistics."""
+    import_timm()  # torchvision loads after it beside any build of torch
+    import torchvision.models
+
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(weights=None).eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", pytest.param("vgg16", marks=pytest.mark.slow)]
+)
+def test_files_of_torchvision_give_its_features(tmp_path, capsys, name, n_channels):
+    theirs = of_torchvision(name)
+    path = tmp_path / "weights.pth"
+    torch.save(theirs.state_dict(), path)  # with its classifier, as published files have it
+    encoder, _ = make_encoder(f"{name}:{path}", n_channels, 2)
     assert hashlib.sha256(path.read_bytes()).hexdigest() in capsys.readouterr().err
+    if name == "vgg16":
+        theirs.classifier = theirs.classifier[:-1]
+    else:
+        theirs.fc = nn.Identity()
+    images = torch.rand(2, n_channels, 64, 64)
+    with torch.no_grad():
+        expected = theirs(images.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(encoder.eval()(images), expected, rtol=1e-3, atol=1e-4)
+    assert float(expected.std()) > 1e-3  # the comparison says something
 
 
 def test_weights_of_another_net_are_refused(tmp_path):

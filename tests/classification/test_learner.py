@@ -4,36 +4,33 @@ import torch
 from graphnn_unet.classification import learner as learning
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
 from graphnn_unet.classification.fitting import (
-    Material,
-    Targets,
-    epoch_generator,
-    move_average,
-    weighted_cross_entropy,
+    Dataset,
+    torch_generator,
 )
 from graphnn_unet.classification.images import ImageSet, Normalization
+from graphnn_unet.classification.label_propagation import PropagatedLabels
 from graphnn_unet.classification.learner import (
     GivenLabels,
     Learner,
-    Progression,
     decisions,
     hold_out,
     pseudo_targets,
 )
 from graphnn_unet.classification.settings import ClassifySettings
-from graphnn_unet.classification.spreading import Spread
 from graphnn_unet.errors import DivergedError
+from graphnn_unet.seeds import Stream
 
 QUICK = ClassifySettings(
     max_epochs=3, rounds=3, n_neighbors=5, batch_size=4, min_steps=2, validation_share=0.0
 )
 
 
-def material(n: int = 20, seed: int = 0) -> Material:
+def dataset(n: int = 20, seed: int = 0) -> Dataset:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (n, 1, 16, 16), generator=generator, dtype=torch.uint8)
     pixels[: n // 2, :, :8] //= 4  # something to learn
     images = ImageSet(tuple(f"c{i:02d}" for i in range(n)), pixels)
-    return Material(images, Normalization.of(images), (2,), torch.device("cpu"))
+    return Dataset(images, Normalization.of(images), (2,), torch.device("cpu"))
 
 
 def labels(n: int = 20) -> GivenLabels:
@@ -46,7 +43,11 @@ def learner(settings: ClassifySettings = QUICK, **options) -> Learner:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = EmbeddingNetwork(SmallEncoder(1, 2, width=4), 32, 2, settings.dropout)
-    return Learner(network, material(), labels(), settings, **options)
+    return Learner(network, dataset(), labels(), settings, **options)
+
+
+def split_of(code: torch.Tensor, *options) -> GivenLabels:
+    return hold_out(code, *options[:2], torch_generator(0, Stream.CLASSIFIER_SPLIT), *options[2:])
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -54,32 +55,13 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_weight_0_of_diffused_labels_is_supervised_training_bit_for_bit():
-    """The rounds run all the same, with labels alone."""
-    from graphnn_unet.classification.fitting import train_epoch
-
-    made = {}
-    for name, a, seen in (("zero", 0.0, True), ("none", 0.0, False), ("some", 0.5, True)):
-        one = learner()
-        targets = Targets(torch.arange(6), torch.tensor([[0]] * 3 + [[1]] * 3), torch.ones(6, 1))
-        others = Targets(torch.arange(6, 20), torch.zeros(14, 1).long(), torch.ones(14, 1))
-        for epoch in range(3):
-            train_epoch(
-                one.network, one.optimizer, one.material, QUICK, targets, others if seen else None,
-                a=a, epoch=epoch,
-            )  # fmt: skip
-        made[name] = one.network
-    assert same(made["zero"], made["none"])
-    assert not same(made["zero"], made["some"])
-
-
 def test_a_max_0_ends_after_the_supervised_phase():
-    one, other = learner(QUICK), learner(ClassifySettings(**{**QUICK.as_dict(), "a_max": 0.0}))
+    one, other = learner(QUICK), learner(ClassifySettings(**{**QUICK.model_dump(), "a_max": 0.0}))
     one.fit()
     other.fit()
-    assert {record["phase"] for record in one.progression.log} == {"supervised", "dynamic"}
-    assert {record["phase"] for record in other.progression.log} == {"supervised"}
-    supervised = learner(ClassifySettings(**{**QUICK.as_dict(), "mode": "one-pass"}))
+    assert {record["phase"] for record in one.training_state.log} == {"supervised", "dynamic"}
+    assert {record["phase"] for record in other.training_state.log} == {"supervised"}
+    supervised = learner(ClassifySettings(**{**QUICK.model_dump(), "mode": "one-pass"}))
     supervised.fit()
     assert same(other.mean, supervised.mean)
     assert not same(one.mean, supervised.mean)
@@ -88,7 +70,7 @@ def test_a_max_0_ends_after_the_supervised_phase():
 def test_same_seed_same_weights_and_another_seed_others():
     runs = []
     for seed in (0, 0, 1):
-        one = learner(ClassifySettings(**{**QUICK.as_dict(), "seed": seed}))
+        one = learner(ClassifySettings(**{**QUICK.model_dump(), "seed": seed}))
         one.fit()
         runs.append(one.mean)
     assert same(runs[0], runs[1])
@@ -109,55 +91,49 @@ def test_validation_stops_the_training_and_brings_the_best_weights_back(monkeypa
     held = torch.full_like(code, -1)
     held[0], code[0] = 0, -1
     settings = ClassifySettings(**{
-        **QUICK.as_dict(), "mode": "one-pass", "max_epochs": 20, "patience": 3,
+        **QUICK.model_dump(), "mode": "one-pass", "max_epochs": 20, "patience": 3,
     })  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = EmbeddingNetwork(SmallEncoder(1, 2, width=4), 32, 2, 0.2)
     kept = []
     one = Learner(
-        network, material(), GivenLabels(code, held), settings,
+        network, dataset(), GivenLabels(code, held), settings,
         save=lambda it: kept.append(it.mean.state_dict()["classifier.weight"].clone()),
     )  # fmt: skip
     monkeypatch.setattr(learning, "_EPOCHS_A_CHECKPOINT", 1)
     one.fit()
-    assert len(one.progression.log) == 5  # the best was the second, three more
+    assert len(one.training_state.log) == 5  # the best was the second, three more
     assert torch.equal(one.mean.state_dict()["classifier.weight"], kept[1])
 
 
 def test_held_out_images_and_given_labels_get_no_diffused_label():
     code = torch.tensor([[0], [1], [-1], [-1], [-1]])
     held = torch.tensor([[-1], [-1], [1], [-1], [-1]])
-    found = Spread(
+    found = PropagatedLabels(
         score=torch.full((5, 2), 0.5).double(),
         predicted=torch.tensor([[1], [1], [0], [1], [-1]]),
         certainty=torch.tensor([[1.0], [1], [0.5], [0.25], [0]]).double(),
     )
-    labeled, others = pseudo_targets(GivenLabels(code, held), found, (2,))
-    assert labeled.index.tolist() == [0, 1]
-    assert labeled.code[:, 0].tolist() == [0, 1]
+    others = pseudo_targets(GivenLabels(code, held), found, seen=found.predicted)
     assert others.index.tolist() == [3]
-    # three of class 0 and 1 count: one 0, two 1
-    assert labeled.weight[:, 0].tolist() == pytest.approx([3 / 2, 3 / 4])
-    assert others.weight[:, 0].tolist() == pytest.approx([0.25 * 3 / 4])
+    assert others.class_index.tolist() == [[1]]
+    assert others.weight[:, 0].tolist() == [0.25]
 
 
 def test_diffused_labels_count_where_the_network_agrees():
     code = torch.tensor([[0, 1], [1, -1], [-1, -1], [-1, -1]])
-    found = Spread(
+    found = PropagatedLabels(
         score=torch.full((4, 5), 0.2).double(),
         predicted=torch.tensor([[0, 1], [1, 2], [0, 2], [1, 0]]),
         certainty=torch.tensor([[1.0, 1], [1, 0.4], [0.5, 0.25], [0.75, 0.125]]).double(),
     )
     none = GivenLabels(code, torch.full_like(code, -1))
     seen = torch.tensor([[1, 0], [1, 2], [1, 2], [1, 1]])
-    labeled, others = pseudo_targets(none, found, (2, 3), seen)
+    others = pseudo_targets(none, found, seen)
     assert others.index.tolist() == [1, 2, 3]
-    assert others.code.tolist() == [[-1, 2], [0, 2], [1, 0]]
+    assert others.class_index.tolist() == [[-1, 2], [0, 2], [1, 0]]
     assert others.weight.tolist() == [[0, pytest.approx(0.4)], [0, 0.25], [0.75, 0]]
-    # class weights of the labels alone: one of each class
-    assert labeled.index.tolist() == [0, 1]
-    assert labeled.weight[:, 0].tolist() == [1, 1]
 
 
 def test_decisions_of_each_finding():
@@ -167,24 +143,23 @@ def test_decisions_of_each_finding():
 
 def test_hold_out_takes_its_share_of_every_class_and_leaves_two():
     code = torch.tensor([[0]] * 100 + [[1]] * 50 + [[2]] * 3 + [[-1]] * 40)
-    split = hold_out(code, (3,), 0.1, epoch_generator(0, 0, 9))
+    split = split_of(code, (3,), 0.1)
     held = split.validation[:, 0]
     assert [int((held == one).sum()) for one in range(3)] == [10, 5, 0]
     assert torch.equal(split.everything, code)
     assert not ((split.training >= 0) & (split.validation >= 0)).any()
 
 
-def test_too_few_labels_are_not_held_out():
-    code = torch.tensor([[0]] * 30 + [[1]] * 30)
-    assert int((hold_out(code, (2,), 0.1, epoch_generator(0, 0, 9)).validation >= 0).sum()) == 0
-    code = torch.tensor([[0]] * 50 + [[1]] * 50)
-    assert int((hold_out(code, (2,), 0.1, epoch_generator(0, 0, 9)).validation >= 0).sum()) == 10
+@pytest.mark.parametrize(("n", "held"), [(30, 0), (50, 10)])
+def test_too_few_labels_are_not_held_out(n, held):
+    split = split_of(torch.tensor([[0]] * n + [[1]] * n), (2,), 0.1)
+    assert int((split.validation >= 0).sum()) == held
 
 
 def test_labels_of_all_findings_of_an_image_are_held_out_together():
     generator = torch.Generator().manual_seed(0)
     code = torch.randint(-1, 2, (200, 4), generator=generator)
-    split = hold_out(code, (2, 2, 2, 2), 0.2, epoch_generator(0, 0, 9))
+    split = split_of(code, (2, 2, 2, 2), 0.2)
     held = (split.validation >= 0).any(dim=1)
     assert int(held.sum()) >= 10
     assert (split.training[held] == -1).all()
@@ -194,30 +169,10 @@ def test_images_of_one_patient_stay_together():
     generator = torch.Generator().manual_seed(0)
     code = torch.randint(0, 2, (120, 1), generator=generator)
     groups = torch.arange(120) // 4
-    split = hold_out(code, (2,), 0.2, epoch_generator(0, 0, 9), groups)
+    split = split_of(code, (2,), 0.2, groups)
     held = split.validation[:, 0] >= 0
     assert 20 <= int(held.sum()) <= 36
     assert set(groups[held].tolist()).isdisjoint(groups[~held].tolist())
-
-
-def test_cross_entropy_leaves_missing_findings_out():
-    logits = torch.tensor([[2.0, 0, 0, 1], [0, 1, 3, 0]])
-    targets = Targets(
-        torch.arange(2), torch.tensor([[0, -1], [1, 0]]), torch.tensor([[1.0, 9], [2, 1]])
-    )
-    parts = torch.log_softmax(logits[:, :2], 1), torch.log_softmax(logits[:, 2:], 1)
-    first = (-parts[0][0, 0] - 2 * parts[0][1, 1]) / 2
-    wanted = (first - parts[1][1, 0]) / 2
-    assert float(weighted_cross_entropy(logits, targets, (2, 2))) == pytest.approx(float(wanted))
-
-
-def test_moving_average_moves_weights_and_copies_counts():
-    one, other = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    torch.nn.init.constant_(other.weight, 3.0)
-    other.num_batches_tracked += 7
-    move_average(one, other, 0.9)
-    assert one.weight.tolist() == pytest.approx([1.2, 1.2])
-    assert int(one.num_batches_tracked) == 7
 
 
 def test_loss_that_is_not_finite_stops_the_run():
@@ -233,18 +188,13 @@ def test_going_on_from_any_round_gives_the_same_weights():
     whole, states = learner(), []
 
     def keep(it: Learner) -> None:
-        states.append(copy.deepcopy(
-            (it.network.state_dict(), it.mean.state_dict(), it.optimizer.state_dict(),
-             it.progression)
-        ))  # fmt: skip
+        states.append(copy.deepcopy(it.state_dict()))
 
     whole._save = keep
     whole.fit()
     assert len(states) >= 5
-    for network, mean, optimizer, progression in states[1:-1]:
-        again = learner(progression=Progression(**vars(progression)))
-        again.network.load_state_dict(network)
-        again.mean.load_state_dict(mean)
-        again.optimizer.load_state_dict(optimizer)
+    for state in states[1:-1]:
+        again = learner()
+        again.load_state_dict(state)
         again.fit()
         assert same(again.mean, whole.mean)

@@ -198,8 +198,8 @@ def test_several_findings_with_empty_cells(study, quick):
     assert list(rows[0])[5:] == ["round=no", "round=yes", "odd=0", "odd=1"]
     assert rows[0]["predicted"].split(";")[0] in ("round=no", "round=yes")
     assert len(rows[0]["certainty"].split(";")) == 2
-    assert found.answers.given.shape == (36, 2)
-    probability = found.answers.probability
+    assert found.predictions.given.shape == (36, 2)
+    probability = found.predictions.probability
     torch.testing.assert_close(probability[:, :2].sum(1), torch.ones(36).double())
     torch.testing.assert_close(probability[:, 2:].sum(1), torch.ones(36).double())
 
@@ -231,23 +231,11 @@ def test_volumes_of_any_size_and_spacing(tmp_path, quick):
     found = classify(
         tmp_path / "images", tmp_path / "labels.csv", tmp_path / "out", device="cpu", **quick
     )
-    assert len(found.answers.cases) == 12
+    assert len(found.predictions.cases) == 12
     later = classify(
         tmp_path / "images", None, tmp_path / "later", model=tmp_path / "out", device="cpu"
     )
-    assert later.answers.cases == found.answers.cases
-
-
-def test_auto_encoder_reads_no_label_before_it_draws(study, quick):
-    from graphnn_unet.classification import fitting
-
-    quick |= {"mode": "one-pass", "max_epochs": 1, "reconstruction_epochs": 2}
-    a = classify(study.images, study.labels, study.root / "a", encoder="autoencoder",
-                 device="cpu", **quick)  # fmt: skip
-    b = classify(study.images, study.labels, study.root / "b", encoder="small",
-                 device="cpu", **quick)  # fmt: skip
-    assert not torch.equal(a.feature, b.feature)
-    assert hasattr(fitting, "reconstruct")
+    assert later.predictions.cases == found.predictions.cases
 
 
 def test_colored_pictures_of_several_sizes_give_three_channels(study, quick):
@@ -258,4 +246,4 @@ def test_colored_pictures_of_several_sizes_give_three_channels(study, quick):
     found = classify(study.images, study.labels, study.root / "out", device="cpu", **quick)
     weights = torch.load(study.root / "out" / "model.pth", weights_only=True)["network_weights"]
     assert weights["encoder.maps.0.weight"].shape[1] == 3
-    assert len(found.answers.cases) == 36
+    assert len(found.predictions.cases) == 36

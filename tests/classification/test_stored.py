@@ -5,9 +5,8 @@ import torch
 from torch import nn
 
 from graphnn_unet import classify
-from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.stored import load_model
-from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
 
 
 @pytest.fixture
@@ -27,12 +26,12 @@ def change(folder, edit) -> None:
 def test_model_comes_back_as_it_was(finished, model):
     study, result = finished
     found = load_model(model)
-    assert found.cases == result.answers.cases
-    assert found.findings == result.answers.findings
+    assert found.cases == result.predictions.cases
+    assert found.findings == result.predictions.findings
     torch.testing.assert_close(found.feature, result.feature)
     torch.testing.assert_close(found.score.sum(1), torch.ones(36).double())
     assert found.settings.rounds == 3
-    assert int((found.code >= 0).sum()) == len(study.given)
+    assert int((found.targets >= 0).sum()) == len(study.given)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +48,38 @@ def test_damaged_models_are_refused(model, edit):
     change(model, edit)
     with pytest.raises(InputError, match="damaged"):
         load_model(model)
+
+
+def test_models_of_older_versions_are_read(finished, model):
+    """They hold settings and an encoder that are gone."""
+
+    def age(content):
+        own = content["gnnunet_classify"]
+        own["settings"] |= {"trust": "all", "reconstruction_epochs": 20}
+        own["encoder"]["kind"] = "autoencoder"
+
+    change(model, age)
+    found = load_model(model)
+    assert found.settings.rounds == 3
+    torch.testing.assert_close(found.score, load_model(finished[1].output).score)
+
+
+def test_models_with_backbones_of_torchvision_are_read(study, quick):
+    quick |= {"mode": "one-pass", "max_epochs": 1, "image_size": 32}
+    out = study.root / "out"
+    first = classify(study.images, study.labels, out, encoder="resnet18", device="cpu", **quick)
+
+    def age(content):
+        weights = content["network_weights"]
+        old = {k.replace("encoder.", "encoder.network."): v for k, v in weights.items()}
+        # grey was given three times to a network for colored pictures
+        kernel = old["encoder.network.conv1.weight"]
+        share = torch.tensor([0.5, 0.2, 0.3]).view(1, 3, 1, 1)
+        content["network_weights"] = {**old, "encoder.network.conv1.weight": kernel * share}
+
+    change(out, age)
+    again = classify(study.images, None, study.root / "again", model=out, device="cpu")
+    torch.testing.assert_close(again.feature, first.feature, atol=1e-4, rtol=1e-4)
 
 
 def test_other_files_are_refused(model):
@@ -94,18 +125,11 @@ def test_own_encoder_is_given_again(study, quick):
     assert later.feature.shape[1] > 6  # descriptors beside
 
 
-def test_settings_that_cannot_be_used_are_refused():
-    for name, value in (
-        ("mode", "two-pass"), ("p", 3), ("variation", "cut"), ("dropout", 1.0), ("rounds", 0),
-        ("gamma", 0.0), ("learning_rate", float("inf")), ("image_size", 8), ("batch_size", 0),
-        ("a_max", -1.0), ("descriptor_share", 1.5), ("trust", "some"),
-        ("augmentation", "strong"), ("averaging", 1.0),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match=name):
-            ClassifySettings(**{name: value})
-
-
-def test_number_of_neighbors_follows_the_images():
-    settings = ClassifySettings()
-    assert [settings.neighbors(n) for n in (50, 400, 5000)] == [10, 20, 50]
-    assert ClassifySettings(n_neighbors=7).neighbors(5000) == 7
+def test_checkpoints_of_older_versions_are_refused_with_the_reason(study, quick):
+    out = study.root / "out"
+    classify(study.images, study.labels, out, device="cpu", **quick)
+    content = torch.load(out / "checkpoint_latest.pth", weights_only=True)
+    content["gnnunet_classify"]["version"] = 2
+    torch.save(content, out / "checkpoint_latest.pth")
+    with pytest.raises(RefusedError, match="another version of the program began it"):
+        classify(study.images, study.labels, out, device="cpu", resume=True, **quick)

@@ -100,6 +100,8 @@ def test_unreadable_image_ends_with_three_and_the_others_are_there(
         (("--labels", "LABELS", "--alpha", "1"), "error: alpha = 1.0 cannot be used"),
         (("--labels", "LABELS", "--encoder", "resnet19"), "error: encoder 'resnet19' is unknown"),
         (("--labels", "LABELS", "--encoder", "resnet18:none.pth"), "none.pth are missing"),
+        (("--labels", "LABELS", "--encoder", "autoencoder"), "error: encoder 'autoencoder' is"),
+        (("--labels", "LABELS", "--trust", "all"), "invalid choice: 'all'"),
         (("--labels", "nowhere.csv"), "error: the table nowhere.csv is missing"),
         (("--labels", "LABELS", "--c"), "nothing to continue"),
         (("--labels", "LABELS", "--p", "3"), "invalid choice: 3"),

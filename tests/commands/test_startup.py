@@ -14,6 +14,8 @@ import graphnn_unet
 COMMANDS = sorted(
     point.name for point in entry_points(group="console_scripts") if point.name[:8] == "gnnunet_"
 )
+FROM_SECTIONS = {"gnnunet_classify"}
+"""Commands whose flags come from a pydantic section, which their help needs."""
 HEAVY = {"torch", "nnunetv2", "numpy", "SimpleITK", "scipy", "pandas", "pydantic", "matplotlib"}
 
 
@@ -62,12 +64,14 @@ for name in sys.argv[1:]:
 
 
 def test_help_imports_nothing_heavy():
-    done = python(_HELP_AND_MODULES, *COMMANDS)
+    ordered = sorted(COMMANDS, key=lambda name: name in FROM_SECTIONS)  # what is loaded stays
+    done = python(_HELP_AND_MODULES, *ordered)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("loaded:")]
-    assert [line[1] for line in lines] == COMMANDS
+    assert [line[1] for line in lines] == ordered
     for line in lines:
-        assert not HEAVY & set(line[2:]), line[1]
+        allowed = {"pydantic"} if line[1] in FROM_SECTIONS else set()
+        assert not (HEAVY - allowed) & set(line[2:]), line[1]
 
 
 def test_package_imports_light_and_its_functions_when_used():

@@ -9,7 +9,6 @@ from sklearn import metrics as oracle
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.metrics.classification import (
     calibration_error,
-    roc_auc,
     score_classification,
 )
 
@@ -55,9 +54,10 @@ def test_interval_holds_the_accuracy_and_narrows_with_n():
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
 def test_area_counts_ties_half(pairs):
-    score = np.array([float(value) for value, _ in pairs])
+    score = np.array([value / 5 for value, _ in pairs])
     positive = np.array([flag for _, flag in pairs])
-    found = roc_auc(score, positive)
+    probability = np.stack([1 - score, score], axis=1)
+    found = score_classification(positive.astype(int), probability.argmax(1), probability, "ab").auc
     if positive.all() or not positive.any():
         assert math.isnan(found)
         return
@@ -83,6 +83,22 @@ def test_case_of_an_unknown_class_is_wrong_and_counted():
     assert found.n_unknown == 1
     assert found.confusion.sum() == 2
     assert found.balanced_accuracy == 1
+    alone = score_classification(np.array([3, 3]), np.array([0, 1]), np.eye(3)[:2], NAMES)
+    assert (alone.accuracy, alone.n_unknown, alone.confusion.sum()) == (0, 2, 0)
+    assert math.isnan(alone.auc)
+
+
+def test_class_that_is_never_named_has_precision_0():
+    truth, predicted = np.array([0, 0, 1, 2]), np.array([0, 0, 0, 2])
+    (_, second, third) = score_classification(truth, predicted, np.eye(3)[predicted], NAMES).classes
+    assert (second.precision, second.recall, second.f1) == (0, 0, 0)
+    assert third.as_dict() == {"n": 1, "recall": 1, "precision": 1, "f1": 1, "auc": 1}
+
+
+def test_brier_score_by_hand():
+    truth, probability = np.array([0, 1, 3]), np.array([[0.8, 0.2, 0], [0.5, 0.5, 0], [0, 0, 1.0]])
+    found = score_classification(truth, probability.argmax(1), probability, NAMES)
+    assert found.brier == pytest.approx((0.08 + 0.5 + 1) / 3)
 
 
 def test_missing_decision_is_wrong_and_has_a_column():

@@ -1,11 +1,17 @@
 import subprocess
 import sys
 
+import pytest
 
-def test_architectures_load_beside_any_build_of_torch():
+from graphnn_unet.errors import InputError
+from graphnn_unet.networks.vision import import_timm
+
+
+def test_backbones_load_beside_any_build_of_torch():
     program = (
-        "from graphnn_unet.networks.vision import import_timm, import_torchvision\n"
-        "net = import_torchvision().models.resnet18()\n"
+        "from graphnn_unet.networks.vision import import_timm\n"
+        "timm = import_timm()\n"
+        "net = timm.create_model('resnet18', in_chans=1, num_classes=0)\n"
         "vit = import_timm().create_model('vit_small_patch8_224', num_classes=0)\n"
         "print(sum(p.numel() for p in net.parameters()), len(vit.state_dict()))\n"
     )
@@ -13,4 +19,11 @@ def test_architectures_load_beside_any_build_of_torch():
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["11689512", "150"]
+    assert done.stdout.split() == ["11170240", "150"]
+
+
+@pytest.mark.parametrize("package", ["timm", "torchvision"])
+def test_what_is_missing_and_how_to_install_it_is_said(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"DINO needs a package .*pip install .*\[vision\]"):
+        import_timm("DINO")

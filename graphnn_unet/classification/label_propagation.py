@@ -1,4 +1,4 @@
-"""Labels spread over a graph of embeddings: scores, decisions, certainties, class weights."""
+"""Label propagation on a graph of embeddings: scores, decisions, certainties, class weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.graph import DiffusionSystem, knn_affinity
 
 TOLERANCE, MAX_ITERATIONS = 1e-8, 500
+NEIGHBORS_SHOWN = 5
+_BLOCK = 512
 _WEIGHT_RANGE = (0.1, 10.0)
 
 
 @dataclass(frozen=True)
-class Spread:
+class PropagatedLabels:
     """Diffused labels of all nodes.
 
     Attributes:
@@ -50,9 +52,10 @@ def build_graph(feature: Tensor, settings: ClassifySettings, cases: Sequence[str
     if bad:
         named = ", ".join(cases[row] for row in bad[:5])
         raise InputError(
-            f"{len(bad)} images have features that are not finite", f"for example {named}",
+            f"{len(bad)} images have features that are not finite",
+            f"for example {named}",
             "Look at these images, or train with a lower learning rate",
-        )  # fmt: skip
+        )
     return knn_affinity(
         feature,
         n_neighbors=settings.neighbors(len(feature)),
@@ -61,30 +64,30 @@ def build_graph(feature: Tensor, settings: ClassifySettings, cases: Sequence[str
     )
 
 
-def one_hot(code: Tensor, sizes: Sequence[int]) -> Tensor:
+def one_hot(targets: Tensor, sizes: Sequence[int]) -> Tensor:
     """``(n, k)`` float64 with a one for each label, the findings side by side."""
-    made = torch.zeros(len(code), sum(sizes), dtype=torch.float64)
+    label = torch.zeros(len(targets), sum(sizes), dtype=torch.float64)
     start = 0
     for finding, size in enumerate(sizes):
-        row = (code[:, finding] >= 0).nonzero().flatten()
-        made[row, start + code[row, finding]] = 1.0
+        row = (targets[:, finding] >= 0).nonzero().flatten()
+        label[row, start + targets[row, finding]] = 1.0
         start += size
-    return made
+    return label
 
 
-def spread(
+def propagate_labels(
     affinity: Tensor,
-    code: Tensor,
+    targets: Tensor,
     sizes: Sequence[int],
     settings: ClassifySettings,
     *,
     thorough: bool = True,
-) -> Spread:
+) -> PropagatedLabels:
     """Diffuse labels over a graph: ``H = (I - alpha S)^-1 Y``.
 
     Args:
         affinity: ``(n, n)`` sparse, symmetric.
-        code: ``(n, f)`` classes of the labeled nodes, ``UNLABELED`` elsewhere.
+        targets: ``(n, f)`` classes of the labeled nodes, ``UNLABELED`` elsewhere.
         sizes: Classes a finding.
         settings: ``p``, ``alpha``, ``prior``, ``variation``.
         thorough: For ``p = 1``: try several starts of a balanced cut.
@@ -93,46 +96,44 @@ def spread(
         Scores; with ``p = 1`` the mean of the cuts' and the ``p = 2`` scores, of which the first
         decides and the second breaks its ties.
 
+    Source: GraphNet Zoo, https://arxiv.org/abs/2003.06451.
     Cost: conjugate gradients on all columns at once, and with ``p = 1`` a cut a class.
-    """  # fmt: skip
-    label = one_hot(code, sizes)
+    """
+    label = one_hot(targets, sizes)
     if settings.prior:
         label = label / label.sum(dim=0).clamp(min=1)
     system = DiffusionSystem(affinity.to(torch.float64), settings.alpha)
-    found = system.solve(label, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS)
-    score = normalized(found.value.clamp(min=0), sizes)
+    solution = system.solve(label, tolerance=TOLERANCE, max_iterations=MAX_ITERATIONS)
+    score = normalized(solution.value.clamp(min=0), sizes)
     figures: dict[str, Any] = {
-        "iterations": found.n_iterations,
-        "residual": found.residual,
-        "converged": found.converged,
+        "iterations": solution.n_iterations,
+        "residual": solution.residual,
+        "converged": solution.converged,
     }
     if settings.p == 1:
-        score = _with_cuts(affinity, code, sizes, score, settings, figures, thorough=thorough)
-    return with_decisions(score, code, sizes, figures)
+        score, figures["cuts"] = _with_cuts(affinity, targets, sizes, score, settings, thorough)
+    return to_predictions(score, targets, sizes, figures)
 
 
 def _with_cuts(
     affinity: Tensor,
-    code: Tensor,
+    targets: Tensor,
     sizes: Sequence[int],
     score: Tensor,
     settings: ClassifySettings,
-    figures: dict[str, Any],
-    *,
     thorough: bool,
-) -> Tensor:
-    """Scores of ``p = 1``; notes in ``figures`` which cut was used."""
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Scores of ``p = 1``, and for each finding which cut was used."""
     parts, used = [], []
     for finding, part in enumerate(score.split(list(sizes), dim=1)):
         sets = class_sets(
-            affinity, code[:, finding], sizes[finding], part, settings, thorough=thorough
+            affinity, targets[:, finding], sizes[finding], part, settings, thorough=thorough
         )
         reached = part.sum(dim=1, keepdim=True) > 0
-        own = torch.where(reached, sets.indicator, 0.0)
-        parts.append(torch.where(reached, (own + part) / 2, 0.0))
+        indicator = torch.where(reached, sets.indicator, 0.0)
+        parts.append(torch.where(reached, (indicator + part) / 2, 0.0))
         used.append({"method": sets.method, **sets.figures})
-    figures["cuts"] = used
-    return normalized(torch.cat(parts, dim=1), sizes)
+    return normalized(torch.cat(parts, dim=1), sizes), used
 
 
 def normalized(score: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -144,10 +145,10 @@ def normalized(score: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def with_decisions(
-    score: Tensor, code: Tensor, sizes: Sequence[int], figures: dict[str, Any]
-) -> Spread:
-    """Classes and certainties of normalised scores; labeled nodes keep their label."""
+def to_predictions(
+    score: Tensor, targets: Tensor, sizes: Sequence[int], figures: dict[str, Any]
+) -> PropagatedLabels:
+    """Classes and certainties of normalized scores; labeled nodes keep their label."""
     predicted, sure = [], []
     unreached, ties = [], []
     for finding, part in enumerate(score.split(list(sizes), dim=1)):
@@ -156,13 +157,13 @@ def with_decisions(
         best = part.max(dim=1, keepdim=True).values
         first = (part == best).int().argmax(dim=1)
         ties.append(int((((part == best).sum(dim=1) > 1) & reached).sum()))
-        given = code[:, finding]
+        given = targets[:, finding]
         unreached.append(int((~reached & (given < 0)).sum()))
         choice = torch.where(reached, first, UNLABELED)
         predicted.append(torch.where(given >= 0, given, choice))
         sure.append(torch.where(given >= 0, 1.0, certainty(part)))
     figures = {**figures, "not_reached": unreached, "ties": ties}
-    return Spread(score, torch.stack(predicted, dim=1), torch.stack(sure, dim=1), figures)
+    return PropagatedLabels(score, torch.stack(predicted, dim=1), torch.stack(sure, dim=1), figures)
 
 
 def certainty(score: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ def certainty(score: Tensor) -> Tensor:
     Raises:
         InputError: One class, for which the certainty has no meaning.
 
-    Source: GraphNet Zoo, certainty of a node.
+    Source: GraphNet Zoo, certainty of a node, https://arxiv.org/abs/2003.06451.
     """
     if score.shape[1] < 2:
         raise InputError("one class has no certainty", "log 1 = 0", "Give at least two classes")
@@ -208,7 +209,7 @@ def extend(
     sizes: Sequence[int],
     settings: ClassifySettings,
 ) -> tuple[Tensor, Tensor]:
-    """Scores of images that were not there, from their neighbours among those that were.
+    """Scores of images that were not there, from their neighbors among those that were.
 
         score(x) = sum_j a_j h_j / sum_j a_j,    a_j = max(0, cos(x, j))^gamma,  j nearest to x
 
@@ -220,12 +221,12 @@ def extend(
         settings: ``n_neighbors`` and ``gamma``.
 
     Returns:
-        ``(m, k)`` scores, convex combinations of the neighbours' ones, normalised again where a
-        neighbour had none; and ``(m,)``, whether any neighbour has a positive cosine.
-    """  # fmt: skip
+        ``(m, k)`` scores, convex combinations of the neighbors' ones, normalized again where a
+        neighbor had none; and ``(m,)``, whether any neighbor has a positive cosine.
+    """
     scores, near = [], []
     k = min(settings.neighbors(len(stored)), len(stored))
-    for block in feature.split(512):
+    for block in feature.split(_BLOCK):
         cosine, index = (block @ stored.T).topk(k, dim=1)
         weight = cosine.double().clamp(min=0).pow(settings.gamma)
         total = weight.sum(dim=1, keepdim=True)
@@ -235,30 +236,34 @@ def extend(
     return normalized(torch.cat(scores), sizes), torch.cat(near)
 
 
-def labeled_neighbors(
-    feature: Tensor, stored: Tensor, labeled: Tensor, n: int, own: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def nearest_labeled(
+    feature: Tensor,
+    stored: Tensor,
+    targets: Tensor,
+    cases: Sequence[str],
+    own_row: Tensor | None = None,
+) -> list[list[tuple[str, float]]]:
     """The nearest labeled nodes of each image.
 
     Args:
         feature: ``(m, q)`` unit rows.
         stored: ``(n, q)`` unit rows of the graph.
-        labeled: ``(l,)`` rows of ``stored`` that have a label.
-        n: How many to find.
-        own: ``(m,)`` row of each image in ``stored``, which is no neighbour of itself.
+        targets: ``(n, f)`` given labels of the graph.
+        cases: ``n`` ids of the graph's nodes.
+        own_row: ``(m,)`` row of each image in ``stored``, which is no neighbor of itself.
 
     Returns:
-        Rows of ``stored`` and cosines, ``(m, min(n, l))``, nearest first; a cosine of ``-inf``
-        stands where there is no other.
+        Ids and cosines of up to ``NEIGHBORS_SHOWN`` others for each image, nearest first.
     """
-    n = min(n, len(labeled))
-    rows, cosines = [], []
+    labeled = (targets >= 0).any(dim=1).nonzero().flatten()
     candidates = stored[labeled].T
-    for start in range(0, len(feature), 512):
-        cosine = feature[start : start + 512] @ candidates
-        if own is not None:
-            cosine[own[start : start + 512, None] == labeled[None]] = -torch.inf
-        best, index = cosine.topk(n, dim=1)
-        rows.append(labeled[index])
-        cosines.append(best)
-    return torch.cat(rows), torch.cat(cosines)
+    neighbors = []
+    for start in range(0, len(feature), _BLOCK):
+        cosine = feature[start : start + _BLOCK] @ candidates
+        if own_row is not None:
+            cosine[own_row[start : start + _BLOCK, None] == labeled[None]] = -torch.inf
+        best, index = cosine.topk(min(NEIGHBORS_SHOWN, len(labeled)), dim=1)
+        for rows, values in zip(labeled[index].tolist(), best.tolist(), strict=True):
+            pairs = zip(rows, values, strict=True)
+            neighbors.append([(cases[row], value) for row, value in pairs if value > -math.inf])
+    return neighbors
