@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.errors import GraphnnError, InputError, MissingFileError
 
 
 def load_class(source: Path | str, class_name: str, kind: str) -> Callable[..., Any]:
@@ -37,6 +37,8 @@ def load_class(source: Path | str, class_name: str, kind: str) -> Callable[..., 
         raise MissingFileError(f"{kind} file {shown} is missing")
     try:
         module = _from_file(shown) if isinstance(shown, Path) else importlib.import_module(shown)
+    except GraphnnError:
+        raise  # says what is wrong with the class already
     except Exception as error:  # whatever a user's file may raise
         raise InputError(
             f"{kind} {'file ' if is_file else ''}{shown} cannot be imported",

@@ -8,4 +8,6 @@ from graphnn_unet import trainers
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(trainers, name)
+    if name in trainers.TRAINERS:
+        return getattr(trainers, name)
+    raise AttributeError(name)

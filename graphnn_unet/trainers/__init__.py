@@ -12,28 +12,40 @@ from pathlib import Path
 from typing import Any
 
 _DEFINITION = re.compile(r"^class (\w+Trainer)\(", re.MULTILINE)
-_MODULES = {
+BASE = "SemiTrainer"
+TRAINERS = {
     name: path.stem
     for path in sorted(Path(__file__).parent.glob("*.py"))
     for name in _DEFINITION.findall(path.read_text(encoding="utf-8"))
 }
+"""Class to module of the base and of all methods."""
 
+_WITH_THEM = {
+    "Batch": "graphnn_unet.trainers.parts",
+    "Phase": "graphnn_unet.trainers.parts",
+    "Section": "graphnn_unet.settings",
+    "StepLoss": "graphnn_unet.trainers.parts",
+    "Tap": "graphnn_unet.networks.features",
+}
+"""What a method of one's own is written with."""
 
-def summaries() -> dict[str, str]:
-    """Name of each trainer with the first line of its docstring; nothing is imported."""
-    lines = {}
-    for name, module in _MODULES.items():
-        tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
-        for node in tree.body:
-            if isinstance(node, ast.ClassDef) and node.name == name and name != "SemiTrainer":
-                lines[name] = (ast.get_docstring(node) or "").partition("\n")[0]
-    return lines
-
-
-__all__ = [*_MODULES]  # names of classes, read from the files
+__all__ = [*TRAINERS, *_WITH_THEM]  # names of classes, read from the files
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"graphnn_unet.trainers.{_MODULES[name]}"), name)
+    if name in TRAINERS:
+        return getattr(import_module(f"graphnn_unet.trainers.{TRAINERS[name]}"), name)
+    if name in _WITH_THEM:
+        return getattr(import_module(_WITH_THEM[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def summaries() -> dict[str, str]:
+    """Name of each method with the first line of its docstring; nothing is imported."""
+    lines = {}
+    for name, module in TRAINERS.items():
+        tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name == name != BASE:
+                lines[name] = (ast.get_docstring(node) or "").partition("\n")[0]
+    return lines

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 import re
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -16,16 +14,17 @@ import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers as own_trainers
-from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.errors import InputError
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.settings import Section
+from graphnn_unet.user_code import load_class
 
 ENTRY_POINTS = "graphnn_unet.trainers"
 
 
 def load_known() -> None:
     """Import all trainers of ours and of installed packages, which declares their settings."""
-    for name in own_trainers.__all__:
+    for name in own_trainers.TRAINERS:
         getattr(own_trainers, name)
     for point in entry_points(group=ENTRY_POINTS):
         point.load()
@@ -44,7 +43,7 @@ def sections_of(trainer: type[nnUNetTrainer]) -> dict[str, type[Section]]:
 
 def known_trainers() -> list[str]:
     """Names of all trainers that ``trainer_class`` finds without a file."""
-    names = [name for name in own_trainers.__all__ if name != "SemiTrainer"]
+    names = [name for name in own_trainers.TRAINERS if name != own_trainers.BASE]
     return names + sorted(point.name for point in entry_points(group=ENTRY_POINTS))
 
 
@@ -61,7 +60,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     """
     if ".py:" in name:
         return _checked(_from_file(name), name)
-    if name in own_trainers.__all__:
+    if name in own_trainers.TRAINERS:
         return getattr(own_trainers, name)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name:
@@ -82,32 +81,20 @@ _loaded_from_files: dict[str, type[nnUNetTrainer]] = {}
 
 
 def _from_file(name: str) -> type:
-    path_text, _, class_name = name.rpartition(":")
-    path = Path(path_text).expanduser().resolve()
-    if not path.is_file():
-        raise MissingFileError(f"trainer file {path} is missing")
-    module_name = f"graphnn_unet_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise
-        raise InputError(
-            f"trainer file {path} cannot be imported", f"{type(error).__name__}: {error}",
-            "Mend it; --verbose shows the line",
-        ) from error  # fmt: skip
-    found = getattr(module, class_name, None)
-    if found is None:
-        raise InputError(f"{path} has no class {class_name}")
-    _loaded_from_files[class_name] = found
-    return found
+    path, _, class_name = name.rpartition(":")
+    loaded = load_class(path, class_name, "trainer")
+    _loaded_from_files[class_name] = loaded
+    return loaded
 
 
-def _checked(found: type, name: str) -> type[nnUNetTrainer]:
-    if isinstance(found, type) and issubclass(found, nnUNetTrainer):
-        return found
-    raise InputError(f"{name} is no trainer", "it must be a subclass of SemiTrainer")
+def _checked(candidate: object, name: str) -> type[nnUNetTrainer]:
+    if isinstance(candidate, type) and issubclass(candidate, nnUNetTrainer):
+        return candidate
+    raise InputError(
+        f"{name} is no trainer",
+        "it is no subclass of nnU-Net's trainer",
+        "Derive it from SemiTrainer",
+    )
 
 
 def _stock(name: str) -> type[nnUNetTrainer] | None:

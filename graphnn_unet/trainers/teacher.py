@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from graphnn_unet.networks.features import Tap, collect_features
+from graphnn_unet.networks.moving_average import update_average
 from graphnn_unet.plans.recipe import Fraction
 from graphnn_unet.settings import Section
 
@@ -70,23 +70,10 @@ class Teacher:
         Float buffers are averaged as well, integer buffers copied.
         """
         share = min(1 - 1 / (self.updates + 1), self.ema) if self.warmup else self.ema
-        self._average(self.network, network, share)
+        update_average(self.network, network, share, self.updates)
         for name, head in self.heads.items():
-            self._average(head, (heads or {})[name], share)
+            update_average(head, (heads or {})[name], share, self.updates)
         self.updates += 1
-
-    def _average(self, average: nn.Module, source: nn.Module, share: float) -> None:
-        ours, theirs = [], []
-        buffers = dict(source.named_buffers())
-        for name, buffer in average.named_buffers():
-            if buffer.is_floating_point():
-                ours.append(buffer)
-                theirs.append(buffers[name])
-            else:
-                buffer.copy_(buffers[name])
-        ours += average.parameters()
-        theirs += source.parameters()
-        get_ema_multi_avg_fn(share)(ours, [value.detach() for value in theirs], self.updates)
 
     @torch.no_grad()
     def predict(self, image: Tensor, taps: Sequence[Tap] = ()) -> tuple[Tensor, dict[Tap, Tensor]]:

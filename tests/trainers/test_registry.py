@@ -62,7 +62,7 @@ def test_trainer_of_an_installed_package_is_found(monkeypatch):
     ("text", "name", "error", "words"),
     [
         ("", "x.py:Missing", InputError, "has no class Missing"),
-        ("class Odd:\n    pass\n", "x.py:Odd", InputError, "must be a subclass of SemiTrainer"),
+        ("class Odd:\n    pass\n", "x.py:Odd", InputError, "Derive it from SemiTrainer"),
         ("1/0\n", "x.py:Odd", InputError, "cannot be imported: ZeroDivisionError"),
         ("", "y.py:Odd", MissingFileError, "is missing"),
     ],

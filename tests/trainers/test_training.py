@@ -276,3 +276,61 @@ def test_diverging_training_stops_and_names_the_cases(tiny_copy, monkeypatch):
     with pytest.raises(DivergedError, match=r"3 steps in a row .*case_0"):
         train_in(tiny_copy, "SupervisedTrainer")
     assert not (model_of(tiny_copy, "SupervisedTrainer") / "fold_all" / FINAL).exists()
+
+
+def test_best_checkpoint_of_a_continued_fold_is_that_of_the_uninterrupted_one(
+    tiny_copy, monkeypatch
+):
+    """What was the best before the stop stays the mark to beat."""
+    from graphnn_unet.trainers import semi
+
+    scores = iter([0.9, 0.2, 0.3, 0.4, 0.5, 0.6] * 2)
+    monkeypatch.setattr(semi, "score_patches", lambda *_: [next(scores)] * 2)
+    steps = ["schedule.pretrain_steps=6", "schedule.selftrain_steps=6"]
+    whole = train_in(tiny_copy, "SupervisedTrainer", 0, overrides=steps).model
+    expected = load_checkpoint(whole / "fold_0" / "checkpoint_best.pth")
+    assert expected["gnnunet"]["step"] == 2  # 0.9 was the best
+
+    scores = iter([0.9, 0.2, 0.3, 0.4, 0.5, 0.6])
+    event = StopAfter(5)
+    monkeypatch.setattr(semi, "stop_requests", lambda: _context(event))
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tiny_copy, "SupervisedTrainer", 0, overrides=steps, mode="restart")
+    monkeypatch.setattr(semi, "stop_requests", lambda: _context(StopAfter(10**6)))
+    train_in(tiny_copy, "SupervisedTrainer", 0, overrides=steps, mode="continue")
+    best = load_checkpoint(whole / "fold_0" / "checkpoint_best.pth")
+    assert best["gnnunet"]["step"] == 2
+    assert best["_best_ema"] == expected["_best_ema"]
+
+
+def test_checkpoints_of_the_former_version_are_continued(trained_home, tiny_copy, monkeypatch):
+    """Heads lay beside the other keys, teachers had none, later recipe keys were missing."""
+    from graphnn_unet.trainers import semi
+
+    monkeypatch.setattr(semi, "stop_requests", lambda: _context(StopAfter(5)))
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tiny_copy, "GraphCLTrainer")
+    monkeypatch.undo()
+    use_home(tiny_copy, monkeypatch)
+    path = model_of(tiny_copy, "GraphCLTrainer") / "fold_all" / LATEST
+    state = torch.load(path, weights_only=True)
+    former = state["gnnunet"]
+    former |= {"schema_version": 1, **former.pop("heads")}
+    former["teacher"].pop("heads")
+    former["recipe"].pop("blur")
+    former["recipe"]["pseudo_label"].pop("correct")
+    torch.save(state, path)
+    train_in(tiny_copy, "GraphCLTrainer", mode="continue")
+    ours, theirs = (model_of(home, "GraphCLTrainer") for home in (tiny_copy, trained_home))
+    assert _equal(_weights(ours), _weights(theirs))
+
+
+class StopAfter:
+    """Asks to stop after so many steps."""
+
+    def __init__(self, n_steps):
+        self.n_steps = n_steps
+
+    def is_set(self):
+        self.n_steps -= 1
+        return self.n_steps == 0
