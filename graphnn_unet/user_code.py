@@ -13,6 +13,9 @@ from typing import Any
 
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError
 
+MODULE_PREFIX = "graphnn_unet_user_"
+"""Modules made of users' files; two of them may define the same names."""
+
 
 def load_class(source: Path | str, class_name: str, kind: str) -> Callable[..., Any]:
     """Import a user's class.
@@ -54,7 +57,7 @@ def load_class(source: Path | str, class_name: str, kind: str) -> Callable[..., 
 def _from_file(file: Path) -> ModuleType:
     # the hash keeps two files of one name apart; pickles find the class by the module's name
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:12]
-    name = f"graphnn_unet_user_{file.stem}_{digest}"
+    name = f"{MODULE_PREFIX}{file.stem}_{digest}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no Python file")

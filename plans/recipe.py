@@ -24,6 +24,7 @@ from pydantic import Field, SerializeAsAny
 
 from graphnn_unet.errors import InputError, MissingFileError, RecipeError
 from graphnn_unet.settings import Section, SectionType, wrong_values
+from graphnn_unet.user_code import MODULE_PREFIX
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -226,8 +227,9 @@ def declare_section(name: str, section: type[Section]) -> None:
         InputError: The name belongs to another class.
     """
     known = _ENGINE_SECTIONS.get(name) or _declared.get(name)
-    # the file of a user's trainer may be loaded again, which makes the class anew
-    if known is not None and _identity(known) != _identity(section):
+    # the file of a user's trainer may be loaded again, or a copy of it
+    is_replaced = known is not None and known.__module__.startswith(MODULE_PREFIX)
+    if known is not None and not is_replaced and _identity(known) != _identity(section):
         raise InputError(
             f"the recipe section {name!r} of {section.__name__} has the name of another one",
             f"{known.__name__} of {known.__module__} has it",

@@ -20,7 +20,7 @@ from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
 from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
-from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
+from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import check_plans, read_json
 from graphnn_unet.trainers.distributed import train_in_processes
@@ -287,6 +287,17 @@ def _respect_what_is_there(folder: Path, mode: str) -> None:
     """
     finished = (folder / FINAL).is_file()
     begun = [name for name in RESUME_ORDER if (folder / name).is_file()]
+    if mode == "continue" and not (finished or begun):
+        elsewhere = _begun_elsewhere(folder)
+        raise MissingFileError(
+            f"nothing to continue in {folder}",
+            f"trainings with another recipe, draw or seed were begun: {', '.join(elsewhere)}"
+            if elsewhere
+            else f"there is no {LATEST}",
+            "Give the same options as before"
+            if elsewhere
+            else "Leave --c out to start the training",
+        )
     if mode == "validate" and not finished:
         raise MissingFileError(f"{folder} has no {FINAL}", "only a finished fold can be validated")
     if mode == "continue" and finished:
@@ -310,6 +321,13 @@ def _respect_what_is_there(folder: Path, mode: str) -> None:
             if not path.name.startswith(".gnnunet.lock"):
                 path.rename(aside / path.name)
         say(f"the old results are in {aside}")
+
+
+def _begun_elsewhere(folder: Path) -> list[str]:
+    """Models of the same trainer and configuration in which this fold was begun."""
+    stem = "__".join(folder.parent.name.split("__")[:3])
+    begun = folder.parent.parent.glob(f"{stem}*/{folder.name}/{LATEST}")
+    return sorted(path.parent.parent.name for path in begun)
 
 
 def _work(job: _Job) -> None:

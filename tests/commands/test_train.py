@@ -105,7 +105,8 @@ def uninterrupted(tiny_home, tmp_path_factory) -> Path:
         use_home(home, patch)
         patch.setenv("nnUNet_n_proc_DA", "0")
         assert main(arguments("GraphCLTrainer", "--quiet", *LONGER)) == 0
-    return model_of(home, "GraphCLTrainer")
+    (model,) = (home / "results" / DATASET).glob("GraphCLTrainer__*")
+    return model
 
 
 def _final(model: Path) -> dict:
@@ -120,7 +121,7 @@ def _final(model: Path) -> dict:
 def test_stopped_training_saves_its_state_and_continues_to_the_same_weights(
     tiny_copy, uninterrupted, capsys, number, whole_group, workers
 ):
-    fold = model_of(tiny_copy, "GraphCLTrainer") / "fold_all"
+    fold = tiny_copy / "results" / DATASET / uninterrupted.name / "fold_all"
     code = "import sys; from graphnn_unet.commands.train import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, DATASET, "3d_fullres", "GraphCLTrainer", "-device", "cpu",
@@ -148,6 +149,6 @@ def test_stopped_training_saves_its_state_and_continues_to_the_same_weights(
     assert not (fold / FINAL).exists()
     assert main(arguments("GraphCLTrainer", "--c", *LONGER)) == 0
     assert f"continuing {fold / LATEST} at step {step} of 24" in capsys.readouterr().err
-    ours, theirs = _final(model_of(tiny_copy, "GraphCLTrainer")), _final(uninterrupted)
+    ours, theirs = _final(fold.parent), _final(uninterrupted)
     for key in theirs["network_weights"]:
         assert torch.equal(ours["network_weights"][key], theirs["network_weights"][key]), key

@@ -151,8 +151,22 @@ def test_continuing_with_another_recipe_is_refused(trained_home, tiny_copy):
     model = model_of(tiny_copy, "BCPTrainer")
     shutil.copytree(model_of(trained_home, "BCPTrainer"), model)
     (model / "fold_all" / FINAL).rename(model / "fold_all" / LATEST)
+    other = {"mode": "continue", "overrides": ["loss.unlabeled_weight=0.25"]}
     with pytest.raises(InputError, match=r"loss\.unlabeled_weight is 0\.5 there, 0\.25 here"):
-        train_in(tiny_copy, "BCPTrainer", mode="continue", overrides=["loss.unlabeled_weight=0.25"])
+        train_in(tiny_copy, "BCPTrainer", output=model, **other)
+    # without --output the other recipe has a folder of its own, in which nothing was begun
+    with pytest.raises(MissingFileError, match=rf"were begun: {model.name}\. Give the same"):
+        train_in(tiny_copy, "BCPTrainer", **other)
+
+
+def test_variants_by_set_do_not_collide(tiny_copy):
+    plain = train_in(tiny_copy, "SupervisedTrainer")
+    override = ["copy_paste.supervised=false"]
+    variant = train_in(tiny_copy, "SupervisedTrainer", overrides=override)
+    assert variant.model.name.startswith(f"{plain.model.name}__recipe")
+    assert not _equal(_weights(plain.model), _weights(variant.model))
+    with pytest.raises(RefusedError, match="is finished"):
+        train_in(tiny_copy, "SupervisedTrainer", overrides=override)
 
 
 def test_cross_validation_holds_each_case_out_once(tiny_copy):
