@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import published
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import read_h5, read_h5_array
@@ -38,17 +39,14 @@ _VOLUME = re.compile(r"(patient\d{3})_frame(\d{2})")
 _SLICE = re.compile(r"(patient\d{3}_frame\d{2})_slice_(\d+)")
 
 
-def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
-    """Find the cases of either form.
-
-    Args:
-        source: Folder of the data.
-        wanted_test: Cases the user lists for testing; validation patients among them are kept.
+def read(request: Request) -> ConvertedDataset:
+    """Find the cases of either form; validation patients that the user lists for testing are kept.
 
     Raises:
         MissingFileError: Neither form is there.
         FaultsError: Slices of a volume are missing.
     """
+    source = request.source_folder
     faults: list[Fault] = []
     notes: list[str] = []
     cases = _challenge_cases(source)
@@ -64,7 +62,7 @@ def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
         )
     table = published("acdc")
     title = table.pop("name")
-    ordered, skipped, order_notes = _with_roles(cases, table, wanted_test)
+    ordered, skipped, order_notes = _with_roles(cases, table, request.listed_test)
     return ConvertedDataset(
         name="ACDC",
         default_id=102,
@@ -79,6 +77,13 @@ def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
         reference=_REFERENCE,
         license=_LICENSE,
     )
+
+
+FORM = Form(
+    name="ACDC",
+    help="heart: patientNNN_frameMM[_slice_K].h5, or patientNNN_frameMM.nii.gz with _gt",
+    read=read,
+)
 
 
 def _with_roles(

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import read_channel, safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
@@ -25,7 +26,7 @@ _REFERENCE = (
 )
 
 
-def read(source: Path) -> ConvertedDataset:
+def read(request: Request) -> ConvertedDataset:
     """Find the cases that ``dataset.json`` of a task folder lists.
 
     Channels of 4D files become one image each; test images come without label maps.
@@ -35,6 +36,7 @@ def read(source: Path) -> ConvertedDataset:
         InputError: It is not in the Decathlon's form.
         FaultsError: Files that it lists are missing.
     """
+    source = request.source_folder
     table = _table(source)
     channels = _numbered(table["modality"], "modality", source)
     labels = _numbered(table["labels"], "labels", source)
@@ -69,6 +71,13 @@ def read(source: Path) -> ConvertedDataset:
         reference=str(table.get("reference", "")) or _REFERENCE,
         license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
     )
+
+
+FORM = Form(
+    name="MSD",
+    help="a task folder of the Medical Segmentation Decathlon",
+    read=read,
+)
 
 
 def _table(source: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from graphnn_unet.dataset_conversion.dicom import find_series, read_series
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
 from graphnn_unet.dataset_conversion.volumes import in_published_order, load, read_h5, with_axes_of
@@ -30,22 +31,22 @@ _REFERENCE = (
 _LICENSE = "CC BY 3.0 (The Cancer Imaging Archive)"
 
 
-def read(source: Path, labels: Path | None) -> ConvertedDataset:
+def read(request: Request) -> ConvertedDataset:
     """Find the cases of either form.
 
-    Args:
-        source: Folder with ``PANCREAS_NNNN`` folders (and the label maps below it), or h5 files.
-        labels: Folder of ``labelNNNN.nii.gz`` where they lie elsewhere.
+    The source holds ``PANCREAS_NNNN`` folders (and the label maps below it, unless a folder of
+    ``labelNNNN.nii.gz`` is given), or h5 files.
 
     Raises:
         MissingFileError: Neither form is there.
         FaultsError: A scan folder has no or several series.
     """
+    source = request.source_folder
     cases = _h5_cases(source)
     is_h5 = bool(cases)
     faults: list[Fault] = []
     if not is_h5:
-        cases = _publisher_cases(source, labels, faults)
+        cases = _publisher_cases(source, request.label_folder, faults)
     if faults:
         raise FaultsError(faults)
     if not cases:
@@ -81,6 +82,14 @@ def read(source: Path, labels: Path | None) -> ConvertedDataset:
         reference=_REFERENCE,
         license=_LICENSE,
     )
+
+
+FORM = Form(
+    name="Pancreas",
+    help="NIH Pancreas-CT: PANCREAS_NNNN/ DICOM folders with labelNNNN.nii.gz, or NNNN.h5",
+    read=read,
+    takes=("labels",),
+)
 
 
 def _h5_cases(source: Path) -> dict[str, Case]:
