@@ -90,17 +90,14 @@ def _with_roles(
     cases: dict[str, Case], table: dict, wanted_test: frozenset[str]
 ) -> tuple[list[Case], list[tuple[str, str]], list[str]]:
     """Cases in published order of patients, their roles, and who was left out."""
-    place: dict[str, int] = {}
-    part_of: dict[str, str] = {}
-    for part in ("train", "test", "val"):
-        for name in table[part]:
-            patient = name.split("_")[0]
-            place.setdefault(patient, len(place))
-            part_of[patient] = part
+    part_of = {
+        name.split("_")[0]: part for part in ("train", "test", "val") for name in table[part]
+    }
+    place = {patient: number for number, patient in enumerate(part_of)}
     ordered = sorted(cases.values(), key=lambda c: (place.get(c.patient, len(place)), c.case_id))
+    listed = any(case.patient in part_of for case in ordered)
     kept: list[Case] = []
     skipped: list[tuple[str, str]] = []
-    listed = any(case.patient in part_of for case in ordered)
     for case in ordered:
         part = part_of.get(case.patient, "")
         if case.case_id in wanted_test or part == "test":
@@ -111,15 +108,15 @@ def _with_roles(
             skipped.append((case.case_id, "the challenge's own test part; --test LIST takes it in"))
         else:
             kept.append(case)
-    there = {case.patient for case in ordered}
-    n_missing = len(set(part_of) - there)
-    notes = [f"{n_missing} of the {len(part_of)} published patients are not in the source"]
+    notes = []
+    if n_missing := len(set(part_of) - {case.patient for case in ordered}):
+        notes.append(f"{n_missing} of the {len(part_of)} published patients are not in the source")
     if skipped:
         notes.append(f"{len(skipped)} validation or challenge test cases were left out")
     unknown = [case.case_id for case in kept if case.patient not in part_of]
     if unknown and listed:
         notes.append(f"{len(unknown)} cases are in no list and come last, such as {unknown[0]}")
-    return kept, skipped, notes if n_missing else notes[1:]
+    return kept, skipped, notes
 
 
 def _is_testing_part(case: Case) -> bool:

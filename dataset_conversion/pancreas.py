@@ -117,23 +117,21 @@ def _publisher_cases(source: Path, labels: Path | None, faults: list[Fault]) -> 
         if match is None:
             continue
         name = match[1]
-        series = [found for found in find_series(folder) if len(found.files) > 1]
-        if len(series) != 1:
-            cause = f"{folder} has {len(series)} series of slices, one is expected"
+        volumes = [series.files for series in find_series(folder) if len(series.files) > 1]
+        if len(volumes) == 1:
+            cases[name] = _publisher_case(name, volumes[0], label_of.get(name))
+        else:
+            cause = f"{folder} has {len(volumes)} series of slices, one is expected"
             remedy = "Keep the CT series only, or copy the folder again"
             faults.append(Fault(name, "convert", cause, remedy, code="I05"))
-            continue
-        label = label_of.get(name)
-        files = series[0].files
-        cases[name] = Case(
-            name,
-            (partial(_upright_series, files),),
-            None if label is None else partial(_upright_label, label),
-            "unlabeled" if label is None else "labeled",
-            name,
-            files if label is None else (*files, label),
-        )
     return cases
+
+
+def _publisher_case(name: str, files: tuple[Path, ...], label: Path | None) -> Case:
+    image = partial(_upright_series, files)
+    if label is None:
+        return Case(name, (image,), None, "unlabeled", name, files)
+    return Case(name, (image,), partial(_upright_label, label), "labeled", name, (*files, label))
 
 
 def _upright_series(files: tuple[Path, ...]) -> Volume:
