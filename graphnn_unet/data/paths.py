@@ -1,7 +1,8 @@
 """Where data sets, preprocessed files and results lie, and how data sets are named.
 
 nnU-Net's three variables win; an unset one defaults to a folder below ``$GNNUNET_HOME``
-(default ``~/gnnunet``) and is set for this process, so that nnU-Net sees the same folder.
+(default ``~/gnnunet``). nnU-Net reads the variables when it is imported: what calls it calls
+``use_folders`` first.
 """
 
 from __future__ import annotations
@@ -50,18 +51,25 @@ def home() -> Path:
 
 
 def folders() -> Folders:
-    """The folders in use; unset nnU-Net variables are set to the defaults for this process."""
-    found: dict[str, Path] = {}
+    """The folders in use."""
+    paths: dict[str, Path] = {}
     sources: dict[str, str] = {}
     home_source = "GNNUNET_HOME" if os.environ.get("GNNUNET_HOME") else "~/gnnunet"
     for name, variable in _VARIABLES.items():
         value = os.environ.get(variable)
         default = home() / name
-        # a default set by an earlier call in this process is still a default
+        # a default that use_folders has set is still a default
         sources[name] = variable if value and Path(value) != default else home_source
-        found[name] = Path(value).expanduser().absolute() if value else default
-        os.environ[variable] = str(found[name])
-    return Folders(**found, sources=sources)
+        paths[name] = Path(value).expanduser().absolute() if value else default
+    return Folders(**paths, sources=sources)
+
+
+def use_folders() -> Folders:
+    """The folders in use, which nnU-Net's variables name for this process from now on."""
+    in_use = folders()
+    for name, variable in _VARIABLES.items():
+        os.environ[variable] = str(getattr(in_use, name))
+    return in_use
 
 
 def known_datasets() -> list[str]:

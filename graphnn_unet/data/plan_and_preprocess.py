@@ -14,7 +14,7 @@ import psutil
 
 from graphnn_unet.data.check import CaseFacts, CheckReport, check_dataset
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
-from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
@@ -111,10 +111,11 @@ def plan_and_preprocess(
         layers["--set"] = parse_overrides(overrides)
     resolve(*layers.values())
     name = resolve_dataset(dataset)
-    raw = folders().raw / name
+    in_use = use_folders()
+    raw = in_use.raw / name
     if not raw.is_dir():
         raise MissingFileError(f"{raw} is missing", "", "Make it with gnnunet_convert")
-    target = folders().preprocessed / name
+    target = in_use.preprocessed / name
     report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
     cases, left_out = _usable_cases(report, skip_faulty)
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
