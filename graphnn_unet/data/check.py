@@ -118,11 +118,6 @@ class CheckReport:
         """Faults that do not."""
         return [f for f in self.faults if f.severity != "error"]
 
-    @property
-    def faulty_cases(self) -> list[str]:
-        """Cases of this data set that have an error, sorted."""
-        return sorted({f.case for f in self.errors} & set(self.cases))
-
     def as_json(self) -> dict[str, Any]:
         """The report as plain values, as it stands in ``dataset_report.json``."""
         return {

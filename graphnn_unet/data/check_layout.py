@@ -18,8 +18,6 @@ from graphnn_unet.storage.volume_files import FILE_ENDINGS, file_ending
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _DATASET_JSON = "dataset.json"
-_SHOWN = 5
-"""How many names a message lists before it counts the rest."""
 
 
 @dataclass
@@ -54,13 +52,6 @@ class Description:
     file_ending: str
     n_training: int | None
     files: Mapping[str, Any] | None = None
-
-
-def shorten(names: Iterable[str]) -> str:
-    """``a, b, c and 4 more``."""
-    listed = list(names)
-    rest = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + rest
 
 
 def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from graphnn_unet.data.check import check_case_images, check_dataset, group_case_files
-from graphnn_unet.data.check_labels import class_facts, count_values
+from graphnn_unet.data.check import check_case_images, check_dataset
 from graphnn_unet.storage.volume_files import BadFileError, read_volume
 
 SHAPE = (12, 14, 16)
@@ -483,16 +482,6 @@ def test_workers_find_the_same_as_this_process(dataset: Path):
     assert check_dataset(dataset, n_workers=2) == check_dataset(dataset, n_workers=0)
 
 
-def test_components_are_counted_over_corners_and_per_class():
-    label = np.zeros((8, 8, 8), np.int16)
-    label[0, 0, 0] = label[1, 1, 1] = label[2, 2, 2] = 1  # one piece over corners
-    label[6, 6, 6] = 1
-    label[2, 2, 3] = 2
-    facts = class_facts(label, count_values(label))
-    assert (facts[1].n_voxels, facts[1].n_components, facts[1].largest_share) == (4, 2, 0.75)
-    assert facts[2].n_components == 1
-
-
 def test_a_scaled_header_is_applied_before_voxels_are_judged(tmp_path: Path):
     loaded = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
     loaded.header.set_slope_inter(0.5, -3)
@@ -511,22 +500,6 @@ def test_voxels_and_grid_equal_those_that_simpleitk_reads(tmp_path: Path, ending
     np.testing.assert_allclose(volume.grid.spacing, image.GetSpacing()[::-1])
     np.testing.assert_allclose(volume.grid.origin, image.GetOrigin())
     np.testing.assert_allclose(volume.grid.direction, image.GetDirection())
-
-
-def test_files_are_grouped_into_complete_cases(tmp_path: Path):
-    for name in ("b_0000", "b_0001", "a_0000", "a_0001", "c_0000", "scout"):
-        save(image_array(1), tmp_path / f"{name}.nii.gz")
-    cases, faults = group_case_files(tmp_path, ".nii.gz", 2)
-    assert list(cases) == ["a", "b"]
-    assert [path.name for path in cases["b"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
-    assert {(f.code, f.case) for f in faults} == {("I33", "scout"), ("I21", "c")}
-
-
-def test_an_empty_or_missing_folder_is_one_fault(tmp_path: Path):
-    for folder, words in ((tmp_path, "is empty"), (tmp_path / "no", "does not exist")):
-        cases, (found,) = group_case_files(folder, ".nii.gz", 1)
-        assert cases == {}
-        assert words in found.cause
 
 
 def test_the_images_of_one_case_can_be_checked_alone(tmp_path: Path):
@@ -549,7 +522,7 @@ def test_an_impossible_header_takes_no_memory(dataset: Path, monkeypatch: pytest
 def test_a_case_that_cannot_be_read_is_still_a_case(dataset: Path):
     cut(image_path(dataset), 0.5)
     report = check_dataset(dataset)
-    assert report.faulty_cases == ["case_001"]
+    assert {fault.case for fault in report.errors} == {"case_001"}
     assert report.cases["case_001"].shape == (0, 0, 0)
     assert len(report.errors) == 1
 

@@ -128,6 +128,16 @@ def test_a_single_labelled_case_has_its_exact_statistics(raw):
     )
 
 
+def test_the_deviation_of_cases_together_counts_their_different_means(raw):
+    """Means 0, 40, 80, 120 and a deviation of 10 within each: 45.8, not 10."""
+    for number in range(4):
+        channel = np.random.default_rng(number).normal(40 * number, 10, (18, 20, 22))
+        write_image(raw / "imagesTr" / f"case_{number:02d}_0000.nii.gz", channel.astype(np.float32))
+    statistics = extract(raw)["foreground_intensity_properties_per_channel"]["0"]
+    assert statistics["mean"] == pytest.approx(60, abs=1)
+    assert statistics["std"] == pytest.approx(np.sqrt(2000 + 100), rel=0.02)
+
+
 def test_large_cases_are_sampled_without_repetition(monkeypatch):
     values = np.arange(1000, dtype=np.float32)
     found = module._intensities(values, 999)
