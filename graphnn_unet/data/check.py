@@ -25,6 +25,7 @@ from graphnn_unet.data.check_files import (
 from graphnn_unet.data.check_labels import ClassFacts, class_facts, count_values, integer_labels
 from graphnn_unet.data.check_layout import (
     Description,
+    Listing,
     case_id_fault,
     channel_faults,
     group_case_files,
@@ -224,11 +225,8 @@ def _jobs_from_folders(
         faults += channel_faults(images, listing.cases, description.n_channels)
         if role == "labeled" and not listing.cases and not listing.faults:
             faults.append(no_images_fault(folder / images, ending))
-        named = {f.case for f in listing.faults}
+        faults += _label_without_image(role, ending, labels, listing)
         bad_labels = {f.case for f in label_listing.faults}
-        for case in sorted(set(labels) - set(listing.cases) - named):
-            cause = f"{_LABELS[role]}/{case}{ending} has no image in {images}"
-            faults.append(fault(case, "I28", cause, "Add the image or remove the label map"))
         for case, channels in sorted(listing.cases.items()):
             if role == "labeled" and case not in labels and case not in bad_labels:
                 cause = f"labelsTr/{case}{ending} is missing"
@@ -239,17 +237,32 @@ def _jobs_from_folders(
                 remedy = "Keep it in one folder, or its score is measured on training data"
                 faults.append(fault(case, "I31", cause, remedy))
                 continue
-            files = tuple(channels[i] for i in sorted(channels))
             jobs[case] = _Job(
                 case,
                 role,
                 folder,
-                files,
+                tuple(channels[i] for i in sorted(channels)),
                 labels.get(case),
                 description.label_values,
                 allow_origin_mismatch,
             )
     return list(jobs.values())
+
+
+def _label_without_image(
+    role: str, ending: str, labels: Mapping[str, Path], listing: Listing
+) -> list[Fault]:
+    """Label maps of no case; a misnamed image has its own fault."""
+    misnamed = {f.case for f in listing.faults}
+    return [
+        fault(
+            case,
+            "I28",
+            f"{_LABELS[role]}/{case}{ending} has no image in {_IMAGES[role]}",
+            "Add the image or remove the label map",
+        )
+        for case in sorted(set(labels) - set(listing.cases) - misnamed)
+    ]
 
 
 def _name_fault(found: Fault, labels: Mapping[str, Path]) -> Fault:
@@ -354,16 +367,24 @@ def _check_label(
     if values is None:
         return label, {}, faults
     counts = count_values(values)
-    unknown = {v: n for v, n in counts.items() if v not in job.label_values and v >= 0}
-    if unknown:
-        listed = ", ".join(f"{value} ({n} voxels)" for value, n in unknown.items())
-        cause = f"{name} has values that dataset.json does not list: {listed}"
+    faults += _value_faults(job, name, counts)
+    return label, class_facts(np.where(values > 0, values, 0), counts), faults
+
+
+def _value_faults(job: _Job, name: str, counts: Mapping[int, int]) -> list[Fault]:
+    """Values of a label map that dataset.json does not list."""
+
+    def listed(unknown: Mapping[int, int]) -> str:
+        return ", ".join(f"{value} ({n} voxels)" for value, n in unknown.items())
+
+    faults = []
+    if unknown := {v: n for v, n in counts.items() if v >= 0 and v not in job.label_values}:
+        cause = f"{name} has values that dataset.json does not list: {listed(unknown)}"
         faults.append(fault(job.case, "I23", cause, "Correct the label map or name the label"))
     if negative := {v: n for v, n in counts.items() if v < 0}:
-        listed = ", ".join(f"{value} ({n} voxels)" for value, n in negative.items())
-        cause = f"{name} has negative values: {listed}"
+        cause = f"{name} has negative values: {listed(negative)}"
         faults.append(fault(job.case, "I26", cause, "Use 0 for background"))
-    return label, class_facts(np.where(values > 0, values, 0), counts), faults
+    return faults
 
 
 def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list[Fault]:

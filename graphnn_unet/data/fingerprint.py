@@ -63,24 +63,23 @@ def extract_fingerprint(
     Raises:
         FaultsError: Cases that could not be read.
     """
-    n_labeled = sum(facts.role == "labeled" for facts in cases.values())
     reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
     settings = {"reader": reader, "classes": {key: list(ids) for key, ids in classes.items()}}
-    kept = target.with_name(f".{target.stem}.cases.json")
-    old = {**_known_cases(target, settings), **_known_cases(kept, settings)}
+    partial = target.with_name(f".{target.stem}.cases.json")
+    known = {**_known_cases(target, settings), **_known_cases(partial, settings)}
     per_case = {
-        case: old[case]
+        case: known[case]
         for case, facts in cases.items()
-        if case in old and old[case]["sha256"] == facts.sha256
+        if case in known and known[case]["sha256"] == facts.sha256
     }
-    n_samples = int(SAMPLES_OF_DATASET // max(1, n_labeled))
+    n_labeled = sum(facts.role == "labeled" for facts in cases.values())
     jobs = [
         _Job(
             case,
             tuple(map(str, facts.images)),
             str(facts.label) if facts.role == "labeled" else None,
             reader,
-            n_samples,
+            int(SAMPLES_OF_DATASET // max(1, n_labeled)),
             tuple(classes.values()),
         )
         for case, facts in cases.items()
@@ -89,15 +88,16 @@ def extract_fingerprint(
 
     def keep() -> None:
         if jobs and per_case:
-            write_json(kept, {"gnnunet": _own(per_case, settings)})
+            write_json(partial, {"gnnunet": _record(per_case, settings)})
 
     faults = _analyze_all(jobs, cases, per_case, keep, n_workers)
     if faults:
         raise FaultsError(faults)
-    fingerprint = _summarize({case: per_case[case] for case in cases}, dataset_json)
-    fingerprint["gnnunet"] = _own({case: per_case[case] for case in cases}, settings)
+    per_case = {case: per_case[case] for case in cases}
+    fingerprint = _summarize(per_case, dataset_json)
+    fingerprint["gnnunet"] = _record(per_case, settings)
     write_json(target, fingerprint)
-    kept.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     return fingerprint
 
 
@@ -127,7 +127,7 @@ def _analyze_all(
     return faults
 
 
-def _own(cases: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _record(cases: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema_version": FINGERPRINT_SCHEMA_VERSION, **settings, "cases": dict(cases)}
 
 
@@ -137,11 +137,12 @@ def _known_cases(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         content = read_json(path)
     except (MissingFileError, InputError):
         return {}
-    own = content.get("gnnunet") if isinstance(content, dict) else None
-    if not isinstance(own, dict) or own.get("schema_version") != FINGERPRINT_SCHEMA_VERSION:
+    record = content.get("gnnunet") if isinstance(content, dict) else None
+    if not isinstance(record, dict):
         return {}
-    same = all(own.get(key) == value for key, value in settings.items())
-    return own["cases"] if same else {}
+    wanted = {"schema_version": FINGERPRINT_SCHEMA_VERSION, **settings}
+    same = all(record.get(key) == value for key, value in wanted.items())
+    return record["cases"] if same else {}
 
 
 def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
@@ -270,13 +271,13 @@ def one_component_classes(
         fingerprint: As written by ``extract_fingerprint``.
         slice_axis: Axis across which 2D slices are cut, ``None`` for volumes.
     """
-    own = fingerprint["gnnunet"]
+    record = fingerprint["gnnunet"]
     column = 0 if slice_axis is None else slice_axis + 1
     result = {}
-    for row, key in enumerate(own["classes"]):
+    for row, key in enumerate(record["classes"]):
         shares = [
             facts["largest_share"][row][column]
-            for facts in own["cases"].values()
+            for facts in record["cases"].values()
             if facts.get("largest_share")
         ]
         present = [share for share in shares if share is not None]

@@ -136,15 +136,7 @@ def new_dataset_name(name_or_id: str, default_id: int | None = None, label: str 
     elif name_or_id.isdigit():
         number, name = int(name_or_id), label or "Study"
     else:
-        name = name_or_id
-        same = [n for n in names if n[11:] == name]
-        taken = {dataset_id(n) for n in names}
-        if same:
-            number = dataset_id(same[0])
-        elif default_id is not None and default_id not in taken:
-            number = default_id
-        else:
-            number = next(i for i in range(501, 1000) if i not in taken)
+        number, name = _number_for(name_or_id, names, default_id), name_or_id
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise InputError(
             f"{name!r} cannot name a data set",
@@ -160,3 +152,14 @@ def new_dataset_name(name_or_id: str, default_id: int | None = None, label: str 
             f"id {number} belongs to {others[0]}", "nnU-Net finds data sets by id", "Take another"
         )
     return full
+
+
+def _number_for(name: str, names: list[str], default_id: int | None) -> int:
+    """Id of a data set of this name: its present one, the default, or the next free one."""
+    taken = {dataset_id(full_name) for full_name in names}
+    for full_name in names:
+        if full_name[11:] == name:
+            return dataset_id(full_name)
+    if default_id is not None and default_id not in taken:
+        return default_id
+    return next(number for number in range(501, 1000) if number not in taken)

@@ -168,14 +168,16 @@ def _prepare(
     from graphnn_unet.plans.planner import make_plans
 
     dataset_json = read_json(raw / "dataset.json")
-    classes = class_table(dataset_json)
     if n_workers is None:
         n_workers = default_workers(len(cases))
     fingerprint = extract_fingerprint(
-        target / "dataset_fingerprint.json", cases, dataset_json, classes, n_workers=n_workers
+        target / "dataset_fingerprint.json",
+        cases,
+        dataset_json,
+        class_table(dataset_json),
+        n_workers=n_workers,
     )
     labeled = {case: facts for case, facts in cases.items() if facts.role == "labeled"}
-    n_unlabeled = len(cases) - len(labeled)
     # nnU-Net's planner compares it with one in the raw folder; ours is made of patients, each time
     (target / "splits_final.json").unlink(missing_ok=True)
     plans, account = make_plans(
@@ -183,9 +185,39 @@ def _prepare(
         planner=planner,
         layers=layers,
         derive=partial(_derive, fingerprint),
-        n_unlabeled=n_unlabeled,
+        n_unlabeled=len(cases) - len(labeled),
     )
     write_text(target / "planning_log.txt", account)
+    splits_note = _write_descriptions(raw, target, dataset_json, labeled)
+    chosen = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
+    faults = [f for name in chosen for f in _oversized(plans, name, cases)]
+    if faults:
+        raise FaultsError(faults)
+    planned = plans["gnnunet"]["recipes"]
+    notes = [
+        f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
+        for name in planned
+        if name not in chosen and drop_stale(target, plans, name, dataset_json)
+    ]
+    for name in chosen:
+        faults += preprocess_configuration(
+            target, cases, plans, name, dataset_json, n_workers=n_workers
+        )
+    result = PlanningResult(
+        raw.name,
+        target / f"{plans['plans_name']}.json",
+        len(labeled),
+        len(cases) - len(labeled),
+        [_summary(plans, name, name in chosen) for name in planned],
+        [*notes, splits_note, *_component_notes(plans, chosen, dataset_json)],
+    )
+    return result, faults
+
+
+def _write_descriptions(
+    raw: Path, target: Path, dataset_json: Mapping[str, Any], labeled: Mapping[str, CaseFacts]
+) -> str:
+    """Description, patients, references and splits for training; a sentence on the splits."""
     write_json(target / "dataset.json", dataset_json)
     if (raw / "gnnunet.json").is_file():  # order of labels and patients, for training elsewhere
         write_json(target / "gnnunet.json", read_json(raw / "gnnunet.json"))
@@ -194,33 +226,7 @@ def _prepare(
     splits = make_splits(patients)
     if splits:
         write_json(target / "splits_final.json", splits)
-    chosen = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
-    faults = [f for name in chosen for f in _oversized(plans, name, cases)]
-    if faults:
-        raise FaultsError(faults)
-    stale = [
-        name
-        for name in plans["gnnunet"]["recipes"]
-        if name not in chosen and drop_stale(target, plans, name, dataset_json)
-    ]
-    for name in chosen:
-        faults += preprocess_configuration(
-            target, cases, plans, name, dataset_json, n_workers=n_workers
-        )
-    notes = [
-        f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
-        for name in stale
-    ]
-    notes += [describe_splits(patients, splits), *_component_notes(plans, chosen, dataset_json)]
-    result = PlanningResult(
-        raw.name,
-        target / f"{plans['plans_name']}.json",
-        len(labeled),
-        n_unlabeled,
-        [_summary(plans, name, name in chosen) for name in plans["gnnunet"]["recipes"]],
-        notes,
-    )
-    return result, faults
+    return describe_splits(patients, splits)
 
 
 def class_table(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
