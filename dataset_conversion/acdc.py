@@ -7,7 +7,7 @@ and are stacked here. And the challenge's own ``patientNNN/patientNNN_frameMM.ni
 
 Who trains: the published training patients in their order, first. Who tests: the published test
 patients. The published validation patients are left out, because the published experiments train
-on the 70 training patients alone, labelled or not; a list file given as ``test`` brings them in.
+on the 70 training patients alone, labeled or not; a list file given as ``test`` brings them in.
 """
 
 from __future__ import annotations

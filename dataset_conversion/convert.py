@@ -163,7 +163,7 @@ def _last_labeled(dataset: ConvertedDataset, n_test: int) -> set[str]:
     if not 0 <= n_test < max(len(labeled), 1):
         raise InputError(
             f"{n_test} test cases cannot be taken",
-            f"there are {len(labeled)} labelled cases and one must stay",
+            f"there are {len(labeled)} labeled cases and one must stay",
         )
     return {case.case_id for case in labeled[len(labeled) - n_test :]}
 
@@ -188,15 +188,15 @@ def _with_labeled(dataset: ConvertedDataset, n_labeled: int | None) -> Converted
     labeled = [case.case_id for case in dataset.with_role("labeled")]
     if not 1 <= n_labeled <= len(labeled):
         raise InputError(
-            f"{n_labeled} labelled cases were asked for", f"there are {len(labeled)} with label map"
+            f"{n_labeled} labeled cases were asked for", f"there are {len(labeled)} with label map"
         )
     hidden = set(labeled[n_labeled:])
     cases = [_without_label(c) if c.case_id in hidden else c for c in dataset.cases]
-    notes = [f"the first {n_labeled} labelled cases in order keep their label maps"]
+    notes = [f"the first {n_labeled} labeled cases in order keep their label maps"]
     patients = {case.patient for case in cases if case.role == "labeled"}
     shared = {case.patient for case in cases if case.role == "unlabeled"} & patients
     if shared:
-        notes.append(f"patient {min(shared)} has labelled and unlabelled cases")
+        notes.append(f"patient {min(shared)} has labeled and unlabeled cases")
     return replace(dataset, cases=cases, notes=[*dataset.notes, *notes])
 
 
@@ -212,9 +212,9 @@ def _with_unlabeled(dataset: ConvertedDataset, n_unlabeled: int | None) -> Conve
     unlabeled = [case.case_id for case in dataset.with_role("unlabeled")]
     if not 0 <= n_unlabeled <= len(unlabeled):
         raise InputError(
-            f"{n_unlabeled} unlabelled cases were asked for", f"there are {len(unlabeled)}"
+            f"{n_unlabeled} unlabeled cases were asked for", f"there are {len(unlabeled)}"
         )
     left_out = set(unlabeled[n_unlabeled:])
     cases = [case for case in dataset.cases if case.case_id not in left_out]
-    notes = [f"{len(left_out)} unlabelled cases are left out, as asked"] if left_out else []
+    notes = [f"{len(left_out)} unlabeled cases are left out, as asked"] if left_out else []
     return replace(dataset, cases=cases, notes=[*dataset.notes, *notes])

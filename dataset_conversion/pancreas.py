@@ -2,7 +2,7 @@
 
 Two forms are known. The publisher's: a DICOM series in ``PANCREAS_0001/`` ... and the label maps
 ``label0001.nii.gz`` ...; and h5 files with ``image`` and ``label`` as the semi-supervised
-literature uses them, cropped, resampled and normalised. The publisher's label maps are stored along
+literature uses them, cropped, resampled and normalized. The publisher's label maps are stored along
 other axes than the series; both are brought to the same axes by their headers.
 """
 
@@ -60,7 +60,7 @@ def read(request: Request) -> ConvertedDataset:
     ordered = [cases[i] for i in in_published_order(cases, [*split.train, *split.test])]
     notes = [
         "the h5 files store no geometry: 1 mm isotropic is assumed, as in the literature; "
-        "intensities are normalised, not Hounsfield units"
+        "intensities are normalized, not Hounsfield units"
         if is_h5
         else "label maps were brought to the axes of the series by their headers"
     ]

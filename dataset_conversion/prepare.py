@@ -2,7 +2,7 @@
 
 Runs in a worker and knows one case at a time. Nothing is guessed: a label map that does not lie on
 its image's grid is a fault unless its header says how to reorder it without interpolation, or the
-user has chosen how to mend it.
+user has chosen how to fix it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILE_ENDING = ".nii.gz"
 FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}
 FOLDERS["test"] = ("imagesTs", "labelsTs")
 
-_LEAVE_OUT = "Mend the file or leave the case out (--exclude)"
+_LEAVE_OUT = "Fix the file or leave the case out (--exclude)"
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _channel_on_grid(work: _Work, volume: Volume, channel: int, first: Volume) -
 def _on_grid(
     work: _Work, volume: Volume, grid: Grid, what: str, *, nearest: bool, code: str
 ) -> Volume | None:
-    """The volume with exactly ``grid``: as it is, reordered, mended as chosen, or a fault."""
+    """The volume with exactly ``grid``: as it is, reordered, fixed as chosen, or a fault."""
     mode = work.job.fix_geometry
     fits = _fits(volume, grid)
     if not fits:

@@ -16,7 +16,7 @@ class Split:
     """An order of cases and who is kept for testing.
 
     Attributes:
-        train: Training cases in order; the first ones are the labelled ones of the literature.
+        train: Training cases in order; the first ones are the labeled ones of the literature.
         test: Test cases.
         tables: All known splits by name, as they go into ``gnnunet.json``.
         notes: Lines the user should read.

@@ -152,7 +152,7 @@ def with_axes_of(volume: Volume, direction: Sequence[float]) -> Volume | None:
 
 
 def resampled(volume: Volume, grid: Grid, *, nearest: bool) -> Volume:
-    """The volume on another grid; nearest neighbour for label maps, linear for images."""
+    """The volume on another grid; nearest neighbor for label maps, linear for images."""
     z, y, x = grid.shape
     method = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
     image = to_itk(volume)

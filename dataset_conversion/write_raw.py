@@ -210,10 +210,10 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
     if rows and "ct" not in names and min(row.minimum for row in rows) < _LOOKS_LIKE_CT:
         notes.append(
             "intensities reach below -500, as in CT: give --channels CT so that they are "
-            "normalised as Hounsfield units"
+            "normalized as Hounsfield units"
         )
     if not any(row.role == "labeled" for row in rows):
-        notes.append("there is no labelled case: training needs at least one")
+        notes.append("there is no labeled case: training needs at least one")
     return notes
 
 

@@ -36,10 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     add("source", nargs="?", metavar="SOURCE", help="folder of the data")
     add("-d", dest="dataset", metavar="NAME_OR_ID", help="name, id or Dataset501_Name of the new "
         "data set (default: the form's own)")  # fmt: skip
-    add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labelled "
-        "cases only; the others become unlabelled")  # fmt: skip
-    add("--unlabeled", type=int, metavar="N", help="keep the first N unlabelled cases only")
-    add("--test", metavar="N|FILE", help="the last N labelled cases, or those listed in FILE, "
+    add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labeled "
+        "cases only; the others become unlabeled")  # fmt: skip
+    add("--unlabeled", type=int, metavar="N", help="keep the first N unlabeled cases only")
+    add("--test", metavar="N|FILE", help="the last N labeled cases, or those listed in FILE, "
         "are kept for testing")  # fmt: skip
     add(
         "--images",
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label-names", metavar="1=NAME,2=NAME", help="names of the stored label values")
     add("--channels", nargs="+", action="extend", metavar="NAME", default=[],
         help="names of the channels, in "
-        "order (CT is normalised as Hounsfield units); some of the form's own names select "
+        "order (CT is normalized as Hounsfield units); some of the form's own names select "
         "these")  # fmt: skip
     add("--patient-regex", metavar="REGEX", help="finds the patient in a case id, e.g. "
         "'^(pat[0-9]+)_'; scans of one patient stay together")  # fmt: skip
@@ -140,7 +140,7 @@ def _print_summary(result: ConversionResult) -> None:
     labels = ", ".join(f"{name}={value}" for name, value in result.labels.items())
     counts = ", ".join(
         f"{result.count(role)} {word}"
-        for role, word in (("labeled", "labelled"), ("unlabeled", "unlabelled"), ("test", "test"))
+        for role, word in (("labeled", "labeled"), ("unlabeled", "unlabeled"), ("test", "test"))
     )
     verb = "written to" if result.written else "would go to"
     plural = "" if len(result.channel_names) == 1 else "s"

@@ -180,7 +180,7 @@ def check_dataset(
         jobs = _jobs_from_section(folder, description, faults, allow_origin_mismatch)
     n_training = sum(job.role == "labeled" for job in jobs)
     if n_training and description.n_training != n_training:
-        cause = f"numTraining is {description.n_training}, there are {n_training} labelled cases"
+        cause = f"numTraining is {description.n_training}, there are {n_training} labeled cases"
         faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
     if n_workers is None:
         n_workers = _workers_for(jobs)
@@ -214,7 +214,7 @@ def _jobs_from_folders(
     notes: list[str],
     allow_origin_mismatch: bool,
 ) -> list[_Job]:
-    """One job a case from ``imagesTr`` and its neighbours; faults and notes are appended."""
+    """One job a case from ``imagesTr`` and its neighbors; faults and notes are appended."""
     ending = description.file_ending
     jobs: dict[str, _Job] = {}
     for role, images in _IMAGES.items():

@@ -25,7 +25,7 @@ class ClassFacts:
 
     Attributes:
         n_voxels: Voxels of the class.
-        n_components: Connected components, 26-neighbourhood.
+        n_components: Connected components, 26-neighborhood.
         largest_share: Share of the class's voxels that lies in its largest component, 0 to 1.
     """
 

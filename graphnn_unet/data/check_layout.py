@@ -63,7 +63,7 @@ def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
         return None, [fault(_DATASET_JSON, "I37", cause, "Make the data set with gnnunet_convert")]
     except json.JSONDecodeError as error:
         cause = f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
-        return None, [fault(_DATASET_JSON, "I38", cause, "Mend it there or write it again")]
+        return None, [fault(_DATASET_JSON, "I38", cause, "Fix it there or write it again")]
     except (OSError, UnicodeDecodeError) as error:
         cause = f"{path} cannot be read ({error})"
         return None, [fault(_DATASET_JSON, "I38", cause, "Write it again as UTF-8 text")]

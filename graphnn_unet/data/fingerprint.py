@@ -1,6 +1,6 @@
-"""nnU-Net's dataset fingerprint, of labelled and unlabelled scans.
+"""nnU-Net's dataset fingerprint, of labeled and unlabeled scans.
 
-Spacing and size come from all scans, intensities inside the foreground from the labelled ones.
+Spacing and size come from all scans, intensities inside the foreground from the labeled ones.
 Unlike nnU-Net's extractor it never draws more samples than there are foreground voxels, keeps
 finished cases when it is stopped, and notices when a file or the table of classes has changed.
 """
@@ -29,7 +29,7 @@ SAVE_INTERVAL_S = 10.0
 """Finished cases are kept on the disk at least this often."""
 SAMPLES_OF_DATASET = 1e7
 ONE_COMPONENT_SHARE = 0.95
-"""A class counts as one component when in every labelled case at least this share of its voxels
+"""A class counts as one component when in every labeled case at least this share of its voxels
 lies in the largest component."""
 
 
@@ -116,7 +116,7 @@ def _analyze_all(
         for outcome in track(outcomes, len(jobs), "fingerprint"):
             case = outcome.job.case
             if not outcome.ok:
-                faults.append(Fault(case, "fingerprint", outcome.error, "Mend or remove the case"))
+                faults.append(Fault(case, "fingerprint", outcome.error, "Fix or remove the case"))
                 continue
             per_case[case] = {"sha256": cases[case].sha256, **outcome.value}
             if time.monotonic() - saved >= SAVE_INTERVAL_S:
@@ -199,8 +199,8 @@ def largest_component_shares(label: np.ndarray, ids: tuple[int, ...]) -> list[fl
         ids: Label ids that make up the class or region.
 
     Returns:
-        Four values: the volume (26-neighbourhood), then the mean over slices across axis 0, 1, 2
-        (8-neighbourhood), each slice weighted by its voxels; ``None`` where the class is absent.
+        Four values: the volume (26-neighborhood), then the mean over slices across axis 0, 1, 2
+        (8-neighborhood), each slice weighted by its voxels; ``None`` where the class is absent.
     """
     mask = np.isin(label, ids)
     if not mask.any():
@@ -243,7 +243,7 @@ def _summarize(cases: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dic
 
 
 def _pooled(parts: list[dict[str, Any]]) -> dict[str, float]:
-    """Statistics of all labelled foregrounds together, every case with the same weight.
+    """Statistics of all labeled foregrounds together, every case with the same weight.
 
     nnU-Net draws as many samples from each case; equal weights are the expectation of that.
     """
@@ -265,7 +265,7 @@ def _pooled(parts: list[dict[str, Any]]) -> dict[str, float]:
 def one_component_classes(
     fingerprint: Mapping[str, Any], slice_axis: int | None
 ) -> dict[str, bool]:
-    """For each class: is it one component in (nearly) every labelled case?
+    """For each class: is it one component in (nearly) every labeled case?
 
     Args:
         fingerprint: As written by ``extract_fingerprint``.

@@ -49,7 +49,7 @@ class ConfigurationSummary:
         name: ``3d_fullres`` ...
         spacing: mm, in the plan's axis order.
         patch_size: Voxels.
-        batch: Labelled plus unlabelled images a step.
+        batch: Labeled plus unlabeled images a step.
         n_stages: Resolution stages of the network.
         memory_gb: Estimated GPU memory of a training step.
         preprocessed: Whether its cases were preprocessed in this call.
@@ -150,7 +150,7 @@ def _usable_cases(
     }
     if not any(facts.role == "labeled" for facts in cases.values()):
         raise InputError(
-            "no labelled case is left", "planning needs at least one label map",
+            "no labeled case is left", "planning needs at least one label map",
             "Add label maps to labelsTr",
         )  # fmt: skip
     return cases, report.errors
@@ -256,7 +256,7 @@ def patient_table(raw: Path, cases: Mapping[str, Any] | Sequence[str]) -> dict[s
 
 
 def _derive(fingerprint: Mapping[str, Any], slice_axis: int) -> dict[str, dict[str, Any]]:
-    """Values of the recipe that are measured on the labelled cases, per configuration."""
+    """Values of the recipe that are measured on the labeled cases, per configuration."""
     in_volume = one_component_classes(fingerprint, None)
     in_slices = one_component_classes(fingerprint, slice_axis)
     return {

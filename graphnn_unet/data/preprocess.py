@@ -1,6 +1,6 @@
 """Preprocessing of one configuration through nnU-Net's own preprocessor.
 
-Labelled cases land in ``<plans>_<configuration>`` as nnU-Net writes them, unlabelled ones in
+Labeled cases land in ``<plans>_<configuration>`` as nnU-Net writes them, unlabeled ones in
 ``<plans>_<configuration>__unlabeled`` without a label map. A set is built in a hidden folder
 beside it and takes its place when it is whole; a manifest names every case, its files and a hash
 of what they were made from. Stopped and started again, only what is missing is done; cases whose
@@ -43,7 +43,7 @@ NORMALIZED_ALONE = {
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 }
-"""Normalisations that look at one scan only; CT's uses intensities of all labelled scans, so that
+"""Normalizations that look at one scan only; CT's uses intensities of all labeled scans, so that
 one changed scan changes the voxels of all."""
 
 
@@ -164,7 +164,7 @@ def preprocess_configuration(
     with Progress(len(cases), f"preprocess {configuration}", initial=n_kept) as progress:
         for outcome in run_jobs(_preprocess_case, jobs, n_workers=min(n_workers, len(waiting))):
             if not outcome.ok:
-                remedy = "Mend or remove the case, then run the command again"
+                remedy = "Fix or remove the case, then run the command again"
                 faults.append(Fault(outcome.job.case, "preprocess", outcome.error, remedy))
             progress.update(outcome.job.case)
     if not faults:
@@ -221,7 +221,7 @@ def _preprocess_case(job: _Job) -> None:
     )
     data = data.astype(np.float32, copy=False)
     if not np.isfinite(data).all():
-        raise InputError("the normalised image has values that are not finite")
+        raise InputError("the normalized image has values that are not finite")
     stem = Path(job.target)
     for path in _files(stem):
         path.unlink(missing_ok=True)  # fragments of an interrupted run; blosc2 will not overwrite

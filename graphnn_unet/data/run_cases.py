@@ -1,4 +1,4 @@
-"""The cases of one training: labelled, unlabelled, held out."""
+"""The cases of one training: labeled, unlabeled, held out."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class RunCases:
 
     Attributes:
         labeled: Train with their label map.
-        unlabeled: Train without; labelled cases that the draw leaves out are among them, other
+        unlabeled: Train without; labeled cases that the draw leaves out are among them, other
             scans of held-out patients are not.
-        held_out: Labelled cases that do not train.
+        held_out: Labeled cases that do not train.
     """
 
     labeled: list[StoredCase]
@@ -48,10 +48,10 @@ def select_cases(
 
     Args:
         dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
-        identifier: Folder name of the preprocessed labelled cases.
-        n_labeled: How many labelled cases count as labelled; ``None`` for all.
+        identifier: Folder name of the preprocessed labeled cases.
+        n_labeled: How many labeled cases count as labeled; ``None`` for all.
         draw: Which ones.
-        fold: Fold number or ``all``; folds are made of the labelled cases of the run, by patient.
+        fold: Fold number or ``all``; folds are made of the labeled cases of the run, by patient.
     """
     manifest = require_preprocessed(dataset_folder, identifier)
     roles = {case: entry["role"] for case, entry in manifest["cases"].items()}

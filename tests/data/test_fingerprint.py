@@ -87,7 +87,7 @@ def zero_border(raw: Path) -> None:
 
 
 @pytest.mark.parametrize("cropped", [False, True])
-def test_on_labelled_scans_it_equals_nnunets_within_its_sampling_error(raw, monkeypatch, cropped):
+def test_on_labeled_scans_it_equals_nnunets_within_its_sampling_error(raw, monkeypatch, cropped):
     if cropped:
         zero_border(raw)
     theirs = stock_fingerprint(raw, monkeypatch)
@@ -112,7 +112,7 @@ def test_on_labelled_scans_it_equals_nnunets_within_its_sampling_error(raw, monk
         assert (one["min"], one["max"]) == pytest.approx((other["min"], other["max"]))
 
 
-def test_a_single_labelled_case_has_its_exact_statistics(raw):
+def test_a_single_labeled_case_has_its_exact_statistics(raw):
     description = json.loads((raw / "dataset.json").read_text())
     facts = check_dataset(raw, n_workers=0).cases
     found = extract_fingerprint(
@@ -147,10 +147,10 @@ def test_large_cases_are_sampled_without_repetition(monkeypatch):
     assert module._intensities(values[:0], 10) is None
 
 
-# --------------------------------------------------------------------- unlabelled scans
+# --------------------------------------------------------------------- unlabeled scans
 
 
-def test_spacings_and_sizes_come_from_all_scans_intensities_from_the_labelled(raw):
+def test_spacings_and_sizes_come_from_all_scans_intensities_from_the_labeled(raw):
     few = extract(raw, roles=("labeled",))
     target_of(raw).unlink()
     for path in sorted((raw / "imagesUn").iterdir()):
@@ -163,7 +163,7 @@ def test_spacings_and_sizes_come_from_all_scans_intensities_from_the_labelled(ra
     assert every[key] == few[key]
 
 
-def test_labels_of_unlabelled_scans_are_never_needed(raw, monkeypatch):
+def test_labels_of_unlabeled_scans_are_never_needed(raw, monkeypatch):
     """A label map that lies about is not opened."""
     write_image(raw / "labelsUn" / "case_04.nii.gz", np.zeros((3, 3, 3), np.uint8))
     opened = []

@@ -44,17 +44,17 @@ def test_labels_beyond_n_are_written_nowhere(data: Path):
     assert content["numTraining"] == 2
 
 
-def test_the_last_labelled_cases_become_test_cases(data: Path):
+def test_the_last_labeled_cases_become_test_cases(data: Path):
     result = run(data, test=1)
     assert letters(result) == "lllltu"
     assert (result.folder / "labelsTs" / "pat2_scan4.nii.gz").is_file()
 
 
-def test_test_cases_are_taken_before_labelled_ones_are_counted(data: Path):
+def test_test_cases_are_taken_before_labeled_ones_are_counted(data: Path):
     assert letters(run(data, test=1, labeled=2)) == "lluutu"
 
 
-def test_unlabelled_cases_can_be_limited(data: Path):
+def test_unlabeled_cases_can_be_limited(data: Path):
     result = run(data, test=1, labeled=2, unlabeled=1)
     assert [(row.case, row.role) for row in result.rows] == [
         ("pat0_scan0", "labeled"),
@@ -62,7 +62,7 @@ def test_unlabelled_cases_can_be_limited(data: Path):
         ("pat1_scan2", "unlabeled"),
         ("pat2_scan4", "test"),
     ]
-    with pytest.raises(InputError, match="9 unlabelled cases were asked for: there are"):
+    with pytest.raises(InputError, match="9 unlabeled cases were asked for: there are"):
         run(data, labeled=2, unlabeled=9, overwrite=True)
 
 

@@ -77,7 +77,7 @@ def test_other_files_are_told_and_passed_over(data: Path):
     }
 
 
-def test_without_labels_all_cases_are_unlabelled(data: Path):
+def test_without_labels_all_cases_are_unlabeled(data: Path):
     result = run(data, labels=None)
     assert letters(result) == "u" * 6
     assert any("training needs at least one" in note for note in result.notes)

@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **changes) -> ConvertedDataset:
-    """c0, c1 labelled, c2 unlabelled, c3 test."""
+    """c0, c1 labeled, c2 unlabeled, c3 test."""
     roles = ("labeled", "labeled", "unlabeled", "test")
     cases = []
     for i, role in enumerate(roles):
