@@ -114,7 +114,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
     """Read, check and, where ``job.target`` is given, write one case.
 
     Returns:
-        The facts of the case (``None`` with an error) and the faults found.
+        The row of the case (``None`` with an error) and the faults found.
     """
     work = _Work(job)
     case = job.case
@@ -208,23 +208,25 @@ def _on_grid(
 
 
 def _fits(volume: Volume, grid: Grid) -> bool:
-    own = grid_of(volume)
-    differences = grid_differences(grid, own) if own.shape == grid.shape else {"shape": 1.0}
+    stored_grid = grid_of(volume)
+    if stored_grid.shape != grid.shape:
+        return False
+    differences = grid_differences(grid, stored_grid)
     return max(differences.values(), default=0.0) <= ROUNDING_OF_SPACING
 
 
 def _grid_fault(work: _Work, volume: Volume, grid: Grid, what: str, code: str) -> None:
-    own = grid_of(volume)
-    if own.shape != grid.shape:
-        cause = f"{what} has {own.shape} voxels (z, y, x), the image {grid.shape}"
+    stored_grid = grid_of(volume)
+    if stored_grid.shape != grid.shape:
+        cause = f"{what} has {stored_grid.shape} voxels (z, y, x), the image {grid.shape}"
         remedy = "Use --fix-geometry resample if both headers are right"
         work.fault(code, cause, f"{remedy}, or --exclude the case")
         return
-    differences = grid_differences(grid, own)
+    differences = grid_differences(grid, stored_grid)
     key = max(differences, key=lambda name: differences[name])
     codes = {"spacing": "I16", "origin": "I17", "direction": "I18"}
     cause = (
-        f"{key} of {what} is {numbers(getattr(own, key))}, "
+        f"{key} of {what} is {numbers(getattr(stored_grid, key))}, "
         f"of the image {numbers(getattr(grid, key))}"
     )
     remedy = (

@@ -174,8 +174,8 @@ def _prepare(
         if not outcome.ok:
             faults.append(Fault(case_id, "convert", outcome.error, "Leave it out (--exclude)"))
             continue
-        row, found = outcome.value
-        faults += found
+        row, case_faults = outcome.value
+        faults += case_faults
         if row is not None:
             rows[case_id] = row
     if faults:

@@ -86,8 +86,8 @@ def _label_names(text: str | None) -> dict[int, str]:
 
     names = {}
     for part in text.split(",") if text else ():
-        value, found, name = part.partition("=")
-        if not found or not value.strip().isdigit() or not name.strip():
+        value, equals, name = part.partition("=")
+        if not equals or not value.strip().isdigit() or not name.strip():
             raise InputError(
                 f"--label-names {text!r} cannot be read", "", "Write it like 1=atrium,2=wall"
             )

@@ -22,7 +22,12 @@ from graphnn_unet.data.check_files import (
     fault,
     numbers,
 )
-from graphnn_unet.data.check_labels import ClassFacts, class_facts, count_values, integer_labels
+from graphnn_unet.data.check_labels import (
+    ClassMetadata,
+    class_metadata,
+    count_values,
+    integer_labels,
+)
 from graphnn_unet.data.check_layout import (
     Description,
     Listing,
@@ -40,9 +45,9 @@ from graphnn_unet.storage.processes import default_workers, run_jobs
 from graphnn_unet.storage.volume_files import BadFileError, VolumeFile, read_volume
 
 __all__ = [
-    "CaseFacts",
+    "CaseMetadata",
     "CheckReport",
-    "ClassFacts",
+    "ClassMetadata",
     "check_case_images",
     "check_dataset",
     "group_case_files",
@@ -63,7 +68,7 @@ _LABELS = {"labeled": "labelsTr", "test": "labelsTs"}
 
 
 @dataclass(frozen=True)
-class CaseFacts:
+class CaseMetadata:
     """What the check found out about one case.
 
     Attributes:
@@ -89,7 +94,7 @@ class CaseFacts:
     spacing: tuple[float, float, float]
     n_channels: int
     label_values: tuple[int, ...] = ()
-    classes: dict[int, ClassFacts] = field(default_factory=dict)
+    classes: dict[int, ClassMetadata] = field(default_factory=dict)
     content: tuple[str, ...] = ()
 
 
@@ -100,13 +105,13 @@ class CheckReport:
     Attributes:
         folder: The raw folder.
         faults: Errors and warnings, data set first, then by case.
-        cases: Facts of every case with an image file, sorted by case id.
+        cases: Metadata of every case with an image file, sorted by case id.
         notes: Files that were passed over.
     """
 
     folder: Path
     faults: list[Fault]
-    cases: dict[str, CaseFacts]
+    cases: dict[str, CaseMetadata]
     notes: list[str]
 
     @property
@@ -130,12 +135,12 @@ class CheckReport:
             "notes": self.notes,
             "cases": {
                 case: {
-                    **asdict(facts),
-                    "images": [str(path) for path in facts.images],
-                    "label": None if facts.label is None else str(facts.label),
-                    "classes": {str(value): asdict(c) for value, c in facts.classes.items()},
+                    **asdict(metadata),
+                    "images": [str(path) for path in metadata.images],
+                    "label": None if metadata.label is None else str(metadata.label),
+                    "classes": {str(value): asdict(c) for value, c in metadata.classes.items()},
                 }
-                for case, facts in self.cases.items()
+                for case, metadata in self.cases.items()
             },
         }
 
@@ -184,14 +189,14 @@ def check_dataset(
         faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
     if n_workers is None:
         n_workers = _workers_for(jobs)
-    cases: dict[str, CaseFacts] = {}
+    cases: dict[str, CaseMetadata] = {}
     of_cases: list[Fault] = []
     outcomes = track(run_jobs(_check_case, jobs, n_workers=n_workers), len(jobs), "check")
     for outcome in outcomes:
         if outcome.ok:
-            facts, found = outcome.value
-            of_cases += found
-            cases[facts.case] = facts
+            metadata, case_faults = outcome.value
+            of_cases += case_faults
+            cases[metadata.case] = metadata
         else:
             remedy = "Free memory or use fewer workers, then check again"
             of_cases.append(fault(outcome.job.case, "C15", outcome.error, remedy))
@@ -265,10 +270,10 @@ def _label_without_image(
     ]
 
 
-def _name_fault(found: Fault, labels: Mapping[str, Path]) -> Fault:
+def _name_fault(name_fault: Fault, labels: Mapping[str, Path]) -> Fault:
     """An image without channel number is a misnamed case when there is a label map for it."""
-    misnamed = found.code == "I33" and found.case in labels
-    return replace(found, code="I35") if misnamed else found
+    misnamed = name_fault.code == "I33" and name_fault.case in labels
+    return replace(name_fault, code="I35") if misnamed else name_fault
 
 
 def _jobs_from_section(
@@ -308,18 +313,18 @@ def _inside(path: Path, folder: Path, name: Any) -> bool:
     return "$" not in str(name) and path.resolve().is_relative_to(folder.resolve())
 
 
-def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
+def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     volumes, faults = check_images(job.case, job.images, names)
     if not volumes:
         label_faults = _check_label(job, None)[2] if job.label is not None else []
-        nothing = CaseFacts(
+        nothing = CaseMetadata(
             job.case, job.role, job.images, job.label, {}, (0, 0, 0), (0.0, 0.0, 0.0), 0
         )
         return nothing, faults + label_faults
     first = volumes[0]
-    facts = CaseFacts(
+    metadata = CaseMetadata(
         job.case,
         job.role,
         job.images,
@@ -334,18 +339,18 @@ def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
         label, classes, label_faults = _check_label(job, volumes[0])
         faults += label_faults
         if label is not None:
-            facts = replace(
-                facts,
-                sha256={**facts.sha256, job.name(job.label): label.sha256},
+            metadata = replace(
+                metadata,
+                sha256={**metadata.sha256, job.name(job.label): label.sha256},
                 label_values=tuple(sorted({*classes, 0})),
                 classes=classes,
             )
-    return facts, faults
+    return metadata, faults
 
 
 def _check_label(
     job: _Job, image: VolumeFile | None
-) -> tuple[VolumeFile | None, dict[int, ClassFacts], list[Fault]]:
+) -> tuple[VolumeFile | None, dict[int, ClassMetadata], list[Fault]]:
     """Read a label map, compare it with its image, judge its values and count its components."""
     assert job.label is not None  # noqa: S101  # the caller has looked
     name = job.name(job.label)
@@ -368,7 +373,7 @@ def _check_label(
         return label, {}, faults
     counts = count_values(values)
     faults += _value_faults(job, name, counts)
-    return label, class_facts(np.where(values > 0, values, 0), counts), faults
+    return label, class_metadata(np.where(values > 0, values, 0), counts), faults
 
 
 def _value_faults(job: _Job, name: str, counts: Mapping[int, int]) -> list[Fault]:
@@ -387,13 +392,13 @@ def _value_faults(job: _Job, name: str, counts: Mapping[int, int]) -> list[Fault
     return faults
 
 
-def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list[Fault]:
+def _duplicates(cases: Mapping[str, CaseMetadata], faults: Iterable[Fault]) -> list[Fault]:
     """Cases with the same voxels; a constant image says nothing about its origin."""
     constant = {f.case for f in faults if f.code in ("I47", "I48")}
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for case, facts in cases.items():
-        if facts.content and case not in constant:
-            groups[facts.content].append(case)
+    for case, metadata in cases.items():
+        if metadata.content and case not in constant:
+            groups[metadata.content].append(case)
     return [
         fault(
             case,
@@ -406,19 +411,19 @@ def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list
     ]
 
 
-def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
+def _sizes(cases: Mapping[str, CaseMetadata]) -> list[Fault]:
     """Cases whose spacing cannot be right beside that of the others."""
-    cases = {case: facts for case, facts in cases.items() if facts.content}
+    cases = {case: metadata for case, metadata in cases.items() if metadata.content}
     training = [f.spacing for f in cases.values() if f.role != "test"]
     if not training:
         return []
     median = np.median(np.asarray(training), axis=0)
     faults = []
-    for case, facts in cases.items():
-        ratio = np.asarray(facts.spacing) / median
-        size = np.rint(np.asarray(facts.shape) * ratio)
-        own, usual = numbers(facts.spacing), numbers(median.tolist())
-        mm = f"its spacing is {own} mm (z, y, x), the median {usual}"
+    for case, metadata in cases.items():
+        ratio = np.asarray(metadata.spacing) / median
+        size = np.rint(np.asarray(metadata.shape) * ratio)
+        spacing, usual = numbers(metadata.spacing), numbers(median.tolist())
+        mm = f"its spacing is {spacing} mm (z, y, x), the median {usual}"
         if size.prod() > MAX_RESAMPLED_VOXELS:
             cause = f"{mm}: it would have {size.prod():.3g} voxels after resampling"
             faults.append(fault(case, "I49", cause, "Correct the spacing in its header"))
@@ -431,14 +436,14 @@ def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
     return faults
 
 
-def _without_foreground(cases: Mapping[str, CaseFacts], faults: list[Fault]) -> list[Fault]:
+def _without_foreground(cases: Mapping[str, CaseMetadata], faults: list[Fault]) -> list[Fault]:
     """Add a warning for every empty label map, or one error when all are empty."""
     judged = [f for f in cases.values() if f.role == "labeled" and f.label_values]
-    empty = [facts for facts in judged if not facts.classes]
+    empty = [metadata for metadata in judged if not metadata.classes]
     if empty and len(empty) == len(judged):
         cause = f"no label map has any foreground ({len(empty)} looked at)"
         return [*faults, fault("labelsTr", "I30", cause, "Look at the label maps")]
     return faults + [
-        fault(facts.case, "I29", "its label map is all background", "Look at it", "warning")
-        for facts in empty
+        fault(metadata.case, "I29", "its label map is all background", "Look at it", "warning")
+        for metadata in empty
     ]

@@ -237,11 +237,11 @@ def channel_faults(
 ) -> list[Fault]:
     """Missing and surplus channels, one line a case, or one for all where all are alike."""
     wanted = set(range(n_channels))
-    found = [frozenset(channels) for channels in cases.values()]
-    if len(found) > 1 and len(set(found)) == 1 and found[0] != wanted:
+    present = [frozenset(channels) for channels in cases.values()]
+    if len(present) > 1 and len(set(present)) == 1 and present[0] != wanted:
         cause = (
             f"dataset.json lists {n_channels} channels, "
-            f"the files of all {len(found)} cases in {folder} have {_numbered(found[0])}"
+            f"the files of all {len(present)} cases in {folder} have {_numbered(present[0])}"
         )
         return [fault(folder, "I20", cause, "Correct channel_names or add the files")]
     faults = []
@@ -266,8 +266,8 @@ def no_images_fault(folder: Path, ending: str) -> Fault:
         cause, remedy = f"{folder} does not exist", "Give an existing folder"
     else:
         kinds = {file_ending(p) or p.suffix for p in folder.iterdir() if p.is_file()} - {""}
-        found = f"found: {', '.join(sorted(kinds))}" if kinds else "the folder is empty"
-        cause = f"no *_0000{ending} in {folder} ({found})"
+        endings = f"found: {', '.join(sorted(kinds))}" if kinds else "the folder is empty"
+        cause = f"no *_0000{ending} in {folder} ({endings})"
         remedy = "Correct file_ending in dataset.json or convert the images"
     return fault(folder.name, "I40", cause, remedy)
 

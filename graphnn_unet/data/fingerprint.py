@@ -17,7 +17,7 @@ from typing import Any
 import cc3d
 import numpy as np
 
-from graphnn_unet.data.check import CaseFacts
+from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import write_json
@@ -45,7 +45,7 @@ class _Job:
 
 def extract_fingerprint(
     target: Path,
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     dataset_json: Mapping[str, Any],
     classes: Mapping[str, tuple[int, ...]],
     *,
@@ -69,20 +69,20 @@ def extract_fingerprint(
     known = {**_known_cases(target, settings), **_known_cases(partial, settings)}
     per_case = {
         case: known[case]
-        for case, facts in cases.items()
-        if case in known and known[case]["sha256"] == facts.sha256
+        for case, metadata in cases.items()
+        if case in known and known[case]["sha256"] == metadata.sha256
     }
-    n_labeled = sum(facts.role == "labeled" for facts in cases.values())
+    n_labeled = sum(metadata.role == "labeled" for metadata in cases.values())
     jobs = [
         _Job(
             case,
-            tuple(map(str, facts.images)),
-            str(facts.label) if facts.role == "labeled" else None,
+            tuple(map(str, metadata.images)),
+            str(metadata.label) if metadata.role == "labeled" else None,
             reader,
             int(SAMPLES_OF_DATASET // max(1, n_labeled)),
             tuple(classes.values()),
         )
-        for case, facts in cases.items()
+        for case, metadata in cases.items()
         if case not in per_case
     ]
 
@@ -103,12 +103,12 @@ def extract_fingerprint(
 
 def _analyze_all(
     jobs: list[_Job],
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     per_case: dict[str, Any],
     keep: Callable[[], None],
     n_workers: int,
 ) -> list[Fault]:
-    """Add the facts of all jobs to ``per_case``; ``keep`` is called now and then and at the end."""
+    """Add the metadata of all jobs to ``per_case``; ``keep`` is called at times and at the end."""
     faults = []
     saved = time.monotonic()
     outcomes = run_jobs(_analyze, jobs, n_workers=n_workers)
@@ -156,7 +156,7 @@ def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
 
 
 def _analyze(job: _Job) -> dict[str, Any]:
-    """Facts of one case; foreground intensities as moments and 401 quantiles a channel."""
+    """Metadata of one case; foreground intensities as moments and 401 quantiles a channel."""
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
@@ -164,16 +164,16 @@ def _analyze(job: _Job) -> dict[str, Any]:
     image, properties = reader.read_images(job.images)
     label = reader.read_seg(job.label)[0] if job.label else None
     cropped, cropped_label, _ = crop_to_nonzero(image, None if label is None else label.copy())
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "spacing": [float(s) for s in properties["spacing"]],
         "shape": [int(i) for i in image.shape[1:]],
         "shape_after_crop": [int(i) for i in cropped.shape[1:]],
     }
     if label is not None:
         foreground = cropped_label[0] > 0
-        facts["foreground"] = [_intensities(c[foreground], job.n_samples) for c in cropped]
-        facts["largest_share"] = [largest_component_shares(label[0], ids) for ids in job.classes]
-    return facts
+        metadata["foreground"] = [_intensities(c[foreground], job.n_samples) for c in cropped]
+        metadata["largest_share"] = [largest_component_shares(label[0], ids) for ids in job.classes]
+    return metadata
 
 
 def _intensities(values: np.ndarray, n_samples: int) -> dict[str, Any] | None:
@@ -226,17 +226,17 @@ def _largest(mask: np.ndarray, connectivity: int) -> int:
 
 
 def _summarize(cases: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """nnU-Net's keys from the facts of all cases."""
+    """nnU-Net's keys from the metadata of all cases."""
     n_channels = len(dataset_json["channel_names"])
-    labeled = [facts for facts in cases.values() if facts.get("foreground")]
+    labeled = [metadata for metadata in cases.values() if metadata.get("foreground")]
     intensities = {}
     for channel in range(n_channels):
         parts = [f["foreground"][channel] for f in labeled if f["foreground"][channel]]
         intensities[str(channel)] = _pooled(parts)
     relative = [np.prod(f["shape_after_crop"]) / np.prod(f["shape"]) for f in cases.values()]
     return {
-        "spacings": [facts["spacing"] for facts in cases.values()],
-        "shapes_after_crop": [facts["shape_after_crop"] for facts in cases.values()],
+        "spacings": [metadata["spacing"] for metadata in cases.values()],
+        "shapes_after_crop": [metadata["shape_after_crop"] for metadata in cases.values()],
         "foreground_intensity_properties_per_channel": intensities,
         "median_relative_size_after_cropping": float(np.median(relative)),
     }
@@ -276,9 +276,9 @@ def one_component_classes(
     result = {}
     for row, key in enumerate(record["classes"]):
         shares = [
-            facts["largest_share"][row][column]
-            for facts in record["cases"].values()
-            if facts.get("largest_share")
+            metadata["largest_share"][row][column]
+            for metadata in record["cases"].values()
+            if metadata.get("largest_share")
         ]
         present = [share for share in shares if share is not None]
         result[key] = bool(present) and min(present) >= ONE_COMPONENT_SHARE

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from graphnn_unet.data.check import CaseFacts
+from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
@@ -73,14 +73,14 @@ class _Set:
     dataset_folder: Path
     identifier: str
     settings: str
-    cases: Mapping[str, CaseFacts]
+    cases: Mapping[str, CaseMetadata]
 
     @cached_property
     def keys(self) -> dict[str, str]:
         """Hash of everything that the files of a case depend on."""
         return {
-            case: _sha256([facts.sha256, facts.role, self.settings])
-            for case, facts in self.cases.items()
+            case: _sha256([metadata.sha256, metadata.role, self.settings])
+            for case, metadata in self.cases.items()
         }
 
     def stem(self, case: str) -> Path:
@@ -103,7 +103,7 @@ def manifest_path(dataset_folder: Path, data_identifier: str) -> Path:
 
 def preprocess_configuration(
     dataset_folder: Path,
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     plans: dict[str, Any],
     configuration: str,
     dataset_json: dict[str, Any],
@@ -187,14 +187,14 @@ def settings_hash(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> str:
     """Hash of everything in plan and description that preprocessed files depend on."""
-    own = resolved_configuration(plans, configuration)
+    relevant_configuration = resolved_configuration(plans, configuration)
     for key in ("architecture", "batch_size", "batch_dice", "median_image_size_in_voxels"):
-        own.pop(key, None)
+        relevant_configuration.pop(key, None)
     relevant = {
-        "configuration": own,
+        "configuration": relevant_configuration,
         "transpose": plans["transpose_forward"],
         "intensities": None
-        if set(own["normalization_schemes"]) <= NORMALIZED_ALONE
+        if set(relevant_configuration["normalization_schemes"]) <= NORMALIZED_ALONE
         else plans["foreground_intensity_properties_per_channel"],
         "reader": plans["image_reader_writer"],
         # positions of foreground are stored for each class or region
@@ -228,12 +228,12 @@ def _preprocess_case(job: _Job) -> None:
     patch = tuple(configuration.patch_size)
     with naming_a_full_disk(stem, data.nbytes):
         _save(data, seg if job.label is not None else None, properties, stem, patch)
-        facts = {
+        metadata = {
             "key": job.key,
             "shape": list(data.shape),
             "files": {path.name: _flush(path) for path in _files(stem) if path.exists()},
         }
-    write_json(_done(stem), facts)
+    write_json(_done(stem), metadata)
 
 
 def _save(
@@ -328,8 +328,8 @@ def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
 def _finish(building: _Set) -> None:
     """The new set is whole: note that, then put it in the place of the old one."""
     entries = {
-        case: {"role": facts.role, **read_json(_done(building.stem(case)))}
-        for case, facts in building.cases.items()
+        case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
+        for case, metadata in building.cases.items()
     }
     write_json(
         _pending(building.dataset_folder, building.identifier),
@@ -377,7 +377,7 @@ def _put_in_place(dataset_folder: Path, identifier: str) -> None:
 def _predicted_bytes(
     plans: Mapping[str, Any],
     configuration: str,
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     waiting: Iterable[str],
 ) -> int:
     """Upper bound of what the waiting cases take on the disk (float32, uncompressed)."""
@@ -389,12 +389,12 @@ def _predicted_bytes(
 
 
 def resampled_shape(
-    plans: Mapping[str, Any], configuration: str, facts: CaseFacts
+    plans: Mapping[str, Any], configuration: str, metadata: CaseMetadata
 ) -> tuple[int, int, int]:
     """Voxels (z, y, x of the plan's axis order) of a case after resampling, before cropping."""
     forward = plans["transpose_forward"]
-    spacing = [facts.spacing[i] for i in forward]
-    shape = [facts.shape[i] for i in forward]
+    spacing = [metadata.spacing[i] for i in forward]
+    shape = [metadata.shape[i] for i in forward]
     target = list(resolved_configuration(plans, configuration)["spacing"])
     if len(target) == 2:
         target = [spacing[0], *target]

@@ -31,11 +31,11 @@ def make_splits(patient_of: Mapping[str, str], n_folds: int = N_FOLDS) -> list[d
         return []
     folds = generate_crossval_split(patients, SPLIT_SEED, min(n_folds, len(patients)))
 
-    def cases(chosen: Sequence[str]) -> list[str]:
-        wanted = set(chosen)
+    def cases_of(some_patients: Sequence[str]) -> list[str]:
+        wanted = set(some_patients)
         return sorted(case for case, patient in patient_of.items() if patient in wanted)
 
-    return [{"train": cases(fold["train"]), "val": cases(fold["val"])} for fold in folds]
+    return [{"train": cases_of(fold["train"]), "val": cases_of(fold["val"])} for fold in folds]
 
 
 def describe_splits(patient_of: Mapping[str, str], splits: Sequence[Mapping]) -> str:
@@ -92,8 +92,8 @@ def choose_labeled(
             )
         )
         order.sort(key=lambda case: rank[patient_of[case]])
-    chosen, rest = order[:n_labeled], order[n_labeled:]
-    parted = {patient_of[c] for c in chosen} & {patient_of[c] for c in rest}
+    labeled, rest = order[:n_labeled], order[n_labeled:]
+    parted = {patient_of[c] for c in labeled} & {patient_of[c] for c in rest}
     if parted:
         patient = sorted(parted)[0]
         sizes = _whole_patient_sizes(order, patient_of)
@@ -103,7 +103,7 @@ def choose_labeled(
             "a labeled and an unlabeled scan of one patient are not independent",
             f"Use --labeled {' or '.join(str(size) for size in sorted(near))}",
         )
-    return chosen
+    return labeled
 
 
 def _whole_patient_sizes(order: Sequence[str], patient_of: Mapping[str, str]) -> list[int]:

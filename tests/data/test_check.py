@@ -311,18 +311,18 @@ def dataset(tmp_path: Path) -> Path:
     return make_dataset(tmp_path / "Dataset001_Small")
 
 
-def test_a_clean_data_set_has_no_fault_and_all_its_facts(dataset: Path):
+def test_a_clean_data_set_has_no_fault_and_all_its_metadata(dataset: Path):
     report = check_dataset(dataset)
     assert report.faults == []
     assert list(report.cases) == ["case_000", "case_001", "case_002", "scan_9", "test_8"]
-    roles = [facts.role for facts in report.cases.values()]
+    roles = [metadata.role for metadata in report.cases.values()]
     assert roles == ["labeled"] * 3 + ["unlabeled", "test"]
-    facts = report.cases["case_001"]
-    assert facts.shape == SHAPE
-    assert facts.spacing == (2.0, 1.0, 1.0)
-    assert facts.label_values == (0, 1, 2)
-    assert facts.classes[1].n_voxels == 100
-    assert set(facts.sha256) == {"imagesTr/case_001_0000.nii.gz", "labelsTr/case_001.nii.gz"}
+    metadata = report.cases["case_001"]
+    assert metadata.shape == SHAPE
+    assert metadata.spacing == (2.0, 1.0, 1.0)
+    assert metadata.label_values == (0, 1, 2)
+    assert metadata.classes[1].n_voxels == 100
+    assert set(metadata.sha256) == {"imagesTr/case_001_0000.nii.gz", "labelsTr/case_001.nii.gz"}
     assert report.cases["scan_9"].label is None
     assert json.loads(json.dumps(report.as_json()))["n_cases"]["labeled"] == 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphnn_unet.data.check_labels import class_facts, count_values
+from graphnn_unet.data.check_labels import ClassMetadata, class_metadata, count_values
 
 
 def test_components_are_counted_over_corners_and_per_class():
@@ -13,9 +13,9 @@ def test_components_are_counted_over_corners_and_per_class():
     label[0, 0, 0] = label[1, 1, 1] = label[2, 2, 2] = 1  # one piece over corners
     label[6, 6, 6] = 1
     label[2, 2, 3] = 2
-    facts = class_facts(label, count_values(label))
-    assert (facts[1].n_voxels, facts[1].n_components, facts[1].largest_share) == (4, 2, 0.75)
-    assert facts[2].n_components == 1
+    metadata = class_metadata(label, count_values(label))
+    assert metadata[1] == ClassMetadata(n_voxels=4, n_components=2, largest_share=0.75)
+    assert metadata[2].n_components == 1
 
 
 @pytest.mark.parametrize("values", [[0, 1, 7], [-3, 0, 2], [0, 5, 2**20]])

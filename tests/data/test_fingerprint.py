@@ -35,9 +35,9 @@ def target_of(raw: Path) -> Path:
 def extract(raw: Path, roles=("labeled", "unlabeled"), n_workers: int = 0) -> dict:
     description = json.loads((raw / "dataset.json").read_text())
     cases = {
-        case: facts
-        for case, facts in check_dataset(raw, n_workers=0).cases.items()
-        if facts.role in roles
+        case: metadata
+        for case, metadata in check_dataset(raw, n_workers=0).cases.items()
+        if metadata.role in roles
     }
     return extract_fingerprint(
         target_of(raw), cases, description, class_table(description), n_workers=n_workers
@@ -114,9 +114,9 @@ def test_on_labeled_scans_it_equals_nnunets_within_its_sampling_error(raw, monke
 
 def test_a_single_labeled_case_has_its_exact_statistics(raw):
     description = json.loads((raw / "dataset.json").read_text())
-    facts = check_dataset(raw, n_workers=0).cases
+    metadata = check_dataset(raw, n_workers=0).cases
     found = extract_fingerprint(
-        target_of(raw), {"case_00": facts["case_00"]}, description, class_table(description),
+        target_of(raw), {"case_00": metadata["case_00"]}, description, class_table(description),
         n_workers=0,
     )["foreground_intensity_properties_per_channel"]["0"]  # fmt: skip
     channels, label = ball_case(0, n_channels=2)
