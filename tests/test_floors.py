@@ -26,6 +26,7 @@ FLOORS = {
     "plans": 2, "graph": 2, "images": 2,
     "storage": 1,
     "errors": 0, "progress": 0, "device": 0, "seeds": 0, "settings": 0, "_version": 0,
+    "fault_codes": 0,
 }  # fmt: skip
 NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "storage",
              "dataset_conversion"}  # fmt: skip

@@ -16,7 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
-from graphnn_unet.data.paths import folders
+from graphnn_unet.data.paths import use_folders
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.inference.export_logits import logits_to_labels
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
@@ -296,7 +296,7 @@ def last_finished_model(
     Raises:
         MissingFileError: No training has finished.
     """
-    results = folders().results
+    results = use_folders().results
     finished = [
         path for path in _final_checkpoints(results, "Dataset*/*/fold_*")
         if not path.parts[-3].startswith(".")
@@ -334,7 +334,7 @@ def find_model(
     if dataset is None:
         return last_finished_model(trainer, configuration, plans)
     name = resolve_dataset(dataset)
-    root = folders().results / name
+    root = use_folders().results / name
     models = sorted({path.parent.parent for path in _final_checkpoints(root, "*/fold_*")})
     fitting = [m for m in models if _fits(m.name, trainer, configuration, plans)]
     if len(fitting) == 1:

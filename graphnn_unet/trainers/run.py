@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
 from graphnn_unet.data.run_cases import select_cases
 from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
@@ -110,7 +110,7 @@ def train(
         KeyboardInterrupt: Interrupted; the state is saved.
     """
     name = resolve_dataset(dataset)
-    preprocessed = folders().preprocessed / name
+    preprocessed = use_folders().preprocessed / name
     raw_plans, dataset_json = _read_plan(preprocessed, plans, configuration)
     resolved = _resolve_recipe(raw_plans, configuration, recipe, overrides)
     cls = trainer_class(trainer)
