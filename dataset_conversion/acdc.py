@@ -7,7 +7,7 @@ and are stacked here. And the challenge's own ``patientNNN/patientNNN_frameMM.ni
 
 Who trains: the published training patients in their order, first. Who tests: the published test
 patients. The published validation patients are left out, because the published experiments train
-on the 70 training patients alone, labelled or not; a list file given as ``test`` brings them in.
+on the 70 training patients alone, labeled or not; a list file given as ``test`` brings them in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import published
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import read_h5, read_h5_array
@@ -38,17 +39,14 @@ _VOLUME = re.compile(r"(patient\d{3})_frame(\d{2})")
 _SLICE = re.compile(r"(patient\d{3}_frame\d{2})_slice_(\d+)")
 
 
-def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
-    """Find the cases of either form.
-
-    Args:
-        source: Folder of the data.
-        wanted_test: Cases the user lists for testing; validation patients among them are kept.
+def read(request: Request) -> ConvertedDataset:
+    """Find the cases of either form; validation patients that the user lists for testing are kept.
 
     Raises:
         MissingFileError: Neither form is there.
         FaultsError: Slices of a volume are missing.
     """
+    source = request.source_folder
     faults: list[Fault] = []
     notes: list[str] = []
     cases = _challenge_cases(source)
@@ -64,7 +62,7 @@ def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
         )
     table = published("acdc")
     title = table.pop("name")
-    ordered, skipped, order_notes = _with_roles(cases, table, wanted_test)
+    ordered, skipped, order_notes = _with_roles(cases, table, request.listed_test)
     return ConvertedDataset(
         name="ACDC",
         default_id=102,
@@ -81,21 +79,25 @@ def read(source: Path, wanted_test: frozenset[str]) -> ConvertedDataset:
     )
 
 
+FORM = Form(
+    name="ACDC",
+    help="heart: patientNNN_frameMM[_slice_K].h5, or patientNNN_frameMM.nii.gz with _gt",
+    read=read,
+)
+
+
 def _with_roles(
     cases: dict[str, Case], table: dict, wanted_test: frozenset[str]
 ) -> tuple[list[Case], list[tuple[str, str]], list[str]]:
     """Cases in published order of patients, their roles, and who was left out."""
-    place: dict[str, int] = {}
-    part_of: dict[str, str] = {}
-    for part in ("train", "test", "val"):
-        for name in table[part]:
-            patient = name.split("_")[0]
-            place.setdefault(patient, len(place))
-            part_of[patient] = part
+    part_of = {
+        name.split("_")[0]: part for part in ("train", "test", "val") for name in table[part]
+    }
+    place = {patient: number for number, patient in enumerate(part_of)}
     ordered = sorted(cases.values(), key=lambda c: (place.get(c.patient, len(place)), c.case_id))
+    listed = any(case.patient in part_of for case in ordered)
     kept: list[Case] = []
     skipped: list[tuple[str, str]] = []
-    listed = any(case.patient in part_of for case in ordered)
     for case in ordered:
         part = part_of.get(case.patient, "")
         if case.case_id in wanted_test or part == "test":
@@ -106,15 +108,15 @@ def _with_roles(
             skipped.append((case.case_id, "the challenge's own test part; --test LIST takes it in"))
         else:
             kept.append(case)
-    there = {case.patient for case in ordered}
-    n_missing = len(set(part_of) - there)
-    notes = [f"{n_missing} of the {len(part_of)} published patients are not in the source"]
+    notes = []
+    if n_missing := len(set(part_of) - {case.patient for case in ordered}):
+        notes.append(f"{n_missing} of the {len(part_of)} published patients are not in the source")
     if skipped:
         notes.append(f"{len(skipped)} validation or challenge test cases were left out")
     unknown = [case.case_id for case in kept if case.patient not in part_of]
     if unknown and listed:
         notes.append(f"{len(unknown)} cases are in no list and come last, such as {unknown[0]}")
-    return kept, skipped, notes if n_missing else notes[1:]
+    return kept, skipped, notes
 
 
 def _is_testing_part(case: Case) -> bool:

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
+from graphnn_unet.dataset_conversion.forms import Form, Request
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, Source
 from graphnn_unet.dataset_conversion.volumes import read_channel, safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.images.find import file_ending
@@ -25,7 +26,7 @@ _REFERENCE = (
 )
 
 
-def read(source: Path) -> ConvertedDataset:
+def read(request: Request) -> ConvertedDataset:
     """Find the cases that ``dataset.json`` of a task folder lists.
 
     Channels of 4D files become one image each; test images come without label maps.
@@ -35,6 +36,7 @@ def read(source: Path) -> ConvertedDataset:
         InputError: It is not in the Decathlon's form.
         FaultsError: Files that it lists are missing.
     """
+    source = request.source_folder
     table = _table(source)
     channels = _numbered(table["modality"], "modality", source)
     labels = _numbered(table["labels"], "labels", source)
@@ -69,6 +71,13 @@ def read(source: Path) -> ConvertedDataset:
         reference=str(table.get("reference", "")) or _REFERENCE,
         license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
     )
+
+
+FORM = Form(
+    name="MSD",
+    help="a task folder of the Medical Segmentation Decathlon",
+    read=read,
+)
 
 
 def _table(source: Path) -> dict[str, Any]:
@@ -116,9 +125,12 @@ def _name(source: Path, table: dict[str, Any]) -> tuple[str, int | None]:
     return name, _TASKS.get(name.lower())
 
 
-def _case(source: Path, entry: Any, n_channels: int, role: str, faults: list[Fault]) -> Case | None:
-    names = entry if isinstance(entry, dict) else {}
-    image, label = names.get("image"), names.get("label")
+def _case(
+    source: Path, entry: Any, n_channels: int, role: Role, faults: list[Fault]
+) -> Case | None:
+    """The case of one entry of ``dataset.json``; ``None`` and a fault where it has none."""
+    files = entry if isinstance(entry, dict) else {}
+    image, label = files.get("image"), files.get("label")
     if isinstance(image, dict):  # some test lists repeat the form of the training list
         image = image.get("image")
     if not isinstance(image, str) or (role == "labeled" and not isinstance(label, str)):
@@ -126,23 +138,25 @@ def _case(source: Path, entry: Any, n_channels: int, role: str, faults: list[Fau
         faults.append(Fault(str(image), "convert", cause, "Give image and label", code="I39"))
         return None
     case_id = safe_id(stem_of(image))
-    paths = [source / name for name in (image, label) if isinstance(name, str)]
-    for path in paths:
-        if not path.resolve().is_relative_to(source.resolve()):
-            cause = f"dataset.json points outside its folder ({path})"
-            faults.append(Fault(case_id, "convert", cause, "Move the file inside", code="S14"))
-            return None
-        if not path.is_file():
-            cause = f"{path} is listed in dataset.json but missing"
-            remedy = "Add the file or remove the entry"
-            faults.append(Fault(case_id, "convert", cause, remedy, code="I27"))
-            return None
-    if n_channels == 1:
-        images: tuple[Any, ...] = (paths[0],)
-    else:
+    paths = tuple(source / name for name in (image, label) if isinstance(name, str))
+    if path_faults := [fault for path in paths if (fault := _path_fault(case_id, path, source))]:
+        faults.append(path_faults[0])
+        return None
+    images: tuple[Source, ...] = (paths[0],)
+    if n_channels > 1:
         images = tuple(partial(read_channel, paths[0], i, n_channels) for i in range(n_channels))
-    label_path = paths[1] if len(paths) > 1 else None
-    return Case(case_id, images, label_path, role, case_id, tuple(paths))  # type: ignore[arg-type]
+    return Case(case_id, images, next(iter(paths[1:]), None), role, case_id, paths)
+
+
+def _path_fault(case_id: str, path: Path, source: Path) -> Fault | None:
+    """What is wrong with a file that ``dataset.json`` lists."""
+    if not path.resolve().is_relative_to(source.resolve()):
+        cause = f"dataset.json points outside its folder ({path})"
+        return Fault(case_id, "convert", cause, "Move the file inside", code="S14")
+    if not path.is_file():
+        cause = f"{path} is listed in dataset.json but missing"
+        return Fault(case_id, "convert", cause, "Add the file or remove the entry", code="I27")
+    return None
 
 
 def _not_listed(source: Path, cases: list[Case]) -> list[tuple[str, str]]:

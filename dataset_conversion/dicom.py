@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import safe_id
@@ -53,18 +54,53 @@ class Series:
     n_in_folder: int
 
 
-def read(source: Path, labels: Path | None) -> ConvertedDataset:
-    """Find all image series below a folder.
-
-    Args:
-        source: Folder with DICOM files at any depth.
-        labels: Folder of label maps (NIfTI ...) named like the cases; optional.
+def read(request: Request) -> ConvertedDataset:
+    """Find all image series below a folder; label maps (NIfTI ...) are named like the cases.
 
     Raises:
         MissingFileError: There is no series.
         FaultsError: Label maps without a case.
     """
+    source = request.source_folder
     skipped: list[tuple[str, str]] = []
+    cases, modalities = _cases(source, skipped)
+    if not cases:
+        raise MissingFileError(
+            f"no DICOM series in {source}",
+            f"{len(skipped)} series had too few images" if skipped else "no file could be read",
+            "Give the folder that holds the series",
+        )
+    notes = ["patient ids are kept as hashes, names and dates are not taken over"]
+    faults: list[Fault] = []
+    label_of = match_labels(cases, request.label_folder, faults, notes)
+    if faults:
+        raise FaultsError(faults)
+    if len(modalities) > 1:
+        notes.append(f"the series have several modalities: {', '.join(sorted(modalities))}")
+    channel = {"MR": "MRI"}.get(min(modalities), min(modalities)) or "image"
+    return ConvertedDataset(
+        name=safe_id(source.name),
+        default_id=None,
+        form="dicom",
+        source=source,
+        channel_names={0: channel},
+        labels={},
+        cases=[_with_label(case, label_of.get(case_id)) for case_id, case in sorted(cases.items())],
+        notes=notes,
+        skipped=skipped,
+    )
+
+
+FORM = Form(
+    name="dicom",
+    help="a folder of DICOM series, --labels DIR optional",
+    read=read,
+    takes=("labels",),
+)
+
+
+def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case], set[str]]:
+    """Unlabeled cases by id, one a series, and their modalities."""
     cases: dict[str, Case] = {}
     modalities = set()
     for series in find_series(source):
@@ -83,38 +119,13 @@ def read(source: Path, labels: Path | None) -> ConvertedDataset:
             _patient(tags.get("patient", ""), case_id),
             series.files,
         )
-    if not cases:
-        raise MissingFileError(
-            f"no DICOM series in {source}",
-            f"{len(skipped)} series had too few images" if skipped else "no file could be read",
-            "Give the folder that holds the series",
-        )
-    notes = ["patient ids are kept as hashes, names and dates are not taken over"]
-    faults: list[Fault] = []
-    label_of = match_labels(cases, labels, faults, notes)
-    if faults:
-        raise FaultsError(faults)
-    ordered = []
-    for case_id in sorted(cases):
-        case = cases[case_id]
-        if (label := label_of.get(case_id)) is not None:
-            inputs = (*case.inputs, label)
-            case = Case(case_id, case.images, label, "labeled", case.patient, inputs)
-        ordered.append(case)
-    if len(modalities) > 1:
-        notes.append(f"the series have several modalities: {', '.join(sorted(modalities))}")
-    channel = {"MR": "MRI"}.get(min(modalities), min(modalities)) or "image"
-    return ConvertedDataset(
-        name=safe_id(source.name),
-        default_id=None,
-        form="dicom",
-        source=source,
-        channel_names={0: channel},
-        labels={},
-        cases=ordered,
-        notes=notes,
-        skipped=skipped,
-    )
+    return cases, modalities
+
+
+def _with_label(case: Case, label: Path | None) -> Case:
+    if label is None:
+        return case
+    return replace(case, label=label, role="labeled", inputs=(*case.inputs, label))
 
 
 def find_series(folder: Path) -> Iterator[Series]:
@@ -218,7 +229,7 @@ def _itk_volume(read_image, files: tuple[Path, ...]) -> Volume:
         cause = f"the series of {files[0].name} cannot be read ({str(error).splitlines()[-1]})"
         raise BadFileError("I05", cause, "Copy the series again") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
-        raise BadFileError("I14", "its slices are in colour", "Give the original images")
+        raise BadFileError("I14", "its slices are in color", "Give the original images")
     return from_itk(image)
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import in_published_order, read_h5, stem_of
@@ -29,15 +30,16 @@ _REFERENCE = (
     "Uncertainty-aware Self-ensembling Model for Semi-supervised 3D Left Atrium Segmentation, "
     "MICCAI 2019"
 )
-_LICENSE = "no licence named by the challenge; ask its organisers before passing the data on"
+_LICENSE = "no licence named by the challenge; ask its organizers before passing the data on"
 
 
-def read(source: Path) -> ConvertedDataset:
+def read(request: Request) -> ConvertedDataset:
     """Find the cases of a left atrium folder in any of the three forms.
 
     Raises:
         MissingFileError: None of the forms is there.
     """
+    source = request.source_folder
     notes: list[str] = []
     cases = _h5_cases(source) or _challenge_cases(source) or _nifti_cases(source)
     if not cases:
@@ -68,6 +70,13 @@ def read(source: Path) -> ConvertedDataset:
         reference=_REFERENCE,
         license=_LICENSE,
     )
+
+
+FORM = Form(
+    name="LA",
+    help="left atrium: ID/mri_norm2.h5, ID/lgemri.nrrd + laendo.nrrd, or images/ and labels/",
+    read=read,
+)
 
 
 def _is_challenge(cases: Iterable[Case]) -> bool:

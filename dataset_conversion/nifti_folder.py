@@ -3,7 +3,7 @@
 One channel: one file a case, any name. Several channels: ``CASE_0000``, ``CASE_0001`` ...; or
 ``CASE_T1``, ``CASE_FLAIR`` with the names given; or one subfolder (or one ``--images`` folder) a
 channel with the same file names in each. A label map belongs to the image with the same name; a
-case without one is unlabelled.
+case without one is unlabeled.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folders
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role
 from graphnn_unet.dataset_conversion.volumes import safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
@@ -21,33 +22,29 @@ from graphnn_unet.images import find
 
 _LABEL_WORDS = re.compile(r"[_.-](seg|segmentation|label|labels|lbl|mask|gt|manual)$", re.I)
 _LABEL_PREFIX = re.compile(r"^(seg|segmentation|label|labels|mask|gt)[_.-]", re.I)
+_NUMBERED = re.compile(r"(.+)_(\d{4})")
 _SHOWN = 3
 
 
 @dataclass
-class _Images:
-    """Images by case: channel name or number to file."""
+class ChannelFiles:
+    """Image files sorted by case and channel.
+
+    Attributes:
+        channels: Names of the channels, in order.
+        cases: Name of a case (not yet a safe id) to channel to file.
+    """
 
     channels: list[str]
     cases: dict[str, dict[str, Path]] = field(default_factory=dict)
 
+    def add(self, case: str, channel: str, path: Path) -> None:
+        """Note one file."""
+        self.cases.setdefault(case, {})[channel] = path
 
-def read(
-    images: Sequence[Path],
-    labels: Path | None,
-    *,
-    test_images: Sequence[Path] = (),
-    test_labels: Path | None = None,
-    channels: Sequence[str] = (),
-) -> ConvertedDataset:
-    """Find the cases of a folder of images and one of label maps.
 
-    Args:
-        images: One folder, or one a channel.
-        labels: Folder of label maps; without it all cases are unlabelled.
-        test_images: Folders of test images, arranged as ``images``.
-        test_labels: Folder of their label maps, if there are any.
-        channels: Names of the channels.
+def read(request: Request) -> ConvertedDataset:
+    """Find the cases of a folder of images (or one a channel) and one of label maps.
 
     Returns:
         The data set with an empty label table: values are read from the label maps later.
@@ -57,31 +54,37 @@ def read(
         InputError: The channels cannot be told apart.
         FaultsError: Label maps without image, names that collide.
     """
+    folders = existing_folders(request.images) or existing_folders(request.source)
+    if not folders:
+        raise InputError("no image folder was given", "", "Add --images DIR")
+    labels = request.label_folder
+    test_folders = existing_folders(request.test_images)
+    test_labels = existing_folders(request.test_labels)
+    if test_labels and not test_folders:
+        raise InputError("there are test label maps without test images", "", "Add --test-images")
     faults: list[Fault] = []
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
-    found = find_images(images, channels, skipped)
-    cases = _cases(found, labels, "labeled", faults, notes)
-    if test_images:
-        test = find_images(test_images, channels or found.channels, skipped)
-        if len(test.channels) != len(found.channels):
+    images = find_images(folders, request.channels, skipped)
+    cases = _cases(images, labels, "labeled", faults, notes)
+    if test_folders:
+        test = find_images(test_folders, request.channels or images.channels, skipped)
+        if len(test.channels) != len(images.channels):
             raise InputError(
-                f"test images have {len(test.channels)} channels, the others {len(found.channels)}"
+                f"test images have {len(test.channels)} channels, the others {len(images.channels)}"
             )
-        cases += _cases(test, test_labels, "test", faults, notes)
-    elif test_labels is not None:
-        raise InputError("there are test label maps without test images", "", "Add --test-images")
+        cases += _cases(test, next(iter(test_labels), None), "test", faults, notes)
     faults += _collisions(cases)
     if faults:
         raise FaultsError(faults)
-    given = [*images, *test_images, *(p for p in (labels, test_labels) if p is not None)]
-    source = images[0] if len(given) == 1 else Path(os.path.commonpath(given))
+    given = [*folders, *test_folders, *([labels] if labels else []), *test_labels]
+    source = folders[0] if len(given) == 1 else Path(os.path.commonpath(given))
     return ConvertedDataset(
         name=safe_id(source.name),
         default_id=None,
         form="nifti",
         source=source,
-        channel_names=dict(enumerate(found.channels)),
+        channel_names=dict(enumerate(images.channels)),
         labels={},
         cases=cases,
         notes=notes,
@@ -89,33 +92,42 @@ def read(
     )
 
 
+FORM = Form(
+    name="nifti",
+    help="your own .nii.gz, .nii, .mha or .nrrd: --images DIR --labels DIR -d NAME",
+    read=read,
+    takes=("images", "labels", "test_images", "test_labels"),
+)
+
+
 def find_images(
     folders: Sequence[Path], channels: Sequence[str], skipped: list[tuple[str, str]]
-) -> _Images:
-    """Sort image files by case and channel; see the head of the module for the arrangements."""
+) -> ChannelFiles:
+    """Sort image files by case and channel; see the head of the module for the arrangements.
+
+    Args:
+        folders: One folder, or one a channel.
+        channels: Names of the channels, in order; empty where the user gave none.
+        skipped: Files that are not taken are appended, with the reason.
+    """
     if len(folders) > 1:
         names = list(channels) or [folder.name for folder in folders]
         if len(names) != len(folders):
             raise InputError(f"{len(folders)} image folders but {len(names)} channel names")
-        return _by_folder(dict(zip(names, folders, strict=True)), skipped)
-    folder = folders[0]
-    files = image_files(folder, skipped)
-    if files:
-        return _by_name(files, channels)
-    below = {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."}
-    inside = {name: image_files(path, skipped) for name, path in below.items()}
-    inside = {name: found for name, found in inside.items() if found}
-    if not inside:
-        raise MissingFileError(
-            f"no image in {folder}",
-            f"looked for {', '.join(find.VOLUMES)}",
-            "Give the folder that holds the image files",
+        return _by_folder(
+            {
+                name: image_files(folder, skipped)
+                for name, folder in zip(names, folders, strict=True)
+            },
+            folders,
         )
-    stems = [{stem_of(p) for p in found} for found in inside.values()]
-    if set(channels) == set(inside) or (len(inside) > 1 and set.intersection(*stems)):
-        names = list(channels) if set(channels) == set(inside) else list(inside)
-        return _by_folder({name: below[name] for name in names}, skipped)
-    return _by_name([path for found in inside.values() for path in found], channels)
+    if files := image_files(folders[0], skipped):
+        return _by_name(files, channels)
+    inside = _images_below(folders[0], skipped)
+    names = _channel_folders(inside, channels)
+    if names:
+        return _by_folder({name: inside[name] for name in names}, folders)
+    return _by_name([path for files in inside.values() for path in files], channels)
 
 
 def image_files(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
@@ -129,46 +141,74 @@ def image_files(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
     return list(files.paths)
 
 
-def _by_folder(folders: Mapping[str, Path], skipped: list[tuple[str, str]]) -> _Images:
-    found = _Images(list(folders))
-    for channel, folder in folders.items():
-        for path in image_files(folder, skipped):
-            stem = re.sub(r"_0000$", "", stem_of(path))
-            found.cases.setdefault(stem, {})[channel] = path
-    if not found.cases:
-        raise MissingFileError(f"no image in {', '.join(str(f) for f in folders.values())}")
-    return found
+def _images_below(folder: Path, skipped: list[tuple[str, str]]) -> dict[str, list[Path]]:
+    """Subfolder to its image files, of those that hold any."""
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    files = {path.name: image_files(path, skipped) for path in below}
+    files = {name: paths for name, paths in files.items() if paths}
+    if not files:
+        raise MissingFileError(
+            f"no image in {folder}",
+            f"looked for {', '.join(find.VOLUMES)}",
+            "Give the folder that holds the image files",
+        )
+    return files
 
 
-def _by_name(files: Sequence[Path], channels: Sequence[str]) -> _Images:
+def _channel_folders(inside: Mapping[str, Sequence[Path]], channels: Sequence[str]) -> list[str]:
+    """Subfolders that are channels, in order; empty where each is a case."""
+    if set(channels) == set(inside):
+        return list(channels)
+    stems = [{stem_of(path) for path in files} for files in inside.values()]
+    return list(inside) if len(inside) > 1 and set.intersection(*stems) else []
+
+
+def _by_folder(files: Mapping[str, Sequence[Path]], folders: Sequence[Path]) -> ChannelFiles:
+    """Cases of one list of files a channel: the same name in each."""
+    images = ChannelFiles(list(files))
+    for channel, paths in files.items():
+        for path in paths:
+            images.add(re.sub(r"_0000$", "", stem_of(path)), channel, path)
+    if not images.cases:
+        raise MissingFileError(f"no image in {', '.join(map(str, folders))}")
+    return images
+
+
+def _by_name(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
     """Cases of one list of files: by channel number, by channel name, or one file a case."""
-    numbered = {path: re.fullmatch(r"(.+)_(\d{4})", stem_of(path)) for path in files}
-    if all(numbered.values()) and _numbers_are_channels([m[2] for m in numbered.values() if m]):
-        numbers = sorted({match[2] for match in numbered.values() if match})
-        names = list(channels) or (numbers if len(numbers) > 1 else ["image"])
-        if len(names) != len(numbers):
-            raise InputError(
-                f"{len(names)} channel names but the files have channels {', '.join(numbers)}"
-            )
-        name_of = dict(zip(numbers, names, strict=True))
-        found = _Images(names)
-        for path, match in numbered.items():
-            if match:
-                found.cases.setdefault(match[1], {})[name_of[match[2]]] = path
-        return found
+    numbered = [match for path in files if (match := _NUMBERED.fullmatch(stem_of(path)))]
+    if len(numbered) == len(files) and _numbers_are_channels([match[2] for match in numbered]):
+        return _by_number(files, numbered, channels)
     if len(channels) > 1:
         return _by_channel_name(files, channels)
-    found = _Images(list(channels) or ["image"])
+    channel = next(iter(channels), "image")
+    images = ChannelFiles([channel])
     for path in files:
-        if stem_of(path) in found.cases:
+        case = stem_of(path)
+        if case in images.cases:
             raise InputError(
-                f"{path.name} and {found.cases[stem_of(path)][found.channels[0]].name} would be "
-                "the same case",
+                f"{path.name} and {images.cases[case][channel].name} would be the same case",
                 "file names without folder and ending must be unique",
                 "Rename one of them",
             )
-        found.cases[stem_of(path)] = {found.channels[0]: path}
-    return found
+        images.add(case, channel, path)
+    return images
+
+
+def _by_number(
+    files: Sequence[Path], matches: Sequence[re.Match[str]], channels: Sequence[str]
+) -> ChannelFiles:
+    """Cases of files named ``CASE_0000``, ``CASE_0001`` ..."""
+    numbers = sorted({match[2] for match in matches})
+    names = list(channels) or (numbers if len(numbers) > 1 else ["image"])
+    if len(names) != len(numbers):
+        raise InputError(
+            f"{len(names)} channel names but the files have channels {', '.join(numbers)}"
+        )
+    images = ChannelFiles(names)
+    for path, match in zip(files, matches, strict=True):
+        images.add(match[1], names[numbers.index(match[2])], path)
+    return images
 
 
 def _numbers_are_channels(numbers: Sequence[str]) -> bool:
@@ -179,49 +219,54 @@ def _numbers_are_channels(numbers: Sequence[str]) -> bool:
     )
 
 
-def _by_channel_name(files: Sequence[Path], channels: Sequence[str]) -> _Images:
-    found = _Images(list(channels))
+def _by_channel_name(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
+    images = ChannelFiles(list(channels))
     for path in files:
         stem = stem_of(path)
         for channel in sorted(channels, key=len, reverse=True):
             ending = re.search(rf"[_.-]{re.escape(channel)}$", stem, re.IGNORECASE)
             if ending:
-                found.cases.setdefault(stem[: ending.start()], {})[channel] = path
+                images.add(stem[: ending.start()], channel, path)
                 break
-    if not found.cases:
+    if not images.cases:
         raise InputError(
             f"no file name ends in one of the channel names {', '.join(channels)}",
             f"the files are named like {files[0].name}",
             "Name them CASE_0000, CASE_0001 ..., or give one --images folder a channel",
         )
-    return found
+    return images
 
 
 def _cases(
-    found: _Images, labels: Path | None, role: Role, faults: list[Fault], notes: list[str]
+    images: ChannelFiles, labels: Path | None, role: Role, faults: list[Fault], notes: list[str]
 ) -> list[Case]:
-    label_of = match_labels(found.cases, labels, faults, notes)
+    label_of = match_labels(images.cases, labels, faults, notes)
     cases = []
-    for stem, files in sorted(found.cases.items()):
-        missing = [name for name in found.channels if name not in files]
-        case_id = safe_id(stem)
+    for stem, files in sorted(images.cases.items()):
+        missing = [name for name in images.channels if name not in files]
         if missing:
             cause = f"channel {', '.join(missing)} is missing"
             remedy = "Add the file or leave the case out (--exclude)"
-            faults.append(Fault(case_id, "convert", cause, remedy, code="I21"))
+            faults.append(Fault(safe_id(stem), "convert", cause, remedy, code="I21"))
             continue
-        label = label_of.get(stem)
-        images = tuple(files[name] for name in found.channels)
-        inputs = images if label is None else (*images, label)
-        own: Role = "unlabeled" if role == "labeled" and label is None else role
-        cases.append(Case(case_id, images, label, own, case_id, inputs))
-    renamed = [stem for stem in found.cases if safe_id(stem) != stem]
+        cases.append(
+            _case(stem, [files[name] for name in images.channels], label_of.get(stem), role)
+        )
+    renamed = sorted(stem for stem in images.cases if safe_id(stem) != stem)
     if renamed:
         notes.append(
             f"{len(renamed)} names were changed to case ids of letters, digits, '_', '-' and '.': "
-            + ", ".join(f"{stem!r} is {safe_id(stem)}" for stem in sorted(renamed)[:_SHOWN])
+            + ", ".join(f"{stem!r} is {safe_id(stem)}" for stem in renamed[:_SHOWN])
         )
     return cases
+
+
+def _case(stem: str, images: Sequence[Path], label: Path | None, role: Role) -> Case:
+    case_id = safe_id(stem)
+    if role == "labeled" and label is None:
+        role = "unlabeled"
+    inputs = (*images, label) if label else tuple(images)
+    return Case(case_id, tuple(images), label, role, case_id, inputs)
 
 
 def match_labels(
@@ -237,33 +282,36 @@ def match_labels(
     """
     if labels is None:
         return {}
-    skipped: list[tuple[str, str]] = []
-    files = image_files(labels, skipped)
+    files = image_files(labels, [])
     if not files:
         raise MissingFileError(f"no label map in {labels}", f"looked for {', '.join(find.VOLUMES)}")
-    matched: dict[str, Path] = {}
+    label_of: dict[str, Path] = {}
     worded = []
     for path in files:
         stem = stem_of(path)
-        candidates = [stem, _LABEL_WORDS.sub("", stem), _LABEL_PREFIX.sub("", stem)]
-        case = next((name for name in candidates if name in cases), None)
+        case = _case_of_label(stem, cases)
         if case is None:
-            near = min(cases)
-            cause = f"label map {path.name} has no image (images are named like {near})"
+            cause = f"label map {path.name} has no image (images are named like {min(cases)})"
             remedy = "Give both the same name or remove the label map"
             faults.append(Fault(safe_id(stem), "convert", cause, remedy, code="I28"))
-        elif case in matched:
-            cause = f"{matched[case].name} and {path.name} both fit it"
+        elif case in label_of:
+            cause = f"{label_of[case].name} and {path.name} both fit it"
             faults.append(Fault(safe_id(case), "convert", cause, "Remove one", code="I28"))
         else:
-            matched[case] = path
+            label_of[case] = path
             if case != stem:
                 worded.append(path.name)
     if worded:
         notes.append(
             f"{len(worded)} label maps were matched without their extra word, such as {worded[0]}"
         )
-    return matched
+    return label_of
+
+
+def _case_of_label(stem: str, cases: Collection[str]) -> str | None:
+    """The case that a label map belongs to by its name."""
+    candidates = (stem, _LABEL_WORDS.sub("", stem), _LABEL_PREFIX.sub("", stem))
+    return next((name for name in candidates if name in cases), None)
 
 
 def _collisions(cases: Sequence[Case]) -> list[Fault]:

@@ -2,7 +2,7 @@
 
 Two forms are known. The publisher's: a DICOM series in ``PANCREAS_0001/`` ... and the label maps
 ``label0001.nii.gz`` ...; and h5 files with ``image`` and ``label`` as the semi-supervised
-literature uses them, cropped, resampled and normalised. The publisher's label maps are stored along
+literature uses them, cropped, resampled and normalized. The publisher's label maps are stored along
 other axes than the series; both are brought to the same axes by their headers.
 """
 
@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from graphnn_unet.dataset_conversion.dicom import find_series, read_series
+from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import in_published_order, load, read_h5
@@ -29,22 +30,22 @@ _REFERENCE = (
 _LICENSE = "CC BY 3.0 (The Cancer Imaging Archive)"
 
 
-def read(source: Path, labels: Path | None) -> ConvertedDataset:
+def read(request: Request) -> ConvertedDataset:
     """Find the cases of either form.
 
-    Args:
-        source: Folder with ``PANCREAS_NNNN`` folders (and the label maps below it), or h5 files.
-        labels: Folder of ``labelNNNN.nii.gz`` where they lie elsewhere.
+    The source holds ``PANCREAS_NNNN`` folders (and the label maps below it, unless a folder of
+    ``labelNNNN.nii.gz`` is given), or h5 files.
 
     Raises:
         MissingFileError: Neither form is there.
         FaultsError: A scan folder has no or several series.
     """
+    source = request.source_folder
     cases = _h5_cases(source)
     is_h5 = bool(cases)
     faults: list[Fault] = []
     if not is_h5:
-        cases = _publisher_cases(source, labels, faults)
+        cases = _publisher_cases(source, request.label_folder, faults)
     if faults:
         raise FaultsError(faults)
     if not cases:
@@ -58,7 +59,7 @@ def read(source: Path, labels: Path | None) -> ConvertedDataset:
     ordered = [cases[i] for i in in_published_order(cases, [*split.train, *split.test])]
     notes = [
         "the h5 files store no geometry: 1 mm isotropic is assumed, as in the literature; "
-        "intensities are normalised, not Hounsfield units"
+        "intensities are normalized, not Hounsfield units"
         if is_h5
         else "label maps were brought to the axes of the series by their headers"
     ]
@@ -80,6 +81,14 @@ def read(source: Path, labels: Path | None) -> ConvertedDataset:
         reference=_REFERENCE,
         license=_LICENSE,
     )
+
+
+FORM = Form(
+    name="Pancreas",
+    help="NIH Pancreas-CT: PANCREAS_NNNN/ DICOM folders with labelNNNN.nii.gz, or NNNN.h5",
+    read=read,
+    takes=("labels",),
+)
 
 
 def _h5_cases(source: Path) -> dict[str, Case]:
@@ -107,23 +116,21 @@ def _publisher_cases(source: Path, labels: Path | None, faults: list[Fault]) -> 
         if match is None:
             continue
         name = match[1]
-        series = [found for found in find_series(folder) if len(found.files) > 1]
-        if len(series) != 1:
-            cause = f"{folder} has {len(series)} series of slices, one is expected"
+        volumes = [series.files for series in find_series(folder) if len(series.files) > 1]
+        if len(volumes) == 1:
+            cases[name] = _publisher_case(name, volumes[0], label_of.get(name))
+        else:
+            cause = f"{folder} has {len(volumes)} series of slices, one is expected"
             remedy = "Keep the CT series only, or copy the folder again"
             faults.append(Fault(name, "convert", cause, remedy, code="I05"))
-            continue
-        label = label_of.get(name)
-        files = series[0].files
-        cases[name] = Case(
-            name,
-            (partial(_upright_series, files),),
-            None if label is None else partial(_upright_label, label),
-            "unlabeled" if label is None else "labeled",
-            name,
-            files if label is None else (*files, label),
-        )
     return cases
+
+
+def _publisher_case(name: str, files: tuple[Path, ...], label: Path | None) -> Case:
+    image = partial(_upright_series, files)
+    if label is None:
+        return Case(name, (image,), None, "unlabeled", name, files)
+    return Case(name, (image,), partial(_upright_label, label), "labeled", name, (*files, label))
 
 
 def _upright_series(files: tuple[Path, ...]) -> Volume:

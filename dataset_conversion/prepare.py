@@ -2,7 +2,7 @@
 
 Runs in a worker and knows one case at a time. Nothing is guessed: a label map that does not lie on
 its image's grid is a fault unless its header says how to reorder it without interpolation, or the
-user has chosen how to mend it.
+user has chosen how to fix it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import SimpleITK as sitk
@@ -29,7 +30,7 @@ FILE_ENDING = ".nii.gz"
 FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}
 FOLDERS["test"] = ("imagesTs", "labelsTs")
 
-_LEAVE_OUT = "Mend the file or leave the case out (--exclude)"
+_LEAVE_OUT = "Fix the file or leave the case out (--exclude)"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
     """Read, check and, where ``job.target`` is given, write one case.
 
     Returns:
-        The facts of the case (``None`` with an error) and the faults found.
+        The row of the case (``None`` with an error) and the faults found.
     """
     work = _Work(job)
     case = job.case
@@ -118,22 +119,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         cause = f"it has {len(case.images)} channels, the data set has {job.n_channels}"
         work.fault("I21", cause, "Add the missing channel or leave the case out (--exclude)")
         return None, work.faults
-    first: Volume | None = None
-    minimum = 0.0
-    for channel, source in enumerate(case.images):
-        stored = work.read(source, f"image {channel}")
-        if stored is None or not _numbers_only(work, stored, f"channel {channel:04d}"):
-            continue
-        image = stored if first is None else _channel_on_grid(work, stored, channel, first)
-        if image is None:
-            continue
-        if first is None:
-            first = replace(image, array=np.broadcast_to(np.uint8(0), image.array.shape))
-            minimum = float(image.array.min())
-        if not image.array.any() and len(case.images) == 1:
-            work.fault("I48", "all voxels of its image are 0")
-        if job.target is not None and not work.faults:
-            _write_image(job, channel, source, stored, image)
+    first, minimum = _images(work)
     label_values: tuple[int, ...] = ()
     if case.label is not None and first is not None:
         label_values = _label(work, case.label, first.grid)
@@ -152,6 +138,28 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         tuple(work.notes),
     )
     return row, []
+
+
+def _images(work: _Work) -> tuple[Volume | None, float]:
+    """Check and write all channels; the first one without its voxels, and its minimum."""
+    job = work.job
+    first: Volume | None = None
+    minimum = 0.0
+    for channel, source in enumerate(job.case.images):
+        stored = work.read(source, f"image {channel}")
+        if stored is None or not _numbers_only(work, stored, f"channel {channel:04d}"):
+            continue
+        image = stored if first is None else _channel_on_grid(work, stored, channel, first)
+        if image is None:
+            continue
+        if first is None:
+            first = replace(image, array=np.broadcast_to(np.uint8(0), image.array.shape))
+            minimum = float(image.array.min())
+        if not image.array.any() and len(job.case.images) == 1:
+            work.fault("I48", "all voxels of its image are 0")
+        if job.target is not None and not work.faults:
+            _write_image(job, channel, source, stored, image)
+    return first, minimum
 
 
 def _numbers_only(work: _Work, volume: Volume, what: str) -> bool:
@@ -174,7 +182,7 @@ def _channel_on_grid(work: _Work, volume: Volume, channel: int, first: Volume) -
 def _on_grid(
     work: _Work, volume: Volume, grid: Grid, what: str, *, nearest: bool, code: str
 ) -> Volume | None:
-    """The volume with exactly ``grid``: as it is, reordered, mended as chosen, or a fault."""
+    """The volume with exactly ``grid``: as it is, reordered, fixed as chosen, or a fault."""
     mode = work.job.fix_geometry
     difference = compare_grids(volume.grid, grid)
     if difference.is_mismatch:
@@ -210,20 +218,32 @@ def _grid_fault(work: _Work, difference: GridDifference, what: str, code: str) -
 
 
 def _write_image(job: CaseJob, channel: int, source: Source, stored: Volume, image: Volume) -> None:
-    assert job.target is not None  # noqa: S101  # the caller has looked
-    name = f"{job.case.case_id}_{channel:04d}{FILE_ENDING}"
-    target = job.target / FOLDERS[job.case.role][0] / name
-    as_it_is = stored.array is image.array and stored.grid == image.grid
-    if isinstance(source, Path) and source.name.endswith(FILE_ENDING) and as_it_is:
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-        return
+    target = _target(job, 0, f"_{channel:04d}")
     array = image.array
+    if stored.array is array and stored.grid == image.grid and _can_be_copied(source):
+        _copy(source, target)
+        return
     if array.dtype == np.float64 or array.dtype == np.float16:
         image = replace(image, array=array.astype(np.float32))
     elif array.dtype == np.bool_:
         image = replace(image, array=array.astype(np.uint8))
     _write(image, target)
+
+
+def _target(job: CaseJob, part: int, ending: str = "") -> Path:
+    """File of a case in its folder of images (part 0) or of label maps (1)."""
+    folder = FOLDERS[job.case.role][part]
+    assert job.target is not None and folder is not None  # noqa: S101, PT018  # callers have looked
+    return job.target / folder / f"{job.case.case_id}{ending}{FILE_ENDING}"
+
+
+def _can_be_copied(source: Source) -> TypeGuard[Path]:
+    return isinstance(source, Path) and source.name.endswith(FILE_ENDING)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def _write(volume: Volume, target: Path) -> None:
@@ -243,33 +263,30 @@ def _label(work: _Work, source: Source, grid: Grid) -> tuple[int, ...]:
     integers = as_integers(work, label.array)
     if integers is None:
         return ()
+    table = dict(job.label_mapping) or {value: value for value in job.label_values}
+    mapping = {value: table[value] for value in _expected_values(work, integers, table)}
+    if job.target is not None and not work.faults:
+        unchanged = integers is stored.array and stored.grid == label.grid
+        if unchanged and _can_be_copied(source) and all(v == new for v, new in mapping.items()):
+            _copy(source, _target(job, 1))
+        else:
+            array = _mapped(integers, mapping, max(job.label_values))
+            _write(replace(label, array=array), _target(job, 1))
+    return tuple(sorted(set(mapping.values())))
+
+
+def _expected_values(work: _Work, integers: np.ndarray, mapping: Mapping[int, int]) -> list[int]:
+    """Stored values of a label map; none and a fault where some are not in the table."""
     counts = count_values(integers)
-    mapping = dict(job.label_mapping) or {value: value for value in job.label_values}
     strange = {value: n for value, n in counts.items() if value not in mapping}
     if strange:
         listed = ", ".join(f"{value} ({n} voxels)" for value, n in strange.items())
         code = "I26" if min(strange) < 0 else "I23"
         work.fault(code, f"its label map has values that are not expected: {listed}")
-        return ()
+        return []
     if set(counts) == {0}:
         work.notes.append("its label map is all background")
-    values = tuple(sorted({mapping[value] for value in counts}))
-    if job.target is None or work.faults:
-        return values
-    folder = FOLDERS[job.case.role][1]
-    assert folder is not None  # noqa: S101  # unlabelled cases have no label source
-    target = job.target / folder / f"{job.case.case_id}{FILE_ENDING}"
-    unchanged = (
-        integers is stored.array
-        and stored.grid == label.grid
-        and all(mapping[value] == value for value in counts)
-    )
-    if isinstance(source, Path) and source.name.endswith(FILE_ENDING) and unchanged:
-        with atomic_path(target) as temporary:
-            shutil.copyfile(source, temporary)
-        return values
-    _write(replace(label, array=_mapped(integers, mapping, max(job.label_values))), target)
-    return values
+    return list(counts)
 
 
 def as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ class Split:
     """An order of cases and who is kept for testing.
 
     Attributes:
-        train: Training cases in order; the first ones are the labelled ones of the literature.
+        train: Training cases in order; the first ones are the labeled ones of the literature.
         test: Test cases.
         tables: All known splits by name, as they go into ``gnnunet.json``.
         notes: Lines the user should read.
@@ -34,7 +34,7 @@ def published(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def split_for(name: str, source: Path, found: Iterable[str]) -> Split:
+def split_for(name: str, source: Path, case_ids: Iterable[str]) -> Split:
     """The split that holds for the cases in ``source``.
 
     ``train.list`` and ``test.list`` in the source or its parent win where they name other cases
@@ -43,37 +43,37 @@ def split_for(name: str, source: Path, found: Iterable[str]) -> Split:
     Args:
         name: Published table to use.
         source: Folder of the data.
-        found: Case ids that are there.
+        case_ids: Cases that are there.
     """
     table = published(name)
     title = table.pop("name")
-    tables = {title: table}
-    train, test = table["train"], table["test"]
-    notes = []
-    local_train = _local(source, "train.list")
-    local_test = _local(source, "test.list")
-    if (local_train, local_test) not in ((train, test), ([], [])):
-        train = local_train or [case for case in train if case not in local_test]
-        test = local_test or [case for case in test if case not in train]
-        tables["lists beside the data"] = {
+    split = Split(table["train"], table["test"], {title: table}, [])
+    local_train, local_test = _local(source, "train.list"), _local(source, "test.list")
+    if (local_train, local_test) not in ((split.train, split.test), ([], [])):
+        train = local_train or [case for case in split.train if case not in local_test]
+        test = local_test or [case for case in split.test if case not in train]
+        beside = {
             "source": "train.list and test.list of the source folder",
             "train": train,
             "test": test,
         }
-        notes.append(
+        note = (
             f"order and test cases come from the lists beside the data, not from {title}'s "
             f"({len(train)} training, {len(test)} test cases)"
         )
-    names = set(found)
-    missing = [case for case in (*train, *test) if case not in names]
-    if missing:
-        notes.append(
-            f"{len(missing)} of {len(train) + len(test)} listed cases are not in the source"
-        )
-    unknown = sorted(names - set(train) - set(test))
-    if unknown:
+        split = Split(train, test, {**split.tables, "lists beside the data": beside}, [note])
+    return replace(split, notes=[*split.notes, *_differences(split, set(case_ids))])
+
+
+def _differences(split: Split, case_ids: set[str]) -> list[str]:
+    """Notes on cases that are listed and not there, or there and not listed."""
+    listed = [*split.train, *split.test]
+    notes = []
+    if n_missing := sum(case not in case_ids for case in listed):
+        notes.append(f"{n_missing} of {len(listed)} listed cases are not in the source")
+    if unknown := sorted(case_ids - set(listed)):
         notes.append(f"{len(unknown)} cases are in no list and come last, such as {unknown[0]}")
-    return Split(train, test, tables, notes)
+    return notes
 
 
 def _local(source: Path, name: str) -> list[str]:

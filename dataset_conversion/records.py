@@ -49,7 +49,7 @@ class ConvertedDataset:
         source: Where the data were read from.
         channel_names: Channel index to name, as nnU-Net's ``dataset.json`` wants it.
         labels: Label name to id (or list of ids for regions), ``background: 0`` first.
-        cases: In published order; the first N labelled ones are those of ``--labeled N``.
+        cases: In published order; the first N labeled ones are those of ``--labeled N``.
         label_mapping: Old id to new id where label values had to be made consecutive.
         published_splits: Name to a table with ``source`` and lists of case ids.
         notes: Lines the user should read (what was assumed, what was left out).

@@ -119,10 +119,9 @@ def write_raw(
             shutil.rmtree(left, ignore_errors=True)
         work = folder.with_name(f"{TEMPORARY_MARK}new-{folder.name}-{os.getpid()}")
         try:
-            for role in FOLDERS:
-                for name in FOLDERS[role] if dataset.with_role(role) else ():  # type: ignore[arg-type]
-                    if name is not None:
-                        (work / name).mkdir(parents=True)
+            for role in {case.role for case in dataset.cases}:
+                for name in filter(None, FOLDERS[role]):
+                    (work / name).mkdir(parents=True)
             rows = _prepare(dataset, work, fix_geometry, n_workers)
             result = _result(dataset, folder, rows, written=True)
             write_json(work / "dataset.json", dataset_json(dataset))
@@ -175,8 +174,8 @@ def _prepare(
         if not outcome.ok:
             faults.append(Fault(case_id, "convert", outcome.error, "Leave it out (--exclude)"))
             continue
-        row, found = outcome.value
-        faults += found
+        row, case_faults = outcome.value
+        faults += case_faults
         if row is not None:
             rows[case_id] = row
     if faults:
@@ -188,6 +187,20 @@ def _prepare(
 def _result(
     dataset: ConvertedDataset, folder: Path, rows: list[CaseRow], *, written: bool
 ) -> ConversionResult:
+    return ConversionResult(
+        folder.name,
+        folder,
+        written,
+        dict(dataset.channel_names),
+        dict(dataset.labels),
+        tuple(rows),
+        tuple(_notes(dataset, rows)),
+        tuple(dataset.skipped),
+    )
+
+
+def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
+    """What the user should read: of the data set, of each case, and about the whole."""
     notes = list(dataset.notes)
     for text in dict.fromkeys(note for row in rows for note in row.notes):
         cases = [row.case for row in rows if text in row.notes]
@@ -197,20 +210,11 @@ def _result(
     if rows and "ct" not in names and min(row.minimum for row in rows) < _LOOKS_LIKE_CT:
         notes.append(
             "intensities reach below -500, as in CT: give --channels CT so that they are "
-            "normalised as Hounsfield units"
+            "normalized as Hounsfield units"
         )
     if not any(row.role == "labeled" for row in rows):
-        notes.append("there is no labelled case: training needs at least one")
-    return ConversionResult(
-        folder.name,
-        folder,
-        written,
-        dict(dataset.channel_names),
-        dict(dataset.labels),
-        tuple(rows),
-        tuple(notes),
-        tuple(dataset.skipped),
-    )
+        notes.append("there is no labeled case: training needs at least one")
+    return notes
 
 
 def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Errors that a user can mend, and the one line each of them prints.
+"""Errors that a user can fix, and the one line each of them prints.
 
 Every class is also a subclass of the built-in error it resembles, so that ``except ValueError``
-in a script keeps working. ``exit_status`` is what the console scripts return (0 done, 1 a defect
-of ours, 2 the user can mend it, 3 some cases failed, 130 interrupted).
+in a script keeps working. ``exit_status`` is what the console scripts return (0 done, 1 a bug,
+2 the user can fix it, 3 some cases failed, 130 interrupted).
 """
 
 from __future__ import annotations

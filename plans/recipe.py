@@ -256,7 +256,7 @@ def method_sections() -> dict[str, type[Section]]:
 
 def known_sections() -> dict[str, type[Section]]:
     """All sections that a recipe may have, by name."""
-    return {**_ENGINE_SECTIONS, **method_sections()}
+    return {**_ENGINE_SECTIONS, **dict(sorted(method_sections().items()))}
 
 
 def known_keys() -> dict[str, str]:

@@ -301,7 +301,7 @@ def _require_images(table: LabelTable, files: Mapping[str, Path], folder: Path) 
     remedy = f"Correct the case id in {table.source}, or add the image"
     missing = [case for case, cells in table.rows.items() if any(cells) and case not in files]
     if missing:
-        faults = [Fault(case, "check", cause, remedy, code="no-image") for case in missing]
+        faults = [Fault(case, "check", cause, remedy, code="T06") for case in missing]
         raise FaultsError(faults, "labels without images")
 
 

@@ -116,12 +116,12 @@ def _rows(
     for number, cells in lines:
         case, code = cells[0], ""
         if len(cells) != n_columns:
-            code, remedy = "wrong-width", "Correct the line"
+            code, remedy = "T01", "Correct the line"
             cause = f"it has {len(cells)} cells, the first line {n_columns}"
         elif not case:
-            code, cause, remedy = "no-case", "it names no case", "Fill the first cell"
+            code, cause, remedy = "T02", "it names no case", "Fill the first cell"
         elif case in rows:
-            code, remedy = "case-twice", "Keep one of its lines"
+            code, remedy = "T03", "Keep one of its lines"
             cause = f"case {case} stands in the table twice"
         else:
             rows[case] = tuple(cells[1:])
@@ -152,7 +152,7 @@ def _too_few(column: str, counts: Mapping[str, int]) -> list[Fault]:
     if len(counts) < 2:
         has = f"only the class {next(iter(counts))}" if counts else "no label"
         remedy = "Label cases of at least two classes"
-        return [Fault(column, "check", f"it has {has}", remedy, code="one-class")]
+        return [Fault(column, "check", f"it has {has}", remedy, code="T04")]
     remedy = "Label more cases of this class, or empty the cells that name it"
     return [
         Fault(
@@ -160,7 +160,7 @@ def _too_few(column: str, counts: Mapping[str, int]) -> list[Fault]:
             "check",
             f"class {name} has {count} labeled case, at least {MIN_LABELS} are needed",
             remedy,
-            code="few-labels",
+            code="T05",
         )
         for name, count in sorted(counts.items())
         if count < MIN_LABELS

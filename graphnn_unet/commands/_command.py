@@ -119,11 +119,11 @@ def _choices_and_kind(annotation: Any) -> tuple[tuple[Any, ...], type]:
 
 
 def show_folders() -> None:
-    """The first line of every command: which folders are in use."""
-    from graphnn_unet.data.paths import folders
+    """The first line of every command: which folders are in use, by nnU-Net too."""
+    from graphnn_unet.data.paths import use_folders
     from graphnn_unet.progress import say
 
-    say(f"folders: {folders().line}")
+    say(f"folders: {use_folders().line}")
 
 
 def main(

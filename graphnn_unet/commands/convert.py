@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from graphnn_unet.commands import _command
@@ -11,15 +12,7 @@ from graphnn_unet.commands import _command
 if TYPE_CHECKING:
     from graphnn_unet.dataset_conversion.write_raw import ConversionResult
 
-_FORMS = """\
-forms and what SOURCE is:
-  LA        left atrium: ID/mri_norm2.h5, ID/lgemri.nrrd + laendo.nrrd, or images/ and labels/
-  ACDC      heart: patientNNN_frameMM[_slice_K].h5, or patientNNN_frameMM.nii.gz with _gt
-  Pancreas  NIH Pancreas-CT: PANCREAS_NNNN/ DICOM folders with labelNNNN.nii.gz, or NNNN.h5
-  MSD       a task folder of the Medical Segmentation Decathlon
-  nifti     your own .nii.gz, .nii, .mha or .nrrd: --images DIR --labels DIR -d NAME
-  dicom     a folder of DICOM series, --labels DIR optional
-
+_EXAMPLES = """\
 examples:
   gnnunet_convert LA "2018LA_Seg_Training Set" --labeled 8
   gnnunet_convert nifti --images scans --labels masks -d MyStudy --test 10 --dry-run
@@ -28,21 +21,25 @@ examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    from graphnn_unet.dataset_conversion.forms import form_names, forms
+
+    width = max(map(len, forms()))
+    lines = [f"  {name:{width}}  {form.help}" for name, form in forms().items()]
+    parser = _command.parser(
         "gnnunet_convert",
-        "Convert data to a raw folder. Cases with a label map become labelled cases, those "
-        "without unlabelled ones.",
-        _FORMS,
+        "Convert data to a raw folder. Cases with a label map become labeled cases, those "
+        "without unlabeled ones.",
+        "\n".join(["forms and what SOURCE is:", *lines, "", _EXAMPLES]),
     )
-    add = made.add_argument
-    add("form", metavar="FORM", help="LA, ACDC, Pancreas, MSD, nifti or dicom")
+    add = parser.add_argument
+    add("form", metavar="FORM", help=form_names())
     add("source", nargs="?", metavar="SOURCE", help="folder of the data")
     add("-d", dest="dataset", metavar="NAME_OR_ID", help="name, id or Dataset501_Name of the new "
         "data set (default: the form's own)")  # fmt: skip
-    add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labelled "
-        "cases only; the others become unlabelled")  # fmt: skip
-    add("--unlabeled", type=int, metavar="N", help="keep the first N unlabelled cases only")
-    add("--test", metavar="N|FILE", help="the last N labelled cases, or those listed in FILE, "
+    add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labeled "
+        "cases only; the others become unlabeled")  # fmt: skip
+    add("--unlabeled", type=int, metavar="N", help="keep the first N unlabeled cases only")
+    add("--test", metavar="N|FILE", help="the last N labeled cases, or those listed in FILE, "
         "are kept for testing")  # fmt: skip
     add(
         "--images",
@@ -63,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label-names", metavar="1=NAME,2=NAME", help="names of the stored label values")
     add("--channels", nargs="+", action="extend", metavar="NAME", default=[],
         help="names of the channels, in "
-        "order (CT is normalised as Hounsfield units); some of the form's own names select "
+        "order (CT is normalized as Hounsfield units); some of the form's own names select "
         "these")  # fmt: skip
     add("--patient-regex", metavar="REGEX", help="finds the patient in a case id, e.g. "
         "'^(pat[0-9]+)_'; scans of one patient stay together")  # fmt: skip
@@ -80,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace an existing raw folder")
     add("--dry-run", action="store_true", help="show what would be written; write nothing")
     add("-np", type=int, metavar="N", help="worker processes (default: by cores and data)")
-    return made
+    return parser
 
 
 def _label_names(text: str | None) -> dict[int, str]:
@@ -89,8 +86,8 @@ def _label_names(text: str | None) -> dict[int, str]:
 
     names = {}
     for part in text.split(",") if text else ():
-        value, found, name = part.partition("=")
-        if not found or not value.strip().isdigit() or not name.strip():
+        value, equals, name = part.partition("=")
+        if not equals or not value.strip().isdigit() or not name.strip():
             raise InputError(
                 f"--label-names {text!r} cannot be read", "", "Write it like 1=atrium,2=wall"
             )
@@ -100,30 +97,18 @@ def _label_names(text: str | None) -> dict[int, str]:
 
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.dataset_conversion.convert import convert
+    from graphnn_unet.dataset_conversion.forms import Request
     from graphnn_unet.progress import say
 
     _command.show_folders()
-    test = arguments.test
-    result = convert(
-        arguments.form,
-        arguments.source,
-        dataset=arguments.dataset,
-        labeled=arguments.labeled,
-        unlabeled=arguments.unlabeled,
-        test=int(test) if test is not None and test.isdigit() else test,
-        images=arguments.images,
-        labels=arguments.labels,
-        test_images=arguments.test_images,
-        test_labels=arguments.test_labels,
-        label_names=_label_names(arguments.label_names),
-        channels=[name for text in arguments.channels for name in text.split(",") if name],
-        patient_regex=arguments.patient_regex,
-        exclude=arguments.exclude,
-        fix_geometry=arguments.fix_geometry,
-        overwrite=arguments.overwrite,
-        dry_run=arguments.dry_run,
-        n_workers=None if arguments.np is None else (0 if arguments.np <= 1 else arguments.np),
-    )
+    given = {
+        **vars(arguments),
+        "label_names": _label_names(arguments.label_names),
+        "channels": [name for text in arguments.channels for name in text.split(",") if name],
+        "n_workers": None if arguments.np is None else (0 if arguments.np <= 1 else arguments.np),
+    }
+    options = {field.name: given[field.name] for field in fields(Request)}
+    result = convert(arguments.form, **options)
     if arguments.dry_run:
         _print_cases(result)
     for name, reason in result.skipped if arguments.verbose or arguments.dry_run else ():
@@ -155,7 +140,7 @@ def _print_summary(result: ConversionResult) -> None:
     labels = ", ".join(f"{name}={value}" for name, value in result.labels.items())
     counts = ", ".join(
         f"{result.count(role)} {word}"
-        for role, word in (("labeled", "labelled"), ("unlabeled", "unlabelled"), ("test", "test"))
+        for role, word in (("labeled", "labeled"), ("unlabeled", "unlabeled"), ("test", "test"))
     )
     verb = "written to" if result.written else "would go to"
     plural = "" if len(result.channel_names) == 1 else "s"

@@ -17,9 +17,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.data.paths import folders, known_datasets
+    from graphnn_unet.data.paths import known_datasets, use_folders
 
-    where = folders()
+    where = use_folders()
     rows = [
         (name, str(getattr(where, name)), f"from {source}")
         for name, source in where.sources.items()

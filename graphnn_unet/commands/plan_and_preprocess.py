@@ -11,8 +11,8 @@ from graphnn_unet.commands import _command
 def _parser() -> argparse.ArgumentParser:
     made = _command.parser(
         "gnnunet_plan_and_preprocess",
-        "Check a raw data set, plan patch size, network and batch, and preprocess labelled and "
-        "unlabelled cases.",
+        "Check a raw data set, plan patch size, network and batch, and preprocess labeled and "
+        "unlabeled cases.",
     )
     made.add_argument(
         "-d", nargs="+", action="extend", required=True, metavar="DATASET", help="names or ids"
@@ -58,7 +58,7 @@ def _work(arguments: argparse.Namespace) -> None:
             allow_origin_mismatch=arguments.allow_origin_mismatch,
         )
         print(
-            f"{result.dataset}: {result.n_labeled} labelled and {result.n_unlabeled} unlabelled "
+            f"{result.dataset}: {result.n_labeled} labeled and {result.n_unlabeled} unlabeled "
             f"cases, plan {result.plans_file}"
         )
         head = ("configuration", "spacing (mm)", "patch", "batch", "stages", "GPU memory", "ready")

@@ -23,9 +23,15 @@ from graphnn_unet.data.check_files import (
     fault,
     grid_faults,
 )
-from graphnn_unet.data.check_labels import ClassFacts, class_facts, count_values, integer_labels
+from graphnn_unet.data.check_labels import (
+    ClassMetadata,
+    class_metadata,
+    count_values,
+    integer_labels,
+)
 from graphnn_unet.data.check_layout import (
     Description,
+    Listing,
     case_id_fault,
     channel_faults,
     group_case_files,
@@ -41,9 +47,9 @@ from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
 
 __all__ = [
-    "CaseFacts",
+    "CaseMetadata",
     "CheckReport",
-    "ClassFacts",
+    "ClassMetadata",
     "check_case_images",
     "check_dataset",
     "group_case_files",
@@ -66,7 +72,7 @@ _CUT = ("I01", "I02")
 
 
 @dataclass(frozen=True)
-class CaseFacts:
+class CaseMetadata:
     """What the check found out about one case.
 
     Attributes:
@@ -92,7 +98,7 @@ class CaseFacts:
     spacing: tuple[float, float, float]
     n_channels: int
     label_values: tuple[int, ...] = ()
-    classes: dict[int, ClassFacts] = field(default_factory=dict)
+    classes: dict[int, ClassMetadata] = field(default_factory=dict)
     content: tuple[str, ...] = ()
 
 
@@ -103,13 +109,13 @@ class CheckReport:
     Attributes:
         folder: The raw folder.
         faults: Errors and warnings, data set first, then by case.
-        cases: Facts of every case with an image file, sorted by case id.
+        cases: Metadata of every case with an image file, sorted by case id.
         notes: Files that were passed over.
     """
 
     folder: Path
     faults: list[Fault]
-    cases: dict[str, CaseFacts]
+    cases: dict[str, CaseMetadata]
     notes: list[str]
 
     @property
@@ -122,11 +128,6 @@ class CheckReport:
         """Faults that do not."""
         return [f for f in self.faults if f.severity != "error"]
 
-    @property
-    def faulty_cases(self) -> list[str]:
-        """Cases of this data set that have an error, sorted."""
-        return sorted({f.case for f in self.errors} & set(self.cases))
-
     def as_json(self) -> dict[str, Any]:
         """The report as plain values, as it stands in ``dataset_report.json``."""
         return {
@@ -138,12 +139,12 @@ class CheckReport:
             "notes": self.notes,
             "cases": {
                 case: {
-                    **asdict(facts),
-                    "images": [str(path) for path in facts.images],
-                    "label": None if facts.label is None else str(facts.label),
-                    "classes": {str(value): asdict(c) for value, c in facts.classes.items()},
+                    **asdict(metadata),
+                    "images": [str(path) for path in metadata.images],
+                    "label": None if metadata.label is None else str(metadata.label),
+                    "classes": {str(value): asdict(c) for value, c in metadata.classes.items()},
                 }
-                for case, facts in self.cases.items()
+                for case, metadata in self.cases.items()
             },
         }
 
@@ -188,18 +189,18 @@ def check_dataset(
         jobs = _jobs_from_section(folder, description, faults, allow_origin_mismatch)
     n_training = sum(job.role == "labeled" for job in jobs)
     if n_training and description.n_training != n_training:
-        cause = f"numTraining is {description.n_training}, there are {n_training} labelled cases"
+        cause = f"numTraining is {description.n_training}, there are {n_training} labeled cases"
         faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
     if n_workers is None:
         n_workers = _workers_for(jobs)
-    cases: dict[str, CaseFacts] = {}
+    cases: dict[str, CaseMetadata] = {}
     of_cases: list[Fault] = []
     outcomes = track(run_jobs(_check_case, jobs, n_workers=n_workers), len(jobs), "check")
     for outcome in outcomes:
         if outcome.ok:
-            facts, found = outcome.value
-            of_cases += found
-            cases[facts.case] = facts
+            metadata, case_faults = outcome.value
+            of_cases += case_faults
+            cases[metadata.case] = metadata
         else:
             remedy = "Free memory or use fewer workers, then check again"
             of_cases.append(fault(outcome.job.case, "C15", outcome.error, remedy))
@@ -222,7 +223,7 @@ def _jobs_from_folders(
     notes: list[str],
     allow_origin_mismatch: bool,
 ) -> list[_Job]:
-    """One job a case from ``imagesTr`` and its neighbours; faults and notes are appended."""
+    """One job a case from ``imagesTr`` and its neighbors; faults and notes are appended."""
     ending = description.file_ending
     jobs: dict[str, _Job] = {}
     for role, images in _IMAGES.items():
@@ -233,11 +234,8 @@ def _jobs_from_folders(
         faults += channel_faults(images, listing.cases, description.n_channels)
         if role == "labeled" and not listing.cases and not listing.faults:
             faults.append(no_images_fault(folder / images, ending))
-        named = {f.case for f in listing.faults}
+        faults += _label_without_image(role, ending, labels, listing)
         bad_labels = {f.case for f in label_listing.faults}
-        for case in sorted(set(labels) - set(listing.cases) - named):
-            cause = f"{_LABELS[role]}/{case}{ending} has no image in {images}"
-            faults.append(fault(case, "I28", cause, "Add the image or remove the label map"))
         for case, channels in sorted(listing.cases.items()):
             if role == "labeled" and case not in labels and case not in bad_labels:
                 cause = f"labelsTr/{case}{ending} is missing"
@@ -248,12 +246,11 @@ def _jobs_from_folders(
                 remedy = "Keep it in one folder, or its score is measured on training data"
                 faults.append(fault(case, "I31", cause, remedy))
                 continue
-            files = tuple(channels[i] for i in sorted(channels))
             jobs[case] = _Job(
                 case,
                 role,
                 folder,
-                files,
+                tuple(channels[i] for i in sorted(channels)),
                 labels.get(case),
                 description.label_values,
                 allow_origin_mismatch,
@@ -261,10 +258,26 @@ def _jobs_from_folders(
     return list(jobs.values())
 
 
-def _name_fault(found: Fault, labels: Mapping[str, Path]) -> Fault:
+def _label_without_image(
+    role: str, ending: str, labels: Mapping[str, Path], listing: Listing
+) -> list[Fault]:
+    """Label maps of no case; a misnamed image has its own fault."""
+    misnamed = {f.case for f in listing.faults}
+    return [
+        fault(
+            case,
+            "I28",
+            f"{_LABELS[role]}/{case}{ending} has no image in {_IMAGES[role]}",
+            "Add the image or remove the label map",
+        )
+        for case in sorted(set(labels) - set(listing.cases) - misnamed)
+    ]
+
+
+def _name_fault(name_fault: Fault, labels: Mapping[str, Path]) -> Fault:
     """An image without channel number is a misnamed case when there is a label map for it."""
-    misnamed = found.code == "I33" and found.case in labels
-    return replace(found, code="I35") if misnamed else found
+    misnamed = name_fault.code == "I33" and name_fault.case in labels
+    return replace(name_fault, code="I35") if misnamed else name_fault
 
 
 def _jobs_from_section(
@@ -304,18 +317,18 @@ def _inside(path: Path, folder: Path, name: Any) -> bool:
     return "$" not in str(name) and path.resolve().is_relative_to(folder.resolve())
 
 
-def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
+def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     records, faults = check_images(job.case, job.images, names)
     if not records:
         label_faults = _check_label(job, None)[2] if job.label is not None else []
-        nothing = CaseFacts(
+        nothing = CaseMetadata(
             job.case, job.role, job.images, job.label, {}, (0, 0, 0), (0.0, 0.0, 0.0), 0
         )
         return nothing, faults + label_faults
     first = records[0]
-    facts = CaseFacts(
+    metadata = CaseMetadata(
         job.case,
         job.role,
         job.images,
@@ -330,18 +343,18 @@ def _check_case(job: _Job) -> tuple[CaseFacts, list[Fault]]:
         sha256, classes, label_faults = _check_label(job, first)
         faults += label_faults
         if sha256:
-            facts = replace(
-                facts,
-                sha256={**facts.sha256, job.name(job.label): sha256},
+            metadata = replace(
+                metadata,
+                sha256={**metadata.sha256, job.name(job.label): sha256},
                 label_values=tuple(sorted({*classes, 0})),
                 classes=classes,
             )
-    return facts, faults
+    return metadata, faults
 
 
 def _check_label(
     job: _Job, image: FileRecord | None
-) -> tuple[str, dict[int, ClassFacts], list[Fault]]:
+) -> tuple[str, dict[int, ClassMetadata], list[Fault]]:
     """Read a label map, compare it with its image, judge its values and count its components.
 
     Returns:
@@ -367,25 +380,33 @@ def _check_label(
     if values is None:
         return label.sha256, {}, faults
     counts = count_values(values)
-    unknown = {v: n for v, n in counts.items() if v not in job.label_values and v >= 0}
-    if unknown:
-        listed = ", ".join(f"{value} ({n} voxels)" for value, n in unknown.items())
-        cause = f"{name} has values that dataset.json does not list: {listed}"
+    faults += _value_faults(job, name, counts)
+    return label.sha256, class_metadata(np.where(values > 0, values, 0), counts), faults
+
+
+def _value_faults(job: _Job, name: str, counts: Mapping[int, int]) -> list[Fault]:
+    """Values of a label map that dataset.json does not list."""
+
+    def listed(unknown: Mapping[int, int]) -> str:
+        return ", ".join(f"{value} ({n} voxels)" for value, n in unknown.items())
+
+    faults = []
+    if unknown := {v: n for v, n in counts.items() if v >= 0 and v not in job.label_values}:
+        cause = f"{name} has values that dataset.json does not list: {listed(unknown)}"
         faults.append(fault(job.case, "I23", cause, "Correct the label map or name the label"))
     if negative := {v: n for v, n in counts.items() if v < 0}:
-        listed = ", ".join(f"{value} ({n} voxels)" for value, n in negative.items())
-        cause = f"{name} has negative values: {listed}"
+        cause = f"{name} has negative values: {listed(negative)}"
         faults.append(fault(job.case, "I26", cause, "Use 0 for background"))
-    return label.sha256, class_facts(np.where(values > 0, values, 0), counts), faults
+    return faults
 
 
-def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list[Fault]:
+def _duplicates(cases: Mapping[str, CaseMetadata], faults: Iterable[Fault]) -> list[Fault]:
     """Cases with the same voxels; a constant image says nothing about its origin."""
     constant = {f.case for f in faults if f.code in ("I47", "I48")}
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for case, facts in cases.items():
-        if facts.content and case not in constant:
-            groups[facts.content].append(case)
+    for case, metadata in cases.items():
+        if metadata.content and case not in constant:
+            groups[metadata.content].append(case)
     return [
         fault(
             case,
@@ -398,19 +419,19 @@ def _duplicates(cases: Mapping[str, CaseFacts], faults: Iterable[Fault]) -> list
     ]
 
 
-def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
+def _sizes(cases: Mapping[str, CaseMetadata]) -> list[Fault]:
     """Cases whose spacing cannot be right beside that of the others."""
-    cases = {case: facts for case, facts in cases.items() if facts.content}
+    cases = {case: metadata for case, metadata in cases.items() if metadata.content}
     training = [f.spacing for f in cases.values() if f.role != "test"]
     if not training:
         return []
     median = np.median(np.asarray(training), axis=0)
     faults = []
-    for case, facts in cases.items():
-        ratio = np.asarray(facts.spacing) / median
-        size = np.rint(np.asarray(facts.shape) * ratio)
-        own, usual = numbers(facts.spacing), numbers(median.tolist())
-        mm = f"its spacing is {own} mm (z, y, x), the median {usual}"
+    for case, metadata in cases.items():
+        ratio = np.asarray(metadata.spacing) / median
+        size = np.rint(np.asarray(metadata.shape) * ratio)
+        spacing, usual = numbers(metadata.spacing), numbers(median.tolist())
+        mm = f"its spacing is {spacing} mm (z, y, x), the median {usual}"
         if size.prod() > MAX_RESAMPLED_VOXELS:
             cause = f"{mm}: it would have {size.prod():.3g} voxels after resampling"
             faults.append(fault(case, "I49", cause, "Correct the spacing in its header"))
@@ -423,14 +444,14 @@ def _sizes(cases: Mapping[str, CaseFacts]) -> list[Fault]:
     return faults
 
 
-def _without_foreground(cases: Mapping[str, CaseFacts], faults: list[Fault]) -> list[Fault]:
+def _without_foreground(cases: Mapping[str, CaseMetadata], faults: list[Fault]) -> list[Fault]:
     """Add a warning for every empty label map, or one error when all are empty."""
     judged = [f for f in cases.values() if f.role == "labeled" and f.label_values]
-    empty = [facts for facts in judged if not facts.classes]
+    empty = [metadata for metadata in judged if not metadata.classes]
     if empty and len(empty) == len(judged):
         cause = f"no label map has any foreground ({len(empty)} looked at)"
         return [*faults, fault("labelsTr", "I30", cause, "Look at the label maps")]
     return faults + [
-        fault(facts.case, "I29", "its label map is all background", "Look at it", "warning")
-        for facts in empty
+        fault(metadata.case, "I29", "its label map is all background", "Look at it", "warning")
+        for metadata in empty
     ]

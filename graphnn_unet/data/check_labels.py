@@ -17,12 +17,12 @@ _COUNTABLE = 2**16
 
 
 @dataclass(frozen=True)
-class ClassFacts:
+class ClassMetadata:
     """One foreground class in one label map.
 
     Attributes:
         n_voxels: Voxels of the class.
-        n_components: Connected components, 26-neighbourhood.
+        n_components: Connected components, 26-neighborhood.
         largest_share: Share of the class's voxels that lies in its largest component, 0 to 1.
     """
 
@@ -68,7 +68,7 @@ def count_values(values: np.ndarray) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-def class_facts(label: np.ndarray, counts: Mapping[int, int]) -> dict[int, ClassFacts]:
+def class_metadata(label: np.ndarray, counts: Mapping[int, int]) -> dict[int, ClassMetadata]:
     """Components of every foreground class.
 
     Args:
@@ -80,18 +80,18 @@ def class_facts(label: np.ndarray, counts: Mapping[int, int]) -> dict[int, Class
     box = _bounding_box(label)
     small = np.uint8 if label.max() < 2**8 else np.uint32
     label = np.ascontiguousarray(label[box]).astype(small)
-    components, n_found = cc3d.connected_components(label, connectivity=26, return_N=True)
-    value_of = np.zeros(n_found + 1, np.int64)
-    sizes = np.zeros(n_found + 1, np.int64)
+    components, n_components = cc3d.connected_components(label, connectivity=26, return_N=True)
+    value_of = np.zeros(n_components + 1, np.int64)
+    sizes = np.zeros(n_components + 1, np.int64)
     for layer, label_layer in zip(components, label, strict=True):
         value_of[layer] = label_layer
-        sizes += np.bincount(layer.ravel(), minlength=n_found + 1)
-    found = {}
+        sizes += np.bincount(layer.ravel(), minlength=n_components + 1)
+    components_of = {}
     for value in (v for v in counts if v > 0):
         of_class = sizes[1:][value_of[1:] == value]
         share = float(of_class.max() / of_class.sum())
-        found[value] = ClassFacts(counts[value], len(of_class), share)
-    return found
+        components_of[value] = ClassMetadata(counts[value], len(of_class), share)
+    return components_of
 
 
 def _bounding_box(label: np.ndarray) -> tuple[slice, ...]:

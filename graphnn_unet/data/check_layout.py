@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
         return None, [fault(_DATASET_JSON, "I37", cause, "Make the data set with gnnunet_convert")]
     except json.JSONDecodeError as error:
         cause = f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
-        return None, [fault(_DATASET_JSON, "I38", cause, "Mend it there or write it again")]
+        return None, [fault(_DATASET_JSON, "I38", cause, "Fix it there or write it again")]
     except (OSError, UnicodeDecodeError) as error:
         cause = f"{path} cannot be read ({error})"
         return None, [fault(_DATASET_JSON, "I38", cause, "Write it again as UTF-8 text")]
@@ -124,32 +123,42 @@ def _label_values(content: dict[str, Any], path: Path) -> tuple[tuple[int, ...],
         cause = f"labels in {path} is {labels!r}"
         remedy = 'Give names with numbers: {"background": 0, "atrium": 1}'
         return (0,), [fault(_DATASET_JSON, "I39", cause, remedy)]
-    faults = []
+    faults = _repeated_values(ids, path)
     if ids.get("background") != [0]:
         cause = f"labels in {path} has no 'background' with the value 0"
-        faults.append(fault(_DATASET_JSON, "I42", cause, 'Add "background": 0'))
-    seen: dict[tuple[int, ...], str] = {}
-    for name, value in ids.items():
-        key = tuple(sorted(value))
-        if key in seen:
-            cause = f"labels in {path} gives {name!r} and {seen[key]!r} the same value {value}"
-            faults.append(fault(_DATASET_JSON, "I41", cause, "Give each label its own value"))
-        seen.setdefault(key, name)
+        faults.insert(0, fault(_DATASET_JSON, "I42", cause, 'Add "background": 0'))
     ignore = ids.pop("ignore", [])
     values = sorted({v for value in ids.values() for v in value} | {0})
-    gaps = [b for a, b in pairwise(values) if b != a + 1]
-    if gaps or values[0] < 0:
-        cause = f"label values in {path} are not consecutive: {values}"
-        remedy = "Number them 0, 1, 2, ... (gnnunet_convert does so and writes the mapping)"
-        faults.append(fault(_DATASET_JSON, "I45", cause, remedy))
-    if ignore and ignore != [values[-1] + 1] and not gaps:
-        cause = f"the 'ignore' label in {path} is {ignore[0]}"
-        remedy = f"It must be the highest value, here {values[-1] + 1}"
-        faults.append(fault(_DATASET_JSON, "I45", cause, remedy))
+    faults += _value_faults(values, ignore, path)
     if any(len(v) > 1 for v in ids.values()) and not content.get("regions_class_order"):
         cause = f"{path} has regions but no regions_class_order"
         faults.append(fault(_DATASET_JSON, "I39", cause, "Add regions_class_order"))
     return tuple(sorted({*values, *ignore})), faults
+
+
+def _repeated_values(ids: Mapping[str, list[int]], path: Path) -> list[Fault]:
+    """Labels that have the value, or the values of a region, of an earlier one."""
+    faults = []
+    first_with: dict[tuple[int, ...], str] = {}
+    for name, value in ids.items():
+        first = first_with.setdefault(tuple(sorted(value)), name)
+        if first != name:
+            cause = f"labels in {path} gives {name!r} and {first!r} the same value {value}"
+            faults.append(fault(_DATASET_JSON, "I41", cause, "Give each label its own value"))
+    return faults
+
+
+def _value_faults(values: list[int], ignore: list[int], path: Path) -> list[Fault]:
+    """Values must be 0, 1, 2 ... and the 'ignore' label the highest one."""
+    if values != list(range(len(values))):
+        cause = f"label values in {path} are not consecutive: {values}"
+        remedy = "Number them 0, 1, 2, ... (gnnunet_convert does so and writes the mapping)"
+        return [fault(_DATASET_JSON, "I45", cause, remedy)]
+    if ignore and ignore != [len(values)]:
+        cause = f"the 'ignore' label in {path} is {ignore[0]}"
+        remedy = f"It must be the highest value, here {len(values)}"
+        return [fault(_DATASET_JSON, "I45", cause, remedy)]
+    return []
 
 
 def case_id_fault(case: str, where: str) -> Fault | None:

@@ -1,6 +1,6 @@
-"""nnU-Net's dataset fingerprint, of labelled and unlabelled scans.
+"""nnU-Net's dataset fingerprint, of labeled and unlabeled scans.
 
-Spacing and size come from all scans, intensities inside the foreground from the labelled ones.
+Spacing and size come from all scans, intensities inside the foreground from the labeled ones.
 Unlike nnU-Net's extractor it never draws more samples than there are foreground voxels, keeps
 finished cases when it is stopped, and notices when a file or the table of classes has changed.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import cc3d
 import numpy as np
 
-from graphnn_unet.data.check import CaseFacts
+from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import write_json
@@ -29,7 +29,7 @@ SAVE_INTERVAL_S = 10.0
 """Finished cases are kept on the disk at least this often."""
 SAMPLES_OF_DATASET = 1e7
 ONE_COMPONENT_SHARE = 0.95
-"""A class counts as one component when in every labelled case at least this share of its voxels
+"""A class counts as one component when in every labeled case at least this share of its voxels
 lies in the largest component."""
 
 
@@ -45,7 +45,7 @@ class _Job:
 
 def extract_fingerprint(
     target: Path,
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     dataset_json: Mapping[str, Any],
     classes: Mapping[str, tuple[int, ...]],
     *,
@@ -63,52 +63,52 @@ def extract_fingerprint(
     Raises:
         FaultsError: Cases that could not be read.
     """
-    n_labeled = sum(facts.role == "labeled" for facts in cases.values())
     reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
     settings = {"reader": reader, "classes": {key: list(ids) for key, ids in classes.items()}}
-    kept = target.with_name(f".{target.stem}.cases.json")
-    old = {**_known_cases(target, settings), **_known_cases(kept, settings)}
+    partial = target.with_name(f".{target.stem}.cases.json")
+    known = {**_known_cases(target, settings), **_known_cases(partial, settings)}
     per_case = {
-        case: old[case]
-        for case, facts in cases.items()
-        if case in old and old[case]["sha256"] == facts.sha256
+        case: known[case]
+        for case, metadata in cases.items()
+        if case in known and known[case]["sha256"] == metadata.sha256
     }
-    n_samples = int(SAMPLES_OF_DATASET // max(1, n_labeled))
+    n_labeled = sum(metadata.role == "labeled" for metadata in cases.values())
     jobs = [
         _Job(
             case,
-            tuple(map(str, facts.images)),
-            str(facts.label) if facts.role == "labeled" else None,
+            tuple(map(str, metadata.images)),
+            str(metadata.label) if metadata.role == "labeled" else None,
             reader,
-            n_samples,
+            int(SAMPLES_OF_DATASET // max(1, n_labeled)),
             tuple(classes.values()),
         )
-        for case, facts in cases.items()
+        for case, metadata in cases.items()
         if case not in per_case
     ]
 
     def keep() -> None:
         if jobs and per_case:
-            write_json(kept, {"gnnunet": _own(per_case, settings)})
+            write_json(partial, {"gnnunet": _record(per_case, settings)})
 
     faults = _analyze_all(jobs, cases, per_case, keep, n_workers)
     if faults:
         raise FaultsError(faults)
-    fingerprint = _summarize({case: per_case[case] for case in cases}, dataset_json)
-    fingerprint["gnnunet"] = _own({case: per_case[case] for case in cases}, settings)
+    per_case = {case: per_case[case] for case in cases}
+    fingerprint = _summarize(per_case, dataset_json)
+    fingerprint["gnnunet"] = _record(per_case, settings)
     write_json(target, fingerprint)
-    kept.unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     return fingerprint
 
 
 def _analyze_all(
     jobs: list[_Job],
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     per_case: dict[str, Any],
     keep: Callable[[], None],
     n_workers: int,
 ) -> list[Fault]:
-    """Add the facts of all jobs to ``per_case``; ``keep`` is called now and then and at the end."""
+    """Add the metadata of all jobs to ``per_case``; ``keep`` is called at times and at the end."""
     faults = []
     saved = time.monotonic()
     outcomes = run_jobs(_analyze, jobs, n_workers=n_workers)
@@ -116,7 +116,7 @@ def _analyze_all(
         for outcome in track(outcomes, len(jobs), "fingerprint"):
             case = outcome.job.case
             if not outcome.ok:
-                faults.append(Fault(case, "fingerprint", outcome.error, "Mend or remove the case"))
+                faults.append(Fault(case, "fingerprint", outcome.error, "Fix or remove the case"))
                 continue
             per_case[case] = {"sha256": cases[case].sha256, **outcome.value}
             if time.monotonic() - saved >= SAVE_INTERVAL_S:
@@ -127,7 +127,7 @@ def _analyze_all(
     return faults
 
 
-def _own(cases: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _record(cases: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema_version": FINGERPRINT_SCHEMA_VERSION, **settings, "cases": dict(cases)}
 
 
@@ -137,11 +137,12 @@ def _known_cases(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         content = read_json(path)
     except (MissingFileError, InputError):
         return {}
-    own = content.get("gnnunet") if isinstance(content, dict) else None
-    if not isinstance(own, dict) or own.get("schema_version") != FINGERPRINT_SCHEMA_VERSION:
+    record = content.get("gnnunet") if isinstance(content, dict) else None
+    if not isinstance(record, dict):
         return {}
-    same = all(own.get(key) == value for key, value in settings.items())
-    return own["cases"] if same else {}
+    wanted = {"schema_version": FINGERPRINT_SCHEMA_VERSION, **settings}
+    same = all(record.get(key) == value for key, value in wanted.items())
+    return record["cases"] if same else {}
 
 
 def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
@@ -155,7 +156,7 @@ def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
 
 
 def _analyze(job: _Job) -> dict[str, Any]:
-    """Facts of one case; foreground intensities as moments and 401 quantiles a channel."""
+    """Metadata of one case; foreground intensities as moments and 401 quantiles a channel."""
     from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
@@ -163,16 +164,16 @@ def _analyze(job: _Job) -> dict[str, Any]:
     image, properties = reader.read_images(job.images)
     label = reader.read_seg(job.label)[0] if job.label else None
     cropped, cropped_label, _ = crop_to_nonzero(image, None if label is None else label.copy())
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "spacing": [float(s) for s in properties["spacing"]],
         "shape": [int(i) for i in image.shape[1:]],
         "shape_after_crop": [int(i) for i in cropped.shape[1:]],
     }
     if label is not None:
         foreground = cropped_label[0] > 0
-        facts["foreground"] = [_intensities(c[foreground], job.n_samples) for c in cropped]
-        facts["largest_share"] = [largest_component_shares(label[0], ids) for ids in job.classes]
-    return facts
+        metadata["foreground"] = [_intensities(c[foreground], job.n_samples) for c in cropped]
+        metadata["largest_share"] = [largest_component_shares(label[0], ids) for ids in job.classes]
+    return metadata
 
 
 def _intensities(values: np.ndarray, n_samples: int) -> dict[str, Any] | None:
@@ -198,8 +199,8 @@ def largest_component_shares(label: np.ndarray, ids: tuple[int, ...]) -> list[fl
         ids: Label ids that make up the class or region.
 
     Returns:
-        Four values: the volume (26-neighbourhood), then the mean over slices across axis 0, 1, 2
-        (8-neighbourhood), each slice weighted by its voxels; ``None`` where the class is absent.
+        Four values: the volume (26-neighborhood), then the mean over slices across axis 0, 1, 2
+        (8-neighborhood), each slice weighted by its voxels; ``None`` where the class is absent.
     """
     mask = np.isin(label, ids)
     if not mask.any():
@@ -225,24 +226,24 @@ def _largest(mask: np.ndarray, connectivity: int) -> int:
 
 
 def _summarize(cases: Mapping[str, Any], dataset_json: Mapping[str, Any]) -> dict[str, Any]:
-    """nnU-Net's keys from the facts of all cases."""
+    """nnU-Net's keys from the metadata of all cases."""
     n_channels = len(dataset_json["channel_names"])
-    labeled = [facts for facts in cases.values() if facts.get("foreground")]
+    labeled = [metadata for metadata in cases.values() if metadata.get("foreground")]
     intensities = {}
     for channel in range(n_channels):
         parts = [f["foreground"][channel] for f in labeled if f["foreground"][channel]]
         intensities[str(channel)] = _pooled(parts)
     relative = [np.prod(f["shape_after_crop"]) / np.prod(f["shape"]) for f in cases.values()]
     return {
-        "spacings": [facts["spacing"] for facts in cases.values()],
-        "shapes_after_crop": [facts["shape_after_crop"] for facts in cases.values()],
+        "spacings": [metadata["spacing"] for metadata in cases.values()],
+        "shapes_after_crop": [metadata["shape_after_crop"] for metadata in cases.values()],
         "foreground_intensity_properties_per_channel": intensities,
         "median_relative_size_after_cropping": float(np.median(relative)),
     }
 
 
 def _pooled(parts: list[dict[str, Any]]) -> dict[str, float]:
-    """Statistics of all labelled foregrounds together, every case with the same weight.
+    """Statistics of all labeled foregrounds together, every case with the same weight.
 
     nnU-Net draws as many samples from each case; equal weights are the expectation of that.
     """
@@ -264,20 +265,20 @@ def _pooled(parts: list[dict[str, Any]]) -> dict[str, float]:
 def one_component_classes(
     fingerprint: Mapping[str, Any], slice_axis: int | None
 ) -> dict[str, bool]:
-    """For each class: is it one component in (nearly) every labelled case?
+    """For each class: is it one component in (nearly) every labeled case?
 
     Args:
         fingerprint: As written by ``extract_fingerprint``.
         slice_axis: Axis across which 2D slices are cut, ``None`` for volumes.
     """
-    own = fingerprint["gnnunet"]
+    record = fingerprint["gnnunet"]
     column = 0 if slice_axis is None else slice_axis + 1
     result = {}
-    for row, key in enumerate(own["classes"]):
+    for row, key in enumerate(record["classes"]):
         shares = [
-            facts["largest_share"][row][column]
-            for facts in own["cases"].values()
-            if facts.get("largest_share")
+            metadata["largest_share"][row][column]
+            for metadata in record["cases"].values()
+            if metadata.get("largest_share")
         ]
         present = [share for share in shares if share is not None]
         result[key] = bool(present) and min(present) >= ONE_COMPONENT_SHARE

@@ -1,7 +1,8 @@
 """Where data sets, preprocessed files and results lie, and how data sets are named.
 
 nnU-Net's three variables win; an unset one defaults to a folder below ``$GNNUNET_HOME``
-(default ``~/gnnunet``) and is set for this process, so that nnU-Net sees the same folder.
+(default ``~/gnnunet``). nnU-Net reads the variables when it is imported: what calls it calls
+``use_folders`` first.
 """
 
 from __future__ import annotations
@@ -50,18 +51,25 @@ def home() -> Path:
 
 
 def folders() -> Folders:
-    """The folders in use; unset nnU-Net variables are set to the defaults for this process."""
-    found: dict[str, Path] = {}
+    """The folders in use."""
+    paths: dict[str, Path] = {}
     sources: dict[str, str] = {}
     home_source = "GNNUNET_HOME" if os.environ.get("GNNUNET_HOME") else "~/gnnunet"
     for name, variable in _VARIABLES.items():
         value = os.environ.get(variable)
         default = home() / name
-        # a default set by an earlier call in this process is still a default
+        # a default that use_folders has set is still a default
         sources[name] = variable if value and Path(value) != default else home_source
-        found[name] = Path(value).expanduser().absolute() if value else default
-        os.environ[variable] = str(found[name])
-    return Folders(**found, sources=sources)
+        paths[name] = Path(value).expanduser().absolute() if value else default
+    return Folders(**paths, sources=sources)
+
+
+def use_folders() -> Folders:
+    """The folders in use, which nnU-Net's variables name for this process from now on."""
+    in_use = folders()
+    for name, variable in _VARIABLES.items():
+        os.environ[variable] = str(getattr(in_use, name))
+    return in_use
 
 
 def known_datasets() -> list[str]:
@@ -128,15 +136,7 @@ def new_dataset_name(name_or_id: str, default_id: int | None = None, label: str 
     elif name_or_id.isdigit():
         number, name = int(name_or_id), label or "Study"
     else:
-        name = name_or_id
-        same = [n for n in names if n[11:] == name]
-        taken = {dataset_id(n) for n in names}
-        if same:
-            number = dataset_id(same[0])
-        elif default_id is not None and default_id not in taken:
-            number = default_id
-        else:
-            number = next(i for i in range(501, 1000) if i not in taken)
+        number, name = _number_for(name_or_id, names, default_id), name_or_id
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise InputError(
             f"{name!r} cannot name a data set",
@@ -152,3 +152,14 @@ def new_dataset_name(name_or_id: str, default_id: int | None = None, label: str 
             f"id {number} belongs to {others[0]}", "nnU-Net finds data sets by id", "Take another"
         )
     return full
+
+
+def _number_for(name: str, names: list[str], default_id: int | None) -> int:
+    """Id of a data set of this name: its present one, the default, or the next free one."""
+    taken = {dataset_id(full_name) for full_name in names}
+    for full_name in names:
+        if full_name[11:] == name:
+            return dataset_id(full_name)
+    if default_id is not None and default_id not in taken:
+        return default_id
+    return next(number for number in range(501, 1000) if number not in taken)

@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from graphnn_unet.data.check import CaseFacts, CheckReport, check_dataset
+from graphnn_unet.data.check import CaseMetadata, CheckReport, check_dataset
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
-from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
@@ -48,7 +48,7 @@ class ConfigurationSummary:
         name: ``3d_fullres`` ...
         spacing: mm, in the plan's axis order.
         patch_size: Voxels.
-        batch: Labelled plus unlabelled images a step.
+        batch: Labeled plus unlabeled images a step.
         n_stages: Resolution stages of the network.
         memory_gb: Estimated GPU memory of a training step.
         preprocessed: Whether its cases were preprocessed in this call.
@@ -110,10 +110,11 @@ def plan_and_preprocess(
         layers["--set"] = parse_overrides(overrides)
     resolve(*layers.values())
     name = resolve_dataset(dataset)
-    raw = folders().raw / name
+    in_use = use_folders()
+    raw = in_use.raw / name
     if not raw.is_dir():
         raise MissingFileError(f"{raw} is missing", "", "Make it with gnnunet_convert")
-    target = folders().preprocessed / name
+    target = in_use.preprocessed / name
     report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
     cases, left_out = _usable_cases(report, skip_faulty)
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
@@ -131,7 +132,7 @@ def plan_and_preprocess(
 
 def _usable_cases(
     report: CheckReport, skip_faulty: bool
-) -> tuple[dict[str, CaseFacts], list[Fault]]:
+) -> tuple[dict[str, CaseMetadata], list[Fault]]:
     """Training cases, and the faults for which cases were left out."""
     for warning in report.warnings:
         say(f"warning: {warning.line}")
@@ -139,13 +140,13 @@ def _usable_cases(
     if report.errors and not (skip_faulty and faulty <= report.cases.keys()):
         raise FaultsError(report.errors)
     cases = {
-        case: facts
-        for case, facts in report.cases.items()
-        if facts.role in ("labeled", "unlabeled") and case not in faulty
+        case: metadata
+        for case, metadata in report.cases.items()
+        if metadata.role in ("labeled", "unlabeled") and case not in faulty
     }
-    if not any(facts.role == "labeled" for facts in cases.values()):
+    if not any(metadata.role == "labeled" for metadata in cases.values()):
         raise InputError(
-            "no labelled case is left", "planning needs at least one label map",
+            "no labeled case is left", "planning needs at least one label map",
             "Add label maps to labelsTr",
         )  # fmt: skip
     return cases, report.errors
@@ -154,7 +155,7 @@ def _usable_cases(
 def _prepare(
     raw: Path,
     target: Path,
-    cases: dict[str, CaseFacts],
+    cases: dict[str, CaseMetadata],
     layers: dict[str, Layer],
     configurations: Sequence[str] | None,
     planner: str,
@@ -163,14 +164,16 @@ def _prepare(
     from graphnn_unet.plans.planner import make_plans
 
     dataset_json = read_json(raw / "dataset.json")
-    classes = class_table(dataset_json)
     if n_workers is None:
         n_workers = default_workers(len(cases))
     fingerprint = extract_fingerprint(
-        target / "dataset_fingerprint.json", cases, dataset_json, classes, n_workers=n_workers
+        target / "dataset_fingerprint.json",
+        cases,
+        dataset_json,
+        class_table(dataset_json),
+        n_workers=n_workers,
     )
-    labeled = {case: facts for case, facts in cases.items() if facts.role == "labeled"}
-    n_unlabeled = len(cases) - len(labeled)
+    labeled = {case: metadata for case, metadata in cases.items() if metadata.role == "labeled"}
     # nnU-Net's planner compares it with one in the raw folder; ours is made of patients, each time
     (target / "splits_final.json").unlink(missing_ok=True)
     plans, account = make_plans(
@@ -178,9 +181,39 @@ def _prepare(
         planner=planner,
         layers=layers,
         derive=partial(_derive, fingerprint),
-        n_unlabeled=n_unlabeled,
+        n_unlabeled=len(cases) - len(labeled),
     )
     write_text(target / "planning_log.txt", account)
+    splits_note = _write_descriptions(raw, target, dataset_json, labeled)
+    to_preprocess = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
+    faults = [f for name in to_preprocess for f in _oversized(plans, name, cases)]
+    if faults:
+        raise FaultsError(faults)
+    planned = plans["gnnunet"]["recipes"]
+    notes = [
+        f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
+        for name in planned
+        if name not in to_preprocess and drop_stale(target, plans, name, dataset_json)
+    ]
+    for name in to_preprocess:
+        faults += preprocess_configuration(
+            target, cases, plans, name, dataset_json, n_workers=n_workers
+        )
+    result = PlanningResult(
+        raw.name,
+        target / f"{plans['plans_name']}.json",
+        len(labeled),
+        len(cases) - len(labeled),
+        [_summary(plans, name, name in to_preprocess) for name in planned],
+        [*notes, splits_note, *_component_notes(plans, to_preprocess, dataset_json)],
+    )
+    return result, faults
+
+
+def _write_descriptions(
+    raw: Path, target: Path, dataset_json: Mapping[str, Any], labeled: Mapping[str, CaseMetadata]
+) -> str:
+    """Description, patients, references and splits for training; a sentence on the splits."""
     write_json(target / "dataset.json", dataset_json)
     if (raw / "gnnunet.json").is_file():  # order of labels and patients, for training elsewhere
         write_json(target / "gnnunet.json", read_json(raw / "gnnunet.json"))
@@ -189,33 +222,7 @@ def _prepare(
     splits = make_splits(patients)
     if splits:
         write_json(target / "splits_final.json", splits)
-    chosen = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
-    faults = [f for name in chosen for f in _oversized(plans, name, cases)]
-    if faults:
-        raise FaultsError(faults)
-    stale = [
-        name
-        for name in plans["gnnunet"]["recipes"]
-        if name not in chosen and drop_stale(target, plans, name, dataset_json)
-    ]
-    for name in chosen:
-        faults += preprocess_configuration(
-            target, cases, plans, name, dataset_json, n_workers=n_workers
-        )
-    notes = [
-        f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
-        for name in stale
-    ]
-    notes += [describe_splits(patients, splits), *_component_notes(plans, chosen, dataset_json)]
-    result = PlanningResult(
-        raw.name,
-        target / f"{plans['plans_name']}.json",
-        len(labeled),
-        n_unlabeled,
-        [_summary(plans, name, name in chosen) for name in plans["gnnunet"]["recipes"]],
-        notes,
-    )
-    return result, faults
+    return describe_splits(patients, splits)
 
 
 def class_table(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -245,7 +252,7 @@ def patient_table(raw: Path, cases: Mapping[str, Any] | Sequence[str]) -> dict[s
 
 
 def _derive(fingerprint: Mapping[str, Any], slice_axis: int) -> dict[str, dict[str, Any]]:
-    """Values of the recipe that are measured on the labelled cases, per configuration."""
+    """Values of the recipe that are measured on the labeled cases, per configuration."""
     in_volume = one_component_classes(fingerprint, None)
     in_slices = one_component_classes(fingerprint, slice_axis)
     return {
@@ -256,11 +263,11 @@ def _derive(fingerprint: Mapping[str, Any], slice_axis: int) -> dict[str, dict[s
 
 
 def _component_notes(
-    plans: Mapping[str, Any], chosen: Sequence[str], dataset_json: Mapping[str, Any]
+    plans: Mapping[str, Any], to_preprocess: Sequence[str], dataset_json: Mapping[str, Any]
 ) -> list[str]:
     names = {str(value): name for name, value in dataset_json["labels"].items()}
     notes = []
-    for configuration in chosen:
+    for configuration in to_preprocess:
         derived = plans["gnnunet"]["derived"][configuration]
         table = derived["pseudo_label"]["largest_component"]
         several = [names.get(key, key) for key, single in table.items() if not single]
@@ -272,19 +279,19 @@ def _component_notes(
     return notes
 
 
-def _copy_references(folder: Path, labeled: Mapping[str, CaseFacts]) -> None:
+def _copy_references(folder: Path, labeled: Mapping[str, CaseMetadata]) -> None:
     """Label maps for validation, where nnU-Net looks for them."""
     folder.mkdir(exist_ok=True)
-    wanted = {facts.label.name for facts in labeled.values()}
+    wanted = {metadata.label.name for metadata in labeled.values()}
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
-    for facts in labeled.values():
-        copy = folder / facts.label.name
-        if copy.is_file() and filecmp.cmp(facts.label, copy, shallow=False):
+    for metadata in labeled.values():
+        copy = folder / metadata.label.name
+        if copy.is_file() and filecmp.cmp(metadata.label, copy, shallow=False):
             continue
         with atomic_path(copy) as temporary:
-            shutil.copyfile(facts.label, temporary)
+            shutil.copyfile(metadata.label, temporary)
 
 
 def _choose_configurations(
@@ -305,18 +312,18 @@ def _choose_configurations(
 
 
 def _oversized(
-    plans: Mapping[str, Any], configuration: str, cases: Mapping[str, CaseFacts]
+    plans: Mapping[str, Any], configuration: str, cases: Mapping[str, CaseMetadata]
 ) -> list[Fault]:
     """Cases whose resampled size cannot be held in memory, mostly because of a wrong spacing."""
     limit = psutil.virtual_memory().total / 3  # float64 resampling works on one copy a channel
     faults = []
-    for case, facts in cases.items():
-        shape = resampled_shape(plans, configuration, facts)
-        size = 8.0 * len(facts.images)
+    for case, metadata in cases.items():
+        shape = resampled_shape(plans, configuration, metadata)
+        size = 8.0 * len(metadata.images)
         for edge in shape:
             size *= edge
         if size > limit:
-            spacing = "x".join(f"{s:g}" for s in facts.spacing)
+            spacing = "x".join(f"{s:g}" for s in metadata.spacing)
             edges = "x".join(map(str, shape))
             faults.append(
                 Fault(
@@ -333,14 +340,14 @@ def _oversized(
 
 def _summary(plans: Mapping[str, Any], name: str, preprocessed: bool) -> ConfigurationSummary:
     configuration = resolved_configuration(plans, name)
-    own = plans["gnnunet"]
-    batch = own["recipes"][name]["batch"]
+    extension = plans["gnnunet"]
+    batch = extension["recipes"][name]["batch"]
     return ConfigurationSummary(
         name,
         [float(s) for s in configuration["spacing"]],
         [int(i) for i in configuration["patch_size"]],
         (batch["labeled"], batch["unlabeled"]),
         int(configuration["architecture"]["arch_kwargs"]["n_stages"]),
-        own["memory_gb"].get(name, float("nan")),
+        extension["memory_gb"].get(name, float("nan")),
         preprocessed,
     )

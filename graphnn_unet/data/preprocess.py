@@ -1,6 +1,6 @@
 """Preprocessing of one configuration through nnU-Net's own preprocessor.
 
-Labelled cases land in ``<plans>_<configuration>`` as nnU-Net writes them, unlabelled ones in
+Labeled cases land in ``<plans>_<configuration>`` as nnU-Net writes them, unlabeled ones in
 ``<plans>_<configuration>__unlabeled`` without a label map. A set is built in a hidden folder
 beside it and takes its place when it is whole; a manifest names every case, its files and a hash
 of what they were made from. Stopped and started again, only what is missing is done; cases whose
@@ -16,12 +16,13 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graphnn_unet.data.check import CaseFacts
+from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
@@ -42,7 +43,7 @@ NORMALIZED_ALONE = {
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 }
-"""Normalisations that look at one scan only; CT's uses intensities of all labelled scans, so that
+"""Normalizations that look at one scan only; CT's uses intensities of all labeled scans, so that
 one changed scan changes the voxels of all."""
 
 
@@ -58,6 +59,43 @@ class _Job:
     dataset_json: dict
 
 
+@dataclass(frozen=True)
+class _Set:
+    """The cases of one configuration while they are preprocessed.
+
+    Attributes:
+        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
+        identifier: Folder name of the labeled cases.
+        settings: Hash of what all cases depend on.
+        cases: Training cases by id.
+    """
+
+    dataset_folder: Path
+    identifier: str
+    settings: str
+    cases: Mapping[str, CaseMetadata]
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Hash of everything that the files of a case depend on."""
+        return {
+            case: _sha256([metadata.sha256, metadata.role, self.settings])
+            for case, metadata in self.cases.items()
+        }
+
+    def stem(self, case: str) -> Path:
+        """Path of a case that is being built, without the endings of its files."""
+        name = folder_name(self.identifier, self.cases[case].role)
+        return _work_folder(self.dataset_folder, name) / case
+
+    def is_done(self, manifest: Mapping[str, Any]) -> bool:
+        """Whether a finished set holds exactly these cases, whole and up to date."""
+        keys = {case: entry["key"] for case, entry in manifest["cases"].items()}
+        return keys == self.keys and not missing_files(
+            self.dataset_folder, self.identifier, manifest
+        )
+
+
 def manifest_path(dataset_folder: Path, data_identifier: str) -> Path:
     """The manifest lies beside the folder: stock nnU-Net allows no other file type inside."""
     return dataset_folder / f"{data_identifier}.manifest.json"
@@ -65,7 +103,7 @@ def manifest_path(dataset_folder: Path, data_identifier: str) -> Path:
 
 def preprocess_configuration(
     dataset_folder: Path,
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     plans: dict[str, Any],
     configuration: str,
     dataset_json: dict[str, Any],
@@ -90,34 +128,21 @@ def preprocess_configuration(
         InputError: Two case ids would share a file name.
         NoSpaceError: The cases would not fit on the disk.
     """
-    for case in cases:
-        if case.endswith("_seg") and case[: -len("_seg")] in cases:
-            raise InputError(
-                f"case id {case!r} cannot be used beside {case[: -len('_seg')]!r}",
-                "nnU-Net stores the label map of the one under the name of the other",
-                "Rename the case",
-            )
+    _require_distinct_files(cases)
     identifier = resolved_configuration(plans, configuration)["data_identifier"]
-    settings = settings_hash(plans, configuration, dataset_json)
-    work = {
-        False: dataset_folder / f".{identifier}.partial",
-        True: dataset_folder / f".{identifier}{UNLABELED}.partial",
-    }
+    building = _Set(
+        dataset_folder, identifier, settings_hash(plans, configuration, dataset_json), cases
+    )
     if _pending(dataset_folder, identifier).is_file():
-        _put_in_place(dataset_folder, identifier, work)
-    keys = {case: _key(facts, settings) for case, facts in cases.items()}
+        _put_in_place(dataset_folder, identifier)
     old = read_manifest(dataset_folder, identifier)
-    if (
-        old is not None
-        and _same(old, cases, keys)
-        and not missing_files(dataset_folder, identifier, old)
-    ):
+    if old is not None and building.is_done(old):
         say(f"{configuration}: {len(cases)} cases are preprocessed and up to date")
         return []
-    for folder in work.values():
-        folder.mkdir(parents=True, exist_ok=True)
-    _take_over(dataset_folder, identifier, old, work, cases, keys)
-    waiting = [c for c, facts in cases.items() if not _done_files(_stem(work, c, facts), keys[c])]
+    for name in _names(identifier):
+        _work_folder(dataset_folder, name).mkdir(parents=True, exist_ok=True)
+    _take_over(building, old)
+    waiting = [case for case in cases if not _done_files(building.stem(case), building.keys[case])]
     require_free_space(
         dataset_folder, _predicted_bytes(plans, configuration, cases, waiting), "preprocessing"
     )
@@ -126,8 +151,8 @@ def preprocess_configuration(
             case,
             tuple(map(str, cases[case].images)),
             str(cases[case].label) if cases[case].role == "labeled" else None,
-            str(_stem(work, case, cases[case])),
-            keys[case],
+            str(building.stem(case)),
+            building.keys[case],
             plans,
             configuration,
             dataset_json,
@@ -135,34 +160,41 @@ def preprocess_configuration(
         for case in waiting
     )
     faults = []
-    kept = len(cases) - len(waiting)
-    with Progress(len(cases), f"preprocess {configuration}", initial=kept) as progress:
+    n_kept = len(cases) - len(waiting)
+    with Progress(len(cases), f"preprocess {configuration}", initial=n_kept) as progress:
         for outcome in run_jobs(_preprocess_case, jobs, n_workers=min(n_workers, len(waiting))):
             if not outcome.ok:
-                remedy = "Mend or remove the case, then run the command again"
+                remedy = "Fix or remove the case, then run the command again"
                 faults.append(Fault(outcome.job.case, "preprocess", outcome.error, remedy))
             progress.update(outcome.job.case)
     if not faults:
-        _finish(dataset_folder, identifier, work, cases, keys, settings)
+        _finish(building)
     return faults
 
 
-def _stem(work: Mapping[bool, Path], case: str, facts: CaseFacts) -> Path:
-    return work[facts.role != "labeled"] / case
+def _require_distinct_files(cases: Iterable[str]) -> None:
+    ids = set(cases)
+    for case in ids:
+        if case.endswith("_seg") and case[: -len("_seg")] in ids:
+            raise InputError(
+                f"case id {case!r} cannot be used beside {case[: -len('_seg')]!r}",
+                "nnU-Net stores the label map of the one under the name of the other",
+                "Rename the case",
+            )
 
 
 def settings_hash(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> str:
     """Hash of everything in plan and description that preprocessed files depend on."""
-    own = resolved_configuration(plans, configuration)
+    relevant_configuration = resolved_configuration(plans, configuration)
     for key in ("architecture", "batch_size", "batch_dice", "median_image_size_in_voxels"):
-        own.pop(key, None)
+        relevant_configuration.pop(key, None)
     relevant = {
-        "configuration": own,
+        "configuration": relevant_configuration,
         "transpose": plans["transpose_forward"],
         "intensities": None
-        if set(own["normalization_schemes"]) <= NORMALIZED_ALONE
+        if set(relevant_configuration["normalization_schemes"]) <= NORMALIZED_ALONE
         else plans["foreground_intensity_properties_per_channel"],
         "reader": plans["image_reader_writer"],
         # positions of foreground are stored for each class or region
@@ -170,10 +202,6 @@ def settings_hash(
         "regions": dataset_json.get("regions_class_order"),
     }
     return _sha256(relevant)
-
-
-def _key(facts: CaseFacts, settings: str) -> str:
-    return _sha256([facts.sha256, facts.role, settings])
 
 
 def _sha256(value: Any) -> str:
@@ -193,19 +221,19 @@ def _preprocess_case(job: _Job) -> None:
     )
     data = data.astype(np.float32, copy=False)
     if not np.isfinite(data).all():
-        raise InputError("the normalised image has values that are not finite")
+        raise InputError("the normalized image has values that are not finite")
     stem = Path(job.target)
     for path in _files(stem):
         path.unlink(missing_ok=True)  # fragments of an interrupted run; blosc2 will not overwrite
     patch = tuple(configuration.patch_size)
     with naming_a_full_disk(stem, data.nbytes):
         _save(data, seg if job.label is not None else None, properties, stem, patch)
-        facts = {
+        metadata = {
             "key": job.key,
             "shape": list(data.shape),
             "files": {path.name: _flush(path) for path in _files(stem) if path.exists()},
         }
-    write_json(_done(stem), facts)
+    write_json(_done(stem), metadata)
 
 
 def _save(
@@ -278,21 +306,14 @@ def _flush(path: Path) -> int:
     return path.stat().st_size
 
 
-def _take_over(
-    dataset_folder: Path,
-    identifier: str,
-    old: dict[str, Any] | None,
-    work: Mapping[bool, Path],
-    cases: Mapping[str, CaseFacts],
-    keys: Mapping[str, str],
-) -> None:
+def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
     """Link cases of the finished set whose inputs and settings are the same."""
     for case, entry in (old or {"cases": {}})["cases"].items():
-        if keys.get(case) != entry["key"]:
+        if building.keys.get(case) != entry["key"]:
             continue
-        stem = _stem(work, case, cases[case])
-        source = dataset_folder / folder_name(identifier, entry["role"])
-        if _done_files(stem, keys[case]) or not _are_whole(source, entry["files"]):
+        stem = building.stem(case)
+        source = building.dataset_folder / folder_name(building.identifier, entry["role"])
+        if _done_files(stem, entry["key"]) or not _are_whole(source, entry["files"]):
             continue
         for name in entry["files"]:
             target = stem.with_name(name)
@@ -304,24 +325,31 @@ def _take_over(
         write_json(_done(stem), {name: entry[name] for name in ("key", "shape", "files")})
 
 
-def _finish(
-    dataset_folder: Path,
-    identifier: str,
-    work: Mapping[bool, Path],
-    cases: Mapping[str, CaseFacts],
-    keys: Mapping[str, str],
-    settings: str,
-) -> None:
+def _finish(building: _Set) -> None:
     """The new set is whole: note that, then put it in the place of the old one."""
-    entries = {}
-    for case, facts in cases.items():
-        done = read_json(_done(_stem(work, case, facts)))
-        entries[case] = {"role": facts.role, **done}
+    entries = {
+        case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
+        for case, metadata in building.cases.items()
+    }
     write_json(
-        _pending(dataset_folder, identifier),
-        {"schema_version": MANIFEST_SCHEMA_VERSION, "settings": settings, "cases": entries},
+        _pending(building.dataset_folder, building.identifier),
+        {
+            "schema_version": MANIFEST_SCHEMA_VERSION,
+            "settings": building.settings,
+            "cases": entries,
+        },
     )
-    _put_in_place(dataset_folder, identifier, work)
+    _put_in_place(building.dataset_folder, building.identifier)
+
+
+def _names(identifier: str) -> tuple[str, str]:
+    """Folder names of the labeled and the unlabeled cases."""
+    return identifier, f"{identifier}{UNLABELED}"
+
+
+def _work_folder(dataset_folder: Path, name: str) -> Path:
+    """Where the folder of this name is built."""
+    return dataset_folder / f".{name}.partial"
 
 
 def _pending(dataset_folder: Path, identifier: str) -> Path:
@@ -329,30 +357,27 @@ def _pending(dataset_folder: Path, identifier: str) -> Path:
     return dataset_folder / f".{identifier}.manifest.pending.json"
 
 
-def _put_in_place(dataset_folder: Path, identifier: str, work: Mapping[bool, Path]) -> None:
+def _put_in_place(dataset_folder: Path, identifier: str) -> None:
     """Exchange the folders; started again after a stop at any point, it does what is left."""
     pending = _pending(dataset_folder, identifier)
     wanted = {name for entry in read_json(pending)["cases"].values() for name in entry["files"]}
-    final = {
-        False: dataset_folder / identifier,
-        True: dataset_folder / f"{identifier}{UNLABELED}",
-    }
     # without a manifest training refuses the set, so that it never sees half of an exchange
     manifest_path(dataset_folder, identifier).unlink(missing_ok=True)
-    for role, folder in work.items():
+    for name in _names(identifier):
+        folder = _work_folder(dataset_folder, name)
         if not folder.exists():
             continue  # it moved before the stop
         for path in folder.iterdir():
             if path.name not in wanted:  # markers, and cases that are no longer in the set
                 path.unlink()
-        replace_folder(folder, final[role])
+        replace_folder(folder, dataset_folder / name)
     pending.replace(manifest_path(dataset_folder, identifier))
 
 
 def _predicted_bytes(
     plans: Mapping[str, Any],
     configuration: str,
-    cases: Mapping[str, CaseFacts],
+    cases: Mapping[str, CaseMetadata],
     waiting: Iterable[str],
 ) -> int:
     """Upper bound of what the waiting cases take on the disk (float32, uncompressed)."""
@@ -364,12 +389,12 @@ def _predicted_bytes(
 
 
 def resampled_shape(
-    plans: Mapping[str, Any], configuration: str, facts: CaseFacts
+    plans: Mapping[str, Any], configuration: str, metadata: CaseMetadata
 ) -> tuple[int, int, int]:
     """Voxels (z, y, x of the plan's axis order) of a case after resampling, before cropping."""
     forward = plans["transpose_forward"]
-    spacing = [facts.spacing[i] for i in forward]
-    shape = [facts.shape[i] for i in forward]
+    spacing = [metadata.spacing[i] for i in forward]
+    shape = [metadata.shape[i] for i in forward]
     target = list(resolved_configuration(plans, configuration)["spacing"])
     if len(target) == 2:
         target = [spacing[0], *target]
@@ -410,24 +435,18 @@ def drop_stale(
     return True
 
 
-def _same(old: dict[str, Any], cases: Mapping[str, CaseFacts], keys: Mapping[str, str]) -> bool:
-    entries = old["cases"]
-    return entries.keys() == cases.keys() and all(entries[c]["key"] == keys[c] for c in cases)
-
-
 def missing_files(dataset_folder: Path, identifier: str, manifest: Mapping[str, Any]) -> list[str]:
     """Cases of a manifest whose files are missing or have another size."""
-    found = []
-    for case, entry in manifest["cases"].items():
-        folder = dataset_folder / folder_name(identifier, entry["role"])
-        if not _are_whole(folder, entry["files"]):
-            found.append(case)
-    return found
+    return [
+        case
+        for case, entry in manifest["cases"].items()
+        if not _are_whole(dataset_folder / folder_name(identifier, entry["role"]), entry["files"])
+    ]
 
 
 def folder_name(identifier: str, role: str) -> str:
     """Folder of the preprocessed cases of one role."""
-    return identifier if role == "labeled" else f"{identifier}{UNLABELED}"
+    return _names(identifier)[role != "labeled"]
 
 
 def require_preprocessed(dataset_folder: Path, identifier: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The cases of one training: labelled, unlabelled, held out."""
+"""The cases of one training: labeled, unlabeled, held out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ class RunCases:
 
     Attributes:
         labeled: Train with their label map.
-        unlabeled: Train without; labelled cases that the draw leaves out are among them, other
+        unlabeled: Train without; labeled cases that the draw leaves out are among them, other
             scans of held-out patients are not.
-        held_out: Labelled cases that do not train.
+        held_out: Labeled cases that do not train.
     """
 
     labeled: list[StoredCase]
@@ -48,27 +48,22 @@ def select_cases(
 
     Args:
         dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
-        identifier: Folder name of the preprocessed labelled cases.
-        n_labeled: How many labelled cases count as labelled; ``None`` for all.
+        identifier: Folder name of the preprocessed labeled cases.
+        n_labeled: How many labeled cases count as labeled; ``None`` for all.
         draw: Which ones.
-        fold: Fold number or ``all``; folds are made of the labelled cases of the run, by patient.
+        fold: Fold number or ``all``; folds are made of the labeled cases of the run, by patient.
     """
     manifest = require_preprocessed(dataset_folder, identifier)
     roles = {case: entry["role"] for case, entry in manifest["cases"].items()}
-    own = _own_description(dataset_folder)
-    labeled_cases = [case for case, role in roles.items() if role == "labeled"]
-    order = [case for case in own.get("label_order", []) if roles.get(case) == "labeled"]
-    order += [case for case in sorted(labeled_cases) if case not in set(order)]
-    patients = {case: own.get("patients", {}).get(case, case) for case in order}
-    chosen = choose_labeled(order, n_labeled, draw, patients)
-    training, validation = held_out(chosen, patients, fold)
-    left_out = [case for case in order if case not in set(chosen)]
-    scored = {patients[case] for case in validation}
-    patient_of = own.get("patients", {})
+    description = _gnnunet_json(dataset_folder)
+    known_patients = description.get("patients", {})
+    patient_of = {case: known_patients.get(case, case) for case in roles}
+    order = _label_order(roles, description.get("label_order", []))
+    labeled = choose_labeled(order, n_labeled, draw, patient_of)
+    training, validation = held_out(labeled, patient_of, fold)
+    scored_patients = {patient_of[case] for case in validation}
     unlabeled = [
-        case
-        for case in [*(case for case, role in roles.items() if role != "labeled"), *left_out]
-        if patient_of.get(case, case) not in scored
+        case for case in set(roles) - set(labeled) if patient_of[case] not in scored_patients
     ]
 
     def stored(case: str, use_label: bool) -> StoredCase:
@@ -81,6 +76,13 @@ def select_cases(
     )
 
 
-def _own_description(dataset_folder: Path) -> Mapping[str, Any]:
+def _label_order(roles: Mapping[str, str], published: Sequence[str]) -> list[str]:
+    """All labeled cases: in published order, those that it does not name behind them, sorted."""
+    labeled = {case for case, role in roles.items() if role == "labeled"}
+    order = [case for case in published if case in labeled]
+    return order + sorted(labeled - set(order))
+
+
+def _gnnunet_json(dataset_folder: Path) -> Mapping[str, Any]:
     path = dataset_folder / "gnnunet.json"
     return read_json(path) if path.is_file() else {}

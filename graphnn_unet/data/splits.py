@@ -1,4 +1,4 @@
-"""Which labelled cases train and which are held out: by patient, for any number of cases."""
+"""Which labeled cases train and which are held out: by patient, for any number of cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_splits(patient_of: Mapping[str, str], n_folds: int = N_FOLDS) -> list[d
     """Folds for cross-validation, patients apart.
 
     Args:
-        patient_of: Labelled case to patient.
+        patient_of: Labeled case to patient.
         n_folds: Wanted number of folds; at most one a patient.
 
     Returns:
@@ -31,17 +31,17 @@ def make_splits(patient_of: Mapping[str, str], n_folds: int = N_FOLDS) -> list[d
         return []
     folds = generate_crossval_split(patients, SPLIT_SEED, min(n_folds, len(patients)))
 
-    def cases(chosen: Sequence[str]) -> list[str]:
-        wanted = set(chosen)
+    def cases_of(some_patients: Sequence[str]) -> list[str]:
+        wanted = set(some_patients)
         return sorted(case for case, patient in patient_of.items() if patient in wanted)
 
-    return [{"train": cases(fold["train"]), "val": cases(fold["val"])} for fold in folds]
+    return [{"train": cases_of(fold["train"]), "val": cases_of(fold["val"])} for fold in folds]
 
 
 def describe_splits(patient_of: Mapping[str, str], splits: Sequence[Mapping]) -> str:
     """One sentence on what can be held out and why."""
     n_cases, n_patients = len(patient_of), len(set(patient_of.values()))
-    who = f"{n_cases} labelled cases" + (
+    who = f"{n_cases} labeled cases" + (
         f" of {n_patients} patients" if n_patients != n_cases else ""
     )
     if not splits:
@@ -61,11 +61,11 @@ def choose_labeled(
     draw: int,
     patient_of: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """The labelled cases of a run.
+    """The labeled cases of a run.
 
     Args:
-        label_order: All labelled cases in published order.
-        n_labeled: How many count as labelled; ``None`` for all.
+        label_order: All labeled cases in published order.
+        n_labeled: How many count as labeled; ``None`` for all.
         draw: 0 takes the first ones; any other number is a random order of patients that depends
             on the number alone, so that trainers and seeds meet the same cases.
         patient_of: Case to patient; a subset may not part the scans of a patient.
@@ -81,7 +81,7 @@ def choose_labeled(
     if not 1 <= n_labeled <= len(label_order):
         raise InputError(
             f"--labeled {n_labeled} is not possible",
-            f"the data set has {len(label_order)} labelled cases",
+            f"the data set has {len(label_order)} labeled cases",
         )
     order = list(label_order)
     if draw:
@@ -92,18 +92,18 @@ def choose_labeled(
             )
         )
         order.sort(key=lambda case: rank[patient_of[case]])
-    chosen, rest = order[:n_labeled], order[n_labeled:]
-    parted = {patient_of[c] for c in chosen} & {patient_of[c] for c in rest}
+    labeled, rest = order[:n_labeled], order[n_labeled:]
+    parted = {patient_of[c] for c in labeled} & {patient_of[c] for c in rest}
     if parted:
         patient = sorted(parted)[0]
         sizes = _whole_patient_sizes(order, patient_of)
         near = sorted(sizes, key=lambda size: (abs(size - n_labeled), size))[:2]
         raise InputError(
             f"--labeled {n_labeled} would part the scans of patient {patient}",
-            "a labelled and an unlabelled scan of one patient are not independent",
+            "a labeled and an unlabeled scan of one patient are not independent",
             f"Use --labeled {' or '.join(str(size) for size in sorted(near))}",
         )
-    return chosen
+    return labeled
 
 
 def _whole_patient_sizes(order: Sequence[str], patient_of: Mapping[str, str]) -> list[int]:
@@ -117,7 +117,7 @@ def _whole_patient_sizes(order: Sequence[str], patient_of: Mapping[str, str]) ->
 def held_out(
     labeled: Sequence[str], patient_of: Mapping[str, str], fold: int | str
 ) -> tuple[list[str], list[str]]:
-    """Training and held-out cases of one fold among the labelled cases of a run.
+    """Training and held-out cases of one fold among the labeled cases of a run.
 
     With fold ``all`` every case trains and the list of held-out cases is empty.
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.trainers.run_spec import ModelName
@@ -49,7 +49,7 @@ def last_finished_model(
     Raises:
         MissingFileError: No training has finished.
     """
-    results = folders().results
+    results = use_folders().results
     finished = [
         path for path in _final_checkpoints(results, "Dataset*/*/fold_*")
         if not path.parts[-3].startswith(".")
@@ -85,7 +85,7 @@ def find_model(
     if dataset is None:
         return last_finished_model(trainer, configuration, plans)
     name = resolve_dataset(dataset)
-    root = folders().results / name
+    root = use_folders().results / name
     models = sorted({path.parent.parent for path in _final_checkpoints(root, "*/fold_*")})
     fitting = [m for m in models if _fits(m.name, trainer, configuration, plans)]
     if len(fitting) == 1:

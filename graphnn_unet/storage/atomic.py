@@ -2,7 +2,7 @@
 
 A writer gets a temporary path in the target's own folder; the file is flushed to the disk and
 renamed when the writer has finished. A crash, a kill or a full disk therefore never leaves a
-fragment under a final name (requirement G4 of the reliability table).
+fragment under a final name.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Outcome:
         job: The job as it was given.
         value: What the function returned; ``None`` when it failed.
         error: One line without full stop that says why it failed; empty when it did not.
-        expected: The failure was an error that the user can mend (a ``GraphnnError``).
+        expected: The failure was an error that the user can fix (a ``GraphnnError``).
         details: Traceback of an unexpected failure, for ``--verbose``.
     """
 

@@ -100,17 +100,6 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path} cannot be read", "its tables are nested too deeply") from error
 
 
-def check_case_id(case_id: str, source: str) -> str:
-    """Return ``case_id`` if it can serve as a file name, else raise ``UnsafeFileError``."""
-    if CASE_ID.fullmatch(case_id) and ".." not in case_id:
-        return case_id
-    raise UnsafeFileError(
-        f"case id {case_id!r} in {source} cannot be used",
-        "ids become file names",
-        "Use letters, digits, '_', '-' and '.', at most 128, beginning with a letter or digit",
-    )
-
-
 _DAMAGED_PICKLE = (
     pickle.UnpicklingError,
     EOFError,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from graphnn_unet.data.paths import folders, resolve_dataset
+from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
 from graphnn_unet.data.run_cases import select_cases
 from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
@@ -112,7 +112,7 @@ def train(
         KeyboardInterrupt: Interrupted; the state is saved.
     """
     name = resolve_dataset(dataset)
-    raw_plans, _ = _read_plan(folders().preprocessed / name, plans, configuration)
+    raw_plans, _ = _read_plan(use_folders().preprocessed / name, plans, configuration)
     _require_own_trainer(trainer, name, configuration, plans)  # declares its settings
     planned = run_recipe(raw_plans, configuration)
     resolved = _resolve_recipe(raw_plans, configuration, recipe, overrides)
@@ -137,7 +137,7 @@ def train_run(
         mode: As in :func:`train`.
     """
     execution = execution or Execution()
-    preprocessed = folders().preprocessed / spec.dataset
+    preprocessed = use_folders().preprocessed / spec.dataset
     raw_plans, dataset_json = _read_plan(preprocessed, spec.plans, spec.configuration)
     _require_own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)

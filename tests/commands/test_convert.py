@@ -48,7 +48,7 @@ def test_a_conversion_ends_with_0_and_one_line_on_stdout(
     assert main(arguments(data, "--labeled", "1", "--test", "1", "--label-names", "1=organ")) == 0
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
-    assert out.startswith("Dataset501_My: 1 labelled, 1 unlabelled, 1 test cases, 1 channel")
+    assert out.startswith("Dataset501_My: 1 labeled, 1 unlabeled, 1 test cases, 1 channel")
     assert "organ=1" in out
     assert err.startswith("folders: raw=")
     assert (data.parent / "nnUNet_raw" / "Dataset501_My" / "dataset.json").is_file()
@@ -126,12 +126,12 @@ def test_the_published_left_atrium_files_convert(data: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert "06SR5RBREL16DQ6M8LWS  labeled" in out
     assert "88x140x183" in out
-    assert "2 labelled, 2 unlabelled, 0 test" in out
+    assert "2 labeled, 2 unlabeled, 0 test" in out
 
 
 @needs_data
 def test_a_real_decathlon_task_converts(data: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["MSD", str(DATA / "Hippocampus"), "--labeled", "5", "--test", "150"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("Dataset004_Hippocampus: 5 labelled, 45 unlabelled, 150 test cases")
+    assert out.startswith("Dataset004_Hippocampus: 5 labeled, 45 unlabeled, 150 test cases")
     assert "hippocampus_003: its label map was stored as float32" in err

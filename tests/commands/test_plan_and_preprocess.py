@@ -24,7 +24,7 @@ def test_a_table_tells_what_was_planned(raw, capsys):
     assert run("-c", "3d_fullres", "--set", *TINY) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[0].startswith(f"{DATASET}: 4 labelled and 3 unlabelled cases, plan ")
+    assert lines[0].startswith(f"{DATASET}: 4 labeled and 3 unlabeled cases, plan ")
     assert lines[0].endswith("gnnunetPlans.json")
     assert lines[1].split() == [
         "configuration", "spacing", "(mm)", "patch", "batch", "stages", "GPU", "memory", "ready",
@@ -59,8 +59,8 @@ def test_names_ids_and_several_data_sets_are_taken(raw, capsys):
         == 0
     )
     out, err = capsys.readouterr()
-    assert f"{DATASET}: 4 labelled" in out
-    assert "Dataset802_Other: 4 labelled" in out
+    assert f"{DATASET}: 4 labeled" in out
+    assert "Dataset802_Other: 4 labeled" in out
     assert err == ""
 
 
@@ -106,7 +106,7 @@ def test_cases_that_fail_end_with_3(raw, capsys, monkeypatch):
     monkeypatch.setattr(preprocess, "_preprocess_case", fail)
     assert run("-c", "3d_fullres", "--set", *TINY) == 3
     err = capsys.readouterr().err
-    assert "error: case_00: ValueError: cannot work on case_00. Mend or remove the case" in err
+    assert "error: case_00: ValueError: cannot work on case_00. Fix or remove the case" in err
     folder = raw.parent.parent / "preprocessed" / DATASET
     rows = (folder / "failures.csv").read_text().splitlines()
     assert len(rows) == 8
@@ -127,7 +127,7 @@ def test_faulty_cases_can_be_left_out(raw, capsys):
     (raw / "imagesUn" / "case_04_0000.nii.gz").write_bytes(b"")
     assert run("-c", "3d_fullres", "--skip-faulty", "--set", *TINY) == 0
     out = capsys.readouterr().out
-    assert "4 labelled and 2 unlabelled cases" in out
+    assert "4 labeled and 2 unlabeled cases" in out
     assert "failures.csv" in out
 
 

@@ -35,9 +35,9 @@ def target_of(raw: Path) -> Path:
 def extract(raw: Path, roles=("labeled", "unlabeled"), n_workers: int = 0) -> dict:
     description = json.loads((raw / "dataset.json").read_text())
     cases = {
-        case: facts
-        for case, facts in check_dataset(raw, n_workers=0).cases.items()
-        if facts.role in roles
+        case: metadata
+        for case, metadata in check_dataset(raw, n_workers=0).cases.items()
+        if metadata.role in roles
     }
     return extract_fingerprint(
         target_of(raw), cases, description, class_table(description), n_workers=n_workers
@@ -87,7 +87,7 @@ def zero_border(raw: Path) -> None:
 
 
 @pytest.mark.parametrize("cropped", [False, True])
-def test_on_labelled_scans_it_equals_nnunets_within_its_sampling_error(raw, monkeypatch, cropped):
+def test_on_labeled_scans_it_equals_nnunets_within_its_sampling_error(raw, monkeypatch, cropped):
     if cropped:
         zero_border(raw)
     theirs = stock_fingerprint(raw, monkeypatch)
@@ -112,11 +112,11 @@ def test_on_labelled_scans_it_equals_nnunets_within_its_sampling_error(raw, monk
         assert (one["min"], one["max"]) == pytest.approx((other["min"], other["max"]))
 
 
-def test_a_single_labelled_case_has_its_exact_statistics(raw):
+def test_a_single_labeled_case_has_its_exact_statistics(raw):
     description = json.loads((raw / "dataset.json").read_text())
-    facts = check_dataset(raw, n_workers=0).cases
+    metadata = check_dataset(raw, n_workers=0).cases
     found = extract_fingerprint(
-        target_of(raw), {"case_00": facts["case_00"]}, description, class_table(description),
+        target_of(raw), {"case_00": metadata["case_00"]}, description, class_table(description),
         n_workers=0,
     )["foreground_intensity_properties_per_channel"]["0"]  # fmt: skip
     channels, label = ball_case(0, n_channels=2)
@@ -128,6 +128,16 @@ def test_a_single_labelled_case_has_its_exact_statistics(raw):
     )
 
 
+def test_the_deviation_of_cases_together_counts_their_different_means(raw):
+    """Means 0, 40, 80, 120 and a deviation of 10 within each: 45.8, not 10."""
+    for number in range(4):
+        channel = np.random.default_rng(number).normal(40 * number, 10, (18, 20, 22))
+        write_image(raw / "imagesTr" / f"case_{number:02d}_0000.nii.gz", channel.astype(np.float32))
+    statistics = extract(raw)["foreground_intensity_properties_per_channel"]["0"]
+    assert statistics["mean"] == pytest.approx(60, abs=1)
+    assert statistics["std"] == pytest.approx(np.sqrt(2000 + 100), rel=0.02)
+
+
 def test_large_cases_are_sampled_without_repetition(monkeypatch):
     values = np.arange(1000, dtype=np.float32)
     found = module._intensities(values, 999)
@@ -137,10 +147,10 @@ def test_large_cases_are_sampled_without_repetition(monkeypatch):
     assert module._intensities(values[:0], 10) is None
 
 
-# --------------------------------------------------------------------- unlabelled scans
+# --------------------------------------------------------------------- unlabeled scans
 
 
-def test_spacings_and_sizes_come_from_all_scans_intensities_from_the_labelled(raw):
+def test_spacings_and_sizes_come_from_all_scans_intensities_from_the_labeled(raw):
     few = extract(raw, roles=("labeled",))
     target_of(raw).unlink()
     for path in sorted((raw / "imagesUn").iterdir()):
@@ -153,7 +163,7 @@ def test_spacings_and_sizes_come_from_all_scans_intensities_from_the_labelled(ra
     assert every[key] == few[key]
 
 
-def test_labels_of_unlabelled_scans_are_never_needed(raw, monkeypatch):
+def test_labels_of_unlabeled_scans_are_never_needed(raw, monkeypatch):
     """A label map that lies about is not opened."""
     write_image(raw / "labelsUn" / "case_04.nii.gz", np.zeros((3, 3, 3), np.uint8))
     opened = []

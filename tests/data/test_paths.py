@@ -12,6 +12,7 @@ from graphnn_unet.data.paths import (
     known_datasets,
     new_dataset_name,
     resolve_dataset,
+    use_folders,
 )
 from graphnn_unet.errors import InputError, MissingFileError
 
@@ -28,7 +29,7 @@ def make(base: Path, *names: str, where: str = "raw") -> None:
 
 
 def test_unset_variables_default_to_the_home_and_are_set_for_nnunet(base):
-    found = folders()
+    found = use_folders()
     assert (found.raw, found.preprocessed, found.results) == (
         base / "raw", base / "preprocessed", base / "results",
     )  # fmt: skip
@@ -55,8 +56,16 @@ def test_nnunets_variables_win(base, monkeypatch, tmp_path):
 
 
 def test_a_default_of_an_earlier_call_is_still_called_a_default():
-    folders()
+    use_folders()
     assert folders().sources["raw"] == "GNNUNET_HOME"
+
+
+def test_looking_changes_no_variable(base, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", "here")
+    before = dict(os.environ)
+    folders()
+    known_datasets()
+    assert dict(os.environ) == before
 
 
 def test_an_empty_variable_counts_as_unset(base, monkeypatch):
@@ -69,7 +78,7 @@ def test_a_relative_folder_and_a_tilde_are_resolved(monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_raw", "here")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("nnUNet_results", "~/there")
-    assert folders().raw == tmp_path / "here"
+    assert use_folders().raw == tmp_path / "here"
     assert folders().results == tmp_path / "there"
     assert os.environ["nnUNet_raw"] == str(tmp_path / "here")
 

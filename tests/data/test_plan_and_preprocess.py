@@ -218,7 +218,7 @@ def test_splits_follow_patients(raw):
     splits = json.loads((target_of(raw) / "splits_final.json").read_text())
     assert len(splits) == 3
     assert {"case_00", "case_01"} in [set(fold["val"]) for fold in splits]
-    assert any("4 labelled cases of 3 patients" in note for note in result.notes)
+    assert any("4 labeled cases of 3 patients" in note for note in result.notes)
 
 
 def test_a_case_without_entry_is_its_own_patient(raw):
@@ -235,7 +235,7 @@ def keep_labeled(raw: Path, n: int) -> None:
     describe(raw, numTraining=n)
 
 
-def test_one_labelled_case_is_planned_without_folds(raw):
+def test_one_labeled_case_is_planned_without_folds(raw):
     plan()
     assert (target_of(raw) / "splits_final.json").is_file()
     keep_labeled(raw, 1)
@@ -302,7 +302,7 @@ def test_faulty_cases_are_left_out_on_request_and_listed(raw):
 def test_without_any_usable_label_planning_is_refused(raw):
     for path in (raw / "imagesTr").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no labelled case is left"):
+    with pytest.raises(InputError, match="no labeled case is left"):
         plan(skip_faulty=True)
 
 

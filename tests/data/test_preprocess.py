@@ -84,7 +84,7 @@ def assert_as_nnunet_writes_them(home: Path, configuration: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
-def test_labelled_files_equal_those_of_nnunets_own_preprocessor(tiny_home, tmp_path, configuration):
+def test_labeled_files_equal_those_of_nnunets_own_preprocessor(tiny_home, tmp_path, configuration):
     assert_as_nnunet_writes_them(tiny_home, configuration, tmp_path)
 
 
@@ -121,7 +121,7 @@ def test_nnunets_training_takes_the_folder_for_its_own(tiny_home):
     )
 
 
-def test_unlabelled_cases_have_no_label_map_and_no_positions(tiny_home):
+def test_unlabeled_cases_have_no_label_map_and_no_positions(tiny_home):
     folder = folder_in(tiny_home) / f"{IDENTIFIER}__unlabeled"
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(name for case in UNLABELED for name in (f"{case}.b2nd", f"{case}.pkl"))
@@ -129,7 +129,7 @@ def test_unlabelled_cases_have_no_label_map_and_no_positions(tiny_home):
         assert "class_locations" not in load_properties(folder / f"{case}.pkl")
 
 
-def test_an_unlabelled_image_is_normalised_like_a_labelled_one(tiny_copy, tmp_path):
+def test_an_unlabeled_image_is_normalized_like_a_labeled_one(tiny_copy, tmp_path):
     """The same scan in both roles gives the same voxels."""
     raw = tiny_copy / "raw" / DATASET
     shutil.copy(raw / "imagesTr" / "case_00_0000.nii.gz", raw / "imagesUn" / "case_04_0000.nii.gz")
@@ -363,7 +363,7 @@ def test_of_two_runs_the_second_is_refused_and_the_first_finishes(tiny_copy, cap
     assert "Traceback" not in error
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "7 cases" in errors or "4 labelled" in out
+    assert "7 cases" in errors or "4 labeled" in out
     require_preprocessed(folder_in(tiny_copy), IDENTIFIER)
 
 
@@ -429,7 +429,7 @@ def test_too_little_room_is_seen_before_the_first_case(tiny_copy, worked, monkey
     assert worked == []
 
 
-def test_values_that_are_not_finite_after_normalisation_are_refused(tiny_copy, monkeypatch):
+def test_values_that_are_not_finite_after_normalization_are_refused(tiny_copy, monkeypatch):
     change_image(tiny_copy, "imagesTr/case_00_0000.nii.gz")
     run = DefaultPreprocessor.run_case
 
@@ -439,7 +439,7 @@ def test_values_that_are_not_finite_after_normalisation_are_refused(tiny_copy, m
         return data, seg, properties
 
     monkeypatch.setattr(DefaultPreprocessor, "run_case", poison)
-    with pytest.raises(CasesFailedError, match="case_00: the normalised image has values"):
+    with pytest.raises(CasesFailedError, match="case_00: the normalized image has values"):
         plan_again(tiny_copy)
 
 

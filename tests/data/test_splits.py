@@ -1,4 +1,4 @@
-"""Folds by patient, and which labelled cases a run has."""
+"""Folds by patient, and which labeled cases a run has."""
 
 import pytest
 from hypothesis import given, settings
@@ -64,11 +64,11 @@ def test_a_single_patient_cannot_be_held_out():
 @pytest.mark.parametrize(
     ("patients", "words"),
     [
-        (own_patients(20), ["20 labelled cases: 5-fold cross-validation"]),
+        (own_patients(20), ["20 labeled cases: 5-fold cross-validation"]),
         (own_patients(5), ["5-fold leave-one-out"]),
         (own_patients(3), ["3-fold leave-one-out", "fewer than 5: 3 patients"]),
         (own_patients(1), ["nothing can be held out", "fold 'all'"]),
-        (two_scans(4), ["8 labelled cases of 4 patients", "4-fold", "stay together"]),
+        (two_scans(4), ["8 labeled cases of 4 patients", "4-fold", "stay together"]),
     ],
 )
 def test_one_sentence_says_what_can_be_held_out(patients, words):
@@ -116,7 +116,7 @@ def test_a_subset_that_would_part_a_patient_is_refused_with_sizes_that_fit(draw)
 
 @pytest.mark.parametrize("n", [0, -1, 10])
 def test_an_impossible_number_is_refused(n):
-    with pytest.raises(InputError, match=rf"--labeled {n} is not possible.*has 9 labelled"):
+    with pytest.raises(InputError, match=rf"--labeled {n} is not possible.*has 9 labeled"):
         choose_labeled(cases(9), n, 0)
 
 

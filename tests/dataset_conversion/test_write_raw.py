@@ -12,9 +12,10 @@ from volume_makers import SHAPE, image_array, label_array, read, save
 
 from graphnn_unet.data.check import check_dataset
 from graphnn_unet.dataset_conversion import write_raw as write_raw_module
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Volume
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.write_raw import write_raw
 from graphnn_unet.errors import FaultsError, LockedError, RefusedError
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.storage.locks import folder_lock
 
 FLIPPED = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
@@ -29,7 +30,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def make(source: Path, **changes) -> ConvertedDataset:
-    """c0, c1 labelled, c2 unlabelled, c3 test."""
+    """c0, c1 labeled, c2 unlabeled, c3 test."""
     roles = ("labeled", "labeled", "unlabeled", "test")
     cases = []
     for i, role in enumerate(roles):

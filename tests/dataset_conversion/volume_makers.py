@@ -8,6 +8,10 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
+from graphnn_unet.dataset_conversion.records import ConvertedDataset
+from graphnn_unet.dataset_conversion.volumes import load
+from graphnn_unet.images.volume import Volume
+
 SHAPE = (6, 8, 10)
 
 
@@ -82,3 +86,15 @@ def save_series(
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{n_slices - k:03d}_{uid}.dcm"))
         writer.Execute(image)
+
+
+def roles(dataset: ConvertedDataset) -> dict[str, str]:
+    """Case id to role, in order."""
+    return {case.case_id: case.role for case in dataset.cases}
+
+
+def volume(dataset: ConvertedDataset, case_id: str) -> tuple[Volume, Volume]:
+    """Image and label map of a case."""
+    case = next(case for case in dataset.cases if case.case_id == case_id)
+    assert case.label is not None
+    return load(case.images[0], case_id), load(case.label, case_id)

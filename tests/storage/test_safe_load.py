@@ -13,7 +13,6 @@ from tiny_study import DATASET
 
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 from graphnn_unet.storage.safe_load import (
-    check_case_id,
     check_plans,
     load_checkpoint,
     load_properties,
@@ -199,20 +198,6 @@ def test_a_damaged_json_file_is_named_with_line_and_column(tmp_path, content, me
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_json(tmp_path / "a.json")
-
-
-@pytest.mark.parametrize("case", ["a", "LA_017", "x.y-z_0", "0" * 128])
-def test_case_ids_that_can_be_file_names_pass(case):
-    assert check_case_id(case, "dataset.json") == case
-
-
-@pytest.mark.parametrize(
-    "case",
-    ["../../../escaped", "a/b c;$(x)", "..", "a..b", "", ".hidden", "-rf", "0" * 129, "a\n", "ä"],
-)
-def test_case_ids_that_could_leave_the_folder_are_refused(case):
-    with pytest.raises(UnsafeFileError, match=r"in dataset\.json cannot be used"):
-        check_case_id(case, "dataset.json")
 
 
 # ------------------------------------------------------------------------------------ plans

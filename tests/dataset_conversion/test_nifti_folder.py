@@ -1,31 +1,17 @@
-"""A user's own folders: how files become cases, and what the options do with them."""
+"""A user's own folders: how files become cases and channels."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from volume_makers import image_array, label_array, read, save
 
-import graphnn_unet
 from graphnn_unet.data.check import check_dataset
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.nifti_folder import find_images
-from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RefusedError
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six scans, five label maps, and a place for raw folders."""
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    for i in range(6):
-        save(image_array(i), tmp_path / "in" / "images" / f"pat{i // 2}_scan{i}.nii.gz")
-        if i < 5:
-            save(label_array(), tmp_path / "in" / "labels" / f"pat{i // 2}_scan{i}.nii.gz")
-    return tmp_path / "in"
+from graphnn_unet.errors import FaultsError, InputError, MissingFileError
 
 
 def run(data: Path, **options):
@@ -33,126 +19,24 @@ def run(data: Path, **options):
     return convert("nifti", **options)
 
 
-def roles(result) -> str:
-    """One letter a case, in order."""
+def letters(result) -> str:
+    """One letter of the role of a case, in order."""
     return "".join(row.role[0] for row in result.rows)
 
 
 def test_cases_with_label_train_with_it_and_the_others_without(data: Path):
     result = run(data)
-    assert roles(result) == "lllllu"
+    assert letters(result) == "lllllu"
     assert result.dataset == "Dataset501_My"
     assert result.labels == {"background": 0, "label_1": 1}
     assert check_dataset(result.folder).faults == []
-
-
-def test_the_package_offers_the_same_function(data: Path):
-    assert graphnn_unet.convert is convert
-
-
-def test_labels_beyond_n_are_written_nowhere(data: Path):
-    marker = label_array(5)
-    for i in range(2, 5):
-        save(marker, data / "labels" / f"pat{i // 2}_scan{i}.nii.gz")
-    result = run(data, labeled=2)
-    assert roles(result) == "lluuuu"
-    assert [p.name for p in (result.folder / "labelsTr").iterdir()] == [
-        "pat0_scan0.nii.gz",
-        "pat0_scan1.nii.gz",
-    ]
-    assert result.labels == {"background": 0, "label_1": 1}  # value 5 was never read
-    record = json.loads((result.folder / "gnnunet.json").read_text())
-    assert sum(name.startswith("labels/") for name in record["sha256"]) == 2
-    content = json.loads((result.folder / "dataset.json").read_text())
-    assert content["numTraining"] == 2
-
-
-def test_the_last_labelled_cases_become_test_cases(data: Path):
-    result = run(data, test=1)
-    assert roles(result) == "lllltu"
-    assert (result.folder / "labelsTs" / "pat2_scan4.nii.gz").is_file()
-
-
-def test_test_cases_are_taken_before_labelled_ones_are_counted(data: Path):
-    assert roles(run(data, test=1, labeled=2)) == "lluutu"
-
-
-def test_unlabelled_cases_can_be_limited(data: Path):
-    result = run(data, test=1, labeled=2, unlabeled=1)
-    assert [(row.case, row.role) for row in result.rows] == [
-        ("pat0_scan0", "labeled"),
-        ("pat0_scan1", "labeled"),
-        ("pat1_scan2", "unlabeled"),
-        ("pat2_scan4", "test"),
-    ]
-    with pytest.raises(InputError, match="9 unlabelled cases were asked for: there are"):
-        run(data, labeled=2, unlabeled=9, overwrite=True)
-
-
-def test_a_list_names_the_test_cases(data: Path):
-    (data / "test.list").write_text("pat0_scan0.nii.gz\npat0_scan1\nnobody\n")
-    result = run(data, test=data / "test.list")
-    assert roles(result) == "ttlllu"
-    assert any("2 of the 3" in note for note in result.notes)
-    (data / "test.list").write_text("nobody\n")
-    with pytest.raises(InputError, match="none of the 1 cases"):
-        run(data, test=data / "test.list", dataset="Other")
-
-
-def test_a_patient_is_never_in_training_and_test(data: Path):
-    with pytest.raises(InputError, match="patient pat2 would be in training and in test"):
-        run(data, test=1, patient_regex=r"^(pat\d)")
-    (data / "test.list").write_text("pat2_scan4\npat2_scan5\n")
-    result = run(data, test=data / "test.list", patient_regex=r"^(pat\d)")
-    assert roles(result) == "lllltt"
-    assert {row.patient for row in result.rows} == {"pat0", "pat1", "pat2"}
-
-
-@pytest.mark.parametrize("pattern", ["^(", "^case"])
-def test_a_patient_pattern_that_does_not_fit_is_refused(data: Path, pattern: str):
-    with pytest.raises(InputError, match="--patient-regex"):
-        run(data, patient_regex=pattern)
-
-
-@pytest.mark.parametrize(
-    "options", [{"labeled": 0}, {"labeled": 6}, {"test": 5}, {"exclude": ["x"]}, {"test": 7}]
-)
-def test_numbers_and_names_that_do_not_fit_are_refused(data: Path, options: dict):
-    with pytest.raises(InputError):
-        run(data, **options)
-    assert not (data.parent / "nnUNet_raw").exists()
-
-
-def test_excluded_cases_are_left_out_and_listed(data: Path):
-    result = run(data, exclude=["pat0_scan1"])
-    assert "pat0_scan1" not in {row.case for row in result.rows}
-    assert ("pat0_scan1", "excluded") in result.skipped
-
-
-def test_any_label_ids_become_consecutive_and_the_mapping_is_kept(data: Path):
-    save(label_array(7), data / "labels" / "pat0_scan0.nii.gz")
-    save(label_array().astype(np.uint16) * 420, data / "labels" / "pat0_scan1.nii.gz")
-    result = run(data, label_names={7: "liver", 420: "spleen"})
-    assert result.labels == {"background": 0, "label_1": 1, "liver": 2, "spleen": 3}
-    written = read(result.folder / "labelsTr" / "pat0_scan1.nii.gz")
-    np.testing.assert_array_equal(written, label_array(3))
-    record = json.loads((result.folder / "gnnunet.json").read_text())
-    assert record["label_mapping"] == {"0": 0, "1": 1, "7": 2, "420": 3}
-    assert any("420 is 3" in note for note in result.notes)
-    assert check_dataset(result.folder).faults == []
-
-
-def test_an_image_given_as_label_map_is_refused(data: Path):
-    save((100 * image_array(1)).astype(np.int16), data / "labels" / "pat0_scan0.nii.gz")
-    with pytest.raises(InputError, match="is it an image"):
-        run(data)
 
 
 def test_label_maps_may_carry_a_word_more(data: Path):
     for path in (data / "labels").iterdir():
         path.rename(path.with_name(path.name.replace(".nii.gz", "_seg.nii.gz")))
     result = run(data)
-    assert roles(result) == "lllllu"
+    assert letters(result) == "lllllu"
     assert any("extra word" in note for note in result.notes)
 
 
@@ -169,7 +53,7 @@ def test_test_folders_bring_test_cases(data: Path):
     save(image_array(21), data / "ti" / "t2.nii.gz")
     save(label_array(), data / "tl" / "t1.nii.gz")
     result = run(data, test_images=data / "ti", test_labels=data / "tl")
-    assert roles(result) == "llllluttt"[:8]
+    assert letters(result) == "llllluttt"[:8]
     assert [p.name for p in (result.folder / "labelsTs").iterdir()] == ["t1.nii.gz"]
     save(image_array(22), data / "ti" / "pat0_scan0.nii.gz")
     with pytest.raises(FaultsError, match="two cases have this id"):
@@ -193,17 +77,10 @@ def test_other_files_are_told_and_passed_over(data: Path):
     }
 
 
-def test_without_labels_all_cases_are_unlabelled(data: Path):
+def test_without_labels_all_cases_are_unlabeled(data: Path):
     result = run(data, labels=None)
-    assert roles(result) == "u" * 6
+    assert letters(result) == "u" * 6
     assert any("training needs at least one" in note for note in result.notes)
-
-
-def test_an_existing_data_set_is_refused_before_anything_is_read(data: Path):
-    run(data)
-    (data / "labels" / "pat0_scan0.nii.gz").write_bytes(b"broken")
-    with pytest.raises(RefusedError, match="Dataset501_My exists"):
-        run(data)
 
 
 @pytest.mark.parametrize("ending", [".nii", ".mha", ".nrrd"])
@@ -297,31 +174,3 @@ def test_channel_names_must_fit(tmp_path: Path):
 def test_an_empty_folder_is_named(tmp_path: Path):
     with pytest.raises(MissingFileError, match="no image in"):
         names(tmp_path)
-
-
-# ---------------------------------------------------------------- arguments of convert
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("XYZ", "."), "form 'XYZ' is unknown"),
-        (("LA", None), "needs the folder"),
-        (("nifti", None), "no image folder"),
-        (("LA", "/nowhere/at/all"), "does not exist"),
-    ],
-)
-def test_wrong_arguments_are_explained(data: Path, arguments: tuple, words: str):
-    with pytest.raises((InputError, MissingFileError), match=words):
-        convert(*arguments)
-
-
-def test_options_of_another_form_are_refused(data: Path):
-    with pytest.raises(InputError, match="belong to form nifti"):
-        convert("LA", data, images=data)
-    with pytest.raises(InputError, match="--labels belongs"):
-        convert("ACDC", data, labels=data)
-    with pytest.raises(InputError, match="fix_geometry"):
-        run(data, fix_geometry="guess")
-    with pytest.raises(InputError, match="test label maps without test images"):
-        run(data, test_labels=data / "labels")

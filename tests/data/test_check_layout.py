@@ -1,0 +1,81 @@
+"""What file names and dataset.json say: cases, channels, ids, the table of labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from graphnn_unet.data.check_layout import case_id_fault, group_case_files, read_description
+
+
+def test_files_are_grouped_into_complete_cases(tmp_path: Path):
+    for name in ("b_0000", "b_0001", "a_0000", "a_0001", "c_0000", "scout"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    cases, faults = group_case_files(tmp_path, ".nii.gz", 2)
+    assert list(cases) == ["a", "b"]
+    assert [path.name for path in cases["b"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+    assert {(f.code, f.case) for f in faults} == {("I33", "scout"), ("I21", "c")}
+
+
+def test_an_empty_or_missing_folder_is_one_fault(tmp_path: Path):
+    for folder, words in ((tmp_path, "is empty"), (tmp_path / "no", "does not exist")):
+        cases, (found,) = group_case_files(folder, ".nii.gz", 1)
+        assert cases == {}
+        assert words in found.cause
+
+
+@pytest.mark.parametrize("case", ["a", "LA_017", "x.y-z_0", "0" * 128])
+def test_case_ids_that_can_be_file_names_pass(case):
+    assert case_id_fault(case, "dataset.json") is None
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["../../../escaped", "a/b c;$(x)", "..", "a..b", "", ".hidden", "-rf", "0" * 129, "a\n", "ä"],
+)
+def test_case_ids_that_could_leave_the_folder_are_refused(case):
+    fault = case_id_fault(case, "dataset.json")
+    assert fault is not None
+    assert fault.code == ("S12" if ".." in case else "S13")
+    assert "in dataset.json" in fault.cause
+
+
+def description(folder: Path, labels: object, **keys: object):
+    """What ``read_description`` says of a table of labels."""
+    content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": 1}
+    content |= {"file_ending": ".nii.gz", **keys}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return read_description(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "codes", "values"),
+    [
+        ({"background": 0, "a": 1, "b": "2"}, [], (0, 1, 2)),
+        ({"background": 0, "a": 1, "ignore": 2}, [], (0, 1, 2)),
+        ({"background": 0, "a": 1, "ignore": 3}, ["I45"], (0, 1, 3)),
+        ({"background": 0, "a": 1, "b": 3}, ["I45"], (0, 1, 3)),
+        ({"background": 0, "a": -1}, ["I45"], (-1, 0)),
+        ({"a": 1}, ["I42"], (0, 1)),
+        ({"background": 0, "a": 1, "b": 1}, ["I41"], (0, 1)),
+        ({"background": 0, "all": [1, 2], "core": [2]}, ["I39"], None),
+        ({"background": 0, "a": "one"}, ["I39"], None),
+        ([0, 1], ["I39"], None),
+    ],
+)
+def test_a_table_of_labels_is_judged_as_nnunet_would(
+    tmp_path: Path, labels: object, codes: list[str], values: tuple[int, ...] | None
+):
+    described, faults = description(tmp_path, labels)
+    assert [fault.code for fault in faults] == codes
+    assert (None if described is None else described.label_values) == values
+
+
+def test_regions_need_an_order(tmp_path: Path):
+    labels = {"background": 0, "all": [1, 2], "core": [2]}
+    described, faults = description(tmp_path, labels, regions_class_order=[1, 2])
+    assert faults == []
+    assert described is not None
+    assert described.label_values == (0, 1, 2)
