@@ -106,12 +106,11 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
     return compressed_rows(start, column, values, weight.shape[0])
 
 
-def edge_list(affinity: Tensor, *, positive: bool = True) -> tuple[Tensor, Tensor]:
-    """Edges of one graph as PyG wants them.
+def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of one graph, the pairs whose weight is not 0.
 
     Args:
         affinity: ``(n, n)`` dense or sparse.
-        positive: Keep edges of positive weight only; otherwise all that are not zero.
 
     Returns:
         ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and
@@ -122,9 +121,9 @@ def edge_list(affinity: Tensor, *, positive: bool = True) -> tuple[Tensor, Tenso
         counts = weight.crow_indices().diff()
         target = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         source, values = weight.col_indices().long(), weight.values()
-        keep = values > 0 if positive else values != 0
+        keep = values != 0
         return torch.stack([source[keep], target[keep]]), values[keep]
-    target, source = (weight > 0 if positive else weight != 0).nonzero(as_tuple=True)
+    target, source = weight.nonzero(as_tuple=True)
     return torch.stack([source, target]), weight[target, source]
 
 

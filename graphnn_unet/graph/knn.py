@@ -1,8 +1,7 @@
-"""Nearest-neighbour graphs in the cosine sense: exact search in blocks, optional faiss."""
+"""Nearest-neighbor graphs in the cosine sense, by exact search in blocks."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,13 +13,9 @@ from graphnn_unet.graph._tensors import check_choice, check_positive, full_preci
 from graphnn_unet.graph.affinity import unit_rows
 from graphnn_unet.graph.explicit import compressed_rows
 
-logger = logging.getLogger(__name__)
-
 Symmetrize = Literal["sum", "max", "mutual"]
-Search = Literal["exact", "faiss"]
 
 BLOCK_ROWS = 512
-_RECALL_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -30,12 +25,10 @@ class Neighbors:
     Attributes:
         index: ``(n, k)`` int32.
         cosine: ``(n, k)`` float32 or wider.
-        recall: Share of the true neighbours found, measured on a sample; 1 for exact search.
     """
 
     index: Tensor
     cosine: Tensor
-    recall: float = 1.0
 
 
 def knn_affinity(
@@ -44,7 +37,6 @@ def knn_affinity(
     n_neighbors: int,
     gamma: float = 1.0,
     symmetrize: Symmetrize = "sum",
-    search: Search = "exact",
     block_rows: int = BLOCK_ROWS,
 ) -> Tensor:
     """Sparse affinity that links each node with its nearest ones.
@@ -57,9 +49,7 @@ def knn_affinity(
         n_neighbors: Links sought for each node, at least 1; more than ``n - 1`` means all.
         gamma: Positive; larger values favour near-identical nodes.
         symmetrize: ``sum`` counts a mutual link twice, as MLLC and GraphNet Zoo do.
-        search: ``exact``, or ``faiss`` for an approximate index on the CPU (HNSW), whose measured
-            recall is logged; it needs the package ``faiss-cpu``.
-        block_rows: Rows compared at a time by the exact search.
+        block_rows: Rows compared at a time.
 
     Returns:
         ``(n, n)`` CSR, int32 indices, symmetric, zero diagonal, only positive weights stored; no
@@ -67,8 +57,7 @@ def knn_affinity(
 
     Raises:
         ShapeError: Not ``(n, c)``, or fewer than two nodes.
-        InputError: A feature is not finite, a number is out of range, a word is not known, or
-            faiss is asked for and missing.
+        InputError: A feature is not finite, a number is out of range, or a word is not known.
 
     Source: MLLC eqs. 4-5, GraphNet Zoo. Cost: ``n^2 c`` time, ``block_rows n`` and ``n k`` memory.
     Nodes with equal features tie exactly only as far as the matrix product rounds them alike,
@@ -76,13 +65,8 @@ def knn_affinity(
     """
     check_positive("gamma", gamma)
     check_choice("symmetrize", symmetrize, ("sum", "max", "mutual"))
-    check_choice("search", search, ("exact", "faiss"))
-    if search == "faiss":
-        found = approximate_neighbors(node_feature, n_neighbors)
-        logger.info("nearest neighbours by faiss: recall %.3f", found.recall)
-    else:
-        found = nearest_neighbors(node_feature, n_neighbors, block_rows=block_rows)
-    return symmetrized(found, gamma=gamma, symmetrize=symmetrize)
+    neighbors = nearest_neighbors(node_feature, n_neighbors, block_rows=block_rows)
+    return symmetrized(neighbors, gamma=gamma, symmetrize=symmetrize)
 
 
 def nearest_neighbors(
@@ -110,46 +94,6 @@ def nearest_neighbors(
         ]
     index, cosine = zip(*blocks, strict=True)
     return Neighbors(torch.cat(index), torch.cat(cosine))
-
-
-def approximate_neighbors(node_feature: Tensor, n_neighbors: int) -> Neighbors:
-    """Neighbours from faiss's navigable graph (HNSW), with the recall it reached.
-
-    Args:
-        node_feature: ``(n, c)``.
-        n_neighbors: At least 1; more than ``n - 1`` means all.
-
-    Returns:
-        Index and cosine as :func:`nearest_neighbors`, on the device of the input; ``recall`` is
-        measured against the exact search on up to 256 rows spread evenly.
-
-    Raises:
-        ShapeError: Not ``(n, c)``, or fewer than two nodes.
-        InputError: faiss is not installed, a feature is not finite, or a number is out of range.
-    """
-    unit, n_neighbors = _checked(node_feature, n_neighbors)
-    try:
-        import faiss  # type: ignore[import-not-found]  # optional
-    except ImportError as missing:
-        raise InputError(
-            "search='faiss' needs a package that is missing",
-            str(missing),
-            "pip install faiss-cpu, or use search='exact'",
-        ) from missing
-    rows = unit.detach().to("cpu", torch.float32).contiguous().numpy()
-    searcher = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    searcher.hnsw.efConstruction = 2 * n_neighbors + 40
-    searcher.hnsw.efSearch = 2 * n_neighbors + 40
-    searcher.add(rows)
-    scores, found = searcher.search(rows, n_neighbors + 1)
-    index, cosine = torch.from_numpy(found), torch.from_numpy(scores)
-    own = torch.arange(len(unit)).unsqueeze(1)
-    # a missing neighbour (-1) or the node itself gets the cosine of no link
-    cosine = torch.where((index == own) | (index < 0), -2.0, cosine)
-    cosine, index = _in_order(cosine, index.clamp(min=0))
-    index = index[:, :n_neighbors].to(unit.device, torch.int32)
-    cosine = cosine[:, :n_neighbors].clamp(-1, 1).to(unit.device, unit.dtype)
-    return Neighbors(index, cosine, _recall(unit, index))
 
 
 def symmetrized(found: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Tensor:
@@ -211,17 +155,6 @@ def _in_order(cosine: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     index, order = index.sort(dim=1)
     cosine, order = cosine.gather(1, order).sort(dim=1, descending=True, stable=True)
     return cosine, index.gather(1, order)
-
-
-def _recall(unit: Tensor, index: Tensor) -> float:
-    """Share of the true neighbours of evenly spread rows that ``index`` holds."""
-    step = max(1, len(unit) // _RECALL_ROWS)
-    hits = total = 0
-    for row in range(0, len(unit), step):
-        true, _ = _nearest_in_block(unit, row, row + 1, index.shape[1])
-        hits += int(torch.isin(index[row], true[0]).sum())
-        total += index.shape[1]
-    return hits / total
 
 
 def _checked(node_feature: Tensor, n_neighbors: int) -> tuple[Tensor, int]:

@@ -93,7 +93,7 @@ class CutProblem:
         if kinds != {0.0, 1.0}:
             found = ", ".join(f"{kind:g}" for kind in sorted(kinds)) or "none"
             raise InputError("a cut needs labels 0 and 1", f"found {found}", "Label both sides")
-        pair, weight = edge_list(affinity.detach(), positive=False)
+        pair, weight = edge_list(affinity.detach())
         if bool((weight < 0).any()):
             raise InputError(
                 "the affinity has negative weights", "a cut needs weights of 0 or more"

@@ -107,16 +107,6 @@ def pairs(inputs: Inputs, method: str) -> Any:
     return with_gradient((embedding @ embedding.T - same).square().mean(), inputs)
 
 
-def variation(inputs: Inputs, method: str) -> Any:
-    signal = inputs.logits[:, 0].clone().requires_grad_()
-    if method == "linear":
-        value = graph.total_variation(signal, inputs.feature)
-    else:
-        feature = inputs.feature.detach()
-        value = ((feature @ feature.T) * (signal[:, None] - signal[None, :]).abs()).sum() / 2
-    return torch.autograd.grad(value, signal)
-
-
 def woodbury(inputs: Inputs, method: str) -> Any:
     label, feature = inputs.member.detach(), inputs.feature.detach()
     if method == "linear":
@@ -137,7 +127,6 @@ FORMS: list[tuple[str, Callable[[Inputs, str], Any], int, tuple[float, float] | 
     ("Gram convolution, value and gradients", convolution, 10_000, None),
     ("class-level graph product", class_graph, 10_000, None),
     ("pair loss, value and gradients", pairs, 10_000, None),
-    ("total variation, value and gradient", variation, 10_000, None),
     ("diffusion on the complete graph", woodbury, 3_000, None),
 ]
 

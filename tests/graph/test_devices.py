@@ -64,7 +64,6 @@ CALLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "classes": lambda f, s: graph.class_graph_propagate(s, f, detach_graph=False),
     "woodbury": lambda f, s: graph.diffuse_labels(s, node_feature=f, alpha=0.9),
     "sparse diffusion": diffuse_sparse,
-    "variation": lambda f, s: graph.total_variation(s, f) / 600**2,
     "align": align,
     "cluster": cluster,
     "network": dense_network,

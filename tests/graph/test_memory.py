@@ -19,7 +19,6 @@ FORMS = {
     "classes": lambda f, s: graph.class_graph_propagate(s[:, :4].softmax(-1), f),
     "pairs": lambda f, s: graph.pair_loss(f, s.detach().argmax(-1)),
     "diffusion": lambda f, s: graph.diffuse_labels(s, node_feature=f),
-    "variation": lambda f, s: graph.total_variation(s[:, 0], f),
     "shifted head": lambda f, s: graph.CorrelationClusterHead(CHANNELS, graph="shifted")(f),
 }
 
