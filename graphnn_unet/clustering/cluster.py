@@ -27,7 +27,6 @@ def cluster(
     dino: Path | str | None = None,
     stride: int | None = None,
     branch: str = "student",
-    model: Path | str | None = None,
     as_released: bool = False,
     refine: bool = False,
     fill_holes: bool = True,
@@ -51,14 +50,13 @@ def cluster(
         layer: Of the grid of layers and losses.
         loss: Of the grid, or of ``deepcut``.
         clusters: Number of clusters, default 2.
-        features: ``border``, ``hand``, ``self``, ``dino``, ``encoder``; ``auto`` takes ``dino``
-            where its weights are given, else ``encoder`` where a model is, else ``border``.
+        features: ``border``, ``hand`` or ``dino``; ``auto`` takes ``dino`` where its weights are
+            given, else ``border``.
         side: Longest side of the working image in pixels.
         cell: Edge of a node in pixels of the working image.
         dino: Weights of DINO ViT-S/8 or ViT-S/16.
         stride: Pixels between DINO's patches.
         branch: ``student`` or ``teacher`` of a DINO training checkpoint.
-        model: Folder of a trained model whose encoder gives the features.
         as_released: Reproduce the released programs with their errors.
         refine: Move edges to those of the image.
         fill_holes: Fill holes of the foreground.
@@ -66,7 +64,7 @@ def cluster(
         merge: One id for all foreground clusters; by default with 2 clusters, or under ``cc``.
         by_slice: Cluster volumes slice by slice.
         as_labels: Name or id of a raw data set to write from images and label maps.
-        device: For ``dino`` and ``encoder``; graphs are fitted on the CPU.
+        device: For ``dino``; graphs are fitted on the CPU.
         overwrite: Replace label maps that are there.
         n_workers: Processes; 0 does all work in this one.
         settings: Other fields of ``ClusterSettings``.
@@ -88,9 +86,8 @@ def cluster(
         refine=refine, nearest=as_released,
     )  # fmt: skip
     source = feature_source(
-        features, side=side, cell=cell, dino=dino, stride=stride, branch=branch, model=model,
-        seed=chosen.seed, device=device,
-    )  # fmt: skip
+        features, side=side, cell=cell, dino=dino, stride=stride, branch=branch, device=device
+    )
     facts = "".join(f"  {key} {value}" for key, value in source.facts.items())
     say(f"features: {source.name}{facts}")
     say(f"method: {chosen.method} (loss {chosen.loss}, layer {chosen.layer}, {chosen.graph} graph)")
@@ -108,35 +105,25 @@ def feature_source(
     dino: Path | str | None = None,
     stride: int | None = None,
     branch: str = "student",
-    model: Path | str | None = None,
-    seed: int = 0,
     device: str = "auto",
 ) -> FeatureSource:
     """The source of features by its name; the arguments are those of :func:`cluster`.
 
     Raises:
         InputError: An unknown word, or options that do not go together.
-        MissingFileError: Weights or model are not there.
+        MissingFileError: The weights are not there.
     """
     if name not in FEATURES:
         raise InputError(f"features {name!r} are not known", f"there are {', '.join(FEATURES)}")
     if name == "auto":
-        name = "dino" if dino is not None else "encoder" if model is not None else "border"
-    _refuse_unused(name, dino=dino, model=model, stride=stride, cell=cell, side=side)
+        name = "dino" if dino is not None else "border"
+    _refuse_unused(name, dino=dino, stride=stride, cell=cell, side=side)
     if name == "dino":
         return _dino(dino, stride, branch, side, device)
-    if name == "encoder":
-        from graphnn_unet.clustering.encoder import EncoderFeatures
-
-        return EncoderFeatures(Path(str(model)), device)
-    kind = {"hand": HandFeatures, "border": BorderFeatures}.get(name)
-    side = side or (kind.side if kind else 192)
+    kind = HandFeatures if name == "hand" else BorderFeatures
+    side = side or kind.side
     if side < 8 or (cell is not None and not 1 <= cell <= side // 2):
         raise InputError(f"--cell {cell} with --side {side} cannot be used", "cells are smaller")
-    if kind is None:
-        from graphnn_unet.clustering.self_features import SelfFeatures
-
-        return SelfFeatures(side, seed=seed)
     return kind(side, cell)
 
 
@@ -158,12 +145,11 @@ def _dino(
 def _refuse_unused(name: str, **given: object) -> None:
     """Options that the chosen features do not have."""
     own = {
-        "dino": {"dino", "stride", "side"}, "encoder": {"model"}, "self": {"side"},
-        "hand": {"cell", "side"}, "border": {"cell", "side"},
-    }[name]  # fmt: skip
+        "dino": {"dino", "stride", "side"},
+        "hand": {"cell", "side"},
+        "border": {"cell", "side"},
+    }[name]
     unused = [key for key, value in given.items() if value is not None and key not in own]
     if unused:
         options = ", ".join(f"--{key}" for key in unused)
         raise InputError(f"{options} does not go with --features {name}", "it would do nothing")
-    if name == "encoder" and given["model"] is None:
-        raise InputError("--features encoder needs a model", "", "Give its folder with -m")

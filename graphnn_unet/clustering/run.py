@@ -26,7 +26,6 @@ from graphnn_unet.clustering.images import (
     write_label_map,
 )
 from graphnn_unet.clustering.segment import Finish, Segmentation, segment_image
-from graphnn_unet.clustering.self_features import SelfFeatures
 from graphnn_unet.clustering.settings import ClusterSettings
 from graphnn_unet.clustering.slices import segment_slices
 from graphnn_unet.errors import (
@@ -151,8 +150,6 @@ def cluster_folder(
         rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
         todo = [s for s in sources if s not in kept]
         state = None
-        if todo and isinstance(features, SelfFeatures):
-            features = features.prepared(sources, target)
         if todo:
             state = shared_weights(sources, features, settings, target)
         jobs = [Job(s, target, features, settings, finish, state, by_slice) for s in todo]
@@ -176,7 +173,7 @@ def run_facts(
     """
     return {
         "schema_version": SCHEMA_VERSION,
-        "transductive": bool(settings.shared_steps) or isinstance(features, SelfFeatures),
+        "transductive": bool(settings.shared_steps),
         "by_slice": by_slice,
         "features": {"source": features.name, **features.facts},
         "settings": settings.as_dict(),

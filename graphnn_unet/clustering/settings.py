@@ -11,7 +11,7 @@ Layer = Literal["gcn", "gat", "arma", "gat_series"]
 Loss = Literal["ncut", "cc", "dmon"]
 LAYERS = ("gcn", "gat", "arma")
 LOSSES = ("ncut", "cc", "dmon")
-FEATURES = ("auto", "hand", "border", "self", "dino", "encoder")
+FEATURES = ("auto", "border", "hand", "dino")
 GRAPHS = ("linear", "published")
 
 

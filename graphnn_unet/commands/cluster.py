@@ -10,9 +10,7 @@ from graphnn_unet.commands import _command
 _EPILOG = """\
 features  border   distance to the border across edges, and color (default; no weights needed)
           hand     color, gradient and texture at several scales
-          self     encoder trained on this folder without labels, kept in OUT
           dino     DINO ViT-S keys from the weight file given with --dino
-          encoder  encoder of the trained model given with -m
 methods   auto; deepcut, unseggnet, unsegarmanet, unsegmedgat, unsegmedgat_c as their papers say,
           with --as-released as their programs do; --layer and --loss: any of the nine pairs
 
@@ -41,7 +39,6 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--dino", metavar="FILE", help="weights of DINO ViT-S/8 or ViT-S/16")
     made.add_argument("--stride", type=int, metavar="N", help="pixels between DINO's patches")
     made.add_argument("--branch", default="student", help="of a DINO checkpoint (student)")
-    made.add_argument("-m", metavar="MODEL", help="model folder for --features encoder")
     made.add_argument("--side", type=int, metavar="PX", help="longest side of the working image")
     made.add_argument("--cell", type=int, metavar="PX", help="edge of a node in the working image")
     made.add_argument("--graph", choices=("linear", "published"), help="linear in time, or n x n")
@@ -64,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--as-labels", metavar="NAME", help="also write a raw data set with the maps as labels"
     )
     made.add_argument("--overwrite", action="store_true", help="replace label maps that are there")
-    made.add_argument("-device", default="auto", help="for dino and encoder (auto)")
+    made.add_argument("-device", default="auto", help="for dino (auto)")
     made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
     return made
 
@@ -92,7 +89,6 @@ def _work(arguments: argparse.Namespace) -> None:
         dino=arguments.dino,
         stride=arguments.stride,
         branch=arguments.branch,
-        model=arguments.m,
         as_released=arguments.as_released,
         refine=arguments.refine,
         fill_holes=not arguments.keep_holes,

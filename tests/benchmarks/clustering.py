@@ -10,8 +10,8 @@
 
 ``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
 table of fewer images is that of a random sample. Nothing is chosen on these images: every third
-image of a class is the development part, on which constants were chosen. ``pool`` adds the methods
-that train on all images of a set first, ``bound`` a network trained with the masks of the
+image of a class is the development part, on which constants were chosen. ``pool`` adds the method
+that trains on all images of a set first, ``bound`` a network trained with the masks of the
 development part, ``memory`` measures the peak of each method on the largest
 image of each set, ``agreement`` how well two drawings of one object agree, and ``table`` brings
 rows and memory together.
@@ -232,38 +232,32 @@ def quality(data: Path, rows: Rows, part: str, limit: int | None, n_grid: int) -
 
 
 def pool(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
-    """Append the rows of methods that learn from all images of a set first."""
-    from _clustering_pool import self_rows, shared_rows
+    """Append the rows of the method that learns from all images of a set first."""
+    from _clustering_pool import shared_rows
 
-    makers: list[Callable[..., Iterator[Any]]] = [self_rows]
-    makers += [partial(shared_rows, seed=seed) for seed in range(N_SEEDS)]
-    for make in makers:
+    for seed in range(N_SEEDS):
         for name in SETS:
             sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
             (work / name).mkdir(parents=True, exist_ok=True)
             has = partial(rows.has, name)
-            for *key, mask, flags, seconds in make(sources, work / name, is_done=has):
+            for *key, mask, flags, seconds in shared_rows(sources, work / name, seed, has):
                 rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
 def bound(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
-    """Append the rows of a network trained with masks, and of its encoder on the other set."""
-    from _clustering_bound import FEATURES, METHOD, bound_rows, encoder_rows, home, trained
+    """Append the rows of a network trained with masks."""
+    from _clustering_bound import FEATURES, METHOD, bound_rows, home, trained
 
     home(work)
-    models = {}
     for name in SETS:
         cases = images_of(data, name, "dev")
         masks = {case: read_truth(data, name, case) for case in cases}
-        models[name] = trained(name, work, [source_of(data, name, case) for case in cases], masks)
-    for name, other in zip(SETS, reversed(SETS), strict=True):
+        model = trained(name, work, [source_of(data, name, case) for case in cases], masks)
         sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
-        found = [encoder_rows(models[other], sources, partial(rows.has, name))]
-        if not all(rows.has(name, METHOD, FEATURES, 0, source.case) for source in sources):
-            found.append(bound_rows(models[name], name, work, sources))
-        for made in found:
-            for *key, mask, flags, seconds in made:
-                rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
+        if all(rows.has(name, METHOD, FEATURES, 0, source.case) for source in sources):
+            continue
+        for *key, mask, flags, seconds in bound_rows(model, name, work, sources):
+            rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
 def agreement(data: Path, target: Path) -> None:

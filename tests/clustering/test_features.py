@@ -12,7 +12,6 @@ from graphnn_unet.clustering.border_features import (
 from graphnn_unet.clustering.features import BorderFeatures, HandFeatures, working_image
 from graphnn_unet.clustering.hand_features import hand_features, structure
 from graphnn_unet.clustering.nodes import Grid, standardized
-from graphnn_unet.clustering.self_features import SelfFeatures, train_encoder
 from graphnn_unet.errors import InputError
 
 
@@ -108,40 +107,3 @@ def test_large_images_are_reduced_with_their_aspect():
     work = working_image(as_image(rgb), 96)
     assert work.shape == (3, 64, 96)
     assert HandFeatures(96)(as_image(rgb)).grid.size == (16, 24)
-
-
-def test_encoder_learns_from_the_folder_and_is_kept(tmp_path):
-    from pictures import save
-
-    from graphnn_unet.clustering.images import find_images, read_image
-
-    for seed in range(3):
-        save(tmp_path / "in" / f"{seed}.png", blob(seed=seed)[0])
-    sources, *_ = find_images(tmp_path / "in")
-    source = SelfFeatures(side=56, n_steps=3)
-    with pytest.raises(InputError, match="not trained"):
-        source(read_image(sources[0]))
-    ready = source.prepared(sources, tmp_path / "out")
-    values = ready(read_image(sources[0])).values
-    assert values.shape == (12 * 14, 66)
-    stored = (tmp_path / "out" / "self_encoder.pt").stat().st_mtime_ns
-    again = source.prepared(sources, tmp_path / "out")
-    assert (tmp_path / "out" / "self_encoder.pt").stat().st_mtime_ns == stored
-    assert torch.equal(again(read_image(sources[0])).values, values)
-    SelfFeatures(side=56, n_steps=4).prepared(sources, tmp_path / "out")
-    assert (tmp_path / "out" / "self_encoder.pt").stat().st_mtime_ns != stored
-
-
-def test_encoder_training_restores_better_with_time(tmp_path):
-    from pictures import save
-
-    from graphnn_unet.clustering.images import find_images, read_image
-    from graphnn_unet.clustering.self_features import normalized
-
-    save(tmp_path / "a.png", blob(96, 96, 30)[0])
-    sources, *_ = find_images(tmp_path)
-    picture = normalized(read_image(sources[0]), 96)[None]
-    encoders = [train_encoder(sources, 96, n_steps, 0) for n_steps in (1, 25)]
-    with torch.no_grad():
-        errors = [(encoder.restored(picture) - picture).square().mean() for encoder in encoders]
-    assert errors[1] < errors[0]

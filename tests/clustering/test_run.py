@@ -179,29 +179,6 @@ def test_ids_are_carried_from_slice_to_slice():
     assert carried_on(before, np.zeros((1, 6), int)).tolist() == [[0] * 6]
 
 
-def test_encoder_of_a_trained_model_gives_features(trained_home, tmp_path):
-    from graphnn_unet.clustering.encoder import EncoderFeatures
-    from graphnn_unet.clustering.images import find_images, read_image
-
-    dataset = trained_home / "results" / "Dataset801_Tiny"
-    model = dataset / "SupervisedTrainer__gnnunetPlans__3d_fullres"
-    sources, *_ = find_images(trained_home / "raw" / "Dataset801_Tiny" / "imagesTs")
-    image = read_image(sources[0])
-    nodes = EncoderFeatures(model)(image)
-    assert nodes.values.shape == (nodes.grid.n_nodes, 8 + 8)
-    assert nodes.box == tuple(slice(0, n) for n in image.shape)
-    out = tmp_path / "out"
-    graphnn_unet.cluster(
-        trained_home / "raw" / "Dataset801_Tiny" / "imagesTs", out, model=model, device="cpu",
-        layer="gcn", loss="cc", steps=3, n_workers=0,
-    )  # fmt: skip
-    made = sitk.ReadImage(str(out / sources[0].target_name))
-    assert made.GetSize() == image.shape[::-1]
-    save(tmp_path / "rgb" / "a.png", blob()[0])
-    with pytest.raises(FaultsError, match="has 3 channels"):
-        graphnn_unet.cluster(tmp_path / "rgb", tmp_path / "o2", model=model, n_workers=0)
-
-
 def test_no_function_before_the_evaluation_takes_a_truth():
     modules = [run, segment, slices]
     for module in modules:
@@ -215,7 +192,8 @@ def test_no_function_before_the_evaluation_takes_a_truth():
 def test_options_that_would_do_nothing_are_refused(folder, tmp_path):
     for options, match in (
         ({"features": "dino"}, "needs a weight file"),
-        ({"features": "encoder"}, "needs a model"),
+        ({"features": "encoder"}, "'encoder' are not known: there are auto, border, hand, dino"),
+        ({"features": "self"}, "'self' are not known"),
         ({"features": "hand", "dino": "x.pth"}, "--dino does not go with --features hand"),
         ({"stride": 4}, "--stride does not go with"),
         ({"features": "deep"}, "are not known"),
