@@ -129,7 +129,7 @@ def _graphs(features: FeatureSource, settings: ClusterSettings) -> Callable[[Sou
 def _key(sources: Sequence[Source], features: FeatureSource, settings: ClusterSettings) -> str:
     """What the shared weights depend on, as one digest."""
     files = [[s.case, *(p.stat().st_size for p in s.paths)] for s in sources]
-    facts = [files, features.name, features.facts, settings.as_dict()]
+    facts = [files, features.name, features.facts, settings.model_dump()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,20 +10,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from graphnn_unet.clustering.losses import LOSSES
 from graphnn_unet.clustering.settings import ClusterSettings
 from graphnn_unet.errors import InputError
-from graphnn_unet.graph import (
-    GraphClusterer,
-    correlation_clustering_loss,
-    correlation_clustering_loss_from,
-    modularity_loss,
-    modularity_loss_from,
-    normalized_cut_loss,
-    normalized_cut_loss_from,
-    unit_rows,
-)
-from graphnn_unet.graph.affinity import GramAffinity, largest_affinity
-from graphnn_unet.graph.clusterer import PRESETS
+from graphnn_unet.graph import unit_rows
+from graphnn_unet.graph.affinity import GramAffinity
+from graphnn_unet.graph.clusterer import GraphClusterer
+from graphnn_unet.graph.clusterer_settings import PRESETS
 
 COLLAPSED = 0.995
 """From this share of nodes in one cluster on, the fit counts as collapsed."""
@@ -76,9 +69,7 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
     """The graph of a method on the features of one image.
 
     ``linear``: messages and losses on the shifted cosine of all pairs (``cc`` keeps its signed
-    affinity in the loss). ``published``: ``ncut`` the positive part of the feature products,
-    ``cc`` the products minus a share of the largest, ``dmon`` the cosine where it reaches ``tau``
-    (1 instead of the cosine for the methods that use a binary graph).
+    affinity in the loss). ``published``: the graph that papers use with the loss.
 
     Raises:
         InputError: Too many nodes for a matrix of all pairs, or fewer nodes than clusters.
@@ -86,84 +77,22 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
     n_nodes = len(feature)
     if n_nodes < settings.n_clusters:
         raise InputError(
-            f"{n_nodes} nodes cannot form {settings.n_clusters} clusters", "",
+            f"{n_nodes} nodes cannot form {settings.n_clusters} clusters",
+            "",
             "Give fewer --clusters or a smaller --cell",
-        )  # fmt: skip
+        )
+    loss = LOSSES[settings.loss]
     if settings.graph == "linear":
-        return _linear_graph(feature, settings)
+        messages = GramAffinity.of(feature.unsqueeze(0), "gram" if settings.signed else "shifted")
+        return Graph(feature, messages, loss.linear(feature, settings))
     if n_nodes > _EXPLICIT_LIMIT:
         raise InputError(
             f"{n_nodes} nodes are too many for the graph of the method {settings.method}",
             f"it links all pairs; up to {_EXPLICIT_LIMIT} fit",
             "Use --graph linear, or a larger --cell",
         )
-    return _published_graph(feature, settings)
-
-
-def _linear_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
-    batch = feature.unsqueeze(0)
-    messages = GramAffinity.of(batch, "gram" if settings.signed else "shifted")
-    if settings.loss == "cc":
-
-        def loss(member: Tensor) -> Tensor:
-            return correlation_clustering_loss(
-                feature, member, tau=settings.alpha, rows="unit", method="linear"
-            )
-    elif settings.loss == "ncut":
-
-        def loss(member: Tensor) -> Tensor:
-            return normalized_cut_loss(
-                feature, member, balance_weight=settings.balance_weight, method="linear"
-            )
-    else:
-
-        def loss(member: Tensor) -> Tensor:
-            return modularity_loss(
-                feature, member, collapse=settings.collapse, variant=settings.variant,
-                balance_weight=settings.balance_weight, method="linear",
-            )  # fmt: skip
-
-    return Graph(feature, messages, loss)
-
-
-def _published_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
-    if settings.loss == "dmon":
-        unit = unit_rows(feature)
-        cosine = unit @ unit.T
-        linked = cosine >= settings.tau
-        weight = torch.where(linked, cosine, 0.0) if _keeps_cosine(settings) else linked.float()
-        weight = weight.clamp(min=0)
-        # a zero row keeps its self-edge, so no degree is 0
-        weight.diagonal().masked_fill_(weight.diagonal() <= 0, 1.0)
-
-        def loss(member: Tensor) -> Tensor:
-            return modularity_loss_from(
-                weight, member, collapse=settings.collapse, variant=settings.variant,
-                balance_weight=settings.balance_weight,
-            )  # fmt: skip
-
-        return Graph(feature, weight, loss)
-    product = feature @ feature.T
-    largest = largest_affinity(feature.unsqueeze(0))[0]
-    if settings.loss == "ncut":
-        weight = product.clamp(min=0)
-
-        def loss(member: Tensor) -> Tensor:
-            return normalized_cut_loss_from(weight, member, balance_weight=settings.balance_weight)
-
-        return Graph(feature, weight / largest.clamp(min=1e-30), loss)
-    # scaled by the largest product, which changes neither the minimum nor the sign of an edge
-    signed = (product - largest / settings.alpha) / largest.clamp(min=1e-30)
-
-    def loss(member: Tensor) -> Tensor:
-        return correlation_clustering_loss_from(signed, member)
-
-    return Graph(feature, signed, loss)
-
-
-def _keeps_cosine(settings: ClusterSettings) -> bool:
-    """UnSegMedGAT weighs edges by the cosine, UnSegGNet and UnSeGArmaNet only by its threshold."""
-    return settings.layer == "gat_series"
+    links, affinity = loss.graph(feature, settings)
+    return Graph(feature, links, loss.explicit(affinity, settings))
 
 
 def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -> State:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,39 +24,13 @@ from graphnn_unet.clustering.polarity import (
     border_polarity,
     corner_polarity,
 )
-from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.clustering.settings import ClusterSettings, Finish
 
 MAIN_SHARE, MAIN_PULL = 0.5, 2.0
 """Chosen on the development part of the microorganism images, see docs/methods/unsupervised.md."""
 
 EDGE_CELLS = 3.0
 """How far from the edge pixels are decided anew by their colors, in cells of the nodes."""
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What happens between the clusters of the nodes and the label map.
-
-    Attributes:
-        merge: One id for all foreground clusters.
-        fill_holes: Fill holes of the foreground.
-        largest_component: Keep only the largest component of the foreground.
-        main_components: Keep the component with the largest area, weighed by its closeness to the
-            middle, and those of at least half its weight; drops debris and scale bars.
-        color_edges: Decide about the pixels near the edge by the colors of both sides (one id for
-            all foreground).
-        refine: Move edges to those of the image by a bilateral solver.
-        nearest: As the released programs do: each pixel gets the cluster of the nearest node, two
-            clusters are told apart by the corners, the solver has its published sizes.
-    """
-
-    merge: bool = True
-    fill_holes: bool = True
-    largest_component: bool = False
-    main_components: bool = False
-    color_edges: bool = False
-    refine: bool = False
-    nearest: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +50,7 @@ def segment_nodes(
     nodes: NodeFeatures, settings: ClusterSettings, key: str, state: State | None = None
 ) -> Fit:
     """Cluster the nodes of one image; the foreground again where the settings say so."""
-    first = replace(settings, n_clusters=2) if settings.two_stage else settings
+    first = settings.model_copy(update={"n_clusters": 2}) if settings.two_stage else settings
     fit = fit_graph(make_graph(nodes.values, first), first, key, state)
     if settings.two_stage:
         return _parts_of_foreground(nodes, fit, settings, key)
@@ -97,7 +71,8 @@ def _parts_of_foreground(nodes: NodeFeatures, fit: Fit, settings: ClusterSetting
     member[~inside, 0] = 1
     flags = fit.flags
     if int(inside.sum()) >= max(n_parts, 2):
-        second = replace(settings, n_clusters=n_parts, steps=100, two_stage=False)
+        changes = {"n_clusters": n_parts, "steps": 100, "two_stage": False}
+        second = settings.model_copy(update=changes)
         parts = fit_graph(make_graph(nodes.values[inside], second), second, f"{key}/parts")
         member[inside, 1:] = parts.assignment
         flags = tuple(dict.fromkeys((*flags, *parts.flags)))

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphnn_unet.clustering.collective import shared_weights
 from graphnn_unet.clustering.features import BorderFeatures
 from graphnn_unet.clustering.images import Source, read_image
-from graphnn_unet.clustering.segment import Finish, segment_image
-from graphnn_unet.clustering.settings import METHODS
+from graphnn_unet.clustering.segment import segment_image
+from graphnn_unet.clustering.settings import Finish, make_settings
 
 NAMED_CELL, TRANSDUCTIVE = 8, "transductive"
 Result = tuple[str, str, int, str, Any, str, float]
@@ -35,7 +34,7 @@ def shared_rows(
         is_done: Whether a row is there, by method, features, seed and case.
     """
     border = BorderFeatures(192, NAMED_CELL)
-    settings = replace(METHODS["unsegmedgat_c"], seed=seed)
+    settings = make_settings("unsegmedgat_c", seed=seed)
     left = [s for s in sources if not is_done("unsegmedgat_c", "border", seed, s.case)]
     if left:
         folder = work / f"shared_{seed}"

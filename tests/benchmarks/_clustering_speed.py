@@ -51,7 +51,8 @@ def volume(path: Path) -> tuple[int, float, float]:
     """Nodes, seconds and peak memory in MiB of a fit on all voxels of a volume."""
     from graphnn_unet.clustering.features import BorderFeatures
     from graphnn_unet.clustering.images import Source, read_image
-    from graphnn_unet.clustering.segment import Finish, segment_image
+    from graphnn_unet.clustering.segment import segment_image
+    from graphnn_unet.clustering.settings import Finish
 
     image = read_image(Source(path.name[:-7], (path,), ".nii.gz"))
     settings = make_settings(layer="gcn", loss="cc", steps=N_STEPS, lr=1e-2)

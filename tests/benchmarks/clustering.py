@@ -25,7 +25,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,8 +115,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
     from _classical import CLASSICAL, kmeans_nodes
 
     from graphnn_unet.clustering.features import BorderFeatures, HandFeatures
-    from graphnn_unet.clustering.segment import Finish, segment_image
-    from graphnn_unet.clustering.settings import METHODS, make_settings
+    from graphnn_unet.clustering.segment import segment_image
+    from graphnn_unet.clustering.settings import METHODS, Finish, make_settings
 
     part = image.array[(slice(None), *image.inner)]
     rgb = np.moveaxis(part if len(part) == 3 else np.repeat(part, 3, axis=0), 0, -1)
@@ -134,7 +133,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
         def work(seed: int) -> tuple[np.ndarray, str, float]:
             ready = nodes()
             began = time.perf_counter()
-            made = segment_image(image, ready, replace(settings, seed=seed), finish)
+            made = segment_image(image, ready, settings.model_copy(update={"seed": seed}), finish)
             seconds = time.perf_counter() - began + nodes.seconds
             return made.labels > 0, str(made.facts["flags"]), seconds
 
@@ -151,7 +150,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
 
     border, hand = Once(BorderFeatures(), image), Once(HandFeatures(), image)
     main = Finish(main_components=True)
-    auto = replace(main, color_edges=True)
+    auto = Finish(main_components=True, color_edges=True)
     yield "auto", "border", N_SEEDS if grid else 1, ours(border, make_settings(), auto)
     for name, function in CLASSICAL.items():
         yield name, "", 1, plain(function)
@@ -160,8 +159,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
     if not grid:
         return
     for shown, finish in (
-        ("auto --refine", replace(auto, refine=True)),
-        ("auto, all components", replace(auto, main_components=False)),
+        ("auto --refine", Finish(main_components=True, color_edges=True, refine=True)),
+        ("auto, all components", Finish(color_edges=True)),
         ("auto, edges of cells", main),
     ):
         yield shown, "border", 1, ours(border, make_settings(), finish)

@@ -16,6 +16,9 @@ COMMANDS = sorted(
 )
 HEAVY = {"torch", "nnunetv2", "numpy", "SimpleITK", "scipy", "pandas", "pydantic", "matplotlib"}
 
+FROM_SECTIONS = {"gnnunet_classify", "gnnunet_cluster"}
+"""Commands whose flags are made from settings that pydantic declares."""
+
 
 def script(name: str) -> str:
     """The console script that the installation made."""
@@ -62,12 +65,14 @@ for name in sys.argv[1:]:
 
 
 def test_help_imports_nothing_heavy():
-    done = python(_HELP_AND_MODULES, *COMMANDS)
+    order = sorted(COMMANDS, key=FROM_SECTIONS.__contains__)  # what one loads stays for the next
+    done = python(_HELP_AND_MODULES, *order)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("loaded:")]
-    assert [line[1] for line in lines] == COMMANDS
+    assert [line[1] for line in lines] == order
     for line in lines:
-        assert not HEAVY & set(line[2:]), line[1]
+        allowed = {"pydantic"} if line[1] in FROM_SECTIONS else set()
+        assert not (HEAVY - allowed) & set(line[2:]), line[1]
 
 
 def test_package_imports_light_and_its_functions_when_used():
