@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from graphnn_unet.graph import unit_rows
 from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.clusterer import GraphClusterer
 from graphnn_unet.graph.clusterer_settings import PRESETS
+from graphnn_unet.seeds import Stream, index_of, torch_seed
 
 COLLAPSED = 0.995
 """From this share of nodes in one cluster on, the fit counts as collapsed."""
@@ -27,6 +28,20 @@ _EXPLICIT_LIMIT = 20_000
 """Nodes beyond which a matrix of all pairs does not fit into memory (1.6 GB in float32)."""
 
 State = dict[str, Tensor]
+
+
+class Draw(IntEnum):
+    """What a clustering draws random numbers for; the first index of its stream."""
+
+    WEIGHTS = 0
+    DROPOUT = 1
+    IMAGE_ORDER = 2
+    SHARED_DROPOUT = 3
+
+
+def seed_of(settings: ClusterSettings, draw: Draw, *index: int) -> int:
+    """Seed of one draw, from the run's seed and the place of the draw."""
+    return torch_seed(settings.seed, Stream.CLUSTERING_FIT, draw, *index)
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,7 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
 def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -> State:
     """Initial weights of a run, drawn once from its seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed + retry)
+        torch.manual_seed(seed_of(settings, Draw.WEIGHTS, retry))
         return _network(in_channels, settings).state_dict()
 
 
@@ -185,11 +200,6 @@ def make_optimizer(network: GraphClusterer, settings: ClusterSettings) -> torch.
     )
 
 
-def stream_seed(seed: int, key: str) -> int:
-    """Seed of the dropout of one image, from the run's seed and the image's name."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:7], "big")
-
-
 def _network(in_channels: int, settings: ClusterSettings) -> GraphClusterer:
     chosen = PRESETS[settings.network]
     if settings.signed:
@@ -211,7 +221,7 @@ def _fit_once(graph: Graph, settings: ClusterSettings, key: str, state: State) -
     network = network_of(graph.feature.shape[1], settings, state)
     optimizer = make_optimizer(network, settings)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(settings.seed, key))
+        torch.manual_seed(seed_of(settings, Draw.DROPOUT, index_of(key)))
         member, value, finite = run_steps(network, optimizer, graph, settings.steps)
     if settings.assign == "eval" or not len(member):
         network.eval()
@@ -227,50 +237,20 @@ def _without_structure(feature: Tensor) -> bool:
     return bool((feature == feature[:1]).all())
 
 
-def kmeans(
-    rows: Tensor, n_clusters: int, seed: int = 0, n_steps: int = 50, n_starts: int = KMEANS_STARTS
-) -> Tensor:
-    """Lloyd's k-means with k-means++ starts; the best of ten, from a fixed seed.
+def kmeans(rows: Tensor, n_clusters: int) -> Tensor:
+    """k-means, the best of ten starts from a fixed seed.
 
     Args:
         rows: ``(node, channel)``.
         n_clusters: At most the number of rows.
-        seed: Of the starts.
-        n_steps: Upper bound of iterations.
-        n_starts: How often to start.
 
     Returns:
         Cluster of each row, ``(node,)`` int64.
     """
-    generator = torch.Generator().manual_seed(seed)
-    best, best_cost = torch.zeros(len(rows), dtype=torch.long), math.inf
-    for _ in range(n_starts):
-        labels, cost = _lloyd(rows, _spread_start(rows, n_clusters, generator), n_steps)
-        if cost < best_cost:
-            best, best_cost = labels, cost
-    return best
+    from sklearn.cluster import KMeans  # takes a second to import
+    from threadpoolctl import threadpool_limits
 
-
-def _spread_start(rows: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
-    """Rows far apart from each other, drawn by squared distance."""
-    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
-    nearest = torch.full((len(rows),), math.inf)
-    for _ in range(n_clusters - 1):
-        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(dim=1))
-        weight = nearest if float(nearest.sum()) > 0 else torch.ones_like(nearest)
-        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
-    return rows[chosen].clone()
-
-
-def _lloyd(rows: Tensor, centres: Tensor, n_steps: int) -> tuple[Tensor, float]:
-    labels = torch.full((len(rows),), -1)
-    for _ in range(n_steps):
-        distance = torch.cdist(rows, centres)
-        cost, found = distance.min(dim=1)
-        if bool((found == labels).all()):
-            break
-        labels = found
-        member = torch.nn.functional.one_hot(labels, len(centres)).to(rows.dtype)
-        count = member.sum(dim=0).unsqueeze(1)
-        centres = torch.where(count > 0, member.T @ rows / count.clamp(min=1), centres)
-    return labels, float(cost.square().sum())
+    # on several threads the order of sums, and with it the last digits, would vary
+    with threadpool_limits(1):
+        model = KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=0)
+        return torch.from_numpy(model.fit_predict(rows.numpy())).long()
