@@ -33,10 +33,9 @@ State = dict[str, Tensor]
 class Draw(IntEnum):
     """What a clustering draws random numbers for; the first index of its stream."""
 
-    WEIGHTS = 0
-    DROPOUT = 1
-    IMAGE_ORDER = 2
-    SHARED_DROPOUT = 3
+    DROPOUT = 0
+    IMAGE_ORDER = 1
+    SHARED_DROPOUT = 2
 
 
 def seed_of(settings: ClusterSettings, draw: Draw, *index: int) -> int:
@@ -113,7 +112,7 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
 def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -> State:
     """Initial weights of a run, drawn once from its seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(settings, Draw.WEIGHTS, retry))
+        torch.manual_seed(settings.seed + retry)  # the figures of the docs hang on these weights
         return _network(in_channels, settings).state_dict()
 
 

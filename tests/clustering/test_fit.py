@@ -51,8 +51,7 @@ def honest_iou(fit, inside, ring) -> float:
 )  # fmt: skip
 def test_clear_disc_is_found_without_truth(layer, loss, graph, seed):
     feature, inside, ring = disc()
-    bounds = {"alpha": 5.0, "tau": 0.5}
-    chosen = make_settings(layer=layer, loss=loss, graph=graph, steps=150, seed=seed, **bounds)
+    chosen = make_settings(layer=layer, loss=loss, graph=graph, alpha=5.0, tau=0.5, seed=seed)
     fit = fit_graph(make_graph(feature, chosen), chosen, "disc")
     assert honest_iou(fit, inside, ring) >= 0.95
 
