@@ -14,7 +14,7 @@ from graphnn_unet.clustering.settings import (
     SECTIONS,
     ClusterSettings,
     FeatureSettings,
-    Finish,
+    PostProcessing,
     RunSettings,
     make_settings,
 )
@@ -39,7 +39,7 @@ def cluster(
         settings: How to cluster; by default those of the method ``auto``.
         options: Fields of :class:`~graphnn_unet.clustering.settings.ClusterSettings` (``method``,
             ``layer``, ``loss``, ``n_clusters``, also called ``clusters``, ``steps`` ...),
-            ``FeatureSettings`` (``features``, ``dino``, ``side``, ``cell`` ...), ``Finish``
+            ``FeatureSettings`` (``features``, ``dino``, ``side``, ``cell`` ...), ``PostProcessing``
             (``merge``, ``fill_holes``, ``largest_component``, ``refine``) and ``RunSettings``
             (``by_slice``, ``as_labels``, ``overwrite``, ``n_workers``); ``None`` leaves the default
             of the method. ``merge`` is on with two clusters.
@@ -62,7 +62,7 @@ def cluster(
         "color_edges": is_auto,
         "nearest": settings.as_released,
     }
-    finish = make_section(Finish, by_method | given[Finish])
+    finish = make_section(PostProcessing, by_method | given[PostProcessing])
     source = feature_source(make_section(FeatureSettings, given[FeatureSettings]))
     run_settings = make_section(RunSettings, given[RunSettings])
     facts = "".join(f"  {key} {value}" for key, value in source.facts.items())

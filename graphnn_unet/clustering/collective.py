@@ -59,11 +59,11 @@ def shared_weights(
         say("shared weights: taken from the earlier run")
         return kept
     graph_of = _graphs(features, settings)
-    found = train_together([(s.case, s) for s in sources], graph_of, settings)
-    if found is not None:
+    weights = train_together([(s.case, s) for s in sources], graph_of, settings)
+    if weights is not None:
         with atomic_path(folder / WEIGHTS) as temporary:
-            torch.save({"key": key, "weights": found}, temporary)
-    return found
+            torch.save({"key": key, "weights": weights}, temporary)
+    return weights
 
 
 def train_together(

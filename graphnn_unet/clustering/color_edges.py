@@ -76,10 +76,10 @@ def color_edges(
     rows = color[:, near].T.astype(np.float64)
     ratio = likelihood_ratio(rows, _sample(color, mask), _sample(color, ~mask))
     affinity, reached = pixel_affinity(near[box], color[(slice(None), *box)])
-    made = mask.copy()
-    made[near] = _relaxed(affinity, near[box][reached], mask[box][reached], ratio).numpy() > 0.5
-    shared = (made & mask).sum() / (made | mask).sum()
-    return made if shared >= LEAST_SHARED else mask
+    moved = mask.copy()
+    moved[near] = _relaxed(affinity, near[box][reached], mask[box][reached], ratio).numpy() > 0.5
+    shared = (moved & mask).sum() / (moved | mask).sum()
+    return moved if shared >= LEAST_SHARED else mask
 
 
 def pixel_affinity(
@@ -127,11 +127,11 @@ def _relaxed(
     inner.sort_indices()
     parts = (torch.from_numpy(part) for part in (inner.indptr, inner.indices, inner.data))
     matrix = compressed_rows(*parts, len(target))
-    found = conjugate_gradients(
+    solution = conjugate_gradients(
         lambda signal: signal - matrix @ signal,
         target[:, None], tolerance=_TOLERANCE, max_iterations=_MAX_STEPS,
     )  # fmt: skip
-    return found.value[:, 0] * root
+    return solution.value[:, 0] * root
 
 
 def likelihood_ratio(rows: Floats, inside: Floats, outside: Floats) -> Tensor:

@@ -231,10 +231,10 @@ def _load(path: Path) -> Mapping[str, Any]:
 def _backbone_tensors(content: Mapping[str, Any], path: Path, branch: str) -> dict[str, Tensor]:
     """Tensors of the backbone under their plain names."""
     if "student" in content or "teacher" in content:
-        chosen = content.get(branch)
-        if not isinstance(chosen, Mapping):
+        tensors_of_branch = content.get(branch)
+        if not isinstance(tensors_of_branch, Mapping):
             raise InputError(f"{path} has no branch {branch!r}", "", "Use the other --branch")
-        content = chosen
+        content = tensors_of_branch
     tensors = {}
     for key, value in content.items():
         name = str(key)

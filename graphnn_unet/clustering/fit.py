@@ -130,19 +130,19 @@ def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | 
         The assignment in evaluation mode (or as ``settings.assign`` says), with flags.
     """
     if _without_structure(graph.feature):
-        one = torch.zeros(len(graph.feature), settings.n_clusters)
-        one[:, 0] = 1
-        return Fit(one, 0.0, ("no_structure",))
+        same = torch.zeros(len(graph.feature), settings.n_clusters)
+        same[:, 0] = 1
+        return Fit(same, 0.0, ("no_structure",))
     flags: list[str] = []
     fit = None
     for retry in range(N_RETRIES + 1):
         start = state
         if start is None or retry:
             start = initial_state(graph.feature.shape[1], settings, retry)
-        found = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
-        flags += [flag for flag in found.flags if flag not in flags]
-        if not is_collapsed(found.labels, settings.n_clusters):
-            fit = found
+        attempt = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
+        flags += [flag for flag in attempt.flags if flag not in flags]
+        if not is_collapsed(attempt.labels, settings.n_clusters):
+            fit = attempt
             break
         if "retried" not in flags:
             flags.append("retried")
@@ -176,8 +176,8 @@ def run_steps(
     member, value = torch.empty(0), math.nan
     for _ in range(n_steps):
         optimizer.zero_grad(set_to_none=True)
-        found = network(graph.feature, graph.messages)
-        loss = graph.loss(found)
+        output = network(graph.feature, graph.messages)
+        loss = graph.loss(output)
         if not torch.isfinite(loss):
             return member, value, False
         kept = [parameter.detach().clone() for parameter in network.parameters()]
@@ -187,8 +187,8 @@ def run_steps(
             with torch.no_grad():
                 for parameter, old in zip(network.parameters(), kept, strict=True):
                     parameter.copy_(old)
-            return found.detach(), float(loss.detach()), False
-        member, value = found.detach(), float(loss.detach())
+            return output.detach(), float(loss.detach()), False
+        member, value = output.detach(), float(loss.detach())
     return member, value, True
 
 
@@ -200,12 +200,12 @@ def make_optimizer(network: GraphClusterer, settings: ClusterSettings) -> torch.
 
 
 def _network(in_channels: int, settings: ClusterSettings) -> GraphClusterer:
-    chosen = PRESETS[settings.network]
+    network_settings = PRESETS[settings.network]
     if settings.signed:
-        chosen = replace(chosen, signed=True)
+        network_settings = replace(network_settings, signed=True)
     if settings.graph == "linear":  # dropout of single pairs has no linear form
-        chosen = replace(chosen, attention_dropout=0.0)
-    return GraphClusterer(in_channels, settings.n_clusters, chosen)
+        network_settings = replace(network_settings, attention_dropout=0.0)
+    return GraphClusterer(in_channels, settings.n_clusters, network_settings)
 
 
 def network_of(in_channels: int, settings: ClusterSettings, state: State) -> GraphClusterer:

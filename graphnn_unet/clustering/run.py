@@ -26,7 +26,7 @@ from graphnn_unet.clustering.images import (
     write_label_map,
 )
 from graphnn_unet.clustering.segment import Segmentation, segment_image
-from graphnn_unet.clustering.settings import ClusterSettings, Finish, RunSettings
+from graphnn_unet.clustering.settings import ClusterSettings, PostProcessing, RunSettings
 from graphnn_unet.clustering.slices import segment_slices
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -83,7 +83,7 @@ class Job:
     target: Path
     features: FeatureSource
     settings: ClusterSettings
-    finish: Finish
+    finish: PostProcessing
     state: State | None
     by_slice: bool
 
@@ -97,10 +97,10 @@ def cluster_one(job: Job) -> dict[str, Any]:
         return segment_image(picture, job.features(picture), job.settings, job.finish, job.state)
 
     is_volume = image.array.ndim == 4
-    made = segment_slices(image, segment) if is_volume and job.by_slice else segment(image)
-    write_label_map(made.labels, image, job.target / job.source.target_name)
+    segmentation = segment_slices(image, segment) if is_volume and job.by_slice else segment(image)
+    write_label_map(segmentation.labels, image, job.target / job.source.target_name)
     seconds = round(time.perf_counter() - began, 3)
-    row = {"case": job.source.case, "features": job.features.name, **made.facts}
+    row = {"case": job.source.case, "features": job.features.name, **segmentation.facts}
     return {**row, "seconds": seconds}
 
 
@@ -109,7 +109,7 @@ def cluster_folder(
     target: Path,
     features: FeatureSource,
     settings: ClusterSettings,
-    finish: Finish,
+    finish: PostProcessing,
     run_settings: RunSettings,
 ) -> ClusteringResult:
     """Write a label map for every image of a folder.
@@ -160,7 +160,7 @@ def cluster_folder(
 
 
 def run_facts(
-    features: FeatureSource, settings: ClusterSettings, finish: Finish, *, by_slice: bool
+    features: FeatureSource, settings: ClusterSettings, finish: PostProcessing, *, by_slice: bool
 ) -> dict[str, Any]:
     """Everything that decides about the label maps of a folder.
 
@@ -197,7 +197,7 @@ def _run_all(
                 cause = outcome.error.rstrip(".")
                 if not outcome.expected:
                     cause = f"an unexpected error: {cause}"
-                faults.append(Fault(case, STAGE, cause, "Mend the image or leave it out"))
+                faults.append(Fault(case, STAGE, cause, "Fix the image or leave it out"))
             progress.update(case)
     return sorted(done), faults
 

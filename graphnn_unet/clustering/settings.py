@@ -120,7 +120,7 @@ class FeatureSettings(Section):
     )
 
 
-class Finish(Section):
+class PostProcessing(Section):
     """What happens between the clusters of the nodes and the label map.
 
     The main components are that with the largest area, weighed by its closeness to the middle, and
@@ -161,7 +161,12 @@ class RunSettings(Section):
     )
 
 
-SECTIONS: tuple[type[Section], ...] = (ClusterSettings, FeatureSettings, Finish, RunSettings)
+SECTIONS: tuple[type[Section], ...] = (
+    ClusterSettings,
+    FeatureSettings,
+    PostProcessing,
+    RunSettings,
+)
 
 _PUBLISHED: dict[str, Any] = {"loss": "dmon", "graph": "published"}
 _SERIES: dict[str, Any] = {

@@ -23,21 +23,21 @@ failed, failures.csv. Exit status: 0 done, 2 nothing done, 3 some images failed.
 def _parser() -> argparse.ArgumentParser:
     from graphnn_unet.clustering.settings import SECTIONS
 
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_cluster",
         "Segment images without labels: patches are nodes, a small graph network clusters them.",
         _EPILOG,
     )
-    made.add_argument(
+    parser.add_argument(
         "-i", required=True, metavar="IN", help="folder of PNG, JPEG, TIFF or NIfTI, 2D or 3D"
     )
-    made.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
-    made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
+    parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
     for section, title in zip(
         SECTIONS, ("clusters", "features", "label maps", "folder"), strict=True
     ):
-        _command.add_settings(made.add_argument_group(title), section)
-    return made
+        _command.add_settings(parser.add_argument_group(title), section)
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from graphnn_unet.clustering.collective import shared_weights
 from graphnn_unet.clustering.features import BorderFeatures
 from graphnn_unet.clustering.images import Source, read_image
 from graphnn_unet.clustering.segment import segment_image
-from graphnn_unet.clustering.settings import Finish, make_settings
+from graphnn_unet.clustering.settings import PostProcessing, make_settings
 
 NAMED_CELL, TRANSDUCTIVE = 8, "transductive"
 Result = tuple[str, str, int, str, Any, str, float]
@@ -43,7 +43,7 @@ def shared_rows(
         for source in left:
             image = read_image(source)
             began = time.perf_counter()
-            made = segment_image(image, border(image), settings, Finish(), state)
+            made = segment_image(image, border(image), settings, PostProcessing(), state)
             seconds = time.perf_counter() - began
             flags = f"{TRANSDUCTIVE} {made.facts['flags']}".strip()
             yield "unsegmedgat_c", "border", seed, source.case, made.labels > 0, flags, seconds

@@ -116,7 +116,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
 
     from graphnn_unet.clustering.features import BorderFeatures, HandFeatures
     from graphnn_unet.clustering.segment import segment_image
-    from graphnn_unet.clustering.settings import METHODS, Finish, make_settings
+    from graphnn_unet.clustering.settings import METHODS, PostProcessing, make_settings
 
     part = image.array[(slice(None), *image.inner)]
     rgb = np.moveaxis(part if len(part) == 3 else np.repeat(part, 3, axis=0), 0, -1)
@@ -149,8 +149,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
         return work
 
     border, hand = Once(BorderFeatures(), image), Once(HandFeatures(), image)
-    main = Finish(main_components=True)
-    auto = Finish(main_components=True, color_edges=True)
+    main = PostProcessing(main_components=True)
+    auto = PostProcessing(main_components=True, color_edges=True)
     yield "auto", "border", N_SEEDS if grid else 1, ours(border, make_settings(), auto)
     for name, function in CLASSICAL.items():
         yield name, "", 1, plain(function)
@@ -159,8 +159,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
     if not grid:
         return
     for shown, finish in (
-        ("auto --refine", Finish(main_components=True, color_edges=True, refine=True)),
-        ("auto, all components", Finish(color_edges=True)),
+        ("auto --refine", PostProcessing(main_components=True, color_edges=True, refine=True)),
+        ("auto, all components", PostProcessing(color_edges=True)),
         ("auto, edges of cells", main),
     ):
         yield shown, "border", 1, ours(border, make_settings(), finish)
@@ -173,7 +173,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
         coarse = Once(kind(192, NAMED_CELL), image)
         for name, settings in METHODS.items():
             if name not in ("auto", "grid", "unsegmedgat_c"):
-                yield name, features, n_seeds, ours(coarse, settings, Finish())
+                yield name, features, n_seeds, ours(coarse, settings, PostProcessing())
 
 
 class Rows:

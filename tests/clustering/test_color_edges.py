@@ -17,12 +17,12 @@ from graphnn_unet.clustering.color_edges import (
     mixture_likelihood,
     pixel_affinity,
 )
-from graphnn_unet.clustering.hand_features import perceived
+from graphnn_unet.clustering.hand_features import to_lab
 
 
 def lab_of(rgb: np.ndarray) -> np.ndarray:
     channels = np.moveaxis(rgb, -1, 0).astype(np.float32) / 255
-    return 100 * perceived(channels, is_color=True)
+    return 100 * to_lab(channels, is_color=True)
 
 
 def dense_energy(near, mask, color, ratio, values):

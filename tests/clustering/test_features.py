@@ -6,8 +6,8 @@ from pictures import as_image, blob, iou
 from graphnn_unet.clustering.border_features import (
     background_surface,
     border_features,
-    border_ring,
-    evidence,
+    image_margin,
+    otsu_centered,
 )
 from graphnn_unet.clustering.features import BorderFeatures, HandFeatures, working_image
 from graphnn_unet.clustering.hand_features import hand_features, structure
@@ -24,8 +24,8 @@ def test_cells_cover_the_image_and_the_last_takes_the_strip():
     pooled = grid.pooled(values)[:, 0]
     for node in range(6):
         assert pooled[node] == pytest.approx(values[0][grid.node_map == node].mean())
-    assert grid.ring.tolist() == [True] * 6
-    assert Grid.of_cells((12, 12), 4).ring.sum() == 8
+    assert grid.margin.tolist() == [True] * 6
+    assert Grid.of_cells((12, 12), 4).margin.sum() == 8
     with pytest.raises(InputError, match="fewer than 2 x 2 cells"):
         Grid.of_cells((7, 30), 4)
     assert Grid.of_cells((3, 30, 30), 8).size == (2, 3, 3)
@@ -64,7 +64,7 @@ def test_structure_tensor_tells_edges_from_corners():
     assert small[20, 20] > 0.2 * large[20, 20]
 
 
-def test_evidence_is_positive_inside_and_negative_outside():
+def test_log_distances_are_positive_inside_and_negative_outside():
     rgb, mask = blob()
     nodes = BorderFeatures()(as_image(rgb))
     inside = nodes.grid.pooled(mask[None].astype(np.float32))[:, 0] > 0.5
@@ -72,7 +72,7 @@ def test_evidence_is_positive_inside_and_negative_outside():
     assert (nodes.values[~inside, :-1] < 0).float().mean() > 0.95
 
 
-def test_evidence_sees_a_transparent_object_by_its_outline():
+def test_log_distances_see_a_transparent_object_by_its_outline():
     rows, columns = np.mgrid[:64, :64]
     radius = np.hypot(rows - 32, columns - 32)
     picture = np.full((64, 64), 180.0)
@@ -91,13 +91,13 @@ def test_surface_follows_the_light_and_not_the_object():
     light = 60 - 10 * rows**2 - 5 * columns
     seen = light.copy()
     seen[15:35, 20:40] -= 30  # a tenth of the image
-    found = background_surface(seen.astype(np.float32), border_ring(seen.shape))
+    found = background_surface(seen.astype(np.float32), image_margin(seen.shape))
     assert abs(found - light).max() < 1
 
 
 def test_thresholds_lie_between_two_groups():
     columns = torch.tensor([[0.0, 5], [0.1, 5], [2.0, 5], [2.1, 5]])
-    found = evidence(columns)
+    found = otsu_centered(columns)
     assert (found[:2, 0] < 0).all()
     assert (found[2:, 0] > 0).all()
 

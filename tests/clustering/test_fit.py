@@ -17,7 +17,7 @@ from graphnn_unet.clustering.fit import (
     make_graph,
     network_of,
 )
-from graphnn_unet.clustering.polarity import border_polarity
+from graphnn_unet.clustering.foreground_selection import select_foreground
 from graphnn_unet.clustering.settings import METHODS, ClusterSettings, make_settings
 from graphnn_unet.errors import InputError
 
@@ -25,20 +25,20 @@ SIDE = 20
 
 
 def disc(seed: int = 0) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Features, mask and ring of the specification's clear disc."""
+    """Features, mask and margin of the specification's clear disc."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     inside = ((rows - 9.5) ** 2 + (columns - 9.5) ** 2 <= 36).ravel()
     means = rng.normal(size=(2, 32))
     values = means[inside.astype(int)] + 0.7 * rng.normal(size=(SIDE * SIDE, 32))
-    ring = np.ones((SIDE, SIDE), dtype=bool)
-    ring[1:-1, 1:-1] = False
-    return torch.from_numpy(values.astype(np.float32)), inside, ring.ravel()
+    margin = np.ones((SIDE, SIDE), dtype=bool)
+    margin[1:-1, 1:-1] = False
+    return torch.from_numpy(values.astype(np.float32)), inside, margin.ravel()
 
 
-def honest_iou(fit, inside, ring) -> float:
+def honest_iou(fit, inside, margin) -> float:
     labels = fit.labels.numpy()
-    return iou(np.isin(labels, border_polarity(labels, ring).foreground), inside)
+    return iou(np.isin(labels, select_foreground(labels, margin).foreground), inside)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -50,10 +50,10 @@ def honest_iou(fit, inside, ring) -> float:
     ],
 )  # fmt: skip
 def test_clear_disc_is_found_without_truth(layer, loss, graph, seed):
-    feature, inside, ring = disc()
+    feature, inside, margin = disc()
     chosen = make_settings(layer=layer, loss=loss, graph=graph, alpha=5.0, tau=0.5, seed=seed)
     fit = fit_graph(make_graph(feature, chosen), chosen, "disc")
-    assert honest_iou(fit, inside, ring) >= 0.95
+    assert honest_iou(fit, inside, margin) >= 0.95
 
 
 def test_released_loss_ends_in_a_flag_not_in_an_error():
@@ -150,11 +150,11 @@ def test_loss_that_is_not_finite_stops_with_the_last_finite_weights():
 
 
 def test_correlation_clustering_leaves_slots_empty():
-    feature, inside, ring = disc()
+    feature, inside, margin = disc()
     chosen = make_settings(layer="gcn", loss="cc", graph="published", alpha=5.0, n_clusters=10)
     fit = fit_graph(make_graph(feature, chosen), chosen, "a")
     assert 2 <= len(fit.labels.unique()) < 10
-    assert honest_iou(fit, inside, ring) > 0.8
+    assert honest_iou(fit, inside, margin) > 0.8
 
 
 def test_graphs_that_cannot_be_made_are_refused():

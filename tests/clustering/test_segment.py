@@ -7,9 +7,9 @@ from pictures import as_image, blob, iou
 
 from graphnn_unet.clustering.features import BorderFeatures
 from graphnn_unet.clustering.segment import cleaned, resized_labels, segment_image
-from graphnn_unet.clustering.settings import Finish, make_settings
+from graphnn_unet.clustering.settings import PostProcessing, make_settings
 
-MAIN = Finish(main_components=True)
+MAIN = PostProcessing(main_components=True)
 
 
 def two_objects() -> np.ndarray:
@@ -24,8 +24,8 @@ def test_the_object_in_the_middle_outweighs_a_larger_one_in_the_corner():
     kept = cleaned(two_objects(), MAIN)
     assert kept[40, 40] == 1
     assert kept.sum() == 100
-    assert cleaned(two_objects(), Finish(largest_component=True)).sum() == 12 * 14
-    assert cleaned(two_objects(), Finish()).sum() == 100 + 12 * 14
+    assert cleaned(two_objects(), PostProcessing(largest_component=True)).sum() == 12 * 14
+    assert cleaned(two_objects(), PostProcessing()).sum() == 100 + 12 * 14
 
 
 def test_objects_of_half_the_weight_are_kept():
@@ -43,7 +43,7 @@ def test_a_picture_of_two_objects_shows_the_central_one_under_auto():
     image = as_image(rgb)
     nodes = BorderFeatures(96)(image)
     settings = make_settings()
-    both = segment_image(image, nodes, settings, Finish()).labels > 0
+    both = segment_image(image, nodes, settings, PostProcessing()).labels > 0
     main = segment_image(image, nodes, settings, MAIN).labels > 0
     assert both[14, 16]
     assert not main[14, 16]
@@ -54,9 +54,9 @@ def test_holes_take_the_id_of_the_nearest_foreground():
     labels = np.zeros((20, 20), dtype=np.int64)
     labels[4:16, 4:10], labels[4:16, 10:16] = 1, 2
     labels[8:11, 5:7] = 0
-    filled = cleaned(labels, Finish())
+    filled = cleaned(labels, PostProcessing())
     assert (filled[8:11, 5:7] == 1).all()
-    assert (cleaned(labels, Finish(fill_holes=False)) == labels).all()
+    assert (cleaned(labels, PostProcessing(fill_holes=False)) == labels).all()
 
 
 def test_nearest_neighbors_at_another_size():
@@ -72,6 +72,8 @@ def test_parts_of_the_foreground_have_ids_only_without_merge(merge: bool):
     image = as_image(rgb)
     settings = make_settings("deepcut", n_clusters=3, two_stage=True, steps=40)
     torch.manual_seed(0)
-    found = segment_image(image, BorderFeatures(60, 4)(image), settings, Finish(merge=merge))
+    found = segment_image(
+        image, BorderFeatures(60, 4)(image), settings, PostProcessing(merge=merge)
+    )
     assert set(np.unique(found.labels)) == ({0, 1} if merge else {0, 1, 2})
     assert found.facts["nodes"] == 225

@@ -8,7 +8,7 @@ from graphnn_unet.clustering.settings import (
     SECTIONS,
     ClusterSettings,
     FeatureSettings,
-    Finish,
+    PostProcessing,
     make_settings,
 )
 from graphnn_unet.errors import InputError
@@ -77,4 +77,4 @@ def test_no_option_is_declared_twice_and_the_losses_are_those_of_the_registry():
     assert flag_of(ClusterSettings, "loss").choices == tuple(LOSSES)
     assert flag_of(ClusterSettings, "network") is None
     assert flag_of(FeatureSettings, "device").name == "-device"
-    assert flag_of(Finish, "fill_holes").name == "--keep-holes"
+    assert flag_of(PostProcessing, "fill_holes").name == "--keep-holes"
