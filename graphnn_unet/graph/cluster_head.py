@@ -1,4 +1,9 @@
-"""The head of GraphCL: soft clusters of the positions of one deep feature map."""
+"""The head of GraphCL: soft clusters of the positions of one deep feature map.
+
+Papers:
+    GraphCL: https://arxiv.org/abs/2411.13147
+    DeepCut: https://arxiv.org/abs/2212.05853
+"""
 
 from __future__ import annotations
 
@@ -39,6 +44,13 @@ class CorrelationClusterHead(nn.Module):
 
     Source: GraphCL eqs. 15-17; head after DeepCut in its correlation mode. Unit rows, the constant
     graph and the shifted one are ours.
+
+    Example:
+        >>> head = CorrelationClusterHead(in_channels=16, n_clusters=5)
+        >>> feature = torch.randn(2, 100, 16)
+        >>> assignment = head(feature)
+        >>> assignment.shape
+        torch.Size([2, 100, 5])
     """
 
     def __init__(

@@ -1,12 +1,22 @@
-"""Graph networks that assign the nodes of an image to clusters, from PyG's layers."""
+"""Graph networks that assign the nodes of an image to clusters, from PyG's layers.
+
+Papers:
+    DeepCut: https://arxiv.org/abs/2212.05853
+    UnSegGNet: https://arxiv.org/abs/2405.06057
+    UnSeGArmaNet: https://arxiv.org/abs/2410.06114
+    UnSegMedGAT: https://arxiv.org/abs/2411.01966
+    ARMAConv: https://arxiv.org/abs/1901.01343
+    GATConv: https://arxiv.org/abs/1710.10903
+    GCNConv: https://arxiv.org/abs/1609.02907
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
 from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
 from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.clusterer_settings import ACTIVATIONS, PRESETS, ClustererSettings

@@ -2,6 +2,11 @@
 
 The same parameters and numbers as :mod:`graphnn_unet.graph.graph_layers` gives on the matrix
 written out, which is never built.
+
+Papers:
+    ARMAConv: https://arxiv.org/abs/1901.01343
+    GATConv: https://arxiv.org/abs/1710.10903
+    GCNConv: https://arxiv.org/abs/1609.02907
 """
 
 from __future__ import annotations
@@ -10,8 +15,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
+from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph.affinity import GramAffinity, inverse_root
 from graphnn_unet.graph.graph_layers import Step, arma_steps, biased
 

@@ -3,18 +3,23 @@
 PyG sends messages edge by edge. A thresholded patch graph has half of all pairs as edges, where
 that copies a row of features for each pair; a product with the matrix does not, takes a batch of
 graphs at once, and is deterministic.
+
+Papers:
+    ARMAConv: https://arxiv.org/abs/1901.01343
+    GATConv: https://arxiv.org/abs/1710.10903
+    GCNConv: https://arxiv.org/abs/1609.02907
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
+from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph.affinity import inverse_root, revive_diagonal
 
 Step = Callable[[nn.Module, Tensor], Tensor]
@@ -128,17 +133,20 @@ def arma_steps(layer: ARMAConv, feature: Tensor, propagate: Callable[[Tensor], T
     Returns:
         ``(b, n, c_out)``.
     """
+    weight = cast("Sequence[Tensor]", layer.weight)
+    root_weight, bias = cast("Sequence[Tensor]", layer.root_weight), layer.bias
+    act = cast("Callable[[Tensor], Tensor] | None", layer.act)  # pyright: ignore[reportUnknownMemberType]
     given = state = feature.unsqueeze(1)
     for step in range(layer.num_layers):
         which = 0 if layer.shared_weights else step
         if step == 0:
-            state = state @ layer.init_weight
+            state = state @ cast(Tensor, layer.init_weight)
         else:
-            state = state @ layer.weight[0 if layer.shared_weights else step - 1]
+            state = state @ weight[0 if layer.shared_weights else step - 1]
         kept = functional.dropout(given, layer.dropout, layer.training)
-        state = propagate(state) + kept @ layer.root_weight[which]
-        if layer.bias is not None:
-            state = state + layer.bias[which]
-        if layer.act is not None:
-            state = layer.act(state)
+        state = propagate(state) + kept @ root_weight[which]
+        if bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            state = state + bias[which]
+        if act is not None:
+            state = act(state)
     return state.mean(dim=1)

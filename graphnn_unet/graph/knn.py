@@ -1,4 +1,9 @@
-"""Nearest-neighbor graphs in the cosine sense, by exact search in blocks."""
+"""Nearest-neighbor graphs in the cosine sense, by exact search in blocks.
+
+Papers:
+    MLLC: https://arxiv.org/abs/2404.02065
+    GraphNet Zoo: https://arxiv.org/abs/2003.06451
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import check_choice, check_positive, full_precision, widen
+from graphnn_unet.graph._untyped import true_places
 from graphnn_unet.graph.affinity import unit_rows
 from graphnn_unet.graph.explicit import compressed_rows
 
@@ -25,6 +31,10 @@ class Neighbors:
     Attributes:
         index: ``(n, k)`` int32.
         cosine: ``(n, k)`` float32 or wider.
+
+    Example:
+        >>> nearest_neighbors(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 1).index.tolist()
+        [[1], [0], [1]]
     """
 
     index: Tensor
@@ -47,7 +57,7 @@ def knn_affinity(
     Args:
         node_feature: ``(n, c)``; rows need not have unit length, a zero row gets no edge.
         n_neighbors: Links sought for each node, at least 1; more than ``n - 1`` means all.
-        gamma: Positive; larger values favour near-identical nodes.
+        gamma: Positive; larger values favor near-identical nodes.
         symmetrize: ``sum`` counts a mutual link twice, as MLLC and GraphNet Zoo do.
         block_rows: Rows compared at a time.
 
@@ -62,6 +72,13 @@ def knn_affinity(
     Source: MLLC eqs. 4-5, GraphNet Zoo. Cost: ``n^2 c`` time, ``block_rows n`` and ``n k`` memory.
     Nodes with equal features tie exactly only as far as the matrix product rounds them alike,
     which is the same from run to run but may differ between devices.
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> knn_affinity(feature, n_neighbors=1).to_dense()
+        tensor([[0.0000, 1.6000, 0.0000],
+                [1.6000, 0.0000, 0.6000],
+                [0.0000, 0.6000, 0.0000]])
     """
     check_positive("gamma", gamma)
     check_choice("symmetrize", symmetrize, ("sum", "max", "mutual"))
@@ -85,6 +102,11 @@ def nearest_neighbors(
     Raises:
         ShapeError: Not ``(n, c)``, or fewer than two nodes.
         InputError: A feature is not finite, or a number is out of range.
+
+    Example:
+        >>> neighbors = nearest_neighbors(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 2)
+        >>> neighbors.index.tolist()
+        [[1, 2], [0, 2], [1, 0]]
     """
     unit, n_neighbors = _checked(node_feature, n_neighbors)
     with full_precision(unit):
@@ -96,17 +118,17 @@ def nearest_neighbors(
     return Neighbors(torch.cat(index), torch.cat(cosine))
 
 
-def symmetrized(found: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Tensor:
+def symmetrized(neighbors: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Tensor:
     """Symmetric CSR affinity of directed links, see :func:`knn_affinity`.
 
     Both directions of every link are sorted by their place in the matrix, where a mutual link then
     stands twice in a row; nothing is summed in an order that could change.
     """
-    n_nodes, device = len(found.index), found.index.device
-    weight = found.cosine.clamp(min=0).pow(gamma)
+    n_nodes, device = len(neighbors.index), neighbors.index.device
+    weight = neighbors.cosine.clamp(min=0).pow(gamma)
     keep = weight > 0
     source = torch.arange(n_nodes, device=device).unsqueeze(1).expand_as(weight)[keep]
-    target, weight = found.index[keep].long(), weight[keep]
+    target, weight = neighbors.index[keep].long(), weight[keep]
     place = torch.cat([source * n_nodes + target, target * n_nodes + source])
     place, order = place.sort(stable=True)
     weight = torch.cat([weight, weight])[order]
@@ -130,10 +152,10 @@ def symmetrized(found: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Te
 def _nearest_in_block(
     unit: Tensor, start: int, stop: int, n_neighbors: int
 ) -> tuple[Tensor, Tensor]:
-    """Neighbours of the rows ``start`` to ``stop``, among all nodes but themselves."""
+    """Neighbors of the rows ``start`` to ``stop``, among all nodes but themselves."""
     cosine = unit[start:stop] @ unit.T
-    own = torch.arange(stop - start, device=unit.device)
-    cosine[own, own + start] = -torch.inf
+    here = torch.arange(stop - start, device=unit.device)
+    cosine[here, here + start] = -torch.inf
     # one more than asked for: topk takes any of the nodes that tie at the last place, and the next
     # value tells where that happened
     best, index = cosine.topk(n_neighbors + 1, dim=1)
@@ -143,8 +165,8 @@ def _nearest_in_block(
         rows, edge = cosine[tied], best[tied, -1:]
         above, level = rows > edge, rows == edge
         missing = n_neighbors - above.sum(dim=1, keepdim=True)
-        chosen = above | (level & (level.cumsum(dim=1) <= missing))
-        index[tied] = chosen.nonzero()[:, 1].view(len(tied), n_neighbors)
+        nearest = above | (level & (level.cumsum(dim=1) <= missing))
+        index[tied] = nearest.nonzero()[:, 1].view(len(tied), n_neighbors)
         best[tied] = rows.gather(1, index[tied])
     best, index = _in_order(best, index)
     return index.to(torch.int32), best.clamp(-1, 1)
@@ -158,17 +180,17 @@ def _in_order(cosine: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _checked(node_feature: Tensor, n_neighbors: int) -> tuple[Tensor, int]:
-    """Unit rows without gradient, and the number of neighbours there can be."""
+    """Unit rows without gradient, and the number of neighbors there can be."""
     if node_feature.dim() != 2 or len(node_feature) < 2:
         raise ShapeError(
             f"node_feature has shape {tuple(node_feature.shape)}",
-            "neighbours need (node, channel) with at least two nodes",
+            "neighbors need (node, channel) with at least two nodes",
         )
     if n_neighbors < 1:
         raise InputError(f"n_neighbors={n_neighbors} cannot be used", "it starts at 1")
     finite = torch.isfinite(node_feature).all(dim=1)
     if not bool(finite.all()):
-        bad = (~finite).nonzero().flatten().tolist()
+        bad = true_places(~finite)
         raise InputError(
             f"{len(bad)} nodes have features that are not finite",
             f"the first ones are {', '.join(map(str, bad[:5]))}",

@@ -8,7 +8,7 @@ The last line measures nothing: it writes the table of earlier records into a pa
 
 Topics: ``forms`` (dense against linear at 10^3 and 10^4 nodes, linear alone up to 10^6), ``head``
 (the cluster head and the loss at the sizes of training), ``step`` (share of the graph code in a
-network's training step), ``diffusion`` (nearest neighbours and diffusion, beside scikit-learn).
+network's training step), ``diffusion`` (nearest neighbors and diffusion, beside scikit-learn).
 """
 
 from __future__ import annotations
@@ -312,7 +312,7 @@ def accuracy(scores: Any, n_nodes: int) -> float:
 
 
 def diffusion(bench: Bench) -> None:
-    """10 classes on a nearest-neighbour graph from given features, beside LabelSpreading."""
+    """10 classes on a nearest-neighbor graph from given features, beside LabelSpreading."""
     chosen = bench.chosen
     both = 2_000 if chosen.quick else 10_000
     inputs = blobs(both)
@@ -331,12 +331,12 @@ def diffusion(bench: Bench) -> None:
     ):
         theirs = peak_memory_mb(blobs, call, both, threads=chosen.threads)
         bench.add(
-            f"neighbours and diffusion, n = {both:,}: against LabelSpreading ({name}), time",
+            f"neighbors and diffusion, n = {both:,}: against LabelSpreading ({name}), time",
             found.median_s / ours.median_s, "x", ours_s=ours.median_s, theirs_s=found.median_s,
             samples=found.n_samples,
         )  # fmt: skip
         bench.add(
-            f"neighbours and diffusion, n = {both:,}: against LabelSpreading ({name}), memory",
+            f"neighbors and diffusion, n = {both:,}: against LabelSpreading ({name}), memory",
             theirs / mine, "x", ours_mb=mine, theirs_mb=theirs,
         )  # fmt: skip
     if not chosen.quick:
@@ -353,8 +353,8 @@ def _large_diffusion(bench: Bench, n_nodes: int) -> None:
     found = system.solve(label)
     solved = time.perf_counter()
     right = accuracy(found.value, n_nodes)
-    shown = f"n = {n_nodes:,}, 50 neighbours, 10 classes"
-    bench.add(f"{shown}: exact neighbour graph", built - start, "s", samples=1,
+    shown = f"n = {n_nodes:,}, 50 neighbors, 10 classes"
+    bench.add(f"{shown}: exact neighbor graph", built - start, "s", samples=1,
               entries=affinity.values().numel())  # fmt: skip
     bench.add(f"{shown}: diffusion to 1e-6", solved - built, "s", samples=1,
               iterations=found.n_iterations, residual=found.residual, accuracy=right)  # fmt: skip

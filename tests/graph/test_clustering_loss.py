@@ -200,7 +200,7 @@ def grid_weights(grid: tuple[int, ...]) -> torch.Tensor:
 
 @pytest.mark.parametrize("grid", [(12,), (4, 3), (2, 3, 2), (1, 12, 1)])
 @pytest.mark.parametrize("rows", ROWS)
-def test_grid_neighbours_attract_by_their_share(grid, rows):
+def test_grid_neighbors_attract_by_their_share(grid, rows):
     feature, logits = sample(12, 5, 4)
     inputs = feature.requires_grad_(), logits.softmax(-1).requires_grad_()
     near = grid_weights(grid)

@@ -37,7 +37,7 @@ def by_sorting(feature: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("make", [rows, signs])
 @pytest.mark.parametrize(("n_nodes", "k"), [(2, 1), (9, 3), (200, 17), (30, 29), (30, 80)])
-def test_neighbours_equal_a_full_sort_with_ties_by_index(make, n_nodes: int, k: int):
+def test_neighbors_equal_a_full_sort_with_ties_by_index(make, n_nodes: int, k: int):
     feature = make(n_nodes)
     found = nearest_neighbors(feature, k)
     index, cosine = by_sorting(feature, k)
@@ -46,7 +46,7 @@ def test_neighbours_equal_a_full_sort_with_ties_by_index(make, n_nodes: int, k: 
     assert found.index.dtype == torch.int32
 
 
-def test_neighbours_equal_those_of_scikit_learn():
+def test_neighbors_equal_those_of_scikit_learn():
     feature = rows(150)
     reference = NearestNeighbors(n_neighbors=8, metric="cosine").fit(feature.numpy())
     distance, index = reference.kneighbors()
@@ -119,7 +119,7 @@ def test_order_of_nodes_and_length_of_rows_do_not_matter(order: list[int], facto
     )
 
 
-def test_all_neighbours_make_the_complete_graph_of_positive_cosines():
+def test_all_neighbors_make_the_complete_graph_of_positive_cosines():
     feature = rows(12)
     cosine = unit_rows(feature) @ unit_rows(feature).T
     expected = (2 * cosine.clamp(min=0)).fill_diagonal_(0)

@@ -35,7 +35,7 @@ def test_the_largest_allocation_grows_with_the_nodes_only(name: str):
     assert 0 < largest <= 4 * N_NODES * max(CHANNELS + 1, 64)
 
 
-def test_neighbours_hold_a_block_of_rows():
+def test_neighbors_hold_a_block_of_rows():
     feature = torch.randn(4000, 8)
     with torch.profiler.profile(profile_memory=True) as profile:
         graph.knn_affinity(feature, n_neighbors=5, block_rows=64)
