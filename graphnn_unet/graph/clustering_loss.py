@@ -15,14 +15,12 @@ Papers:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.errors import InputError
 from graphnn_unet.graph._tensors import (
     as_batch,
     as_pair,
@@ -56,8 +54,6 @@ def correlation_clustering_loss(
     rows: Rows = "unit",
     reduction: Literal["mean", "sum"] = "mean",
     method: Method = "auto",
-    grid: Sequence[int] | None = None,
-    grid_weight: float = 0.0,
 ) -> Tensor:
     """Correlation clustering loss of a soft assignment on the graph of feature products.
 
@@ -66,9 +62,7 @@ def correlation_clustering_loss(
 
     divided by ``n^2`` under ``reduction="mean"``. With unit rows and ``tau >= 1`` the mean lies in
     ``[-(1 - 1/tau), 1/tau]``. Gradient flows to the assignment and to the features; ``M`` counts
-    as a constant. Where ``grid`` is given, nodes that are neighbors along an axis of it attract
-    each other besides: the mean falls by ``grid_weight * M`` times the mean of ``s_i.s_j`` over the
-    pairs of neighbors; the threshold stays the one of the features.
+    as a constant.
 
     Args:
         node_feature: ``(b, n, c)`` or ``(n, c)``; half precision is widened, autocast switched off.
@@ -80,18 +74,15 @@ def correlation_clustering_loss(
         reduction: ``mean`` over the ``n^2`` pairs, or ``sum`` as printed.
         method: ``linear``; ``dense`` builds the ``n x n`` matrices; ``auto`` takes whichever needs
             fewer multiply-adds, and never the dense form beyond 512 nodes.
-        grid: Sizes of the grid whose positions, last axis fastest, are the nodes.
-        grid_weight: Weight of the neighbors; 0 leaves the published loss.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
 
     Raises:
-        ShapeError: The inputs do not describe the same graphs and nodes, or the grid has another
-            number of positions.
+        ShapeError: The inputs do not describe the same graphs and nodes.
         InputError: ``tau`` is not positive, or a word is not known.
 
-    Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3. The neighbors are ours (LF-13).
+    Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3.
     Cost: ``n c k`` time and ``n + c k`` memory (linear), ``n^2 (c + k)`` and ``n^2`` (dense).
 
     Example:
@@ -112,42 +103,9 @@ def correlation_clustering_loss(
             value = _correlation_dense(prepared_rows(feature, rows), member, tau)
         else:
             value = _correlation_linear(feature, member, tau, rows)
-        if grid is not None and grid_weight:
-            matrix, scale = row_scale(feature.detach(), rows)
-            together = neighbor_likeness(member, grid)
-            value = value - grid_weight * largest_affinity(matrix, scale) * together
         if reduction == "sum":
             value = value * float(n_nodes) ** 2
     return value[0] if single else value
-
-
-def neighbor_likeness(assignment: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean of ``s_i.s_j`` over the pairs of nodes that are neighbors along an axis of a grid.
-
-    Args:
-        assignment: ``(b, n, k)``.
-        grid: Sizes whose product is ``n``, last axis fastest.
-
-    Returns:
-        ``(b,)``; 0 for a grid of one position.
-
-    Raises:
-        ShapeError: The grid has another number of positions.
-    """
-    if math.prod(grid) != assignment.shape[1] or min(grid, default=0) < 1:
-        raise ShapeError(
-            f"grid {tuple(grid)} does not fit {assignment.shape[1]} nodes",
-            "the product of its sizes must be the number of nodes",
-        )
-    member = assignment.reshape(assignment.shape[0], *grid, -1)
-    total, n_pairs = assignment.new_zeros(assignment.shape[0]), 0
-    for axis, length in enumerate(grid, start=1):
-        if length == 1:
-            continue
-        pair = member.narrow(axis, 0, length - 1) * member.narrow(axis, 1, length - 1)
-        total = total + pair.flatten(1).sum(dim=1)
-        n_pairs += pair[0, ..., 0].numel()
-    return total / max(n_pairs, 1)
 
 
 def normalized_cut_loss(

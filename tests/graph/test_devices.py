@@ -54,7 +54,6 @@ def dense_network(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
 
 CALLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "correlation": graph.correlation_clustering_loss,
-    "grid": lambda f, s: graph.correlation_clustering_loss(f, s, grid=(20, 30), grid_weight=0.1),
     "cut": graph.normalized_cut_loss,
     "modularity": graph.modularity_loss,
     "sparse modularity": sparse_modularity,

@@ -12,7 +12,6 @@ N_NODES, CHANNELS, CLUSTERS = 20_000, 32, 10
 FORMS = {
     "unit": lambda f, s: graph.correlation_clustering_loss(f, s),
     "centred": lambda f, s: graph.correlation_clustering_loss(f, s, rows="centred"),
-    "grid": lambda f, s: graph.correlation_clustering_loss(f, s, grid=(100, 200), grid_weight=1.0),
     "cut": graph.normalized_cut_loss,
     "modularity": graph.modularity_loss,
     "convolution": graph.gram_convolution,
