@@ -69,8 +69,9 @@ def refine_labels(
     Raises:
         InputError: The image is no picture of one plane.
 
-    Source: bilateral solver of Barron and Poole as used by UnSegMedGAT. Cost: grid cells times
-    steps; about 0.1 s for 256 x 256 pixels.
+    Source: bilateral solver of Barron and Poole (https://arxiv.org/abs/1511.03296) as used by
+    UnSegMedGAT (https://arxiv.org/abs/2411.01966). Cost: grid cells times steps; about 0.1 s for
+    256 x 256 pixels.
     """
     if labels.ndim != 2:
         raise InputError(

@@ -58,7 +58,8 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
     Returns:
         ``(node, channel)`` float32; zeros for an image without any edge.
 
-    Source: geodesic saliency (Wei et al., ECCV 2012) with the noise of the border as its clip; the
+    Source: geodesic saliency (Wei et al., ECCV 2012,
+    https://doi.org/10.1007/978-3-642-33712-3_3) with the noise of the border as its clip; the
     surface of the background and the log ratios are ours.
     """
     color = (100 * to_lab(array, is_color=is_color)).astype(np.float32)

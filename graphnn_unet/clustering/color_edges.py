@@ -60,8 +60,9 @@ def color_edges(
         ``(*spatial)``; the mask itself where one side has too few pixels to know its colors, or
         where the colors would make another mask of it.
 
-    Source: random walker with priors (Grady, CVPR 2005) with the color models of GrabCut (Rother
-    et al., 2004). Cost: linear in the pixels near the edge, times steps of conjugate gradients.
+    Source: random walker with priors (Grady, CVPR 2005, https://doi.org/10.1109/CVPR.2005.239) with
+    the color models of GrabCut (Rother et al., 2004, https://doi.org/10.1145/1015706.1015720).
+    Cost: linear in the pixels near the edge, times steps of conjugate gradients.
     """
     n_inside = int(mask.sum())
     if min(n_inside, mask.size - n_inside) < MIN_PIXELS:
