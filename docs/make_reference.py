@@ -16,6 +16,7 @@ from graphnn_unet.metrics import METRICS
 from graphnn_unet.metrics.protocols import csv_columns
 from graphnn_unet.plans.recipe import key_table, known_sections
 from graphnn_unet.trainers.registry import known_trainers, sections_of, trainer_class
+from graphnn_unet.user_code import MODULE_PREFIX
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 NOTE = "<!-- made by docs/make_reference.py: change the code, not this page -->\n\n"
@@ -81,7 +82,12 @@ def is_common(action: argparse.Action) -> bool:
 
 def recipe_keys_page() -> str:
     """Keys of all sections, those of methods with the trainers or corrections they belong to."""
-    owners = {name: [] for name in known_sections()}
+    sections = {
+        name: section
+        for name, section in known_sections().items()
+        if not section.__module__.startswith(MODULE_PREFIX)
+    }
+    owners = {name: [] for name in sections}
     for trainer in known_trainers():
         for name in sections_of(trainer_class(trainer)):
             owners[name].append(trainer)
@@ -91,7 +97,7 @@ def recipe_keys_page() -> str:
         "(../how_to/recipes.md)). A key without a default is decided from the data. A method of "
         "your own adds a section of its own.\n"
     )
-    for name, section in known_sections().items():
+    for name, section in sections.items():
         note = f" Used by {', '.join(owners[name])}." if owners[name] else ""
         rows = [(f"`{key}`", f"`{default}`" if default else "", description)
                 for key, default, description in key_table({name: section})]  # fmt: skip

@@ -7,7 +7,7 @@ commands ``gnnunet_cluster`` and ``gnnunet_classify`` all use it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -41,20 +41,29 @@ class Flag:
     Put it into the annotation: ``n_neighbors: Annotated[int, Flag("--k", "N")]``.
 
     Attributes:
-        name: The flag.
+        name: The flag; without it the field's name with dashes.
         metavar: What stands for the value in the help.
+        choices: Words to offer, where they are fewer than those of the type or the type has none.
+        shows_default: Whether the help names the default; not where it depends on other settings.
     """
 
-    name: str
+    name: str = ""
     metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    shows_default: bool = True
 
 
-def flag_of(section: type[Section], field: str) -> Flag:
-    """Flag of a field: the one in its annotation, or its name with dashes."""
-    for item in section.model_fields[field].metadata:
-        if isinstance(item, Flag):
-            return item
-    return Flag(f"--{field.replace('_', '-')}")
+NO_FLAG = Flag("none")
+"""For a field that is set from Python only."""
+
+
+def flag_of(section: type[Section], field: str) -> Flag | None:
+    """Flag of a field: the one in its annotation, or its name with dashes; ``None`` for none."""
+    marks = [item for item in section.model_fields[field].metadata if isinstance(item, Flag)]
+    flag = marks[0] if marks else Flag()
+    if flag is NO_FLAG:
+        return None
+    return flag if flag.name else replace(flag, name=f"--{field.replace('_', '-')}")
 
 
 @dataclass(frozen=True)
@@ -112,13 +121,16 @@ def make_section(
         source: Where the values come from, for messages (a file); empty for flags.
 
     Raises:
-        InputError: Unknown or wrong values; the first one is named with its reason.
+        InputError: Unknown or wrong values, each named with its reason.
     """
     wrong = wrong_values(section, values)
     if not wrong:
         return section.model_validate(dict(values))
     first = wrong[0]
     place = f" in {source}" if source else ""
+    if len(wrong) > 1:
+        reasons = (f"{value.field} = {value.value!r} ({value.why})" for value in wrong)
+        raise InputError(f"these settings{place} cannot be used", "; ".join(reasons))
     if not first.field:
         raise InputError(f"the settings{place} do not go together", first.why)
     given = f"{first.field} = {first.value!r}{place} cannot be used"

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from graphnn_unet.commands._command import add_settings, given_settings
 from graphnn_unet.errors import InputError
-from graphnn_unet.settings import Flag, Section, make_section, wrong_values
+from graphnn_unet.settings import NO_FLAG, Flag, Section, make_section, wrong_values
 
 
 class Baking(Section):
@@ -62,6 +62,35 @@ def test_message_names_value_reason_meaning_and_source():
     line = caught.value.line
     assert line.startswith("minutes = 0 in baking.toml cannot be used: input should be")
     assert line.endswith("minutes: in the oven.")
+
+
+def test_several_wrong_values_stand_in_one_message():
+    with pytest.raises(
+        InputError, match=r"these settings cannot be used: minutes = 0 \(.*; heat = "
+    ):
+        make_section(Baking, {"minutes": 0, "heat": "below"})
+
+
+class Shelf(Section):
+    open: Annotated[bool, Flag("--closed")] = Field(True, description="has a door")
+    wood: Annotated[str, Flag(choices=("oak", "fir"), shows_default=False)] = Field(
+        "oak", description="what it is made of"
+    )
+    weight: Annotated[float, NO_FLAG] = Field(3.0, description="in kg")
+
+
+def test_switches_that_are_on_get_a_flag_that_turns_them_off():
+    made = argparse.ArgumentParser()
+    add_settings(made, Shelf)
+    assert given_settings(made.parse_args([]), Shelf) == {}
+    given = given_settings(made.parse_args(["--closed", "--wood", "fir"]), Shelf)
+    assert given == {"open": False, "wood": "fir"}
+    text = " ".join(made.format_help().split())
+    assert "--weight" not in text
+    assert "--wood {oak,fir} what it is made of" in text
+    assert "(oak)" not in text
+    with pytest.raises(SystemExit):
+        made.parse_args(["--wood", "elm"])
 
 
 def test_relations_between_fields_are_checked():

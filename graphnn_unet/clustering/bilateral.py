@@ -55,7 +55,7 @@ def refine_labels(
     """Refine every id of a label map; pixels of several ids go to the largest value.
 
     Keeps the object where the released program returned the background when that was smaller: the
-    foreground is thresholded, no component is chosen by its size.
+    foreground is thresholded, no component is sizes by its size.
 
     Args:
         labels: ``(y, x)`` ids from 0.
@@ -69,8 +69,9 @@ def refine_labels(
     Raises:
         InputError: The image is no picture of one plane.
 
-    Source: bilateral solver of Barron and Poole as used by UnSegMedGAT. Cost: grid cells times
-    steps; about 0.1 s for 256 x 256 pixels.
+    Source: bilateral solver of Barron and Poole (https://arxiv.org/abs/1511.03296) as used by
+    UnSegMedGAT (https://arxiv.org/abs/2411.01966). Cost: grid cells times steps; about 0.1 s for
+    256 x 256 pixels.
     """
     if labels.ndim != 2:
         raise InputError(
@@ -78,13 +79,13 @@ def refine_labels(
             "the bilateral solver works on pictures and single slices",
             "Leave --refine out",
         )
-    chosen = settings or BilateralSettings()
-    grid = _BilateralGrid(_coordinates(array, is_color, chosen))
+    sizes = settings or BilateralSettings()
+    grid = _BilateralGrid(_coordinates(array, is_color, sizes))
     ids = [int(i) for i in np.unique(labels) if i]
-    values = np.stack([grid.solve((labels == i).astype(np.float64), chosen) for i in ids])
+    values = np.stack([grid.solve((labels == i).astype(np.float64), sizes) for i in ids])
     best = values.argmax(axis=0)
-    found = np.where(values.max(axis=0) > chosen.threshold, np.array(ids)[best], 0)
-    return found.reshape(labels.shape)
+    refined = np.where(values.max(axis=0) > sizes.threshold, np.array(ids)[best], 0)
+    return refined.reshape(labels.shape)
 
 
 def _coordinates(
@@ -125,9 +126,9 @@ class _BilateralGrid:
             for step in (-weight, weight):
                 place = np.searchsorted(keys, keys + step)
                 place = np.minimum(place, n_cells - 1)
-                found = np.flatnonzero(keys[place] == keys + step)
+                there = np.flatnonzero(keys[place] == keys + step)
                 blur = blur + sparse.csr_matrix(
-                    (np.ones(len(found)), (found, place[found])), shape=(n_cells, n_cells)
+                    (np.ones(len(there)), (there, place[there])), shape=(n_cells, n_cells)
                 )
         self.blur = sparse.csr_matrix(blur)
         self.scale = self._bistochastic()
@@ -154,7 +155,7 @@ class _BilateralGrid:
 
         diagonal = np.maximum(smooth * (mass - scale * blur.diagonal() * scale) + data, 1e-5)
         shape = (self.n_cells, self.n_cells)
-        found, _ = cg(
+        solution, _ = cg(
             LinearOperator(shape, matvec=product, dtype=np.float64),
             right,
             x0=right / np.maximum(data, 1e-12),
@@ -162,4 +163,4 @@ class _BilateralGrid:
             rtol=1e-5,
             maxiter=settings.n_steps,
         )
-        return found[self.cell_of]
+        return solution[self.cell_of]

@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from graphnn_unet.clustering.hand_features import perceived
+from graphnn_unet.clustering.hand_features import to_lab
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
 
 SOURCE = "hand-made distance to the border"
-RING = 0.04
-"""Width of the border ring, a share of the shorter side."""
+MARGIN = 0.04
+"""Width of the image margin, a share of the shorter side."""
 
 EDGE_SCALES = (0.7, 1.0, 1.5)
 """Gaussian scales of the gradient, in pixels of the working image."""
 
 NOISE_QUANTILES = (0.5, 0.7)
-"""Shares of the ring's gradients that count as noise and cost nothing to cross."""
+"""Shares of the margin's gradients that count as noise and cost nothing to cross."""
 
 FAINTEST_EDGE = 0.5
 """Steepest gradient, in percent of the range a pixel, below which an image counts as constant."""
 
-MIDDLE_WEIGHT = 0.2
-"""Weight of the closeness to the middle beside the other columns."""
+CENTER_WEIGHT = 0.2
+"""Weight of the center prior beside the other columns."""
 
 _FLOOR = 0.1  # of the largest distance; below it differences are noise
 _N_ROUNDS = 6
@@ -40,7 +40,7 @@ Floats = NDArray[np.float32]
 
 
 def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
-    """Evidence for object and background: distances to the border, above or below a threshold.
+    """How much each cell differs from the border: log distances above or below a threshold.
 
     Each column is the logarithm of a distance, mean over the cell, in units of its deviation and
     measured from Otsu's threshold of the column: positive where it speaks for an object, negative
@@ -48,7 +48,7 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
     of one kind and near -1 for nodes of two, whatever share of the image the object takes.
 
     Columns: the shortest way from the border across edges, for each scale of the gradient and each
-    noise level; the difference from the border's color; closeness to the middle, weighed less.
+    noise level; the difference from the border's color; center prior, weighed less.
 
     Args:
         array: ``(channel, *spatial)``, about 0 to 1.
@@ -58,23 +58,24 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
     Returns:
         ``(node, channel)`` float32; zeros for an image without any edge.
 
-    Source: geodesic saliency (Wei et al., ECCV 2012) with the noise of the border as its clip; the
-    surface of the background and the evidence are ours.
+    Source: geodesic saliency (Wei et al., ECCV 2012,
+    https://doi.org/10.1007/978-3-642-33712-3_3) with the noise of the border as its clip; the
+    surface of the background and the log ratios are ours.
     """
-    color = (100 * perceived(array, is_color=is_color)).astype(np.float32)
-    ring = border_ring(color.shape[1:])
+    color = (100 * to_lab(array, is_color=is_color)).astype(np.float32)
+    margin = image_margin(color.shape[1:])
     if float(gradient(color, EDGE_SCALES[0]).max()) < FAINTEST_EDGE:
         n_columns = len(EDGE_SCALES) + len(NOISE_QUANTILES) + 1
         return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid, SOURCE)
-    maps = [_log(distance) for distance in edge_distances(color, ring)]
-    maps.append(_log(color_difference(color, ring)))
-    columns = evidence(standardized(grid.pooled(np.stack(maps))))
-    middle = standardized(grid.pooled(closeness_to_middle(color.shape[1:])[None]))
-    values = torch.cat([columns, MIDDLE_WEIGHT * middle], dim=1)
+    maps = [_log(distance) for distance in edge_distances(color, margin)]
+    maps.append(_log(color_difference(color, margin)))
+    columns = otsu_centered(standardized(grid.pooled(np.stack(maps))))
+    center = standardized(grid.pooled(center_prior(color.shape[1:])[None]))
+    values = torch.cat([columns, CENTER_WEIGHT * center], dim=1)
     return NodeFeatures(values, grid, SOURCE)
 
 
-def evidence(columns: Tensor) -> Tensor:
+def otsu_centered(columns: Tensor) -> Tensor:
     """Columns ``(node, channel)`` measured from their Otsu thresholds."""
     from skimage.filters import threshold_otsu
 
@@ -85,18 +86,18 @@ def evidence(columns: Tensor) -> Tensor:
     return columns - torch.tensor(limits)
 
 
-def border_ring(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def image_margin(shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Pixels near the border."""
-    width = max(2, int(RING * min(shape)))
-    ring = np.ones(shape, dtype=bool)
-    ring[tuple(slice(min(width, n // 2 - 1), n - min(width, n // 2 - 1)) for n in shape)] = False
-    return ring
+    width = max(2, int(MARGIN * min(shape)))
+    margin = np.ones(shape, dtype=bool)
+    margin[tuple(slice(min(width, n // 2 - 1), n - min(width, n // 2 - 1)) for n in shape)] = False
+    return margin
 
 
-def edge_distances(color: Floats, ring: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+def edge_distances(color: Floats, margin: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """Shortest ways from the border to each pixel, where only edges above the noise cost.
 
-        cost = max(|gradient| - quantile of |gradient| on the ring, 0)
+        cost = max(|gradient| - quantile of |gradient| on the margin, 0)
 
     One map for each scale (at the first noise level) and one for each further noise level.
     """
@@ -105,15 +106,15 @@ def edge_distances(color: Floats, ring: NDArray[np.bool_]) -> list[NDArray[np.fl
     start = np.ones(color.shape[1:], dtype=bool)
     start[tuple(slice(1, -1) for _ in start.shape)] = False
     seeds = np.argwhere(start)
-    chosen = [(scale, NOISE_QUANTILES[0]) for scale in EDGE_SCALES]
-    chosen += [(EDGE_SCALES[0], noise) for noise in NOISE_QUANTILES[1:]]
+    levels = [(scale, NOISE_QUANTILES[0]) for scale in EDGE_SCALES]
+    levels += [(EDGE_SCALES[0], noise) for noise in NOISE_QUANTILES[1:]]
     gradients = {scale: gradient(color, scale) for scale in EDGE_SCALES}
-    found = []
-    for scale, noise in chosen:
+    distances = []
+    for scale, noise in levels:
         steep = gradients[scale]
-        cost = np.maximum(steep - np.quantile(steep[ring], noise), 0) + _SLOPE_COST
-        found.append(MCP_Geometric(cost).find_costs(seeds)[0])
-    return found
+        cost = np.maximum(steep - np.quantile(steep[margin], noise), 0) + _SLOPE_COST
+        distances.append(MCP_Geometric(cost).find_costs(seeds)[0])
+    return distances
 
 
 def gradient(color: Floats, scale: float) -> Floats:
@@ -125,39 +126,39 @@ def gradient(color: Floats, scale: float) -> Floats:
     return np.sqrt(sum(squares)).astype(np.float64)
 
 
-def color_difference(color: Floats, ring: NDArray[np.bool_]) -> NDArray[np.float64]:
+def color_difference(color: Floats, margin: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Difference from the color that the border predicts, in units of its spread there."""
-    residual = np.stack([channel - background_surface(channel, ring) for channel in color])
+    residual = np.stack([channel - background_surface(channel, margin) for channel in color])
     smooth = np.stack([ndimage.gaussian_filter(channel, 1.0) for channel in residual])
-    spread = [1.48 * np.median(np.abs(c[ring] - np.median(c[ring]))) + 1.0 for c in smooth]
+    spread = [1.48 * np.median(np.abs(c[margin] - np.median(c[margin]))) + 1.0 for c in smooth]
     return np.sqrt(sum((c / s) ** 2 for c, s in zip(smooth, spread, strict=True)))
 
 
-def background_surface(channel: Floats, ring: NDArray[np.bool_]) -> NDArray[np.float64]:
+def background_surface(channel: Floats, margin: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Quadratic surface through the border that disregards what does not fit it.
 
-    Light falls off towards the edge of a microscope's field. The fit starts at the ring; pixels
+    Light falls off towards the edge of a microscope's field. The fit starts at the margin; pixels
     everywhere join it with a small weight as far as they follow it.
     """
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in channel.shape), indexing="ij")
     terms = [np.ones_like(axes[0]), *axes]
     terms += [axes[i] * axes[j] for i in range(len(axes)) for j in range(i, len(axes))]
     base = np.stack([term.ravel() for term in terms], axis=1)
-    value, on_ring = channel.ravel().astype(np.float64), ring.ravel()
-    weight = on_ring.astype(np.float64)
+    value, on_margin = channel.ravel().astype(np.float64), margin.ravel()
+    weight = on_margin.astype(np.float64)
     surface = np.zeros_like(value)
     for _ in range(_N_ROUNDS):
         weighted = base * weight[:, None]
         normal = weighted.T @ base + 1e-3 * weight.sum() * np.eye(base.shape[1])
         surface = base @ np.linalg.solve(normal, weighted.T @ value)
         residual = value - surface
-        spread = 1.48 * np.median(np.abs(residual[on_ring])) + 0.5
+        spread = 1.48 * np.median(np.abs(residual[on_margin])) + 0.5
         # Geman-McClure: far outliers, the object among them, lose all weight
-        weight = (1 + (residual / (2 * spread)) ** 2) ** -2 * (0.15 + on_ring)
+        weight = (1 + (residual / (2 * spread)) ** 2) ** -2 * (0.15 + on_margin)
     return surface.reshape(channel.shape)
 
 
-def closeness_to_middle(shape: tuple[int, ...]) -> NDArray[np.float64]:
+def center_prior(shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Minus the squared distance to the middle, -1 to 1 along each axis."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij", sparse=True)
     return -sum(axis**2 for axis in axes) + np.zeros(shape)

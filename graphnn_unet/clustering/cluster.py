@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from graphnn_unet.clustering.features import BorderFeatures, FeatureSource, HandFeatures
 from graphnn_unet.clustering.run import ClusteringResult, cluster_folder
-from graphnn_unet.clustering.segment import Finish
-from graphnn_unet.clustering.settings import FEATURES, make_settings
+from graphnn_unet.clustering.settings import (
+    FEATURES,
+    SECTIONS,
+    ClusterSettings,
+    FeatureSettings,
+    PostProcessing,
+    RunSettings,
+    make_settings,
+)
 from graphnn_unet.errors import InputError
 from graphnn_unet.progress import say
+from graphnn_unet.settings import Section, make_section
 
 
 def cluster(
     input: Path | str,  # the command's own words
     output: Path | str,
-    *,
-    method: str = "auto",
-    layer: str | None = None,
-    loss: str | None = None,
-    clusters: int | None = None,
-    features: str = "auto",
-    side: int | None = None,
-    cell: int | None = None,
-    dino: Path | str | None = None,
-    stride: int | None = None,
-    branch: str = "student",
-    model: Path | str | None = None,
-    as_released: bool = False,
-    refine: bool = False,
-    fill_holes: bool = True,
-    largest_component: bool = False,
-    merge: bool | None = None,
-    by_slice: bool = False,
-    as_labels: str | None = None,
-    device: str = "auto",
-    overwrite: bool = False,
-    n_workers: int | None = None,
-    **settings: Any,
+    settings: ClusterSettings | None = None,
+    **options: Any,
 ) -> ClusteringResult:
     """Segment every image of a folder by clustering the graph of its own patches.
 
@@ -47,29 +36,13 @@ def cluster(
     Args:
         input: Folder of PNG, JPEG, TIFF, BMP or NIfTI, MetaImage, NRRD files, 2D or 3D.
         output: Folder for label maps, ``clusters.csv`` and ``clustering.json``.
-        method: ``auto``, ``grid`` or a published method.
-        layer: Of the grid of layers and losses.
-        loss: Of the grid, or of ``deepcut``.
-        clusters: Number of clusters, default 2.
-        features: ``border``, ``hand``, ``self``, ``dino``, ``encoder``; ``auto`` takes ``dino``
-            where its weights are given, else ``encoder`` where a model is, else ``border``.
-        side: Longest side of the working image in pixels.
-        cell: Edge of a node in pixels of the working image.
-        dino: Weights of DINO ViT-S/8 or ViT-S/16.
-        stride: Pixels between DINO's patches.
-        branch: ``student`` or ``teacher`` of a DINO training checkpoint.
-        model: Folder of a trained model whose encoder gives the features.
-        as_released: Reproduce the released programs with their errors.
-        refine: Move edges to those of the image.
-        fill_holes: Fill holes of the foreground.
-        largest_component: Keep only the largest component of the foreground.
-        merge: One id for all foreground clusters; by default with 2 clusters, or under ``cc``.
-        by_slice: Cluster volumes slice by slice.
-        as_labels: Name or id of a raw data set to write from images and label maps.
-        device: For ``dino`` and ``encoder``; graphs are fitted on the CPU.
-        overwrite: Replace label maps that are there.
-        n_workers: Processes; 0 does all work in this one.
-        settings: Other fields of ``ClusterSettings``.
+        settings: How to cluster; by default those of the method ``auto``.
+        options: Fields of :class:`~graphnn_unet.clustering.settings.ClusterSettings` (``method``,
+            ``layer``, ``loss``, ``n_clusters``, also called ``clusters``, ``steps`` ...),
+            ``FeatureSettings`` (``features``, ``dino``, ``side``, ``cell`` ...), ``PostProcessing``
+            (``merge``, ``fill_holes``, ``largest_component``, ``refine``) and ``RunSettings``
+            (``by_slice``, ``as_labels``, ``overwrite``, ``n_workers``); ``None`` leaves the default
+            of the method. ``merge`` is on with two clusters.
 
     Raises:
         CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.
@@ -77,93 +50,90 @@ def cluster(
         RefusedError: The output folder holds label maps made otherwise.
         MissingFileError, InputError: No images, or settings that cannot be used.
     """
-    chosen = make_settings(
-        method, layer=layer, loss=loss, as_released=as_released, n_clusters=clusters, **settings
-    )
-    if merge is None:
-        merge = clusters is None or clusters == 2
-    is_auto = chosen.method == "auto"
-    finish = Finish(
-        merge, fill_holes, largest_component, main_components=is_auto, color_edges=is_auto,
-        refine=refine, nearest=as_released,
-    )  # fmt: skip
-    source = feature_source(
-        features, side=side, cell=cell, dino=dino, stride=stride, branch=branch, model=model,
-        seed=chosen.seed, device=device,
-    )  # fmt: skip
+    given = _by_section(options)
+    if settings is None:
+        settings = make_settings(**given[ClusterSettings])
+    elif given[ClusterSettings]:
+        settings = make_section(ClusterSettings, settings.model_dump() | given[ClusterSettings])
+    is_auto = settings.method == "auto"
+    by_method = {
+        "merge": settings.n_clusters == 2,
+        "main_components": is_auto,
+        "color_edges": is_auto,
+        "nearest": settings.as_released,
+    }
+    finish = make_section(PostProcessing, by_method | given[PostProcessing])
+    source = feature_source(make_section(FeatureSettings, given[FeatureSettings]))
+    run_settings = make_section(RunSettings, given[RunSettings])
     facts = "".join(f"  {key} {value}" for key, value in source.facts.items())
     say(f"features: {source.name}{facts}")
-    say(f"method: {chosen.method} (loss {chosen.loss}, layer {chosen.layer}, {chosen.graph} graph)")
-    return cluster_folder(
-        Path(input), Path(output), source, chosen, finish, by_slice=by_slice,
-        as_labels=as_labels, overwrite=overwrite, n_workers=n_workers,
-    )  # fmt: skip
+    say(
+        f"method: {settings.method} (loss {settings.loss}, layer {settings.layer}, "
+        f"{settings.graph} graph)"
+    )
+    return cluster_folder(Path(input), Path(output), source, settings, finish, run_settings)
 
 
-def feature_source(
-    name: str = "auto",
-    *,
-    side: int | None = None,
-    cell: int | None = None,
-    dino: Path | str | None = None,
-    stride: int | None = None,
-    branch: str = "student",
-    model: Path | str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-) -> FeatureSource:
-    """The source of features by its name; the arguments are those of :func:`cluster`.
+def _by_section(options: Mapping[str, Any]) -> dict[type[Section], dict[str, Any]]:
+    """The options that were given, by the section that declares them.
+
+    Raises:
+        InputError: No section has an option of this name.
+    """
+    values = {name: value for name, value in options.items() if value is not None}
+    if "clusters" in values:
+        values["n_clusters"] = values.pop("clusters")
+    known = [name for section in SECTIONS for name in section.model_fields]
+    for name in values:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            remedy = f"Did you mean {near[0]}" if near else ""
+            raise InputError(f"cluster has no option {name!r}", "", remedy)
+    return {
+        section: {name: values[name] for name in section.model_fields if name in values}
+        for section in SECTIONS
+    }
+
+
+def feature_source(settings: FeatureSettings) -> FeatureSource:
+    """The source of features that the settings name.
 
     Raises:
         InputError: An unknown word, or options that do not go together.
-        MissingFileError: Weights or model are not there.
+        MissingFileError: The weights are not there.
     """
+    name = settings.features
     if name not in FEATURES:
         raise InputError(f"features {name!r} are not known", f"there are {', '.join(FEATURES)}")
     if name == "auto":
-        name = "dino" if dino is not None else "encoder" if model is not None else "border"
-    _refuse_unused(name, dino=dino, model=model, stride=stride, cell=cell, side=side)
+        name = "dino" if settings.dino is not None else "border"
+    unused = ("cell",) if name == "dino" else ("dino", "stride")
+    options = [f"--{key}" for key in unused if getattr(settings, key) is not None]
+    if options:
+        raise InputError(
+            f"{', '.join(options)} does not go with --features {name}", "it would do nothing"
+        )
     if name == "dino":
-        return _dino(dino, stride, branch, side, device)
-    if name == "encoder":
-        from graphnn_unet.clustering.encoder import EncoderFeatures
-
-        return EncoderFeatures(Path(str(model)), device)
-    kind = {"hand": HandFeatures, "border": BorderFeatures}.get(name)
-    side = side or (kind.side if kind else 192)
+        return _dino(settings)
+    kind = HandFeatures if name == "hand" else BorderFeatures
+    side, cell = settings.side or kind.side, settings.cell
     if side < 8 or (cell is not None and not 1 <= cell <= side // 2):
         raise InputError(f"--cell {cell} with --side {side} cannot be used", "cells are smaller")
-    if kind is None:
-        from graphnn_unet.clustering.self_features import SelfFeatures
-
-        return SelfFeatures(side, seed=seed)
     return kind(side, cell)
 
 
-def _dino(
-    path: Path | str | None, stride: int | None, branch: str, side: int | None, device: str
-) -> FeatureSource:
+def _dino(settings: FeatureSettings) -> FeatureSource:
     from graphnn_unet.clustering.dino import WHERE, DinoFeatures
     from graphnn_unet.device import resolve_device
 
-    if path is None:
+    if settings.dino is None:
         raise InputError("--features dino needs a weight file", WHERE, "Give it with --dino FILE")
-    if branch not in ("student", "teacher"):
-        raise InputError(f"branch {branch!r} is not known", "use student or teacher")
-    source = DinoFeatures(Path(path), stride, branch, side, str(resolve_device(device)))
+    source = DinoFeatures(
+        Path(settings.dino),
+        settings.stride,
+        settings.branch,
+        settings.side,
+        str(resolve_device(settings.device)),
+    )
     _ = source.facts  # reads the file: a wrong one is told before any work
     return source
-
-
-def _refuse_unused(name: str, **given: object) -> None:
-    """Options that the chosen features do not have."""
-    own = {
-        "dino": {"dino", "stride", "side"}, "encoder": {"model"}, "self": {"side"},
-        "hand": {"cell", "side"}, "border": {"cell", "side"},
-    }[name]  # fmt: skip
-    unused = [key for key, value in given.items() if value is not None and key not in own]
-    if unused:
-        options = ", ".join(f"--{key}" for key in unused)
-        raise InputError(f"{options} does not go with --features {name}", "it would do nothing")
-    if name == "encoder" and given["model"] is None:
-        raise InputError("--features encoder needs a model", "", "Give its folder with -m")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from graphnn_unet.clustering.features import FeatureSource
 from graphnn_unet.clustering.fit import (
+    Draw,
     Graph,
     State,
     initial_state,
@@ -20,12 +20,13 @@ from graphnn_unet.clustering.fit import (
     make_optimizer,
     network_of,
     run_steps,
-    stream_seed,
+    seed_of,
 )
 from graphnn_unet.clustering.images import Source, read_image
 from graphnn_unet.clustering.settings import ClusterSettings
 from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.progress import Progress, say
+from graphnn_unet.seeds import Stream, generator, index_of
 from graphnn_unet.storage.atomic import atomic_path
 
 WEIGHTS = "shared_weights.pt"
@@ -58,11 +59,11 @@ def shared_weights(
         say("shared weights: taken from the earlier run")
         return kept
     graph_of = _graphs(features, settings)
-    found = train_together([(s.case, s) for s in sources], graph_of, settings)
-    if found is not None:
+    weights = train_together([(s.case, s) for s in sources], graph_of, settings)
+    if weights is not None:
         with atomic_path(folder / WEIGHTS) as temporary:
-            torch.save({"key": key, "weights": found}, temporary)
-    return found
+            torch.save({"key": key, "weights": weights}, temporary)
+    return weights
 
 
 def train_together(
@@ -82,11 +83,12 @@ def train_together(
     """
     network = optimizer = None
     n_visits = settings.shared_steps * len(images)
+    by_name = sorted(images, key=lambda pair: pair[0])
     with torch.random.fork_rng(devices=[]), Progress(n_visits, "shared weights", "visit") as bar:
         for epoch in range(settings.shared_steps):
-            order = sorted(images, key=lambda pair: pair[0])
-            random.Random(stream_seed(settings.seed, f"order/{epoch}")).shuffle(order)
-            for name, image in order:
+            draws = generator(settings.seed, Stream.CLUSTERING_FIT, Draw.IMAGE_ORDER, epoch)
+            for number in draws.permutation(len(by_name)):
+                name, image = by_name[number]
                 bar.update(name)
                 try:
                     graph = graph_of(image)
@@ -103,7 +105,7 @@ def train_together(
                         "shared weights need images of one kind",
                         "Cluster grey and color images in folders of their own",
                     )
-                torch.manual_seed(stream_seed(settings.seed, f"{name}/shared/{epoch}"))
+                torch.manual_seed(seed_of(settings, Draw.SHARED_DROPOUT, epoch, index_of(name)))
                 run_steps(network, optimizer, graph, settings.steps_per_visit)
     return None if network is None else network.state_dict()
 
@@ -129,7 +131,7 @@ def _graphs(features: FeatureSource, settings: ClusterSettings) -> Callable[[Sou
 def _key(sources: Sequence[Source], features: FeatureSource, settings: ClusterSettings) -> str:
     """What the shared weights depend on, as one digest."""
     files = [[s.case, *(p.stat().st_size for p in s.paths)] for s in sources]
-    facts = [files, features.name, features.facts, settings.as_dict()]
+    facts = [files, features.name, features.facts, settings.model_dump()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

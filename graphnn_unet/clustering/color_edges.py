@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import product
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from torch import Tensor
 
-from graphnn_unet.clustering.fit import kmeans
 from graphnn_unet.graph.diffusion import conjugate_gradients
 from graphnn_unet.graph.explicit import compressed_rows
 
@@ -31,7 +31,10 @@ MIN_PIXELS = 20
 _N_PARTS, _PIXELS_A_PART, _SAMPLE = 5, 30, 4000
 _SPREAD = 1.0  # of Lab or percent: added to every variance
 _CLIP = 6.0
+_MIXTURE_STEPS = 100
 _TOLERANCE, _MAX_STEPS = 1e-4, 500
+
+Floats = NDArray[np.float64]
 
 
 def color_edges(
@@ -57,8 +60,9 @@ def color_edges(
         ``(*spatial)``; the mask itself where one side has too few pixels to know its colors, or
         where the colors would make another mask of it.
 
-    Source: random walker with priors (Grady, CVPR 2005) with the color models of GrabCut (Rother
-    et al., 2004). Cost: linear in the pixels near the edge, times steps of conjugate gradients.
+    Source: random walker with priors (Grady, CVPR 2005, https://doi.org/10.1109/CVPR.2005.239) with
+    the color models of GrabCut (Rother et al., 2004, https://doi.org/10.1145/1015706.1015720).
+    Cost: linear in the pixels near the edge, times steps of conjugate gradients.
     """
     n_inside = int(mask.sum())
     if min(n_inside, mask.size - n_inside) < MIN_PIXELS:
@@ -70,37 +74,44 @@ def color_edges(
         slice(max(0, part.start - 1), part.stop + 1)
         for part in ndimage.find_objects(near.astype(np.int8))[0]
     )
-    rows = torch.from_numpy(color[:, near].T.astype(np.float64))
-    ratio = mixture_likelihood(rows, _sample(color, mask))
-    ratio -= mixture_likelihood(rows, _sample(color, ~mask))
-    ratio.clamp_(-_CLIP, _CLIP)
-    affinity = pixel_affinity(near[box], color[(slice(None), *box)])
-    made = mask.copy()
-    made[near] = _relaxed(affinity, near[box].ravel(), mask[box].ravel(), ratio).numpy() > 0.5
-    shared = (made & mask).sum() / (made | mask).sum()
-    return made if shared >= LEAST_SHARED else mask
+    rows = color[:, near].T.astype(np.float64)
+    ratio = likelihood_ratio(rows, _sample(color, mask), _sample(color, ~mask))
+    affinity, reached = pixel_affinity(near[box], color[(slice(None), *box)])
+    moved = mask.copy()
+    moved[near] = _relaxed(affinity, near[box][reached], mask[box][reached], ratio).numpy() > 0.5
+    shared = (moved & mask).sum() / (moved | mask).sum()
+    return moved if shared >= LEAST_SHARED else mask
 
 
-def pixel_affinity(near: NDArray[np.bool_], color: NDArray[np.float32]) -> sparse.csr_matrix:
-    """Weights between neighbors of which one is near the edge, ``(pixel, pixel)``."""
+def pixel_affinity(
+    near: NDArray[np.bool_], color: NDArray[np.float32]
+) -> tuple[sparse.csr_matrix, NDArray[np.bool_]]:
+    """Weights between neighbors of which one is near the edge.
+
+    Args:
+        near: ``(*spatial)``.
+        color: ``(channel, *spatial)``.
+
+    Returns:
+        ``(pixel, pixel)`` over the pixels near the edge and their neighbors, in the order of the
+        image, and which pixels these are, ``(*spatial)``.
+    """
+    from skimage.graph import pixel_graph
+
+    reached = ndimage.binary_dilation(near, np.ones((3,) * near.ndim))
+    is_near, colors = near.ravel(), color.reshape(len(color), -1).astype(np.float64)
+
+    def weight(first: np.ndarray, second: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        square = ((colors[:, first] - colors[:, second]) ** 2).sum(axis=0)
+        used = is_near[first] | is_near[second]
+        scale = max(2 * square[used].mean(), 1e-9)
+        return np.where(used, np.exp(-square / scale) / distance, 0.0)
+
     place = np.arange(near.size).reshape(near.shape)
-    ends, lengths = [], []
-    for step in product((-1, 0, 1), repeat=near.ndim):
-        if step <= (0,) * near.ndim:
-            continue  # the other direction of an edge that is there
-        sides = list(zip(step, near.shape, strict=True))
-        here = tuple(slice(max(0, -s), n - max(0, s)) for s, n in sides)
-        there = tuple(slice(max(0, s), n + min(0, s)) for s, n in sides)
-        used = near[here] | near[there]
-        ends.append(np.stack([place[here][used], place[there][used]]))
-        lengths.append(np.full(ends[-1].shape[1], math.sqrt(sum(s * s for s in step))))
-    first, second = np.concatenate(ends, axis=1)
-    colors = color.reshape(len(color), -1).astype(np.float64)
-    square = ((colors[:, first] - colors[:, second]) ** 2).sum(axis=0)
-    weight = np.exp(-square / max(2 * square.mean(), 1e-9)) / np.concatenate(lengths)
-    weight *= SMOOTHNESS / (2 * sum(1 / length[0] for length in lengths if len(length)))
-    half = sparse.csr_matrix((weight, (first, second)), shape=(near.size, near.size))
-    return half + half.T
+    affinity, _ = pixel_graph(place, mask=reached, edge_function=weight, connectivity=near.ndim)
+    steps = (step for step in product((-1, 0, 1), repeat=near.ndim) if any(step))
+    total = sum(1 / math.hypot(*step) for step in steps)
+    return sparse.csr_matrix(affinity) * (SMOOTHNESS / total), reached
 
 
 def _relaxed(
@@ -117,39 +128,46 @@ def _relaxed(
     inner.sort_indices()
     parts = (torch.from_numpy(part) for part in (inner.indptr, inner.indices, inner.data))
     matrix = compressed_rows(*parts, len(target))
-    found = conjugate_gradients(
+    solution = conjugate_gradients(
         lambda signal: signal - matrix @ signal,
         target[:, None], tolerance=_TOLERANCE, max_iterations=_MAX_STEPS,
     )  # fmt: skip
-    return found.value[:, 0] * root
+    return solution.value[:, 0] * root
 
 
-def mixture_likelihood(rows: Tensor, sample: Tensor) -> Tensor:
-    """Log density of rows under a mixture fitted to a sample by k-means, ``(row,)``.
+def likelihood_ratio(rows: Floats, inside: Floats, outside: Floats) -> Tensor:
+    """Log likelihood ratio of colors under mixtures of both sides, clipped, ``(row,)``.
+
+    Args:
+        rows: Colors to judge, ``(row, channel)`` float64.
+        inside: Sample of the colors inside, ``(n, channel)``.
+        outside: Sample of those outside.
+    """
+    ratio = mixture_likelihood(rows, inside) - mixture_likelihood(rows, outside)
+    return torch.from_numpy(np.clip(ratio, -_CLIP, _CLIP))
+
+
+def mixture_likelihood(rows: Floats, sample: Floats) -> Floats:
+    """Log density of rows under a mixture of normal distributions of a sample, ``(row,)``.
 
     Args:
         rows: ``(row, channel)`` float64.
         sample: ``(n, channel)`` float64.
     """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
+
     n_parts = min(_N_PARTS, max(1, len(sample) // _PIXELS_A_PART))
-    part_of = kmeans(sample, n_parts, n_steps=15, n_starts=2)
-    terms = []
-    for part in range(n_parts):
-        own = sample[part_of == part]
-        if not len(own):
-            continue
-        mean = own.mean(dim=0)
-        offset = own - mean
-        spread = offset.T @ offset / len(own) + _SPREAD * torch.eye(len(mean), dtype=rows.dtype)
-        root = torch.linalg.cholesky(spread)
-        whitened = torch.linalg.solve_triangular(root, (rows - mean).T, upper=False)
-        share = math.log(len(own) / len(sample))
-        terms.append(share - whitened.square().sum(dim=0) / 2 - root.diagonal().log().sum())
-    return torch.logsumexp(torch.stack(terms), dim=0)
+    mixture = GaussianMixture(n_parts, reg_covar=_SPREAD, max_iter=_MIXTURE_STEPS, random_state=0)
+    with threadpool_limits(1), warnings.catch_warnings():
+        # fewer different colors than parts, or a mixture that would still move: good enough here
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(sample).score_samples(rows)
 
 
-def _sample(color: NDArray[np.float32], side: NDArray[np.bool_]) -> Tensor:
+def _sample(color: NDArray[np.float32], side: NDArray[np.bool_]) -> Floats:
     """Colors of at most 4000 pixels of a side, evenly along its pixels, ``(n, channel)``."""
     places = np.flatnonzero(side)
     places = places[:: -(-len(places) // _SAMPLE)]
-    return torch.from_numpy(color.reshape(len(color), -1)[:, places].T.astype(np.float64))
+    return color.reshape(len(color), -1)[:, places].T.astype(np.float64)

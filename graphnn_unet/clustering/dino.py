@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 from graphnn_unet.networks.vision import import_timm
 
-WIDTH, DEPTH, N_HEADS = 384, 12, 6
-N_TENSORS = 150
+if TYPE_CHECKING:
+    from timm.models import VisionTransformer
+
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDES = {8: 224, 16: 448}
 """Side of the square that the image is brought to, by patch size."""
@@ -55,9 +54,9 @@ class DinoFeatures:
     device: str = "cpu"
 
     @cached_property
-    def _read(self) -> tuple[DinoBackbone, str]:
-        backbone = read_backbone(self.path, self.branch)
-        return backbone.eval().to(self.device), sha256_of(self.path)
+    def _read(self) -> tuple[VisionTransformer, int, str]:
+        backbone = read_backbone(self.path, self.branch).eval().to(self.device)
+        return backbone, backbone.patch_embed.patch_size[0], sha256_of(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes read the weights themselves."""
@@ -66,24 +65,25 @@ class DinoFeatures:
     @property
     def name(self) -> str:
         """What users are told."""
-        return f"keys of DINO ViT-S/{self._read[0].patch}"
+        return f"keys of DINO ViT-S/{self._read[1]}"
 
     @property
     def facts(self) -> dict[str, str]:
         """What decides about the features."""
+        _, patch, digest = self._read
         return {
-            "sha256": self._read[1],
-            "stride": str(self.stride or self._read[0].patch),
+            "sha256": digest,
+            "stride": str(self.stride or patch),
             "branch": self.branch,
-            "side": str(self.side or SIDES[self._read[0].patch]),
+            "side": str(self.side or SIDES[patch]),
         }
 
     def __call__(self, image: Image) -> NodeFeatures:
         """Keys of an image without its frame, ``(node, 384)``."""
-        backbone, _ = self._read
-        side = self.side or SIDES[backbone.patch]
+        backbone, patch, _ = self._read
+        side = self.side or SIDES[patch]
         pixels = square(image.array[(slice(None), *image.inner)], side)
-        keys, size = backbone.keys_of(pixels.to(self.device), self.stride or backbone.patch)
+        keys, size = last_keys(backbone, pixels.to(self.device), self.stride or patch)
         grid = Grid((side, side), size)
         return NodeFeatures(keys.cpu(), grid, self.name)
 
@@ -106,82 +106,16 @@ def square(array: np.ndarray, side: int) -> Tensor:
     return ((scaled - mean) / deviation).unsqueeze(0)
 
 
-class DinoBackbone(nn.Module):
-    """ViT-S with the official checkpoint's names of tensors.
-
-    Args:
-        patch: 8 or 16.
-
-    Raises:
-        InputError: timm is not installed.
-    """
-
-    def __init__(self, patch: int):
-        super().__init__()
-        self.patch = patch
-        try:
-            timm = import_timm()
-        except ImportError as missing:
-            raise InputError(
-                "--features dino needs a package that is missing", str(missing),
-                "pip install 'graphnn-unet[dino]'",
-            ) from missing  # fmt: skip
-        self.body = timm.create_model(
-            f"vit_small_patch{patch}_224", pretrained=False, num_classes=0
-        )
-
-    @torch.no_grad()
-    def keys_of(self, pixels: Tensor, stride: int) -> tuple[Tensor, tuple[int, int]]:
-        """Keys of the last block without the class token, heads first.
-
-        Args:
-            pixels: ``(1, 3, side, side)``, normalized.
-            stride: Of the patch convolution; below the patch size patches overlap.
-
-        Returns:
-            ``(node, 384)`` and the size of the grid, ``1 + floor((side - patch) / stride)`` each.
-
-        Raises:
-            InputError: The stride does not fit.
-        """
-        if not 1 <= stride <= self.patch:
-            raise InputError(
-                f"--stride {stride} does not fit patches of {self.patch} pixels",
-                "it lies between 1 and the patch size",
-            )
-        body = self.body
-        kernel = body.patch_embed.proj
-        tokens = functional.conv2d(pixels, kernel.weight, kernel.bias, stride=stride)
-        size = (tokens.shape[2], tokens.shape[3])
-        tokens = tokens.flatten(2).transpose(1, 2)
-        tokens = torch.cat([body.cls_token, tokens], dim=1) + self._positions(size)
-        for block in body.blocks[:-1]:
-            tokens = block(tokens)
-        last = body.blocks[-1]
-        triple = last.attn.qkv(last.norm1(tokens))
-        keys = triple.view(1, -1, 3, N_HEADS, WIDTH // N_HEADS)[0, 1:, 1]
-        return keys.reshape(-1, WIDTH).float(), size
-
-    def _positions(self, size: tuple[int, int]) -> Tensor:
-        """Position embedding for a grid of another size, bicubic."""
-        embedding = self.body.pos_embed
-        n = math.isqrt(embedding.shape[1] - 1)
-        if (n, n) == size:
-            return embedding
-        grid = embedding[:, 1:].view(1, n, n, -1).permute(0, 3, 1, 2)
-        grid = functional.interpolate(grid, size=size, mode="bicubic", align_corners=False)
-        return torch.cat([embedding[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
-
-
-def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> DinoBackbone:
-    """Build the network of a weight file and load all of its 150 tensors.
+def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> VisionTransformer:
+    """Timm's network of a weight file with all of its tensors.
 
     A training checkpoint holds ``student`` and ``teacher`` with prefixes ``module.`` and
     ``backbone.`` and tensors of a projection head, which are dropped.
 
     Raises:
         MissingFileError: There is no such file; says where it comes from.
-        InputError: It is damaged, or a tensor is missing, too many or of another shape.
+        InputError: timm is not installed, the file is damaged, or a tensor is missing, too many or
+            of another shape.
         UnsafeFileError: It holds an object that is neither tensor nor plain value.
     """
     path = Path(path)
@@ -191,29 +125,77 @@ def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> Di
     kernel = tensors.get("patch_embed.proj.weight")
     patch = kernel.shape[-1] if kernel is not None and kernel.dim() == 4 else 0
     if patch not in SIDES:
+        shape = "none" if kernel is None else tuple(kernel.shape)
         raise InputError(
             f"{path} holds no DINO ViT-S/8 or ViT-S/16",
-            "it has no patch convolution of 8 or 16 pixels" if kernel is None
-            else f"its patch convolution has shape {tuple(kernel.shape)}",
+            f"it needs a patch convolution of 8 or 16 pixels, its shape here: {shape}",
             WHERE,
-        )  # fmt: skip
-    backbone = DinoBackbone(patch)
-    expected = {key: value.shape for key, value in backbone.body.state_dict().items()}
-    wrong = [f"{key} is missing" for key in expected if key not in tensors]
-    wrong += [f"{key} is unknown" for key in tensors if key not in expected]
-    wrong += [
-        f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(shape)}"
-        for key, shape in expected.items()
-        if key in tensors and tensors[key].shape != shape
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(
-            f"{path} does not hold the {len(expected)} tensors of DINO ViT-S/{patch}",
-            "; ".join(wrong[:3]) + more, WHERE,
-        )  # fmt: skip
-    backbone.body.load_state_dict(tensors)
+        )
+    backbone = vision_transformer(patch)
+    try:
+        backbone.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise InputError(f"{path} is not DINO ViT-S/{patch}", reasons, WHERE) from error
     return backbone
+
+
+def vision_transformer(patch: int) -> VisionTransformer:
+    """Timm's ViT-S for pictures of any size, with random weights.
+
+    Raises:
+        InputError: timm is not installed.
+    """
+    try:
+        timm = import_timm()
+    except ImportError as missing:
+        raise InputError(
+            "--features dino needs a package that is missing",
+            str(missing),
+            "pip install 'graphnn-unet[dino]'",
+        ) from missing
+    name = f"vit_small_patch{patch}_224"
+    return timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+
+
+@torch.no_grad()
+def last_keys(
+    backbone: VisionTransformer, pixels: Tensor, stride: int
+) -> tuple[Tensor, tuple[int, int]]:
+    """Keys of the last block without the class token, heads first.
+
+    timm interpolates the position embedding for the size of the grid.
+
+    Args:
+        backbone: In evaluation mode.
+        pixels: ``(1, 3, side, side)``, normalized.
+        stride: Of the patch convolution; below the patch size patches overlap.
+
+    Returns:
+        ``(node, channel)`` and the size of the grid, ``1 + floor((side - patch) / stride)`` each.
+
+    Raises:
+        InputError: The stride does not fit.
+    """
+    projection = backbone.patch_embed.proj
+    patch = projection.kernel_size[0]
+    if not 1 <= stride <= patch:
+        raise InputError(
+            f"--stride {stride} does not fit patches of {patch} pixels",
+            "it lies between 1 and the patch size",
+        )
+    projection.stride = (stride, stride)
+    triples: list[Tensor] = []
+    hook = backbone.blocks[-1].attn.qkv.register_forward_hook(
+        lambda module, given, triple: triples.append(triple)
+    )
+    try:
+        backbone.forward_features(pixels)
+    finally:
+        hook.remove()
+    keys = triples[0][0, 1:].chunk(3, dim=-1)[1]
+    size = tuple(1 + (n - patch) // stride for n in pixels.shape[2:])
+    return keys.float(), size
 
 
 def sha256_of(path: Path) -> str:
@@ -249,10 +231,10 @@ def _load(path: Path) -> Mapping[str, Any]:
 def _backbone_tensors(content: Mapping[str, Any], path: Path, branch: str) -> dict[str, Tensor]:
     """Tensors of the backbone under their plain names."""
     if "student" in content or "teacher" in content:
-        chosen = content.get(branch)
-        if not isinstance(chosen, Mapping):
+        tensors_of_branch = content.get(branch)
+        if not isinstance(tensors_of_branch, Mapping):
             raise InputError(f"{path} has no branch {branch!r}", "", "Use the other --branch")
-        content = chosen
+        content = tensors_of_branch
     tensors = {}
     for key, value in content.items():
         name = str(key)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from graphnn_unet.clustering.losses import LOSSES
 from graphnn_unet.clustering.settings import ClusterSettings
 from graphnn_unet.errors import InputError
-from graphnn_unet.graph import (
-    GraphClusterer,
-    correlation_clustering_loss,
-    correlation_clustering_loss_from,
-    modularity_loss,
-    modularity_loss_from,
-    normalized_cut_loss,
-    normalized_cut_loss_from,
-    unit_rows,
-)
-from graphnn_unet.graph.affinity import GramAffinity, largest_affinity
-from graphnn_unet.graph.clusterer import PRESETS
+from graphnn_unet.graph import unit_rows
+from graphnn_unet.graph.affinity import GramAffinity
+from graphnn_unet.graph.clusterer import GraphClusterer
+from graphnn_unet.graph.clusterer_settings import PRESETS
+from graphnn_unet.seeds import Stream, index_of, torch_seed
 
 COLLAPSED = 0.995
 """From this share of nodes in one cluster on, the fit counts as collapsed."""
@@ -34,6 +28,19 @@ _EXPLICIT_LIMIT = 20_000
 """Nodes beyond which a matrix of all pairs does not fit into memory (1.6 GB in float32)."""
 
 State = dict[str, Tensor]
+
+
+class Draw(IntEnum):
+    """What a clustering draws random numbers for; the first index of its stream."""
+
+    DROPOUT = 0
+    IMAGE_ORDER = 1
+    SHARED_DROPOUT = 2
+
+
+def seed_of(settings: ClusterSettings, draw: Draw, *index: int) -> int:
+    """Seed of one draw, from the run's seed and the place of the draw."""
+    return torch_seed(settings.seed, Stream.CLUSTERING_FIT, draw, *index)
 
 
 @dataclass(frozen=True)
@@ -76,9 +83,7 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
     """The graph of a method on the features of one image.
 
     ``linear``: messages and losses on the shifted cosine of all pairs (``cc`` keeps its signed
-    affinity in the loss). ``published``: ``ncut`` the positive part of the feature products,
-    ``cc`` the products minus a share of the largest, ``dmon`` the cosine where it reaches ``tau``
-    (1 instead of the cosine for the methods that use a binary graph).
+    affinity in the loss). ``published``: the graph that papers use with the loss.
 
     Raises:
         InputError: Too many nodes for a matrix of all pairs, or fewer nodes than clusters.
@@ -86,90 +91,28 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
     n_nodes = len(feature)
     if n_nodes < settings.n_clusters:
         raise InputError(
-            f"{n_nodes} nodes cannot form {settings.n_clusters} clusters", "",
+            f"{n_nodes} nodes cannot form {settings.n_clusters} clusters",
+            "",
             "Give fewer --clusters or a smaller --cell",
-        )  # fmt: skip
+        )
+    loss = LOSSES[settings.loss]
     if settings.graph == "linear":
-        return _linear_graph(feature, settings)
+        messages = GramAffinity.of(feature.unsqueeze(0), "gram" if settings.signed else "shifted")
+        return Graph(feature, messages, loss.linear(feature, settings))
     if n_nodes > _EXPLICIT_LIMIT:
         raise InputError(
             f"{n_nodes} nodes are too many for the graph of the method {settings.method}",
             f"it links all pairs; up to {_EXPLICIT_LIMIT} fit",
             "Use --graph linear, or a larger --cell",
         )
-    return _published_graph(feature, settings)
-
-
-def _linear_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
-    batch = feature.unsqueeze(0)
-    messages = GramAffinity.of(batch, "gram" if settings.signed else "shifted")
-    if settings.loss == "cc":
-
-        def loss(member: Tensor) -> Tensor:
-            return correlation_clustering_loss(
-                feature, member, tau=settings.alpha, rows="unit", method="linear"
-            )
-    elif settings.loss == "ncut":
-
-        def loss(member: Tensor) -> Tensor:
-            return normalized_cut_loss(
-                feature, member, balance_weight=settings.balance_weight, method="linear"
-            )
-    else:
-
-        def loss(member: Tensor) -> Tensor:
-            return modularity_loss(
-                feature, member, collapse=settings.collapse, variant=settings.variant,
-                balance_weight=settings.balance_weight, method="linear",
-            )  # fmt: skip
-
-    return Graph(feature, messages, loss)
-
-
-def _published_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
-    if settings.loss == "dmon":
-        unit = unit_rows(feature)
-        cosine = unit @ unit.T
-        linked = cosine >= settings.tau
-        weight = torch.where(linked, cosine, 0.0) if _keeps_cosine(settings) else linked.float()
-        weight = weight.clamp(min=0)
-        # a zero row keeps its self-edge, so no degree is 0
-        weight.diagonal().masked_fill_(weight.diagonal() <= 0, 1.0)
-
-        def loss(member: Tensor) -> Tensor:
-            return modularity_loss_from(
-                weight, member, collapse=settings.collapse, variant=settings.variant,
-                balance_weight=settings.balance_weight,
-            )  # fmt: skip
-
-        return Graph(feature, weight, loss)
-    product = feature @ feature.T
-    largest = largest_affinity(feature.unsqueeze(0))[0]
-    if settings.loss == "ncut":
-        weight = product.clamp(min=0)
-
-        def loss(member: Tensor) -> Tensor:
-            return normalized_cut_loss_from(weight, member, balance_weight=settings.balance_weight)
-
-        return Graph(feature, weight / largest.clamp(min=1e-30), loss)
-    # scaled by the largest product, which changes neither the minimum nor the sign of an edge
-    signed = (product - largest / settings.alpha) / largest.clamp(min=1e-30)
-
-    def loss(member: Tensor) -> Tensor:
-        return correlation_clustering_loss_from(signed, member)
-
-    return Graph(feature, signed, loss)
-
-
-def _keeps_cosine(settings: ClusterSettings) -> bool:
-    """UnSegMedGAT weighs edges by the cosine, UnSegGNet and UnSeGArmaNet only by its threshold."""
-    return settings.layer == "gat_series"
+    links, affinity = loss.graph(feature, settings)
+    return Graph(feature, links, loss.explicit(affinity, settings))
 
 
 def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -> State:
     """Initial weights of a run, drawn once from its seed."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed + retry)
+        torch.manual_seed(settings.seed + retry)  # the figures of the docs hang on these weights
         return _network(in_channels, settings).state_dict()
 
 
@@ -187,19 +130,19 @@ def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | 
         The assignment in evaluation mode (or as ``settings.assign`` says), with flags.
     """
     if _without_structure(graph.feature):
-        one = torch.zeros(len(graph.feature), settings.n_clusters)
-        one[:, 0] = 1
-        return Fit(one, 0.0, ("no_structure",))
+        same = torch.zeros(len(graph.feature), settings.n_clusters)
+        same[:, 0] = 1
+        return Fit(same, 0.0, ("no_structure",))
     flags: list[str] = []
     fit = None
     for retry in range(N_RETRIES + 1):
         start = state
         if start is None or retry:
             start = initial_state(graph.feature.shape[1], settings, retry)
-        found = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
-        flags += [flag for flag in found.flags if flag not in flags]
-        if not is_collapsed(found.labels, settings.n_clusters):
-            fit = found
+        attempt = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
+        flags += [flag for flag in attempt.flags if flag not in flags]
+        if not is_collapsed(attempt.labels, settings.n_clusters):
+            fit = attempt
             break
         if "retried" not in flags:
             flags.append("retried")
@@ -233,8 +176,8 @@ def run_steps(
     member, value = torch.empty(0), math.nan
     for _ in range(n_steps):
         optimizer.zero_grad(set_to_none=True)
-        found = network(graph.feature, graph.messages)
-        loss = graph.loss(found)
+        output = network(graph.feature, graph.messages)
+        loss = graph.loss(output)
         if not torch.isfinite(loss):
             return member, value, False
         kept = [parameter.detach().clone() for parameter in network.parameters()]
@@ -244,8 +187,8 @@ def run_steps(
             with torch.no_grad():
                 for parameter, old in zip(network.parameters(), kept, strict=True):
                     parameter.copy_(old)
-            return found.detach(), float(loss.detach()), False
-        member, value = found.detach(), float(loss.detach())
+            return output.detach(), float(loss.detach()), False
+        member, value = output.detach(), float(loss.detach())
     return member, value, True
 
 
@@ -256,18 +199,13 @@ def make_optimizer(network: GraphClusterer, settings: ClusterSettings) -> torch.
     )
 
 
-def stream_seed(seed: int, key: str) -> int:
-    """Seed of the dropout of one image, from the run's seed and the image's name."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:7], "big")
-
-
 def _network(in_channels: int, settings: ClusterSettings) -> GraphClusterer:
-    chosen = PRESETS[settings.network]
+    network_settings = PRESETS[settings.network]
     if settings.signed:
-        chosen = replace(chosen, signed=True)
+        network_settings = replace(network_settings, signed=True)
     if settings.graph == "linear":  # dropout of single pairs has no linear form
-        chosen = replace(chosen, attention_dropout=0.0)
-    return GraphClusterer(in_channels, settings.n_clusters, chosen)
+        network_settings = replace(network_settings, attention_dropout=0.0)
+    return GraphClusterer(in_channels, settings.n_clusters, network_settings)
 
 
 def network_of(in_channels: int, settings: ClusterSettings, state: State) -> GraphClusterer:
@@ -282,7 +220,7 @@ def _fit_once(graph: Graph, settings: ClusterSettings, key: str, state: State) -
     network = network_of(graph.feature.shape[1], settings, state)
     optimizer = make_optimizer(network, settings)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(settings.seed, key))
+        torch.manual_seed(seed_of(settings, Draw.DROPOUT, index_of(key)))
         member, value, finite = run_steps(network, optimizer, graph, settings.steps)
     if settings.assign == "eval" or not len(member):
         network.eval()
@@ -298,50 +236,20 @@ def _without_structure(feature: Tensor) -> bool:
     return bool((feature == feature[:1]).all())
 
 
-def kmeans(
-    rows: Tensor, n_clusters: int, seed: int = 0, n_steps: int = 50, n_starts: int = KMEANS_STARTS
-) -> Tensor:
-    """Lloyd's k-means with k-means++ starts; the best of ten, from a fixed seed.
+def kmeans(rows: Tensor, n_clusters: int) -> Tensor:
+    """k-means, the best of ten starts from a fixed seed.
 
     Args:
         rows: ``(node, channel)``.
         n_clusters: At most the number of rows.
-        seed: Of the starts.
-        n_steps: Upper bound of iterations.
-        n_starts: How often to start.
 
     Returns:
         Cluster of each row, ``(node,)`` int64.
     """
-    generator = torch.Generator().manual_seed(seed)
-    best, best_cost = torch.zeros(len(rows), dtype=torch.long), math.inf
-    for _ in range(n_starts):
-        labels, cost = _lloyd(rows, _spread_start(rows, n_clusters, generator), n_steps)
-        if cost < best_cost:
-            best, best_cost = labels, cost
-    return best
+    from sklearn.cluster import KMeans  # takes a second to import
+    from threadpoolctl import threadpool_limits
 
-
-def _spread_start(rows: Tensor, n_clusters: int, generator: torch.Generator) -> Tensor:
-    """Rows far apart from each other, drawn by squared distance."""
-    chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
-    nearest = torch.full((len(rows),), math.inf)
-    for _ in range(n_clusters - 1):
-        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(dim=1))
-        weight = nearest if float(nearest.sum()) > 0 else torch.ones_like(nearest)
-        chosen.append(int(torch.multinomial(weight, 1, generator=generator)))
-    return rows[chosen].clone()
-
-
-def _lloyd(rows: Tensor, centres: Tensor, n_steps: int) -> tuple[Tensor, float]:
-    labels = torch.full((len(rows),), -1)
-    for _ in range(n_steps):
-        distance = torch.cdist(rows, centres)
-        cost, found = distance.min(dim=1)
-        if bool((found == labels).all()):
-            break
-        labels = found
-        member = torch.nn.functional.one_hot(labels, len(centres)).to(rows.dtype)
-        count = member.sum(dim=0).unsqueeze(1)
-        centres = torch.where(count > 0, member.T @ rows / count.clamp(min=1), centres)
-    return labels, float(cost.square().sum())
+    # on several threads the order of sums, and with it the last digits, would vary
+    with threadpool_limits(1):
+        model = KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=0)
+        return torch.from_numpy(model.fit_predict(rows.numpy())).long()

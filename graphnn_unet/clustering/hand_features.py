@@ -41,7 +41,7 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
 
     Cost: about 40 filters of the image.
     """
-    color = perceived(array, is_color=is_color)
+    color = to_lab(array, is_color=is_color)
     light = color[0] if is_color else array.mean(axis=0)
     maps = [*color_moments(color), *structure(light)]
     if light.ndim == 2:
@@ -52,7 +52,7 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
     return NodeFeatures(values, grid, SOURCE)
 
 
-def perceived(array: Floats, *, is_color: bool) -> Floats:
+def to_lab(array: Floats, *, is_color: bool) -> Floats:
     """CIE Lab of ``(3, y, x)`` RGB from 0 to 1, divided by 100; other channels as they are."""
     if not is_color:
         return array
@@ -112,8 +112,8 @@ def patterns(light: Floats) -> list[Floats]:
     from skimage.feature import local_binary_pattern
 
     # whole numbers: differences of rounding would otherwise decide about flat parts
-    found = local_binary_pattern(np.round(light * 255).astype(np.uint8), 8, 1, method="uniform")
-    return [(found == pattern).astype(np.float32) for pattern in range(N_PATTERNS)]
+    codes = local_binary_pattern(np.round(light * 255).astype(np.uint8), 8, 1, method="uniform")
+    return [(codes == pattern).astype(np.float32) for pattern in range(N_PATTERNS)]
 
 
 def positions(grid: Grid) -> Floats:

@@ -64,20 +64,20 @@ class Grid:
 
     def pooled(self, maps: np.ndarray) -> NDArray[np.float32]:
         """Mean of pixel maps ``(channel, *shape)`` in each cell, ``(node, channel)`` float32."""
-        found = maps.astype(np.float32, copy=False)
+        means = maps.astype(np.float32, copy=False)
         for axis, place in enumerate(self._places, start=1):
             starts = np.searchsorted(place, np.arange(self.size[axis - 1]))
             counts = np.diff([*starts, len(place)]).astype(np.float32)
-            found = np.add.reduceat(found, starts, axis=axis)
-            found /= counts.reshape([-1 if a == axis else 1 for a in range(found.ndim)])
-        return np.moveaxis(found, 0, -1).reshape(self.n_nodes, -1)
+            means = np.add.reduceat(means, starts, axis=axis)
+            means /= counts.reshape([-1 if a == axis else 1 for a in range(means.ndim)])
+        return np.moveaxis(means, 0, -1).reshape(self.n_nodes, -1)
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Values of nodes ``(node, ...)`` at each pixel, nearest cell."""
         return values[self.node_map]
 
     @cached_property
-    def ring(self) -> NDArray[np.bool_]:
+    def margin(self) -> NDArray[np.bool_]:
         """Nodes in the first or last cell along any axis, ``(node,)``."""
         inside = np.zeros(self.size, dtype=bool)
         inside[tuple(slice(1, -1) for _ in self.size)] = True
@@ -107,9 +107,9 @@ class NodeFeatures:
 
 def standardized(values: np.ndarray) -> Tensor:
     """Columns with mean 0 and deviation 1; a constant column becomes 0. ``(node, channel)``."""
-    centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
-    deviation = centred.std(axis=0)
+    centered = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
+    deviation = centered.std(axis=0)
     scale = np.abs(values).max(axis=0)
     alive = deviation > 1e-6 * np.maximum(scale, 1e-6)
-    made = np.where(alive, centred / np.where(alive, deviation, 1.0), 0.0)
-    return torch.from_numpy(made.astype(np.float32))
+    scaled = np.where(alive, centered / np.where(alive, deviation, 1.0), 0.0)
+    return torch.from_numpy(scaled.astype(np.float32))

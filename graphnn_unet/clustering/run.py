@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ from graphnn_unet.clustering.images import (
     read_image,
     write_label_map,
 )
-from graphnn_unet.clustering.segment import Finish, Segmentation, segment_image
-from graphnn_unet.clustering.self_features import SelfFeatures
-from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.clustering.segment import Segmentation, segment_image
+from graphnn_unet.clustering.settings import ClusterSettings, PostProcessing, RunSettings
 from graphnn_unet.clustering.slices import segment_slices
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -84,7 +83,7 @@ class Job:
     target: Path
     features: FeatureSource
     settings: ClusterSettings
-    finish: Finish
+    finish: PostProcessing
     state: State | None
     by_slice: bool
 
@@ -98,10 +97,10 @@ def cluster_one(job: Job) -> dict[str, Any]:
         return segment_image(picture, job.features(picture), job.settings, job.finish, job.state)
 
     is_volume = image.array.ndim == 4
-    made = segment_slices(image, segment) if is_volume and job.by_slice else segment(image)
-    write_label_map(made.labels, image, job.target / job.source.target_name)
+    segmentation = segment_slices(image, segment) if is_volume and job.by_slice else segment(image)
+    write_label_map(segmentation.labels, image, job.target / job.source.target_name)
     seconds = round(time.perf_counter() - began, 3)
-    row = {"case": job.source.case, "features": job.features.name, **made.facts}
+    row = {"case": job.source.case, "features": job.features.name, **segmentation.facts}
     return {**row, "seconds": seconds}
 
 
@@ -110,12 +109,8 @@ def cluster_folder(
     target: Path,
     features: FeatureSource,
     settings: ClusterSettings,
-    finish: Finish,
-    *,
-    by_slice: bool = False,
-    as_labels: str | None = None,
-    overwrite: bool = False,
-    n_workers: int | None = None,
+    finish: PostProcessing,
+    run_settings: RunSettings,
 ) -> ClusteringResult:
     """Write a label map for every image of a folder.
 
@@ -127,10 +122,7 @@ def cluster_folder(
         features: Where features come from.
         settings: How to cluster.
         finish: What happens to the clusters.
-        by_slice: Volumes slice by slice.
-        as_labels: Name or id of a raw data set to write from images and label maps.
-        overwrite: Make all label maps anew.
-        n_workers: Processes; 0 does all work in this one, default by cores and memory.
+        run_settings: How to work through the folder.
 
     Raises:
         CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.
@@ -138,6 +130,8 @@ def cluster_folder(
         RefusedError: The output folder is the input folder, or holds label maps made otherwise.
         MissingFileError, InputError: No images.
     """
+    overwrite, by_slice = run_settings.overwrite, run_settings.by_slice
+    as_labels = run_settings.as_labels
     sources, faults, skipped = find_images(source)
     require_output_folder(source, target)
     raw = None if as_labels is None else raw_folder(as_labels, overwrite=overwrite)
@@ -151,12 +145,10 @@ def cluster_folder(
         rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
         todo = [s for s in sources if s not in kept]
         state = None
-        if todo and isinstance(features, SelfFeatures):
-            features = features.prepared(sources, target)
         if todo:
             state = shared_weights(sources, features, settings, target)
         jobs = [Job(s, target, features, settings, finish, state, by_slice) for s in todo]
-        done, failed = _run_all(jobs, rows, target, n_workers, len(kept))
+        done, failed = _run_all(jobs, rows, target, run_settings.n_workers, len(kept))
         faults += failed
         write_failures(target / FAILURES, faults)
         if raw is not None and (done or kept):
@@ -168,7 +160,7 @@ def cluster_folder(
 
 
 def run_facts(
-    features: FeatureSource, settings: ClusterSettings, finish: Finish, *, by_slice: bool
+    features: FeatureSource, settings: ClusterSettings, finish: PostProcessing, *, by_slice: bool
 ) -> dict[str, Any]:
     """Everything that decides about the label maps of a folder.
 
@@ -176,11 +168,11 @@ def run_facts(
     """
     return {
         "schema_version": SCHEMA_VERSION,
-        "transductive": bool(settings.shared_steps) or isinstance(features, SelfFeatures),
+        "transductive": bool(settings.shared_steps),
         "by_slice": by_slice,
         "features": {"source": features.name, **features.facts},
-        "settings": settings.as_dict(),
-        "finish": asdict(finish),
+        "settings": settings.model_dump(),
+        "finish": finish.model_dump(),
     }
 
 
@@ -205,7 +197,7 @@ def _run_all(
                 cause = outcome.error.rstrip(".")
                 if not outcome.expected:
                     cause = f"an unexpected error: {cause}"
-                faults.append(Fault(case, STAGE, cause, "Mend the image or leave it out"))
+                faults.append(Fault(case, STAGE, cause, "Fix the image or leave it out"))
             progress.update(case)
     return sorted(done), faults
 
@@ -242,26 +234,34 @@ def _old_rows(path: Path) -> dict[str, dict]:
 
 
 def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> None:
-    """Refuse to mix label maps of different settings in one folder."""
+    """Refuse to mix label maps of different settings in one folder.
+
+    A setting that an older version did not have is taken to be what it was then: the default.
+    """
     path = target / FACTS
     if overwrite or not path.is_file():
         return
     before = read_json(path)
-    if before == facts:
-        return
     changed = [
-        f"{part}.{key} {_part(before, part).get(key)} there, {value} here"
+        f"{part}.{key} {_part(before, part)[key]} there, {value} here"
         for part in ("features", "settings", "finish")
         for key, value in facts[part].items()
-        if _part(before, part).get(key) != value
+        if key in _part(before, part) and _part(before, part)[key] != value
     ]
+    whole = ("schema_version", "by_slice")
+    if not changed and all(_value(before, key) == facts[key] for key in whole):
+        return
     raise RefusedError(
         f"{target} holds label maps that were made in another way",
-        "; ".join(changed[:4]) or "by another version",
+        "; ".join(changed[:4]) or "by another version, or volumes not slice by slice",
         "Give another folder with -o, or --overwrite to make all of them anew",
     )
 
 
+def _value(facts: Any, name: str) -> Any:
+    return facts.get(name) if isinstance(facts, dict) else None
+
+
 def _part(facts: Any, name: str) -> dict[str, Any]:
-    part = facts.get(name) if isinstance(facts, dict) else None
+    part = _value(facts, name)
     return part if isinstance(part, dict) else {}

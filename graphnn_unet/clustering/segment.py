@@ -1,10 +1,10 @@
-"""From one image to one label map: features, graph, fit, polarity, pixels."""
+"""From one image to one label map: features, graph, fit, foreground selection, pixels."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,51 +12,25 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional
 
-from graphnn_unet.clustering.border_features import closeness_to_middle
+from graphnn_unet.clustering.border_features import center_prior
 from graphnn_unet.clustering.color_edges import color_edges
 from graphnn_unet.clustering.fit import Fit, State, fit_graph, make_graph
-from graphnn_unet.clustering.hand_features import perceived
+from graphnn_unet.clustering.foreground_selection import (
+    ForegroundSelection,
+    as_label_map,
+    select_by_corners,
+    select_foreground,
+)
+from graphnn_unet.clustering.hand_features import to_lab
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import NodeFeatures
-from graphnn_unet.clustering.polarity import (
-    Polarity,
-    as_label_map,
-    border_polarity,
-    corner_polarity,
-)
-from graphnn_unet.clustering.settings import ClusterSettings
+from graphnn_unet.clustering.settings import ClusterSettings, PostProcessing
 
-MAIN_SHARE, MAIN_PULL = 0.5, 2.0
+MAIN_SHARE, CENTER_PULL = 0.5, 2.0
 """Chosen on the development part of the microorganism images, see docs/methods/unsupervised.md."""
 
 EDGE_CELLS = 3.0
 """How far from the edge pixels are decided anew by their colors, in cells of the nodes."""
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What happens between the clusters of the nodes and the label map.
-
-    Attributes:
-        merge: One id for all foreground clusters.
-        fill_holes: Fill holes of the foreground.
-        largest_component: Keep only the largest component of the foreground.
-        main_components: Keep the component with the largest area, weighed by its closeness to the
-            middle, and those of at least half its weight; drops debris and scale bars.
-        color_edges: Decide about the pixels near the edge by the colors of both sides (one id for
-            all foreground).
-        refine: Move edges to those of the image by a bilateral solver.
-        nearest: As the released programs do: each pixel gets the cluster of the nearest node, two
-            clusters are told apart by the corners, the solver has its published sizes.
-    """
-
-    merge: bool = True
-    fill_holes: bool = True
-    largest_component: bool = False
-    main_components: bool = False
-    color_edges: bool = False
-    refine: bool = False
-    nearest: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +50,7 @@ def segment_nodes(
     nodes: NodeFeatures, settings: ClusterSettings, key: str, state: State | None = None
 ) -> Fit:
     """Cluster the nodes of one image; the foreground again where the settings say so."""
-    first = replace(settings, n_clusters=2) if settings.two_stage else settings
+    first = settings.model_copy(update={"n_clusters": 2}) if settings.two_stage else settings
     fit = fit_graph(make_graph(nodes.values, first), first, key, state)
     if settings.two_stage:
         return _parts_of_foreground(nodes, fit, settings, key)
@@ -86,7 +60,7 @@ def segment_nodes(
 def _foreground(fit: Fit, nodes: NodeFeatures) -> NDArray[np.bool_]:
     """Nodes of the foreground clusters, ``(node,)``."""
     labels = fit.labels.numpy()
-    return np.isin(labels, border_polarity(labels, nodes.grid.ring).foreground)
+    return np.isin(labels, select_foreground(labels, nodes.grid.margin).foreground)
 
 
 def _parts_of_foreground(nodes: NodeFeatures, fit: Fit, settings: ClusterSettings, key: str) -> Fit:
@@ -97,7 +71,8 @@ def _parts_of_foreground(nodes: NodeFeatures, fit: Fit, settings: ClusterSetting
     member[~inside, 0] = 1
     flags = fit.flags
     if int(inside.sum()) >= max(n_parts, 2):
-        second = replace(settings, n_clusters=n_parts, steps=100, two_stage=False)
+        changes = {"n_clusters": n_parts, "steps": 100, "two_stage": False}
+        second = settings.model_copy(update=changes)
         parts = fit_graph(make_graph(nodes.values[inside], second), second, f"{key}/parts")
         member[inside, 1:] = parts.assignment
         flags = tuple(dict.fromkeys((*flags, *parts.flags)))
@@ -110,7 +85,7 @@ def segment_image(
     image: Image,
     nodes: NodeFeatures,
     settings: ClusterSettings,
-    finish: Finish,
+    finish: PostProcessing,
     state: State | None = None,
 ) -> Segmentation:
     """Label map of an image whose nodes have features.
@@ -125,26 +100,27 @@ def segment_image(
     began = time.perf_counter()
     fit = segment_nodes(nodes, settings, image.source.case, state)
     labels = fit.labels.numpy()
-    polarity = border_polarity(labels, nodes.grid.ring)
+    selection = select_foreground(labels, nodes.grid.margin)
     if finish.nearest and settings.n_clusters == 2:
-        polarity = corner_polarity(labels, nodes.grid.size)
+        selection = select_by_corners(labels, nodes.grid.size)
     box = nodes.box or image.inner
-    found = _pixel_labels(fit, nodes, polarity, finish, tuple(p.stop - p.start for p in box))
+    foreground = _pixel_labels(fit, nodes, selection, finish, tuple(p.stop - p.start for p in box))
     if finish.color_edges and finish.merge:
-        inside = cleaned(found, finish) > 0
+        inside = cleaned(foreground, finish) > 0
         width = EDGE_CELLS * max(n / m for n, m in zip(inside.shape, nodes.grid.size, strict=True))
-        color = 100 * perceived(image.array[(slice(None), *box)], is_color=image.is_color)
-        found = color_edges(inside, color, width).astype(np.int64)
-    if finish.refine and found.any():
+        color = 100 * to_lab(image.array[(slice(None), *box)], is_color=image.is_color)
+        foreground = color_edges(inside, color, width).astype(np.int64)
+    if finish.refine and foreground.any():
         from graphnn_unet.clustering.bilateral import PUBLISHED, refine_labels
 
         solver = PUBLISHED if finish.nearest else None
-        found = refine_labels(found, image.array[(slice(None), *box)], image.is_color, solver)
-    found = cleaned(found, finish)
+        picture = image.array[(slice(None), *box)]
+        foreground = refine_labels(foreground, picture, image.is_color, solver)
+    foreground = cleaned(foreground, finish)
     whole = np.zeros(image.shape, dtype=np.int64)
-    whole[box] = found
-    flags = [*fit.flags, *(["object_on_border"] if polarity.is_on_border else [])]
-    if not found.any():
+    whole[box] = foreground
+    flags = [*fit.flags, *(["object_on_border"] if selection.is_on_border else [])]
+    if not foreground.any():
         flags.append("empty")
     facts = {
         "nodes": nodes.grid.n_nodes,
@@ -158,11 +134,15 @@ def segment_image(
 
 
 def _pixel_labels(
-    fit: Fit, nodes: NodeFeatures, polarity: Polarity, finish: Finish, shape: tuple[int, ...]
+    fit: Fit,
+    nodes: NodeFeatures,
+    selection: ForegroundSelection,
+    finish: PostProcessing,
+    shape: tuple[int, ...],
 ) -> NDArray[np.int64]:
     """Ids of the label map at each pixel; memberships are interpolated unless ``nearest``."""
     if finish.nearest:
-        of_nodes = as_label_map(fit.labels.numpy(), polarity, merge=finish.merge)
+        of_nodes = as_label_map(fit.labels.numpy(), selection, merge=finish.merge)
         return resized_labels(nodes.grid.spread(of_nodes), shape)
     n_clusters = fit.assignment.shape[1]
     member = fit.assignment.T.reshape(1, n_clusters, *nodes.grid.size)
@@ -173,7 +153,7 @@ def _pixel_labels(
         share = functional.interpolate(member[:, cluster : cluster + 1], shape, mode=mode)[0, 0]
         labels[share > best] = cluster
         best = torch.maximum(best, share)
-    return as_label_map(labels.numpy(), polarity, merge=finish.merge)
+    return as_label_map(labels.numpy(), selection, merge=finish.merge)
 
 
 def resized_labels(labels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[np.int64]:
@@ -187,22 +167,22 @@ def resized_labels(labels: NDArray[np.int64], shape: Sequence[int]) -> NDArray[n
     return labels[np.ix_(*index)]
 
 
-def cleaned(labels: NDArray[np.int64], finish: Finish) -> NDArray[np.int64]:
+def cleaned(labels: NDArray[np.int64], finish: PostProcessing) -> NDArray[np.int64]:
     """Holes filled and small components dropped, as ``finish`` says."""
-    made = labels.copy()
+    kept = labels.copy()
     if finish.largest_component:
-        made[~_heavy_components(made > 0, share=1.0, pull=0.0)] = 0
+        kept[~_heavy_components(kept > 0, share=1.0, pull=0.0)] = 0
     elif finish.main_components:
-        made[~_heavy_components(made > 0, share=MAIN_SHARE, pull=MAIN_PULL)] = 0
-    if finish.fill_holes and made.any():
-        holes = ndimage.binary_fill_holes(made > 0) & (made == 0)
+        kept[~_heavy_components(kept > 0, share=MAIN_SHARE, pull=CENTER_PULL)] = 0
+    if finish.fill_holes and kept.any():
+        holes = ndimage.binary_fill_holes(kept > 0) & (kept == 0)
         if holes.any():
             # a hole takes the id of the nearest foreground pixel
             nearest = ndimage.distance_transform_edt(
-                made == 0, return_distances=False, return_indices=True
+                kept == 0, return_distances=False, return_indices=True
             )
-            made[holes] = made[tuple(index[holes] for index in nearest)]
-    return made
+            kept[holes] = kept[tuple(index[holes] for index in nearest)]
+    return kept
 
 
 def _heavy_components(mask: NDArray[np.bool_], *, share: float, pull: float) -> NDArray[np.bool_]:
@@ -214,7 +194,7 @@ def _heavy_components(mask: NDArray[np.bool_], *, share: float, pull: float) -> 
     parts, n_parts = ndimage.label(mask)
     if n_parts < 2:
         return mask
-    weight = np.exp(pull * closeness_to_middle(mask.shape))
+    weight = np.exp(pull * center_prior(mask.shape))
     total = ndimage.sum_labels(weight, parts, np.arange(1, n_parts + 1))
     if share >= 1:
         return parts == 1 + int(total.argmax())

@@ -1,194 +1,252 @@
-"""What a clustering is made of, the published methods by name, and what does not go together."""
+"""Settings of ``gnnunet_cluster``, each declared once, and the published methods by name.
+
+The sections here make the flags and the help of the command, the options of
+:func:`graphnn_unet.cluster` and the checks of both.
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field, model_validator
+
+from graphnn_unet.clustering.losses import LOSSES
 from graphnn_unet.errors import InputError
+from graphnn_unet.settings import NO_FLAG, Flag, Section, make_section
 
-Layer = Literal["gcn", "gat", "arma", "gat_series"]
-Loss = Literal["ncut", "cc", "dmon"]
-LAYERS = ("gcn", "gat", "arma")
-LOSSES = ("ncut", "cc", "dmon")
-FEATURES = ("auto", "hand", "border", "self", "dino", "encoder")
-GRAPHS = ("linear", "published")
+FEATURES = ("auto", "border", "hand", "dino")
+GRID_LAYERS = ("gcn", "gat", "arma")
 
 
-@dataclass(frozen=True)
-class ClusterSettings:
-    """Everything that decides about a label map, besides the image and the features.
+def _known_loss(name: str) -> str:
+    if name not in LOSSES:
+        raise ValueError(f"there are {', '.join(LOSSES)}")
+    return name
 
-    Attributes:
-        method: Name of the preset this was made from.
-        layer: Graph layer: ``gcn``, ``gat``, ``arma``, ``gat_series`` (UnSegMedGAT).
-        loss: ``ncut`` (normalized cut), ``cc`` (correlation clustering), ``dmon`` (modularity).
-        network: Name of the network in ``graphnn_unet.graph.clusterer.PRESETS``.
-        n_clusters: Clusters ``K``; under ``cc`` an upper bound.
-        graph: ``linear``: the shifted cosine of all pairs, linear in time and memory.
-            ``published``: what the method's paper uses, ``n^2`` memory.
-        tau: Threshold of the cosine (``dmon``).
-        alpha: Threshold divisor (``cc``).
-        signed: ``cc``: messages along negative edges too, without normalization.
-        steps: Optimizer steps an image.
-        lr: Learning rate of AdamW.
-        decay: Weight decay, apart from the gradient. As part of Adam's gradient the same 0.01
-            outweighs the loss and makes all memberships equal.
-        balance_weight: Weight of the term against unequal clusters.
-        variant: Modularity, ``true`` or as ``released``.
-        collapse: Modularity: whether its balance term is there (off in two released programs).
-        assign: ``eval``: a pass without dropout after the last step. ``released``: the last pass of
-            the training.
-        shared_steps: Passes over the folder with shared weights (collective schedule), ``T0``.
-        steps_per_visit: Steps on an image in each of these passes.
-        two_stage: DeepCut: clusters the nodes of the foreground again, into parts.
-        seed: Of the initial weights; the dropout of an image follows from it and its name.
+
+class ClusterSettings(Section):
+    """Everything that decides about the clusters of an image, besides its features.
+
+    A method (:data:`METHODS`) is one such set of values. Decay is apart from the gradient: as part
+    of Adam's gradient the same 0.01 outweighs the loss and makes all memberships equal.
     """
 
-    method: str = "auto"
-    layer: Layer = "gcn"
-    loss: Loss = "cc"
-    network: str = "grid_gcn"
-    n_clusters: int = 2
-    graph: Literal["linear", "published"] = "linear"
-    tau: float = 0.5
-    alpha: float = 3.0
-    signed: bool = False
-    steps: int = 100
-    lr: float = 1e-3
-    decay: float = 1e-2
-    balance_weight: float = 1.0
-    variant: Literal["true", "released"] = "true"
-    collapse: bool = True
-    assign: Literal["eval", "released"] = "eval"
-    shared_steps: int = 0
-    steps_per_visit: int = 1
-    two_stage: bool = False
-    seed: int = 0
+    method: Annotated[str, Flag(metavar="NAME")] = Field("auto", description="see below")
+    layer: Annotated[
+        Literal["gcn", "gat", "arma", "gat_series"], Flag(choices=GRID_LAYERS, shows_default=False)
+    ] = Field("gcn", description="layer of the graph network")
+    loss: Annotated[
+        str, AfterValidator(_known_loss), Flag(choices=tuple(LOSSES), shows_default=False)
+    ] = Field("cc", description="what makes a good clustering")
+    n_clusters: Annotated[int, Flag("--clusters", "K")] = Field(
+        2, ge=2, description="number of clusters; under cc an upper bound"
+    )
+    two_stage: bool = Field(False, description="split the foreground into parts")
+    graph: Annotated[Literal["linear", "published"], Flag(shows_default=False)] = Field(
+        "linear", description="linear in time, or n x n as published"
+    )
+    tau: Annotated[float, Flag(shows_default=False)] = Field(
+        0.5, ge=-1, le=1, description="threshold of the cosine (dmon)"
+    )
+    alpha: Annotated[float, Flag(shows_default=False)] = Field(
+        3.0, gt=0, description="threshold divisor (cc)"
+    )
+    signed: bool = Field(False, description="cc: messages along negative edges")
+    balance_weight: Annotated[float, Flag("--balance", "W")] = Field(
+        1.0, ge=0, description="weight against unequal clusters"
+    )
+    steps: Annotated[int, Flag(metavar="T", shows_default=False)] = Field(
+        100, ge=1, description="optimizer steps an image"
+    )
+    lr: Annotated[float, Flag(shows_default=False)] = Field(
+        1e-3, gt=0, lt=10, description="learning rate of AdamW"
+    )
+    shared_steps: Annotated[int, Flag(metavar="T0", shows_default=False)] = Field(
+        0, ge=0, description="passes over the folder, shared weights"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights and dropout")
+    as_released: bool = Field(False, description="as the released program does, errors included")
+    network: Annotated[str, NO_FLAG] = Field(
+        "grid_gcn", description="name in graphnn_unet.graph.clusterer_settings.PRESETS"
+    )
+    edges: Annotated[Literal["binary", "cosine"], NO_FLAG] = Field(
+        "binary", description="weight of a pair from tau on in the published graph (dmon)"
+    )
+    decay: Annotated[float, NO_FLAG] = Field(1e-2, ge=0, description="weight decay of AdamW")
+    variant: Annotated[Literal["true", "released"], NO_FLAG] = Field(
+        "true", description="modularity as defined, or as in the released programs"
+    )
+    collapse: Annotated[bool, NO_FLAG] = Field(
+        True, description="balance term of the modularity (off in two released programs)"
+    )
+    assign: Annotated[Literal["eval", "released"], NO_FLAG] = Field(
+        "eval", description="a pass without dropout after the last step, or the last training pass"
+    )
+    steps_per_visit: Annotated[int, NO_FLAG] = Field(
+        1, ge=1, description="steps on an image in each of the shared passes"
+    )
 
-    def check(self) -> None:
-        """Refuse numbers and words that cannot be used, all of them in one error.
-
-        Raises:
-            InputError: Naming every setting that is wrong.
-        """
-        wrong = [
-            f"{name} = {getattr(self, name)} (it {rule})"
-            for name, holds, rule in (
-                ("n_clusters", self.n_clusters >= 2, "starts at 2"),
-                ("steps", self.steps >= 1, "starts at 1"),
-                ("alpha", self.alpha > 0, "must be positive"),
-                ("tau", -1 <= self.tau <= 1, "is a cosine, from -1 to 1"),
-                ("lr", 0 < self.lr < 10, "must be positive"),
-                ("balance_weight", self.balance_weight >= 0, "must not be negative"),
-                ("shared_steps", self.shared_steps >= 0, "must not be negative"),
-                ("steps_per_visit", self.steps_per_visit >= 1, "starts at 1"),
-                ("seed", 0 <= self.seed < 2**31, "is a whole number from 0"),
-                ("graph", self.graph in GRAPHS, f"is one of {', '.join(GRAPHS)}"),
-                ("loss", self.loss in LOSSES, f"is one of {', '.join(LOSSES)}"),
-            )
-            if not holds
-        ]
+    @model_validator(mode="after")
+    def _fit_together(self) -> ClusterSettings:
         if self.signed and (self.layer != "gcn" or self.loss != "cc"):
-            wrong.append("signed edges (they need the layer gcn and the loss cc)")
+            raise ValueError("signed edges need the layer gcn and the loss cc")
         if self.two_stage and self.n_clusters < 3:
-            wrong.append("two_stage (it needs 3 clusters or more: background and parts)")
-        if wrong:
-            raise InputError("these settings cannot be used", "; ".join(wrong))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+            raise ValueError("two_stage needs 3 clusters or more: background and parts")
+        return self
 
 
-METHODS: dict[str, ClusterSettings] = {
-    "auto": ClusterSettings("auto", steps=40, lr=1e-2),
-    "grid": ClusterSettings("grid", steps=100),
-    "deepcut": ClusterSettings(
-        "deepcut", "gcn", "ncut", "deepcut", graph="published", steps=10, alpha=3.0
-    ),
-    "unseggnet": ClusterSettings(
-        "unseggnet", "gcn", "dmon", "unseggnet", graph="published", steps=20, tau=0.0
-    ),
-    "unsegarmanet": ClusterSettings(
-        "unsegarmanet", "arma", "dmon", "unsegarmanet", graph="published", steps=20, tau=0.0
-    ),
-    "unsegmedgat": ClusterSettings(
-        "unsegmedgat", "gat_series", "dmon", "unsegmedgat", graph="published", steps=60, tau=0.3,
-    ),
-    "unsegmedgat_c": ClusterSettings(
-        "unsegmedgat_c", "gat_series", "dmon", "unsegmedgat", graph="published", steps=55, tau=0.3,
-        shared_steps=15,
-    ),
-}  # fmt: skip
+class FeatureSettings(Section):
+    """Where the features of the nodes come from."""
+
+    features: Annotated[str, Flag(metavar="NAME")] = Field("auto", description="see below")
+    dino: Annotated[str | Path | None, Flag(metavar="FILE")] = Field(
+        None, description="weights of DINO ViT-S/8 or ViT-S/16"
+    )
+    stride: Annotated[int | None, Flag(metavar="N")] = Field(
+        None, description="pixels between DINO's patches"
+    )
+    branch: Literal["student", "teacher"] = Field(
+        "student", description="of a DINO training checkpoint"
+    )
+    side: Annotated[int | None, Flag(metavar="PX")] = Field(
+        None, description="longest side of the working image"
+    )
+    cell: Annotated[int | None, Flag(metavar="PX")] = Field(
+        None, description="edge of a node in the working image"
+    )
+    device: Annotated[str, Flag("-device")] = Field(
+        "auto", description="for dino; graphs are fitted on the CPU"
+    )
+
+
+class PostProcessing(Section):
+    """What happens between the clusters of the nodes and the label map.
+
+    The main components are that with the largest area, weighed by its closeness to the middle, and
+    those of at least half its weight; debris and scale bars are dropped.
+    """
+
+    merge: Annotated[bool, NO_FLAG] = Field(True, description="one id for all of the foreground")
+    fill_holes: Annotated[bool, Flag("--keep-holes")] = Field(
+        True, description="do not fill holes of the foreground"
+    )
+    largest_component: bool = Field(False, description="keep only the largest component")
+    main_components: Annotated[bool, NO_FLAG] = Field(
+        False, description="keep only the main components"
+    )
+    color_edges: Annotated[bool, NO_FLAG] = Field(
+        False, description="decide about the pixels near the edge by the colors of both sides"
+    )
+    refine: bool = Field(False, description="move edges to those of the image (bilateral solver)")
+    nearest: Annotated[bool, NO_FLAG] = Field(
+        False,
+        description="as released: cluster of the nearest node, two clusters told apart by the "
+        "corners, published sizes of the solver",
+    )
+
+
+class RunSettings(Section):
+    """How a folder is worked through."""
+
+    by_slice: Annotated[bool, Flag("--slices")] = Field(
+        False, description="cluster volumes slice by slice"
+    )
+    as_labels: Annotated[str | None, Flag(metavar="NAME")] = Field(
+        None, description="also write a raw data set with the maps as labels"
+    )
+    overwrite: bool = Field(False, description="replace label maps that are there")
+    n_workers: Annotated[int | None, NO_FLAG] = Field(
+        None, ge=0, description="processes; 0 does all work in this one"
+    )
+
+
+SECTIONS: tuple[type[Section], ...] = (
+    ClusterSettings,
+    FeatureSettings,
+    PostProcessing,
+    RunSettings,
+)
+
+_PUBLISHED: dict[str, Any] = {"loss": "dmon", "graph": "published"}
+_SERIES: dict[str, Any] = {
+    **_PUBLISHED,
+    "layer": "gat_series",
+    "network": "unsegmedgat",
+    "edges": "cosine",
+    "tau": 0.3,
+}
+_METHODS: dict[str, dict[str, Any]] = {
+    "auto": {"steps": 40, "lr": 1e-2},
+    "grid": {},
+    "deepcut": {"loss": "ncut", "network": "deepcut", "graph": "published", "steps": 10},
+    "unseggnet": {**_PUBLISHED, "network": "unseggnet", "steps": 20, "tau": 0.0},
+    "unsegarmanet": {
+        **_PUBLISHED,
+        "layer": "arma",
+        "network": "unsegarmanet",
+        "steps": 20,
+        "tau": 0.0,
+    },
+    "unsegmedgat": {**_SERIES, "steps": 60},
+    "unsegmedgat_c": {**_SERIES, "steps": 55, "shared_steps": 15},
+}
+METHODS = {name: ClusterSettings(method=name, **values) for name, values in _METHODS.items()}
 """Methods in their correct forms: thresholds, steps and optimizers of the papers."""
 
+_NO_BALANCE: dict[str, Any] = {"assign": "released", "variant": "released", "collapse": False}
+_SERIES_RELEASED: dict[str, Any] = {
+    "assign": "released",
+    "variant": "released",
+    "lr": 1e-4,
+    "steps": 55,
+    "tau": 0.5,
+}
 _AS_RELEASED: dict[str, dict[str, Any]] = {
     "deepcut": {"assign": "released"},
-    "unseggnet": {"assign": "released", "variant": "released", "collapse": False},
-    "unsegarmanet": {"assign": "released", "variant": "released", "collapse": False},
-    "unsegmedgat": {
-        "assign": "released", "variant": "released", "lr": 1e-4, "steps": 55,
-        "tau": 0.5,
-    },
-    "unsegmedgat_c": {
-        "assign": "released", "variant": "released", "lr": 1e-4, "steps": 55,
-        "tau": 0.5, "shared_steps": 3, "steps_per_visit": 5,
-    },
-}  # fmt: skip
+    "unseggnet": _NO_BALANCE,
+    "unsegarmanet": _NO_BALANCE,
+    "unsegmedgat": _SERIES_RELEASED,
+    "unsegmedgat_c": {**_SERIES_RELEASED, "shared_steps": 3, "steps_per_visit": 5},
+}
 """What the released programs do, errors included; see docs/methods/unsupervised.md."""
 
 
-def make_settings(
-    method: str = "auto",
-    *,
-    layer: str | None = None,
-    loss: str | None = None,
-    as_released: bool = False,
-    **changes: Any,
-) -> ClusterSettings:
+def make_settings(method: str = "auto", **changes: Any) -> ClusterSettings:
     """Settings of a method with what the caller changes.
 
     Args:
         method: Name of a method; a layer or a loss without one mean ``grid``, the full grid of
             layers and losses.
-        layer: ``gcn``, ``gat`` or ``arma``.
-        loss: ``ncut``, ``cc`` or ``dmon``.
-        as_released: The released program's own steps, optimizer and errors.
-        changes: Other fields of :class:`ClusterSettings`; ``None`` leaves the method's value.
+        changes: Fields of :class:`ClusterSettings`; ``None`` leaves the method's value.
 
     Raises:
         InputError: An unknown word, or settings that do not go together.
     """
+    given = {name: value for name, value in changes.items() if value is not None}
+    if method == "auto" and given.keys() & {"layer", "loss"}:
+        method = "grid"
     if method not in METHODS:
         raise InputError(f"method {method!r} is not known", f"there are {', '.join(METHODS)}")
-    if method == "auto" and (layer or loss):
-        method = "grid"
-    chosen = METHODS[method]
-    if as_released:
+    values = METHODS[method].model_dump()
+    if given.get("as_released"):
         if method not in _AS_RELEASED:
             raise InputError(
                 f"--as-released does not fit the method {method!r}",
                 f"programs were released for {', '.join(_AS_RELEASED)}",
             )
-        chosen = replace(chosen, **_AS_RELEASED[method])
-    if layer is not None:
-        if layer not in LAYERS or method != "grid":
+        values |= _AS_RELEASED[method]
+    for name, methods, words in (
+        ("layer", ("grid",), GRID_LAYERS),
+        ("loss", ("grid", "deepcut"), tuple(LOSSES)),
+    ):
+        word = given.get(name)
+        if word is not None and (word not in words or method not in methods):
             raise InputError(
-                f"layer {layer!r} does not fit the method {method!r}",
-                "a named method has its own" if layer in LAYERS else f"use {', '.join(LAYERS)}",
+                f"{name} {word!r} does not fit the method {method!r}",
+                "a named method has its own" if word in words else f"use {', '.join(words)}",
                 "Leave --method out to choose --layer and --loss",
             )
-        chosen = replace(chosen, layer=layer, network=f"grid_{layer}")  # type: ignore[arg-type]
-    if loss is not None:
-        if loss not in LOSSES or method not in ("grid", "deepcut"):
-            raise InputError(
-                f"loss {loss!r} does not fit the method {method!r}",
-                "a named method has its own" if loss in LOSSES else f"use {', '.join(LOSSES)}",
-                "Leave --method out to choose --layer and --loss",
-            )
-        chosen = replace(chosen, loss=loss)  # type: ignore[arg-type]
-    given = {name: value for name, value in changes.items() if value is not None}
-    chosen = replace(chosen, **given)
-    chosen.check()
-    return chosen
+    if "layer" in given:
+        values["network"] = f"grid_{given['layer']}"
+    return make_section(ClusterSettings, values | given)

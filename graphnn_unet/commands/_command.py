@@ -71,7 +71,8 @@ def add_settings(
 ) -> None:
     """Add a flag for each field of a section; its description and default are the help.
 
-    A flag that is not given leaves ``None``, so that :func:`given_settings` can tell.
+    A flag that is not given leaves ``None``, so that :func:`given_settings` can tell. The flag of a
+    switch that is on by default turns it off.
 
     Args:
         group: Parser or group of arguments.
@@ -82,16 +83,19 @@ def add_settings(
 
     for name in fields or section.model_fields:
         field, flag = section.model_fields[name], flag_of(section, name)
+        if flag is None:
+            continue
         options: dict[str, Any] = {"dest": name, "default": None}
         text = (field.description or "").replace("%", "%%")
         choices, kind = _choices_and_kind(field.annotation)
+        choices = flag.choices or choices
         if kind is bool:
-            options["action"] = "store_true"
+            options["action"] = "store_false" if field.default else "store_true"
         else:
             options |= {"type": kind, "metavar": None if choices else flag.metavar}
             if choices:
                 options["choices"] = choices
-            if field.default is not None:
+            if field.default is not None and flag.shows_default:
                 text = f"{text} ({field.default})"
         group.add_argument(flag.name, help=text, **options)
 

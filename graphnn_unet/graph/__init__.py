@@ -1,9 +1,11 @@
 """Exact graph algebra on tensors: knows PyTorch and PyG, nothing of voxels, files or nnU-Net.
 
 Node features are ``(b, n, c)`` or ``(n, c)``, assignments ``(..., n, k)``; functions return a value
-per graph, work in float32 even inside autocast, and never mix the graphs of a batch. PyG itself is
-imported when a :class:`GraphClusterer` is made.
+per graph, work in float32 even inside autocast, and never mix the graphs of a batch. PyG is
+imported with :class:`GraphClusterer`, when that is first asked for.
 """
+
+from typing import TYPE_CHECKING
 
 from graphnn_unet.graph.affinity import shifted_cosine, thresholded_affinity, unit_rows
 from graphnn_unet.graph.affinity_loss import (
@@ -12,11 +14,8 @@ from graphnn_unet.graph.affinity_loss import (
     normalized_cut_loss_from,
 )
 from graphnn_unet.graph.alignment import StructureAlignment, normalized_sample_graph
-from graphnn_unet.graph.clusterer import (
-    ClustererSettings,
-    CorrelationClusterHead,
-    GraphClusterer,
-)
+from graphnn_unet.graph.cluster_head import CorrelationClusterHead
+from graphnn_unet.graph.clusterer_settings import ClustererSettings
 from graphnn_unet.graph.clustering_loss import (
     cluster_perplexity,
     correlation_clustering_loss,
@@ -30,7 +29,9 @@ from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
 from graphnn_unet.graph.knn import Neighbors, knn_affinity, nearest_neighbors
 from graphnn_unet.graph.minimum_cut import BalancedCut, Cut, balanced_cut, minimum_cut
 from graphnn_unet.graph.propagation import class_graph_propagate, gram_convolution
-from graphnn_unet.graph.variation import total_variation
+
+if TYPE_CHECKING:
+    from graphnn_unet.graph.clusterer import GraphClusterer
 
 __all__ = [
     "BalancedCut",
@@ -62,6 +63,14 @@ __all__ = [
     "pair_loss",
     "shifted_cosine",
     "thresholded_affinity",
-    "total_variation",
     "unit_rows",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``GraphClusterer``, the only class that needs PyG, when it is first used."""
+    if name == "GraphClusterer":
+        from graphnn_unet.graph.clusterer import GraphClusterer
+
+        return GraphClusterer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

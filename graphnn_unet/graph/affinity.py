@@ -3,6 +3,9 @@
 Notation of this package: ``F`` is ``(n, c)`` with rows ``f_i``, ``U`` its unit rows, ``S`` a soft
 assignment ``(n, k)`` with rows ``s_i``, ``1`` the vector of ones. Every function takes one graph
 ``(n, .)`` or a batch ``(b, n, .)``; nothing ever runs across the batch axis.
+
+Papers:
+    GraphCL: https://arxiv.org/abs/2411.13147
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, full_precision
+from graphnn_unet.graph._untyped import row_norm
 
 Rows = Literal["unit", "raw", "centred"]
 ROWS = ("unit", "raw", "centred")
 Kernel = Literal["shifted", "gram"]
 KERNELS = ("shifted", "gram")
 
-# Centring equal rows leaves rounding noise, which unit length would blow up to a direction.
+# Centering equal rows leaves rounding noise, which unit length would blow up to a direction.
 _NOISE = 32
 
 
@@ -31,10 +35,9 @@ def inverse_norm(feature: Tensor, floor: Tensor | float | None = None) -> Tensor
         feature: ``(..., n, c)`` float32 or float64.
         floor: Norms up to this value count as zero; default the smallest normal number's root.
     """
-    norm = torch.linalg.vector_norm(feature, dim=-1, keepdim=True)
-    if floor is None:
-        floor = torch.finfo(feature.dtype).tiny ** 0.5
-    alive = norm > floor
+    norm = row_norm(feature, keepdim=True)
+    smallest = torch.finfo(feature.dtype).tiny ** 0.5 if floor is None else floor
+    alive = norm > smallest
     return torch.where(alive, norm, 1.0).reciprocal() * alive
 
 
@@ -46,11 +49,15 @@ def unit_rows(feature: Tensor) -> Tensor:
 
     Returns:
         Same shape, float32 or wider.
+
+    Example:
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     with full_precision(feature):
         rows, single = as_batch(feature, "feature")
-        made = rows * inverse_norm(rows)
-    return made[0] if single else made
+        unit = rows * inverse_norm(rows)
+    return unit[0] if single else unit
 
 
 def row_scale(feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
@@ -76,7 +83,7 @@ def row_scale(feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
     if rows == "unit":
         return feature, inverse_norm(feature)
     with torch.no_grad():
-        largest = torch.linalg.vector_norm(feature, dim=-1, keepdim=True).amax(-2, keepdim=True)
+        largest = row_norm(feature, keepdim=True).amax(-2, keepdim=True)
         floor = _NOISE * torch.finfo(feature.dtype).eps * largest
     centred = feature - feature.mean(dim=-2, keepdim=True)
     return centred, inverse_norm(centred, floor)
@@ -105,7 +112,7 @@ def largest_affinity(feature: Tensor, scale: Tensor | None = None) -> Tensor:
     Source: LF-2. Cost: ``n c`` time, ``n`` memory.
     """
     with torch.no_grad():
-        norm = torch.linalg.vector_norm(feature, dim=-1)
+        norm = row_norm(feature)
         if scale is not None:
             norm = norm * scale.squeeze(-1)
         return norm.amax(dim=-1).square()
@@ -129,6 +136,13 @@ def thresholded_affinity(feature: Tensor, *, tau: float = 2.0, rows: Rows = "uni
 
     Source: GraphCL eq. 15 with the edges of its graph network. Cost: ``n^2`` memory; see
     :class:`graphnn_unet.graph.CorrelationClusterHead` for the form without it.
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> thresholded_affinity(feature, tau=2.0).round(decimals=2)
+        tensor([[0.5000, 0.3000, 0.0000],
+                [0.3000, 0.5000, 0.1000],
+                [0.0000, 0.1000, 0.5000]])
     """
     check_positive("tau", tau)
     with torch.no_grad(), full_precision(feature):
@@ -165,11 +179,18 @@ def shifted_cosine(feature: Tensor) -> Tensor:
         ``(..., n, c + 1)``; products lie in [0, 1], the diagonal is 1 (1/2 for a zero row).
 
     Source: LF-15.
+
+    Example:
+        >>> phi = shifted_cosine(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]))
+        >>> (phi @ phi.T).round(decimals=2)
+        tensor([[1.0000, 0.5000, 0.0000],
+                [0.5000, 1.0000, 0.5000],
+                [0.0000, 0.5000, 1.0000]])
     """
     with full_precision(feature):
         unit = unit_rows(feature)
-        one = torch.ones_like(unit[..., :1])
-        return torch.cat([one, unit], dim=-1) * 0.5**0.5
+        constant = torch.ones_like(unit[..., :1])
+        return torch.cat([constant, unit], dim=-1) * 0.5**0.5
 
 
 @dataclass(frozen=True)
@@ -243,7 +264,7 @@ class GramAffinity:
 
     def diagonal(self) -> Tensor:
         """Self-weights ``w_ii``, ``(b, n)``."""
-        norm = torch.linalg.vector_norm(self.matrix, dim=-1)
+        norm = row_norm(self.matrix)
         if self.scale is not None:
             norm = norm * self.scale.squeeze(-1)
         return self.constant + self.factor * norm.square()

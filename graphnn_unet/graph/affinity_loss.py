@@ -1,6 +1,6 @@
 """The clustering losses on a graph that is given as a matrix, dense or sparse.
 
-For thresholded and nearest-neighbour graphs, which have no linear form in their features.
+For thresholded and nearest-neighbor graphs, which have no linear form in their features.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ def correlation_clustering_loss_from(
     Raises:
         ShapeError: The inputs do not fit.
         InputError: A sparse affinity that wants a gradient, or an unknown word.
+
+    Example:
+        >>> affinity = torch.tensor([[1.0, 0.8, -0.5], [0.8, 1.0, -0.5], [-0.5, -0.5, 1.0]])
+        >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> correlation_clustering_loss_from(affinity, split, reduction="sum").item()
+        -4.599999904632568
     """
     check_choice("reduction", reduction, ("mean", "sum"))
     with full_precision(assignment):
@@ -74,6 +80,12 @@ def normalized_cut_loss_from(
         ShapeError: The inputs do not fit.
         InputError: A weight is negative, a graph has no edge, or a sparse affinity wants a
             gradient.
+
+    Example:
+        >>> affinity = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))
+        >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> round(normalized_cut_loss_from(affinity, split).item(), 4)
+        -1.0
     """
     with full_precision(assignment):
         weight, member, single = _prepared(affinity, assignment)
@@ -120,6 +132,12 @@ def modularity_loss_from(
     Raises:
         ShapeError: The inputs do not fit.
         InputError: A graph has no positive weight, or a sparse affinity wants a gradient.
+
+    Example:
+        >>> affinity = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))
+        >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> round(modularity_loss_from(affinity, split).item(), 4)
+        -0.5
     """
     check_choice("variant", variant, ("true", "released"))
     with full_precision(assignment):

@@ -3,18 +3,24 @@
 Each is exact and, for the complete graph on feature rows, linear in the number of nodes; the dense
 form exists beside it as the definition to compare with. A value per graph; nothing is shared
 between the graphs of a batch.
+
+Papers:
+    GraphCL: https://arxiv.org/abs/2411.13147
+    DeepCut: https://arxiv.org/abs/2212.05853
+    UnSegGNet: https://arxiv.org/abs/2405.06057
+    UnSeGArmaNet: https://arxiv.org/abs/2410.06114
+    UnSegMedGAT: https://arxiv.org/abs/2411.01966
+    DMoN: https://arxiv.org/abs/2006.16904
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.errors import InputError
 from graphnn_unet.graph._tensors import (
     as_batch,
     as_pair,
@@ -22,6 +28,7 @@ from graphnn_unet.graph._tensors import (
     check_positive,
     full_precision,
 )
+from graphnn_unet.graph._untyped import entropy, matrix_norm, row_norm, true_places
 from graphnn_unet.graph.affinity import (
     GramAffinity,
     Kernel,
@@ -47,8 +54,6 @@ def correlation_clustering_loss(
     rows: Rows = "unit",
     reduction: Literal["mean", "sum"] = "mean",
     method: Method = "auto",
-    grid: Sequence[int] | None = None,
-    grid_weight: float = 0.0,
 ) -> Tensor:
     """Correlation clustering loss of a soft assignment on the graph of feature products.
 
@@ -57,9 +62,7 @@ def correlation_clustering_loss(
 
     divided by ``n^2`` under ``reduction="mean"``. With unit rows and ``tau >= 1`` the mean lies in
     ``[-(1 - 1/tau), 1/tau]``. Gradient flows to the assignment and to the features; ``M`` counts
-    as a constant. Where ``grid`` is given, nodes that are neighbours along an axis of it attract
-    each other besides: the mean falls by ``grid_weight * M`` times the mean of ``s_i.s_j`` over the
-    pairs of neighbours; the threshold stays the one of the features.
+    as a constant.
 
     Args:
         node_feature: ``(b, n, c)`` or ``(n, c)``; half precision is widened, autocast switched off.
@@ -71,19 +74,25 @@ def correlation_clustering_loss(
         reduction: ``mean`` over the ``n^2`` pairs, or ``sum`` as printed.
         method: ``linear``; ``dense`` builds the ``n x n`` matrices; ``auto`` takes whichever needs
             fewer multiply-adds, and never the dense form beyond 512 nodes.
-        grid: Sizes of the grid whose positions, last axis fastest, are the nodes.
-        grid_weight: Weight of the neighbours; 0 leaves the published loss.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
 
     Raises:
-        ShapeError: The inputs do not describe the same graphs and nodes, or the grid has another
-            number of positions.
+        ShapeError: The inputs do not describe the same graphs and nodes.
         InputError: ``tau`` is not positive, or a word is not known.
 
-    Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3. The neighbours are ours (LF-13).
+    Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3.
     Cost: ``n c k`` time and ``n + c k`` memory (linear), ``n^2 (c + k)`` and ``n^2`` (dense).
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> round(correlation_clustering_loss(feature, split).item(), 4)
+        -0.2778
+        >>> together = torch.ones(3, 1)
+        >>> round(correlation_clustering_loss(feature, together).item(), 4)
+        -0.0556
     """
     check_positive("tau", tau)
     check_choice("reduction", reduction, ("mean", "sum"))
@@ -94,42 +103,9 @@ def correlation_clustering_loss(
             value = _correlation_dense(prepared_rows(feature, rows), member, tau)
         else:
             value = _correlation_linear(feature, member, tau, rows)
-        if grid is not None and grid_weight:
-            matrix, scale = row_scale(feature.detach(), rows)
-            together = neighbor_likeness(member, grid)
-            value = value - grid_weight * largest_affinity(matrix, scale) * together
         if reduction == "sum":
             value = value * float(n_nodes) ** 2
     return value[0] if single else value
-
-
-def neighbor_likeness(assignment: Tensor, grid: Sequence[int]) -> Tensor:
-    """Mean of ``s_i.s_j`` over the pairs of nodes that are neighbours along an axis of a grid.
-
-    Args:
-        assignment: ``(b, n, k)``.
-        grid: Sizes whose product is ``n``, last axis fastest.
-
-    Returns:
-        ``(b,)``; 0 for a grid of one position.
-
-    Raises:
-        ShapeError: The grid has another number of positions.
-    """
-    if math.prod(grid) != assignment.shape[1] or min(grid, default=0) < 1:
-        raise ShapeError(
-            f"grid {tuple(grid)} does not fit {assignment.shape[1]} nodes",
-            "the product of its sizes must be the number of nodes",
-        )
-    member = assignment.reshape(assignment.shape[0], *grid, -1)
-    total, n_pairs = assignment.new_zeros(assignment.shape[0]), 0
-    for axis, length in enumerate(grid, start=1):
-        if length == 1:
-            continue
-        pair = member.narrow(axis, 0, length - 1) * member.narrow(axis, 1, length - 1)
-        total = total + pair.flatten(1).sum(dim=1)
-        n_pairs += pair[0, ..., 0].numel()
-    return total / max(n_pairs, 1)
 
 
 def normalized_cut_loss(
@@ -166,6 +142,12 @@ def normalized_cut_loss(
         InputError: The graph has no weight (``gram`` with features that cancel out).
 
     Source: DeepCut; identity LF-6. Cost: ``n c k`` (linear), ``n^2 (c + k)`` (dense).
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> round(normalized_cut_loss(feature, split, affinity="gram").item(), 4)
+        -1.0
     """
     with full_precision(node_feature):
         feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
@@ -227,6 +209,12 @@ def modularity_loss(
 
     Source: DMoN as used by UnSegGNet, UnSeGArmaNet and UnSegMedGAT; identity LF-7.
     Cost: ``n c k`` (linear), ``n^2 (c + k)`` (dense).
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> round(modularity_loss(feature, split, affinity="gram").item(), 4)
+        -0.5
     """
     check_choice("variant", variant, ("true", "released"))
     with full_precision(node_feature):
@@ -257,7 +245,7 @@ def modularity_value(
         root = n_clusters**0.25
     value = -quality
     if collapse:
-        spread = root * torch.linalg.vector_norm(member.mean(dim=1), dim=1) - 1
+        spread = root * row_norm(member.mean(dim=1)) - 1
         value = value + balance_weight * spread
     return value
 
@@ -266,10 +254,10 @@ def balance_term(member: Tensor) -> Tensor:
     """``||A / ||A|| - I / sqrt(k)||`` with ``A = S^T S``, ``(b,)``; 0 for equal hard clusters."""
     n_clusters = member.shape[2]
     overlap = member.transpose(1, 2) @ (member / member.shape[1])
-    overlap = overlap / torch.linalg.matrix_norm(overlap, keepdim=True)
+    overlap = overlap / matrix_norm(overlap)[:, None, None]
     even = torch.eye(n_clusters, dtype=member.dtype, device=member.device) / n_clusters**0.5
     # the k x k difference itself: 2 - 2 Tr(A)/... would cancel near 0
-    return torch.linalg.matrix_norm(overlap - even)
+    return matrix_norm(overlap - even)
 
 
 def positive_weight(total: Tensor) -> Tensor:
@@ -279,7 +267,7 @@ def positive_weight(total: Tensor) -> Tensor:
         InputError: A graph has none, so a share of its weight means nothing.
     """
     if not bool((total > 0).all()):
-        empty = (total <= 0).nonzero().flatten().tolist()
+        empty = true_places(total <= 0)
         raise InputError(
             f"graph {empty[0]} of the batch has no positive weight",
             "its features are zero or cancel out, or the threshold tau leaves no edge",
@@ -311,6 +299,10 @@ def mean_cosine(node_feature: Tensor) -> Tensor:
 
     Returns:
         ``(b,)`` or a scalar, without gradient; 0 for a graph of one node.
+
+    Example:
+        >>> round(mean_cosine(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).item(), 4)
+        0.3333
     """
     with torch.no_grad(), full_precision(node_feature):
         feature, single = as_batch(node_feature, "node_feature")
@@ -331,10 +323,14 @@ def cluster_perplexity(assignment: Tensor) -> Tensor:
 
     Returns:
         ``(b,)`` or a scalar, without gradient.
+
+    Example:
+        >>> cluster_perplexity(torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])).item()
+        2.0
     """
     with torch.no_grad(), full_precision(assignment):
         member, single = as_batch(assignment, "assignment")
-        value = torch.special.entr(member.mean(dim=1)).sum(dim=-1).exp()
+        value = entropy(member.mean(dim=1)).exp()
     return value[0] if single else value
 
 

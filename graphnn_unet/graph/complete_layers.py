@@ -2,65 +2,58 @@
 
 The same parameters and numbers as :mod:`graphnn_unet.graph.graph_layers` gives on the matrix
 written out, which is never built.
+
+Papers:
+    ARMAConv: https://arxiv.org/abs/1901.01343
+    GATConv: https://arxiv.org/abs/1710.10903
+    GCNConv: https://arxiv.org/abs/1609.02907
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
+from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph.affinity import GramAffinity, inverse_root
-from graphnn_unet.graph.graph_layers import arma_steps
-
-if TYPE_CHECKING:
-    from graphnn_unet.graph.clusterer import ClustererSettings
-
-Step = Callable[[nn.Module, Tensor], Tensor]
+from graphnn_unet.graph.graph_layers import Step, arma_steps, biased
 
 
-def complete_layer(settings: ClustererSettings, graph: GramAffinity) -> Step:
+def complete_step(layer_name: str, graph: GramAffinity, *, signed: bool = False) -> Step:
     """The function that runs one layer on the graph; degrees are computed once.
 
     Args:
-        settings: Of the network.
+        layer_name: ``gcn``, ``gat``, ``arma`` or ``gat_series``.
         graph: Complete graph whose degrees are positive, except under ``signed``.
+        signed: ``gcn`` without normalization.
     """
-    if settings.layer in ("gat", "gat_series"):
+    if layer_name in ("gat", "gat_series"):
         return lambda layer, state: complete_gat(cast(GATConv, layer), state)
-    if settings.signed:
-        return lambda layer, state: _biased(
-            cast(GCNConv, layer), graph.expand(graph.project(cast(GCNConv, layer).lin(state)))
+    if signed:
+        return lambda layer, state: biased(
+            layer, graph.expand(graph.project(cast(GCNConv, layer).lin(state)))
         )
-    if settings.layer == "arma":
-        root = inverse_root(graph.degree()).unsqueeze(-1)
+    root = inverse_root(graph.degree()).unsqueeze(-1)
+    if layer_name == "arma":
         return lambda layer, state: complete_arma(cast(ARMAConv, layer), state, graph, root)
-    missing = (graph.diagonal() == 0).to(graph.matrix.dtype)
-    degree_root = inverse_root(graph.degree() + missing).unsqueeze(-1)
-    return lambda layer, state: complete_gcn(
-        cast(GCNConv, layer), state, graph, degree_root, missing.unsqueeze(-1)
-    )
+    return lambda layer, state: complete_gcn(cast(GCNConv, layer), state, graph, root)
 
 
-def complete_gcn(
-    layer: GCNConv, feature: Tensor, graph: GramAffinity, root: Tensor, missing: Tensor
-) -> Tensor:
+def complete_gcn(layer: GCNConv, feature: Tensor, graph: GramAffinity, root: Tensor) -> Tensor:
     """``D^(-1/2) A D^(-1/2) X Theta + b`` with ``A = Phi Phi^T``.
 
     Args:
         layer: PyG's layer.
         feature: ``(b, n, c)``.
         graph: The complete graph.
-        root: ``(b, n, 1)`` inverse roots of the degrees, added self-edges among them.
-        missing: ``(b, n, 1)`` 1 for nodes whose self-edge has no weight and gets 1.
+        root: ``(b, n, 1)`` inverse roots of the degrees.
 
     Source: LF-5. Cost: ``n r c_out``.
     """
     signal = root * layer.lin(feature)
-    return _biased(layer, root * (graph.expand(graph.project(signal)) + missing * signal))
+    return biased(layer, root * graph.expand(graph.project(signal)))
 
 
 def complete_arma(layer: ARMAConv, feature: Tensor, graph: GramAffinity, root: Tensor) -> Tensor:
@@ -104,7 +97,7 @@ def complete_gat(layer: GATConv, feature: Tensor) -> Tensor:
     received = (rows * layer.att_dst.unsqueeze(2)).sum(dim=-1)
     mixed = _attend(rows, sent, received, layer.negative_slope)
     mixed = mixed.transpose(1, 2).reshape(n_graphs, n_nodes, -1)
-    return mixed if layer.bias is None else mixed + layer.bias
+    return biased(layer, mixed)
 
 
 def _attend(rows: Tensor, sent: Tensor, received: Tensor, slope: float) -> Tensor:
@@ -126,7 +119,3 @@ def _attend(rows: Tensor, sent: Tensor, received: Tensor, slope: float) -> Tenso
     total = (top - reach).exp().unsqueeze(-1) * above.gather(-2, first)
     total = total + (slope * top - reach).exp().unsqueeze(-1) * below.gather(-2, first)
     return total[..., 1:] / total[..., :1]
-
-
-def _biased(layer: GCNConv, signal: Tensor) -> Tensor:
-    return signal if layer.bias is None else signal + layer.bias

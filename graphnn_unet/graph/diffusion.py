@@ -2,6 +2,10 @@
 
 On the complete graph of feature products through a small matrix (Woodbury), on a sparse graph
 through conjugate gradients for all right-hand sides at once.
+
+Papers:
+    GraphNet Zoo: https://arxiv.org/abs/2003.06451
+    Zhou et al. 2004: https://papers.nips.cc/paper/2506-learning-with-local-and-global-consistency
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import as_batch, as_pair, full_precision
+from graphnn_unet.graph._untyped import cholesky, run_function
 from graphnn_unet.graph.affinity import GramAffinity, Kernel
 from graphnn_unet.graph.explicit import (
     affinity_product,
@@ -34,7 +39,7 @@ class NotConvergedWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Solution:
-    """What conjugate gradients found.
+    """What conjugate gradients solution.
 
     Attributes:
         value: The solution, shaped as the right-hand side.
@@ -92,6 +97,14 @@ def diffuse_labels(
     Source: GraphNet Zoo, p = 2, after Zhou et al. 2004; identity LF-10.
     Cost: ``n c^2`` on features; edges times columns times at most
     ``1 + sqrt((1 + alpha) / (1 - alpha)) ln(2 / tolerance) / 2`` steps on a matrix.
+
+    Example:
+        >>> chain = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> label = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+        >>> diffuse_labels(label, affinity=chain, alpha=0.5).round(decimals=2)
+        tensor([[1.1700, 0.1700],
+                [0.4700, 0.4700],
+                [0.1700, 1.1700]])
     """
     if not 0 <= alpha < 1:
         raise InputError(f"alpha={alpha} cannot be used", "the system is singular outside [0, 1)")
@@ -103,15 +116,15 @@ def diffuse_labels(
             value = _woodbury(GramAffinity.of(feature, kernel), wide, alpha, diagonal)
             return value[0] if single else value
         system = DiffusionSystem(affinity, alpha)  # type: ignore[arg-type]  # one is not None
-        found = system.solve(label, tolerance=tolerance, max_iterations=max_iterations)
-    if not found.converged:
+        solution = system.solve(label, tolerance=tolerance, max_iterations=max_iterations)
+    if not solution.converged:
         warnings.warn(
-            f"diffusion stopped after {found.n_iterations} steps with relative residual "
-            f"{found.residual:.1e}; raise max_iterations or lower alpha={alpha}",
+            f"diffusion stopped after {solution.n_iterations} steps with relative residual "
+            f"{solution.residual:.1e}; raise max_iterations or lower alpha={alpha}",
             NotConvergedWarning,
             stacklevel=2,
         )
-    return found.value
+    return solution.value
 
 
 class DiffusionSystem:
@@ -120,6 +133,12 @@ class DiffusionSystem:
     Args:
         affinity: Symmetric, non-negative; counts as constant.
         alpha: ``0 <= alpha < 1``.
+
+    Example:
+        >>> chain = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> solution = DiffusionSystem(chain, alpha=0.5).solve(torch.eye(3)[:, :1])
+        >>> solution.converged
+        True
     """
 
     def __init__(self, affinity: Tensor, alpha: float):
@@ -160,9 +179,9 @@ class DiffusionSystem:
         if tolerance is None:
             tolerance = 1e-8 if dtype == torch.float64 else 1e-6
         report: list[Solution] = []
-        value = _Solve.apply(self, wide.to(dtype), tolerance, max_iterations, report)
-        found = report[0]
-        return Solution(value, found.n_iterations, found.residual, found.converged)
+        value = run_function(_Solve, self, wide.to(dtype), tolerance, max_iterations, report)
+        solution = report[0]
+        return Solution(value, solution.n_iterations, solution.residual, solution.converged)
 
 
 def conjugate_gradients(
@@ -232,7 +251,7 @@ def _woodbury(graph: GramAffinity, label: Tensor, alpha: float, diagonal: bool) 
     start = inverse * label
     small = -alpha * _weighted_gram(graph, root.square() * inverse)
     eye = torch.eye(small.shape[1], dtype=small.dtype, device=small.device)
-    factor, defect = torch.linalg.cholesky_ex(eye + small)
+    factor, defect = cholesky(eye + small)
     if bool(defect.any()):
         # negative weights can push an eigenvalue of S beyond 1, with all degrees positive
         raise InputError("the diffusion has no solution", "the graph has negative weights", remedy)
@@ -265,14 +284,14 @@ class _Solve(torch.autograd.Function):
         report: list[Solution],
     ) -> Tensor:
         ctx.how = (system, tolerance, max_iterations)
-        found = conjugate_gradients(
+        solution = conjugate_gradients(
             system, target, tolerance=tolerance, max_iterations=max_iterations
         )
-        report.append(found)
-        return found.value
+        report.append(solution)
+        return solution.value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None, None]:
         system, tolerance, max_iterations = ctx.how
-        back = _Solve.apply(system, gradients[0], tolerance, max_iterations, [])
+        back = run_function(_Solve, system, gradients[0], tolerance, max_iterations, [])
         return None, back, None, None, None

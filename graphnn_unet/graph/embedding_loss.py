@@ -1,4 +1,8 @@
-"""The loss that pulls embeddings of one class together and sets those of different ones apart."""
+"""The loss that pulls embeddings of one class together and sets those of different ones apart.
+
+Papers:
+    MLLC: https://arxiv.org/abs/2404.02065
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,13 @@ def pair_loss(
         InputError: An unknown word.
 
     Source: MLLC eq. 12, first sum; identity LF-9. Cost: ``n e^2`` time, ``e^2`` memory.
+
+    Example:
+        >>> label = torch.tensor([0, 0, 1])
+        >>> pair_loss(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), label).item()
+        0.0
+        >>> round(pair_loss(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), label).item(), 4)
+        0.6667
     """
     check_choice("reduction", reduction, ("pairs", "mean", "sum"))
     if label.shape != embedding.shape[:-1] or label.is_floating_point():

@@ -6,7 +6,6 @@ with, not its weights. Products go through compressed rows, never through ``inde
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
+from graphnn_unet.graph._untyped import csr_tensor, run_function
 from graphnn_unet.graph.affinity import inverse_root
 
 
@@ -46,10 +46,10 @@ def checked_affinity(affinity: Tensor) -> Tensor:
     if affinity.layout == torch.sparse_csr:
         rows = affinity
     else:
-        made = affinity.to_sparse_coo().coalesce()
-        row, column = made.indices()
-        start = torch.searchsorted(row, torch.arange(made.shape[0] + 1, device=row.device))
-        rows = compressed_rows(start, column, made.values(), made.shape[0])
+        coordinates = affinity.to_sparse_coo().coalesce()
+        row, column = coordinates.indices()
+        start = torch.searchsorted(row, torch.arange(coordinates.shape[0] + 1, device=row.device))
+        rows = compressed_rows(start, column, coordinates.values(), coordinates.shape[0])
     return rows if rows.dtype == widen(rows.values()).dtype else rows.to(torch.float32)
 
 
@@ -66,6 +66,12 @@ def affinity_product(affinity: Tensor, signal: Tensor) -> Tensor:
     Raises:
         ShapeError: The shapes do not fit.
         InputError: A sparse affinity that wants a gradient.
+
+    Example:
+        >>> affinity = torch.tensor([[0.0, 2.0], [2.0, 0.0]]).to_sparse()
+        >>> affinity_product(affinity, torch.tensor([[1.0], [10.0]]))
+        tensor([[20.],
+                [ 2.]])
     """
     with full_precision(signal):
         weight, wide = _common_type(checked_affinity(affinity), widen(signal))
@@ -74,7 +80,7 @@ def affinity_product(affinity: Tensor, signal: Tensor) -> Tensor:
                 f"affinity {tuple(affinity.shape)} and signal {tuple(signal.shape)} do not fit"
             )
         if is_sparse(weight):
-            return _SparseProduct.apply(weight, wide)
+            return run_function(_SparseProduct, weight, wide)
         return weight @ wide
 
 
@@ -83,8 +89,8 @@ def affinity_degree(affinity: Tensor) -> Tensor:
     weight = checked_affinity(affinity)
     if not is_sparse(weight):
         return weight.sum(dim=-1)
-    one = weight.values().new_ones(weight.shape[0], 1)
-    return (weight @ one).squeeze(-1)
+    ones = weight.values().new_ones(weight.shape[0], 1)
+    return (weight @ ones).squeeze(-1)
 
 
 def normalized_affinity(affinity: Tensor) -> Tensor:
@@ -95,6 +101,11 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
 
     Returns:
         The same layout (sparse: CSR); eigenvalues in [-1, 1].
+
+    Example:
+        >>> normalized_affinity(torch.tensor([[1.0, 3.0], [3.0, 1.0]]))
+        tensor([[0.2500, 0.7500],
+                [0.7500, 0.2500]])
     """
     weight = checked_affinity(affinity)
     root = inverse_root(affinity_degree(weight))
@@ -106,12 +117,11 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
     return compressed_rows(start, column, values, weight.shape[0])
 
 
-def edge_list(affinity: Tensor, *, positive: bool = True) -> tuple[Tensor, Tensor]:
-    """Edges of one graph as PyG wants them.
+def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
+    """Edges of one graph, the pairs whose weight is not 0.
 
     Args:
         affinity: ``(n, n)`` dense or sparse.
-        positive: Keep edges of positive weight only; otherwise all that are not zero.
 
     Returns:
         ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and
@@ -122,19 +132,15 @@ def edge_list(affinity: Tensor, *, positive: bool = True) -> tuple[Tensor, Tenso
         counts = weight.crow_indices().diff()
         target = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         source, values = weight.col_indices().long(), weight.values()
-        keep = values > 0 if positive else values != 0
+        keep = values != 0
         return torch.stack([source[keep], target[keep]]), values[keep]
-    target, source = (weight > 0 if positive else weight != 0).nonzero(as_tuple=True)
+    target, source = weight.nonzero(as_tuple=True)
     return torch.stack([source, target]), weight[target, source]
 
 
 def compressed_rows(start: Tensor, column: Tensor, values: Tensor, n_nodes: int) -> Tensor:
     """A square CSR tensor from its parts, columns ascending within a row."""
-    with warnings.catch_warnings():
-        # PyTorch calls CSR beta once a process; users cannot act on it
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        size = (n_nodes, n_nodes)
-        return torch.sparse_csr_tensor(start, column, values, size, check_invariants=False)
+    return csr_tensor(start, column, values, (n_nodes, n_nodes))
 
 
 def _common_type(weight: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,4 +158,4 @@ class _SparseProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, _SparseProduct.apply(ctx.weight, gradients[0])
+        return None, run_function(_SparseProduct, ctx.weight, gradients[0])

@@ -1,8 +1,12 @@
-"""Nearest-neighbour graphs in the cosine sense: exact search in blocks, optional faiss."""
+"""Nearest-neighbor graphs in the cosine sense, by exact search in blocks.
+
+Papers:
+    MLLC: https://arxiv.org/abs/2404.02065
+    GraphNet Zoo: https://arxiv.org/abs/2003.06451
+"""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,16 +15,13 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import check_choice, check_positive, full_precision, widen
+from graphnn_unet.graph._untyped import true_places
 from graphnn_unet.graph.affinity import unit_rows
 from graphnn_unet.graph.explicit import compressed_rows
 
-logger = logging.getLogger(__name__)
-
 Symmetrize = Literal["sum", "max", "mutual"]
-Search = Literal["exact", "faiss"]
 
 BLOCK_ROWS = 512
-_RECALL_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Neighbors:
     Attributes:
         index: ``(n, k)`` int32.
         cosine: ``(n, k)`` float32 or wider.
-        recall: Share of the true neighbours found, measured on a sample; 1 for exact search.
+
+    Example:
+        >>> nearest_neighbors(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 1).index.tolist()
+        [[1], [0], [1]]
     """
 
     index: Tensor
     cosine: Tensor
-    recall: float = 1.0
 
 
 def knn_affinity(
@@ -44,7 +47,6 @@ def knn_affinity(
     n_neighbors: int,
     gamma: float = 1.0,
     symmetrize: Symmetrize = "sum",
-    search: Search = "exact",
     block_rows: int = BLOCK_ROWS,
 ) -> Tensor:
     """Sparse affinity that links each node with its nearest ones.
@@ -55,11 +57,9 @@ def knn_affinity(
     Args:
         node_feature: ``(n, c)``; rows need not have unit length, a zero row gets no edge.
         n_neighbors: Links sought for each node, at least 1; more than ``n - 1`` means all.
-        gamma: Positive; larger values favour near-identical nodes.
+        gamma: Positive; larger values favor near-identical nodes.
         symmetrize: ``sum`` counts a mutual link twice, as MLLC and GraphNet Zoo do.
-        search: ``exact``, or ``faiss`` for an approximate index on the CPU (HNSW), whose measured
-            recall is logged; it needs the package ``faiss-cpu``.
-        block_rows: Rows compared at a time by the exact search.
+        block_rows: Rows compared at a time.
 
     Returns:
         ``(n, n)`` CSR, int32 indices, symmetric, zero diagonal, only positive weights stored; no
@@ -67,22 +67,23 @@ def knn_affinity(
 
     Raises:
         ShapeError: Not ``(n, c)``, or fewer than two nodes.
-        InputError: A feature is not finite, a number is out of range, a word is not known, or
-            faiss is asked for and missing.
+        InputError: A feature is not finite, a number is out of range, or a word is not known.
 
     Source: MLLC eqs. 4-5, GraphNet Zoo. Cost: ``n^2 c`` time, ``block_rows n`` and ``n k`` memory.
     Nodes with equal features tie exactly only as far as the matrix product rounds them alike,
     which is the same from run to run but may differ between devices.
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+        >>> knn_affinity(feature, n_neighbors=1).to_dense()
+        tensor([[0.0000, 1.6000, 0.0000],
+                [1.6000, 0.0000, 0.6000],
+                [0.0000, 0.6000, 0.0000]])
     """
     check_positive("gamma", gamma)
     check_choice("symmetrize", symmetrize, ("sum", "max", "mutual"))
-    check_choice("search", search, ("exact", "faiss"))
-    if search == "faiss":
-        found = approximate_neighbors(node_feature, n_neighbors)
-        logger.info("nearest neighbours by faiss: recall %.3f", found.recall)
-    else:
-        found = nearest_neighbors(node_feature, n_neighbors, block_rows=block_rows)
-    return symmetrized(found, gamma=gamma, symmetrize=symmetrize)
+    neighbors = nearest_neighbors(node_feature, n_neighbors, block_rows=block_rows)
+    return symmetrized(neighbors, gamma=gamma, symmetrize=symmetrize)
 
 
 def nearest_neighbors(
@@ -101,6 +102,11 @@ def nearest_neighbors(
     Raises:
         ShapeError: Not ``(n, c)``, or fewer than two nodes.
         InputError: A feature is not finite, or a number is out of range.
+
+    Example:
+        >>> neighbors = nearest_neighbors(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 2)
+        >>> neighbors.index.tolist()
+        [[1, 2], [0, 2], [1, 0]]
     """
     unit, n_neighbors = _checked(node_feature, n_neighbors)
     with full_precision(unit):
@@ -112,57 +118,17 @@ def nearest_neighbors(
     return Neighbors(torch.cat(index), torch.cat(cosine))
 
 
-def approximate_neighbors(node_feature: Tensor, n_neighbors: int) -> Neighbors:
-    """Neighbours from faiss's navigable graph (HNSW), with the recall it reached.
-
-    Args:
-        node_feature: ``(n, c)``.
-        n_neighbors: At least 1; more than ``n - 1`` means all.
-
-    Returns:
-        Index and cosine as :func:`nearest_neighbors`, on the device of the input; ``recall`` is
-        measured against the exact search on up to 256 rows spread evenly.
-
-    Raises:
-        ShapeError: Not ``(n, c)``, or fewer than two nodes.
-        InputError: faiss is not installed, a feature is not finite, or a number is out of range.
-    """
-    unit, n_neighbors = _checked(node_feature, n_neighbors)
-    try:
-        import faiss  # type: ignore[import-not-found]  # optional
-    except ImportError as missing:
-        raise InputError(
-            "search='faiss' needs a package that is missing",
-            str(missing),
-            "pip install faiss-cpu, or use search='exact'",
-        ) from missing
-    rows = unit.detach().to("cpu", torch.float32).contiguous().numpy()
-    searcher = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
-    searcher.hnsw.efConstruction = 2 * n_neighbors + 40
-    searcher.hnsw.efSearch = 2 * n_neighbors + 40
-    searcher.add(rows)
-    scores, found = searcher.search(rows, n_neighbors + 1)
-    index, cosine = torch.from_numpy(found), torch.from_numpy(scores)
-    own = torch.arange(len(unit)).unsqueeze(1)
-    # a missing neighbour (-1) or the node itself gets the cosine of no link
-    cosine = torch.where((index == own) | (index < 0), -2.0, cosine)
-    cosine, index = _in_order(cosine, index.clamp(min=0))
-    index = index[:, :n_neighbors].to(unit.device, torch.int32)
-    cosine = cosine[:, :n_neighbors].clamp(-1, 1).to(unit.device, unit.dtype)
-    return Neighbors(index, cosine, _recall(unit, index))
-
-
-def symmetrized(found: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Tensor:
+def symmetrized(neighbors: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Tensor:
     """Symmetric CSR affinity of directed links, see :func:`knn_affinity`.
 
     Both directions of every link are sorted by their place in the matrix, where a mutual link then
     stands twice in a row; nothing is summed in an order that could change.
     """
-    n_nodes, device = len(found.index), found.index.device
-    weight = found.cosine.clamp(min=0).pow(gamma)
+    n_nodes, device = len(neighbors.index), neighbors.index.device
+    weight = neighbors.cosine.clamp(min=0).pow(gamma)
     keep = weight > 0
     source = torch.arange(n_nodes, device=device).unsqueeze(1).expand_as(weight)[keep]
-    target, weight = found.index[keep].long(), weight[keep]
+    target, weight = neighbors.index[keep].long(), weight[keep]
     place = torch.cat([source * n_nodes + target, target * n_nodes + source])
     place, order = place.sort(stable=True)
     weight = torch.cat([weight, weight])[order]
@@ -186,10 +152,10 @@ def symmetrized(found: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Te
 def _nearest_in_block(
     unit: Tensor, start: int, stop: int, n_neighbors: int
 ) -> tuple[Tensor, Tensor]:
-    """Neighbours of the rows ``start`` to ``stop``, among all nodes but themselves."""
+    """Neighbors of the rows ``start`` to ``stop``, among all nodes but themselves."""
     cosine = unit[start:stop] @ unit.T
-    own = torch.arange(stop - start, device=unit.device)
-    cosine[own, own + start] = -torch.inf
+    here = torch.arange(stop - start, device=unit.device)
+    cosine[here, here + start] = -torch.inf
     # one more than asked for: topk takes any of the nodes that tie at the last place, and the next
     # value tells where that happened
     best, index = cosine.topk(n_neighbors + 1, dim=1)
@@ -199,8 +165,8 @@ def _nearest_in_block(
         rows, edge = cosine[tied], best[tied, -1:]
         above, level = rows > edge, rows == edge
         missing = n_neighbors - above.sum(dim=1, keepdim=True)
-        chosen = above | (level & (level.cumsum(dim=1) <= missing))
-        index[tied] = chosen.nonzero()[:, 1].view(len(tied), n_neighbors)
+        nearest = above | (level & (level.cumsum(dim=1) <= missing))
+        index[tied] = nearest.nonzero()[:, 1].view(len(tied), n_neighbors)
         best[tied] = rows.gather(1, index[tied])
     best, index = _in_order(best, index)
     return index.to(torch.int32), best.clamp(-1, 1)
@@ -213,29 +179,18 @@ def _in_order(cosine: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     return cosine, index.gather(1, order)
 
 
-def _recall(unit: Tensor, index: Tensor) -> float:
-    """Share of the true neighbours of evenly spread rows that ``index`` holds."""
-    step = max(1, len(unit) // _RECALL_ROWS)
-    hits = total = 0
-    for row in range(0, len(unit), step):
-        true, _ = _nearest_in_block(unit, row, row + 1, index.shape[1])
-        hits += int(torch.isin(index[row], true[0]).sum())
-        total += index.shape[1]
-    return hits / total
-
-
 def _checked(node_feature: Tensor, n_neighbors: int) -> tuple[Tensor, int]:
-    """Unit rows without gradient, and the number of neighbours there can be."""
+    """Unit rows without gradient, and the number of neighbors there can be."""
     if node_feature.dim() != 2 or len(node_feature) < 2:
         raise ShapeError(
             f"node_feature has shape {tuple(node_feature.shape)}",
-            "neighbours need (node, channel) with at least two nodes",
+            "neighbors need (node, channel) with at least two nodes",
         )
     if n_neighbors < 1:
         raise InputError(f"n_neighbors={n_neighbors} cannot be used", "it starts at 1")
     finite = torch.isfinite(node_feature).all(dim=1)
     if not bool(finite.all()):
-        bad = (~finite).nonzero().flatten().tolist()
+        bad = true_places(~finite)
         raise InputError(
             f"{len(bad)} nodes have features that are not finite",
             f"the first ones are {', '.join(map(str, bad[:5]))}",

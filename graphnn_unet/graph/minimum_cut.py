@@ -3,11 +3,15 @@
 By the coarea formula the least total variation between labels 0 and 1 is the weight of a minimum
 cut, and every threshold of a minimizer is one. Solved by a primal-dual iteration, whose dual value
 proves how good the answer is.
+
+Papers:
+    GraphNet Zoo: https://arxiv.org/abs/2003.06451
+    Chambolle and Pock 2011: https://doi.org/10.1007/s10851-010-0251-1
+    Pock and Chambolle 2011: https://doi.org/10.1109/ICCV.2011.6126441
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +21,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import check_choice, full_precision
+from graphnn_unet.graph._untyped import csr_tensor, numbers
 from graphnn_unet.graph.affinity import inverse_root
 from graphnn_unet.graph.explicit import affinity_degree, edge_list
 
@@ -39,6 +44,13 @@ class Cut:
         bound: No set and no signal is better than this.
         n_iterations: Steps taken.
         converged: Whether ``value - bound <= tolerance (1 + |value|)``.
+
+    Example:
+        >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> label = torch.tensor([1.0, torch.nan, 0.0])
+        >>> cut = minimum_cut(chain, label, edge_norm="none")
+        >>> cut.indicator.tolist(), round(cut.value, 4), cut.converged
+        ([1.0, 1.0, 0.0], 1.0, True)
     """
 
     indicator: Tensor
@@ -57,6 +69,13 @@ class BalancedCut:
         indicator: ``(n,)`` 1 in the set, 0 outside.
         quotient: ``cut / min(volume inside, volume outside)``.
         history: Quotients from each start, each falling.
+
+    Example:
+        >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> label = torch.tensor([1.0, torch.nan, 0.0])
+        >>> best = balanced_cut(chain, label, [torch.tensor([1.0, 0.6, 0.0])])
+        >>> best.quotient, best.worst
+        (1.0, 1.0)
     """
 
     indicator: Tensor
@@ -89,11 +108,13 @@ class CutProblem:
         if label.shape != (n_nodes,) or affinity.dim() != 2:
             raise ShapeError(f"affinity {tuple(affinity.shape)}, label {tuple(label.shape)}")
         given = ~torch.isnan(label)
-        kinds = set(label[given].tolist())
+        kinds = set(numbers(label[given]))
         if kinds != {0.0, 1.0}:
-            found = ", ".join(f"{kind:g}" for kind in sorted(kinds)) or "none"
-            raise InputError("a cut needs labels 0 and 1", f"found {found}", "Label both sides")
-        pair, weight = edge_list(affinity.detach(), positive=False)
+            given_kinds = ", ".join(f"{kind:g}" for kind in sorted(kinds)) or "none"
+            raise InputError(
+                "a cut needs labels 0 and 1", f"found {given_kinds}", "Label both sides"
+            )
+        pair, weight = edge_list(affinity.detach())
         if bool((weight < 0).any()):
             raise InputError(
                 "the affinity has negative weights", "a cut needs weights of 0 or more"
@@ -115,11 +136,7 @@ class CutProblem:
         start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         # rows are nodes, columns edges: the transposed difference operator
         size = (n_nodes, max(len(weight), 1))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            self._gather = torch.sparse_csr_tensor(
-                start, edge[order], signed[order], size, check_invariants=False
-            )
+        self._gather = csr_tensor(start, edge[order], signed[order], size)
         total = torch.zeros(n_nodes, dtype=torch.float64, device=weight.device)
         total = total.index_add(0, ends, torch.cat([weight, weight]))
         self._step = torch.where(total > 0, 1 / torch.where(total > 0, total, 1.0), 0.0)
@@ -216,7 +233,7 @@ class CutProblem:
         signal = self.with_labels(torch.full_like(self.label, 0.5) if start is None else start)
         ahead, dual = signal, torch.zeros_like(self.weight)
         best, value = self.sweep(signal, linear)
-        bound, steps = -torch.inf, 0
+        bound, steps, pull = -torch.inf, 0, cost
         while steps < max_iterations:
             for _ in range(min(_CHECK_EVERY, max_iterations - steps)):
                 dual = (dual + (ahead[self.first] - ahead[self.second]) / 2).clamp(-1, 1)
@@ -226,9 +243,9 @@ class CutProblem:
                 ahead, signal = 2 * moved - signal, moved
                 steps += 1
             bound = max(bound, self._bound(pull))
-            found, cut = self.sweep(signal, linear)
+            threshold_set, cut = self.sweep(signal, linear)
             if cut < value:
-                best, value = found, cut
+                best, value = threshold_set, cut
             if value - bound <= tolerance * (1 + abs(value)):
                 break
         converged = value - bound <= tolerance * (1 + abs(value))
@@ -244,9 +261,9 @@ class CutProblem:
         return float(torch.where(self.given, self.label * pull, pull.clamp(max=0)).sum())
 
     def _set_of(self, order: Tensor, size: int) -> Tensor:
-        chosen = torch.zeros_like(self.label)
-        chosen[order[:size]] = 1.0
-        return chosen
+        inside = torch.zeros_like(self.label)
+        inside[order[:size]] = 1.0
+        return inside
 
 
 def minimum_cut(
@@ -278,6 +295,11 @@ def minimum_cut(
         InputError: Negative weights, or labels of one kind only.
 
     Source: GraphNet Zoo, p = 1, as a convex problem; coarea formula.
+
+    Example:
+        >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> minimum_cut(chain, torch.tensor([1.0, torch.nan, 0.0])).indicator.tolist()
+        [1.0, 1.0, 0.0]
     """
     with full_precision(affinity):
         problem = CutProblem(affinity, label, edge_norm)
@@ -310,18 +332,25 @@ def balanced_cut(
         InputError: Negative weights, labels of one kind only, or no start with two levels.
 
     Source: a reconstruction of GraphNet Zoo's quotient, whose program was not published.
+
+    Example:
+        >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+        >>> label = torch.tensor([1.0, torch.nan, 0.0])
+        >>> balanced_cut(chain, label, [torch.tensor([1.0, 0.6, 0.0])]).worst
+        1.0
     """
     with full_precision(affinity):
         problem = CutProblem(affinity, label, "none")
-        best, paths = None, []
+        best: tuple[Tensor, float] | None = None
+        paths: list[tuple[float, ...]] = []
         for start in starts:
             signal = problem.with_labels(start)
-            found, path = _descend(problem, signal, tolerance, max_iterations)
-            if found is None:
+            indicator, path = _descend(problem, signal, tolerance, max_iterations)
+            if indicator is None:
                 continue
             paths.append(tuple(path))
             if best is None or path[-1] < best[1]:
-                best = (found, path[-1])
+                best = (indicator, path[-1])
     if best is None:
         raise InputError("no start has contrast", "all nodes with edges are on one level")
     return BalancedCut(best[0], best[1], tuple(paths))
@@ -341,15 +370,15 @@ def _descend(
     for _ in range(MAX_ROUNDS):
         _, slope = problem.balance(signal)
         cost = -path[-1] * slope
-        found = problem.minimize(
+        cut = problem.minimize(
             linear=cost, start=signal, tolerance=tolerance, max_iterations=max_iterations
         )
-        volume, _ = problem.balance(found.indicator)
+        volume, _ = problem.balance(cut.indicator)
         if volume <= 0:
             break
-        quotient = problem.variation(found.indicator) / volume
+        quotient = problem.variation(cut.indicator) / volume
         if quotient >= path[-1] - 1e-12:
             break
-        signal = found.indicator
+        signal = cut.indicator
         path.append(quotient)
     return (signal > 0.5).to(signal.dtype), path

@@ -1,4 +1,10 @@
-"""Messages along the edges of a complete graph on feature rows, without building it."""
+"""Messages along the edges of a complete graph on feature rows, without building it.
+
+Papers:
+    GraphCL: https://arxiv.org/abs/2411.13147
+    MLLC: https://arxiv.org/abs/2404.02065
+    GCNConv: https://arxiv.org/abs/1609.02907
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.graph._tensors import as_pair, full_precision
+from graphnn_unet.graph._untyped import run_function
 from graphnn_unet.graph.affinity import (
     GramAffinity,
     Kernel,
@@ -63,6 +70,14 @@ def gram_convolution(
 
     Source: GraphCL eq. 14 on products of features; identities LF-1, LF-5, LF-15.
     Cost: ``n c q`` time, ``c q`` memory.
+
+    Example:
+        >>> signal = torch.tensor([[1.0], [0.0], [0.0]])
+        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> gram_convolution(feature, signal, affinity="gram")
+        tensor([[0.5000],
+                [0.5000],
+                [0.0000]])
     """
     with full_precision(node_feature):
         feature, carried, single = as_pair(node_feature, signal, ("node_feature", "signal"))
@@ -104,8 +119,8 @@ def thresholded_convolution(
         root = inverse_root(affinity.sum(dim=-1, keepdim=True))
         return root * (affinity @ (root * signal))
     threshold = largest_affinity(fixed) / tau
-    one = torch.ones_like(fixed[..., :1])
-    root = inverse_root(thresholded_product(fixed, threshold, one, block_rows))
+    ones = torch.ones_like(fixed[..., :1])
+    root = inverse_root(thresholded_product(fixed, threshold, ones, block_rows))
     return root * thresholded_product(fixed, threshold, root * signal, block_rows)
 
 
@@ -130,7 +145,9 @@ def thresholded_product(
 
     Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
     """
-    return _ThresholdedProduct.apply(feature.detach(), threshold.detach(), signal, block_rows)
+    return run_function(
+        _ThresholdedProduct, feature.detach(), threshold.detach(), signal, block_rows
+    )
 
 
 def class_graph_propagate(
@@ -158,6 +175,13 @@ def class_graph_propagate(
         ShapeError: The inputs do not describe the same graphs and nodes.
 
     Source: MLLC eqs. 6-7; identity LF-8. Cost: ``n C^2 q`` time, ``n q + C q`` memory.
+
+    Example:
+        >>> probability = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        >>> class_graph_propagate(probability, torch.tensor([[1.0], [0.0], [4.0]]))
+        tensor([[0.5000],
+                [0.5000],
+                [4.0000]])
     """
     with full_precision(probability):
         share, carried, single = as_pair(probability, signal, ("probability", "signal"))
@@ -172,8 +196,8 @@ def class_graph_propagate(
         scaled = root * carried
         value = lonely * scaled
         for index in range(n_classes):
-            own = share * member[..., index : index + 1]
-            value = value + own @ (own.transpose(1, 2) @ scaled)
+            rows_of_class = share * member[..., index : index + 1]
+            value = value + rows_of_class @ (rows_of_class.transpose(1, 2) @ scaled)
         value = root * value
     return value[0] if single else value
 
@@ -217,5 +241,5 @@ class _ThresholdedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
         feature, threshold = ctx.saved_tensors
-        back = _ThresholdedProduct.apply(feature, threshold, gradients[0], ctx.block_rows)
+        back = run_function(_ThresholdedProduct, feature, threshold, gradients[0], ctx.block_rows)
         return None, None, back, None

@@ -33,6 +33,9 @@ from graphnn_unet.metrics.overlap import BoolVolume, dice
 from graphnn_unet.metrics.protocols import LabelIds, mask_of
 from graphnn_unet.storage.atomic import atomic_path
 
+ROW_INCHES = (8.0, 3.2)
+"""Widest row and highest panel of a sheet."""
+
 MAX_ROWS = 100
 """Cases on one sheet: more make a picture that most viewers refuse to open."""
 
@@ -71,36 +74,6 @@ class OverlayRow:
     title: str = ""
 
 
-def save_overlay(
-    image_path: Path | str,
-    prediction_path: Path | str,
-    target_png: Path | str,
-    reference_path: Path | str | None = None,
-    labels: Mapping[str, LabelIds] | None = None,
-) -> None:
-    """Draw one case: the prediction as filled areas, the reference as lines.
-
-    Three slices through the largest foreground area are shown, one along each axis; three slices
-    across the thick axis where voxels are at least three times as thick as wide; a 2D image as
-    it is.
-
-    Args:
-        image_path: Image file, one channel.
-        prediction_path: Label map made by a model, on the image's grid.
-        target_png: Where to write the picture.
-        reference_path: True label map on the same grid; adds its outlines and Dice.
-        labels: Class name to id or, for a region, to its ids; the ids found without it.
-
-    Raises:
-        MissingFileError: A file is not there.
-        InputError: A file cannot be read, or a label map is none.
-        ShapeError: The files are not on one grid.
-    """
-    row = OverlayRow(image_path, prediction_path, reference_path)
-    names = _found_labels([row]) if labels is None else labels
-    _save_sheet([_load(row, names)], tuple(names), Path(target_png), row_inches=(11.0, 4.4))
-
-
 def save_contact_sheet(
     rows: Sequence[OverlayRow],
     target_png: Path | str,
@@ -126,7 +99,7 @@ def save_contact_sheet(
         )
     names = _found_labels(rows) if labels is None else labels
     cases = [_load(row, names) for row in rows]
-    _save_sheet(cases, tuple(names), Path(target_png), row_inches=(8.0, 3.2))
+    _save_sheet(cases, tuple(names), Path(target_png))
 
 
 @dataclass(frozen=True)
@@ -318,10 +291,9 @@ def _save_sheet(
     cases: Sequence[_Case],
     names: tuple[str, ...],
     target: Path,
-    row_inches: tuple[float, float],
 ) -> None:
-    """Lay the rows out below each other; ``row_inches``: widest row, highest panel."""
-    layouts = [_lay_out(case.panels, *row_inches) for case in cases]
+    """Lay the rows out below each other."""
+    layouts = [_lay_out(case.panels, *ROW_INCHES) for case in cases]
     width = max(_MIN_WIDTH, *(layout.width for layout in layouts))
     handles = _legend_handles(cases, names)
     n_columns = _legend_columns(handles, width)

@@ -1,7 +1,7 @@
 """What a user would otherwise take: classical segmentation of one image, as masks.
 
-All get what our own methods get: the image without its frame, polarity by the border, holes
-filled. OpenCV is needed for GrabCut alone and is no dependency of the package.
+All get what our own methods get: the image without its frame, foreground selection by the border,
+holes filled. OpenCV is needed for GrabCut alone and is no dependency of the package.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from scipy import ndimage
 from skimage.color import rgb2gray, rgb2lab
 from skimage.filters import threshold_otsu
 
-from graphnn_unet.clustering.border_features import border_ring
+from graphnn_unet.clustering.border_features import image_margin
 from graphnn_unet.clustering.fit import kmeans
-from graphnn_unet.clustering.polarity import as_label_map, border_polarity
+from graphnn_unet.clustering.foreground_selection import as_label_map, select_foreground
 from graphnn_unet.graph import unit_rows
 
 
 def mask_from_labels(labels: np.ndarray) -> np.ndarray:
-    """Foreground of a map of clusters by the border ring."""
+    """Foreground of a map of clusters by the image margin."""
     edge = np.ones(labels.shape, dtype=bool)
     edge[1:-1, 1:-1] = False
-    polarity = border_polarity(labels.ravel(), edge.ravel())
-    mask = as_label_map(labels.ravel(), polarity, merge=True).reshape(labels.shape) > 0
+    selection = select_foreground(labels.ravel(), edge.ravel())
+    mask = as_label_map(labels.ravel(), selection, merge=True).reshape(labels.shape) > 0
     return ndimage.binary_fill_holes(mask)
 
 
@@ -41,36 +41,36 @@ def kmeans_lab(rgb: np.ndarray) -> np.ndarray:
     rows = torch.from_numpy(lab.reshape(-1, 3).astype(np.float32))
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:4000]
     found = kmeans(rows[chosen], 2)
-    centres = torch.stack([rows[chosen][found == c].mean(dim=0) for c in (0, 1)])
-    labels = torch.cdist(rows, centres).argmin(dim=1).numpy()
+    centers = torch.stack([rows[chosen][found == c].mean(dim=0) for c in (0, 1)])
+    labels = torch.cdist(rows, centers).argmin(dim=1).numpy()
     return mask_from_labels(labels.reshape(lab.shape[:2]))
 
 
 def kmeans_nodes(nodes) -> np.ndarray:
     """Two clusters of the features of nodes, on the working image."""
     labels = kmeans(unit_rows(nodes.values), 2).numpy()
-    polarity = border_polarity(labels, nodes.grid.ring)
-    mask = nodes.grid.spread(as_label_map(labels, polarity, merge=True)) > 0
+    selection = select_foreground(labels, nodes.grid.margin)
+    mask = nodes.grid.spread(as_label_map(labels, selection, merge=True)) > 0
     return ndimage.binary_fill_holes(mask)
 
 
 def border_color(rgb: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance to the Lab colors of the border ring, and Otsu's threshold of it."""
+    """Mahalanobis distance to the Lab colors of the image margin, and Otsu's threshold of it."""
     lab = rgb2lab(rgb)
-    ring = border_ring(lab.shape[:2])
-    mean, cov = lab[ring].mean(axis=0), np.cov(lab[ring].T) + np.eye(3)
+    margin = image_margin(lab.shape[:2])
+    mean, cov = lab[margin].mean(axis=0), np.cov(lab[margin].T) + np.eye(3)
     offset = lab - mean
     distance = np.sqrt(np.einsum("yxi,ij,yxj->yx", offset, np.linalg.inv(cov), offset))
     return ndimage.binary_fill_holes(distance > threshold_otsu(distance))
 
 
 def grabcut(rgb: np.ndarray) -> np.ndarray:
-    """GrabCut started with the border ring as background and all else as probable foreground."""
+    """GrabCut started with the image margin as background and all else as probable foreground."""
     import cv2  # type: ignore[import-not-found]  # optional, see the module's head
 
     pixels = np.ascontiguousarray((255 * rgb[..., ::-1]).astype(np.uint8))
     mask = np.full(rgb.shape[:2], cv2.GC_PR_FGD, np.uint8)
-    mask[border_ring(rgb.shape[:2])] = cv2.GC_BGD
+    mask[image_margin(rgb.shape[:2])] = cv2.GC_BGD
     cv2.setRNGSeed(0)
     cv2.grabCut(pixels, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
     found = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)

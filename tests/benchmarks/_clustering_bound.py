@@ -1,8 +1,6 @@
-"""What masks are worth: a network trained with those of the development part, and its encoder.
+"""What masks are worth: a network trained with those of the development part.
 
-The first row is a reference, not a proof of what can be reached: labels of so few images may be
-beaten. The others use that network's encoder as a source of features on the other set, whose masks
-it has not seen.
+A reference, not a proof of what can be reached: labels of so few images may be beaten.
 """
 
 from __future__ import annotations
@@ -11,17 +9,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from _clustering_pool import Result, rows_of_losses
+from _clustering_pool import Result
 
 from graphnn_unet.clustering.as_labels import write_pseudo_labels
-from graphnn_unet.clustering.encoder import EncoderFeatures
 from graphnn_unet.clustering.images import Source, read_array
 
 METHOD, FEATURES = "supervised network", "masks"
-OTHER_MASKS = "encoder trained with masks of the other set"
 _TRAINER, _CONFIGURATION, _RECIPE = "SupervisedTrainer", "2d", "quick"
 
 
@@ -77,8 +72,3 @@ def bound_rows(model: Path, name: str, work: Path, sources: list[Source]) -> Ite
     for source in sources:
         mask = read_label_map(output / f"{source.case}.nii.gz").array[0] > 0
         yield METHOD, FEATURES, 0, source.case, mask, "trained with masks", seconds
-
-
-def encoder_rows(model: Path, sources: list[Source], is_done: Any) -> Iterator[Result]:
-    """The three losses on the encoder's features."""
-    return rows_of_losses("encoder", EncoderFeatures(model), OTHER_MASKS, sources, is_done)

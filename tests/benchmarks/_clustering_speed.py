@@ -51,13 +51,14 @@ def volume(path: Path) -> tuple[int, float, float]:
     """Nodes, seconds and peak memory in MiB of a fit on all voxels of a volume."""
     from graphnn_unet.clustering.features import BorderFeatures
     from graphnn_unet.clustering.images import Source, read_image
-    from graphnn_unet.clustering.segment import Finish, segment_image
+    from graphnn_unet.clustering.segment import segment_image
+    from graphnn_unet.clustering.settings import PostProcessing
 
     image = read_image(Source(path.name[:-7], (path,), ".nii.gz"))
     settings = make_settings(layer="gcn", loss="cc", steps=N_STEPS, lr=1e-2)
     began = time.perf_counter()
     nodes = BorderFeatures(side=512, cell=1)(image)
-    segment_image(image, nodes, settings, Finish())
+    segment_image(image, nodes, settings, PostProcessing())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return nodes.grid.n_nodes, time.perf_counter() - began, peak
 

@@ -15,6 +15,10 @@ COLUMNS = ("data", "method", "features", "images", "seeds", "iou", "low", "high"
            "oracle_iou", "seconds", "memory_mb")  # fmt: skip
 
 
+REMOVED = ("self", "encoder")
+"""Features that were tried and removed: their rows stay in the files and leave the page."""
+
+
 def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     """A row for each set, method and source of features; means over seeds, then images."""
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
@@ -114,7 +118,8 @@ def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
         writer.writeheader()
         writer.writerows(found)
     if page is not None:
-        replace_measured(page, "\n".join([markdown(found), "", *differences(rows)]))
+        shown = [row for row in found if row["features"] not in REMOVED]
+        replace_measured(page, "\n".join([markdown(shown), "", *differences(rows)]))
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
@@ -137,7 +142,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 def write_sheet(data: Path, rows_file: Path, maps: Path, target: Path, n_each: int = 4) -> None:
     """Good and bad cases of the default method on one PNG."""
-    from graphnn_unet.report.contact_sheet import PictureCase, save_picture_sheet
+    from _contact_sheet import PictureCase, save_picture_sheet
 
     endings = {"EMDS5": ".jpg", "WBC": ".png"}
     cases = []

@@ -10,8 +10,8 @@
 
 ``quality`` adds rows image by image in a fixed random order and goes on where it was stopped, so a
 table of fewer images is that of a random sample. Nothing is chosen on these images: every third
-image of a class is the development part, on which constants were chosen. ``pool`` adds the methods
-that train on all images of a set first, ``bound`` a network trained with the masks of the
+image of a class is the development part, on which constants were chosen. ``pool`` adds the method
+that trains on all images of a set first, ``bound`` a network trained with the masks of the
 development part, ``memory`` measures the peak of each method on the largest
 image of each set, ``agreement`` how well two drawings of one object agree, and ``table`` brings
 rows and memory together.
@@ -25,7 +25,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,8 +115,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
     from _classical import CLASSICAL, kmeans_nodes
 
     from graphnn_unet.clustering.features import BorderFeatures, HandFeatures
-    from graphnn_unet.clustering.segment import Finish, segment_image
-    from graphnn_unet.clustering.settings import METHODS, make_settings
+    from graphnn_unet.clustering.segment import segment_image
+    from graphnn_unet.clustering.settings import METHODS, PostProcessing, make_settings
 
     part = image.array[(slice(None), *image.inner)]
     rgb = np.moveaxis(part if len(part) == 3 else np.repeat(part, 3, axis=0), 0, -1)
@@ -134,7 +133,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
         def work(seed: int) -> tuple[np.ndarray, str, float]:
             ready = nodes()
             began = time.perf_counter()
-            made = segment_image(image, ready, replace(settings, seed=seed), finish)
+            made = segment_image(image, ready, settings.model_copy(update={"seed": seed}), finish)
             seconds = time.perf_counter() - began + nodes.seconds
             return made.labels > 0, str(made.facts["flags"]), seconds
 
@@ -150,8 +149,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
         return work
 
     border, hand = Once(BorderFeatures(), image), Once(HandFeatures(), image)
-    main = Finish(main_components=True)
-    auto = replace(main, color_edges=True)
+    main = PostProcessing(main_components=True)
+    auto = PostProcessing(main_components=True, color_edges=True)
     yield "auto", "border", N_SEEDS if grid else 1, ours(border, make_settings(), auto)
     for name, function in CLASSICAL.items():
         yield name, "", 1, plain(function)
@@ -160,8 +159,8 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
     if not grid:
         return
     for shown, finish in (
-        ("auto --refine", replace(auto, refine=True)),
-        ("auto, all components", replace(auto, main_components=False)),
+        ("auto --refine", PostProcessing(main_components=True, color_edges=True, refine=True)),
+        ("auto, all components", PostProcessing(color_edges=True)),
         ("auto, edges of cells", main),
     ):
         yield shown, "border", 1, ours(border, make_settings(), finish)
@@ -174,7 +173,7 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
         coarse = Once(kind(192, NAMED_CELL), image)
         for name, settings in METHODS.items():
             if name not in ("auto", "grid", "unsegmedgat_c"):
-                yield name, features, n_seeds, ours(coarse, settings, Finish())
+                yield name, features, n_seeds, ours(coarse, settings, PostProcessing())
 
 
 class Rows:
@@ -232,38 +231,32 @@ def quality(data: Path, rows: Rows, part: str, limit: int | None, n_grid: int) -
 
 
 def pool(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
-    """Append the rows of methods that learn from all images of a set first."""
-    from _clustering_pool import self_rows, shared_rows
+    """Append the rows of the method that learns from all images of a set first."""
+    from _clustering_pool import shared_rows
 
-    makers: list[Callable[..., Iterator[Any]]] = [self_rows]
-    makers += [partial(shared_rows, seed=seed) for seed in range(N_SEEDS)]
-    for make in makers:
+    for seed in range(N_SEEDS):
         for name in SETS:
             sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
             (work / name).mkdir(parents=True, exist_ok=True)
             has = partial(rows.has, name)
-            for *key, mask, flags, seconds in make(sources, work / name, is_done=has):
+            for *key, mask, flags, seconds in shared_rows(sources, work / name, seed, has):
                 rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
 def bound(data: Path, rows: Rows, part: str, limit: int | None, work: Path) -> None:
-    """Append the rows of a network trained with masks, and of its encoder on the other set."""
-    from _clustering_bound import FEATURES, METHOD, bound_rows, encoder_rows, home, trained
+    """Append the rows of a network trained with masks."""
+    from _clustering_bound import FEATURES, METHOD, bound_rows, home, trained
 
     home(work)
-    models = {}
     for name in SETS:
         cases = images_of(data, name, "dev")
         masks = {case: read_truth(data, name, case) for case in cases}
-        models[name] = trained(name, work, [source_of(data, name, case) for case in cases], masks)
-    for name, other in zip(SETS, reversed(SETS), strict=True):
+        model = trained(name, work, [source_of(data, name, case) for case in cases], masks)
         sources = [source_of(data, name, case) for case in images_of(data, name, part)[:limit]]
-        found = [encoder_rows(models[other], sources, partial(rows.has, name))]
-        if not all(rows.has(name, METHOD, FEATURES, 0, source.case) for source in sources):
-            found.append(bound_rows(models[name], name, work, sources))
-        for made in found:
-            for *key, mask, flags, seconds in made:
-                rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
+        if all(rows.has(name, METHOD, FEATURES, 0, source.case) for source in sources):
+            continue
+        for *key, mask, flags, seconds in bound_rows(model, name, work, sources):
+            rows.add(name, *key, mask, read_truth(data, name, key[-1]), flags, seconds)
 
 
 def agreement(data: Path, target: Path) -> None:

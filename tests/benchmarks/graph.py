@@ -8,7 +8,7 @@ The last line measures nothing: it writes the table of earlier records into a pa
 
 Topics: ``forms`` (dense against linear at 10^3 and 10^4 nodes, linear alone up to 10^6), ``head``
 (the cluster head and the loss at the sizes of training), ``step`` (share of the graph code in a
-network's training step), ``diffusion`` (nearest neighbours and diffusion, beside scikit-learn).
+network's training step), ``diffusion`` (nearest neighbors and diffusion, beside scikit-learn).
 """
 
 from __future__ import annotations
@@ -107,16 +107,6 @@ def pairs(inputs: Inputs, method: str) -> Any:
     return with_gradient((embedding @ embedding.T - same).square().mean(), inputs)
 
 
-def variation(inputs: Inputs, method: str) -> Any:
-    signal = inputs.logits[:, 0].clone().requires_grad_()
-    if method == "linear":
-        value = graph.total_variation(signal, inputs.feature)
-    else:
-        feature = inputs.feature.detach()
-        value = ((feature @ feature.T) * (signal[:, None] - signal[None, :]).abs()).sum() / 2
-    return torch.autograd.grad(value, signal)
-
-
 def woodbury(inputs: Inputs, method: str) -> Any:
     label, feature = inputs.member.detach(), inputs.feature.detach()
     if method == "linear":
@@ -137,7 +127,6 @@ FORMS: list[tuple[str, Callable[[Inputs, str], Any], int, tuple[float, float] | 
     ("Gram convolution, value and gradients", convolution, 10_000, None),
     ("class-level graph product", class_graph, 10_000, None),
     ("pair loss, value and gradients", pairs, 10_000, None),
-    ("total variation, value and gradient", variation, 10_000, None),
     ("diffusion on the complete graph", woodbury, 3_000, None),
 ]
 
@@ -323,7 +312,7 @@ def accuracy(scores: Any, n_nodes: int) -> float:
 
 
 def diffusion(bench: Bench) -> None:
-    """10 classes on a nearest-neighbour graph from given features, beside LabelSpreading."""
+    """10 classes on a nearest-neighbor graph from given features, beside LabelSpreading."""
     chosen = bench.chosen
     both = 2_000 if chosen.quick else 10_000
     inputs = blobs(both)
@@ -342,12 +331,12 @@ def diffusion(bench: Bench) -> None:
     ):
         theirs = peak_memory_mb(blobs, call, both, threads=chosen.threads)
         bench.add(
-            f"neighbours and diffusion, n = {both:,}: against LabelSpreading ({name}), time",
+            f"neighbors and diffusion, n = {both:,}: against LabelSpreading ({name}), time",
             found.median_s / ours.median_s, "x", ours_s=ours.median_s, theirs_s=found.median_s,
             samples=found.n_samples,
         )  # fmt: skip
         bench.add(
-            f"neighbours and diffusion, n = {both:,}: against LabelSpreading ({name}), memory",
+            f"neighbors and diffusion, n = {both:,}: against LabelSpreading ({name}), memory",
             theirs / mine, "x", ours_mb=mine, theirs_mb=theirs,
         )  # fmt: skip
     if not chosen.quick:
@@ -364,8 +353,8 @@ def _large_diffusion(bench: Bench, n_nodes: int) -> None:
     found = system.solve(label)
     solved = time.perf_counter()
     right = accuracy(found.value, n_nodes)
-    shown = f"n = {n_nodes:,}, 50 neighbours, 10 classes"
-    bench.add(f"{shown}: exact neighbour graph", built - start, "s", samples=1,
+    shown = f"n = {n_nodes:,}, 50 neighbors, 10 classes"
+    bench.add(f"{shown}: exact neighbor graph", built - start, "s", samples=1,
               entries=affinity.values().numel())  # fmt: skip
     bench.add(f"{shown}: diffusion to 1e-6", solved - built, "s", samples=1,
               iterations=found.n_iterations, residual=found.residual, accuracy=right)  # fmt: skip

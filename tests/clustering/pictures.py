@@ -7,6 +7,9 @@ from PIL import Image as Pillow
 
 from graphnn_unet.clustering.images import Image, Source
 
+QUICK = {"side": 56, "steps": 12, "lr": 0.02, "n_workers": 0}
+"""Options of ``cluster`` that take a fraction of a second a picture."""
+
 
 def blob(height: int = 48, width: int = 56, radius: int = 12, seed: int = 0):
     """RGB from 0 to 255 with a dark textured disc on a bright ground, and its mask."""
@@ -32,3 +35,7 @@ def as_image(rgb: np.ndarray, case: str = "a") -> Image:
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / (one | other).sum())
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Pillow.open(path))

@@ -13,15 +13,16 @@ from graphnn_unet.clustering.color_edges import (
     SMOOTHNESS,
     _relaxed,
     color_edges,
+    likelihood_ratio,
     mixture_likelihood,
     pixel_affinity,
 )
-from graphnn_unet.clustering.hand_features import perceived
+from graphnn_unet.clustering.hand_features import to_lab
 
 
 def lab_of(rgb: np.ndarray) -> np.ndarray:
     channels = np.moveaxis(rgb, -1, 0).astype(np.float32) / 255
-    return 100 * perceived(channels, is_color=True)
+    return 100 * to_lab(channels, is_color=True)
 
 
 def dense_energy(near, mask, color, ratio, values):
@@ -50,8 +51,8 @@ def test_values_minimize_the_energy_of_the_docstring():
     near = rng.random((5, 6)) < 0.4
     mask = rng.random((5, 6)) < 0.5
     ratio = rng.normal(0, 3, near.sum())
-    affinity = pixel_affinity(near, color)
-    found = _relaxed(affinity, near.ravel(), mask.ravel(), torch.from_numpy(ratio)).numpy()
+    affinity, reached = pixel_affinity(near, color)
+    found = _relaxed(affinity, near[reached], mask[reached], torch.from_numpy(ratio)).numpy()
     least = dense_energy(near, mask, color, ratio, found)
     for place in range(near.sum()):
         for step in (-0.01, 0.01):
@@ -123,7 +124,9 @@ def test_a_pixel_that_nothing_is_known_about_spoils_no_other():
     color[0, 2, 2] = 1e6  # its edges have no weight
     ratio = torch.ones(9, dtype=torch.float64)
     ratio[4] = 0
-    affinity = pixel_affinity(near, color).tolil()
+    affinity, reached = pixel_affinity(near, color)
+    assert reached.all()
+    affinity = affinity.tolil()
     affinity[12] = 0
     affinity[:, 12] = 0
     found = _relaxed(affinity.tocsr(), near.ravel(), np.ones(25, dtype=bool), ratio)
@@ -132,8 +135,18 @@ def test_a_pixel_that_nothing_is_known_about_spoils_no_other():
 
 
 def test_mixtures_are_densities():
-    sample = torch.tensor(np.random.default_rng(0).normal(0, 5, (4000, 1)))
+    sample = np.random.default_rng(0).normal(0, 5, (4000, 1))
     sample[:2000] += 40
-    places = torch.linspace(-60, 100, 3201, dtype=torch.float64)[:, None]
-    total = mixture_likelihood(places, sample).exp().sum() * 0.05 / np.sqrt(2 * np.pi)
-    assert float(total) == pytest.approx(1, abs=0.01)
+    places = np.linspace(-60, 100, 3201)[:, None]
+    density = np.exp(mixture_likelihood(places, sample))
+    assert density.sum() * 0.05 == pytest.approx(1, abs=0.01)
+    assert density[2000] > 100 * density[1600]  # 40 and 20
+
+
+def test_no_color_decides_alone_however_unlikely_it_is():
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(0, 3, (500, 3)), rng.normal(90, 3, (500, 3))
+    rows = np.array([[0.0, 0, 0], [45, 45, 45], [90, 90, 90]])
+    ratio = likelihood_ratio(rows, inside, outside)
+    assert ratio[[0, 2]].tolist() == [6, -6]
+    assert abs(ratio[1]) <= 6

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import iou
 
-from graphnn_unet.clustering.collective import train_together
 from graphnn_unet.clustering.fit import (
     Graph,
     fit_graph,
@@ -17,29 +17,28 @@ from graphnn_unet.clustering.fit import (
     make_graph,
     network_of,
 )
-from graphnn_unet.clustering.polarity import border_polarity
+from graphnn_unet.clustering.foreground_selection import select_foreground
 from graphnn_unet.clustering.settings import METHODS, ClusterSettings, make_settings
 from graphnn_unet.errors import InputError
-from graphnn_unet.graph import correlation_clustering_loss_from, modularity_loss_from
 
 SIDE = 20
 
 
 def disc(seed: int = 0) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """Features, mask and ring of the specification's clear disc."""
+    """Features, mask and margin of the specification's clear disc."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     inside = ((rows - 9.5) ** 2 + (columns - 9.5) ** 2 <= 36).ravel()
     means = rng.normal(size=(2, 32))
     values = means[inside.astype(int)] + 0.7 * rng.normal(size=(SIDE * SIDE, 32))
-    ring = np.ones((SIDE, SIDE), dtype=bool)
-    ring[1:-1, 1:-1] = False
-    return torch.from_numpy(values.astype(np.float32)), inside, ring.ravel()
+    margin = np.ones((SIDE, SIDE), dtype=bool)
+    margin[1:-1, 1:-1] = False
+    return torch.from_numpy(values.astype(np.float32)), inside, margin.ravel()
 
 
-def honest_iou(fit, inside, ring) -> float:
+def honest_iou(fit, inside, margin) -> float:
     labels = fit.labels.numpy()
-    return iou(np.isin(labels, border_polarity(labels, ring).foreground), inside)
+    return iou(np.isin(labels, select_foreground(labels, margin).foreground), inside)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -51,10 +50,10 @@ def honest_iou(fit, inside, ring) -> float:
     ],
 )  # fmt: skip
 def test_clear_disc_is_found_without_truth(layer, loss, graph, seed):
-    feature, inside, ring = disc()
+    feature, inside, margin = disc()
     chosen = make_settings(layer=layer, loss=loss, graph=graph, alpha=5.0, tau=0.5, seed=seed)
     fit = fit_graph(make_graph(feature, chosen), chosen, "disc")
-    assert honest_iou(fit, inside, ring) >= 0.95
+    assert honest_iou(fit, inside, margin) >= 0.95
 
 
 def test_released_loss_ends_in_a_flag_not_in_an_error():
@@ -68,53 +67,26 @@ def test_released_loss_ends_in_a_flag_not_in_an_error():
     assert len(fit.labels.unique()) == 2
 
 
-def test_two_blocks_by_hand_prefer_collapse_under_the_released_loss():
-    half = torch.kron(torch.eye(2), torch.ones(20, 20))
-    split = torch.kron(torch.eye(2), torch.ones(20, 1))
-    one = torch.stack([torch.ones(40), torch.zeros(40)], dim=1)
-    for across, true_split, released in ((0.2, 1 / 3, (0.291667, 0.25)),
-                                         (0.5, 1 / 6, (0.208333, 0.25))):  # fmt: skip
-        weight = half + across * (1 - half)
-        values = [
-            -modularity_loss_from(weight, member, collapse=False, variant=variant).item()
-            for variant in ("true", "released")
-            for member in (split, one)
-        ]
-        assert values == pytest.approx([true_split, 0, *released], abs=1e-6)
-
-
-def test_correlation_clustering_by_hand():
-    weight = torch.tensor([[1, 0.8, 0.1, 0], [0.8, 1, 0, 0.1], [0.1, 0, 1, 0.6], [0, 0.1, 0.6, 1]])
-    hard = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    one = torch.tensor([[1.0, 0]] * 4)
-    soft = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
-    found = [
-        correlation_clustering_loss_from(weight - 0.2, member, reduction="sum").item()
-        for member in (hard, one, soft)
-    ]
-    assert found == pytest.approx([-5.2, -4.0, -3.204], abs=1e-5)
-
-
-def test_released_presets_have_no_pull_against_one_cluster():
-    for name in ("unseggnet", "unsegarmanet"):
-        chosen = make_settings(name, as_released=True)
-        assert (chosen.variant, chosen.collapse, chosen.assign) == ("released", False, "released")
-    assert make_settings("unsegmedgat", as_released=True).collapse
-    assert make_settings("unsegmedgat").variant == "true"
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Networks in float64: steps of an optimizer blow rounding up to percents in float32."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("layer", ["gcn", "gat", "arma"])
 @pytest.mark.parametrize("loss", ["ncut", "cc", "dmon"])
-def test_linear_time_gives_the_same_as_the_matrix_of_all_pairs(layer, loss):
+def test_linear_time_gives_the_same_as_the_matrix_of_all_pairs(double, layer, loss):
     from graphnn_unet.graph.affinity import GramAffinity
 
     feature, *_ = disc(1)
-    feature = feature[::4]
+    feature = feature[::4].double()
     chosen = make_settings(layer=layer, loss=loss, steps=15, lr=1e-2)
     linear = make_graph(feature, chosen)
     dense = replace(linear, messages=GramAffinity.of(feature.unsqueeze(0), "shifted").dense()[0])
     one, other = (fit_graph(graph, chosen, "a").assignment for graph in (linear, dense))
-    torch.testing.assert_close(one, other, atol=1e-2, rtol=0)
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
     assert len(one.argmax(dim=1).unique()) == 2
 
 
@@ -137,30 +109,9 @@ def test_same_seed_same_result_whatever_ran_before():
     fit_graph(make_graph(feature[:50], chosen), chosen, "b")
     again = fit_graph(make_graph(feature, chosen), chosen, "a")
     assert torch.equal(first.assignment, again.assignment)
-    other = fit_graph(make_graph(feature, replace(chosen, seed=1)), replace(chosen, seed=1), "a")
+    seeded = make_settings("deepcut", steps=5, seed=1)
+    other = fit_graph(make_graph(feature, seeded), seeded, "a")
     assert not torch.equal(first.assignment, other.assignment)
-
-
-def test_no_shared_passes_are_the_plain_method_and_shared_weights_change_it():
-    feature, *_ = disc()
-    images = [("a", feature), ("b", feature * 2 + 1)]
-    chosen = make_settings("deepcut", steps=3)
-
-    def graph_of(rows):
-        return make_graph(rows, chosen)
-
-    assert train_together(images, graph_of, chosen) is None
-    start = initial_state(32, chosen)
-    plain = fit_graph(graph_of(feature), chosen, "a")
-    same = fit_graph(graph_of(feature), chosen, "a", start)
-    assert torch.equal(plain.assignment, same.assignment)
-    together = replace(chosen, shared_steps=3)
-    shared = train_together(images, graph_of, together)
-    assert any(not torch.equal(shared[name], start[name]) for name in start)
-    backwards = train_together(images[::-1], graph_of, together)
-    assert all(torch.equal(shared[name], backwards[name]) for name in shared)
-    after = fit_graph(graph_of(feature), together, "a", shared)
-    assert not torch.equal(after.assignment, plain.assignment)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "auto"])
@@ -194,29 +145,19 @@ def test_loss_that_is_not_finite_stops_with_the_last_finite_weights():
     fit = fit_graph(Graph(feature, graph.messages, breaking), chosen, "a")
     assert "not_finite" in fit.flags
     assert torch.isfinite(fit.assignment).all()
-    two = replace(chosen, steps=2)
+    two = make_settings(layer="gcn", loss="cc", steps=2)
     assert torch.equal(fit.assignment, fit_graph(graph, two, "a").assignment)
 
 
 def test_correlation_clustering_leaves_slots_empty():
-    feature, inside, ring = disc()
+    feature, inside, margin = disc()
     chosen = make_settings(layer="gcn", loss="cc", graph="published", alpha=5.0, n_clusters=10)
     fit = fit_graph(make_graph(feature, chosen), chosen, "a")
     assert 2 <= len(fit.labels.unique()) < 10
-    assert honest_iou(fit, inside, ring) > 0.8
+    assert honest_iou(fit, inside, margin) > 0.8
 
 
-def test_settings_that_cannot_be_used_are_told_together():
-    with pytest.raises(InputError, match=r"n_clusters = 1.*steps = 0.*alpha = -1"):
-        make_settings(n_clusters=1, steps=0, alpha=-1.0)
-    with pytest.raises(InputError, match="method 'deep' is not known"):
-        make_settings("deep")
-    with pytest.raises(InputError, match="does not fit the method 'unseggnet'"):
-        make_settings("unseggnet", layer="gat")
-    with pytest.raises(InputError, match="--as-released does not fit"):
-        make_settings("grid", as_released=True)
-    with pytest.raises(InputError, match="signed edges"):
-        make_settings(layer="gat", loss="cc", signed=True)
+def test_graphs_that_cannot_be_made_are_refused():
     with pytest.raises(InputError, match="5 nodes cannot form 6"):
         make_graph(torch.rand(5, 3), ClusterSettings(n_clusters=6))
     opposed = torch.tensor([[1.0, 0], [0, 1]]) * 0
@@ -232,7 +173,8 @@ def test_signed_edges_keep_their_sign():
     graph = make_graph(feature, chosen)
     assert bool((graph.messages < 0).any())
     assert network_of(32, chosen, initial_state(32, chosen)).settings.signed
-    assert torch.isfinite(fit_graph(graph, replace(chosen, steps=3), "a").assignment).all()
+    quick = chosen.model_copy(update={"steps": 3})
+    assert torch.isfinite(fit_graph(graph, quick, "a").assignment).all()
 
 
 def test_kmeans_finds_far_groups_and_is_the_same_each_time():

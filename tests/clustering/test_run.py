@@ -10,28 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
-from pictures import blob, iou, save
-from PIL import Image as Pillow
-from tiny_study import real_data, write_image
+from pictures import QUICK, blob, iou, read, save
+from tiny_study import real_data
 
 import graphnn_unet
 from graphnn_unet.clustering import run, segment, slices
-from graphnn_unet.clustering.slices import carried_on
-from graphnn_unet.errors import CasesFailedError, FaultsError, InputError, RefusedError
-
-QUICK = {"side": 56, "steps": 12, "lr": 0.02, "n_workers": 0}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for seed in range(3):
-        save(tmp_path / "in" / f"p{seed}.png", blob(seed=seed)[0])
-    return tmp_path / "in"
-
-
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Pillow.open(path))
+from graphnn_unet.errors import CasesFailedError, FaultsError, RefusedError
 
 
 def rows(folder: Path) -> list[dict]:
@@ -109,20 +93,6 @@ def test_constant_picture_is_empty_with_a_flag(tmp_path):
     assert "empty" in rows(tmp_path / "out")[0]["flags"]
 
 
-@pytest.mark.parametrize("options", [
-    {"method": "deepcut", "cell": 4}, {"method": "unseggnet", "as_released": True, "cell": 4},
-    {"method": "unsegmedgat_c", "cell": 8, "shared_steps": 2, "steps": 3},
-    {"layer": "gat", "loss": "ncut", "cell": 4}, {"refine": True}, {"features": "hand"},
-])  # fmt: skip
-def test_methods_and_features_run_through(folder, tmp_path, options):
-    for name in ("p1.png", "p2.png"):
-        (folder / name).unlink()
-    result = graphnn_unet.cluster(folder, tmp_path / "out", **{**QUICK, **options})
-    found = read(tmp_path / "out" / "p0.png")
-    assert result.clustered == ["p0"]
-    assert set(np.unique(found)) <= {0, 1}
-
-
 def test_parts_of_the_object_get_ids_of_their_own(tmp_path):
     rgb, mask = blob(60, 60, 20)
     rgb[(mask) & (np.arange(60) > 30)] = [60, 60, 160]
@@ -135,73 +105,6 @@ def test_parts_of_the_object_get_ids_of_their_own(tmp_path):
     assert set(np.unique(found)) == {0, 1, 2}
 
 
-def test_pseudo_labels_are_a_raw_data_set(folder, tmp_path):
-    result = graphnn_unet.cluster(folder, tmp_path / "out", as_labels="Discs", **QUICK)
-    raw = tmp_path / "home" / "raw" / "Dataset501_Discs"
-    assert result.dataset == raw
-    about = json.loads((raw / "dataset.json").read_text())
-    assert (about["numTraining"], len(about["channel_names"])) == (3, 3)
-    assert about["labels"] == {"background": 0, "cluster_1": 1}
-    label = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "labelsTr" / "p1.nii.gz")))
-    assert (label[0] == read(tmp_path / "out" / "p1.png")).all()
-    red = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "imagesTr" / "p1_0000.nii.gz")))
-    assert (red[0] == blob(seed=1)[0][..., 0]).all()
-    with pytest.raises(RefusedError):
-        graphnn_unet.cluster(folder, tmp_path / "other", as_labels="Discs", **QUICK)
-    assert not (tmp_path / "other").exists()
-
-
-def ball(shape=(12, 40, 44)) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    mask = sum(axis**2 for axis in grid) < 0.3
-    return (100 + 60 * mask + rng.normal(0, 4, shape)).astype(np.float32), mask
-
-
-@pytest.mark.parametrize("by_slice", [False, True])
-def test_volumes_as_a_whole_and_slice_by_slice(tmp_path, by_slice):
-    image, mask = ball()
-    write_image(tmp_path / "in" / "v.nii.gz", image, (3.0, 1.0, 1.0))
-    graphnn_unet.cluster(tmp_path / "in", tmp_path / "out", by_slice=by_slice, cell=2, **QUICK)
-    found = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
-    assert found.GetSpacing() == pytest.approx((1, 1, 3))
-    labels = sitk.GetArrayFromImage(found) > 0
-    assert iou(labels, mask) > (0.5 if by_slice else 0.65)
-    if by_slice:  # where there is an object, its edge is that of the picture
-        shown = mask.any(axis=(1, 2))
-        assert iou(labels[shown], mask[shown]) > 0.95
-
-
-def test_ids_are_carried_from_slice_to_slice():
-    before = np.array([[1, 1, 0, 2, 2, 2]])
-    labels = np.array([[2, 2, 0, 1, 1, 3]])
-    assert carried_on(before, labels).tolist() == [[1, 1, 0, 2, 2, 3]]
-    assert carried_on(before, np.zeros((1, 6), int)).tolist() == [[0] * 6]
-
-
-def test_encoder_of_a_trained_model_gives_features(trained_home, tmp_path):
-    from graphnn_unet.clustering.encoder import EncoderFeatures
-    from graphnn_unet.clustering.images import find_images, read_image
-
-    dataset = trained_home / "results" / "Dataset801_Tiny"
-    model = dataset / "SupervisedTrainer__gnnunetPlans__3d_fullres"
-    sources, *_ = find_images(trained_home / "raw" / "Dataset801_Tiny" / "imagesTs")
-    image = read_image(sources[0])
-    nodes = EncoderFeatures(model)(image)
-    assert nodes.values.shape == (nodes.grid.n_nodes, 8 + 8)
-    assert nodes.box == tuple(slice(0, n) for n in image.shape)
-    out = tmp_path / "out"
-    graphnn_unet.cluster(
-        trained_home / "raw" / "Dataset801_Tiny" / "imagesTs", out, model=model, device="cpu",
-        layer="gcn", loss="cc", steps=3, n_workers=0,
-    )  # fmt: skip
-    made = sitk.ReadImage(str(out / sources[0].target_name))
-    assert made.GetSize() == image.shape[::-1]
-    save(tmp_path / "rgb" / "a.png", blob()[0])
-    with pytest.raises(FaultsError, match="has 3 channels"):
-        graphnn_unet.cluster(tmp_path / "rgb", tmp_path / "o2", model=model, n_workers=0)
-
-
 def test_no_function_before_the_evaluation_takes_a_truth():
     modules = [run, segment, slices]
     for module in modules:
@@ -210,20 +113,6 @@ def test_no_function_before_the_evaluation_takes_a_truth():
                 continue
             names = set(inspect.signature(function).parameters)
             assert not names & {"truth", "mask_path", "reference", "ground_truth", "target_mask"}
-
-
-def test_options_that_would_do_nothing_are_refused(folder, tmp_path):
-    for options, match in (
-        ({"features": "dino"}, "needs a weight file"),
-        ({"features": "encoder"}, "needs a model"),
-        ({"features": "hand", "dino": "x.pth"}, "--dino does not go with --features hand"),
-        ({"stride": 4}, "--stride does not go with"),
-        ({"features": "deep"}, "are not known"),
-        ({"cell": 0}, "cannot be used"),
-    ):
-        with pytest.raises(InputError, match=match):
-            graphnn_unet.cluster(folder, tmp_path / "out", **{**QUICK, "side": None, **options})
-    assert not (tmp_path / "out").exists()
 
 
 KILLED = """

@@ -53,7 +53,9 @@ def test_partial_failure_ends_with_three_and_a_mistake_with_two(folder):
     assert (folder / "out" / "failures.csv").is_file()
     for wrong, message in (
         (("--method", "deep"), "error: method 'deep' is not known"),
-        (("--clusters", 1), "error: these settings cannot be used: n_clusters = 1"),
+        (("--clusters", 1), "error: n_clusters = 1 cannot be used: input should be"),
+        (("--features", "encoder"), "error: features 'encoder' are not known: there are auto"),
+        (("--features", "self"), "error: features 'self' are not known: there are auto"),
         (("--features", "dino"), "error: --features dino needs a weight file"),
         (("-np", 0), "error: -np 0 is out of range"),
         (("-i", folder / "none"), "error: input folder"),

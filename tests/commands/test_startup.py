@@ -14,9 +14,10 @@ import graphnn_unet
 COMMANDS = sorted(
     point.name for point in entry_points(group="console_scripts") if point.name[:8] == "gnnunet_"
 )
-FROM_SECTIONS = {"gnnunet_classify"}
-"""Commands whose flags come from a pydantic section, which their help needs."""
 HEAVY = {"torch", "nnunetv2", "numpy", "SimpleITK", "scipy", "pandas", "pydantic", "matplotlib"}
+
+FROM_SECTIONS = {"gnnunet_classify", "gnnunet_cluster"}
+"""Commands whose flags are made from settings that pydantic declares."""
 
 
 def script(name: str) -> str:
@@ -131,7 +132,7 @@ sys.exit(info.main([]))
     [
         ("well", 0, []),
         ("defect", 1, None),
-        ("diverged", 1, ["error: the loss was not finite."]),
+        ("diverged", 2, ["error: the loss was not finite."]),
         ("input", 2, ["error: scan.nii.gz is empty: 0 bytes. Copy it again."]),
         ("faults", 2, ["error: case_1: it is empty. Copy it again."] * 2),
         ("failed", 3, ["error: case_1: it is empty. Copy it again."]),

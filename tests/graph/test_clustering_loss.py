@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 
-import networkx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +14,6 @@ from graphnn_unet.graph import (
     correlation_clustering_loss,
     mean_cosine,
 )
-from graphnn_unet.graph.affinity import largest_affinity, prepared_rows
 from graphnn_unet.graph.clustering_loss import picks_dense
 
 HARD = [[1.0, 0], [1, 0], [0, 1], [0, 1]]
@@ -190,44 +188,6 @@ def test_float32_follows_float64_on_many_nodes():
     exact = correlation_clustering_loss(feature, logits.softmax(-1))
     narrow = correlation_clustering_loss(feature.float(), logits.softmax(-1).float())
     torch.testing.assert_close(narrow.double(), exact, rtol=1e-5, atol=0)
-
-
-def grid_weights(grid: tuple[int, ...]) -> torch.Tensor:
-    graph = networkx.grid_graph(list(reversed(grid)))
-    order = list(itertools.product(*map(range, grid))) if len(grid) > 1 else range(*grid)
-    return torch.tensor(networkx.to_numpy_array(graph, nodelist=order))
-
-
-@pytest.mark.parametrize("grid", [(12,), (4, 3), (2, 3, 2), (1, 12, 1)])
-@pytest.mark.parametrize("rows", ROWS)
-def test_grid_neighbours_attract_by_their_share(grid, rows):
-    feature, logits = sample(12, 5, 4)
-    inputs = feature.requires_grad_(), logits.softmax(-1).requires_grad_()
-    near = grid_weights(grid)
-    plain = correlation_clustering_loss(*inputs, rows=rows)
-    top = largest_affinity(prepared_rows(feature, rows))
-    together = inputs[1] @ inputs[1].transpose(1, 2)
-    expected = plain - 0.3 * top * (near * together).sum((1, 2)) / near.sum()
-    for method in ("linear", "dense"):
-        found = correlation_clustering_loss(
-            *inputs, rows=rows, method=method, grid=grid, grid_weight=0.3
-        )
-        torch.testing.assert_close(found, expected)
-    ours, theirs = (torch.autograd.grad(v.sum(), inputs, retain_graph=True)
-                    for v in (found, expected))  # fmt: skip
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_grid_weight_zero_and_a_single_position_change_nothing():
-    feature, logits = sample(12, 5, 4)
-    member = logits.softmax(-1)
-    plain = correlation_clustering_loss(feature, member)
-    assert torch.equal(correlation_clustering_loss(feature, member, grid=(3, 4)), plain)
-    one = correlation_clustering_loss(feature[:, :1], member[:, :1], grid=(1, 1), grid_weight=2.0)
-    assert torch.equal(one, correlation_clustering_loss(feature[:, :1], member[:, :1]))
-    with pytest.raises(ShapeError, match="grid"):
-        correlation_clustering_loss(feature, member, grid=(3, 5), grid_weight=1.0)
 
 
 def test_auto_never_builds_a_large_matrix():

@@ -9,7 +9,7 @@ from torch_geometric.nn import GATConv
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph import ClustererSettings, GraphClusterer
 from graphnn_unet.graph.affinity import GramAffinity
-from graphnn_unet.graph.clusterer import PRESETS
+from graphnn_unet.graph.clusterer_settings import PRESETS
 from graphnn_unet.graph.complete_layers import complete_gat
 from graphnn_unet.graph.graph_layers import dense_gat
 

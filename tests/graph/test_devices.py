@@ -54,7 +54,6 @@ def dense_network(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
 
 CALLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "correlation": graph.correlation_clustering_loss,
-    "grid": lambda f, s: graph.correlation_clustering_loss(f, s, grid=(20, 30), grid_weight=0.1),
     "cut": graph.normalized_cut_loss,
     "modularity": graph.modularity_loss,
     "sparse modularity": sparse_modularity,
@@ -64,7 +63,6 @@ CALLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "classes": lambda f, s: graph.class_graph_propagate(s, f, detach_graph=False),
     "woodbury": lambda f, s: graph.diffuse_labels(s, node_feature=f, alpha=0.9),
     "sparse diffusion": diffuse_sparse,
-    "variation": lambda f, s: graph.total_variation(s, f) / 600**2,
     "align": align,
     "cluster": cluster,
     "network": dense_network,

@@ -12,14 +12,12 @@ N_NODES, CHANNELS, CLUSTERS = 20_000, 32, 10
 FORMS = {
     "unit": lambda f, s: graph.correlation_clustering_loss(f, s),
     "centred": lambda f, s: graph.correlation_clustering_loss(f, s, rows="centred"),
-    "grid": lambda f, s: graph.correlation_clustering_loss(f, s, grid=(100, 200), grid_weight=1.0),
     "cut": graph.normalized_cut_loss,
     "modularity": graph.modularity_loss,
     "convolution": graph.gram_convolution,
     "classes": lambda f, s: graph.class_graph_propagate(s[:, :4].softmax(-1), f),
     "pairs": lambda f, s: graph.pair_loss(f, s.detach().argmax(-1)),
     "diffusion": lambda f, s: graph.diffuse_labels(s, node_feature=f),
-    "variation": lambda f, s: graph.total_variation(s[:, 0], f),
     "shifted head": lambda f, s: graph.CorrelationClusterHead(CHANNELS, graph="shifted")(f),
 }
 
@@ -36,7 +34,7 @@ def test_the_largest_allocation_grows_with_the_nodes_only(name: str):
     assert 0 < largest <= 4 * N_NODES * max(CHANNELS + 1, 64)
 
 
-def test_neighbours_hold_a_block_of_rows():
+def test_neighbors_hold_a_block_of_rows():
     feature = torch.randn(4000, 8)
     with torch.profiler.profile(profile_memory=True) as profile:
         graph.knn_affinity(feature, n_neighbors=5, block_rows=64)

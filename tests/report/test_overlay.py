@@ -7,7 +7,7 @@ from matplotlib import colors, image
 
 from graphnn_unet.errors import InputError, MissingFileError, ShapeError
 from graphnn_unet.report import overlay
-from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet, save_overlay
+from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet
 
 SHAPE = (24, 30, 36)
 NO_GREY = 0.25
@@ -59,6 +59,12 @@ def runs_across(path: Path) -> int:
     rows = np.flatnonzero(found.any(axis=1))
     ends = np.flatnonzero(np.diff(np.pad(found[(rows[0] + rows[-1]) // 2].astype(int), 1)))
     return int((np.diff(ends)[::2] >= 3).sum())
+
+
+def save_overlay(image_path, prediction_path, target_png, reference_path=None, labels=None):
+    """A sheet of one case."""
+    row = OverlayRow(image_path, prediction_path, reference_path)
+    save_contact_sheet([row], target_png, labels)
 
 
 @pytest.fixture

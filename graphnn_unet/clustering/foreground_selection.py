@@ -9,50 +9,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOREGROUND_SHARE = 0.1
-"""With more than two clusters, one with less of the border ring than this is foreground."""
+"""With more than two clusters, one with less of the image margin than this is foreground."""
 
-ON_BORDER = 0.25
-"""From this share of the ring on, the foreground is said to lie on the border."""
+ON_MARGIN = 0.25
+"""From this share of the margin on, the foreground is said to lie on the border."""
 
 Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Polarity:
+class ForegroundSelection:
     """Clusters seen as foreground and background.
 
     Attributes:
         foreground: Ids of clusters that are foreground, the largest first.
-        ring_share: Share of the border ring in the foreground.
+        margin_share: Share of the image margin in the foreground.
     """
 
     foreground: tuple[int, ...]
-    ring_share: float
+    margin_share: float
 
     @property
     def is_on_border(self) -> bool:
         """Whether the object reaches along more than a quarter of the border."""
-        return self.ring_share > ON_BORDER
+        return self.margin_share > ON_MARGIN
 
 
-def border_polarity(labels: Labels, ring: NDArray[np.bool_]) -> Polarity:
+def select_foreground(labels: Labels, margin: NDArray[np.bool_]) -> ForegroundSelection:
     """Tell foreground from background by the clusters of the border nodes.
 
-    Background is the cluster with the largest share of the ring; of equal ones the larger cluster,
-    then that of the first node. With two clusters the other one is foreground; with more, all that
-    hold less than a tenth of the ring, at least the one that holds least.
+    Background is the cluster with the largest share of the margin; of equal ones the larger
+    cluster, then that of the first node. With two clusters the other one is foreground; with more,
+    all that hold less than a tenth of the margin, at least the one that holds least.
 
     Args:
         labels: Cluster of each node, ``(node,)``.
-        ring: Border nodes, ``(node,)``, at least one.
+        margin: Border nodes, ``(node,)``, at least one.
 
     Returns:
         Foreground clusters; none where all nodes are in one cluster.
     """
     used = np.unique(labels)
     if len(used) == 1:
-        return Polarity((), 0.0)
-    share = {int(c): float((labels[ring] == c).mean()) for c in used}
+        return ForegroundSelection((), 0.0)
+    share = {int(c): float((labels[margin] == c).mean()) for c in used}
     size = {int(c): int((labels == c).sum()) for c in used}
     background = max(share, key=lambda c: (share[c], size[c], c == labels[0]))
     others = [c for c in share if c != background]
@@ -60,24 +60,24 @@ def border_polarity(labels: Labels, ring: NDArray[np.bool_]) -> Polarity:
         inside = [c for c in others if share[c] < FOREGROUND_SHARE]
         others = inside or [min(others, key=lambda c: (share[c], -size[c]))]
     others.sort(key=lambda c: -size[c])
-    return Polarity(tuple(others), sum(share[c] for c in others))
+    return ForegroundSelection(tuple(others), sum(share[c] for c in others))
 
 
-def as_label_map(labels: Labels, polarity: Polarity, *, merge: bool) -> Labels:
+def as_label_map(labels: Labels, selection: ForegroundSelection, *, merge: bool) -> Labels:
     """Ids of a label map: 0 background, 1 the foreground, or 1, 2, ... its clusters by size.
 
     Args:
         labels: Cluster of each node.
-        polarity: Of these nodes.
+        selection: Of these nodes.
         merge: One id for all of the foreground.
     """
-    made = np.zeros_like(labels)
-    for number, cluster in enumerate(polarity.foreground, start=1):
-        made[labels == cluster] = 1 if merge else number
-    return made
+    label_map = np.zeros_like(labels)
+    for number, cluster in enumerate(selection.foreground, start=1):
+        label_map[labels == cluster] = 1 if merge else number
+    return label_map
 
 
-def corner_polarity(labels: Labels, size: Sequence[int]) -> Polarity:
+def select_by_corners(labels: Labels, size: Sequence[int]) -> ForegroundSelection:
     """DeepCut's rule for two clusters: the second is foreground, unless it holds most corners.
 
     Args:
@@ -86,4 +86,4 @@ def corner_polarity(labels: Labels, size: Sequence[int]) -> Polarity:
     """
     corners = labels.reshape(size)[np.ix_(*((0, -1) for _ in size))]
     foreground = 0 if int((corners == 1).sum()) > corners.size // 2 else 1
-    return Polarity((foreground,) if bool((labels == foreground).any()) else (), 0.0)
+    return ForegroundSelection((foreground,) if bool((labels == foreground).any()) else (), 0.0)

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
-from PIL import Image as Pillow
-
-from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.report.contact_sheet import (
+from benchmarks._contact_sheet import (
     PREDICTION,
     REFERENCE,
     PictureCase,
     save_picture_sheet,
 )
+from PIL import Image as Pillow
+
+from graphnn_unet.errors import InputError, ShapeError
 
 
 @pytest.fixture

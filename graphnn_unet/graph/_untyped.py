@@ -1,0 +1,53 @@
+# pyright: basic
+"""Functions of PyTorch that come without types: here they get them, once."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+def row_norm(value: Tensor, *, keepdim: bool = False) -> Tensor:
+    """Euclidean length of the rows, ``(..., c)`` to ``(...)`` or ``(..., 1)``."""
+    return torch.linalg.vector_norm(value, dim=-1, keepdim=keepdim)
+
+
+def matrix_norm(value: Tensor) -> Tensor:
+    """Frobenius norm of each matrix, ``(..., n, m)`` to ``(...)``."""
+    return torch.linalg.matrix_norm(value)
+
+
+def entropy(share: Tensor) -> Tensor:
+    """Entropy in nats of each row of shares, ``(..., k)`` to ``(...)``."""
+    return torch.special.entr(share).sum(dim=-1)
+
+
+def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower factor of each matrix, and a number that is not 0 where it has none."""
+    return torch.linalg.cholesky_ex(matrix)
+
+
+def true_places(flags: Tensor) -> list[int]:
+    """Places of the true entries of ``(n,)``."""
+    return flags.nonzero().flatten().tolist()
+
+
+def numbers(values: Tensor) -> list[float]:
+    """The entries of ``(n,)``."""
+    return values.tolist()
+
+
+def csr_tensor(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """A sparse tensor of compressed rows, columns ascending within a row."""
+    with warnings.catch_warnings():
+        # PyTorch calls CSR beta once a process; users cannot act on it
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        return torch.sparse_csr_tensor(start, column, values, size, check_invariants=False)
+
+
+def run_function(function: type[Function], *arguments: object) -> Tensor:
+    """Value of a function that brings its own gradient."""
+    return function.apply(*arguments)
