@@ -13,7 +13,7 @@ DOCS = REPOSITORY / "docs"
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 README_WORDS = 750
 LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+)\)")
-CODE = re.compile(r"```.*?```|^(?: {4}|\t).*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"```.*?```|^(?: {4}|\t)[^\n]*$|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 BRITISH = re.compile(
     r"\b\w*(?:labell|neighbour|behaviour|colour|favour|tumour|modell(?:ed|ing)|learnt|"
     r"(?:normal|optim|initial|minim|maxim|regular|recogn|util|general)is(?:e|ing|ation|er)|"
