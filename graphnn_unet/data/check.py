@@ -93,10 +93,10 @@ class CaseMetadata:
     role: str
     images: tuple[Path, ...]
     label: Path | None
-    sha256: dict[str, str]
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    n_channels: int
+    sha256: dict[str, str] = field(default_factory=dict)
+    shape: tuple[int, ...] = (0, 0, 0)
+    spacing: tuple[float, ...] = (0.0, 0.0, 0.0)
+    n_channels: int = 0
     label_values: tuple[int, ...] = ()
     classes: dict[int, ClassMetadata] = field(default_factory=dict)
     content: tuple[str, ...] = ()
@@ -321,34 +321,23 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     records, faults = check_images(job.case, job.images, names)
-    if not records:
-        label_faults = _check_label(job, None)[2] if job.label is not None else []
-        nothing = CaseMetadata(
-            job.case, job.role, job.images, job.label, {}, (0, 0, 0), (0.0, 0.0, 0.0), 0
+    metadata = CaseMetadata(job.case, job.role, job.images, job.label)
+    if records:
+        metadata = replace(
+            metadata,
+            sha256={job.name(record.path): record.sha256 for record in records},
+            shape=records[0].grid.shape,
+            spacing=records[0].grid.spacing,
+            n_channels=len(records),
+            content=tuple(record.content for record in records),
         )
-        return nothing, faults + label_faults
-    first = records[0]
-    metadata = CaseMetadata(
-        job.case,
-        job.role,
-        job.images,
-        job.label,
-        {job.name(record.path): record.sha256 for record in records},
-        first.grid.shape,
-        first.grid.spacing,
-        len(records),
-        content=tuple(record.content for record in records),
-    )
     if job.label is not None:
-        sha256, classes, label_faults = _check_label(job, first)
+        sha256, classes, label_faults = _check_label(job, records[0] if records else None)
         faults += label_faults
-        if sha256:
-            metadata = replace(
-                metadata,
-                sha256={**metadata.sha256, job.name(job.label): sha256},
-                label_values=tuple(sorted({*classes, 0})),
-                classes=classes,
-            )
+        if sha256 and records:
+            hashes = {**metadata.sha256, job.name(job.label): sha256}
+            values = tuple(sorted({*classes, 0}))
+            metadata = replace(metadata, sha256=hashes, label_values=values, classes=classes)
     return metadata, faults
 
 

@@ -244,6 +244,8 @@ def _save(
     patch: tuple[int, ...],
 ) -> None:
     """Write a case as nnU-Net does, one without label map in the same way."""
+    import blosc2
+    from batchgenerators.utilities.file_and_folder_operations import write_pickle
     from nnunetv2.training.dataloading.nnunet_dataset import (
         comp_blosc2_params,
         nnUNetDatasetBlosc2,
@@ -251,7 +253,14 @@ def _save(
 
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
     if seg is None:
-        _save_unlabeled(data, properties, stem, chunks, blocks)
+        blosc2.asarray(
+            np.ascontiguousarray(data),
+            urlpath=f"{stem}.b2nd",
+            chunks=chunks,
+            blocks=blocks,
+            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "filters": [blosc2.Filter.SHUFFLE]},
+        )
+        write_pickle(properties, f"{stem}.pkl")
         return
     seg = seg.astype(np.int16, copy=False)
     seg_blocks, seg_chunks = comp_blosc2_params(seg.shape, patch, seg.itemsize)
@@ -259,22 +268,6 @@ def _save(
         data, seg, properties, str(stem), chunks=chunks, blocks=blocks,
         chunks_seg=seg_chunks, blocks_seg=seg_blocks,
     )  # fmt: skip
-
-
-def _save_unlabeled(
-    data: np.ndarray, properties: dict, stem: Path, chunks: Any, blocks: Any
-) -> None:
-    import blosc2
-    from batchgenerators.utilities.file_and_folder_operations import write_pickle
-
-    blosc2.asarray(
-        np.ascontiguousarray(data),
-        urlpath=f"{stem}.b2nd",
-        chunks=chunks,
-        blocks=blocks,
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "filters": [blosc2.Filter.SHUFFLE]},
-    )
-    write_pickle(properties, f"{stem}.pkl")
 
 
 def _files(stem: Path) -> list[Path]:
@@ -327,18 +320,15 @@ def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
 
 def _finish(building: _Set) -> None:
     """The new set is whole: note that, then put it in the place of the old one."""
-    entries = {
-        case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
-        for case, metadata in building.cases.items()
-    }
-    write_json(
-        _pending(building.dataset_folder, building.identifier),
-        {
-            "schema_version": MANIFEST_SCHEMA_VERSION,
-            "settings": building.settings,
-            "cases": entries,
+    manifest = {
+        "schema_version": MANIFEST_SCHEMA_VERSION,
+        "settings": building.settings,
+        "cases": {
+            case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
+            for case, metadata in building.cases.items()
         },
-    )
+    }
+    write_json(_pending(building.dataset_folder, building.identifier), manifest)
     _put_in_place(building.dataset_folder, building.identifier)
 
 
@@ -427,9 +417,8 @@ def drop_stale(
     """
     identifier = resolved_configuration(plans, configuration)["data_identifier"]
     manifest = read_manifest(dataset_folder, identifier)
-    if manifest is None:
-        return False
-    if manifest["settings"] == settings_hash(plans, configuration, dataset_json):
+    settings = settings_hash(plans, configuration, dataset_json)
+    if manifest is None or manifest["settings"] == settings:
         return False
     manifest_path(dataset_folder, identifier).unlink()
     return True
