@@ -106,9 +106,9 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
     cases: dict[str, Case] = {}
     modalities = set()
     for series in find_series(source):
-        tags = _tags(series.files[0])
+        tags, n_frames = _tags(series.files[0])
         where = series.folder.relative_to(source).as_posix()
-        if len(series.files) < MIN_SLICES and not _is_multiframe(series.files[0]):
+        if max(len(series.files), n_frames) < MIN_SLICES:
             skipped.append((where, f"series of {len(series.files)} images, no volume"))
             continue
         case_id = _case_id(source, series, tags.get("number", ""), set(cases))
@@ -165,24 +165,16 @@ def _header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _tags(path: Path) -> dict[str, str]:
+def _tags(path: Path) -> tuple[dict[str, str], int]:
+    """Tags of one file and the number of its slices; none where it cannot be read."""
     try:
         reader = _header(path)
     except BadFileError:
-        return {}
+        return {}, 0
     there = set(reader.GetMetaDataKeys())
     # DICOM pads texts to an even length with a space or a zero byte
-    return {
-        name: reader.GetMetaData(tag).strip(" \0") for name, tag in _TAGS.items() if tag in there
-    }
-
-
-def _is_multiframe(path: Path) -> bool:
-    try:
-        size = _header(path).GetSize()
-    except BadFileError:
-        return False
-    return len(size) == 3 and size[2] >= MIN_SLICES
+    tags = {n: reader.GetMetaData(tag).strip(" \0") for n, tag in _TAGS.items() if tag in there}
+    return tags, reader.GetSize()[2] if reader.GetDimension() == 3 else 1
 
 
 def read_series(files: tuple[Path, ...]) -> Volume:

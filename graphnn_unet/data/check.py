@@ -8,8 +8,9 @@ whole and the report.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,13 @@ class CheckReport:
 class _Job:
     """One case on its way to a worker."""
 
-    case: str
-    role: str
     root: Path
-    images: tuple[Path, ...]
-    label: Path | None
     label_values: tuple[int, ...]
     allow_origin_mismatch: bool
+    case: str
+    role: str
+    images: tuple[Path, ...]
+    label: Path | None
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -182,11 +183,12 @@ def check_dataset(
     description, faults = read_description(folder)
     if description is None:
         return CheckReport(folder, faults, {}, [])
+    make_job = partial(_Job, folder, description.label_values, allow_origin_mismatch)
     notes: list[str] = []
     if description.files is None:
-        jobs = _jobs_from_folders(folder, description, faults, notes, allow_origin_mismatch)
+        jobs = _jobs_from_folders(folder, description, make_job, faults, notes)
     else:
-        jobs = _jobs_from_section(folder, description, faults, allow_origin_mismatch)
+        jobs = _jobs_from_section(folder, description, make_job, faults)
     n_training = sum(job.role == "labeled" for job in jobs)
     if n_training and description.n_training != n_training:
         cause = f"numTraining is {description.n_training}, there are {n_training} labeled cases"
@@ -219,9 +221,9 @@ def _workers_for(jobs: list[_Job]) -> int:
 def _jobs_from_folders(
     folder: Path,
     description: Description,
+    make_job: Callable[..., _Job],
     faults: list[Fault],
     notes: list[str],
-    allow_origin_mismatch: bool,
 ) -> list[_Job]:
     """One job a case from ``imagesTr`` and its neighbors; faults and notes are appended."""
     ending = description.file_ending
@@ -246,15 +248,8 @@ def _jobs_from_folders(
                 remedy = "Keep it in one folder, or its score is measured on training data"
                 faults.append(fault(case, "I31", cause, remedy))
                 continue
-            jobs[case] = _Job(
-                case,
-                role,
-                folder,
-                tuple(channels[i] for i in sorted(channels)),
-                labels.get(case),
-                description.label_values,
-                allow_origin_mismatch,
-            )
+            files = tuple(channels[i] for i in sorted(channels))
+            jobs[case] = make_job(case, role, files, labels.get(case))
     return list(jobs.values())
 
 
@@ -281,7 +276,7 @@ def _name_fault(name_fault: Fault, labels: Mapping[str, Path]) -> Fault:
 
 
 def _jobs_from_section(
-    folder: Path, description: Description, faults: list[Fault], allow_origin_mismatch: bool
+    folder: Path, description: Description, make_job: Callable[..., _Job], faults: list[Fault]
 ) -> list[_Job]:
     """One job a case from the section ``dataset`` of ``dataset.json``."""
     jobs = []
@@ -307,9 +302,7 @@ def _jobs_from_section(
         else:
             channels = dict(enumerate(paths[:-1]))
             faults += channel_faults("dataset.json", {case: channels}, description.n_channels)
-            values = description.label_values
-            images, label = tuple(paths[:-1]), paths[-1]
-            jobs.append(_Job(case, "labeled", folder, images, label, values, allow_origin_mismatch))
+            jobs.append(make_job(case, "labeled", tuple(paths[:-1]), paths[-1]))
     return jobs
 
 

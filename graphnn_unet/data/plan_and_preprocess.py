@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -319,9 +320,7 @@ def _oversized(
     faults = []
     for case, metadata in cases.items():
         shape = resampled_shape(plans, configuration, metadata)
-        size = 8.0 * len(metadata.images)
-        for edge in shape:
-            size *= edge
+        size = 8.0 * len(metadata.images) * math.prod(shape)
         if size > limit:
             spacing = "x".join(f"{s:g}" for s in metadata.spacing)
             edges = "x".join(map(str, shape))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -143,9 +144,12 @@ def preprocess_configuration(
         _work_folder(dataset_folder, name).mkdir(parents=True, exist_ok=True)
     _take_over(building, old)
     waiting = [case for case in cases if not _done_files(building.stem(case), building.keys[case])]
-    require_free_space(
-        dataset_folder, _predicted_bytes(plans, configuration, cases, waiting), "preprocessing"
+    n_bytes = sum(  # at most: float32, uncompressed
+        math.prod(resampled_shape(plans, configuration, cases[case]))
+        * (4 * len(cases[case].images) + 2)
+        for case in waiting
     )
+    require_free_space(dataset_folder, n_bytes, "preprocessing")
     jobs = (
         _Job(
             case,
@@ -362,20 +366,6 @@ def _put_in_place(dataset_folder: Path, identifier: str) -> None:
                 path.unlink()
         replace_folder(folder, dataset_folder / name)
     pending.replace(manifest_path(dataset_folder, identifier))
-
-
-def _predicted_bytes(
-    plans: Mapping[str, Any],
-    configuration: str,
-    cases: Mapping[str, CaseMetadata],
-    waiting: Iterable[str],
-) -> int:
-    """Upper bound of what the waiting cases take on the disk (float32, uncompressed)."""
-    total = 0
-    for case in waiting:
-        voxels = int(np.prod(resampled_shape(plans, configuration, cases[case]), dtype=np.float64))
-        total += voxels * (4 * len(cases[case].images) + 2)
-    return total
 
 
 def resampled_shape(
