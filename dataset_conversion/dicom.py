@@ -41,13 +41,7 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One image series.
-
-    Attributes:
-        folder: Where its files lie.
-        files: Its files as GDCM lists them.
-        n_in_folder: Number of image series in this folder.
-    """
+    """One image series: its files as GDCM lists them, and how many series their folder has."""
 
     folder: Path
     files: tuple[Path, ...]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -295,12 +296,8 @@ def match_labels(
 
 def _collisions(cases: Sequence[Case]) -> list[Fault]:
     """Two cases of one id: equal names in training and test, or names that became equal."""
-    seen: set[str] = set()
-    faults = []
-    for case in cases:
-        if case.case_id in seen:
-            cause = "two cases have this id"
-            remedy = "Rename one; ids keep letters, digits, '_', '-' and '.' only"
-            faults.append(Fault(case.case_id, "convert", cause, remedy, code="I31"))
-        seen.add(case.case_id)
-    return faults
+    cause = "two cases have this id"
+    remedy = "Rename one; ids keep letters, digits, '_', '-' and '.' only"
+    counts = Counter(case.case_id for case in cases)
+    repeated = [case_id for case_id, n_cases in counts.items() if n_cases > 1]
+    return [Fault(case_id, "convert", cause, remedy, code="I31") for case_id in repeated]

@@ -32,7 +32,6 @@ from graphnn_unet.data.check_labels import (
 )
 from graphnn_unet.data.check_layout import (
     Description,
-    Listing,
     case_id_fault,
     channel_faults,
     group_case_files,
@@ -194,7 +193,8 @@ def check_dataset(
         cause = f"numTraining is {description.n_training}, there are {n_training} labeled cases"
         faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
     if n_workers is None:
-        n_workers = _workers_for(jobs)
+        n_bytes = sum(p.stat().st_size for j in jobs for p in (*j.images, j.label) if p is not None)
+        n_workers = default_workers(len(jobs)) if n_bytes > SMALL_DATASET_BYTES else 0
     cases: dict[str, CaseMetadata] = {}
     of_cases: list[Fault] = []
     outcomes = track(run_jobs(_check_case, jobs, n_workers=n_workers), len(jobs), "check")
@@ -213,11 +213,6 @@ def check_dataset(
     return CheckReport(folder, faults + of_cases, cases, notes)
 
 
-def _workers_for(jobs: list[_Job]) -> int:
-    n_bytes = sum(p.stat().st_size for j in jobs for p in (*j.images, j.label) if p is not None)
-    return default_workers(len(jobs)) if n_bytes > SMALL_DATASET_BYTES else 0
-
-
 def _jobs_from_folders(
     folder: Path,
     description: Description,
@@ -232,11 +227,19 @@ def _jobs_from_folders(
         listing = list_images(folder / images, ending)
         labels, label_listing = list_labels(folder / _LABELS.get(role, "-"), ending)
         notes += listing.notes + label_listing.notes
-        faults += [_name_fault(f, labels) for f in listing.faults] + label_listing.faults
+        faults += [
+            # an image without channel number is a misnamed case when there is a label map for it
+            replace(f, code="I35") if f.code == "I33" and f.case in labels else f
+            for f in listing.faults
+        ]
+        faults += label_listing.faults
         faults += channel_faults(images, listing.cases, description.n_channels)
         if role == "labeled" and not listing.cases and not listing.faults:
             faults.append(no_images_fault(folder / images, ending))
-        faults += _label_without_image(role, ending, labels, listing)
+        misnamed = {f.case for f in listing.faults}
+        for case in sorted(set(labels) - set(listing.cases) - misnamed):
+            cause = f"{_LABELS[role]}/{case}{ending} has no image in {images}"
+            faults.append(fault(case, "I28", cause, "Add the image or remove the label map"))
         bad_labels = {f.case for f in label_listing.faults}
         for case, channels in sorted(listing.cases.items()):
             if role == "labeled" and case not in labels and case not in bad_labels:
@@ -251,28 +254,6 @@ def _jobs_from_folders(
             files = tuple(channels[i] for i in sorted(channels))
             jobs[case] = make_job(case, role, files, labels.get(case))
     return list(jobs.values())
-
-
-def _label_without_image(
-    role: str, ending: str, labels: Mapping[str, Path], listing: Listing
-) -> list[Fault]:
-    """Label maps of no case; a misnamed image has its own fault."""
-    misnamed = {f.case for f in listing.faults}
-    return [
-        fault(
-            case,
-            "I28",
-            f"{_LABELS[role]}/{case}{ending} has no image in {_IMAGES[role]}",
-            "Add the image or remove the label map",
-        )
-        for case in sorted(set(labels) - set(listing.cases) - misnamed)
-    ]
-
-
-def _name_fault(name_fault: Fault, labels: Mapping[str, Path]) -> Fault:
-    """An image without channel number is a misnamed case when there is a label map for it."""
-    misnamed = name_fault.code == "I33" and name_fault.case in labels
-    return replace(name_fault, code="I35") if misnamed else name_fault
 
 
 def _jobs_from_section(

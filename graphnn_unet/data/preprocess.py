@@ -64,11 +64,8 @@ class _Job:
 class _Set:
     """The cases of one configuration while they are preprocessed.
 
-    Attributes:
-        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
-        identifier: Folder name of the labeled cases.
-        settings: Hash of what all cases depend on.
-        cases: Training cases by id.
+    ``identifier`` names the folder of the labeled cases, ``settings`` is the hash of what all
+    cases depend on.
     """
 
     dataset_folder: Path

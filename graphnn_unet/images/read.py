@@ -66,8 +66,7 @@ def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) 
     array = decode_volume(content, path, name, n_dims)
     grid = read_grid(path, name)
     if grid.shape != array.shape:
-        cause = f"{name} has {array.shape} voxels, SimpleITK reads {grid.shape}"
-        raise BadFileError("I06", cause)
+        raise BadFileError("I06", f"{name} has {array.shape} voxels, SimpleITK reads {grid.shape}")
     sha256 = hashlib.sha256(content).hexdigest()
     return Volume(array, grid.spacing, grid.origin, grid.direction, sha256)
 

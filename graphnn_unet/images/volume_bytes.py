@@ -172,8 +172,7 @@ def _surplus(n_expected: int, n_bytes: int, name: str) -> BadFileError:
 def _require_possible(n_packed: int, n_expected: int, name: str) -> None:
     if n_expected > n_packed * _MAX_DEFLATE_RATIO + 2**16:
         claim = f"the header claims {n_expected} bytes"
-        cause = f"{name}: {claim}, {n_packed} compressed bytes cannot hold them"
-        raise BadFileError("I06", cause)
+        raise BadFileError("I06", f"{name}: {claim}, {n_packed} compressed bytes cannot hold them")
 
 
 def _require_bytes(n_bytes: int, n_expected: int, name: str, code: str) -> None:
