@@ -1,8 +1,8 @@
-"""How good a model labels patches of unlabelled scans, by how the patches were augmented.
+"""How good a model labels patches of unlabeled scans, by how the patches were augmented.
 
 python docs/measure_pseudo_labels.py MODEL_FOLDER TRUE_LABELS
 
-Needs the label maps of scans that trained as unlabelled (``CASE.nii.gz``), so it is for public data
+Needs the label maps of scans that trained as unlabeled (``CASE.nii.gz``), so it is for public data
 whose labels were set aside. Prints, for each augmentation, Dice pooled over patches and the ratio
 of the predicted to the true volume, mean over classes.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     made = training_augmentation(trainer)
     size = tuple(trainer.configuration_manager.patch_size)
     for name, transform, crop in (
-        ("as labelled patches", made.transform, made.initial_patch_size),
+        ("as labeled patches", made.transform, made.initial_patch_size),
         ("in place", made.in_place, size),
         ("none", validation_transform(trainer), size),
     ):

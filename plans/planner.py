@@ -1,4 +1,4 @@
-"""nnU-Net's experiment planners with room for a teacher and an unlabelled batch.
+"""nnU-Net's experiment planners with room for a teacher and an unlabeled batch.
 
 The planners of nnU-Net choose patch size, network and batch from the fingerprint and a memory
 target. Here the student sees at least four patches a step (two inward and two outward mixed
@@ -120,7 +120,7 @@ class _SemiSupervisedPlanning:
         # four of them fit the real one
         self.UNet_vram_target_GB = target * 2 / MINIMAL_STUDENT_BATCH
         n_labeled = max(1, self.dataset_json["numTraining"])
-        # the cap of 5 % of all voxels a step is about all scans, unlabelled ones too
+        # the cap of 5 % of all voxels a step is about all scans, unlabeled ones too
         n_voxels = approximate_n_voxels_dataset * (n_labeled + self.n_unlabeled) / n_labeled
         try:
             plan = super().get_plans_for_configuration(
@@ -320,7 +320,7 @@ def make_plans(
         layers: Recipe layers by source, weakest first (named recipe, file, ``--set``).
         derive: Called with the axis across which slices are cut; returns the values measured on
             the data for each configuration, which are weaker than ``layers``.
-        n_unlabeled: Number of unlabelled cases.
+        n_unlabeled: Number of unlabeled cases.
 
     Returns:
         The plan, and nnU-Net's own account of how it was found.

@@ -11,8 +11,8 @@ from graphnn_unet.commands import _command
 def _parser() -> argparse.ArgumentParser:
     made = _command.parser(
         "gnnunet_demo",
-        "Make a small data set (4 labelled, 12 unlabelled, 6 test scans) and run convert, plan, "
-        "train,\npredict and evaluate on it, with and without the unlabelled scans.",
+        "Make a small data set (4 labeled, 12 unlabeled, 6 test scans) and run convert, plan, "
+        "train,\npredict and evaluate on it, with and without the unlabeled scans.",
     )
     made.add_argument(
         "-o", default="gnnunet_demo", metavar="DIR", help="new folder (default: ./gnnunet_demo)"

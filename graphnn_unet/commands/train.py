@@ -54,7 +54,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         "fold", nargs="?", default="all", help="0-4, all (default) or cv (all folds, then summary)"
     )
     made.add_argument(
-        "--labeled", type=int, metavar="N", help="count N labelled cases as labelled, the rest not"
+        "--labeled", type=int, metavar="N", help="count N labeled cases as labeled, the rest not"
     )
     made.add_argument(
         "--draw", type=int, default=0, metavar="K", help="which N: 0 = published order (default)"

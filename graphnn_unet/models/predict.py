@@ -107,7 +107,7 @@ def predict(
         checkpoint: File name of the checkpoint in each fold.
         save_probabilities: Also ``CASE.npz`` with ``probabilities`` (k, z, y, x) and ``CASE.pkl``,
             as ``nnUNetv2_ensemble`` reads them.
-        uncertainty: Also ``CASE_uncertainty.nii.gz``, the normalised entropy.
+        uncertainty: Also ``CASE_uncertainty.nii.gz``, the normalized entropy.
         continue_prediction: Keep whole label maps that are there; redo the rest.
         mirroring: Average over mirrored copies.
         step_size: Step of the sliding window as a share of the patch.
@@ -313,7 +313,7 @@ class _Work:
         return False
 
     def _fail(self, case: str, stage: str, cause: str, remedy: str = "", details: str = "") -> None:
-        remedy = remedy or "Mend or remove the image, then run again with --continue_prediction"
+        remedy = remedy or "Fix or remove the image, then run again with --continue_prediction"
         self.faults.append(Fault(case, stage, cause.rstrip("."), remedy))
         if details:
             _log.debug("%s: %s", case, details)

@@ -21,7 +21,7 @@ class Outputs:
     Attributes:
         ending: Ending of image files.
         probabilities: Also ``CASE.npz`` and ``CASE.pkl``, as ``nnUNetv2_ensemble`` reads them.
-        uncertainty: Also ``CASE_uncertainty`` with the normalised entropy.
+        uncertainty: Also ``CASE_uncertainty`` with the normalized entropy.
     """
 
     ending: str

@@ -176,7 +176,7 @@ def feature_nodes(feature: Tensor, max_nodes: int | None) -> Tensor:
 
     Args:
         feature: ``(b, c, *s)``.
-        max_nodes: Average neighbouring positions until there are at most this many.
+        max_nodes: Average neighboring positions until there are at most this many.
 
     Returns:
         ``(b, n, c)``.

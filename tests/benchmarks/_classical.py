@@ -31,8 +31,8 @@ def mask_from_labels(labels: np.ndarray) -> np.ndarray:
 
 def otsu(rgb: np.ndarray) -> np.ndarray:
     """Otsu's threshold of the brightness."""
-    grey = rgb2gray(rgb)
-    return mask_from_labels((grey > threshold_otsu(grey)).astype(np.int64))
+    gray = rgb2gray(rgb)
+    return mask_from_labels((gray > threshold_otsu(gray)).astype(np.int64))
 
 
 def kmeans_lab(rgb: np.ndarray) -> np.ndarray:

@@ -47,8 +47,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def same_object(pictures: dict[str, np.ndarray]) -> Iterator[Pair]:
-    """Pairs of grey pictures that are one but for a shift of up to half their size."""
-    halves = {case: _halved(grey) for case, grey in pictures.items()}
+    """Pairs of gray pictures that are one but for a shift of up to half their size."""
+    halves = {case: _halved(gray) for case, gray in pictures.items()}
     size = 1 << (2 * max(max(half.shape) for half in halves.values()) - 1).bit_length()
     ready = {case: _transforms(half, size) for case, half in halves.items()}
     for a, b in combinations(sorted(pictures), 2):
@@ -73,18 +73,18 @@ def agreement_row(data: str, pair: Pair, masks: dict[str, np.ndarray]) -> dict[s
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _halved(grey: np.ndarray) -> np.ndarray:
+def _halved(gray: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels."""
-    even = grey[: len(grey) // 2 * 2, : grey.shape[1] // 2 * 2]
+    even = gray[: len(gray) // 2 * 2, : gray.shape[1] // 2 * 2]
     return even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3))
 
 
-def _transforms(grey: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
+def _transforms(gray: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
     """Of the picture, its square and its extent."""
-    centered = grey - grey.mean()
+    centered = gray - gray.mean()
     return tuple(
-        np.fft.rfft2(np.pad(plane, [(0, size - n) for n in grey.shape]))
-        for plane in (centered, centered**2, np.ones_like(grey))
+        np.fft.rfft2(np.pad(plane, [(0, size - n) for n in gray.shape]))
+        for plane in (centered, centered**2, np.ones_like(gray))
     )
 
 

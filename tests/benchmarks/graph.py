@@ -274,8 +274,8 @@ def blobs(n_nodes: int) -> tuple[Tensor, Tensor]:
     """Features of 20 overlapping groups in 64 dimensions, and labels of a fifth of the nodes."""
     generator = torch.Generator().manual_seed(0)
     group = torch.randint(0, 20, (n_nodes,), generator=generator)
-    centre = torch.randn(20, 64, generator=generator)
-    feature = centre[group] + 1.5 * torch.randn(n_nodes, 64, generator=generator)
+    center = torch.randn(20, 64, generator=generator)
+    feature = center[group] + 1.5 * torch.randn(n_nodes, 64, generator=generator)
     label = torch.nn.functional.one_hot(group % 10, 10).float()
     label[n_nodes // 5 :] = 0
     return feature, label

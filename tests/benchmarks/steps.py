@@ -17,7 +17,7 @@ CPU = ["plan.patch_size=[32,40,40]", "network.base_features=16", "network.max_st
 GPU = ["plan.patch_size=[96,128,128]"]
 SPACING = "plan.spacing=[1.5,1.0,1.0]"
 SGD = ["optimizer.name=sgd", "optimizer.lr=0.0001"]
-"""nnU-Net's optimiser on both sides; a small rate keeps the losses of many repeats finite."""
+"""nnU-Net's optimizer on both sides; a small rate keeps the losses of many repeats finite."""
 
 
 def batches_of(trainer, n: int = 4):
@@ -26,7 +26,7 @@ def batches_of(trainer, n: int = 4):
 
 
 def our_step(one: Study, name: str, device: str, *overrides: str):
-    """A call that does one optimiser step."""
+    """A call that does one optimizer step."""
     schedule = ["schedule.pretrain_steps=1", "schedule.selftrain_steps=100000"]
     trainer = our_trainer(one, name, device, *SGD, *schedule, *overrides)
     if trainer.uses_teacher:

@@ -42,7 +42,7 @@ def test_small_encoder_takes_any_size(n_dims, size):
 
 @pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize(("name", "n_features"), [("resnet18", 512), ("resnet50", 2048)])
-def test_backbones_take_grey_and_colored_pictures(name, n_features, n_channels):
+def test_backbones_take_gray_and_colored_pictures(name, n_features, n_channels):
     encoder, plan = make_encoder(name, n_channels, 2)
     assert feature_count(encoder, torch.rand(2, n_channels, 64, 64)) == n_features
     assert plan == EncoderPlan(name, n_channels, 2)

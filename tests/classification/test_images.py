@@ -63,7 +63,7 @@ def test_pictures_are_normalized_together_and_volumes_apart(tmp_path):
     torch.testing.assert_close(volumes.pixels[0], volumes.pixels[1], atol=2e-2, rtol=0)
 
 
-def test_picture_of_one_grey_has_no_infinite_scale():
+def test_picture_of_one_gray_has_no_infinite_scale():
     images = ImageSet(("a",), torch.full((1, 1, 16, 16), 7, dtype=torch.uint8))
     assert torch.equal(Normalization.of(images)(images.pixels), torch.zeros(1, 1, 16, 16))
 
@@ -114,7 +114,7 @@ def test_damaged_volume_is_named(tmp_path):
         read_image(path, 16)
 
 
-def test_grey_model_takes_colored_pictures(tmp_path):
+def test_gray_model_takes_colored_pictures(tmp_path):
     save(tmp_path / "a.png", np.stack([np.full((8, 8), v) for v in (30, 60, 90)], axis=2))
     images = load_images(find_images(tmp_path), 16, n_channels=1)
     assert images.pixels.unique().tolist() == [60]

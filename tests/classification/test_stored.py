@@ -72,7 +72,7 @@ def test_models_with_backbones_of_torchvision_are_read(study, quick):
     def age(content):
         weights = content["network_weights"]
         old = {k.replace("encoder.", "encoder.network."): v for k, v in weights.items()}
-        # grey was given three times to a network for colored pictures
+        # gray was given three times to a network for colored pictures
         kernel = old["encoder.network.conv1.weight"]
         share = torch.tensor([0.5, 0.2, 0.3]).view(1, 3, 1, 1)
         content["network_weights"] = {**old, "encoder.network.conv1.weight": kernel * share}

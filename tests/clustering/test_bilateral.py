@@ -41,7 +41,7 @@ def test_every_id_is_refined():
     assert iou(found > 0, mask) > 0.91
 
 
-def test_grey_pictures_are_refined_and_volumes_refused():
+def test_gray_pictures_are_refined_and_volumes_refused():
     array, mask = picture(radius=22)
     found = refine_labels(coarse(mask).astype(int), array[:1], False) > 0
     assert iou(found, mask) > 0.95

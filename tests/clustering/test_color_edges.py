@@ -79,7 +79,7 @@ def test_what_is_far_from_the_edge_stays():
     assert not color_edges(other, lab_of(rgb), 5)[5, 5]
 
 
-def test_grey_volumes_too():
+def test_gray_volumes_too():
     volume = np.random.default_rng(0).normal(0, 0.05, (1, 24, 32, 32)).astype(np.float32)
     mask = np.zeros(volume.shape[1:], dtype=bool)
     mask[6:18, 8:24, 8:24] = True

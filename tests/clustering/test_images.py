@@ -42,7 +42,7 @@ def test_pictures_of_every_kind_become_png_maps(tmp_path, ending):
     assert (read_picture(tmp_path / "a b.png")[0] == mask).all()
 
 
-def test_deep_grey_picture_is_stretched_and_alpha_dropped(tmp_path):
+def test_deep_gray_picture_is_stretched_and_alpha_dropped(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", (np.arange(400).reshape(20, 20) + 1000).astype(np.uint16))
     image = read_image(only(tmp_path))
     assert not image.is_color

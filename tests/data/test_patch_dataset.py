@@ -84,7 +84,7 @@ def assert_same(one: list[dict], other: list[dict]) -> None:
 # ----------------------------------------------------------------------- seed and step alone
 
 
-def test_a_batch_has_the_labelled_images_first(cases):
+def test_a_batch_has_the_labeled_images_first(cases):
     (batch,) = batches(dataset_of(cases), stop=1)
     assert batch["data"].shape == (6, 1, 12, 12, 12)
     assert batch["data"].dtype == torch.float32
@@ -167,7 +167,7 @@ def test_processes_that_share_a_step_load_its_parts(cases):
             assert torch.equal(batch["target"], full["target"][part[:2]])
 
 
-def test_labelled_slots_alone_have_no_unlabelled_images(cases):
+def test_labeled_slots_alone_have_no_unlabeled_images(cases):
     (batch,) = batches(dataset_of(cases), stop=1, slots=[0, 1, 2, 3])
     assert batch["data"].shape[0] == batch["target"].shape[0] == 4
 
@@ -249,7 +249,7 @@ def test_the_patch_holds_the_voxel_it_is_made_for(cases, center):
         assert -2 <= low <= (18, 20, 22)[axis] - 8
 
 
-def test_unlabelled_patches_may_have_an_augmentation_of_their_own(cases):
+def test_unlabeled_patches_may_have_an_augmentation_of_their_own(cases):
     """It starts from a crop of the final size, so voxels keep their place."""
 
     def cropped(image, segmentation):
@@ -352,7 +352,7 @@ _HOOKS: list = []
 
 
 @pytest.mark.parametrize("mask_outside", [False, True])
-def test_of_an_unlabelled_case_only_the_image_is_opened(cases, opened, tiny_home, mask_outside):
+def test_of_an_unlabeled_case_only_the_image_is_opened(cases, opened, tiny_home, mask_outside):
     dataset = dataset_of(cases, settings_for(mask_outside=mask_outside))
     for step in range(6):
         for slot in (4, 5):
@@ -363,7 +363,7 @@ def test_of_an_unlabelled_case_only_the_image_is_opened(cases, opened, tiny_home
     assert builtins.open is open
 
 
-def test_of_a_labelled_case_the_label_is_opened_too(cases, opened, tiny_home):
+def test_of_a_labeled_case_the_label_is_opened_too(cases, opened, tiny_home):
     """The listener of the test above hears what it should."""
     dataset_of(cases)[(0, 0)]
     inside = {Path(name).name.partition("_seg")[2] for name in opened if str(tiny_home) in name}
@@ -371,7 +371,7 @@ def test_of_a_labelled_case_the_label_is_opened_too(cases, opened, tiny_home):
     assert any(name.endswith(".pkl") for name in opened)
 
 
-def test_unlabelled_images_get_nnunets_mask_of_voxels_outside(cases):
+def test_unlabeled_images_get_nnunets_mask_of_voxels_outside(cases):
     seen = []
 
     def keep(image, segmentation):
@@ -527,7 +527,7 @@ def test_a_seeded_block_leaves_no_trace_after_an_error():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_a_batch_of_unlabelled_images_has_no_target():
+def test_a_batch_of_unlabeled_images_has_no_target():
     image = torch.zeros(1, 2, 2)
     sample = {"image": image, "target": None, "case": "a", "place": ((0, 0), (), False)}
     batch = collate([sample] * 2)

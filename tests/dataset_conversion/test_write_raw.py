@@ -205,7 +205,7 @@ def test_label_values_are_mapped(source: Path, target: Path):
     np.testing.assert_array_equal(read(target / "labelsTr/c0.nii.gz"), label_array())
 
 
-def test_a_rounded_header_is_mended_and_said(source: Path, target: Path):
+def test_a_rounded_header_is_fixed_and_said(source: Path, target: Path):
     save(label_array(), source / "c0_label.nii.gz", origin=(3.0004, -4.0, 5.0))
     result = write_raw(make(source), target)
     assert check_dataset(target).faults == []

@@ -113,7 +113,7 @@ def test_bad_images_cost_no_other(model, images, expected, tmp_path):
         assert row["remedy"]
     assert len(caught.value.lines) == len(rows)
     assert not list(target.glob(f"*{TEMPORARY_MARK}*"))
-    for name in words:  # mended: nothing is left to tell
+    for name in words:  # fixed: nothing is left to tell
         for path in folder.glob(f"{name}_*"):
             path.rmdir() if path.is_dir() else path.unlink()
     assert run(folder, target, model).skipped == ["scout.nii.gz"]

@@ -169,8 +169,8 @@ def test_a_narrow_network_costs_less(study):
     assert list(features["features_per_stage"])[:3] == [8, 16, 16]
 
 
-def test_unlabelled_scans_count_for_the_largest_batch(study):
-    """nnU-Net bounds a batch by 5 % of all voxels; the unlabelled ones are seen as well."""
+def test_unlabeled_scans_count_for_the_largest_batch(study):
+    """nnU-Net bounds a batch by 5 % of all voxels; the unlabeled ones are seen as well."""
     study((16, 40, 40), (1.0, 1.0, 1.0))
     few = planned()["configurations"]["3d_fullres"]["batch_size"]
     many = planned(n_unlabeled=400)["configurations"]["3d_fullres"]["batch_size"]
