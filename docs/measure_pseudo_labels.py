@@ -30,17 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("labels", type=Path)
-    chosen = parser.parse_args()
-    trainer = load_trainer(chosen.model)
+    arguments = parser.parse_args()
+    trainer = load_trainer(arguments.model)
     trainer.prepare_data()
-    made = training_augmentation(trainer)
+    augmentation = training_augmentation(trainer)
     size = tuple(trainer.configuration_manager.patch_size)
     for name, transform, crop in (
-        ("as labeled patches", made.transform, made.initial_patch_size),
-        ("in place", made.in_place, size),
+        ("as labeled patches", augmentation.transform, augmentation.initial_patch_size),
+        ("in place", augmentation.in_place, size),
         ("none", validation_transform(trainer), size),
     ):
-        dice, volume = score(trainer, chosen.labels, transform, crop)
+        dice, volume = score(trainer, arguments.labels, transform, crop)
         print(f"{name:20s}  Dice {100 * dice:.1f}  volume {volume:.2f}")
 
 

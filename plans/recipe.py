@@ -284,10 +284,10 @@ def key_table(sections: Mapping[str, type[Section]]) -> list[tuple[str, str, str
     ]
 
 
-def training_sections(own: Mapping[str, type[Section]]) -> dict[str, type[Section]]:
+def training_sections(method_sections: Mapping[str, type[Section]]) -> dict[str, type[Section]]:
     """Sections that a training may change: those of every training, then a method's own."""
     engine = {name: s for name, s in _ENGINE_SECTIONS.items() if name not in PLANNING_SECTIONS}
-    return {**engine, **own}
+    return {**engine, **method_sections}
 
 
 def named_recipes() -> list[str]:

@@ -128,13 +128,15 @@ def predict(
     _refuse_bad_arguments(source, target, num_parts, part_id, step_size)
     if trainer is not None and ".py:" in trainer:
         trainer = trainer_class(trainer).__name__
-    found = Path(model) if model is not None else find_model(dataset, trainer, configuration, plans)
-    if not found.is_dir():
-        raise MissingFileError(f"model folder {found} is missing")
-    chosen = resolve_device(device)
-    say(f"model: {found}  device: {chosen}")
+    model_folder = (
+        Path(model) if model is not None else find_model(dataset, trainer, configuration, plans)
+    )
+    if not model_folder.is_dir():
+        raise MissingFileError(f"model folder {model_folder} is missing")
+    torch_device = resolve_device(device)
+    say(f"model: {model_folder}  device: {torch_device}")
     predictor = load_predictor(
-        found, folds=folds, checkpoint=checkpoint, device=chosen, step_size=step_size,
+        model_folder, folds=folds, checkpoint=checkpoint, device=torch_device, step_size=step_size,
         mirroring=mirroring,
     )  # fmt: skip
     outputs = Outputs(predictor.dataset_json["file_ending"], save_probabilities, uncertainty)
@@ -146,7 +148,7 @@ def predict(
     if memory_budget_gb is None:
         memory_budget_gb = 0.8 * psutil.virtual_memory().available / 2**30
     if n_workers is None:
-        n_workers = 2 if chosen.type == "cuda" else 0
+        n_workers = 2 if torch_device.type == "cuda" else 0
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
         if num_parts == 1:
             remove_leftovers(target)
@@ -164,7 +166,7 @@ def predict(
     write_failures(target / table, failed)
     if failed:
         raise (CasesFailedError if done or kept else FaultsError)(failed)
-    return PredictionResult(found, done, kept, skipped)
+    return PredictionResult(model_folder, done, kept, skipped)
 
 
 def _refuse_bad_arguments(
@@ -360,9 +362,11 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
         before = read_json(path)
         changed = [key for key, value in facts.items() if before.get(key) != value]
         if changed:
-            told = ", ".join(f"{key} {before.get(key)} there, {facts[key]} here" for key in changed)
+            difference = ", ".join(
+                f"{key} {before.get(key)} there, {facts[key]} here" for key in changed
+            )
             raise RefusedError(
-                f"{target} holds label maps that were predicted in another way", told,
+                f"{target} holds label maps that were predicted in another way", difference,
                 "Give another folder with -o, or leave --continue_prediction out",
             )  # fmt: skip
     write_json(target / "dataset.json", predictor.dataset_json)

@@ -148,12 +148,12 @@ class _Scene:
 
     @property
     def foreground(self) -> BoolVolume:
-        found = np.zeros(self.image.shape, dtype=bool)
+        foreground = np.zeros(self.image.shape, dtype=bool)
         for pair in self.masks:
             for mask in pair:
                 if mask is not None:
-                    found |= mask
-        return found
+                    foreground |= mask
+        return foreground
 
 
 def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
@@ -352,8 +352,8 @@ def _write_head(
     ]
     detail = f"{case.detail}   Dice: {', '.join(scores)}" if scores else case.detail
     if scores and len(detail) * 8 * _INCH_A_LETTER > width:
-        found = [value for value in case.dices if np.isfinite(value)]
-        mean = f"{np.mean(found):.2f}" if found else "none"
+        finite = [value for value in case.dices if np.isfinite(value)]
+        mean = f"{np.mean(finite):.2f}" if finite else "none"
         detail = f"{case.detail}   Dice: {mean} (mean)"
     figure.text(x, top - 0.40 * inch, detail, color=_FAINT, size=8, va="top")
 

@@ -80,8 +80,8 @@ class GraphCLTrainer(BCPTrainer):
             num_output_channels,
             enable_deep_supervision,
         )
-        own = plans_manager.plans.get("gnnunet", {})
-        return AlignedUNet(network, own.get("run", {}).get("graph", {}).get("stage", -1))
+        gnnunet_key = plans_manager.plans.get("gnnunet", {})
+        return AlignedUNet(network, gnnunet_key.get("run", {}).get("graph", {}).get("stage", -1))
 
     def heads(self, network: nn.Module) -> dict[str, nn.Module]:
         """The cluster head, which is trained but neither averaged nor deployed."""

@@ -207,8 +207,8 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
     cases = select_cases(
         preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all"
     )
-    own = preprocessed / "gnnunet.json"
-    patients = read_json(own).get("patients", {}) if own.is_file() else {}
+    metadata_path = preprocessed / "gnnunet.json"
+    patients = read_json(metadata_path).get("patients", {}) if metadata_path.is_file() else {}
     labeled = [case.case_id for case in cases.labeled]
     patient_of = {case: patients.get(case, case) for case in labeled}
     n_folds = 0
