@@ -293,7 +293,7 @@ class StepSampler:
         return self.stop - self.start
 
 
-class _Careful(Dataset):
+class _ErrorsAsItems(Dataset):
     """Returns errors that a user can fix; raised in a worker they would lose their one line."""
 
     def __init__(self, dataset: Dataset):
@@ -384,7 +384,7 @@ class StepLoader:
 
     def _loader(self, start: int) -> DataLoader:
         return DataLoader(
-            _Careful(self.dataset),
+            _ErrorsAsItems(self.dataset),
             batch_sampler=StepSampler(self.slots_of, start, self.stop),
             num_workers=self.n_workers,
             collate_fn=collate,

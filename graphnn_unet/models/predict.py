@@ -239,7 +239,7 @@ class _Work:
             exports = (
                 run_jobs(export_case, jobs, n_workers=self.n_workers)
                 if self.n_workers
-                else beside(export_case, jobs)
+                else overlap(export_case, jobs)
             )
             for outcome in exports:
                 case = outcome.job.case
@@ -259,7 +259,7 @@ class _Work:
             )
             for case, files in cases.items()
         )  # fmt: skip
-        for outcome in ahead(run_jobs(prepare_case, jobs, n_workers=self.n_workers)):
+        for outcome in prefetch(run_jobs(prepare_case, jobs, n_workers=self.n_workers)):
             export = self._predict_one(outcome)
             if export is None:
                 progress.update(outcome.job.case)
@@ -321,7 +321,7 @@ class _Work:
             _log.debug("%s: %s", case, details)
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Iterator[T]:
     """Draw from ``items`` in a thread, one ahead of the consumer."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
@@ -331,7 +331,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
-def beside(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Outcome]:
+def overlap(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Outcome]:
     """Apply ``function`` to each job in a thread while the next job is drawn in this one."""
     with ThreadPoolExecutor(1) as thread:
         pending = None

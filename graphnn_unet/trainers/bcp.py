@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
-from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.semi import SemiTrainer
 from graphnn_unet.trainers.supervised import supervised_copy_paste_loss
 from graphnn_unet.trainers.teacher import TeacherSettings

@@ -14,8 +14,8 @@ from graphnn_unet.graph import CorrelationClusterHead, correlation_clustering_lo
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import AlignedUNet, resolve_stage, stage_shapes
 from graphnn_unet.settings import Section
+from graphnn_unet.trainers.batch import Phase, StepLoss
 from graphnn_unet.trainers.bcp import BCPTrainer
-from graphnn_unet.trainers.parts import Phase, StepLoss
 from graphnn_unet.trainers.semi import SemiTrainer
 
 MIN_NODES, MAX_NODES = 64, 4096

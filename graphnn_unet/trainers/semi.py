@@ -45,6 +45,7 @@ from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.distributed import StopAgreement
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
@@ -54,7 +55,6 @@ from graphnn_unet.trainers.optimization import (
     make_optimizer,
     update_weights,
 )
-from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec

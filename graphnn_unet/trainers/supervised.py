@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
-from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.semi import SemiTrainer
 
 
