@@ -41,9 +41,9 @@ def overlap(a: np.ndarray, b: np.ndarray, down: int, right: int) -> tuple[np.nda
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of two pictures of one size; -1 where one is as good as constant."""
-    one, other = a - a.mean(), b - b.mean()
-    spread = np.sqrt((one**2).mean() * (other**2).mean())
-    return float((one * other).mean() / spread) if spread > _FAINTEST**2 else -1.0
+    centered, other_centered = a - a.mean(), b - b.mean()
+    spread = np.sqrt((centered**2).mean() * (other_centered**2).mean())
+    return float((centered * other_centered).mean() / spread) if spread > _FAINTEST**2 else -1.0
 
 
 def same_object(pictures: dict[str, np.ndarray]) -> Iterator[Pair]:
@@ -55,20 +55,20 @@ def same_object(pictures: dict[str, np.ndarray]) -> Iterator[Pair]:
         least = _OVERLAP * min(halves[a].size, halves[b].size)
         value, down, right = _best_shift(ready[a], ready[b], size, least)
         if value > _MAYBE:
-            found = [
+            shifted = [
                 Pair(a, b, y, x, correlation(*overlap(pictures[a], pictures[b], y, x)))
                 for y in range(2 * down - 2, 2 * down + 3)
                 for x in range(2 * right - 2, 2 * right + 3)
             ]
-            best = max(found, key=lambda pair: pair.correlation)
+            best = max(shifted, key=lambda pair: pair.correlation)
             if best.correlation >= SAME:
                 yield best
 
 
 def agreement_row(data: str, pair: Pair, masks: dict[str, np.ndarray]) -> dict[str, object]:
     """IoU of the two masks, and the most that one mask can have with both on average."""
-    one, other = overlap(masks[pair.a], masks[pair.b], pair.down, pair.right)
-    iou = float((one & other).sum() / (one | other).sum())
+    first_mask, second_mask = overlap(masks[pair.a], masks[pair.b], pair.down, pair.right)
+    iou = float((first_mask & second_mask).sum() / (first_mask | second_mask).sum())
     values = (data, *pair[:4], f"{pair.correlation:.4f}", f"{iou:.4f}", f"{(1 + iou) / 2:.4f}")
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -59,14 +59,14 @@ def test_maps_of_volumes_keep_their_geometry(tmp_path, shape):
     image.SetSpacing([0.5, 0.7, 3.0][: len(shape)])
     image.SetOrigin([3.0, -4, 5][: len(shape)])
     sitk.WriteImage(image, str(tmp_path / "v.nii.gz"))
-    found = read_image(only(tmp_path))
+    picture = read_image(only(tmp_path))
     labels = np.zeros(shape, int)
     labels[2, 3] = 2
-    write_label_map(labels, found, tmp_path / "out" / "v.nii.gz")
-    made = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
-    assert (sitk.GetArrayFromImage(made) == labels).all()
-    assert made.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-6)
-    assert made.GetOrigin() == pytest.approx(image.GetOrigin())
+    write_label_map(labels, picture, tmp_path / "out" / "v.nii.gz")
+    label_map = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
+    assert (sitk.GetArrayFromImage(label_map) == labels).all()
+    assert label_map.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-6)
+    assert label_map.GetOrigin() == pytest.approx(image.GetOrigin())
 
 
 def test_channels_of_a_volume_are_one_image(tmp_path):

@@ -50,16 +50,16 @@ def settings_for(patch=(12, 12, 12), initial=None, transform=noisy, **keywords) 
 @pytest.fixture(scope="module")
 def cases(tiny_home) -> dict[str, list[StoredCase]]:
     folder = tiny_home / "preprocessed" / DATASET
-    made = {}
+    stored_cases = {}
     for name in ("3d_fullres", "2d"):
         stored = folder / f"gnnunetPlans_{name}"
         unlabeled = folder / f"gnnunetPlans_{name}__unlabeled"
-        made[name] = [StoredCase(f"case_{n:02d}", stored, True) for n in range(4)]
-        made[f"{name} unlabeled"] = [
+        stored_cases[name] = [StoredCase(f"case_{n:02d}", stored, True) for n in range(4)]
+        stored_cases[f"{name} unlabeled"] = [
             *(StoredCase(f"case_{n:02d}", unlabeled, False) for n in range(4, 7)),
             StoredCase("case_03", stored, False),
         ]
-    return made
+    return stored_cases
 
 
 def dataset_of(cases, settings=None, seed=7, configuration="3d_fullres") -> PatchDataset:
@@ -73,9 +73,9 @@ def batches(dataset, start=0, stop=6, n_workers=0, slots=None) -> list[dict]:
     return list(StepLoader(dataset, lambda _: slots or SLOTS, start, stop, n_workers=n_workers))
 
 
-def assert_same(one: list[dict], other: list[dict]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
+def assert_same(first: list[dict], other: list[dict]) -> None:
+    assert len(first) == len(other)
+    for a, b in zip(first, other, strict=True):
         assert a["keys"] == b["keys"]
         assert torch.equal(a["data"], b["data"])
         assert torch.equal(a["target"], b["target"])
@@ -154,8 +154,8 @@ def test_seeds_steps_and_slots_differ(cases):
         dataset[(0, 0)]["image"], dataset[(0, 1)]["image"], dataset[(1, 0)]["image"],
         dataset[(0, 4)]["image"], other[(0, 0)]["image"],
     ]  # fmt: skip
-    for i, one in enumerate(images):
-        assert not any(torch.equal(one, two) for two in images[i + 1 :])
+    for i, image in enumerate(images):
+        assert not any(torch.equal(image, two) for two in images[i + 1 :])
 
 
 def test_processes_that_share_a_step_load_its_parts(cases):
@@ -206,12 +206,12 @@ def test_as_many_patches_as_in_nnunet_must_hold_foreground(cases, n, share, forc
 def test_forced_patches_hold_foreground_of_every_class_in_turn(cases):
     small = settings_for((4, 4, 4), transform=plain, foreground_share=1.0)
     dataset = dataset_of(cases, small)
-    found = [dataset[(step, slot)]["target"] for step in range(20) for slot in range(4)]
-    assert all((target > 0).any() for target in found)
-    assert 15 < sum(bool((target == 2).any()) for target in found) < 80
+    targets = [dataset[(step, slot)]["target"] for step in range(20) for slot in range(4)]
+    assert all((target > 0).any() for target in targets)
+    assert 15 < sum(bool((target == 2).any()) for target in targets) < 80
     free = settings_for((4, 4, 4), transform=plain, foreground_share=0.0)
-    found = [dataset_of(cases, free)[(step, 0)]["target"] for step in range(40)]
-    assert 0 < sum(bool((target > 0).any()) for target in found) < 40
+    targets = [dataset_of(cases, free)[(step, 0)]["target"] for step in range(40)]
+    assert 0 < sum(bool((target > 0).any()) for target in targets) < 40
 
 
 def test_image_and_label_are_cut_at_the_same_place(cases):
@@ -314,8 +314,8 @@ def test_every_class_is_as_likely_however_large_it_is(cases):
     dataset = dataset_of(cases)
     locations = {1: np.array([[0, 1, 1, 1]] * 990), 2: np.array([[0, 2, 2, 2]] * 10), 3: []}
     generator = np.random.default_rng(0)
-    found = [int(dataset._center(locations, generator, True)[0]) for _ in range(1000)]
-    assert 400 < found.count(2) < 600
+    centers = [int(dataset._center(locations, generator, True)[0]) for _ in range(1000)]
+    assert 400 < centers.count(2) < 600
 
 
 # -------------------------------------------------------------------- labels stay closed

@@ -411,11 +411,11 @@ def test_configurations_of_the_user_are_kept_and_described(study):
     again = planned(derive=derive)
     assert again["configurations"]["mine"] == mine
     assert "3d_lowres" not in again["configurations"]
-    own = again["gnnunet"]
-    assert own["recipes"]["mine"]["batch"] == {"labeled": 8, "unlabeled": 8}
-    assert own["recipes"]["mine"]["pseudo_label"]["largest_component"] == {"1": False}
+    gnnunet_key = again["gnnunet"]
+    assert gnnunet_key["recipes"]["mine"]["batch"] == {"labeled": 8, "unlabeled": 8}
+    assert gnnunet_key["recipes"]["mine"]["pseudo_label"]["largest_component"] == {"1": False}
     batch = again["configurations"]["3d_fullres"]["batch_size"]
-    ratio = own["memory_gb"]["mine"] / own["memory_gb"]["3d_fullres"]
+    ratio = gnnunet_key["memory_gb"]["mine"] / gnnunet_key["memory_gb"]["3d_fullres"]
     assert ratio == pytest.approx(8 / batch, rel=0.1)
 
 

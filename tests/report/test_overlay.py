@@ -14,9 +14,9 @@ NO_GRAY = 0.25
 
 
 def write(path: Path, array: np.ndarray, spacing=(1.0, 1.0, 1.0)) -> Path:
-    made = sitk.GetImageFromArray(array)
-    made.SetSpacing([float(step) for step in spacing[::-1]])
-    sitk.WriteImage(made, str(path))
+    volume = sitk.GetImageFromArray(array)
+    volume.SetSpacing([float(step) for step in spacing[::-1]])
+    sitk.WriteImage(volume, str(path))
     return path
 
 
@@ -40,24 +40,24 @@ def colored(path: Path, number: int = 0) -> np.ndarray:
     picture = image.imread(path)[:, :, :3]
     hue = colors.rgb_to_hsv(picture)
     wanted = colors.rgb_to_hsv(colors.to_rgb(overlay.COLORS[number]))[0]
-    found = (
+    pixels = (
         (np.abs(hue[..., 0] - wanted) < 0.04) & (hue[..., 1] > NO_GRAY) & (hue[..., 2] > NO_GRAY)
     )
-    found[-70:] = False
-    return found
+    pixels[-70:] = False
+    return pixels
 
 
-def extent(found: np.ndarray) -> tuple[int, int]:
-    rows, columns = np.nonzero(found)
+def extent(pixels: np.ndarray) -> tuple[int, int]:
+    rows, columns = np.nonzero(pixels)
     return int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
 
 
 def runs_across(path: Path) -> int:
     """Stretches of color of at least 3 pixels along the middle of the first panel."""
-    found = colored(path)
-    found[:, found.shape[1] // 3 :] = False
-    rows = np.flatnonzero(found.any(axis=1))
-    ends = np.flatnonzero(np.diff(np.pad(found[(rows[0] + rows[-1]) // 2].astype(int), 1)))
+    pixels = colored(path)
+    pixels[:, pixels.shape[1] // 3 :] = False
+    rows = np.flatnonzero(pixels.any(axis=1))
+    ends = np.flatnonzero(np.diff(np.pad(pixels[(rows[0] + rows[-1]) // 2].astype(int), 1)))
     return int((np.diff(ends)[::2] >= 3).sum())
 
 
@@ -95,12 +95,12 @@ def test_a_ball_is_round_whatever_the_voxels(tmp_path: Path):
         "prediction_path": write(tmp_path / "p.mha", ball(shape, spacing), spacing),
     }
     save_overlay(**written, target_png=tmp_path / "a.png")
-    found = colored(tmp_path / "a.png")
-    columns = np.flatnonzero(found.any(axis=0))
+    pixels = colored(tmp_path / "a.png")
+    columns = np.flatnonzero(pixels.any(axis=0))
     parts = np.split(columns, np.flatnonzero(np.diff(columns) > 30) + 1)
     assert len(parts) == 3
     for part in parts:
-        height, width = extent(found[:, part[0] : part[-1] + 1])
+        height, width = extent(pixels[:, part[0] : part[-1] + 1])
         assert height == pytest.approx(width, rel=0.1)
 
 
@@ -123,10 +123,10 @@ def test_long_organ_is_seen_from_end_to_end(tmp_path: Path):
     label[6:10, 4:56, 8:12] = 1
     paths = write(tmp_path / "i.nii", gray(label.shape)), write(tmp_path / "p.nii", label)
     save_overlay(*paths, tmp_path / "a.png")
-    found = colored(tmp_path / "a.png")
-    columns = np.flatnonzero(found.any(axis=0))
+    pixels = colored(tmp_path / "a.png")
+    columns = np.flatnonzero(pixels.any(axis=0))
     axial = np.split(columns, np.flatnonzero(np.diff(columns) > 30) + 1)[0]
-    first = found[:, : axial[-1] + 1]
+    first = pixels[:, : axial[-1] + 1]
     height, width = extent(first)
     assert height == pytest.approx(52 / 4 * width, rel=0.1)
 

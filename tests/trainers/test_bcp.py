@@ -50,9 +50,9 @@ def _loss_and_gradient(home, monkeypatch, alpha):
         f"loss.unlabeled_weight={alpha}", "pseudo_label.largest_component=false",
     )  # fmt: skip
     student = _with_given_networks(trainer)
-    made = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
-    made.total.backward()
-    return trainer, student, made.total.detach(), student.logits.grad
+    loss = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
+    loss.total.backward()
+    return trainer, student, loss.total.detach(), student.logits.grad
 
 
 def test_inward_and_outward_images_are_mixed_both_ways(tiny_home, monkeypatch):
@@ -225,9 +225,9 @@ def test_empty_pseudo_labels_give_a_finite_loss(tiny_home, monkeypatch):
     student = _with_given_networks(trainer)
     with torch.no_grad():
         trainer.teacher.network.logits[:, 0] = 50
-    made = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
-    made.total.backward()
-    assert made.terms["pseudo_foreground"] == 0
+    loss = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
+    loss.total.backward()
+    assert loss.terms["pseudo_foreground"] == 0
     assert torch.isfinite(student.logits.grad).all()
 
 
@@ -246,16 +246,16 @@ def test_labels_of_unlabeled_and_test_cases_change_nothing(trained_home, tmp_pat
         target = raw / "labelsUn" / path.name.replace("_0000", "")
         write_image(target, np.full((18, 20, 22), 99, np.uint8))
     plan_in(home)
-    made = train_in(home, "BCPTrainer")
+    training = train_in(home, "BCPTrainer")
     name = "checkpoint_final.pth"
-    ours = load_checkpoint(made.model / "fold_all" / name)
+    ours = load_checkpoint(training.model / "fold_all" / name)
     theirs = load_checkpoint(model_of(trained_home, "BCPTrainer") / "fold_all" / name)
     for weights in (("network_weights",), ("gnnunet", "teacher", "weights")):
         a, b = ours, theirs
         for key in weights:
             a, b = a[key], b[key]
         assert all(torch.equal(a[key], b[key]) for key in b)
-    used = json.loads((made.model / "fold_all" / "environment.json").read_text())
+    used = json.loads((training.model / "fold_all" / "environment.json").read_text())
     assert len(used["labeled"]) == N_LABELED
     assert not {p.name[:7] for p in test} & {*used["labeled"], *used["unlabeled"]}
 
