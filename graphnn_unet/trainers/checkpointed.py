@@ -90,7 +90,7 @@ class Checkpointed(nnUNetTrainer):
         self.save(Path(filename).name)
 
     def resume(self) -> Path:
-        """Continue from the newest whole checkpoint of the fold; return its path."""
+        """Continue from the latest undamaged checkpoint of the fold; return its path."""
         path, state = load_resumable(Path(self.output_folder))
         self.load_state(state, str(path))
         return path
