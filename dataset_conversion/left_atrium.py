@@ -27,7 +27,7 @@ _REFERENCE = (
     "Uncertainty-aware Self-ensembling Model for Semi-supervised 3D Left Atrium Segmentation, "
     "MICCAI 2019"
 )
-_LICENSE = "no licence named by the challenge; ask its organizers before passing the data on"
+_LICENSE = "no license named by the challenge; ask its organizers before passing the data on"
 
 
 def read(request: Request) -> ConvertedDataset:

@@ -159,14 +159,14 @@ class FaultsError(GraphnnError, ValueError):
         sharing: dict[tuple[str, str], list[Fault]] = {}
         for fault in self.faults:
             sharing.setdefault((fault.cause, fault.remedy), []).append(fault)
-        found = []
+        lines = []
         for fault in self.faults:
             together = sharing[fault.cause, fault.remedy]
             if len(together) < MANY:
-                found.append(fault.line)
+                lines.append(fault.line)
             elif fault is together[0]:
-                found.append(_shared_line(together))
-        return found
+                lines.append(_shared_line(together))
+        return lines
 
 
 def _shared_line(faults: Sequence[Fault]) -> str:
