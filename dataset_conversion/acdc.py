@@ -21,8 +21,8 @@ import numpy as np
 
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import published
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import read_h5, read_h5_array
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, file_case
+from graphnn_unet.dataset_conversion.volumes import h5_case, read_h5_array, stem_of
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
 from graphnn_unet.images.volume import Volume
 
@@ -49,9 +49,7 @@ def read(request: Request) -> ConvertedDataset:
     source = request.source_folder
     faults: list[Fault] = []
     notes: list[str] = []
-    cases = _challenge_cases(source)
-    if not cases:
-        cases = _h5_cases(source, faults, notes)
+    cases = _challenge_cases(source) or _h5_cases(source, faults, notes)
     if faults:
         raise FaultsError(faults)
     if not cases:
@@ -104,7 +102,7 @@ def _with_roles(
             kept.append(replace(case, role="test"))
         elif part == "val":
             skipped.append((case.case_id, "published validation case; --test LIST takes it in"))
-        elif not part and listed and _is_testing_part(case):
+        elif not part and listed and any("testing" in path.parts for path in case.inputs):
             skipped.append((case.case_id, "the challenge's own test part; --test LIST takes it in"))
         else:
             kept.append(case)
@@ -119,23 +117,13 @@ def _with_roles(
     return kept, skipped, notes
 
 
-def _is_testing_part(case: Case) -> bool:
-    return any("testing" in path.parts for path in case.inputs)
-
-
 def _challenge_cases(source: Path) -> dict[str, Case]:
     cases = {}
     for path in sorted(source.rglob("patient*_frame*.nii*")):
-        match = re.fullmatch(r"(patient\d{3}_frame\d{2})\.nii(\.gz)?", path.name)
-        if match is None:
-            continue
-        name = match[1]
-        label = path.with_name(path.name.replace(name, f"{name}_gt"))
-        there = label.is_file()
-        cases[name] = Case(
-            name, (path,), label if there else None, "labeled" if there else "unlabeled",
-            name.split("_")[0], (path, label) if there else (path,),
-        )  # fmt: skip
+        name = stem_of(path)
+        if match := _VOLUME.fullmatch(name):
+            label = path.with_name(path.name.replace(name, f"{name}_gt"))
+            cases[name] = file_case(name, [path], label if label.is_file() else None, match[1])
     return cases
 
 
@@ -149,9 +137,7 @@ def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, 
             volumes[path.stem] = path
     cases = {}
     for name, path in volumes.items():
-        image = partial(read_h5, path, "image", H5_SPACING_MM, "zyx")
-        label = partial(read_h5, path, "label", H5_SPACING_MM, "zyx")
-        cases[name] = Case(name, (image,), label, "labeled", name.split("_")[0], (path,))
+        cases[name] = h5_case(name, path, H5_SPACING_MM, "zyx", name.split("_")[0])
     stacked = sorted(set(slices) - set(volumes))
     for name in stacked:
         numbers = sorted(slices[name])
@@ -164,8 +150,7 @@ def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, 
             faults.append(Fault(name, "convert", cause, remedy, code="I21"))
             continue
         paths = tuple(slices[name][number] for number in numbers)
-        image = partial(_stack, paths, "image")
-        label = partial(_stack, paths, "label")
+        image, label = partial(_stack, paths, "image"), partial(_stack, paths, "label")
         cases[name] = Case(name, (image,), label, "labeled", name.split("_")[0], paths)
     if stacked:
         notes.append(f"{len(stacked)} volumes exist as slices only and were stacked by number")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def _with_patients(dataset: ConvertedDataset, pattern: str | None) -> ConvertedD
 
 
 def _with_test(dataset: ConvertedDataset, request: Request) -> ConvertedDataset:
-    """Give more cases the role ``test``; those that have it keep it."""
+    """Give more cases the role ``test``; no patient may have cases on both sides then."""
     if request.test is None:
         return dataset
     if listed := request.listed_test:
@@ -139,7 +139,13 @@ def _with_test(dataset: ConvertedDataset, request: Request) -> ConvertedDataset:
     else:
         test_ids, notes = _last_labeled(dataset, int(str(request.test))), []
     cases = [replace(c, role="test") if c.case_id in test_ids else c for c in dataset.cases]
-    _require_patients_apart(cases)
+    train = {case.patient for case in cases if case.role != "test"}
+    if both := train & {case.patient for case in cases if case.role == "test"}:
+        raise InputError(
+            f"patient {min(both)} would be in training and in test",
+            "scores would be measured on patients the network has seen",
+            "Choose whole patients with --test",
+        )
     return replace(dataset, cases=cases, notes=[*dataset.notes, *notes])
 
 
@@ -166,19 +172,6 @@ def _last_labeled(dataset: ConvertedDataset, n_test: int) -> set[str]:
             f"there are {len(labeled)} labeled cases and one must stay",
         )
     return {case.case_id for case in labeled[len(labeled) - n_test :]}
-
-
-def _require_patients_apart(cases: Iterable[Case]) -> None:
-    """No patient may have cases in training and in test."""
-    cases = list(cases)
-    train = {case.patient for case in cases if case.role != "test"}
-    both = sorted({case.patient for case in cases if case.role == "test"} & train)
-    if both:
-        raise InputError(
-            f"patient {both[0]} would be in training and in test",
-            "scores would be measured on patients the network has seen",
-            "Choose whole patients with --test",
-        )
 
 
 def _with_labeled(dataset: ConvertedDataset, n_labeled: int | None) -> ConvertedDataset:

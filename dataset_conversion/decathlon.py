@@ -41,22 +41,16 @@ def read(request: Request) -> ConvertedDataset:
     channels = _numbered(table["modality"], "modality", source)
     labels = _numbered(table["labels"], "labels", source)
     faults: list[Fault] = []
-    cases = [
-        case
-        for entry in table["training"]
-        if (case := _case(source, entry, len(channels), "labeled", faults)) is not None
+    entries = [
+        *((entry, "labeled") for entry in table["training"]),
+        *(({"image": entry}, "test") for entry in table.get("test", [])),
     ]
-    for entry in table.get("test", []):
-        case = _case(source, {"image": entry}, len(channels), "test", faults)
-        if case is not None:
-            cases.append(case)
+    read_cases = (_case(source, entry, len(channels), role, faults) for entry, role in entries)
+    cases = [case for case in read_cases if case is not None]
     if faults:
         raise FaultsError(faults)
     ids, mapping = _label_table(labels)
     name, number = _name(source, table)
-    notes = []
-    if mapping:
-        notes.append(f"label values were made consecutive: {mapping}")
     return ConvertedDataset(
         name=name,
         default_id=number,
@@ -66,18 +60,14 @@ def read(request: Request) -> ConvertedDataset:
         labels=ids,
         cases=cases,
         label_mapping=mapping,
-        notes=notes,
+        notes=[f"label values were made consecutive: {mapping}"] if mapping else [],
         skipped=_not_listed(source, cases),
         reference=str(table.get("reference", "")) or _REFERENCE,
         license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
     )
 
 
-FORM = Form(
-    name="MSD",
-    help="a task folder of the Medical Segmentation Decathlon",
-    read=read,
-)
+FORM = Form(name="MSD", help="a task folder of the Medical Segmentation Decathlon", read=read)
 
 
 def _table(source: Path) -> dict[str, Any]:
@@ -112,9 +102,8 @@ def _label_table(labels: dict[int, str]) -> tuple[dict[str, int | list[int]], di
     values = sorted({0, *labels})
     mapping = {old: new for new, old in enumerate(values)}
     ids: dict[str, int | list[int]] = {"background": 0}
-    for value in values[1:]:
-        ids[labels[value]] = mapping[value]
-    return ids, {} if all(old == new for old, new in mapping.items()) else mapping
+    ids |= {labels[value]: mapping[value] for value in values[1:]}
+    return ids, mapping if values != list(range(len(values))) else {}
 
 
 def _name(source: Path, table: dict[str, Any]) -> tuple[str, int | None]:

@@ -21,7 +21,7 @@ from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
-from graphnn_unet.images.header import quiet_itk
+from graphnn_unet.images.header import last_line, quiet_itk
 from graphnn_unet.images.volume import Volume, from_itk
 
 MIN_SLICES = 3
@@ -41,13 +41,7 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class Series:
-    """One image series.
-
-    Attributes:
-        folder: Where its files lie.
-        files: Its files as GDCM lists them.
-        n_in_folder: Number of image series in this folder.
-    """
+    """One image series: its files as GDCM lists them, and how many series their folder has."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -72,7 +66,9 @@ def read(request: Request) -> ConvertedDataset:
         )
     notes = ["patient ids are kept as hashes, names and dates are not taken over"]
     faults: list[Fault] = []
-    label_of = match_labels(cases, request.label_folder, faults, notes)
+    for case_id, label in match_labels(cases, request.label_folder, faults, notes).items():
+        inputs = (*cases[case_id].inputs, label)
+        cases[case_id] = replace(cases[case_id], label=label, role="labeled", inputs=inputs)
     if faults:
         raise FaultsError(faults)
     if len(modalities) > 1:
@@ -85,7 +81,7 @@ def read(request: Request) -> ConvertedDataset:
         source=source,
         channel_names={0: channel},
         labels={},
-        cases=[_with_label(case, label_of.get(case_id)) for case_id, case in sorted(cases.items())],
+        cases=[cases[case_id] for case_id in sorted(cases)],
         notes=notes,
         skipped=skipped,
     )
@@ -104,28 +100,25 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
     cases: dict[str, Case] = {}
     modalities = set()
     for series in find_series(source):
-        tags = _tags(series.files[0])
+        tags, n_frames = _tags(series.files[0])
         where = series.folder.relative_to(source).as_posix()
-        if len(series.files) < MIN_SLICES and not _is_multiframe(series.files[0]):
+        if max(len(series.files), n_frames) < MIN_SLICES:
             skipped.append((where, f"series of {len(series.files)} images, no volume"))
             continue
         case_id = _case_id(source, series, tags.get("number", ""), set(cases))
+        patient = case_id
+        if patient_id := tags.get("patient"):
+            patient = f"patient-{hashlib.sha256(patient_id.encode()).hexdigest()[:12]}"
         modalities.add(tags.get("modality", ""))
         cases[case_id] = Case(
             case_id,
             (partial(read_series, series.files),),
             None,
             "unlabeled",
-            _patient(tags.get("patient", ""), case_id),
+            patient,
             series.files,
         )
     return cases, modalities
-
-
-def _with_label(case: Case, label: Path | None) -> Case:
-    if label is None:
-        return case
-    return replace(case, label=label, role="labeled", inputs=(*case.inputs, label))
 
 
 def find_series(folder: Path) -> Iterator[Series]:
@@ -153,12 +146,6 @@ def _case_id(source: Path, series: Series, number: str, taken: set[str]) -> str:
     return case_id
 
 
-def _patient(patient_id: str, case_id: str) -> str:
-    if not patient_id:
-        return case_id
-    return "patient-" + hashlib.sha256(patient_id.encode()).hexdigest()[:12]
-
-
 def _header(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
@@ -172,24 +159,16 @@ def _header(path: Path) -> sitk.ImageFileReader:
     return reader
 
 
-def _tags(path: Path) -> dict[str, str]:
+def _tags(path: Path) -> tuple[dict[str, str], int]:
+    """Tags of one file and the number of its slices; none where it cannot be read."""
     try:
         reader = _header(path)
     except BadFileError:
-        return {}
+        return {}, 0
     there = set(reader.GetMetaDataKeys())
     # DICOM pads texts to an even length with a space or a zero byte
-    return {
-        name: reader.GetMetaData(tag).strip(" \0") for name, tag in _TAGS.items() if tag in there
-    }
-
-
-def _is_multiframe(path: Path) -> bool:
-    try:
-        size = _header(path).GetSize()
-    except BadFileError:
-        return False
-    return len(size) == 3 and size[2] >= MIN_SLICES
+    tags = {n: reader.GetMetaData(tag).strip(" \0") for n, tag in _TAGS.items() if tag in there}
+    return tags, reader.GetSize()[2] if reader.GetDimension() == 3 else 1
 
 
 def read_series(files: tuple[Path, ...]) -> Volume:
@@ -217,8 +196,7 @@ def read_series(files: tuple[Path, ...]) -> Volume:
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(files[i]) for i in order])
     volume = _itk_volume(reader.Execute, files)
-    _, y, x = volume.spacing
-    return Volume(volume.array, (step, y, x), volume.origin, volume.direction)
+    return replace(volume, spacing=(step, *volume.spacing[1:]))
 
 
 def _itk_volume(read_image, files: tuple[Path, ...]) -> Volume:
@@ -226,7 +204,7 @@ def _itk_volume(read_image, files: tuple[Path, ...]) -> Volume:
         with quiet_itk():
             image = read_image()
     except RuntimeError as error:
-        cause = f"the series of {files[0].name} cannot be read ({str(error).splitlines()[-1]})"
+        cause = f"the series of {files[0].name} cannot be read ({last_line(error)})"
         raise BadFileError("I05", cause, "Copy the series again") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise BadFileError("I14", "its slices are in color", "Give the original images")

@@ -82,8 +82,8 @@ class Request:
         Raises:
             MissingFileError: It is not there.
         """
-        assert self.source is not None  # noqa: S101  # Form.check has looked
-        return existing_folder(self.source)
+        (folder,) = existing_folders(self.source)  # Form.check has looked that it is given
+        return folder
 
     @property
     def label_folder(self) -> Path | None:
@@ -92,7 +92,7 @@ class Request:
         Raises:
             MissingFileError: It is not there.
         """
-        return None if self.labels is None else existing_folder(self.labels)
+        return next(iter(existing_folders(self.labels)), None)
 
     @cached_property
     def listed_test(self) -> frozenset[str]:
@@ -168,29 +168,19 @@ def form_names() -> str:
     return _listed(list(forms()), "or")
 
 
-def existing_folder(path: Path | str) -> Path:
-    """An absolute folder.
-
-    Raises:
-        MissingFileError: It is not there.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "does not exist"
-        raise MissingFileError(f"{folder} {what}", "", "Give an existing folder")
-    return folder.absolute()
-
-
 def existing_folders(paths: _Folders) -> list[Path]:
     """Absolute folders of one path, several or none.
 
     Raises:
         MissingFileError: One is not there.
     """
-    if paths is None:
-        return []
-    listed = [paths] if isinstance(paths, (str, Path)) else paths
-    return [existing_folder(path) for path in listed]
+    listed = [paths] if isinstance(paths, (str, Path)) else paths or ()
+    folders = [Path(path).expanduser() for path in listed]
+    for folder in folders:
+        if not folder.is_dir():
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise MissingFileError(f"{folder} {what}", "", "Give an existing folder")
+    return [folder.absolute() for folder in folders]
 
 
 def _declared(module: str) -> Form | None:

@@ -6,15 +6,12 @@ challenge's own ``<ID>/lgemri.nrrd`` with ``laendo.nrrd``; and NIfTI in ``images
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import in_published_order, read_h5, stem_of
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, file_case
+from graphnn_unet.dataset_conversion.volumes import h5_case, stem_of
 from graphnn_unet.errors import MissingFileError
 from graphnn_unet.images.find import file_ending
 
@@ -30,7 +27,7 @@ _REFERENCE = (
     "Uncertainty-aware Self-ensembling Model for Semi-supervised 3D Left Atrium Segmentation, "
     "MICCAI 2019"
 )
-_LICENSE = "no licence named by the challenge; ask its organizers before passing the data on"
+_LICENSE = "no license named by the challenge; ask its organizers before passing the data on"
 
 
 def read(request: Request) -> ConvertedDataset:
@@ -48,14 +45,13 @@ def read(request: Request) -> ConvertedDataset:
             "looked for ID/mri_norm2.h5, ID/lgemri.nrrd and images/ID.nii.gz",
             "Give the folder that holds the case folders",
         )
-    if any(path.suffix == ".h5" for path in next(iter(cases.values())).inputs):
+    inputs = [path.name for case in cases.values() for path in case.inputs]
+    if "mri_norm2.h5" in inputs:
         notes.append(
             "the h5 files store no geometry: spacing 0.625 mm isotropic, origin and direction "
             "have no anatomical meaning"
         )
     split = split_for("left_atrium", source, cases)
-    ordered = [cases[i] for i in in_published_order(cases, [*split.train, *split.test])]
-    test = set(split.test)
     return ConvertedDataset(
         name="LA",
         default_id=101,
@@ -63,8 +59,8 @@ def read(request: Request) -> ConvertedDataset:
         source=source,
         channel_names={0: "LGE-MRI"},
         labels={"background": 0, "left_atrium": 1},
-        cases=[replace(case, role="test") if case.case_id in test else case for case in ordered],
-        label_mapping=_CHALLENGE_LABELS if _is_challenge(cases.values()) else {},
+        cases=split.applied(cases),
+        label_mapping=_CHALLENGE_LABELS if "laendo.nrrd" in inputs else {},
         published_splits=split.tables,
         notes=notes + split.notes,
         reference=_REFERENCE,
@@ -79,43 +75,24 @@ FORM = Form(
 )
 
 
-def _is_challenge(cases: Iterable[Case]) -> bool:
-    return any(path.name == "laendo.nrrd" for case in cases for path in case.inputs)
-
-
 def _h5_cases(source: Path) -> dict[str, Case]:
-    cases = {}
-    for path in sorted(source.rglob("mri_norm2.h5")):
-        name = path.parent.name
-        image = partial(read_h5, path, "image", SPACING_MM, "xyz")
-        label = partial(read_h5, path, "label", SPACING_MM, "xyz")
-        cases[name] = Case(name, (image,), label, "labeled", name, (path,))
-    return cases
+    paths = sorted(source.rglob("mri_norm2.h5"))
+    return {path.parent.name: h5_case(path.parent.name, path, SPACING_MM, "xyz") for path in paths}
 
 
 def _challenge_cases(source: Path) -> dict[str, Case]:
     cases = {}
     for path in sorted(source.rglob("lgemri.nrrd")):
-        name = path.parent.name
-        label = path.with_name("laendo.nrrd")
-        there = label.is_file()
-        cases[name] = Case(
-            name, (path,), label if there else None, "labeled" if there else "unlabeled", name,
-            (path, label) if there else (path,),
-        )  # fmt: skip
+        name, label = path.parent.name, path.with_name("laendo.nrrd")
+        cases[name] = file_case(name, [path], label if label.is_file() else None)
     return cases
 
 
 def _nifti_cases(source: Path) -> dict[str, Case]:
-    cases = {}
     labels = {stem_of(path): path for path in sorted((source / "labels").glob("*"))}
-    for path in sorted((source / "images").glob("*")):
-        if not file_ending(path) or path.name.startswith("."):
-            continue
-        name = stem_of(path)
-        label = labels.get(name)
-        cases[name] = Case(
-            name, (path,), label, "labeled" if label else "unlabeled", name,
-            (path, label) if label else (path,),
-        )  # fmt: skip
-    return cases
+    images = {
+        stem_of(path): path
+        for path in sorted((source / "images").glob("*"))
+        if file_ending(path) and not path.name.startswith(".")
+    }
+    return {name: file_case(name, [path], labels.get(name)) for name, path in images.items()}

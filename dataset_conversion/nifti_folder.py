@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folders
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, file_case
 from graphnn_unet.dataset_conversion.volumes import safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.images import find
 
 _LABEL_WORDS = re.compile(r"[_.-](seg|segmentation|label|labels|lbl|mask|gt|manual)$", re.I)
 _LABEL_PREFIX = re.compile(r"^(seg|segmentation|label|labels|mask|gt)[_.-]", re.I)
-_NUMBERED = re.compile(r"(.+)_(\d{4})")
 _SHOWN = 3
 
 
@@ -114,20 +114,14 @@ def find_images(
         names = list(channels) or [folder.name for folder in folders]
         if len(names) != len(folders):
             raise InputError(f"{len(folders)} image folders but {len(names)} channel names")
-        return _by_folder(
-            {
-                name: image_files(folder, skipped)
-                for name, folder in zip(names, folders, strict=True)
-            },
-            folders,
-        )
-    if files := image_files(folders[0], skipped):
-        return _by_name(files, channels)
+        files = [image_files(folder, skipped) for folder in folders]
+        return _by_folder(dict(zip(names, files, strict=True)), folders)
+    if images := image_files(folders[0], skipped):
+        return _by_name(images, channels)
     inside = _images_below(folders[0], skipped)
-    names = _channel_folders(inside, channels)
-    if names:
+    if names := _channel_folders(inside, channels):
         return _by_folder({name: inside[name] for name in names}, folders)
-    return _by_name([path for files in inside.values() for path in files], channels)
+    return _by_name([path for paths in inside.values() for path in paths], channels)
 
 
 def image_files(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
@@ -176,9 +170,8 @@ def _by_folder(files: Mapping[str, Sequence[Path]], folders: Sequence[Path]) -> 
 
 def _by_name(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
     """Cases of one list of files: by channel number, by channel name, or one file a case."""
-    numbered = [match for path in files if (match := _NUMBERED.fullmatch(stem_of(path)))]
-    if len(numbered) == len(files) and _numbers_are_channels([match[2] for match in numbered]):
-        return _by_number(files, numbered, channels)
+    if _numbers_are_channels([find.split_channel(stem_of(path))[1] for path in files]):
+        return _by_number(files, channels)
     if len(channels) > 1:
         return _by_channel_name(files, channels)
     channel = next(iter(channels), "image")
@@ -195,27 +188,26 @@ def _by_name(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
     return images
 
 
-def _by_number(
-    files: Sequence[Path], matches: Sequence[re.Match[str]], channels: Sequence[str]
-) -> ChannelFiles:
+def _by_number(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
     """Cases of files named ``CASE_0000``, ``CASE_0001`` ..."""
-    numbers = sorted({match[2] for match in matches})
+    numbers = sorted({stem_of(path)[-4:] for path in files})
     names = list(channels) or (numbers if len(numbers) > 1 else ["image"])
     if len(names) != len(numbers):
         raise InputError(
             f"{len(names)} channel names but the files have channels {', '.join(numbers)}"
         )
     images = ChannelFiles(names)
-    for path, match in zip(files, matches, strict=True):
-        images.add(match[1], names[numbers.index(match[2])], path)
+    for path in files:
+        case, number = find.split_channel(stem_of(path))
+        images.add(case, names[number or 0], path)
     return images
 
 
-def _numbers_are_channels(numbers: Sequence[str]) -> bool:
+def _numbers_are_channels(numbers: Sequence[int | None]) -> bool:
     """Four digits at the end are channels when they count from 0000; else part of the name."""
-    distinct = sorted(set(numbers))
-    return distinct == [f"{i:04d}" for i in range(len(distinct))] and (
-        len(distinct) == 1 or len(numbers) > len(distinct) or len(distinct) <= _SHOWN
+    n_distinct = len(set(numbers))
+    return set(numbers) == set(range(n_distinct)) and (
+        n_distinct == 1 or len(numbers) > n_distinct or n_distinct <= _SHOWN
     )
 
 
@@ -249,9 +241,10 @@ def _cases(
             remedy = "Add the file or leave the case out (--exclude)"
             faults.append(Fault(safe_id(stem), "convert", cause, remedy, code="I21"))
             continue
-        cases.append(
-            _case(stem, [files[name] for name in images.channels], label_of.get(stem), role)
+        case = file_case(
+            safe_id(stem), [files[name] for name in images.channels], label_of.get(stem)
         )
+        cases.append(replace(case, role="test") if role == "test" else case)
     renamed = sorted(stem for stem in images.cases if safe_id(stem) != stem)
     if renamed:
         notes.append(
@@ -259,14 +252,6 @@ def _cases(
             + ", ".join(f"{stem!r} is {safe_id(stem)}" for stem in renamed[:_SHOWN])
         )
     return cases
-
-
-def _case(stem: str, images: Sequence[Path], label: Path | None, role: Role) -> Case:
-    case_id = safe_id(stem)
-    if role == "labeled" and label is None:
-        role = "unlabeled"
-    inputs = (*images, label) if label else tuple(images)
-    return Case(case_id, tuple(images), label, role, case_id, inputs)
 
 
 def match_labels(
@@ -289,7 +274,8 @@ def match_labels(
     worded = []
     for path in files:
         stem = stem_of(path)
-        case = _case_of_label(stem, cases)
+        candidates = (stem, _LABEL_WORDS.sub("", stem), _LABEL_PREFIX.sub("", stem))
+        case = next((name for name in candidates if name in cases), None)
         if case is None:
             cause = f"label map {path.name} has no image (images are named like {min(cases)})"
             remedy = "Give both the same name or remove the label map"
@@ -308,20 +294,10 @@ def match_labels(
     return label_of
 
 
-def _case_of_label(stem: str, cases: Collection[str]) -> str | None:
-    """The case that a label map belongs to by its name."""
-    candidates = (stem, _LABEL_WORDS.sub("", stem), _LABEL_PREFIX.sub("", stem))
-    return next((name for name in candidates if name in cases), None)
-
-
 def _collisions(cases: Sequence[Case]) -> list[Fault]:
     """Two cases of one id: equal names in training and test, or names that became equal."""
-    seen: set[str] = set()
-    faults = []
-    for case in cases:
-        if case.case_id in seen:
-            cause = "two cases have this id"
-            remedy = "Rename one; ids keep letters, digits, '_', '-' and '.' only"
-            faults.append(Fault(case.case_id, "convert", cause, remedy, code="I31"))
-        seen.add(case.case_id)
-    return faults
+    cause = "two cases have this id"
+    remedy = "Rename one; ids keep letters, digits, '_', '-' and '.' only"
+    counts = Counter(case.case_id for case in cases)
+    repeated = [case_id for case_id, n_cases in counts.items() if n_cases > 1]
+    return [Fault(case_id, "convert", cause, remedy, code="I31") for case_id in repeated]

@@ -9,6 +9,7 @@ other axes than the series; both are brought to the same axes by their headers.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from graphnn_unet.dataset_conversion.dicom import find_series, read_series
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import in_published_order, load, read_h5
+from graphnn_unet.dataset_conversion.volumes import h5_case, load
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
 from graphnn_unet.images.volume import UPRIGHT, Volume, with_axes_of
 
@@ -41,11 +42,9 @@ def read(request: Request) -> ConvertedDataset:
         FaultsError: A scan folder has no or several series.
     """
     source = request.source_folder
-    cases = _h5_cases(source)
-    is_h5 = bool(cases)
     faults: list[Fault] = []
-    if not is_h5:
-        cases = _publisher_cases(source, request.label_folder, faults)
+    h5_cases = _h5_cases(source)
+    cases = h5_cases or _publisher_cases(source, request.label_folder, faults)
     if faults:
         raise FaultsError(faults)
     if not cases:
@@ -55,12 +54,10 @@ def read(request: Request) -> ConvertedDataset:
             "Give the folder that holds them",
         )
     split = split_for("pancreas", source, cases)
-    test = set(split.test)
-    ordered = [cases[i] for i in in_published_order(cases, [*split.train, *split.test])]
     notes = [
         "the h5 files store no geometry: 1 mm isotropic is assumed, as in the literature; "
         "intensities are normalized, not Hounsfield units"
-        if is_h5
+        if h5_cases
         else "label maps were brought to the axes of the series by their headers"
     ]
     return ConvertedDataset(
@@ -68,14 +65,9 @@ def read(request: Request) -> ConvertedDataset:
         default_id=103,
         form="Pancreas",
         source=source,
-        channel_names={0: "normalised CT" if is_h5 else "CT"},
+        channel_names={0: "normalised CT" if h5_cases else "CT"},
         labels={"background": 0, "pancreas": 1},
-        cases=[
-            Case(c.case_id, c.images, c.label, "test", c.patient, c.inputs)
-            if c.case_id in test
-            else c
-            for c in ordered
-        ],
+        cases=split.applied(cases),
         published_splits=split.tables,
         notes=notes + split.notes,
         reference=_REFERENCE,
@@ -94,13 +86,8 @@ FORM = Form(
 def _h5_cases(source: Path) -> dict[str, Case]:
     cases = {}
     for path in sorted(source.rglob("*.h5")):
-        match = re.fullmatch(r"(?:image)?(\d{4})(?:_norm)?", path.stem)
-        if match is None:
-            continue
-        name = match[1]
-        image = partial(read_h5, path, "image", H5_SPACING_MM, "xyz")
-        label = partial(read_h5, path, "label", H5_SPACING_MM, "xyz")
-        cases[name] = Case(name, (image,), label, "labeled", name, (path,))
+        if match := re.fullmatch(r"(?:image)?(\d{4})(?:_norm)?", path.stem):
+            cases[match[1]] = h5_case(match[1], path, H5_SPACING_MM, "xyz")
     return cases
 
 
@@ -127,23 +114,16 @@ def _publisher_cases(source: Path, labels: Path | None, faults: list[Fault]) -> 
 
 
 def _publisher_case(name: str, files: tuple[Path, ...], label: Path | None) -> Case:
-    image = partial(_upright_series, files)
+    image = partial(_upright, partial(read_series, files), "the series")
     if label is None:
         return Case(name, (image,), None, "unlabeled", name, files)
-    return Case(name, (image,), partial(_upright_label, label), "labeled", name, (*files, label))
+    label_map = partial(_upright, partial(load, label, label.name), label.name)
+    return Case(name, (image,), label_map, "labeled", name, (*files, label))
 
 
-def _upright_series(files: tuple[Path, ...]) -> Volume:
-    return _upright(read_series(files), "the series")
-
-
-def _upright_label(path: Path) -> Volume:
-    return _upright(load(path, path.name), path.name)
-
-
-def _upright(volume: Volume, name: str) -> Volume:
+def _upright(read_stored: Callable[[], Volume], name: str) -> Volume:
     """The volume along the patient's axes: x to the left, y to the back, z to the head."""
-    turned = with_axes_of(volume, UPRIGHT)
+    turned = with_axes_of(read_stored(), UPRIGHT)
     if turned is None:
         raise BadFileError("I18", f"{name} is stored obliquely", "Resample it to an upright grid")
     return turned

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 import SimpleITK as sitk
@@ -29,6 +28,13 @@ from graphnn_unet.storage.atomic import atomic_path
 FILE_ENDING = ".nii.gz"
 FOLDERS = {"labeled": ("imagesTr", "labelsTr"), "unlabeled": ("imagesUn", None)}
 FOLDERS["test"] = ("imagesTs", "labelsTs")
+
+_WRITTEN_AS = {
+    np.dtype(np.float64): np.float32,
+    np.dtype(np.float16): np.float32,
+    np.dtype(np.bool_): np.uint8,
+}
+"""Types of voxels that are not written as they are."""
 
 _LEAVE_OUT = "Fix the file or leave the case out (--exclude)"
 
@@ -147,9 +153,12 @@ def _images(work: _Work) -> tuple[Volume | None, float]:
     minimum = 0.0
     for channel, source in enumerate(job.case.images):
         stored = work.read(source, f"image {channel}")
-        if stored is None or not _numbers_only(work, stored, f"channel {channel:04d}"):
+        what = f"channel {channel:04d}"
+        if stored is None or not _numbers_only(work, stored, what):
             continue
-        image = stored if first is None else _channel_on_grid(work, stored, channel, first)
+        image: Volume | None = stored
+        if first is not None:
+            image = _on_grid(work, stored, first.grid, what, nearest=False, code="I19")
         if image is None:
             continue
         if first is None:
@@ -158,7 +167,7 @@ def _images(work: _Work) -> tuple[Volume | None, float]:
         if not image.array.any() and len(job.case.images) == 1:
             work.fault("I48", "all voxels of its image are 0")
         if job.target is not None and not work.faults:
-            _write_image(job, channel, source, stored, image)
+            _save(job, 0, f"_{channel:04d}", image, _original(source, stored, image))
     return first, minimum
 
 
@@ -171,12 +180,6 @@ def _numbers_only(work: _Work, volume: Volume, what: str) -> bool:
         work.fault("I08", f"{what} has {n_bad} NaN or infinite voxels")
         return False
     return True
-
-
-def _channel_on_grid(work: _Work, volume: Volume, channel: int, first: Volume) -> Volume | None:
-    """A further channel on the grid of the first one."""
-    what = f"channel {channel:04d}"
-    return _on_grid(work, volume, first.grid, what, nearest=False, code="I19")
 
 
 def _on_grid(
@@ -217,61 +220,45 @@ def _grid_fault(work: _Work, difference: GridDifference, what: str, code: str) -
     work.fault(GRID_CODES[difference.part] if code == "I15" else code, cause, remedy)
 
 
-def _write_image(job: CaseJob, channel: int, source: Source, stored: Volume, image: Volume) -> None:
-    target = _target(job, 0, f"_{channel:04d}")
-    array = image.array
-    if stored.array is array and stored.grid == image.grid and _can_be_copied(source):
-        _copy(source, target)
-        return
-    if array.dtype == np.float64 or array.dtype == np.float16:
-        image = replace(image, array=array.astype(np.float32))
-    elif array.dtype == np.bool_:
-        image = replace(image, array=array.astype(np.uint8))
-    _write(image, target)
+def _original(source: Source, stored: Volume, volume: Volume) -> Path | None:
+    """The file that was read, where it can stand in the raw folder as it is."""
+    unchanged = stored.array is volume.array and stored.grid == volume.grid
+    if unchanged and isinstance(source, Path) and source.name.endswith(FILE_ENDING):
+        return source
+    return None
 
 
-def _target(job: CaseJob, part: int, ending: str = "") -> Path:
-    """File of a case in its folder of images (part 0) or of label maps (1)."""
+def _save(job: CaseJob, part: int, ending: str, volume: Volume, original: Path | None) -> None:
+    """Write to the folder of images (part 0) or of label maps (1), or copy the original there."""
     folder = FOLDERS[job.case.role][part]
     assert job.target is not None and folder is not None  # noqa: S101, PT018  # callers have looked
-    return job.target / folder / f"{job.case.case_id}{ending}{FILE_ENDING}"
-
-
-def _can_be_copied(source: Source) -> TypeGuard[Path]:
-    return isinstance(source, Path) and source.name.endswith(FILE_ENDING)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _write(volume: Volume, target: Path) -> None:
-    with atomic_path(target) as temporary:
-        sitk.WriteImage(to_itk(volume), str(temporary), True)
+    with atomic_path(job.target / folder / f"{job.case.case_id}{ending}{FILE_ENDING}") as temporary:
+        if original is not None:
+            shutil.copyfile(original, temporary)
+            return
+        array = volume.array
+        array = array.astype(_WRITTEN_AS.get(array.dtype, array.dtype), copy=False)
+        sitk.WriteImage(to_itk(replace(volume, array=array)), str(temporary), True)
 
 
 def _label(work: _Work, source: Source, grid: Grid) -> tuple[int, ...]:
     """Check a label map, write it, return the values it has in the raw folder."""
     job = work.job
     stored = work.read(source, "label map")
-    if stored is None:
-        return ()
-    label = _on_grid(work, stored, grid, "its label map", nearest=True, code="I15")
-    if label is None:
-        return ()
-    integers = as_integers(work, label.array)
-    if integers is None:
+    label = stored and _on_grid(work, stored, grid, "its label map", nearest=True, code="I15")
+    integers = None if label is None else _as_integers(work, label.array)
+    if stored is None or label is None or integers is None:
         return ()
     table = dict(job.label_mapping) or {value: value for value in job.label_values}
     mapping = {value: table[value] for value in _expected_values(work, integers, table)}
     if job.target is not None and not work.faults:
-        unchanged = integers is stored.array and stored.grid == label.grid
-        if unchanged and _can_be_copied(source) and all(v == new for v, new in mapping.items()):
-            _copy(source, _target(job, 1))
-        else:
+        label, original = replace(label, array=integers), None
+        if all(old == new for old, new in mapping.items()):
+            original = _original(source, stored, label)
+        if original is None:
             array = _mapped(integers, mapping, max(job.label_values))
-            _write(replace(label, array=array), _target(job, 1))
+            label = replace(label, array=array)
+        _save(job, 1, "", label, original)
     return tuple(sorted(set(mapping.values())))
 
 
@@ -289,19 +276,18 @@ def _expected_values(work: _Work, integers: np.ndarray, mapping: Mapping[int, in
     return list(counts)
 
 
-def as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:
+def _as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:
     """A label map's integers; values within 1/1000 of one are rounded, and that is noted."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         work.fault("I12", "its label map has NaN or infinite voxels")
         return None
     integers = nearest_integers(array)
     if integers.n_wrong:
-        example = f"{integers.example:g}"
-        work.fault("I24", f"its label map has values that are no integers, such as {example}")
+        cause = f"its label map has values that are no integers, such as {integers.example:g}"
+        work.fault("I24", cause)
         return None
     if integers.n_rounded:
-        rounded = f"its label map was rounded to integers ({integers.n_rounded} voxels)"
-        work.notes.append(rounded)
+        work.notes.append(f"its label map was rounded to integers ({integers.n_rounded} voxels)")
     elif array.dtype.kind == "f":
         work.notes.append(f"its label map was stored as {array.dtype}; written as integers")
     return integers.values

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from graphnn_unet.dataset_conversion.records import Case
 from graphnn_unet.dataset_conversion.volumes import read_list
 
 
@@ -26,6 +27,15 @@ class Split:
     test: list[str]
     tables: dict[str, dict[str, Any]]
     notes: list[str]
+
+    def applied(self, cases: Mapping[str, Case]) -> list[Case]:
+        """Cases in this order with their roles; those that it does not name come last, sorted."""
+        listed = [*self.train, *self.test]
+        order = [*(name for name in listed if name in cases), *sorted(set(cases) - set(listed))]
+        return [
+            replace(cases[name], role="test") if name in self.test else cases[name]
+            for name in order
+        ]
 
 
 def published(name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,13 @@ class Case:
     role: Role
     patient: str
     inputs: tuple[Path, ...] = ()
+
+
+def file_case(case_id: str, images: Sequence[Path], label: Path | None, patient: str = "") -> Case:
+    """A case whose sources are files; without a label map it is unlabeled."""
+    inputs = (*images, label) if label else tuple(images)
+    role: Role = "labeled" if label else "unlabeled"
+    return Case(case_id, tuple(images), label, role, patient or case_id, inputs)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from graphnn_unet.dataset_conversion.records import Source
+from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import VOLUMES, split_ending
 from graphnn_unet.images.read import read_volume
@@ -78,6 +78,14 @@ def read_h5(path: Path, key: str, spacing: tuple[float, float, float], axes: str
     return Volume(array.transpose(2, 1, 0) if axes == "xyz" else array, spacing)
 
 
+def h5_case(
+    case_id: str, path: Path, spacing: tuple[float, float, float], axes: str, patient: str = ""
+) -> Case:
+    """A labeled case of one h5 file; see ``read_h5``."""
+    image, label = (partial(read_h5, path, key, spacing, axes) for key in ("image", "label"))
+    return Case(case_id, (image,), label, "labeled", patient or case_id, (path,))
+
+
 def read_h5_array(path: Path, key: str) -> np.ndarray:
     """The array ``key`` of an h5 file as it is stored."""
     try:
@@ -120,12 +128,6 @@ def read_list(path: Path) -> list[str]:
     if not names:
         raise InputError(f"the list {path} is empty", "", "Write one case id a line")
     return [stem_of(name) for name in names]
-
-
-def in_published_order(names: Iterable[str], published: Sequence[str]) -> list[str]:
-    """``names`` with the published ones first, in their order; the others behind them, sorted."""
-    names = set(names)
-    return [n for n in published if n in names] + sorted(names - set(published))
 
 
 def hash_inputs(paths: Sequence[Path], base: Path) -> dict[str, str]:

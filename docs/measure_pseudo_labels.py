@@ -1,8 +1,8 @@
-"""How good a model labels patches of unlabelled scans, by how the patches were augmented.
+"""How good a model labels patches of unlabeled scans, by how the patches were augmented.
 
 python docs/measure_pseudo_labels.py MODEL_FOLDER TRUE_LABELS
 
-Needs the label maps of scans that trained as unlabelled (``CASE.nii.gz``), so it is for public data
+Needs the label maps of scans that trained as unlabeled (``CASE.nii.gz``), so it is for public data
 whose labels were set aside. Prints, for each augmentation, Dice pooled over patches and the ratio
 of the predicted to the true volume, mean over classes.
 """
@@ -30,17 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("labels", type=Path)
-    chosen = parser.parse_args()
-    trainer = load_trainer(chosen.model)
+    arguments = parser.parse_args()
+    trainer = load_trainer(arguments.model)
     trainer.prepare_data()
-    made = training_augmentation(trainer)
+    augmentation = training_augmentation(trainer)
     size = tuple(trainer.configuration_manager.patch_size)
     for name, transform, crop in (
-        ("as labelled patches", made.transform, made.initial_patch_size),
-        ("in place", made.in_place, size),
+        ("as labeled patches", augmentation.transform, augmentation.initial_patch_size),
+        ("in place", augmentation.in_place, size),
         ("none", validation_transform(trainer), size),
     ):
-        dice, volume = score(trainer, chosen.labels, transform, crop)
+        dice, volume = score(trainer, arguments.labels, transform, crop)
         print(f"{name:20s}  Dice {100 * dice:.1f}  volume {volume:.2f}")
 
 

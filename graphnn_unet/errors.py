@@ -56,6 +56,9 @@ class InputError(GraphnnError, ValueError):
     """A file, a value or a combination of options cannot be used."""
 
 
+COPY_AGAIN = "Copy or export the file again, or leave the case out"
+
+
 class BadFileError(InputError):
     """An image file cannot be used.
 
@@ -65,7 +68,7 @@ class BadFileError(InputError):
         remedy: What the user can do, without a full stop.
     """
 
-    def __init__(self, code: str, what: str, remedy: str):
+    def __init__(self, code: str, what: str, remedy: str = COPY_AGAIN):
         super().__init__(what, "", remedy)
         self.code = code
 
@@ -156,14 +159,14 @@ class FaultsError(GraphnnError, ValueError):
         sharing: dict[tuple[str, str], list[Fault]] = {}
         for fault in self.faults:
             sharing.setdefault((fault.cause, fault.remedy), []).append(fault)
-        found = []
+        lines = []
         for fault in self.faults:
             together = sharing[fault.cause, fault.remedy]
             if len(together) < MANY:
-                found.append(fault.line)
+                lines.append(fault.line)
             elif fault is together[0]:
-                found.append(_shared_line(together))
-        return found
+                lines.append(_shared_line(together))
+        return lines
 
 
 def _shared_line(faults: Sequence[Fault]) -> str:

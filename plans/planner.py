@@ -1,4 +1,4 @@
-"""nnU-Net's experiment planners with room for a teacher and an unlabelled batch.
+"""nnU-Net's experiment planners with room for a teacher and an unlabeled batch.
 
 The planners of nnU-Net choose patch size, network and batch from the fingerprint and a memory
 target. Here the student sees at least four patches a step (two inward and two outward mixed
@@ -120,7 +120,7 @@ class _SemiSupervisedPlanning:
         # four of them fit the real one
         self.UNet_vram_target_GB = target * 2 / MINIMAL_STUDENT_BATCH
         n_labeled = max(1, self.dataset_json["numTraining"])
-        # the cap of 5 % of all voxels a step is about all scans, unlabelled ones too
+        # the cap of 5 % of all voxels a step is about all scans, unlabeled ones too
         n_voxels = approximate_n_voxels_dataset * (n_labeled + self.n_unlabeled) / n_labeled
         try:
             plan = super().get_plans_for_configuration(
@@ -242,8 +242,8 @@ class _SemiSupervisedPlanning:
         target = Path(str(nnUNet_preprocessed)) / self.dataset_name
         target /= f"{self.plans_identifier}.json"
         if target.is_file():  # configurations that a user added by hand are kept, as in nnU-Net
-            own = read_json(target).get("configurations", {})
-            kept = {k: v for k, v in own.items() if k not in plans["configurations"]}
+            existing = read_json(target).get("configurations", {})
+            kept = {k: v for k, v in existing.items() if k not in plans["configurations"]}
             stock = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
             plans["configurations"].update({k: v for k, v in kept.items() if k not in stock})
         plans["gnnunet"] = self._gnnunet_key(plans)
@@ -270,7 +270,7 @@ class _SemiSupervisedPlanning:
             "layers": {key: dict(layer) for key, layer in self.layers.items()},
             "recipes": {
                 name: resolve(
-                    layer, *(for_configuration(own, name) for own in self.layers.values())
+                    layer, *(for_configuration(stronger, name) for stronger in self.layers.values())
                 ).as_dict()
                 for name, layer in derived.items()
             },
@@ -320,7 +320,7 @@ def make_plans(
         layers: Recipe layers by source, weakest first (named recipe, file, ``--set``).
         derive: Called with the axis across which slices are cut; returns the values measured on
             the data for each configuration, which are weaker than ``layers``.
-        n_unlabeled: Number of unlabelled cases.
+        n_unlabeled: Number of unlabeled cases.
 
     Returns:
         The plan, and nnU-Net's own account of how it was found.
@@ -333,10 +333,10 @@ def make_plans(
     planner_class, plans_name = PLANNERS[planner]
     account = io.StringIO()
     with _positive_worker_count(), _files_listed_here(), contextlib.redirect_stdout(account):
-        made = planner_class(
+        experiment_planner = planner_class(
             dataset_name, plans_name, layers or {}, derive or (lambda _: {}), n_unlabeled, planner
         )
-        plans = made.plan_experiment()
+        plans = experiment_planner.plan_experiment()
     return plans, account.getvalue()
 
 
@@ -349,8 +349,8 @@ def run_recipe(plans: Mapping[str, Any], configuration: str, *layers: Layer) -> 
             measured for the one that it inherits from.
         layers: Further layers, weakest first.
     """
-    own = plans.get("gnnunet", {})
-    measured = own.get("derived", {})
+    gnnunet_key = plans.get("gnnunet", {})
+    measured = gnnunet_key.get("derived", {})
     table = plans["configurations"]
     planned: str | None = configuration
     while planned is not None and planned not in measured:
@@ -361,7 +361,7 @@ def run_recipe(plans: Mapping[str, Any], configuration: str, *layers: Layer) -> 
         size = resolved_configuration(plans, configuration)["batch_size"]
         size = max(MINIMAL_STUDENT_BATCH, size + size % 2)
         derived["batch"] = {"labeled": size, "unlabeled": size}
-    stacked = (*own.get("layers", {}).values(), *layers)
+    stacked = (*gnnunet_key.get("layers", {}).values(), *layers)
     return resolve(derived, *(for_configuration(layer, configuration) for layer in stacked))
 
 

@@ -74,18 +74,18 @@ class Batch(Section):
     """Images a step; half of each part fills the inward, half the outward mixed images."""
 
     labeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
-        4, description="labelled images a step; the student sees as many patches"
+        4, description="labeled images a step; the student sees as many patches"
     )
     unlabeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
-        4, description="unlabelled images a step (self-training only)"
+        4, description="unlabeled images a step (self-training only)"
     )
 
 
 class Schedule(Section):
-    """Lengths in optimiser steps."""
+    """Lengths in optimizer steps."""
 
     pretrain_steps: Annotated[int, Field(ge=0)] = Field(
-        10_000, description="steps on labelled cases alone (BCP's program, ACDC: 10 000)"
+        10_000, description="steps on labeled cases alone (BCP's program, ACDC: 10 000)"
     )
     selftrain_steps: Annotated[int, Field(ge=0)] = Field(
         30_000, description="steps with pseudo-labels (BCP's program, ACDC: 30 000)"
@@ -100,7 +100,7 @@ class Schedule(Section):
 
 
 class Optimizer(Section):
-    """Optimiser and learning rate; defaults are nnU-Net's."""
+    """Optimizer and learning rate; defaults are nnU-Net's."""
 
     name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="update rule")
     lr: Annotated[float, Field(gt=0)] = Field(0.01, description="initial learning rate")
@@ -113,7 +113,7 @@ class Optimizer(Section):
     step_size: Positive = Field(2500, description="steps between two drops of schedule = step")
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of one drop")
     reset_between_phases: bool = Field(
-        True, description="self-training starts with a fresh optimiser state"
+        True, description="self-training starts with a fresh optimizer state"
     )
     clip_norm: Annotated[float, Field(gt=0)] = Field(
         12.0, description="largest norm of all gradients together (nnU-Net: 12)"
@@ -142,7 +142,7 @@ class Augmentation(Section):
 
     unlabeled_spatial: bool = Field(
         False,
-        description="rotate and scale unlabelled patches too; a teacher labels anatomy better at "
+        description="rotate and scale unlabeled patches too; a teacher labels anatomy better at "
         "its own size and place",
     )
 
@@ -284,10 +284,10 @@ def key_table(sections: Mapping[str, type[Section]]) -> list[tuple[str, str, str
     ]
 
 
-def training_sections(own: Mapping[str, type[Section]]) -> dict[str, type[Section]]:
+def training_sections(method_sections: Mapping[str, type[Section]]) -> dict[str, type[Section]]:
     """Sections that a training may change: those of every training, then a method's own."""
     engine = {name: s for name, s in _ENGINE_SECTIONS.items() if name not in PLANNING_SECTIONS}
-    return {**engine, **own}
+    return {**engine, **method_sections}
 
 
 def named_recipes() -> list[str]:

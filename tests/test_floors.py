@@ -43,13 +43,13 @@ WRITERS = {"WriteImage", "savefig", "save", "savez", "savez_compressed", "write_
 
 def modules() -> dict[str, Path]:
     """Dotted names of all modules as installed, and their files."""
-    found = {}
+    paths = {}
     for root in (PACKAGE, "dataset_conversion", "plans"):
         for path in sorted((REPOSITORY / root).rglob("*.py")):
             parts = path.relative_to(REPOSITORY).with_suffix("").parts
             parts = parts if root == PACKAGE else (PACKAGE, *parts)
-            found[".".join(parts).removesuffix(".__init__")] = path
-    return found
+            paths[".".join(parts).removesuffix(".__init__")] = path
+    return paths
 
 
 MODULES = modules()
@@ -164,8 +164,8 @@ def test_only_commands_print_and_parse_arguments(name):
     assert "argparse" not in set(imported(TREES[name]))
     for function, call in calls(TREES[name]):
         if function == "print":
-            told = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-            assert told.get("file") == "sys.stderr", f"line {call.lineno} prints"
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert keywords.get("file") == "sys.stderr", f"line {call.lineno} prints"
         assert ast.unparse(call.func) not in ("sys.exit", "exit", "quit"), f"line {call.lineno}"
 
 

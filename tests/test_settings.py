@@ -26,9 +26,9 @@ class Baking(Section):
 
 @pytest.fixture
 def parser():
-    made = argparse.ArgumentParser()
-    add_settings(made, Baking)
-    return made
+    argument_parser = argparse.ArgumentParser()
+    add_settings(argument_parser, Baking)
+    return argument_parser
 
 
 def test_only_given_flags_become_values(parser):
@@ -80,17 +80,17 @@ class Shelf(Section):
 
 
 def test_switches_that_are_on_get_a_flag_that_turns_them_off():
-    made = argparse.ArgumentParser()
-    add_settings(made, Shelf)
-    assert given_settings(made.parse_args([]), Shelf) == {}
-    given = given_settings(made.parse_args(["--closed", "--wood", "fir"]), Shelf)
+    argument_parser = argparse.ArgumentParser()
+    add_settings(argument_parser, Shelf)
+    assert given_settings(argument_parser.parse_args([]), Shelf) == {}
+    given = given_settings(argument_parser.parse_args(["--closed", "--wood", "fir"]), Shelf)
     assert given == {"open": False, "wood": "fir"}
-    text = " ".join(made.format_help().split())
+    text = " ".join(argument_parser.format_help().split())
     assert "--weight" not in text
     assert "--wood {oak,fir} what it is made of" in text
     assert "(oak)" not in text
     with pytest.raises(SystemExit):
-        made.parse_args(["--wood", "elm"])
+        argument_parser.parse_args(["--wood", "elm"])
 
 
 def test_relations_between_fields_are_checked():

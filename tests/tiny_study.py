@@ -97,12 +97,12 @@ def write_raw_dataset(
     if any(isinstance(v, list) for v in description["labels"].values()):
         description["regions_class_order"] = [1, 2]
     (folder / "dataset.json").write_text(json.dumps(description))
-    own = {
+    metadata = {
         "schema_version": 1,
         "label_order": [f"case_{number:02d}" for number in range(N_LABELED)],
         "patients": {f"case_{number:02d}": f"p{number}" for number in range(n_total)},
     }
-    (folder / "gnnunet.json").write_text(json.dumps(own))
+    (folder / "gnnunet.json").write_text(json.dumps(metadata))
     return folder
 
 

@@ -246,7 +246,7 @@ def _masks(channel: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
     smooth = ndimage.gaussian_filter(channel, 1.0)
     try:
         thresholds = threshold_multiotsu(smooth, 3)
-    except ValueError:  # fewer than three grey levels
+    except ValueError:  # fewer than three gray levels
         return [np.zeros(smooth.shape, dtype=bool)] * 2
     above = [smooth > threshold for threshold in thresholds]
     return [mask if mask.mean() <= 0.5 else ~mask for mask in above]

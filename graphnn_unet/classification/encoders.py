@@ -227,8 +227,8 @@ def timm_tensors(
     """Tensors of torchvision or timm under the names and in the shapes of timm's network.
 
     torchvision calls the two hidden layers of VGG differently and stores them as matrices; of a
-    network for colored pictures a grey one takes the sum over the channels, which is what it
-    computes when grey is given three times.
+    network for colored pictures a gray one takes the sum over the channels, which is what it
+    computes when gray is given three times.
     """
     renamed = {}
     for key, value in tensors.items():

@@ -164,8 +164,8 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
 
 def fingerprint(images: ImageSet, targets: Tensor, settings: ClassifySettings, encoder: str) -> str:
     """What a training depends on, as a hash: to go on with other images would mix results."""
-    told = json.dumps([list(images.cases), settings.model_dump(), encoder], sort_keys=True)
-    digest = hashlib.sha256(told.encode())
+    inputs = json.dumps([list(images.cases), settings.model_dump(), encoder], sort_keys=True)
+    digest = hashlib.sha256(inputs.encode())
     digest.update(targets.numpy().tobytes())
     for image in images.pixels:
         digest.update(image.numpy().tobytes())

@@ -103,7 +103,7 @@ def train_together(
                     raise InputError(
                         f"{name} has {n_channels} features, other images {network.in_channels}",
                         "shared weights need images of one kind",
-                        "Cluster grey and color images in folders of their own",
+                        "Cluster gray and color images in folders of their own",
                     )
                 torch.manual_seed(seed_of(settings, Draw.SHARED_DROPOUT, epoch, index_of(name)))
                 run_steps(network, optimizer, graph, settings.steps_per_visit)

@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 
 def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
-    """The features of specification: 60 columns for RGB, 48 for grey, 3D analogues for volumes.
+    """The features of specification: 60 columns for RGB, 48 for gray, 3D analogues for volumes.
 
     For each cell: mean and standard deviation of the color (Lab; each channel as it is for other
     images) at Gaussian scales of 1, 2 and 4 pixels; eigenvalues of the structure tensor and an

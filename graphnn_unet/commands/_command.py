@@ -24,17 +24,19 @@ INTERRUPTED = 130
 
 def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
     """An argument parser with the flags every command has."""
-    made = argparse.ArgumentParser(
+    command_parser = argparse.ArgumentParser(
         prog=name,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--quiet", action="store_true", help="no progress and no notes")
-    made.add_argument("--verbose", action="store_true", help="details and tracebacks of errors")
-    made.add_argument("--version", action="version", version=f"{name} {__version__}")
-    return made
+    command_parser.add_argument("--quiet", action="store_true", help="no progress and no notes")
+    command_parser.add_argument(
+        "--verbose", action="store_true", help="details and tracebacks of errors"
+    )
+    command_parser.add_argument("--version", action="version", version=f"{name} {__version__}")
+    return command_parser
 
 
 def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
@@ -47,8 +49,8 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         format="%(message)s",
         stream=sys.stderr,
     )
-    own = logging.DEBUG if arguments.verbose else logging.INFO
-    logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else own)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else level)
     try:
         work(arguments)
     except KeyboardInterrupt as interrupt:
@@ -132,7 +134,7 @@ def show_folders() -> None:
 
 def main(
     work: Callable[[argparse.Namespace], None],
-    made: argparse.ArgumentParser,
+    command_parser: argparse.ArgumentParser,
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse, run, return the exit status."""
@@ -140,7 +142,7 @@ def main(
     # same cores: with one core busy a training step on two threads took 2.7 s instead of 0.63 s.
     # It is read when torch is loaded, so it is set before any work; the user's own value stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return run(work, made.parse_args(argv))
+    return run(work, command_parser.parse_args(argv))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -9,16 +9,16 @@ from graphnn_unet.commands import _command
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_demo",
-        "Make a small data set (4 labelled, 12 unlabelled, 6 test scans) and run convert, plan, "
-        "train,\npredict and evaluate on it, with and without the unlabelled scans.",
+        "Make a small data set (4 labeled, 12 unlabeled, 6 test scans) and run convert, plan, "
+        "train,\npredict and evaluate on it, with and without the unlabeled scans.",
     )
-    made.add_argument(
+    parser.add_argument(
         "-o", default="gnnunet_demo", metavar="DIR", help="new folder (default: ./gnnunet_demo)"
     )
-    made.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    return made
+    parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -32,11 +32,11 @@ def _work(arguments: argparse.Namespace) -> None:
         (r.trainer, f"{r.dice:.3f}", f"{r.hd95_mm:.1f}", f"{r.train_s:.0f}") for r in result.results
     ]
     _command.print_table(("trainer", "Dice", "95HD mm", "training s"), rows)
-    for one in result.results:
-        print(f"\n{one.trainer}")
-        print(f"  predictions {one.predictions}")
-        print(f"  metrics     {one.metrics}")
-        print(f"  overlay     {one.overlay}")
+    for trainer_result in result.results:
+        print(f"\n{trainer_result.trainer}")
+        print(f"  predictions {trainer_result.predictions}")
+        print(f"  metrics     {trainer_result.metrics}")
+        print(f"  overlay     {trainer_result.overlay}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ published  as the programs behind the published tables do it: voxels, an empty p
 
 --unsupervised scores clusters, which have no names: as foreground and background, or matched one
 to one to the classes of the reference (hungarian); IoU and Dice as means over images. There,
-published chooses the polarity by the reference, as the published programs do: an oracle.
+published selects the foreground by the reference, as the published programs do: an oracle.
 
 Writes metrics.csv and summary.json, and failures.csv where cases could not be scored.
 Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
@@ -137,7 +137,9 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
 def _show_unsupervised(result: UnsupervisedResult) -> None:
     from graphnn_unet.progress import say
 
-    oracle = ", polarity chosen by the reference (oracle)" if result.protocol == "published" else ""
+    oracle = (
+        ", foreground selected by the reference (oracle)" if result.protocol == "published" else ""
+    )
     print(f"protocol {result.protocol}, {result.matching}, {result.n_cases} images{oracle}")
     rows = [
         [name, _number(value, 4), *(_number(end, 4) for end in interval)]

@@ -9,22 +9,24 @@ from graphnn_unet.commands import _command
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_export",
         "Write a model that stock nnU-Net predicts with, without this package.",
         "then: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m EXPORTED -f FOLD",
     )
-    made.add_argument("model", help="model folder")
-    made.add_argument("-o", required=True, metavar="OUT", help="folder, or file ending in .zip")
-    made.add_argument("-f", nargs="+", action="extend", metavar="FOLD", help="folds (default: all)")
-    made.add_argument(
+    parser.add_argument("model", help="model folder")
+    parser.add_argument("-o", required=True, metavar="OUT", help="folder, or file ending in .zip")
+    parser.add_argument(
+        "-f", nargs="+", action="extend", metavar="FOLD", help="folds (default: all)"
+    )
+    parser.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )
-    made.add_argument("--overwrite", action="store_true", help="replace an older export")
-    made.add_argument(
+    parser.add_argument("--overwrite", action="store_true", help="replace an older export")
+    parser.add_argument(
         "-tr", metavar="FILE.py:CLASS", help="file of your own trainer, for a model of it"
     )
-    return made
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

@@ -9,11 +9,11 @@ from graphnn_unet.commands import _command
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_info", "Show folders, data sets, trainers, recipes, versions and devices."
     )
-    made.add_argument("--paths", action="store_true", help="only the folders (fast)")
-    return made
+    parser.add_argument("--paths", action="store_true", help="only the folders (fast)")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

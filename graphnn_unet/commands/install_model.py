@@ -9,12 +9,12 @@ from graphnn_unet.commands import _command
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_install_model", "Install a model zip below nnUNet_results, after checking it."
     )
-    made.add_argument("archive", metavar="ZIP", help="zip of gnnunet_export or nnU-Net")
-    made.add_argument("--overwrite", action="store_true", help="replace an installed model")
-    return made
+    parser.add_argument("archive", metavar="ZIP", help="zip of gnnunet_export or nnU-Net")
+    parser.add_argument("--overwrite", action="store_true", help="replace an installed model")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

@@ -9,37 +9,37 @@ from graphnn_unet.commands import _command
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_plan_and_preprocess",
         "Check a raw data set, plan patch size, network and batch, and preprocess labeled and "
         "unlabeled cases.",
     )
-    made.add_argument(
+    parser.add_argument(
         "-d", nargs="+", action="extend", required=True, metavar="DATASET", help="names or ids"
     )
-    made.add_argument(
+    parser.add_argument(
         "-c", nargs="+", action="extend", metavar="CONF",
         help="configurations to preprocess: 2d 3d_fullres 3d_lowres (default: all planned, or the "
         "recipe's own)",
     )  # fmt: skip
-    made.add_argument("--recipe", help="recipe name (la, acdc, pancreas, quick ...) or TOML file")
-    made.add_argument(
+    parser.add_argument("--recipe", help="recipe name (la, acdc, pancreas, quick ...) or TOML file")
+    parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="single recipe values, e.g. --set plan.patch_size=[64,96,96]",
     )  # fmt: skip
-    made.add_argument(
+    parser.add_argument(
         "--planner", default="default", choices=["default", "resenc_m", "resenc_l", "resenc_xl"],
         help="nnU-Net's plain U-Net or its residual encoder planners",
     )  # fmt: skip
-    made.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
-    made.add_argument(
+    parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    parser.add_argument(
         "--skip-faulty", action="store_true", help="leave faulty cases out instead of stopping"
     )
-    made.add_argument(
+    parser.add_argument(
         "--allow-origin-mismatch", action="store_true",
         help="accept label maps whose origin differs from the image's",
     )  # fmt: skip
-    return made
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

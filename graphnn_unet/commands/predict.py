@@ -9,44 +9,46 @@ from graphnn_unet.commands import _command
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_predict",
         "Predict all images of a folder. Without -m or -d the training that finished last is used.",
     )
-    made.add_argument("-i", required=True, metavar="IN", help="folder of images")
-    made.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
-    made.add_argument("-m", metavar="MODEL", help="model folder")
-    made.add_argument("-d", metavar="DATASET", help="data set whose model is used")
-    made.add_argument(
+    parser.add_argument("-i", required=True, metavar="IN", help="folder of images")
+    parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
+    parser.add_argument("-m", metavar="MODEL", help="model folder")
+    parser.add_argument("-d", metavar="DATASET", help="data set whose model is used")
+    parser.add_argument(
         "-tr",
         metavar="TRAINER",
         help="trainer, where several models fit, or file.py:Class of yours",
     )
-    made.add_argument("-c", metavar="CONF", help="configuration, where several models fit")
-    made.add_argument("-p", metavar="PLANS", help="plans, where several models fit")
-    made.add_argument(
+    parser.add_argument("-c", metavar="CONF", help="configuration, where several models fit")
+    parser.add_argument("-p", metavar="PLANS", help="plans, where several models fit")
+    parser.add_argument(
         "-f", nargs="+", action="extend", metavar="FOLD", help="folds to average (default: all)"
     )
-    made.add_argument(
+    parser.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )
-    made.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (0.5)")
-    made.add_argument("--save_probabilities", action="store_true", help="also CASE.npz and .pkl")
-    made.add_argument(
+    parser.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (0.5)")
+    parser.add_argument("--save_probabilities", action="store_true", help="also CASE.npz and .pkl")
+    parser.add_argument(
         "--uncertainty", action="store_true", help="also CASE_uncertainty: entropy in [0, 1]"
     )
-    made.add_argument(
+    parser.add_argument(
         "--continue_prediction", action="store_true", help="keep whole label maps, redo the rest"
     )
-    made.add_argument("--disable_tta", action="store_true", help="no mirrored copies (8 x faster)")
-    made.add_argument(
+    parser.add_argument(
+        "--disable_tta", action="store_true", help="no mirrored copies (8 x faster)"
+    )
+    parser.add_argument(
         "--memory-budget", type=float, metavar="GB", help="memory one case may take for its export"
     )
-    made.add_argument("-num_parts", type=int, default=1, help="share the cases among N calls")
-    made.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0")
-    made.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    made.add_argument("-np", type=int, metavar="N", help="processes to prepare and export")
-    return made
+    parser.add_argument("-num_parts", type=int, default=1, help="share the cases among N calls")
+    parser.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
+    parser.add_argument("-np", type=int, metavar="N", help="processes to prepare and export")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

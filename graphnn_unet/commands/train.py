@@ -34,52 +34,54 @@ def _recipe_keys(trainer: str) -> list[str]:
     sections = training_sections(sections_of(trainer_class(trainer)))
     rows = key_table(sections)
     width = max(len(key) for key, _, _ in rows)
-    told = [f"recipe keys of {trainer} for --set KEY=VALUE and recipe files:"]
+    lines = [f"recipe keys of {trainer} for --set KEY=VALUE and recipe files:"]
     for key, default, description in rows:
         text = f"{description} ({default})" if default else description
-        told += textwrap.wrap(f"  {key:<{width}}  {text}", 100, subsequent_indent=" " * (width + 4))
-    return told
+        lines += textwrap.wrap(
+            f"  {key:<{width}}  {text}", 100, subsequent_indent=" " * (width + 4)
+        )
+    return lines
 
 
 def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
-    made = _command.parser(
+    parser = _command.parser(
         "gnnunet_train",
         "Train a segmentation model on labeled and unlabeled cases.",
         _epilog(arguments),
     )
-    made.add_argument("dataset", help="name or id of the data set")
-    made.add_argument("configuration", help="2d, 3d_fullres or 3d_lowres")
-    made.add_argument("trainer", help="see below")
-    made.add_argument(
+    parser.add_argument("dataset", help="name or id of the data set")
+    parser.add_argument("configuration", help="2d, 3d_fullres or 3d_lowres")
+    parser.add_argument("trainer", help="see below")
+    parser.add_argument(
         "fold", nargs="?", default="all", help="0-4, all (default) or cv (all folds, then summary)"
     )
-    made.add_argument(
-        "--labeled", type=int, metavar="N", help="count N labelled cases as labelled, the rest not"
+    parser.add_argument(
+        "--labeled", type=int, metavar="N", help="count N labeled cases as labeled, the rest not"
     )
-    made.add_argument(
+    parser.add_argument(
         "--draw", type=int, default=0, metavar="K", help="which N: 0 = published order (default)"
     )
-    made.add_argument("--seed", type=int, default=0, help="seed of weights and batches (0)")
-    made.add_argument("--recipe", help="recipe name or TOML file, in place of the plan's")
-    made.add_argument(
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches (0)")
+    parser.add_argument("--recipe", help="recipe name or TOML file, in place of the plan's")
+    parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
         help="single recipe values, e.g. --set schedule.selftrain_steps=5000",
     )  # fmt: skip
-    made.add_argument("-p", default="gnnunetPlans", metavar="PLANS", help="name of the plan")
-    mode = made.add_mutually_exclusive_group()
+    parser.add_argument("-p", default="gnnunetPlans", metavar="PLANS", help="name of the plan")
+    mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--c", action="store_true", help="continue an interrupted training")
     mode.add_argument(
         "--restart", action="store_true", help="train anew; old results are set aside"
     )
     mode.add_argument("--val", action="store_true", help="only predict and score validation cases")
-    made.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    made.add_argument("-num_gpus", type=int, default=1, help="GPUs of this machine to use (1)")
-    made.add_argument(
+    parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
+    parser.add_argument("-num_gpus", type=int, default=1, help="GPUs of this machine to use (1)")
+    parser.add_argument(
         "--output", metavar="DIR", help="model folder, instead of the usual one in nnUNet_results"
     )
-    made.add_argument("--workers", type=int, metavar="N", help="processes that make batches")
-    made.add_argument("--deterministic", action="store_true", help="bitwise repeatable on CUDA")
-    return made
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that make batches")
+    parser.add_argument("--deterministic", action="store_true", help="bitwise repeatable on CUDA")
+    return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:

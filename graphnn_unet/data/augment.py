@@ -113,7 +113,7 @@ def _all_transforms(transform: Any) -> Iterator[Any]:
 def outside_mask(image: np.ndarray) -> np.ndarray:
     """``(1, *s)`` int16: -1 where all channels are exactly 0, as outside nnU-Net's nonzero mask.
 
-    Unlabelled cases are stored without a label map, in which nnU-Net keeps that mask; after masked
-    normalisation outside voxels are exactly 0 and inside ones practically never.
+    Unlabeled cases are stored without a label map, in which nnU-Net keeps that mask; after masked
+    normalization outside voxels are exactly 0 and inside ones practically never.
     """
     return np.where((image == 0).all(axis=0, keepdims=True), -1, 0).astype(np.int16)

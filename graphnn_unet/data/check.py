@@ -8,8 +8,9 @@ whole and the report.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from graphnn_unet.data.check_labels import (
 )
 from graphnn_unet.data.check_layout import (
     Description,
-    Listing,
     case_id_fault,
     channel_faults,
     group_case_files,
@@ -93,10 +93,10 @@ class CaseMetadata:
     role: str
     images: tuple[Path, ...]
     label: Path | None
-    sha256: dict[str, str]
-    shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    n_channels: int
+    sha256: dict[str, str] = field(default_factory=dict)
+    shape: tuple[int, ...] = (0, 0, 0)
+    spacing: tuple[float, ...] = (0.0, 0.0, 0.0)
+    n_channels: int = 0
     label_values: tuple[int, ...] = ()
     classes: dict[int, ClassMetadata] = field(default_factory=dict)
     content: tuple[str, ...] = ()
@@ -153,13 +153,13 @@ class CheckReport:
 class _Job:
     """One case on its way to a worker."""
 
-    case: str
-    role: str
     root: Path
-    images: tuple[Path, ...]
-    label: Path | None
     label_values: tuple[int, ...]
     allow_origin_mismatch: bool
+    case: str
+    role: str
+    images: tuple[Path, ...]
+    label: Path | None
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
@@ -182,17 +182,19 @@ def check_dataset(
     description, faults = read_description(folder)
     if description is None:
         return CheckReport(folder, faults, {}, [])
+    make_job = partial(_Job, folder, description.label_values, allow_origin_mismatch)
     notes: list[str] = []
     if description.files is None:
-        jobs = _jobs_from_folders(folder, description, faults, notes, allow_origin_mismatch)
+        jobs = _jobs_from_folders(folder, description, make_job, faults, notes)
     else:
-        jobs = _jobs_from_section(folder, description, faults, allow_origin_mismatch)
+        jobs = _jobs_from_section(folder, description, make_job, faults)
     n_training = sum(job.role == "labeled" for job in jobs)
     if n_training and description.n_training != n_training:
         cause = f"numTraining is {description.n_training}, there are {n_training} labeled cases"
         faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
     if n_workers is None:
-        n_workers = _workers_for(jobs)
+        n_bytes = sum(p.stat().st_size for j in jobs for p in (*j.images, j.label) if p is not None)
+        n_workers = default_workers(len(jobs)) if n_bytes > SMALL_DATASET_BYTES else 0
     cases: dict[str, CaseMetadata] = {}
     of_cases: list[Fault] = []
     outcomes = track(run_jobs(_check_case, jobs, n_workers=n_workers), len(jobs), "check")
@@ -211,17 +213,12 @@ def check_dataset(
     return CheckReport(folder, faults + of_cases, cases, notes)
 
 
-def _workers_for(jobs: list[_Job]) -> int:
-    n_bytes = sum(p.stat().st_size for j in jobs for p in (*j.images, j.label) if p is not None)
-    return default_workers(len(jobs)) if n_bytes > SMALL_DATASET_BYTES else 0
-
-
 def _jobs_from_folders(
     folder: Path,
     description: Description,
+    make_job: Callable[..., _Job],
     faults: list[Fault],
     notes: list[str],
-    allow_origin_mismatch: bool,
 ) -> list[_Job]:
     """One job a case from ``imagesTr`` and its neighbors; faults and notes are appended."""
     ending = description.file_ending
@@ -230,11 +227,19 @@ def _jobs_from_folders(
         listing = list_images(folder / images, ending)
         labels, label_listing = list_labels(folder / _LABELS.get(role, "-"), ending)
         notes += listing.notes + label_listing.notes
-        faults += [_name_fault(f, labels) for f in listing.faults] + label_listing.faults
+        faults += [
+            # an image without channel number is a misnamed case when there is a label map for it
+            replace(f, code="I35") if f.code == "I33" and f.case in labels else f
+            for f in listing.faults
+        ]
+        faults += label_listing.faults
         faults += channel_faults(images, listing.cases, description.n_channels)
         if role == "labeled" and not listing.cases and not listing.faults:
             faults.append(no_images_fault(folder / images, ending))
-        faults += _label_without_image(role, ending, labels, listing)
+        misnamed = {f.case for f in listing.faults}
+        for case in sorted(set(labels) - set(listing.cases) - misnamed):
+            cause = f"{_LABELS[role]}/{case}{ending} has no image in {images}"
+            faults.append(fault(case, "I28", cause, "Add the image or remove the label map"))
         bad_labels = {f.case for f in label_listing.faults}
         for case, channels in sorted(listing.cases.items()):
             if role == "labeled" and case not in labels and case not in bad_labels:
@@ -246,42 +251,13 @@ def _jobs_from_folders(
                 remedy = "Keep it in one folder, or its score is measured on training data"
                 faults.append(fault(case, "I31", cause, remedy))
                 continue
-            jobs[case] = _Job(
-                case,
-                role,
-                folder,
-                tuple(channels[i] for i in sorted(channels)),
-                labels.get(case),
-                description.label_values,
-                allow_origin_mismatch,
-            )
+            files = tuple(channels[i] for i in sorted(channels))
+            jobs[case] = make_job(case, role, files, labels.get(case))
     return list(jobs.values())
 
 
-def _label_without_image(
-    role: str, ending: str, labels: Mapping[str, Path], listing: Listing
-) -> list[Fault]:
-    """Label maps of no case; a misnamed image has its own fault."""
-    misnamed = {f.case for f in listing.faults}
-    return [
-        fault(
-            case,
-            "I28",
-            f"{_LABELS[role]}/{case}{ending} has no image in {_IMAGES[role]}",
-            "Add the image or remove the label map",
-        )
-        for case in sorted(set(labels) - set(listing.cases) - misnamed)
-    ]
-
-
-def _name_fault(name_fault: Fault, labels: Mapping[str, Path]) -> Fault:
-    """An image without channel number is a misnamed case when there is a label map for it."""
-    misnamed = name_fault.code == "I33" and name_fault.case in labels
-    return replace(name_fault, code="I35") if misnamed else name_fault
-
-
 def _jobs_from_section(
-    folder: Path, description: Description, faults: list[Fault], allow_origin_mismatch: bool
+    folder: Path, description: Description, make_job: Callable[..., _Job], faults: list[Fault]
 ) -> list[_Job]:
     """One job a case from the section ``dataset`` of ``dataset.json``."""
     jobs = []
@@ -307,9 +283,7 @@ def _jobs_from_section(
         else:
             channels = dict(enumerate(paths[:-1]))
             faults += channel_faults("dataset.json", {case: channels}, description.n_channels)
-            values = description.label_values
-            images, label = tuple(paths[:-1]), paths[-1]
-            jobs.append(_Job(case, "labeled", folder, images, label, values, allow_origin_mismatch))
+            jobs.append(make_job(case, "labeled", tuple(paths[:-1]), paths[-1]))
     return jobs
 
 
@@ -321,34 +295,23 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     records, faults = check_images(job.case, job.images, names)
-    if not records:
-        label_faults = _check_label(job, None)[2] if job.label is not None else []
-        nothing = CaseMetadata(
-            job.case, job.role, job.images, job.label, {}, (0, 0, 0), (0.0, 0.0, 0.0), 0
+    metadata = CaseMetadata(job.case, job.role, job.images, job.label)
+    if records:
+        metadata = replace(
+            metadata,
+            sha256={job.name(record.path): record.sha256 for record in records},
+            shape=records[0].grid.shape,
+            spacing=records[0].grid.spacing,
+            n_channels=len(records),
+            content=tuple(record.content for record in records),
         )
-        return nothing, faults + label_faults
-    first = records[0]
-    metadata = CaseMetadata(
-        job.case,
-        job.role,
-        job.images,
-        job.label,
-        {job.name(record.path): record.sha256 for record in records},
-        first.grid.shape,
-        first.grid.spacing,
-        len(records),
-        content=tuple(record.content for record in records),
-    )
     if job.label is not None:
-        sha256, classes, label_faults = _check_label(job, first)
+        sha256, classes, label_faults = _check_label(job, records[0] if records else None)
         faults += label_faults
-        if sha256:
-            metadata = replace(
-                metadata,
-                sha256={**metadata.sha256, job.name(job.label): sha256},
-                label_values=tuple(sorted({*classes, 0})),
-                classes=classes,
-            )
+        if sha256 and records:
+            hashes = {**metadata.sha256, job.name(job.label): sha256}
+            values = tuple(sorted({*classes, 0}))
+            metadata = replace(metadata, sha256=hashes, label_values=values, classes=classes)
     return metadata, faults
 
 

@@ -77,9 +77,8 @@ def class_metadata(label: np.ndarray, counts: Mapping[int, int]) -> dict[int, Cl
     """
     if not label.any():
         return {}
-    box = _bounding_box(label)
     small = np.uint8 if label.max() < 2**8 else np.uint32
-    label = np.ascontiguousarray(label[box]).astype(small)
+    label = np.ascontiguousarray(label[bounding_box(label)]).astype(small)
     components, n_components = cc3d.connected_components(label, connectivity=26, return_N=True)
     value_of = np.zeros(n_components + 1, np.int64)
     sizes = np.zeros(n_components + 1, np.int64)
@@ -94,7 +93,7 @@ def class_metadata(label: np.ndarray, counts: Mapping[int, int]) -> dict[int, Cl
     return components_of
 
 
-def _bounding_box(label: np.ndarray) -> tuple[slice, ...]:
+def bounding_box(label: np.ndarray) -> tuple[slice, ...]:
     """The smallest box around all voxels above 0; there must be one."""
     box = []
     for axis in range(label.ndim):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from graphnn_unet.data.check_files import fault
-from graphnn_unet.errors import Fault
+from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import (
     HIDDEN,
     NO_IMAGE,
@@ -19,10 +19,11 @@ from graphnn_unet.images.find import (
     split_channel,
     split_ending,
 )
-from graphnn_unet.storage.safe_load import CASE_ID
+from graphnn_unet.storage.safe_load import CASE_ID, read_json
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _DATASET_JSON = "dataset.json"
+_json_fault = partial(fault, _DATASET_JSON)
 
 
 @dataclass
@@ -63,24 +64,22 @@ def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
     """Read and check ``dataset.json``; ``None`` when nothing can be checked without it."""
     path = folder / _DATASET_JSON
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        cause = f"{path} is missing"
-        return None, [fault(_DATASET_JSON, "I37", cause, "Make the data set with gnnunet_convert")]
-    except json.JSONDecodeError as error:
-        cause = f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}"
-        return None, [fault(_DATASET_JSON, "I38", cause, "Fix it there or write it again")]
-    except (OSError, UnicodeDecodeError) as error:
-        cause = f"{path} cannot be read ({error})"
-        return None, [fault(_DATASET_JSON, "I38", cause, "Write it again as UTF-8 text")]
+        content = read_json(path)
+    except MissingFileError as error:
+        return None, [_json_fault("I37", error.what, "Make the data set with gnnunet_convert")]
+    except InputError as error:
+        cause = f"{error.what}: {error.why}"
+        return None, [_json_fault("I38", cause, "Fix it there or write it again as UTF-8 text")]
+    except OSError as error:
+        return None, [_json_fault("I38", f"{path} cannot be read ({error})", "Write it again")]
     if not isinstance(content, dict):
         cause = f"{path} holds no table"
-        return None, [fault(_DATASET_JSON, "I39", cause, "Write it again with gnnunet_convert")]
+        return None, [_json_fault("I39", cause, "Write it again with gnnunet_convert")]
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content["modality"]
     if missing := [key for key in _REQUIRED if key not in content]:
         cause = f"{path} lacks {', '.join(missing)}"
-        return None, [fault(_DATASET_JSON, "I39", cause, f"It needs {', '.join(_REQUIRED)}")]
+        return None, [_json_fault("I39", cause, f"It needs {', '.join(_REQUIRED)}")]
     return _describe(content, path)
 
 
@@ -91,19 +90,19 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
         str(i) for i in range(len(channels))
     }:
         cause = f"channel_names in {path} is {channels!r}"
-        faults.append(fault(_DATASET_JSON, "I39", cause, 'Number the channels: {"0": "T1", ...}'))
+        faults.append(_json_fault("I39", cause, 'Number the channels: {"0": "T1", ...}'))
     ending = content["file_ending"]
     if ending not in VOLUMES:
         cause = f"file_ending {ending!r} in {path} is not supported"
         remedy = f"Use one of {', '.join(VOLUMES)} (gnnunet_convert nifti writes .nii.gz)"
-        faults.append(fault(_DATASET_JSON, "I40", cause, remedy))
+        faults.append(_json_fault("I40", cause, remedy))
     values, label_faults = _label_values(content, path)
     faults += label_faults
     n_training = content["numTraining"]
     files = content.get("dataset")
     if files is not None and not isinstance(files, dict):
         cause = f"the section 'dataset' of {path} is no table"
-        faults.append(fault(_DATASET_JSON, "I39", cause, "Give images and label for each case"))
+        faults.append(_json_fault("I39", cause, "Give images and label for each case"))
     if any(f.code in ("I39", "I40") for f in faults):
         return None, faults
     return Description(
@@ -122,17 +121,17 @@ def _label_values(content: dict[str, Any], path: Path) -> tuple[tuple[int, ...],
     except (AttributeError, TypeError, ValueError):
         cause = f"labels in {path} is {labels!r}"
         remedy = 'Give names with numbers: {"background": 0, "atrium": 1}'
-        return (0,), [fault(_DATASET_JSON, "I39", cause, remedy)]
+        return (0,), [_json_fault("I39", cause, remedy)]
     faults = _repeated_values(ids, path)
     if ids.get("background") != [0]:
         cause = f"labels in {path} has no 'background' with the value 0"
-        faults.insert(0, fault(_DATASET_JSON, "I42", cause, 'Add "background": 0'))
+        faults.insert(0, _json_fault("I42", cause, 'Add "background": 0'))
     ignore = ids.pop("ignore", [])
     values = sorted({v for value in ids.values() for v in value} | {0})
     faults += _value_faults(values, ignore, path)
     if any(len(v) > 1 for v in ids.values()) and not content.get("regions_class_order"):
         cause = f"{path} has regions but no regions_class_order"
-        faults.append(fault(_DATASET_JSON, "I39", cause, "Add regions_class_order"))
+        faults.append(_json_fault("I39", cause, "Add regions_class_order"))
     return tuple(sorted({*values, *ignore})), faults
 
 
@@ -144,7 +143,7 @@ def _repeated_values(ids: Mapping[str, list[int]], path: Path) -> list[Fault]:
         first = first_with.setdefault(tuple(sorted(value)), name)
         if first != name:
             cause = f"labels in {path} gives {name!r} and {first!r} the same value {value}"
-            faults.append(fault(_DATASET_JSON, "I41", cause, "Give each label its own value"))
+            faults.append(_json_fault("I41", cause, "Give each label its own value"))
     return faults
 
 
@@ -153,11 +152,11 @@ def _value_faults(values: list[int], ignore: list[int], path: Path) -> list[Faul
     if values != list(range(len(values))):
         cause = f"label values in {path} are not consecutive: {values}"
         remedy = "Number them 0, 1, 2, ... (gnnunet_convert does so and writes the mapping)"
-        return [fault(_DATASET_JSON, "I45", cause, remedy)]
+        return [_json_fault("I45", cause, remedy)]
     if ignore and ignore != [len(values)]:
         cause = f"the 'ignore' label in {path} is {ignore[0]}"
         remedy = f"It must be the highest value, here {len(values)}"
-        return [fault(_DATASET_JSON, "I45", cause, remedy)]
+        return [_json_fault("I45", cause, remedy)]
     return []
 
 

@@ -18,6 +18,7 @@ import cc3d
 import numpy as np
 
 from graphnn_unet.data.check import CaseMetadata
+from graphnn_unet.data.check_labels import bounding_box
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import write_json
@@ -205,11 +206,7 @@ def largest_component_shares(label: np.ndarray, ids: tuple[int, ...]) -> list[fl
     mask = np.isin(label, ids)
     if not mask.any():
         return [None] * 4
-    box = []
-    for axis in range(3):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    mask = np.ascontiguousarray(mask[tuple(box)])
+    mask = np.ascontiguousarray(mask[bounding_box(mask)])
     total = int(mask.sum())
     shares: list[float | None] = [_largest(mask, 26) / total]
     for axis in range(3):

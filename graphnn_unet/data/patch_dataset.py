@@ -36,7 +36,7 @@ from graphnn_unet.storage.safe_load import load_properties
 _log = logging.getLogger(__name__)
 
 Index = tuple[int, int]
-"""(step, slot); slots count the labelled images of a step first, then the unlabelled ones."""
+"""(step, slot); slots count the labeled images of a step first, then the unlabeled ones."""
 
 MAX_WORKER_RESTARTS = 3
 
@@ -72,7 +72,7 @@ class StoredCase:
 
     def _require_label(self) -> None:
         if not self.use_label:
-            raise PermissionError(f"{self.case_id} is unlabelled in this run")
+            raise PermissionError(f"{self.case_id} is unlabeled in this run")
 
 
 def _open(path: Path) -> Any:
@@ -97,12 +97,12 @@ class PatchSettings:
         patch_size: Final size, two axes for 2D.
         initial_patch_size: Size of the crop before augmentation, as many axes.
         transform: Augmentation of one image and its label map.
-        foreground_share: Share of labelled patches that must hold foreground.
+        foreground_share: Share of labeled patches that must hold foreground.
         annotated_key: Key of annotated voxels in ``class_locations`` when the data set has an
             ignore label, else ``None``.
         mask_outside: Whether augmentation needs to know the voxels outside the image content.
-        unlabeled_transform: Augmentation of unlabelled patches that starts from a crop of the final
-            size; ``None``: the same as for labelled ones.
+        unlabeled_transform: Augmentation of unlabeled patches that starts from a crop of the final
+            size; ``None``: the same as for labeled ones.
     """
 
     patch_size: tuple[int, ...]
@@ -115,13 +115,13 @@ class PatchSettings:
 
 
 class PatchDataset(Dataset):
-    """Augmented patches of labelled and unlabelled cases, indexed by (step, slot).
+    """Augmented patches of labeled and unlabeled cases, indexed by (step, slot).
 
     Args:
         labeled: Cases with label maps.
         unlabeled: Cases without.
-        n_labeled: Labelled slots of a step.
-        n_unlabeled: Unlabelled slots of a step.
+        n_labeled: Labeled slots of a step.
+        n_unlabeled: Unlabeled slots of a step.
         settings: Patch and augmentation.
         seed: Seed of the run.
     """
@@ -293,8 +293,8 @@ class StepSampler:
         return self.stop - self.start
 
 
-class _Careful(Dataset):
-    """Returns errors that a user can mend; raised in a worker they would lose their one line."""
+class _ErrorsAsItems(Dataset):
+    """Returns errors that a user can fix; raised in a worker they would lose their one line."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -310,7 +310,7 @@ class _Careful(Dataset):
 
 
 def collate(samples: list[dict[str, Any] | GraphnnError]) -> dict[str, Any] | GraphnnError:
-    """Stack samples: ``data (b, c, *s)``, ``target`` of the labelled ones, ``keys``, ``places``."""
+    """Stack samples: ``data (b, c, *s)``, ``target`` of the labeled ones, ``keys``, ``places``."""
     for sample in samples:
         if isinstance(sample, GraphnnError):
             return sample
@@ -384,7 +384,7 @@ class StepLoader:
 
     def _loader(self, start: int) -> DataLoader:
         return DataLoader(
-            _Careful(self.dataset),
+            _ErrorsAsItems(self.dataset),
             batch_sampler=StepSampler(self.slots_of, start, self.stop),
             num_workers=self.n_workers,
             collate_fn=collate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -230,13 +231,9 @@ def class_table(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
     The key is the label id as text, or the region's name where the data set has regions.
     """
-    foreground = {
-        name: value
-        for name, value in dataset_json["labels"].items()
-        if name not in ("background", "ignore")
-    }
-    regions = any(isinstance(value, (list, tuple)) for value in foreground.values())
-    if regions:
+    labels = dataset_json["labels"]
+    foreground = {name: labels[name] for name in labels if name not in ("background", "ignore")}
+    if any(isinstance(value, (list, tuple)) for value in foreground.values()):
         return {
             name: tuple(int(v) for v in (value if isinstance(value, (list, tuple)) else [value]))
             for name, value in foreground.items()
@@ -319,22 +316,13 @@ def _oversized(
     faults = []
     for case, metadata in cases.items():
         shape = resampled_shape(plans, configuration, metadata)
-        size = 8.0 * len(metadata.images)
-        for edge in shape:
-            size *= edge
+        size = 8.0 * len(metadata.images) * math.prod(shape)
         if size > limit:
             spacing = "x".join(f"{s:g}" for s in metadata.spacing)
-            edges = "x".join(map(str, shape))
-            faults.append(
-                Fault(
-                    case,
-                    "plan",
-                    f"spacing {spacing} mm would make it {edges} voxels "
-                    f"({size / 2**30:.0f} GB) in {configuration}",
-                    "Correct the spacing in the file's header, or give plan.spacing in a recipe",
-                    code="I49",
-                )
-            )
+            edges = f"{'x'.join(map(str, shape))} voxels ({size / 2**30:.0f} GB)"
+            cause = f"spacing {spacing} mm would make it {edges} in {configuration}"
+            remedy = "Correct the spacing in the file's header, or give plan.spacing in a recipe"
+            faults.append(Fault(case, "plan", cause, remedy, code="I49"))
     return faults
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -63,11 +64,8 @@ class _Job:
 class _Set:
     """The cases of one configuration while they are preprocessed.
 
-    Attributes:
-        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
-        identifier: Folder name of the labeled cases.
-        settings: Hash of what all cases depend on.
-        cases: Training cases by id.
+    ``identifier`` names the folder of the labeled cases, ``settings`` is the hash of what all
+    cases depend on.
     """
 
     dataset_folder: Path
@@ -143,9 +141,12 @@ def preprocess_configuration(
         _work_folder(dataset_folder, name).mkdir(parents=True, exist_ok=True)
     _take_over(building, old)
     waiting = [case for case in cases if not _done_files(building.stem(case), building.keys[case])]
-    require_free_space(
-        dataset_folder, _predicted_bytes(plans, configuration, cases, waiting), "preprocessing"
+    n_bytes = sum(  # at most: float32, uncompressed
+        math.prod(resampled_shape(plans, configuration, cases[case]))
+        * (4 * len(cases[case].images) + 2)
+        for case in waiting
     )
+    require_free_space(dataset_folder, n_bytes, "preprocessing")
     jobs = (
         _Job(
             case,
@@ -244,6 +245,8 @@ def _save(
     patch: tuple[int, ...],
 ) -> None:
     """Write a case as nnU-Net does, one without label map in the same way."""
+    import blosc2
+    from batchgenerators.utilities.file_and_folder_operations import write_pickle
     from nnunetv2.training.dataloading.nnunet_dataset import (
         comp_blosc2_params,
         nnUNetDatasetBlosc2,
@@ -251,7 +254,14 @@ def _save(
 
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
     if seg is None:
-        _save_unlabeled(data, properties, stem, chunks, blocks)
+        blosc2.asarray(
+            np.ascontiguousarray(data),
+            urlpath=f"{stem}.b2nd",
+            chunks=chunks,
+            blocks=blocks,
+            cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "filters": [blosc2.Filter.SHUFFLE]},
+        )
+        write_pickle(properties, f"{stem}.pkl")
         return
     seg = seg.astype(np.int16, copy=False)
     seg_blocks, seg_chunks = comp_blosc2_params(seg.shape, patch, seg.itemsize)
@@ -259,22 +269,6 @@ def _save(
         data, seg, properties, str(stem), chunks=chunks, blocks=blocks,
         chunks_seg=seg_chunks, blocks_seg=seg_blocks,
     )  # fmt: skip
-
-
-def _save_unlabeled(
-    data: np.ndarray, properties: dict, stem: Path, chunks: Any, blocks: Any
-) -> None:
-    import blosc2
-    from batchgenerators.utilities.file_and_folder_operations import write_pickle
-
-    blosc2.asarray(
-        np.ascontiguousarray(data),
-        urlpath=f"{stem}.b2nd",
-        chunks=chunks,
-        blocks=blocks,
-        cparams={"codec": blosc2.Codec.ZSTD, "clevel": 8, "filters": [blosc2.Filter.SHUFFLE]},
-    )
-    write_pickle(properties, f"{stem}.pkl")
 
 
 def _files(stem: Path) -> list[Path]:
@@ -327,18 +321,15 @@ def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
 
 def _finish(building: _Set) -> None:
     """The new set is whole: note that, then put it in the place of the old one."""
-    entries = {
-        case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
-        for case, metadata in building.cases.items()
-    }
-    write_json(
-        _pending(building.dataset_folder, building.identifier),
-        {
-            "schema_version": MANIFEST_SCHEMA_VERSION,
-            "settings": building.settings,
-            "cases": entries,
+    manifest = {
+        "schema_version": MANIFEST_SCHEMA_VERSION,
+        "settings": building.settings,
+        "cases": {
+            case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
+            for case, metadata in building.cases.items()
         },
-    )
+    }
+    write_json(_pending(building.dataset_folder, building.identifier), manifest)
     _put_in_place(building.dataset_folder, building.identifier)
 
 
@@ -372,20 +363,6 @@ def _put_in_place(dataset_folder: Path, identifier: str) -> None:
                 path.unlink()
         replace_folder(folder, dataset_folder / name)
     pending.replace(manifest_path(dataset_folder, identifier))
-
-
-def _predicted_bytes(
-    plans: Mapping[str, Any],
-    configuration: str,
-    cases: Mapping[str, CaseMetadata],
-    waiting: Iterable[str],
-) -> int:
-    """Upper bound of what the waiting cases take on the disk (float32, uncompressed)."""
-    total = 0
-    for case in waiting:
-        voxels = int(np.prod(resampled_shape(plans, configuration, cases[case]), dtype=np.float64))
-        total += voxels * (4 * len(cases[case].images) + 2)
-    return total
 
 
 def resampled_shape(
@@ -427,9 +404,8 @@ def drop_stale(
     """
     identifier = resolved_configuration(plans, configuration)["data_identifier"]
     manifest = read_manifest(dataset_folder, identifier)
-    if manifest is None:
-        return False
-    if manifest["settings"] == settings_hash(plans, configuration, dataset_json):
+    settings = settings_hash(plans, configuration, dataset_json)
+    if manifest is None or manifest["settings"] == settings:
         return False
     manifest_path(dataset_folder, identifier).unlink()
     return True

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.data.preprocess import folder_name, require_preprocessed
@@ -55,10 +53,13 @@ def select_cases(
     """
     manifest = require_preprocessed(dataset_folder, identifier)
     roles = {case: entry["role"] for case, entry in manifest["cases"].items()}
-    description = _gnnunet_json(dataset_folder)
+    path = dataset_folder / "gnnunet.json"
+    description = read_json(path) if path.is_file() else {}
     known_patients = description.get("patients", {})
     patient_of = {case: known_patients.get(case, case) for case in roles}
-    order = _label_order(roles, description.get("label_order", []))
+    with_label = {case for case, role in roles.items() if role == "labeled"}
+    order = [case for case in description.get("label_order", []) if case in with_label]
+    order += sorted(with_label - set(order))  # those that the published order does not name
     labeled = choose_labeled(order, n_labeled, draw, patient_of)
     training, validation = held_out(labeled, patient_of, fold)
     scored_patients = {patient_of[case] for case in validation}
@@ -74,15 +75,3 @@ def select_cases(
         [stored(case, False) for case in sorted(unlabeled)],
         [stored(case, True) for case in validation],
     )
-
-
-def _label_order(roles: Mapping[str, str], published: Sequence[str]) -> list[str]:
-    """All labeled cases: in published order, those that it does not name behind them, sorted."""
-    labeled = {case for case, role in roles.items() if role == "labeled"}
-    order = [case for case in published if case in labeled]
-    return order + sorted(labeled - set(order))
-
-
-def _gnnunet_json(dataset_folder: Path) -> Mapping[str, Any]:
-    path = dataset_folder / "gnnunet.json"
-    return read_json(path) if path.is_file() else {}

@@ -86,17 +86,18 @@ def choose_labeled(
     order = list(label_order)
     if draw:
         patients = list(dict.fromkeys(patient_of[case] for case in order))
-        rank = dict(
-            zip(
-                np.random.default_rng(draw).permutation(patients), range(len(patients)), strict=True
-            )
-        )
+        drawn = np.random.default_rng(draw).permutation(patients)
+        rank = {patient: place for place, patient in enumerate(drawn)}
         order.sort(key=lambda case: rank[patient_of[case]])
     labeled, rest = order[:n_labeled], order[n_labeled:]
     parted = {patient_of[c] for c in labeled} & {patient_of[c] for c in rest}
     if parted:
         patient = sorted(parted)[0]
-        sizes = _whole_patient_sizes(order, patient_of)
+        sizes = [
+            size
+            for size in range(1, len(order) + 1)
+            if not {patient_of[c] for c in order[:size]} & {patient_of[c] for c in order[size:]}
+        ]
         near = sorted(sizes, key=lambda size: (abs(size - n_labeled), size))[:2]
         raise InputError(
             f"--labeled {n_labeled} would part the scans of patient {patient}",
@@ -104,14 +105,6 @@ def choose_labeled(
             f"Use --labeled {' or '.join(str(size) for size in sorted(near))}",
         )
     return labeled
-
-
-def _whole_patient_sizes(order: Sequence[str], patient_of: Mapping[str, str]) -> list[int]:
-    return [
-        i
-        for i in range(1, len(order) + 1)
-        if not ({patient_of[c] for c in order[:i]} & {patient_of[c] for c in order[i:]})
-    ]
 
 
 def held_out(

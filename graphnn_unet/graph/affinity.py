@@ -85,8 +85,8 @@ def row_scale(feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
     with torch.no_grad():
         largest = row_norm(feature, keepdim=True).amax(-2, keepdim=True)
         floor = _NOISE * torch.finfo(feature.dtype).eps * largest
-    centred = feature - feature.mean(dim=-2, keepdim=True)
-    return centred, inverse_norm(centred, floor)
+    centered = feature - feature.mean(dim=-2, keepdim=True)
+    return centered, inverse_norm(centered, floor)
 
 
 def prepared_rows(feature: Tensor, rows: Rows) -> Tensor:

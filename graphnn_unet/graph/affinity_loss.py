@@ -145,8 +145,8 @@ def modularity_loss_from(
         degree = _degree(weight)
         total = positive_weight(degree.sum(dim=1))
         weighted = (degree.unsqueeze(1) @ member) / total[:, None, None]
-        centred = member - weighted
-        quality = (centred * _product(weight, centred)).sum(dim=(1, 2)) / total
+        centered = member - weighted
+        quality = (centered * _product(weight, centered)).sum(dim=(1, 2)) / total
         drawn = weighted.square().sum(dim=(1, 2))
         value = modularity_value(quality, drawn, member, variant, collapse, balance_weight)
     return value[0] if single else value

@@ -220,7 +220,7 @@ def modularity_loss(
     with full_precision(node_feature):
         feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
         graph = GramAffinity.of(feature, affinity)
-        _refuse_cancelled(graph)
+        _refuse_canceled(graph)
         if picks_dense(method, graph.n_nodes, feature.shape[2], member.shape[2]):
             quality, drawn = _modularity_dense(graph.dense(), member)
         else:
@@ -369,7 +369,7 @@ def _modularity_dense(weight: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
     return quality, drawn
 
 
-def _refuse_cancelled(graph: GramAffinity) -> None:
+def _refuse_canceled(graph: GramAffinity) -> None:
     """Refuse features that cancel out; they leave rounding noise in the total weight, not zero."""
     with torch.no_grad():
         mean_weight = graph.total().square().sum(dim=(1, 2))

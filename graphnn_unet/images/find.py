@@ -7,6 +7,7 @@ is returned by name with the reason. What a name means (a case, a channel of a c
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterable, Sequence
@@ -24,8 +25,8 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 IMAGES = VOLUMES + PICTURES
 
-HIDDEN, NO_IMAGE = "hidden or macOS side file", "no image file"
-"""Reasons for files that nobody expects to be taken."""
+HIDDEN, NO_IMAGE, MISSING = "hidden or macOS side file", "no image file", "missing"
+"""Reasons for files that nobody expects to be taken, and for one that is not there."""
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _SHOWN = 5
@@ -148,8 +149,10 @@ def not_a_file(path: Path) -> str:
     """What a path is when it is no regular file and no link to one, else an empty string."""
     try:
         mode = path.stat().st_mode
-    except OSError:
-        return "a link that leads nowhere"
+    except OSError as error:
+        if os.path.islink(path):  # noqa: PTH114  # that of a Path raises where it may not look
+            return "a link that leads nowhere"
+        return MISSING if isinstance(error, FileNotFoundError) else f"unreadable ({error.strerror})"
     if stat.S_ISREG(mode):
         return ""
     return "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"

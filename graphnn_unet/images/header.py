@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from graphnn_unet.errors import BadFileError
+from graphnn_unet.errors import COPY_AGAIN, BadFileError
 from graphnn_unet.images.find import file_ending
 from graphnn_unet.images.grid import Grid
 
@@ -21,8 +21,6 @@ _ITK_READER = {
     ".nrrd": "NrrdImageIO",
 }
 """ITK itself would not know ``.MHA``, in capitals."""
-
-COPY_AGAIN = "Copy or export the file again, or leave the case out"
 
 
 def read_grid(path: Path, name: str | None = None) -> Grid:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
-from graphnn_unet.images.find import PICTURES
-from graphnn_unet.images.header import COPY_AGAIN, read_grid
+from graphnn_unet.images.find import MISSING, PICTURES, not_a_file
+from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.images.volume_bytes import decode_volume
@@ -57,15 +56,17 @@ def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) 
         BadFileError: Empty, cut off, damaged, of another dimension, without a usable spacing ...
     """
     name = str(path) if name is None else name
-    _require_regular(path, name)
+    if reason := not_a_file(path):
+        if reason == MISSING:
+            raise MissingFileError(f"{name} is missing")
+        raise BadFileError("I36", f"{name} is {reason}", "Remove or replace it")
     content = path.read_bytes()
     if not content:
-        raise BadFileError("I07", f"{name} is empty (0 bytes)", COPY_AGAIN)
+        raise BadFileError("I07", f"{name} is empty (0 bytes)")
     array = decode_volume(content, path, name, n_dims)
     grid = read_grid(path, name)
     if grid.shape != array.shape:
-        cause = f"{name} has {array.shape} voxels, SimpleITK reads {grid.shape}"
-        raise BadFileError("I06", cause, COPY_AGAIN)
+        raise BadFileError("I06", f"{name} has {array.shape} voxels, SimpleITK reads {grid.shape}")
     sha256 = hashlib.sha256(content).hexdigest()
     return Volume(array, grid.spacing, grid.origin, grid.direction, sha256)
 
@@ -135,16 +136,3 @@ def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:
     if lowest < 0:
         raise InputError(f"{path} is no label map", f"it holds {lowest}", remedy)
     return integers.values.astype(np.min_scalar_type(highest))
-
-
-def _require_regular(path: Path, name: str) -> None:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        if not path.is_symlink() and isinstance(error, FileNotFoundError):
-            raise MissingFileError(f"{name} is missing") from error
-        cause = "is a link that leads nowhere" if path.is_symlink() else "cannot be opened"
-        raise BadFileError("I36", f"{name} {cause} ({error.strerror})", COPY_AGAIN) from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
-        raise BadFileError("I36", f"{name} is {kind}", "Remove it")

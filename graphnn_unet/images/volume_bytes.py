@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from graphnn_unet.errors import BadFileError
 from graphnn_unet.images.find import VOLUMES, file_ending
-from graphnn_unet.images.header import COPY_AGAIN, last_line, quiet_itk, require_spacing
+from graphnn_unet.images.header import last_line, quiet_itk, require_spacing
 
 _MAX_DEFLATE_RATIO = 1040
 """Deflate cannot pack more than about 1032 bytes into one; a header that claims more lies."""
@@ -73,7 +73,7 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
         try:
             header_bytes = zlib.decompressobj(31).decompress(content, 540)
         except zlib.error as error:
-            raise BadFileError("I03b", f"{name} is no gzip file ({error})", COPY_AGAIN) from error
+            raise BadFileError("I03b", f"{name} is no gzip file ({error})") from error
     header = _nifti_header(header_bytes, name)
     shape = _nifti_shape(header, name)
     _require_dims(len(shape), n_dims, name)
@@ -100,9 +100,9 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
 
 
 def _nifti_header(header_bytes: bytes, name: str) -> nib.Nifti1Header:
-    broken = BadFileError("I06", f"{name} has no readable NIfTI header", COPY_AGAIN)
+    broken = BadFileError("I06", f"{name} has no readable NIfTI header")
     if len(header_bytes) < 348:
-        raise BadFileError("I01", f"{name} is truncated within its header", COPY_AGAIN)
+        raise BadFileError("I01", f"{name} is truncated within its header")
     sizes = {int.from_bytes(header_bytes[:4], order) for order in ("little", "big")}
     kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
     if not sizes & {348, 540}:
@@ -122,7 +122,7 @@ def _nifti_shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
     dim = [int(value) for value in header["dim"]]
     shape = dim[1 : dim[0] + 1]
     if not 1 <= dim[0] <= 7 or min(shape) < 1:
-        raise BadFileError("I06", f"{name} has a damaged header (dim = {dim})", COPY_AGAIN)
+        raise BadFileError("I06", f"{name} has a damaged header (dim = {dim})")
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     return tuple(shape)
@@ -147,17 +147,17 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
                 n_bytes += len(surplus)
         except zlib.error as error:
             raise BadFileError(
-                "I03b", f"{name} is damaged: its gzip stream is not valid ({error})", COPY_AGAIN
+                "I03b", f"{name} is damaged: its gzip stream is not valid ({error})"
             ) from error
         parts.append(part)
         if not member.eof:
             if n_bytes >= n_expected:
                 cause = f"{name} has lost the end of its gzip stream (checksum and length)"
-                raise BadFileError("I03", cause, COPY_AGAIN)
+                raise BadFileError("I03", cause)
             cause = (
                 f"{name} is truncated: it should hold {n_expected} bytes, {n_bytes} can be unpacked"
             )
-            raise BadFileError("I01", cause, COPY_AGAIN)
+            raise BadFileError("I01", cause)
         rest = member.unused_data
     if n_bytes > n_expected + slack:
         raise _surplus(n_expected, n_bytes, name)
@@ -165,18 +165,14 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
 
 
 def _surplus(n_expected: int, n_bytes: int, name: str) -> BadFileError:
-    cause = f"{name}: the header claims {n_expected} bytes, the file holds {n_bytes}"
-    return BadFileError("I06", cause, COPY_AGAIN)
+    claim = f"the header claims {n_expected} bytes, the file holds {n_bytes}"
+    return BadFileError("I06", f"{name}: {claim}")
 
 
 def _require_possible(n_packed: int, n_expected: int, name: str) -> None:
     if n_expected > n_packed * _MAX_DEFLATE_RATIO + 2**16:
-        raise BadFileError(
-            "I06",
-            f"{name}: the header claims {n_expected} bytes, "
-            f"{n_packed} compressed bytes cannot hold them",
-            COPY_AGAIN,
-        )
+        claim = f"the header claims {n_expected} bytes"
+        raise BadFileError("I06", f"{name}: {claim}, {n_packed} compressed bytes cannot hold them")
 
 
 def _require_bytes(n_bytes: int, n_expected: int, name: str, code: str) -> None:
@@ -184,27 +180,19 @@ def _require_bytes(n_bytes: int, n_expected: int, name: str, code: str) -> None:
         return
     claim = f"the header claims {n_expected} bytes, the file holds {n_bytes}"
     if n_expected > 4 * n_bytes:
-        raise BadFileError("I06", f"{name}: {claim}", COPY_AGAIN)
-    raise BadFileError(code, f"{name} is truncated: {claim}", COPY_AGAIN)
+        raise BadFileError("I06", f"{name}: {claim}")
+    raise BadFileError(code, f"{name} is truncated: {claim}")
 
 
 def _require_dims(n_stored: int, n_dims: int | None, name: str) -> None:
-    if n_dims is None:
-        if n_stored not in (2, 3):
-            raise BadFileError(
-                "I14", f"{name} is a {n_stored}D file", "Give one 2D or 3D file a case"
-            )
+    if n_stored in ((2, 3) if n_dims is None else (n_dims,)):
         return
-    if n_stored < n_dims:
-        raise BadFileError(
-            "I13",
-            f"{name} has {n_stored} dimensions, the data set has {n_dims}",
-            "Give whole volumes, or one slice as a volume with one layer and its true spacing",
-        )
-    if n_stored > n_dims:
-        raise BadFileError(
-            "I14", f"{name} is a {n_stored}D file", f"Give one {n_dims}D file per channel"
-        )
+    if n_dims is not None and n_stored < n_dims:
+        cause = f"{name} has {n_stored} dimensions, the data set has {n_dims}"
+        remedy = "Give whole volumes, or one slice as a volume with one layer and its true spacing"
+        raise BadFileError("I13", cause, remedy)
+    wanted = "2D or 3D file a case" if n_dims is None else f"{n_dims}D file per channel"
+    raise BadFileError("I14", f"{name} is a {n_stored}D file", f"Give one {wanted}")
 
 
 def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
@@ -214,7 +202,7 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
         end = content.find(b"\n", start, start + 2**16)
         key, separator, value = content[start : max(end, start)].decode("latin-1").partition("=")
         if not separator:
-            raise BadFileError("I06", f"{name} has no readable MetaImage header", COPY_AGAIN)
+            raise BadFileError("I06", f"{name} has no readable MetaImage header")
         fields[key.strip()] = value.strip()
         start = end + 1
     try:
@@ -224,8 +212,7 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
         n_components = int(fields.get("ElementNumberOfChannels", "1"))
         n_packed = int(fields.get("CompressedDataSize", "0"))
     except (KeyError, ValueError) as error:
-        cause = f"{name} has a damaged MetaImage header ({error})"
-        raise BadFileError("I06", cause, COPY_AGAIN) from error
+        raise BadFileError("I06", f"{name} has a damaged MetaImage header ({error})") from error
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise BadFileError("I06", f"{name} keeps its voxels elsewhere", "Save it as one file")
     _require_dims(len(shape) + (n_components > 1), n_dims, name)
@@ -245,7 +232,7 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
     )
     lines = head.decode("latin-1").splitlines()
     if not separator or not lines or not lines[0].startswith("NRRD"):
-        raise BadFileError("I06", f"{name} has no readable NRRD header", COPY_AGAIN)
+        raise BadFileError("I06", f"{name} has no readable NRRD header")
     pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#"))
     fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
     try:
@@ -253,8 +240,7 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
         dtype = np.dtype(_NRRD_TYPES[fields["type"].lower()])
         spacing = _nrrd_spacing(fields)
     except (KeyError, ValueError) as error:
-        cause = f"{name} has a damaged NRRD header ({error})"
-        raise BadFileError("I06", cause, COPY_AGAIN) from error
+        raise BadFileError("I06", f"{name} has a damaged NRRD header ({error})") from error
     _require_dims(len(shape), n_dims, name)
     require_spacing(spacing, name)
     dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
@@ -284,16 +270,16 @@ def _inflate(data: bytes, n_expected: int, name: str) -> bytes:
         unpacked = stream.decompress(data, n_expected + 1)
     except zlib.error as error:
         cause = f"{name} is damaged: its compressed stream is not valid ({error})"
-        raise BadFileError("I03b", cause, COPY_AGAIN) from error
+        raise BadFileError("I03b", cause) from error
     _require_bytes(len(unpacked), n_expected, name, "I05")
     if not stream.eof and not stream.unconsumed_tail:
-        raise BadFileError("I03", f"{name} has lost the end of its stream", COPY_AGAIN)
+        raise BadFileError("I03", f"{name} has lost the end of its stream")
     return unpacked
 
 
 def _as_array(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     if min(shape) < 1:
-        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})", COPY_AGAIN)
+        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})")
     _require_bytes(len(data), math.prod(shape) * dtype.itemsize, name, "I05")
     return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape[::-1])
 
@@ -303,6 +289,4 @@ def _by_simpleitk(path: Path, name: str) -> np.ndarray:
         with quiet_itk():
             return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
-        raise BadFileError(
-            "I05", f"{name} cannot be read ({last_line(error)})", COPY_AGAIN
-        ) from error
+        raise BadFileError("I05", f"{name} cannot be read ({last_line(error)})") from error

@@ -74,7 +74,7 @@ class UnsupervisedResult:
     """The result of an evaluation of clusters.
 
     Attributes:
-        protocol: ``honest``, or ``published`` (polarity by reference, an oracle).
+        protocol: ``honest``, or ``published`` (foreground selected by the reference, an oracle).
         matching: ``foreground`` or ``hungarian``.
         scores: One an image and class.
         n_cases: Images with a true label map; all count.
@@ -226,7 +226,7 @@ def foreground_scores(
     Args:
         prediction: Mask of any shape.
         reference: Same shape.
-        oracle: Choose the polarity by the reference.
+        oracle: Select the foreground by the reference.
 
     Example:
         >>> mask, reference = np.array([True, False, False]), np.array([False, True, True])

@@ -1,4 +1,4 @@
-"""The images to predict: found, checked, normalised and resampled case by case."""
+"""The images to predict: found, checked, normalized and resampled case by case."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Prepared:
 
 
 def prepare_case(job: PrepareJob) -> Prepared:
-    """Check, read, normalise and resample one case."""
+    """Check, read, normalize and resample one case."""
     faults = tuple(check_case_images([Path(p) for p in job.files], case=job.case))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)

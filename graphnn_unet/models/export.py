@@ -85,16 +85,16 @@ def export(
     _refuse_to_lose(output, overwrite)
     if trainer is not None:
         trainer_class(trainer)  # from now on it is known by its name
-    chosen = available_folds(model, checkpoint, folds)
+    exported_folds = available_folds(model, checkpoint, folds)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".gnnunet-export-", dir=output.parent) as folder:
         work = Path(folder) / "model"
-        difference, name = _write_model(model, work, chosen, checkpoint)
+        difference, name = _write_model(model, work, exported_folds, checkpoint)
         if output.suffix == ".zip" and not output.is_dir():
             _write_zip(work, output, name)
         else:
             replace_folder(work, output)
-    return ExportResult(output, chosen, difference)
+    return ExportResult(output, exported_folds, difference)
 
 
 def _refuse_to_lose(output: Path, overwrite: bool) -> None:

@@ -22,17 +22,17 @@ def available_folds(
     Raises:
         MissingFileError: None, or a wanted one is missing; lists those that exist.
     """
-    found: list[int | str] = []
+    available: list[int | str] = []
     for path in sorted(folder.glob("fold_*")):
         match = _FOLD.fullmatch(path.name)  # a fold that was set aside is fold_0.old1
         if match and (path / checkpoint).is_file():
-            found.append(int(match[1]) if match[1].isdigit() else match[1])
+            available.append(int(match[1]) if match[1].isdigit() else match[1])
     if wanted is None:
-        numbered = [fold for fold in found if isinstance(fold, int)]
-        wanted = numbered or found
-    missing = [fold for fold in wanted if fold not in found]
+        numbered = [fold for fold in available if isinstance(fold, int)]
+        wanted = numbered or available
+    missing = [fold for fold in wanted if fold not in available]
     if missing or not wanted:
-        names = ", ".join(map(str, found)) or "none"
+        names = ", ".join(map(str, available)) or "none"
         what = f"fold {missing[0]} of {folder}" if missing else str(folder)
         raise MissingFileError(
             f"{what} has no {checkpoint}", f"folds that have it: {names}",
@@ -66,8 +66,8 @@ def last_finished_model(
 
 def _final_checkpoints(root: Path, folds: str) -> list[Path]:
     """Final checkpoints in the fold folders that fit a pattern, without those set aside."""
-    found = root.glob(f"{folds}/{FINAL}")
-    return [path for path in found if _FOLD.fullmatch(path.parent.name)]
+    checkpoints = root.glob(f"{folds}/{FINAL}")
+    return [path for path in checkpoints if _FOLD.fullmatch(path.parent.name)]
 
 
 def find_model(

@@ -88,8 +88,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     content = read_json(path)
     needed = {"channel_names", "labels", "file_ending"}
-    found = set(content) if isinstance(content, dict) else set()
-    missing = sorted(needed - found - ({"channel_names"} if "modality" in found else set()))
+    keys = set(content) if isinstance(content, dict) else set()
+    missing = sorted(needed - keys - ({"channel_names"} if "modality" in keys else set()))
     if missing:
         raise InputError(
             f"{path} lacks {', '.join(missing)}", "", "Copy the whole model folder again"

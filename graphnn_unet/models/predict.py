@@ -107,7 +107,7 @@ def predict(
         checkpoint: File name of the checkpoint in each fold.
         save_probabilities: Also ``CASE.npz`` with ``probabilities`` (k, z, y, x) and ``CASE.pkl``,
             as ``nnUNetv2_ensemble`` reads them.
-        uncertainty: Also ``CASE_uncertainty.nii.gz``, the normalised entropy.
+        uncertainty: Also ``CASE_uncertainty.nii.gz``, the normalized entropy.
         continue_prediction: Keep whole label maps that are there; redo the rest.
         mirroring: Average over mirrored copies.
         step_size: Step of the sliding window as a share of the patch.
@@ -128,13 +128,15 @@ def predict(
     _refuse_bad_arguments(source, target, num_parts, part_id, step_size)
     if trainer is not None and ".py:" in trainer:
         trainer = trainer_class(trainer).__name__
-    found = Path(model) if model is not None else find_model(dataset, trainer, configuration, plans)
-    if not found.is_dir():
-        raise MissingFileError(f"model folder {found} is missing")
-    chosen = resolve_device(device)
-    say(f"model: {found}  device: {chosen}")
+    model_folder = (
+        Path(model) if model is not None else find_model(dataset, trainer, configuration, plans)
+    )
+    if not model_folder.is_dir():
+        raise MissingFileError(f"model folder {model_folder} is missing")
+    torch_device = resolve_device(device)
+    say(f"model: {model_folder}  device: {torch_device}")
     predictor = load_predictor(
-        found, folds=folds, checkpoint=checkpoint, device=chosen, step_size=step_size,
+        model_folder, folds=folds, checkpoint=checkpoint, device=torch_device, step_size=step_size,
         mirroring=mirroring,
     )  # fmt: skip
     outputs = Outputs(predictor.dataset_json["file_ending"], save_probabilities, uncertainty)
@@ -146,7 +148,7 @@ def predict(
     if memory_budget_gb is None:
         memory_budget_gb = 0.8 * psutil.virtual_memory().available / 2**30
     if n_workers is None:
-        n_workers = 2 if chosen.type == "cuda" else 0
+        n_workers = 2 if torch_device.type == "cuda" else 0
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
         if num_parts == 1:
             remove_leftovers(target)
@@ -164,7 +166,7 @@ def predict(
     write_failures(target / table, failed)
     if failed:
         raise (CasesFailedError if done or kept else FaultsError)(failed)
-    return PredictionResult(found, done, kept, skipped)
+    return PredictionResult(model_folder, done, kept, skipped)
 
 
 def _refuse_bad_arguments(
@@ -237,7 +239,7 @@ class _Work:
             exports = (
                 run_jobs(export_case, jobs, n_workers=self.n_workers)
                 if self.n_workers
-                else beside(export_case, jobs)
+                else overlap(export_case, jobs)
             )
             for outcome in exports:
                 case = outcome.job.case
@@ -257,7 +259,7 @@ class _Work:
             )
             for case, files in cases.items()
         )  # fmt: skip
-        for outcome in ahead(run_jobs(prepare_case, jobs, n_workers=self.n_workers)):
+        for outcome in prefetch(run_jobs(prepare_case, jobs, n_workers=self.n_workers)):
             export = self._predict_one(outcome)
             if export is None:
                 progress.update(outcome.job.case)
@@ -313,13 +315,13 @@ class _Work:
         return False
 
     def _fail(self, case: str, stage: str, cause: str, remedy: str = "", details: str = "") -> None:
-        remedy = remedy or "Mend or remove the image, then run again with --continue_prediction"
+        remedy = remedy or "Fix or remove the image, then run again with --continue_prediction"
         self.faults.append(Fault(case, stage, cause.rstrip("."), remedy))
         if details:
             _log.debug("%s: %s", case, details)
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Iterator[T]:
     """Draw from ``items`` in a thread, one ahead of the consumer."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1) as thread:
@@ -329,7 +331,7 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield item
 
 
-def beside(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Outcome]:
+def overlap(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Outcome]:
     """Apply ``function`` to each job in a thread while the next job is drawn in this one."""
     with ThreadPoolExecutor(1) as thread:
         pending = None
@@ -360,9 +362,11 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
         before = read_json(path)
         changed = [key for key, value in facts.items() if before.get(key) != value]
         if changed:
-            told = ", ".join(f"{key} {before.get(key)} there, {facts[key]} here" for key in changed)
+            difference = ", ".join(
+                f"{key} {before.get(key)} there, {facts[key]} here" for key in changed
+            )
             raise RefusedError(
-                f"{target} holds label maps that were predicted in another way", told,
+                f"{target} holds label maps that were predicted in another way", difference,
                 "Give another folder with -o, or leave --continue_prediction out",
             )  # fmt: skip
     write_json(target / "dataset.json", predictor.dataset_json)

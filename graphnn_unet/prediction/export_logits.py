@@ -157,7 +157,7 @@ class _State(ABC):
 
     @abstractmethod
     def entropy(self) -> np.ndarray:
-        """Normalised entropy of what was added."""
+        """Normalized entropy of what was added."""
 
 
 class _Exclusive(_State):

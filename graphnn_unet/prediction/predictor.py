@@ -84,7 +84,7 @@ class Predictor:
         return logits
 
     def preprocess(self, image: np.ndarray, spacing: Sequence[float]) -> tuple[Tensor, dict]:
-        """Normalise and resample ``(c, z, y, x)`` as in training; properties go to the export."""
+        """Normalize and resample ``(c, z, y, x)`` as in training; properties go to the export."""
         preprocessor = self.configuration.preprocessor_class(verbose=False)
         data, _, properties = preprocessor.run_case_npy(
             image, None, {"spacing": list(spacing)}, self.plans, self.configuration,

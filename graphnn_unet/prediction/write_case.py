@@ -21,7 +21,7 @@ class Outputs:
     Attributes:
         ending: Ending of image files.
         probabilities: Also ``CASE.npz`` and ``CASE.pkl``, as ``nnUNetv2_ensemble`` reads them.
-        uncertainty: Also ``CASE_uncertainty`` with the normalised entropy.
+        uncertainty: Also ``CASE_uncertainty`` with the normalized entropy.
     """
 
     ending: str
@@ -55,7 +55,7 @@ class ExportJob:
 def export_case(job: ExportJob) -> None:
     """Write the files of one case."""
     plans = PlansManager(job.plans)
-    made = logits_to_labels(
+    result = logits_to_labels(
         job.logits,
         job.properties,
         plans,
@@ -64,16 +64,21 @@ def export_case(job: ExportJob) -> None:
         with_probabilities=job.outputs.probabilities,
         with_entropy=job.outputs.uncertainty,
     )
-    write_case(made, Path(job.target), job.case, job.properties, plans, job.outputs)
+    write_case(result, Path(job.target), job.case, job.properties, plans, job.outputs)
 
 
 def write_case(
-    made: Labeled, target: Path, case: str, properties: dict[str, Any], plans: Any, outputs: Outputs
+    result: Labeled,
+    target: Path,
+    case: str,
+    properties: dict[str, Any],
+    plans: Any,
+    outputs: Outputs,
 ) -> None:
     """Write what was made of a case.
 
     Args:
-        made: Label map and what else there is.
+        result: Label map and what else there is.
         target: Folder.
         case: Case id, the stem of all names.
         properties: What preprocessing noted; holds the geometry.
@@ -82,14 +87,14 @@ def write_case(
     """
     if outputs.probabilities:
         with atomic_path(target / f"{case}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=made.probabilities)
+            np.savez_compressed(temporary, probabilities=result.probabilities)
         write_bytes(target / f"{case}.pkl", pickle.dumps(properties))
     if outputs.uncertainty:
         path = target / f"{case}_uncertainty{outputs.ending}"
-        write_float_image(path, made.entropy, properties)
+        write_float_image(path, result.entropy, properties)
     # the label map comes last: where it is, the case is done
     with atomic_path(target / f"{case}{outputs.ending}") as temporary:
-        plans.image_reader_writer_class().write_seg(made.labels, str(temporary), properties)
+        plans.image_reader_writer_class().write_seg(result.labels, str(temporary), properties)
 
 
 def write_float_image(target: Path, values: np.ndarray, properties: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Labels from a teacher, cleaned before they teach.
 
 Source: BCP (CVPR 2023), section 3.2 and its programs: only the largest connected component of a
-class is kept, in volumes with all 26 neighbours, in 2D slice by slice with 8. The planner asks for
-it only where the labelled cases show one component; it would destroy multi-focal lesions.
+class is kept, in volumes with all 26 neighbors, in 2D slice by slice with 8. The planner asks for
+it only where the labeled cases show one component; it would destroy multi-focal lesions.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def demo(output: Path | str = "gnnunet_demo", device: str = "auto") -> DemoResul
         "nnUNet_preprocessed": str(folder / "preprocessed"),
         "nnUNet_results": str(folder / "results"),
     }
-    say(f"1/4 making {N_LABELED} labelled, {N_UNLABELED} unlabelled and {N_TEST} test scans")
+    say(f"1/4 making {N_LABELED} labeled, {N_UNLABELED} unlabeled and {N_TEST} test scans")
     scans = folder / "scans"
     write_scans(scans, n_labeled=N_LABELED, n_unlabeled=N_UNLABELED, n_test=N_TEST)
     convert(

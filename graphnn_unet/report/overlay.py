@@ -43,7 +43,7 @@ THICK_SLICES = 3.0
 """From this ratio of voxel edges on, only slices across the longest edge are worth looking at."""
 
 COLORS = ("#1E88FF", "#FF9500", "#10C98F", "#FF3D77", "#F2D600", "#A06BFF", "#FF5A1F", "#4FD5F0")
-"""One a class, in order and then again; bright on grey."""
+"""One a class, in order and then again; bright on gray."""
 
 _PAPER, _INK, _FAINT = "#101214", "#F2F2F2", "#9AA0A6"
 _DPI = 150
@@ -79,7 +79,7 @@ def save_contact_sheet(
     target_png: Path | str,
     labels: Mapping[str, LabelIds] | None = None,
 ) -> None:
-    """Draw several cases below each other in one PNG, a class in the same colour everywhere.
+    """Draw several cases below each other in one PNG, a class in the same color everywhere.
 
     Args:
         rows: 1 to ``MAX_ROWS`` cases, drawn in this order.
@@ -109,10 +109,10 @@ class _Panel:
     Attributes:
         head: Text above it.
         letters: Directions at left, right, top and bottom; empty without any.
-        image: Grey values from 0 to 1.
+        image: Gray values from 0 to 1.
         masks: A prediction and a reference (``None`` without one) for each class.
         steps: mm a row and a column.
-        centre: Middle of the view in mm, row and column.
+        center: Middle of the view in mm, row and column.
         view: Height and width of the view in mm.
         upwards: Rows run from bottom to top.
     """
@@ -122,7 +122,7 @@ class _Panel:
     image: Array
     masks: list[tuple[BoolVolume, BoolVolume | None]]
     steps: tuple[float, float]
-    centre: tuple[float, float]
+    center: tuple[float, float]
     view: tuple[float, float]
     upwards: bool
 
@@ -148,12 +148,12 @@ class _Scene:
 
     @property
     def foreground(self) -> BoolVolume:
-        found = np.zeros(self.image.shape, dtype=bool)
+        foreground = np.zeros(self.image.shape, dtype=bool)
         for pair in self.masks:
             for mask in pair:
                 if mask is not None:
-                    found |= mask
-        return found
+                    foreground |= mask
+        return foreground
 
 
 def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
@@ -211,25 +211,25 @@ def _turn_upright(image: Volume, masks: list[tuple[BoolVolume, BoolVolume | None
 def _panels(scene: _Scene) -> Iterator[_Panel]:
     """Cut the slices that show most of the foreground."""
     foreground = scene.foreground
-    centre, side = _field_of_view(foreground, scene.spacing)
+    center, side = _field_of_view(foreground, scene.spacing)
     shown = tuple(
         slice(max(0, int((middle - side / 2) / step)), int((middle + side / 2) / step) + 1)
-        for middle, step in zip(centre, scene.spacing, strict=True)
+        for middle, step in zip(center, scene.spacing, strict=True)
     )
     dark, bright = _window(scene.image[shown])
     sizes = [n * step for n, step in zip(foreground.shape, scene.spacing, strict=True)]
     for axis, index in _cuts(foreground, scene.spacing, scene.is_slice):
         rows, columns = (other for other in range(3) if other != axis)
         here = tuple(index if other == axis else slice(None) for other in range(3))
-        grey = np.nan_to_num(scene.image[here].astype(np.float32), posinf=bright, neginf=dark)
+        gray = np.nan_to_num(scene.image[here].astype(np.float32), posinf=bright, neginf=dark)
         name, letters = ("", "") if scene.is_slice else _VIEWS[axis]
         yield _Panel(
             head=f"{name} {index + 1} / {scene.image.shape[axis]}" if name else "",
             letters=letters,
-            image=np.clip((grey - dark) / max(bright - dark, 1e-12), 0, 1),
+            image=np.clip((gray - dark) / max(bright - dark, 1e-12), 0, 1),
             masks=[(p[here].copy(), None if r is None else r[here].copy()) for p, r in scene.masks],
             steps=(scene.spacing[rows], scene.spacing[columns]),
-            centre=(centre[rows], centre[columns]),
+            center=(center[rows], center[columns]),
             view=(min(side, sizes[rows]), max(min(side, sizes[columns]), side / 3)),
             upwards=axis != 0,
         )
@@ -238,7 +238,7 @@ def _panels(scene: _Scene) -> Iterator[_Panel]:
 def _field_of_view(
     foreground: BoolVolume, spacing: Sequence[float]
 ) -> tuple[tuple[float, ...], float]:
-    """Centre and edge in mm of a cube around the foreground, inside the image where it can be."""
+    """Center and edge in mm of a cube around the foreground, inside the image where it can be."""
     sizes = [n * step for n, step in zip(foreground.shape, spacing, strict=True)]
     first = 1 if foreground.shape[0] == 1 else 0  # a single slice has no depth to show
     if not foreground.any():
@@ -249,11 +249,11 @@ def _field_of_view(
     ]
     longest = max(high - low for low, high in ends[first:])
     side = min(_MARGIN * longest + 2 * _MARGIN_MM, max(sizes[first:]))
-    centre = tuple(
+    center = tuple(
         min(max((low + high) / 2, side / 2), size - side / 2) if size > side else size / 2
         for (low, high), size in zip(ends, sizes, strict=True)
     )
-    return centre, side
+    return center, side
 
 
 def _window(part: Array) -> tuple[float, float]:
@@ -352,8 +352,8 @@ def _write_head(
     ]
     detail = f"{case.detail}   Dice: {', '.join(scores)}" if scores else case.detail
     if scores and len(detail) * 8 * _INCH_A_LETTER > width:
-        found = [value for value in case.dices if np.isfinite(value)]
-        mean = f"{np.mean(found):.2f}" if found else "none"
+        finite = [value for value in case.dices if np.isfinite(value)]
+        mean = f"{np.mean(finite):.2f}" if finite else "none"
         detail = f"{case.detail}   Dice: {mean} (mean)"
     figure.text(x, top - 0.40 * inch, detail, color=_FAINT, size=8, va="top")
 
@@ -380,7 +380,7 @@ def _draw_panel(axes: Axes, panel: _Panel, height_mm: float) -> None:
                 linewidths=1.5,
             )  # fmt: skip
             lines.set_path_effects([patheffects.withStroke(linewidth=2.8, foreground="#000000A0")])
-    row, column = panel.centre
+    row, column = panel.center
     across, along = panel.view[1] / 2, height_mm / 2
     axes.set_xlim(column - across, column + across)
     axes.set_ylim(*((row - along, row + along) if panel.upwards else (row + along, row - along)))
@@ -392,7 +392,7 @@ def _draw_panel(axes: Axes, panel: _Panel, height_mm: float) -> None:
 
 
 def _contour_grid(mask: BoolVolume, steps: tuple[float, float]) -> tuple[Array, Array, Array]:
-    """Positions of voxel centres in mm and the mask, one empty voxel wider on every side."""
+    """Positions of voxel centers in mm and the mask, one empty voxel wider on every side."""
     padded = np.pad(mask, 1).astype(np.float32)
     y, x = ((np.arange(n) - 0.5) * step for n, step in zip(padded.shape, steps, strict=True))
     return x, y, padded
@@ -455,5 +455,5 @@ def _legend_columns(handles: Sequence[Any], width: float) -> int:
 
 
 def _lighter(color: str) -> tuple[float, ...]:
-    """Half way to white: a line that stands out from the area of its own colour."""
+    """Half way to white: a line that stands out from the area of its own color."""
     return tuple(float(value) for value in (np.array(mcolors.to_rgb(color)) + 1) / 2)

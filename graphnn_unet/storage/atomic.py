@@ -42,12 +42,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _full_suffix(path: Path) -> str:
-    """``.nii.gz`` of ``a.b_0000.nii.gz``: image writers choose the format by it."""
-    name = path.name
-    return name[-7:] if name.endswith(".nii.gz") else path.suffix
-
-
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; rename it when the block ends without an error.
@@ -99,8 +93,9 @@ def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Iterator[None]:
 
 def _reserve(target: Path) -> Path:
     """Make an empty file with a temporary name; its permissions follow the umask."""
-    name = f".{TEMPORARY_MARK}{secrets.token_hex(6)}{_full_suffix(target)}"
-    temporary = target.with_name(name)
+    # image writers choose the format by the suffix
+    suffix = ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix
+    temporary = target.with_name(f".{TEMPORARY_MARK}{secrets.token_hex(6)}{suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))

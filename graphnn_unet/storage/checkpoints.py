@@ -57,7 +57,7 @@ def plain(value: Any) -> Any:
 
 
 def load_resumable(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest whole checkpoint of a fold.
+    """The latest undamaged checkpoint of a fold.
 
     Raises:
         MissingFileError: There is none.

@@ -21,10 +21,10 @@ TRAINERS = {
 """Class to module of the base and of all methods."""
 
 _WITH_THEM = {
-    "Batch": "graphnn_unet.trainers.parts",
-    "Phase": "graphnn_unet.trainers.parts",
+    "Batch": "graphnn_unet.trainers.batch",
+    "Phase": "graphnn_unet.trainers.batch",
     "Section": "graphnn_unet.settings",
-    "StepLoss": "graphnn_unet.trainers.parts",
+    "StepLoss": "graphnn_unet.trainers.batch",
     "Tap": "graphnn_unet.networks.features",
 }
 """What a method of one's own is written with."""

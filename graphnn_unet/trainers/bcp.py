@@ -1,4 +1,4 @@
-"""Bidirectional copy-paste: labelled content in unlabelled images and the other way round."""
+"""Bidirectional copy-paste: labeled content in unlabeled images and the other way round."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
-from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.semi import SemiTrainer
 from graphnn_unet.trainers.supervised import supervised_copy_paste_loss
 from graphnn_unet.trainers.teacher import TeacherSettings
 
 
 class BCPTrainer(SemiTrainer):
-    """Mean teacher on mixed images, pre-trained with copy-paste among labelled cases.
+    """Mean teacher on mixed images, pre-trained with copy-paste among labeled cases.
 
-    Batch: labelled halves A, B with labels Y, unlabelled halves P, Q. The teacher labels P and Q.
+    Batch: labeled halves A, B with labels Y, unlabeled halves P, Q. The teacher labels P and Q.
     With the mask M (0 inside one box a step, shared by all images)
 
         X_in  = A M + P (1 - M),    L_in  = l(M; Y_A) + alpha l(1 - M; Y_P)
@@ -28,13 +28,13 @@ class BCPTrainer(SemiTrainer):
     The teacher's answers pass through the corrections of ``pseudo_label.correct``, then small
     components may be dropped, before they teach. l(R; Y) is Dice + cross-entropy inside R (for the
     teacher's labels cross-entropy alone, unless ``loss.pseudo_dice``) and alpha always weighs the
-    unlabelled content. The teacher is the moving average of the student after each optimiser step.
+    unlabeled content. The teacher is the moving average of the student after each optimizer step.
 
     Source: BCP (CVPR 2023), eqs. 1-8 as restated in GraphCL (ICML 2025), eqs. 1-11. Deviations from
     the released program: no Dice against the teacher's labels and no rotation or scaling of
-    unlabelled patches (docs/explanation/choices.md has the measurements), one student call for both
+    unlabeled patches (docs/explanation/choices.md has the measurements), one student call for both
     halves, a teacher in evaluation mode, a box that reaches the last position, nnU-Net's network,
-    loss and augmentation (recipes ``*_paper`` choose the program's loss, optimiser and schedule).
+    loss and augmentation (recipes ``*_paper`` choose the program's loss, optimizer and schedule).
     """
 
     sections: ClassVar = {
@@ -45,7 +45,7 @@ class BCPTrainer(SemiTrainer):
     uses_teacher: ClassVar[bool] = True
 
     def phases(self) -> list[Phase]:
-        """Pre-training on labelled cases, then self-training."""
+        """Pre-training on labeled cases, then self-training."""
         schedule = self.recipe.schedule
         middle = schedule.pretrain_steps
         end = middle + schedule.selftrain_steps
@@ -80,7 +80,7 @@ class BCPTrainer(SemiTrainer):
     def _mixed_loss(self, output: Any, target: Tensor, pseudo: Tensor, mask: Tensor) -> Tensor:
         """Region losses of both halves with their weights.
 
-        Regions are ordered (labelled, unlabelled) content; alpha weighs the second.
+        Regions are ordered (labeled, unlabeled) content; alpha weighs the second.
         """
         (label_a, label_b), (label_p, label_q) = halves(target), halves(pseudo)
         settings, dice = self.loss_settings, (True, self.recipe.loss.pseudo_dice)

@@ -90,7 +90,7 @@ class Checkpointed(nnUNetTrainer):
         self.save(Path(filename).name)
 
     def resume(self) -> Path:
-        """Continue from the newest whole checkpoint of the fold; return its path."""
+        """Continue from the latest undamaged checkpoint of the fold; return its path."""
         path, state = load_resumable(Path(self.output_folder))
         self.load_state(state, str(path))
         return path
@@ -107,16 +107,16 @@ class Checkpointed(nnUNetTrainer):
         Raises:
             InputError: It is from another method, seed or recipe, so it could not go on the same.
         """
-        own = state.get("gnnunet")
+        saved = state.get("gnnunet")
         name = type(self).__name__
-        if own is None or state["trainer_name"] != name:
+        if saved is None or state["trainer_name"] != name:
             raise InputError(
                 f"{source} cannot be continued by {name}", f"it is from {state['trainer_name']}"
             )
         for what, here, there in (
-            ("seed", self.run.seed, own["seed"]),
+            ("seed", self.run.seed, saved["seed"]),
             # keys that were added since have their defaults
-            ("recipe", self.recipe.as_dict(), resolve(own["recipe"]).as_dict()),
+            ("recipe", self.recipe.as_dict(), resolve(saved["recipe"]).as_dict()),
         ):
             if here != there:
                 raise InputError(
@@ -125,18 +125,18 @@ class Checkpointed(nnUNetTrainer):
                     "Give the same options as before, or --restart",
                 )
         self.initialize()
-        network = own["student"] if own["student"] is not None else state["network_weights"]
+        network = saved["student"] if saved["student"] is not None else state["network_weights"]
         # schema 1 had each head under its name beside the other keys
-        self.student.load({"network": network, "heads": own.get("heads", own)})
+        self.student.load({"network": network, "heads": saved.get("heads", saved)})
         if self.teacher is not None:
-            self.teacher.load_state_dict(own["teacher"])
-        self.step = int(own["step"])
+            self.teacher.load_state_dict(saved["teacher"])
+        self.step = int(saved["step"])
         self.optimizer.load_state_dict(state["optimizer_state"])
         if self.grad_scaler is not None and state["grad_scaler_state"]:
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])
         self.log.rows = list(state["logging"]["rows"])
-        self._best_ema, self._ema_dice = state["_best_ema"], own["ema_dice"]
-        self._epoch_sums = {key: list(values) for key, values in own["epoch_sums"].items()}
+        self._best_ema, self._ema_dice = state["_best_ema"], saved["ema_dice"]
+        self._epoch_sums = {key: list(values) for key, values in saved["epoch_sums"].items()}
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
 
 

@@ -14,8 +14,8 @@ from graphnn_unet.graph import CorrelationClusterHead, correlation_clustering_lo
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import AlignedUNet, resolve_stage, stage_shapes
 from graphnn_unet.settings import Section
+from graphnn_unet.trainers.batch import Phase, StepLoss
 from graphnn_unet.trainers.bcp import BCPTrainer
-from graphnn_unet.trainers.parts import Phase, StepLoss
 from graphnn_unet.trainers.semi import SemiTrainer
 
 MIN_NODES, MAX_NODES = 64, 4096
@@ -80,8 +80,8 @@ class GraphCLTrainer(BCPTrainer):
             num_output_channels,
             enable_deep_supervision,
         )
-        own = plans_manager.plans.get("gnnunet", {})
-        return AlignedUNet(network, own.get("run", {}).get("graph", {}).get("stage", -1))
+        gnnunet_key = plans_manager.plans.get("gnnunet", {})
+        return AlignedUNet(network, gnnunet_key.get("run", {}).get("graph", {}).get("stage", -1))
 
     def heads(self, network: nn.Module) -> dict[str, nn.Module]:
         """The cluster head, which is trained but neither averaged nor deployed."""
@@ -176,7 +176,7 @@ def feature_nodes(feature: Tensor, max_nodes: int | None) -> Tensor:
 
     Args:
         feature: ``(b, c, *s)``.
-        max_nodes: Average neighbouring positions until there are at most this many.
+        max_nodes: Average neighboring positions until there are at most this many.
 
     Returns:
         ``(b, n, c)``.

@@ -1,4 +1,4 @@
-"""The optimiser step: update rule, learning rate, clipping, and the watch for divergence."""
+"""The optimizer step: update rule, learning rate, clipping, and the watch for divergence."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def update_weights(
     clip_norm: float,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Backward pass, one clip over all parameters together, optimiser step.
+    """Backward pass, one clip over all parameters together, optimizer step.
 
     A step whose gradients are not finite is left out, so weights never become NaN.
     """

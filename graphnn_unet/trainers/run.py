@@ -92,7 +92,7 @@ def train(
         configuration: ``2d``, ``3d_fullres`` or ``3d_lowres``.
         trainer: Name of a trainer, or ``path/to/file.py:ClassName``.
         fold: Fold number, ``all`` (no case held out) or ``cv``.
-        n_labeled: Count only this many labelled cases as labelled; the others are unlabelled.
+        n_labeled: Count only this many labeled cases as labeled; the others are unlabeled.
         draw: Which ones; 0 is the published order, others are random.
         seed: Seed of weights, batches and boxes.
         recipe: Name or TOML file, in place of the one the data were planned with.
@@ -207,8 +207,8 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
     cases = select_cases(
         preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all"
     )
-    own = preprocessed / "gnnunet.json"
-    patients = read_json(own).get("patients", {}) if own.is_file() else {}
+    metadata_path = preprocessed / "gnnunet.json"
+    patients = read_json(metadata_path).get("patients", {}) if metadata_path.is_file() else {}
     labeled = [case.case_id for case in cases.labeled]
     patient_of = {case: patients.get(case, case) for case in labeled}
     n_folds = 0
@@ -216,7 +216,7 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
         n_folds += 1
     if n_folds == 0:
         raise InputError(
-            "cross-validation is not possible", "all labelled cases are of one patient",
+            "cross-validation is not possible", "all labeled cases are of one patient",
             "Train fold all and score on test cases",
         )  # fmt: skip
     summaries = []

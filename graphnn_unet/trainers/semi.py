@@ -45,6 +45,7 @@ from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.distributed import StopAgreement
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
@@ -54,7 +55,6 @@ from graphnn_unet.trainers.optimization import (
     make_optimizer,
     update_weights,
 )
-from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
@@ -249,7 +249,7 @@ class SemiTrainer(Checkpointed):
         return next((p for p in self.phases() if self.step < p.stop), self.phases()[-1])
 
     def initialize(self) -> None:
-        """Build network, teacher, optimiser and loss."""
+        """Build network, teacher, optimizer and loss."""
         if self.was_initialized:
             return
         torch.manual_seed(self.run.seed)
@@ -342,7 +342,7 @@ class SemiTrainer(Checkpointed):
         )
         if any(phase.unlabeled for phase in self.phases()) and not self.cases.unlabeled:
             raise InputError(
-                f"{type(self).__name__} needs unlabelled cases",
+                f"{type(self).__name__} needs unlabeled cases",
                 "this run has none",
                 "Put scans into imagesUn and preprocess again, use --labeled N to leave labels "
                 "out, or train SupervisedTrainer",
@@ -474,7 +474,7 @@ class SemiTrainer(Checkpointed):
                 )
 
     def start_phase(self, phase: Phase) -> None:
-        """Prepare a phase; the teacher and a fresh optimiser start with self-training."""
+        """Prepare a phase; the teacher and a fresh optimizer start with self-training."""
         if self.local_rank == 0:
             self.log.line(f"phase {phase.name}: steps {phase.start} to {phase.stop}")
         if phase.start == 0:
@@ -485,7 +485,7 @@ class SemiTrainer(Checkpointed):
             self.optimizer = self._new_optimizer()
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """One optimiser step on a loaded batch.
+        """One optimizer step on a loaded batch.
 
         Returns:
             The loss and the terms of the method, as tensors or floats.
@@ -512,7 +512,7 @@ class SemiTrainer(Checkpointed):
         return loss.total, loss.terms
 
     def after_step(self, phase: Phase) -> None:
-        """What follows the optimiser step: the teacher's average."""
+        """What follows the optimizer step: the teacher's average."""
         if self.teacher is not None and phase.unlabeled:
             self.teacher.update(self.student.network, self.student.heads)
 
@@ -563,7 +563,7 @@ class SemiTrainer(Checkpointed):
         )
         return (
             f"{type(self).__name__}  {self.plans_manager.dataset_name}  {self.configuration_name}  "
-            f"fold {self.fold}: {len(cases.labeled)} labelled, {len(cases.unlabeled)} unlabelled, "
+            f"fold {self.fold}: {len(cases.labeled)} labeled, {len(cases.unlabeled)} unlabeled, "
             f"{held}"
         )
 

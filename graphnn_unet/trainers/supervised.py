@@ -1,4 +1,4 @@
-"""The baseline: labelled cases alone, with or without copy-paste among them."""
+"""The baseline: labeled cases alone, with or without copy-paste among them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import ClassVar
 
 import torch
 
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
-from graphnn_unet.trainers.parts import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.semi import SemiTrainer
 
 
 class SupervisedTrainer(SemiTrainer):
-    """nnU-Net's training on the labelled cases, as many steps and patches as the other methods.
+    """nnU-Net's training on the labeled cases, as many steps and patches as the other methods.
 
-    With ``copy_paste.supervised`` (the default) labelled images are mixed with each other as in
-    the pre-training of BCP. That baseline, which papers leave out, decides whether unlabelled
+    With ``copy_paste.supervised`` (the default) labeled images are mixed with each other as in
+    the pre-training of BCP. That baseline, which papers leave out, decides whether unlabeled
     scans helped.
     """
 
@@ -37,7 +37,7 @@ class SupervisedTrainer(SemiTrainer):
 
 
 def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
-    """Labelled images mixed with each other; all supervision is ground truth.
+    """Labeled images mixed with each other; all supervision is ground truth.
 
     With the halves A and B and the mask M (0 in the box) the student sees ``A M + B (1 - M)`` and,
     unless the recipe asks for one direction, ``B M + A (1 - M)`` as well.

@@ -79,26 +79,26 @@ def arguments(description: str, add: Callable[[argparse.ArgumentParser], None] |
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     if add is not None:
         add(parser)
-    chosen = parser.parse_args()
-    if chosen.threads:
+    options = parser.parse_args()
+    if options.threads:
         import torch
 
-        torch.set_num_threads(chosen.threads)
-    return chosen
+        torch.set_num_threads(options.threads)
+    return options
 
 
 class Bench:
     """Collects records and prints them as they come.
 
     Args:
-        chosen: What :func:`arguments` returned.
+        options: What :func:`arguments` returned.
     """
 
-    def __init__(self, chosen: argparse.Namespace):
-        self.chosen = chosen
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
         self.records: list[Record] = []
         self._command = " ".join(["python", *_relative(sys.argv)])
-        self._where = environment(chosen.device)
+        self._where = environment(options.device)
         print("  ".join(f"{key} {value}" for key, value in self._where.items()))
 
     def add(
@@ -124,12 +124,12 @@ class Bench:
 
     def finish(self) -> int:
         """Write the JSON file; the exit status is 1 if a goal was missed."""
-        if self.chosen.json:
+        if self.options.json:
             rows = [asdict(record) for record in self.records]
             text = json.dumps(rows, indent=1, allow_nan=False)
-            part = self.chosen.json.with_name(self.chosen.json.name + ".part")
+            part = self.options.json.with_name(self.options.json.name + ".part")
             part.write_text(text + "\n", encoding="utf-8")
-            part.replace(self.chosen.json)
+            part.replace(self.options.json)
         return int(any(record.holds is False for record in self.records))
 
 
@@ -158,8 +158,8 @@ def in_turn(
         numbers.append(max(1, round(SHORTEST_SAMPLE_S / max(again, 1e-7))))
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(repeats):
-        for side, number, found in zip(sides, numbers, times, strict=True):
-            found.append(_clock(side, number, device))
+        for side, number, side_times in zip(sides, numbers, times, strict=True):
+            side_times.append(_clock(side, number, device))
     return [Sample(statistics.median(t), max(t) - min(t), len(t)) for t in times]
 
 
@@ -193,16 +193,16 @@ def environment(device: str) -> dict[str, Any]:
         ["git", "-C", str(root), "rev-parse", "--short", "HEAD"],
         capture_output=True, encoding="utf-8", check=False,
     ).stdout.strip()  # fmt: skip
-    made = {"commit": commit or "unknown", "python": platform.python_version()}
+    facts = {"commit": commit or "unknown", "python": platform.python_version()}
     for package in ("torch", "torch-geometric", "numpy"):
         try:
-            made[package] = version(package)
+            facts[package] = version(package)
         except PackageNotFoundError:
-            made[package] = "absent"
-    made["device"] = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    made["threads"] = torch.get_num_threads()
-    made["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return made
+            facts[package] = "absent"
+    facts["device"] = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    facts["threads"] = torch.get_num_threads()
+    facts["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    return facts
 
 
 def _clock(side: Callable[[], object], number: int, device: str) -> float:

@@ -31,17 +31,17 @@ def mask_from_labels(labels: np.ndarray) -> np.ndarray:
 
 def otsu(rgb: np.ndarray) -> np.ndarray:
     """Otsu's threshold of the brightness."""
-    grey = rgb2gray(rgb)
-    return mask_from_labels((grey > threshold_otsu(grey)).astype(np.int64))
+    gray = rgb2gray(rgb)
+    return mask_from_labels((gray > threshold_otsu(gray)).astype(np.int64))
 
 
 def kmeans_lab(rgb: np.ndarray) -> np.ndarray:
     """Two clusters of Lab colors."""
     lab = rgb2lab(rgb)
     rows = torch.from_numpy(lab.reshape(-1, 3).astype(np.float32))
-    chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:4000]
-    found = kmeans(rows[chosen], 2)
-    centers = torch.stack([rows[chosen][found == c].mean(dim=0) for c in (0, 1)])
+    sample = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:4000]
+    clusters = kmeans(rows[sample], 2)
+    centers = torch.stack([rows[sample][clusters == c].mean(dim=0) for c in (0, 1)])
     labels = torch.cdist(rows, centers).argmin(dim=1).numpy()
     return mask_from_labels(labels.reshape(lab.shape[:2]))
 
@@ -73,8 +73,8 @@ def grabcut(rgb: np.ndarray) -> np.ndarray:
     mask[image_margin(rgb.shape[:2])] = cv2.GC_BGD
     cv2.setRNGSeed(0)
     cv2.grabCut(pixels, mask, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
-    found = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
-    return ndimage.binary_fill_holes(found)
+    foreground = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
+    return ndimage.binary_fill_holes(foreground)
 
 
 def slic_merged(rgb: np.ndarray) -> np.ndarray:

@@ -41,50 +41,50 @@ def overlap(a: np.ndarray, b: np.ndarray, down: int, right: int) -> tuple[np.nda
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Of two pictures of one size; -1 where one is as good as constant."""
-    one, other = a - a.mean(), b - b.mean()
-    spread = np.sqrt((one**2).mean() * (other**2).mean())
-    return float((one * other).mean() / spread) if spread > _FAINTEST**2 else -1.0
+    centered, other_centered = a - a.mean(), b - b.mean()
+    spread = np.sqrt((centered**2).mean() * (other_centered**2).mean())
+    return float((centered * other_centered).mean() / spread) if spread > _FAINTEST**2 else -1.0
 
 
 def same_object(pictures: dict[str, np.ndarray]) -> Iterator[Pair]:
-    """Pairs of grey pictures that are one but for a shift of up to half their size."""
-    halves = {case: _halved(grey) for case, grey in pictures.items()}
+    """Pairs of gray pictures that are one but for a shift of up to half their size."""
+    halves = {case: _halved(gray) for case, gray in pictures.items()}
     size = 1 << (2 * max(max(half.shape) for half in halves.values()) - 1).bit_length()
     ready = {case: _transforms(half, size) for case, half in halves.items()}
     for a, b in combinations(sorted(pictures), 2):
         least = _OVERLAP * min(halves[a].size, halves[b].size)
         value, down, right = _best_shift(ready[a], ready[b], size, least)
         if value > _MAYBE:
-            found = [
+            shifted = [
                 Pair(a, b, y, x, correlation(*overlap(pictures[a], pictures[b], y, x)))
                 for y in range(2 * down - 2, 2 * down + 3)
                 for x in range(2 * right - 2, 2 * right + 3)
             ]
-            best = max(found, key=lambda pair: pair.correlation)
+            best = max(shifted, key=lambda pair: pair.correlation)
             if best.correlation >= SAME:
                 yield best
 
 
 def agreement_row(data: str, pair: Pair, masks: dict[str, np.ndarray]) -> dict[str, object]:
     """IoU of the two masks, and the most that one mask can have with both on average."""
-    one, other = overlap(masks[pair.a], masks[pair.b], pair.down, pair.right)
-    iou = float((one & other).sum() / (one | other).sum())
+    first_mask, second_mask = overlap(masks[pair.a], masks[pair.b], pair.down, pair.right)
+    iou = float((first_mask & second_mask).sum() / (first_mask | second_mask).sum())
     values = (data, *pair[:4], f"{pair.correlation:.4f}", f"{iou:.4f}", f"{(1 + iou) / 2:.4f}")
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _halved(grey: np.ndarray) -> np.ndarray:
+def _halved(gray: np.ndarray) -> np.ndarray:
     """Means of 2 x 2 pixels."""
-    even = grey[: len(grey) // 2 * 2, : grey.shape[1] // 2 * 2]
+    even = gray[: len(gray) // 2 * 2, : gray.shape[1] // 2 * 2]
     return even.reshape(len(even) // 2, 2, -1, 2).mean(axis=(1, 3))
 
 
-def _transforms(grey: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
+def _transforms(gray: np.ndarray, size: int) -> tuple[np.ndarray, ...]:
     """Of the picture, its square and its extent."""
-    centered = grey - grey.mean()
+    centered = gray - gray.mean()
     return tuple(
-        np.fft.rfft2(np.pad(plane, [(0, size - n) for n in grey.shape]))
-        for plane in (centered, centered**2, np.ones_like(grey))
+        np.fft.rfft2(np.pad(plane, [(0, size - n) for n in gray.shape]))
+        for plane in (centered, centered**2, np.ones_like(gray))
     )
 
 

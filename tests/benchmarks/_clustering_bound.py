@@ -40,8 +40,8 @@ def raw_data(sources: list[Source], masks: dict[str, np.ndarray], folder: Path) 
 
 def distinct(sources: list[Source]) -> list[Source]:
     """Of pictures that are there twice the first."""
-    first = {read_array(one)[0].tobytes(): one for one in reversed(sources)}
-    return sorted(first.values(), key=lambda one: one.case)
+    first = {read_array(source)[0].tobytes(): source for source in reversed(sources)}
+    return sorted(first.values(), key=lambda source: source.case)
 
 
 def trained(name: str, work: Path, sources: list[Source], masks: dict[str, np.ndarray]) -> Path:

@@ -43,7 +43,7 @@ def shared_rows(
         for source in left:
             image = read_image(source)
             began = time.perf_counter()
-            made = segment_image(image, border(image), settings, PostProcessing(), state)
+            result = segment_image(image, border(image), settings, PostProcessing(), state)
             seconds = time.perf_counter() - began
-            flags = f"{TRANSDUCTIVE} {made.facts['flags']}".strip()
-            yield "unsegmedgat_c", "border", seed, source.case, made.labels > 0, flags, seconds
+            flags = f"{TRANSDUCTIVE} {result.facts['flags']}".strip()
+            yield "unsegmedgat_c", "border", seed, source.case, result.labels > 0, flags, seconds

@@ -70,13 +70,13 @@ def measure() -> int:
         parser.add_argument("what", nargs="?", default="speed")
         parser.add_argument("--volume", type=Path, help="also a whole volume, NIfTI")
 
-    chosen = arguments("Speed of unsupervised segmentation.", add)
-    torch.set_num_threads(chosen.threads or 1)
-    bench = Bench(chosen)
+    options = arguments("Speed of unsupervised segmentation.", add)
+    torch.set_num_threads(options.threads or 1)
+    bench = Bench(options)
     feature = features_of(N_NODES)
-    for layer in ("gcn", "arma", "gat")[: 1 if chosen.quick else 3]:
+    for layer in ("gcn", "arma", "gat")[: 1 if options.quick else 3]:
         ours, dense = (lambda f=f, layer=layer: f(feature, layer) for f in (fit_linear, fit_dense))
-        linear_time, dense_time = in_turn([ours, dense], repeats=3 if chosen.quick else 5)
+        linear_time, dense_time = in_turn([ours, dense], repeats=3 if options.quick else 5)
         ratio = dense_time.median_s / linear_time.median_s
         bench.add(
             f"{layer}, cc, {N_NODES} nodes: time of the dense fit / of ours", ratio, "x",
@@ -87,8 +87,8 @@ def measure() -> int:
     peaks = [peak_memory_mb(features_of, f, N_NODES, threads=1) for f in (fit_linear, fit_dense)]
     bench.add("gcn: peak memory of ours", peaks[0], "MB")
     bench.add("gcn: peak memory of the dense fit / of ours", peaks[1] / peaks[0], "x", at_least=1)
-    if chosen.volume:
-        n_nodes, seconds, peak = volume(chosen.volume)
+    if options.volume:
+        n_nodes, seconds, peak = volume(options.volume)
         bench.add("nodes of a whole volume in one graph", n_nodes, "", at_least=64**3)
         bench.add(f"its features and {N_STEPS} steps", seconds, "s", peak_mib=round(peak))
         bench.add("peak memory of the process", peak, "MiB")

@@ -24,30 +24,30 @@ def summaries(rows: Iterable[dict[str, str]]) -> list[dict[str, str]]:
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = {}
     for row in rows:
         groups.setdefault((row["data"], row["method"], row["features"]), []).append(row)
-    found = []
-    for (data, method, features), own in groups.items():
-        cases = sorted({row["case"] for row in own})
+    summary_rows = []
+    for (data, method, features), group in groups.items():
+        cases = sorted({row["case"] for row in group})
         mean = {
             key: np.array(
-                [np.mean([float(r[key]) for r in own if r["case"] == case]) for case in cases]
+                [np.mean([float(r[key]) for r in group if r["case"] == case]) for case in cases]
             )
             for key in ("iou", "dice", "oracle_iou", "seconds")
         }
         low, high = mean_interval(mean["iou"])
         if not is_possible(mean["iou"].mean(), mean["dice"].mean(), 1e-4):
             raise SystemExit(f"{data} {method}: Dice {mean['dice'].mean()} cannot be")
-        seeds = sorted({row["seed"] for row in own})
-        found.append(
+        seeds = sorted({row["seed"] for row in group})
+        summary_rows.append(
             {
                 "data": data, "method": method, "features": features, "images": str(len(cases)),
                 "seeds": str(len(seeds)), "iou": f"{mean['iou'].mean():.4f}",
                 "low": f"{low:.4f}", "high": f"{high:.4f}",
-                "seed_sd": _seed_spread(own, seeds), "dice": f"{mean['dice'].mean():.4f}",
+                "seed_sd": _seed_spread(group, seeds), "dice": f"{mean['dice'].mean():.4f}",
                 "oracle_iou": f"{mean['oracle_iou'].mean():.4f}",
                 "seconds": f"{np.median(mean['seconds']):.2f}",
             }
         )  # fmt: skip
-    return sorted(found, key=lambda row: (row["data"], -float(row["iou"])))
+    return sorted(summary_rows, key=lambda row: (row["data"], -float(row["iou"])))
 
 
 def _seed_spread(rows: list[dict[str, str]], seeds: list[str]) -> str:
@@ -57,8 +57,8 @@ def _seed_spread(rows: list[dict[str, str]], seeds: list[str]) -> str:
     by_case: dict[str, dict[str, float]] = {}
     for row in rows:
         by_case.setdefault(row["case"], {})[row["seed"]] = float(row["iou"])
-    full = [own for own in by_case.values() if len(own) == len(seeds)]
-    means = [np.mean([own[seed] for own in full]) for seed in seeds]
+    full = [by_seed for by_seed in by_case.values() if len(by_seed) == len(seeds)]
+    means = [np.mean([by_seed[seed] for by_seed in full]) for seed in seeds]
     return f"{np.std(means, ddof=1):.4f}"
 
 
@@ -73,10 +73,10 @@ def differences(rows: Sequence[dict[str, str]]) -> list[str]:
         "| data | IoU of auto less that of | difference [95 %] | wins |",
         "|---|---|---|---|",
     ]
-    for (data, method, features), own in value.items():
+    for (data, method, features), by_case in value.items():
         if features in ("", "border") and (not features or method == "k-means"):
             ours = value[data, "auto", "border"]
-            gain = np.array([ours[case] - own[case] for case in own])
+            gain = np.array([ours[case] - by_case[case] for case in by_case])
             low, high = mean_interval(gain)
             shown = f"{method} ({features})" if features else method
             interval = f"{gain.mean():+.1f} [{low:+.1f}, {high:+.1f}]"
@@ -104,21 +104,21 @@ def write_table(rows_file: Path, target: Path, page: Path | None) -> None:
     from _bench import replace_measured
 
     rows = read_rows(rows_file)
-    found = summaries(rows)
+    summary_rows = summaries(rows)
     memory = {}
     beside = target.with_stem(f"{target.stem}_memory")
     if beside.is_file():
         memory = {
             (r["data"], r["method"], r["features"]): r["memory_mb"] for r in read_table(beside)
         }
-    for row in found:
+    for row in summary_rows:
         row["memory_mb"] = memory.get((row["data"], row["method"], row["features"]), "")
     with target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(summary_rows)
     if page is not None:
-        shown = [row for row in found if row["features"] not in REMOVED]
+        shown = [row for row in summary_rows if row["features"] not in REMOVED]
         replace_measured(page, "\n".join([markdown(shown), "", *differences(rows)]))
 
 
@@ -147,16 +147,16 @@ def write_sheet(data: Path, rows_file: Path, maps: Path, target: Path, n_each: i
     endings = {"EMDS5": ".jpg", "WBC": ".png"}
     cases = []
     for name, ending in endings.items():
-        own = [
+        scored = [
             (float(row["iou"]), row["case"])
             for row in read_rows(rows_file)
             if row["data"] == name and row["method"] == "auto" and row["seed"] == "0"
             and (maps / name / f"{row['case']}.png").is_file()
         ]  # fmt: skip
-        own.sort(reverse=True)
-        better = own[: len(own) // 2]
+        scored.sort(reverse=True)
+        better = scored[: len(scored) // 2]
         good = [better[i] for i in np.linspace(0, len(better) - 1, n_each).astype(int)]
-        for iou, case in good + own[-n_each:]:
+        for iou, case in good + scored[-n_each:]:
             cases.append(
                 PictureCase(
                     data / name / "images" / (case + ending), maps / name / f"{case}.png",

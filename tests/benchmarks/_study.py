@@ -69,32 +69,33 @@ def study(
         )
 
 
-def our_trainer(one: Study, name: str, device: str, *overrides: str) -> Any:
+def our_trainer(small_study: Study, name: str, device: str, *overrides: str) -> Any:
     """A trainer of ours, ready to step."""
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
     from graphnn_unet.trainers.registry import trainer_class
     from graphnn_unet.trainers.run_spec import Execution, RunSpec
 
-    recipe = run_recipe(one.plans, one.configuration, parse_overrides(overrides))
+    recipe = run_recipe(small_study.plans, small_study.configuration, parse_overrides(overrides))
     trainer = trainer_class(name)(
-        dict(one.plans), one.configuration, "all", one.dataset_json, torch.device(device),
-        RunSpec(DATASET, one.configuration, name, recipe=recipe),
-        Execution(device, model_folder=one.home / "results" / name),
+        dict(small_study.plans), small_study.configuration, "all", small_study.dataset_json,
+        torch.device(device),
+        RunSpec(DATASET, small_study.configuration, name, recipe=recipe),
+        Execution(device, model_folder=small_study.home / "results" / name),
     )  # fmt: skip
     trainer.initialize()
     trainer.prepare_data()
     return trainer
 
 
-def stock_trainer(one: Study, device: str) -> Any:
+def stock_trainer(small_study: Study, device: str) -> Any:
     """nnU-Net's own trainer on the same plan."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = nnUNetTrainer(
-            {**one.plans, "continue_training": False}, one.configuration, "all",
-            one.dataset_json, torch.device(device),
+            {**small_study.plans, "continue_training": False}, small_study.configuration, "all",
+            small_study.dataset_json, torch.device(device),
         )  # fmt: skip
         trainer.initialize()
     return trainer

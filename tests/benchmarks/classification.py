@@ -102,7 +102,9 @@ def read_set(name: str) -> Part:
     folder = DATA / name
     with (folder / "classes.csv").open(newline="", encoding="utf-8") as file:
         classes = {row["case"]: row["class"] for row in csv.DictReader(file)}
-    classes = {case: one for case, one in classes.items() if one != "basophil"}  # one image
+    classes = {
+        case: class_name for case, class_name in classes.items() if class_name != "basophil"
+    }  # one image
     if name == "ChestXray":
         training = sorted((folder / "train.list").read_text(encoding="utf-8").split())
         test = sorted((folder / "test.list").read_text(encoding="utf-8").split())
@@ -129,8 +131,8 @@ def draw_labels(part: Part, share: float, draw: int) -> Tensor:
     for number in range(len(part.names)):
         rows = (truth == number).nonzero().flatten()
         count = max(2, round(share * len(rows)))
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:count]]
-        code[chosen] = number
+        labeled_rows = rows[torch.randperm(len(rows), generator=generator)[:count]]
+        code[labeled_rows] = number
     return code
 
 
@@ -205,10 +207,10 @@ class Draw:
         settings = self.settings.model_copy(update=changes)
         feature, logits = self._rows_of_graph(network, settings)
         affinity = build_graph(feature, settings, self.part.images.cases)
-        found = propagate_labels(affinity, self._all_labels(), self.everything.sizes, settings)
-        reached = found.predicted >= 0  # the network decides elsewhere, as in the command
-        probability = torch.where(reached, found.score, logits.double().softmax(dim=1))
-        predicted = torch.where(reached[:, 0], found.predicted[:, 0], logits.argmax(dim=1))
+        propagated = propagate_labels(affinity, self._all_labels(), self.everything.sizes, settings)
+        reached = propagated.predicted >= 0  # the network decides elsewhere, as in the command
+        probability = torch.where(reached, propagated.score, logits.double().softmax(dim=1))
+        predicted = torch.where(reached[:, 0], propagated.predicted[:, 0], logits.argmax(dim=1))
         return self._row(method, predicted, probability, trained + time.monotonic() - start)
 
     def _rows_of_graph(
@@ -317,7 +319,7 @@ def compare(bench: Bench, rows: list[dict[str, object]]) -> list[dict[str, objec
     """
     table: list[dict[str, object]] = []
     for name in SETS:
-        found = {
+        accuracies = {
             (row["method"], row["labeled_share"], row["draw"]): float(str(row["accuracy"]))
             for row in rows
             if row["set"] == name
@@ -325,17 +327,19 @@ def compare(bench: Bench, rows: list[dict[str, object]]) -> list[dict[str, objec
         for kind in ("dynamic", "one-pass"):
             for shown in PASSES:
                 goal = kind == "dynamic" and "without" not in shown
-                table += _paired(bench, name, found, f"{kind} {shown}", "supervised", goal=goal)
+                table += _paired(
+                    bench, name, accuracies, f"{kind} {shown}", "supervised", goal=goal
+                )
         for method, other in (
             ("dynamic p=2", "dynamic p=2 without descriptors"),
             ("dynamic p=2", "one-pass p=2"),
             ("dynamic p=2", "logistic regression"),
             ("one-pass p=2", "LabelSpreading"),
         ):
-            table += _paired(bench, name, found, method, other, goal=False)
-        many = [value for (method, share, _), value in found.items() if share == MOST]
+            table += _paired(bench, name, accuracies, method, other, goal=False)
+        many = [value for (method, share, _), value in accuracies.items() if share == MOST]
         few = [
-            value for (method, share, _), value in found.items()
+            value for (method, share, _), value in accuracies.items()
             if method == "dynamic p=2" and share == 0.20
         ]  # fmt: skip
         if many and few:
@@ -349,12 +353,12 @@ def compare(bench: Bench, rows: list[dict[str, object]]) -> list[dict[str, objec
 
 
 def _paired(
-    bench: Bench, name: str, found: dict[tuple, float], method: str, other: str, *, goal: bool
+    bench: Bench, name: str, accuracies: dict[tuple, float], method: str, other: str, *, goal: bool
 ) -> list[dict[str, object]]:
     pairs = [
-        (share, value - found[other, share, draw])
-        for (one, share, draw), value in found.items()
-        if one == method and (other, share, draw) in found
+        (share, value - accuracies[other, share, draw])
+        for (row_method, share, draw), value in accuracies.items()
+        if row_method == method and (other, share, draw) in accuracies
     ]
     rows: list[dict[str, object]] = []
     for shares in (*((share,) for share in SHARES), SHARES):
@@ -391,7 +395,7 @@ def diffusion(bench: Bench) -> None:
     from scipy.sparse import csr_matrix
     from sklearn.semi_supervised import LabelSpreading
 
-    n_nodes = 2_000 if bench.chosen.quick else 10_000
+    n_nodes = 2_000 if bench.options.quick else 10_000
     feature, code = blobs(n_nodes)
     settings = ClassifySettings(alpha=0.99, prior=False)
     affinity = build_graph(feature.double(), settings, [])
@@ -427,17 +431,17 @@ def diffusion(bench: Bench) -> None:
     while error("theirs") > error("ours"):  # equal predictions: as near to the exact ones as ours
         tolerance /= 2
         theirs()
-    one, other, walls = cpu_in_turn(ours, theirs)
+    ours_s, theirs_s, walls = cpu_in_turn(ours, theirs)
     shown = f"diffusion, n = {n_nodes:,}, same graph"
     bench.add(f"{shown}: largest error of our scores", error("ours"), "", at_most=1e-6)
     bench.add(f"{shown}: largest error of LabelSpreading's", error("theirs"), "", tol=tolerance)
     bench.add(
-        f"{shown}, equal predictions: against LabelSpreading, CPU time", other / one, "x",
-        at_least=20.0, ours_s=one, theirs_s=other, samples=REPEATS, wall_ratio=walls,
+        f"{shown}, equal predictions: against LabelSpreading, CPU time", theirs_s / ours_s, "x",
+        at_least=20.0, ours_s=ours_s, theirs_s=theirs_s, samples=REPEATS, wall_ratio=walls,
     )  # fmt: skip
-    grown = (5_000, 10_000) if bench.chosen.quick else (14_000, 28_000, 56_000, 112_000)
+    grown = (5_000, 10_000) if bench.options.quick else (14_000, 28_000, 56_000, 112_000)
     for n in grown:
-        if n <= bench.chosen.largest:
+        if n <= bench.options.largest:
             growth(bench, n)
 
 
@@ -455,8 +459,8 @@ def cpu_in_turn(*sides: Callable[[], None]) -> tuple[float, float, float]:
             side()
             cpu.append(time.process_time() - start)
             clock.append(time.perf_counter() - begun)
-    one, other = (float(np.median(times)) for times in spent)
-    return one, other, float(np.median(wall[1]) / np.median(wall[0]))
+    first_s, second_s = (float(np.median(times)) for times in spent)
+    return first_s, second_s, float(np.median(wall[1]) / np.median(wall[0]))
 
 
 def growth(bench: Bench, n_nodes: int) -> None:
@@ -466,15 +470,15 @@ def growth(bench: Bench, n_nodes: int) -> None:
     start = time.perf_counter()
     affinity = build_graph(feature, settings, [])
     built = time.perf_counter()
-    found = propagate_labels(affinity, code, (14,), settings)
+    propagated = propagate_labels(affinity, code, (14,), settings)
     solved = time.perf_counter()
     shown = f"n = {n_nodes:,}, 50 neighbors, 14 classes"
     bench.add(f"{shown}: exact graph", built - start, "s", samples=1)
     bench.add(
         f"{shown}: diffusion to 1e-8", solved - built, "s", samples=1,
-        iterations=found.figures["iterations"], residual=found.figures["residual"],
+        iterations=propagated.figures["iterations"], residual=propagated.figures["residual"],
     )  # fmt: skip
-    memory = peak_memory_mb(blobs, _graph_and_diffusion, n_nodes, threads=bench.chosen.threads)
+    memory = peak_memory_mb(blobs, _graph_and_diffusion, n_nodes, threads=bench.options.threads)
     bench.add(f"{shown}: peak memory of both", memory, "MB", samples=1)
 
 
@@ -500,22 +504,22 @@ def more_flags(parser: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     """Measure, or make records from what was measured."""
-    chosen = arguments(__doc__.splitlines()[0], more_flags)
-    if chosen.measure:
-        measure(chosen.state, *chosen.part)
+    options = arguments(__doc__.splitlines()[0], more_flags)
+    if options.measure:
+        measure(options.state, *options.part)
         return 0
-    bench = Bench(chosen)
-    if chosen.only == "diffusion":
+    bench = Bench(options)
+    if options.only == "diffusion":
         diffusion(bench)
-        if chosen.csv:
+        if options.csv:
             records = [{key: getattr(record, key) for key in RECORDS} for record in bench.records]
-            write_csv(chosen.csv, records, RECORDS)
-    elif chosen.state:
-        rows = collected(chosen.state)
+            write_csv(options.csv, records, RECORDS)
+    elif options.state:
+        rows = collected(options.state)
         paired = compare(bench, rows)
-        if chosen.csv:
-            write_csv(chosen.csv, rows, COLUMNS)
-            write_csv(chosen.csv.with_stem(chosen.csv.stem + "_paired"), paired, PAIRED)
+        if options.csv:
+            write_csv(options.csv, rows, COLUMNS)
+            write_csv(options.csv.with_stem(options.csv.stem + "_paired"), paired, PAIRED)
     return bench.finish()
 
 

@@ -45,14 +45,14 @@ def images_of(data: Path, name: str, part: str) -> list[str]:
     with (data / name / "classes.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             by_class.setdefault(row["class"], []).append(row["case"])
-    chosen = [
+    selected = [
         case
         for cases in by_class.values()
         for number, case in enumerate(sorted(cases))
         if (number % 3 == 1) == (part == "dev")
     ]
-    random.Random(0).shuffle(chosen)
-    return chosen
+    random.Random(0).shuffle(selected)
+    return selected
 
 
 def source_of(data: Path, name: str, case: str):
@@ -124,18 +124,18 @@ def methods_of(image: Any, *, grid: bool) -> Iterator[tuple[str, str, int, Work]
     def whole(mask: np.ndarray) -> np.ndarray:
         from graphnn_unet.clustering.segment import resized_labels
 
-        made = np.zeros(image.shape, dtype=bool)
+        whole_mask = np.zeros(image.shape, dtype=bool)
         inner = tuple(p.stop - p.start for p in image.inner)
-        made[image.inner] = resized_labels(mask.astype(np.int64), inner) > 0
-        return made
+        whole_mask[image.inner] = resized_labels(mask.astype(np.int64), inner) > 0
+        return whole_mask
 
     def ours(nodes: Once, settings: Any, finish: Any) -> Work:
         def work(seed: int) -> tuple[np.ndarray, str, float]:
             ready = nodes()
             began = time.perf_counter()
-            made = segment_image(image, ready, settings.model_copy(update={"seed": seed}), finish)
+            result = segment_image(image, ready, settings.model_copy(update={"seed": seed}), finish)
             seconds = time.perf_counter() - began + nodes.seconds
-            return made.labels > 0, str(made.facts["flags"]), seconds
+            return result.labels > 0, str(result.facts["flags"]), seconds
 
         return work
 
@@ -183,10 +183,10 @@ class Rows:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._paths = {name: path.with_stem(f"{path.stem}_{name}") for name in SETS}
         self._done: set[tuple[str, ...]] = set()
-        for own in self._paths.values():
-            if not own.is_file():
-                own.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-            with own.open(encoding="utf-8", newline="") as file:
+        for rows_path in self._paths.values():
+            if not rows_path.is_file():
+                rows_path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            with rows_path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     self._done.add(tuple(row[key] for key in COLUMNS[:5]))
 
@@ -275,11 +275,11 @@ def agreement(data: Path, target: Path) -> None:
             with Pillow.open(source_of(data, name, case).paths[0]) as picture:
                 pictures[case] = np.asarray(picture.convert("L"), dtype=np.float64)
             masks[case] = read_truth(data, name, case)
-        found = [agreement_row(name, pair, masks) for pair in same_object(pictures)]
+        rows = [agreement_row(name, pair, masks) for pair in same_object(pictures)]
         for column in ("iou", "most"):
-            values = np.array([float(str(row[column])) for row in found])
-            print(f"{name}: {column} {values.mean():.4f} ± {values.std():.4f} ({len(found)} pairs)")
-        table += found
+            values = np.array([float(str(row[column])) for row in rows])
+            print(f"{name}: {column} {values.mean():.4f} ± {values.std():.4f} ({len(rows)} pairs)")
+        table += rows
     write_csv(target, table, AGREEMENT)
 
 
@@ -298,14 +298,14 @@ def main() -> None:
         parser.add_argument("--limit", type=int, help="images of each set")
         parser.add_argument("--grid", type=int, default=1000, help="images for the slow methods")
         parser.add_argument("--work", type=Path, help="for pool and bound: keeps what was trained")
-        chosen = parser.parse_args()
+        options = parser.parse_args()
         torch.set_num_threads(1)
-        rows = Rows(chosen.rows)
-        if chosen.what != "quality":
-            act = pool if chosen.what == "pool" else bound
-            act(chosen.data, rows, chosen.part, chosen.limit, chosen.work)
+        rows = Rows(options.rows)
+        if options.what != "quality":
+            act = pool if options.what == "pool" else bound
+            act(options.data, rows, options.part, options.limit, options.work)
         else:
-            quality(chosen.data, rows, chosen.part, chosen.limit, chosen.grid)
+            quality(options.data, rows, options.part, options.limit, options.grid)
         print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
         return
     if len(sys.argv) > 1 and sys.argv[1] == "memory":
@@ -315,8 +315,10 @@ def main() -> None:
         from graphnn_unet.storage.atomic import write_csv
 
         data, target = map(Path, sys.argv[2:4])
-        found = [row for name in SETS for row in memory_rows(data, name, largest_of(data, name))]
-        write_csv(target, found, MEMORY)
+        memory_table = [
+            row for name in SETS for row in memory_rows(data, name, largest_of(data, name))
+        ]
+        write_csv(target, memory_table, MEMORY)
         return
     if len(sys.argv) > 1 and sys.argv[1] == "agreement":
         agreement(*map(Path, sys.argv[2:4]))

@@ -151,10 +151,10 @@ def make_case(n_nodes: int, device: str, index: int) -> tuple[Inputs, int]:
 
 def forms(bench: Bench) -> None:
     """Dense against linear, and linear alone where the matrix would not fit."""
-    chosen = bench.chosen
-    device, threads = chosen.device, chosen.threads
-    sizes = [1_000, 3_000] if chosen.quick else [1_000, 3_000, 10_000]
-    alone = [100_000] if chosen.quick else [100_000, 1_000_000]
+    options = bench.options
+    device, threads = options.device, options.threads
+    sizes = [1_000, 3_000] if options.quick else [1_000, 3_000, 10_000]
+    alone = [100_000] if options.quick else [100_000, 1_000_000]
     for index, (name, form, dense_up_to, goals) in enumerate(FORMS):
         for n_nodes in sizes + alone:
             inputs = make_inputs(n_nodes, device)
@@ -207,8 +207,8 @@ def train_graph(
 
 def head(bench: Bench) -> None:
     """The cluster head and the loss at the sizes of training, in both graphs."""
-    device = bench.chosen.device
-    largest = (16, 8, 8) if bench.chosen.quick else (16, 16, 16)
+    device = bench.options.device
+    largest = (16, 8, 8) if bench.options.quick else (16, 16, 16)
     for grid, channels in (((5, 7, 7), 256), ((1, 16, 16), 320), (largest, 320)):
         n_nodes = grid[0] * grid[1] * grid[2]
         feature = torch.randn(4, channels, *grid, device=device).requires_grad_()
@@ -218,12 +218,12 @@ def head(bench: Bench) -> None:
             for kind in ("positive", "shifted")
         ]
         positive, shifted = in_turn(
-            [train_graph(one, block, feature) for one in heads], device=device
+            [train_graph(cluster_head, block, feature) for cluster_head in heads], device=device
         )
-        for kind, found in (("positive", positive), ("shifted", shifted)):
+        for kind, timing in (("positive", positive), ("shifted", shifted)):
             bench.add(
                 f"alignment, {kind} head, loss, gradients: 4 graphs, n = {n_nodes}, c = {channels}",
-                1000 * found.median_s, "ms", spread_s=found.spread_s, samples=found.n_samples,
+                1000 * timing.median_s, "ms", spread_s=timing.spread_s, samples=timing.n_samples,
             )  # fmt: skip
 
 
@@ -231,7 +231,7 @@ def step(bench: Bench) -> None:
     """Share of the graph code in a training step of a 3D U-Net, forward and backward."""
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
-    device = bench.chosen.device
+    device = bench.options.device
     full = device == "cuda"
     patch = (80, 112, 112) if full else (48, 64, 64)
     n_images = 8 if full else 2
@@ -261,7 +261,7 @@ def step(bench: Bench) -> None:
             return extra()
 
     network_s, graph_s = in_turn(
-        [plain, added], repeats=3 if bench.chosen.quick else REPEATS, device=device
+        [plain, added], repeats=3 if bench.options.quick else REPEATS, device=device
     )
     share = 100 * graph_s.median_s / (network_s.median_s + graph_s.median_s)
     bench.add(
@@ -274,8 +274,8 @@ def blobs(n_nodes: int) -> tuple[Tensor, Tensor]:
     """Features of 20 overlapping groups in 64 dimensions, and labels of a fifth of the nodes."""
     generator = torch.Generator().manual_seed(0)
     group = torch.randint(0, 20, (n_nodes,), generator=generator)
-    centre = torch.randn(20, 64, generator=generator)
-    feature = centre[group] + 1.5 * torch.randn(n_nodes, 64, generator=generator)
+    center = torch.randn(20, 64, generator=generator)
+    feature = center[group] + 1.5 * torch.randn(n_nodes, 64, generator=generator)
     label = torch.nn.functional.one_hot(group % 10, 10).float()
     label[n_nodes // 5 :] = 0
     return feature, label
@@ -307,14 +307,14 @@ def accuracy(scores: Any, n_nodes: int) -> float:
     """Share of unlabeled nodes of :func:`blobs` that get their class."""
     generator = torch.Generator().manual_seed(0)
     group = torch.randint(0, 20, (n_nodes,), generator=generator)
-    found = torch.as_tensor(scores).argmax(1)
-    return float((found == group % 10)[n_nodes // 5 :].float().mean())
+    predicted = torch.as_tensor(scores).argmax(1)
+    return float((predicted == group % 10)[n_nodes // 5 :].float().mean())
 
 
 def diffusion(bench: Bench) -> None:
     """10 classes on a nearest-neighbor graph from given features, beside LabelSpreading."""
-    chosen = bench.chosen
-    both = 2_000 if chosen.quick else 10_000
+    options = bench.options
+    both = 2_000 if options.quick else 10_000
     inputs = blobs(both)
     ours, knn, rbf = in_turn(
         [
@@ -324,22 +324,22 @@ def diffusion(bench: Bench) -> None:
         ],
         repeats=REPEATS,
     )
-    mine = peak_memory_mb(blobs, our_diffusion, both, threads=chosen.threads)
-    for name, found, call in (
+    mine = peak_memory_mb(blobs, our_diffusion, both, threads=options.threads)
+    for name, timing, call in (
         ("knn", knn, label_spreading),
         ("rbf", rbf, label_spreading_rbf),
     ):
-        theirs = peak_memory_mb(blobs, call, both, threads=chosen.threads)
+        theirs = peak_memory_mb(blobs, call, both, threads=options.threads)
         bench.add(
             f"neighbors and diffusion, n = {both:,}: against LabelSpreading ({name}), time",
-            found.median_s / ours.median_s, "x", ours_s=ours.median_s, theirs_s=found.median_s,
-            samples=found.n_samples,
+            timing.median_s / ours.median_s, "x", ours_s=ours.median_s, theirs_s=timing.median_s,
+            samples=timing.n_samples,
         )  # fmt: skip
         bench.add(
             f"neighbors and diffusion, n = {both:,}: against LabelSpreading ({name}), memory",
             theirs / mine, "x", ours_mb=mine, theirs_mb=theirs,
         )  # fmt: skip
-    if not chosen.quick:
+    if not options.quick:
         _large_diffusion(bench, 112_000)
 
 
@@ -350,15 +350,16 @@ def _large_diffusion(bench: Bench, n_nodes: int) -> None:
     affinity = graph.knn_affinity(feature, n_neighbors=50, gamma=3.0)
     built = time.perf_counter()
     system = graph.DiffusionSystem(affinity, 0.99)
-    found = system.solve(label)
+    solution = system.solve(label)
     solved = time.perf_counter()
-    right = accuracy(found.value, n_nodes)
+    right = accuracy(solution.value, n_nodes)
     shown = f"n = {n_nodes:,}, 50 neighbors, 10 classes"
     bench.add(f"{shown}: exact neighbor graph", built - start, "s", samples=1,
               entries=affinity.values().numel())  # fmt: skip
     bench.add(f"{shown}: diffusion to 1e-6", solved - built, "s", samples=1,
-              iterations=found.n_iterations, residual=found.residual, accuracy=right)  # fmt: skip
-    memory = peak_memory_mb(blobs, our_diffusion, n_nodes, threads=bench.chosen.threads)
+              iterations=solution.n_iterations, residual=solution.residual,
+              accuracy=right)  # fmt: skip
+    memory = peak_memory_mb(blobs, our_diffusion, n_nodes, threads=bench.options.threads)
     bench.add(f"{shown}: peak memory of both", memory, "MB", samples=1)
     start = time.perf_counter()
     theirs = label_spreading((feature, label))
@@ -424,20 +425,20 @@ def more_flags(parser: argparse.ArgumentParser) -> None:
 
 def main() -> int:
     """Measure the chosen topics, or read records, and write what was asked for."""
-    chosen = arguments(__doc__.splitlines()[0], more_flags)
+    options = arguments(__doc__.splitlines()[0], more_flags)
     status = 0
-    if chosen.records:
-        records = read_records(chosen.records)
+    if options.records:
+        records = read_records(options.records)
     else:
-        bench = Bench(chosen)
+        bench = Bench(options)
         for topic in (forms, head, step, diffusion):
-            if topic.__name__ in chosen.only:
+            if topic.__name__ in options.only:
                 topic(bench)
         records, status = bench.records, bench.finish()
-    if chosen.plot:
-        plot(records, chosen.plot)
-    if chosen.page:
-        replace_measured(chosen.page, table(records))
+    if options.plot:
+        plot(records, options.plot)
+    if options.page:
+        replace_measured(options.page, table(records))
     return status
 
 

@@ -21,18 +21,18 @@ PLAN = ["plan.spacing=[1.5,1.0,1.0]", "plan.patch_size=[32,40,40]", "network.bas
         "network.max_stages=3"]  # fmt: skip
 
 
-def ours(one: Study, n_workers: int) -> Iterator[object]:
+def ours(small_study: Study, n_workers: int) -> Iterator[object]:
     """Endless batches of the supervised trainer."""
-    trainer = our_trainer(one, "SupervisedTrainer", "cpu")
+    trainer = our_trainer(small_study, "SupervisedTrainer", "cpu")
     loader = trainer.loader(trainer.phase)
     loader.n_workers = n_workers
     return iter(loader)
 
 
-def stock(one: Study, n_workers: int) -> Iterator[object]:
+def stock(small_study: Study, n_workers: int) -> Iterator[object]:
     """Endless batches of nnU-Net's trainer."""
     os.environ["nnUNet_n_proc_DA"] = str(n_workers)
-    trainer = stock_trainer(one, "cpu")
+    trainer = stock_trainer(small_study, "cpu")
     with contextlib.redirect_stdout(io.StringIO()):
         training, validation = trainer.get_dataloaders()
     if hasattr(validation, "_finish"):
@@ -56,12 +56,12 @@ def rate(batches: Iterator[object], n: int) -> float:
 
 def main() -> int:
     """Measure and print."""
-    chosen = arguments(__doc__)
-    bench = Bench(chosen)
-    rounds, n = (5, 30) if chosen.quick else (7, 60)
-    with study(PLAN) as one:
+    options = arguments(__doc__)
+    bench = Bench(options)
+    rounds, n = (5, 30) if options.quick else (7, 60)
+    with study(PLAN) as small_study:
         for n_workers in (0, 1):
-            sides = {"ours": ours(one, n_workers), "nnU-Net": stock(one, n_workers)}
+            sides = {"ours": ours(small_study, n_workers), "nnU-Net": stock(small_study, n_workers)}
             rates: dict[str, list[float]] = {name: [] for name in sides}
             for _ in range(rounds):
                 for name, batches in sides.items():

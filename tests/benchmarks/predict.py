@@ -38,23 +38,23 @@ def seconds(code: str, output: Path, *options: str) -> float:
 
 def main() -> int:
     """Measure and print."""
-    chosen = arguments(__doc__)
-    bench = Bench(chosen)
-    rounds, n_cases = (5, 3) if chosen.quick else (5, 20)
-    width = 8 if chosen.quick else 16
-    with study([*PLAN, f"network.base_features={width}"], n_test=n_cases) as one:
+    options = arguments(__doc__)
+    bench = Bench(options)
+    rounds, n_cases = (5, 3) if options.quick else (5, 20)
+    width = 8 if options.quick else 16
+    with study([*PLAN, f"network.base_features={width}"], n_test=n_cases) as small_study:
         from graphnn_unet import export, train
 
         trained = train(
-            DATASET, "3d_fullres", "GraphCLTrainer", device=chosen.device,
+            DATASET, "3d_fullres", "GraphCLTrainer", device=options.device,
             overrides=["schedule.pretrain_steps=2", "schedule.selftrain_steps=2"],
         )  # fmt: skip
-        plain = export(trained.model, one.home / "plain").target
-        common = ["-i", str(one.test_images), "-device", chosen.device]
+        plain = export(trained.model, small_study.home / "plain").target
+        common = ["-i", str(small_study.test_images), "-device", options.device]
         sides = {
-            "ours": lambda: seconds(OURS, one.home / "a", *common, "-m", str(plain)),
+            "ours": lambda: seconds(OURS, small_study.home / "a", *common, "-m", str(plain)),
             "nnU-Net": lambda: seconds(
-                STOCK, one.home / "b", *common, "-m", str(plain), "-f", "all",
+                STOCK, small_study.home / "b", *common, "-m", str(plain), "-f", "all",
                 "-npp", "2", "-nps", "2",
             ),
         }  # fmt: skip

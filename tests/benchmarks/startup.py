@@ -26,8 +26,8 @@ def seconds(statement: str) -> float:
 
 def main() -> int:
     """Measure and print."""
-    chosen = arguments(__doc__)
-    bench = Bench(chosen)
+    options = arguments(__doc__)
+    bench = Bench(options)
     commands = sorted(
         (p for p in entry_points(group="console_scripts") if p.name.startswith("gnnunet_")),
         key=lambda point: point.name,

@@ -17,7 +17,7 @@ CPU = ["plan.patch_size=[32,40,40]", "network.base_features=16", "network.max_st
 GPU = ["plan.patch_size=[96,128,128]"]
 SPACING = "plan.spacing=[1.5,1.0,1.0]"
 SGD = ["optimizer.name=sgd", "optimizer.lr=0.0001"]
-"""nnU-Net's optimiser on both sides; a small rate keeps the losses of many repeats finite."""
+"""nnU-Net's optimizer on both sides; a small rate keeps the losses of many repeats finite."""
 
 
 def batches_of(trainer, n: int = 4):
@@ -25,10 +25,10 @@ def batches_of(trainer, n: int = 4):
     return itertools.cycle(list(itertools.islice(iter(trainer.loader(trainer.phase)), n)))
 
 
-def our_step(one: Study, name: str, device: str, *overrides: str):
-    """A call that does one optimiser step."""
+def our_step(small_study: Study, name: str, device: str, *overrides: str):
+    """A call that does one optimizer step."""
     schedule = ["schedule.pretrain_steps=1", "schedule.selftrain_steps=100000"]
-    trainer = our_trainer(one, name, device, *SGD, *schedule, *overrides)
+    trainer = our_trainer(small_study, name, device, *SGD, *schedule, *overrides)
     if trainer.uses_teacher:
         trainer.step = 1
     batches = batches_of(trainer)
@@ -40,15 +40,15 @@ def our_step(one: Study, name: str, device: str, *overrides: str):
     return step
 
 
-def stock_step(one: Study, device: str):
+def stock_step(small_study: Study, device: str):
     """The same with nnU-Net's trainer: its targets come downsampled from its loader."""
     from graphnn_unet.trainers.losses import downsample
 
-    trainer = stock_trainer(one, device)
+    trainer = stock_trainer(small_study, device)
     trainer.network.train()
     for group in trainer.optimizer.param_groups:
         group["lr"] = 0.0001
-    ours = our_trainer(one, "SupervisedTrainer", device)
+    ours = our_trainer(small_study, "SupervisedTrainer", device)
     scales = trainer._get_deep_supervision_scales()
     ready = []
     for raw in itertools.islice(iter(ours.loader(ours.phase)), 4):
@@ -64,22 +64,24 @@ def stock_step(one: Study, device: str):
 
 def main() -> int:
     """Measure and print."""
-    chosen = arguments(__doc__)
-    sizes = QUICK if chosen.quick else GPU if chosen.device.startswith("cuda") else CPU
-    bench = Bench(chosen)
-    with study([SPACING, *sizes]) as one:
-        stock = stock_step(one, chosen.device)
-        plain = our_step(one, "SupervisedTrainer", chosen.device, "copy_paste.supervised=false")
-        mixed = our_step(one, "SupervisedTrainer", chosen.device)
-        bcp = our_step(one, "BCPTrainer", chosen.device)
-        graphcl = our_step(one, "GraphCLTrainer", chosen.device)
-        repeats = 7 if chosen.quick else 15
+    options = arguments(__doc__)
+    sizes = QUICK if options.quick else GPU if options.device.startswith("cuda") else CPU
+    bench = Bench(options)
+    with study([SPACING, *sizes]) as small_study:
+        stock = stock_step(small_study, options.device)
+        plain = our_step(
+            small_study, "SupervisedTrainer", options.device, "copy_paste.supervised=false"
+        )
+        mixed = our_step(small_study, "SupervisedTrainer", options.device)
+        bcp = our_step(small_study, "BCPTrainer", options.device)
+        graphcl = our_step(small_study, "GraphCLTrainer", options.device)
+        repeats = 7 if options.quick else 15
         names = ("stock", "plain", "mixed", "bcp", "graphcl")
         samples = dict(
             zip(
                 names,
                 in_turn([stock, plain, mixed, bcp, graphcl], repeats=repeats,
-                        device=chosen.device),
+                        device=options.device),
                 strict=True,
             )
         )  # fmt: skip

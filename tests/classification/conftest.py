@@ -76,8 +76,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory):
     """A study and its dynamic run, shared by the tests of a module."""
     from graphnn_unet import classify
 
-    made = Study(tmp_path_factory.mktemp("finished"))
+    study = Study(tmp_path_factory.mktemp("finished"))
     result = classify(
-        made.images, made.labels, made.root / "out", truth=made.truth, device="cpu", **QUICK
+        study.images, study.labels, study.root / "out", truth=study.truth, device="cpu", **QUICK
     )
-    return made, result
+    return study, result

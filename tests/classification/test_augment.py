@@ -59,7 +59,7 @@ def test_shift_moves_the_image_and_continues_its_border():
 
 
 def test_same_generator_gives_the_same_views():
-    one, again, other = (views(4, "standard", seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(one.affine, again.affine)
-    assert one.noise_seed == again.noise_seed
-    assert not torch.equal(one.affine, other.affine)
+    first, again, other = (views(4, "standard", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first.affine, again.affine)
+    assert first.noise_seed == again.noise_seed
+    assert not torch.equal(first.affine, other.affine)

@@ -26,24 +26,24 @@ def clusters(separation: float, n: int = 200, n_labels: int = 3):
     return (weight + weight.T).to_sparse_csr(), code, side
 
 
-def right(found, side) -> float:
-    return float((found.predicted[:, 0] == side).double().mean())
+def right(propagated, side) -> float:
+    return float((propagated.predicted[:, 0] == side).double().mean())
 
 
 def test_tv_serves_clear_clusters():
     graph, code, side = clusters(3.5)
-    found = propagate_labels(graph, code, [2], TV)
-    assert found.figures["cuts"][0]["method"] == "tv"
-    assert right(found, side) > 0.97
+    propagated = propagate_labels(graph, code, [2], TV)
+    assert propagated.figures["cuts"][0]["method"] == "tv"
+    assert right(propagated, side) > 0.97
 
 
 def test_tv_that_collapses_gives_way_to_ratio_and_says_so():
     graph, code, side = clusters(1.5, n=600)
-    found = propagate_labels(graph, code, [2], TV)
-    used = found.figures["cuts"][0]
+    propagated = propagate_labels(graph, code, [2], TV)
+    used = propagated.figures["cuts"][0]
     assert used["method"] == "ratio"
     assert used["tv_collapsed"]
-    assert right(found, side) > 0.9
+    assert right(propagated, side) > 0.9
 
 
 def test_ratio_reports_the_spread_over_its_starts():
@@ -61,11 +61,11 @@ def test_three_classes_take_one_cut_each():
     weight = torch.exp(-torch.cdist(point, point).square())
     weight.fill_diagonal_(0)
     code = torch.full((90, 1), -1)
-    for one in range(3):
-        code[30 * one : 30 * one + 3] = one
-    found = propagate_labels(weight.to_sparse_csr(), code, [3], TV)
-    assert len(found.figures["cuts"][0]["tv_gap"]) == 3
-    assert right(found, side) > 0.95
+    for class_index in range(3):
+        code[30 * class_index : 30 * class_index + 3] = class_index
+    propagated = propagate_labels(weight.to_sparse_csr(), code, [3], TV)
+    assert len(propagated.figures["cuts"][0]["tv_gap"]) == 3
+    assert right(propagated, side) > 0.95
 
 
 def test_node_without_edges_is_left_out_of_the_cuts():
@@ -74,10 +74,10 @@ def test_node_without_edges_is_left_out_of_the_cuts():
     larger = torch.zeros(n + 1, n + 1, dtype=torch.float64)
     larger[:n, :n] = graph.to_dense()
     code = torch.cat([code, torch.tensor([[-1]])])
-    found = propagate_labels(larger.to_sparse_csr(), code, [2], TV)
-    assert int(found.predicted[-1, 0]) == -1
-    assert float(found.score[-1].sum()) == 0
-    assert right(found, torch.cat([side, torch.tensor([-1])])) > 0.97
+    propagated = propagate_labels(larger.to_sparse_csr(), code, [2], TV)
+    assert int(propagated.predicted[-1, 0]) == -1
+    assert float(propagated.score[-1].sum()) == 0
+    assert right(propagated, torch.cat([side, torch.tensor([-1])])) > 0.97
 
 
 def test_class_whose_labels_all_lie_off_the_graph_is_never_cut_out():
@@ -86,9 +86,9 @@ def test_class_whose_labels_all_lie_off_the_graph_is_never_cut_out():
     larger = torch.zeros(n + 2, n + 2, dtype=torch.float64)
     larger[:n, :n] = graph.to_dense()
     code = torch.cat([code, torch.tensor([[2], [2]])])
-    found = propagate_labels(larger.to_sparse_csr(), code, [3], RATIO)
-    assert set(found.predicted[:n, 0].tolist()) == {0, 1}
-    assert found.predicted[n:, 0].tolist() == [2, 2]
+    propagated = propagate_labels(larger.to_sparse_csr(), code, [3], RATIO)
+    assert set(propagated.predicted[:n, 0].tolist()) == {0, 1}
+    assert propagated.predicted[n:, 0].tolist() == [2, 2]
 
 
 def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores(monkeypatch):
@@ -99,11 +99,11 @@ def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores(monkeypatch):
     indicator[20:30] = 1  # in both cuts; the last ten are in none
     sets = ClassSets(indicator, "tv", {})
     monkeypatch.setattr(label_propagation, "class_sets", lambda *_, **__: sets)
-    found = propagate_labels(graph, code, [2], TV)
+    propagated = propagate_labels(graph, code, [2], TV)
     without_label = code[:, 0] < 0
-    assert set(found.predicted[:20, 0][without_label[:20]].tolist()) == {1}
+    assert set(propagated.predicted[:20, 0][without_label[:20]].tolist()) == {1}
     wanted = quadratic[20:].argmax(dim=1)
-    assert torch.equal(found.predicted[20:, 0], wanted)
+    assert torch.equal(propagated.predicted[20:, 0], wanted)
 
 
 def test_two_classes_take_one_cut_whose_sides_are_each_others_rest():

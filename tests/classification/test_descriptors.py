@@ -19,13 +19,13 @@ def images(n: int = 6, shape: tuple[int, ...] = (3, 32, 32), seed: int = 0) -> I
 @pytest.mark.parametrize("augmentation", ["standard", "any-orientation"])
 def test_rows_are_of_unit_length_and_of_one_image_each(shape, augmentation):
     several = images(shape=shape)
-    describe, found = DescriptorExtractor.learn(several, augmentation)
-    assert torch.equal(describe(several), found)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(6))
+    describe, descriptors = DescriptorExtractor.learn(several, augmentation)
+    assert torch.equal(describe(several), descriptors)
+    torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(6))
     alone = torch.cat(
         [describe(ImageSet((case,), several.pixels[i : i + 1])) for i, case in enumerate("abcdef")]
     )
-    torch.testing.assert_close(found, alone)
+    torch.testing.assert_close(descriptors, alone)
 
 
 def test_parts_fit_the_images():

@@ -36,13 +36,13 @@ def number(n_channels, n_dims):
 @pytest.mark.parametrize("n_dims", [2, 3])
 @pytest.mark.parametrize("size", [16, 17, 32])
 def test_small_encoder_takes_any_size(n_dims, size):
-    made = SmallEncoder(2, n_dims).eval()(torch.rand(2, 2, *[size] * n_dims))
-    assert made.shape == (2, 128)
+    features = SmallEncoder(2, n_dims).eval()(torch.rand(2, 2, *[size] * n_dims))
+    assert features.shape == (2, 128)
 
 
 @pytest.mark.parametrize("n_channels", [1, 3])
 @pytest.mark.parametrize(("name", "n_features"), [("resnet18", 512), ("resnet50", 2048)])
-def test_backbones_take_grey_and_colored_pictures(name, n_features, n_channels):
+def test_backbones_take_gray_and_colored_pictures(name, n_features, n_channels):
     encoder, plan = make_encoder(name, n_channels, 2)
     assert feature_count(encoder, torch.rand(2, n_channels, 64, 64)) == n_features
     assert plan == EncoderPlan(name, n_channels, 2)
@@ -139,8 +139,8 @@ def test_module_from_a_file_of_the_user(tmp_path):
 
 
 def test_modules_and_functions_of_python_are_taken():
-    own = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
-    assert make_encoder(own, 1, 2)[0] is own
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    assert make_encoder(module, 1, 2)[0] is module
     encoder, _ = make_encoder(lambda channels, dims: SmallEncoder(channels, dims, width=2), 1, 2)
     assert feature_count(encoder, torch.rand(2, 1, 16, 16)) == 16
     encoder, _ = make_encoder("torch.nn:AvgPool2d", 2, 2)
@@ -165,8 +165,8 @@ def test_encoder_of_a_segmentation_model(trained_home, tmp_path):
     folder = model_of(trained_home, "SupervisedTrainer")
     encoder, plan = make_encoder(f"unet:{folder}", 1, 3)
     assert plan.kind == "unet"
-    made = encoder(torch.rand(2, 1, 16, 16, 16))
-    assert made.dim() == 5
+    features = encoder(torch.rand(2, 1, 16, 16, 16))
+    assert features.dim() == 5
     again = build(plan)
     again.load_state_dict(encoder.state_dict())
     again.eval()

@@ -43,15 +43,15 @@ OTHERS = Targets(torch.arange(6, 20), torch.zeros(14, 1).long(), torch.ones(14, 
 
 
 def trained(settings=QUICK, others=None, a=0.0, epochs=(0, 1, 2), mean=None) -> EmbeddingNetwork:
-    made = network()
-    optimizer = adam(made)
+    model = network()
+    optimizer = adam(model)
     for epoch in epochs:
-        train_epoch(made, optimizer, dataset(), settings, Epoch(epoch, LABELED, others, a), mean)
-    return made
+        train_epoch(model, optimizer, dataset(), settings, Epoch(epoch, LABELED, others, a), mean)
+    return model
 
 
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def same(first: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -71,8 +71,8 @@ def test_every_image_trains_once_an_epoch_before_any_comes_again(monkeypatch):
     seen: list[int] = []
     batch = Dataset.batch
     monkeypatch.setattr(Dataset, "batch", lambda m, i: seen.extend(i.tolist()) or batch(m, i))
-    one = LABELED.rows(torch.arange(5))
-    train_epoch(network(), adam(network()), dataset(), QUICK, Epoch(0, one))
+    first = LABELED.rows(torch.arange(5))
+    train_epoch(network(), adam(network()), dataset(), QUICK, Epoch(0, first))
     assert sorted(seen[:5]) == list(range(5))
     assert len(seen) == 8  # two steps of four
     seen.clear()
@@ -82,9 +82,9 @@ def test_every_image_trains_once_an_epoch_before_any_comes_again(monkeypatch):
 
 def test_average_follows_every_step():
     mean = network()
-    made = trained(QUICK.model_copy(update={"averaging": 0.5}), epochs=(0,), mean=mean)
+    model = trained(QUICK.model_copy(update={"averaging": 0.5}), epochs=(0,), mean=mean)
     assert not same(mean, network())
-    assert not same(mean, made)
+    assert not same(mean, model)
     mean = network()
     assert same(mean, trained(QUICK.model_copy(update={"averaging": 0.0}), mean=mean))
 
@@ -96,39 +96,39 @@ def test_training_lowers_the_loss_on_images_it_did_not_see():
     labeled = Targets(
         torch.tensor([0, 1, 2, 17, 18, 19]), torch.tensor([[0]] * 3 + [[1]] * 3), torch.ones(6, 1)
     )
-    made, settings = network(), QUICK.model_copy(update={"learning_rate": 0.01})
-    optimizer = torch.optim.Adam(made.parameters(), lr=0.01)
-    before = loss_on(made, dataset(), held)
+    model, settings = network(), QUICK.model_copy(update={"learning_rate": 0.01})
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    before = loss_on(model, dataset(), held)
     assert before == pytest.approx(math.log(2), abs=0.2)
     for epoch in range(20):
-        train_epoch(made, optimizer, dataset(), settings, Epoch(epoch, labeled))
-    assert loss_on(made, dataset(), held) < before / 2
+        train_epoch(model, optimizer, dataset(), settings, Epoch(epoch, labeled))
+    assert loss_on(model, dataset(), held) < before / 2
 
 
 def test_loss_that_is_not_finite_stops_the_run():
-    made = network()
-    torch.nn.init.constant_(made.classifier.weight, float("nan"))
+    model = network()
+    torch.nn.init.constant_(model.classifier.weight, float("nan"))
     with pytest.raises(DivergedError, match="loss is nan in epoch 3"):
-        train_epoch(made, adam(made), dataset(), QUICK, Epoch(3, LABELED))
+        train_epoch(model, adam(model), dataset(), QUICK, Epoch(3, LABELED))
 
 
 def test_features_are_those_of_each_image_alone_and_of_unit_length():
-    made, whole = network(), dataset()
-    feature, logits = embed(made, whole, QUICK)
+    model, whole = network(), dataset()
+    feature, logits = embed(model, whole, QUICK)
     torch.testing.assert_close(feature.norm(dim=1), torch.ones(20))
     image = whole.normalization(whole.images.pixels[7:8])
-    row = made.features(image).detach()
+    row = model.features(image).detach()
     torch.testing.assert_close(feature[7:8], torch.nn.functional.normalize(row, dim=1))
-    torch.testing.assert_close(logits[7:8], made(image).detach())
+    torch.testing.assert_close(logits[7:8], model(image).detach())
 
 
 def test_views_are_averaged_before_rows_get_unit_length():
-    made, whole = network(), dataset()
-    one, _ = embed(made, whole, QUICK)
-    two, _ = embed(made, whole, QUICK.model_copy(update={"tta": 2}))
-    again, _ = embed(made, whole, QUICK.model_copy(update={"tta": 2}))
+    model, whole = network(), dataset()
+    single_view, _ = embed(model, whole, QUICK)
+    two, _ = embed(model, whole, QUICK.model_copy(update={"tta": 2}))
+    again, _ = embed(model, whole, QUICK.model_copy(update={"tta": 2}))
     assert torch.equal(two, again)
-    assert not torch.equal(one, two)
+    assert not torch.equal(single_view, two)
     torch.testing.assert_close(two.norm(dim=1), torch.ones(20))
 
 

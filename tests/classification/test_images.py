@@ -24,25 +24,25 @@ def test_proportions_are_kept_and_the_border_continues():
     image = torch.zeros(1, 10, 20)
     image[:, :, 10:] = 100.0
     image[:, 0] = 50.0
-    made = fitted(image, (1.0, 1.0), 20)
-    assert made.shape == (1, 20, 20)
-    torch.testing.assert_close(made[0, 5:15], image[0])
-    assert (made[0, :5] == 50).all()
-    assert torch.equal(made[0, 15:], image[0, -1:].expand(5, -1))
+    transformed = fitted(image, (1.0, 1.0), 20)
+    assert transformed.shape == (1, 20, 20)
+    torch.testing.assert_close(transformed[0, 5:15], image[0])
+    assert (transformed[0, :5] == 50).all()
+    assert torch.equal(transformed[0, 15:], image[0, -1:].expand(5, -1))
 
 
 def test_spacing_counts_in_volumes():
-    made = fitted(torch.rand(1, 8, 16, 16), (2.0, 1.0, 1.0), 16)
+    transformed = fitted(torch.rand(1, 8, 16, 16), (2.0, 1.0, 1.0), 16)
     flat = fitted(torch.rand(1, 8, 16, 16), (1.0, 1.0, 1.0), 16)
-    assert made.shape == flat.shape == (1, 16, 16, 16)
-    assert not torch.equal(made[0, 0], made[0, 3])  # all 16 planes hold the image
+    assert transformed.shape == flat.shape == (1, 16, 16, 16)
+    assert not torch.equal(transformed[0, 0], transformed[0, 3])  # all 16 planes hold the image
     assert torch.equal(flat[0, 0], flat[0, 3])  # four planes of border
 
 
 def test_shrinking_averages():
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.float32)
-    made = fitted(torch.from_numpy(board)[None], (1.0, 1.0), 16)
-    assert float(made.std()) < 20
+    transformed = fitted(torch.from_numpy(board)[None], (1.0, 1.0), 16)
+    assert float(transformed.std()) < 20
     volume = torch.from_numpy(np.indices((32, 32, 32)).sum(0) % 2 * 255.0).float()[None]
     assert float(fitted(volume, (1.0, 1.0, 1.0), 16).std()) < 1
 
@@ -51,8 +51,8 @@ def test_pictures_are_normalized_together_and_volumes_apart(tmp_path):
     save(tmp_path / "dark.png", np.full((20, 20), 40))
     save(tmp_path / "light.png", np.full((20, 20), 200))
     images = load_images(find_images(tmp_path), 16)
-    made = Normalization.of(images)(images.pixels)
-    assert made.flatten(1).mean(1).tolist() == pytest.approx([-1, 1])
+    transformed = Normalization.of(images)(images.pixels)
+    assert transformed.flatten(1).mean(1).tolist() == pytest.approx([-1, 1])
     (tmp_path / "volumes").mkdir()
     for name, scale in (("a", 1.0), ("b", 1000.0)):
         array = scale * (5 + np.random.default_rng(0).normal(0, 1, (9, 9, 9)))
@@ -63,7 +63,7 @@ def test_pictures_are_normalized_together_and_volumes_apart(tmp_path):
     torch.testing.assert_close(volumes.pixels[0], volumes.pixels[1], atol=2e-2, rtol=0)
 
 
-def test_picture_of_one_grey_has_no_infinite_scale():
+def test_picture_of_one_gray_has_no_infinite_scale():
     images = ImageSet(("a",), torch.full((1, 1, 16, 16), 7, dtype=torch.uint8))
     assert torch.equal(Normalization.of(images)(images.pixels), torch.zeros(1, 1, 16, 16))
 
@@ -114,7 +114,7 @@ def test_damaged_volume_is_named(tmp_path):
         read_image(path, 16)
 
 
-def test_grey_model_takes_colored_pictures(tmp_path):
+def test_gray_model_takes_colored_pictures(tmp_path):
     save(tmp_path / "a.png", np.stack([np.full((8, 8), v) for v in (30, 60, 90)], axis=2))
     images = load_images(find_images(tmp_path), 16, n_channels=1)
     assert images.pixels.unique().tolist() == [60]
@@ -124,13 +124,13 @@ def test_grey_model_takes_colored_pictures(tmp_path):
 @pytest.mark.parametrize("kind", ["standard", "any-orientation"])
 def test_views_depend_on_the_generator_alone(n_dims, kind):
     images = torch.rand(4, 1, *[16] * n_dims)
-    made = [
+    transformed = [
         apply_views(images, draw_views(4, n_dims, kind, torch.Generator().manual_seed(s)))
         for s in (0, 0, 1)
     ]
-    assert made[0].shape == images.shape
-    assert torch.equal(made[0], made[1])
-    assert not torch.equal(made[0], made[2])
+    assert transformed[0].shape == images.shape
+    assert torch.equal(transformed[0], transformed[1])
+    assert not torch.equal(transformed[0], transformed[2])
 
 
 def test_no_augmentation_changes_nothing():
@@ -145,8 +145,8 @@ def test_mirrored_view_is_the_mirrored_image(monkeypatch):
     monkeypatch.setattr(augment, "_NOISE", 0.0)
     image = torch.rand(1, 1, 16, 16)
     affine = torch.tensor([[[-1.0, 0, 0], [0, 1, 0]]])
-    made = apply_views(image, Views(affine, torch.ones(1), torch.zeros(1), 0))
-    torch.testing.assert_close(made, image.flip(3))
+    transformed = apply_views(image, Views(affine, torch.ones(1), torch.zeros(1), 0))
+    torch.testing.assert_close(transformed, image.flip(3))
 
 
 def test_standard_views_never_turn_pictures_upside_down():

@@ -30,56 +30,58 @@ def code(*values: int) -> torch.Tensor:
 
 
 def random_features(n: int, seed: int = 0, q: int = 8) -> torch.Tensor:
-    made = torch.randn(n, q, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(made, dim=1)
+    feature = torch.randn(n, q, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(feature, dim=1)
 
 
 def test_worked_triangle():
     ones = sparse([[0, 1, 1], [1, 0, 1], [1, 1, 0]])
-    found = propagate_labels(ones, code(0, 1, -1), [2], HALF)
-    torch.testing.assert_close(found.score[0], torch.tensor([0.75, 0.25]).double())
-    assert found.score[2].tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
+    propagated = propagate_labels(ones, code(0, 1, -1), [2], HALF)
+    torch.testing.assert_close(propagated.score[0], torch.tensor([0.75, 0.25]).double())
+    assert propagated.score[2].tolist() == pytest.approx([0.5, 0.5], abs=1e-6)
     # the certainty of the graph, before the given labels count as certain
-    assert certainty(found.score).tolist() == pytest.approx([0.188722, 0.188722, 0], abs=1e-6)
-    assert found.certainty[:, 0].tolist() == pytest.approx([1, 1, 0], abs=1e-6)
+    assert certainty(propagated.score).tolist() == pytest.approx([0.188722, 0.188722, 0], abs=1e-6)
+    assert propagated.certainty[:, 0].tolist() == pytest.approx([1, 1, 0], abs=1e-6)
 
 
 def test_worked_path():
     path = sparse([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 0, 1, 0]])
-    found = propagate_labels(path, code(0, -1, -1, 1), [2], HALF)
-    assert found.predicted[:, 0].tolist() == [0, 0, 1, 1]
+    propagated = propagate_labels(path, code(0, -1, -1, 1), [2], HALF)
+    assert propagated.predicted[:, 0].tolist() == [0, 0, 1, 1]
     wanted = [0.771462, 0.235795, 0.235795, 0.771462]
-    assert certainty(found.score).tolist() == pytest.approx(wanted, abs=1e-6)
-    assert float(found.score[1, 0]) == pytest.approx(0.439978 / (0.439978 + 0.125708), abs=1e-6)
+    assert certainty(propagated.score).tolist() == pytest.approx(wanted, abs=1e-6)
+    assert float(propagated.score[1, 0]) == pytest.approx(
+        0.439978 / (0.439978 + 0.125708), abs=1e-6
+    )
 
 
 def test_findings_with_labels_of_their_own_against_a_dense_solve():
     """Node 3 is out of reach."""
     rows = [[0.0, 2, 1, 0], [2, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
     labels = torch.tensor([[0, -1], [1, 2], [-1, 0], [-1, -1]])
-    found = propagate_labels(sparse(rows), labels, (2, 3), ClassifySettings(alpha=0.8))
+    propagated = propagate_labels(sparse(rows), labels, (2, 3), ClassifySettings(alpha=0.8))
     weight = torch.tensor(rows, dtype=torch.float64)
     root = torch.where(weight.sum(1) > 0, weight.sum(1).clamp(min=1e-9).rsqrt(), 0.0)
     system = torch.eye(4).double() - 0.8 * root[:, None] * weight * root[None]
     start = torch.tensor([[1.0, 0, 0, 0, 0], [0, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0] * 5])
     wanted = torch.linalg.solve(system, start.double())
     for part, ours in zip(
-        wanted[:3].split([2, 3], 1), found.score[:3].split([2, 3], 1), strict=True
+        wanted[:3].split([2, 3], 1), propagated.score[:3].split([2, 3], 1), strict=True
     ):
         torch.testing.assert_close(ours, part / part.sum(1, keepdim=True), atol=1e-7, rtol=0)
-    assert found.score[3].tolist() == [0] * 5
-    assert found.figures["not_reached"] == [1, 1]
-    assert found.predicted[:2].tolist() == [[0, int(wanted[0, 2:].argmax())], [1, 2]]
+    assert propagated.score[3].tolist() == [0] * 5
+    assert propagated.figures["not_reached"] == [1, 1]
+    assert propagated.predicted[:2].tolist() == [[0, int(wanted[0, 2:].argmax())], [1, 2]]
 
 
 def test_alpha_0_returns_the_labels():
     graph = build_graph(random_features(20), HALF, [str(i) for i in range(20)])
     labels = torch.full((20, 1), -1)
     labels[:4, 0] = torch.tensor([0, 1, 1, 0])
-    found = propagate_labels(graph, labels, [2], ClassifySettings(alpha=0.0))
-    assert found.score.sum(1).tolist() == [1.0] * 4 + [0.0] * 16
-    assert found.predicted[:4, 0].tolist() == [0, 1, 1, 0]
-    assert set(found.predicted[4:, 0].tolist()) == {-1}
+    propagated = propagate_labels(graph, labels, [2], ClassifySettings(alpha=0.0))
+    assert propagated.score.sum(1).tolist() == [1.0] * 4 + [0.0] * 16
+    assert propagated.predicted[:4, 0].tolist() == [0, 1, 1, 0]
+    assert set(propagated.predicted[4:, 0].tolist()) == {-1}
 
 
 def test_findings_together_are_those_apart():
@@ -99,36 +101,36 @@ def test_isolated_node_and_unlabeled_component_are_not_reached():
     weight = torch.zeros(6, 6, dtype=torch.float64)
     for i, j in ((0, 1), (1, 2), (3, 4)):
         weight[i, j] = weight[j, i] = 1.0
-    found = propagate_labels(weight.to_sparse_csr(), code(0, -1, 1, -1, -1, -1), [2], HALF)
-    assert found.predicted[:, 0].tolist() == [0, 0, 1, -1, -1, -1]  # node 1 is a tie: smallest
-    assert found.certainty[3:, 0].tolist() == [0, 0, 0]
-    assert found.figures["not_reached"] == [3]
-    assert found.figures["ties"] == [1]
+    propagated = propagate_labels(weight.to_sparse_csr(), code(0, -1, 1, -1, -1, -1), [2], HALF)
+    assert propagated.predicted[:, 0].tolist() == [0, 0, 1, -1, -1, -1]  # node 1 is a tie: smallest
+    assert propagated.certainty[3:, 0].tolist() == [0, 0, 0]
+    assert propagated.figures["not_reached"] == [3]
+    assert propagated.figures["ties"] == [1]
 
 
 def test_isolated_labeled_node_keeps_its_label():
     weight = torch.zeros(3, 3, dtype=torch.float64)
     weight[1, 2] = weight[2, 1] = 1.0
-    found = propagate_labels(weight.to_sparse_csr(), code(0, 1, -1), [2], HALF)
-    assert found.score[0].tolist() == [1.0, 0.0]
-    assert found.predicted[:, 0].tolist() == [0, 1, 1]
+    propagated = propagate_labels(weight.to_sparse_csr(), code(0, 1, -1), [2], HALF)
+    assert propagated.score[0].tolist() == [1.0, 0.0]
+    assert propagated.predicted[:, 0].tolist() == [0, 1, 1]
 
 
 def test_given_label_stays_where_the_graph_says_otherwise():
     weight = torch.ones(6, 6, dtype=torch.float64) - torch.eye(6, dtype=torch.float64)
-    found = propagate_labels(
+    propagated = propagate_labels(
         weight.to_sparse_csr(), code(0, 0, 0, 0, 1, -1), [2], ClassifySettings()
     )
-    assert float(found.score[4, 0]) > 0.5
-    assert int(found.predicted[4, 0]) == 1
+    assert float(propagated.score[4, 0]) > 0.5
+    assert int(propagated.predicted[4, 0]) == 1
 
 
 def test_contradicting_duplicates_keep_their_labels_and_a_weight_of_2():
     feature = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
     graph = build_graph(feature, ClassifySettings(n_neighbors=1), ["a", "b", "c"])
     assert float(graph.to_dense()[0, 1]) == pytest.approx(2.0)
-    found = propagate_labels(graph, code(0, 1, -1), [2], HALF)
-    assert found.predicted[:2, 0].tolist() == [0, 1]
+    propagated = propagate_labels(graph, code(0, 1, -1), [2], HALF)
+    assert propagated.predicted[:2, 0].tolist() == [0, 1]
 
 
 def test_prior_keeps_areas_and_moves_decisions():
@@ -211,23 +213,23 @@ def test_stored_node_gets_a_mixture_of_its_neighbors_scores():
     score = torch.rand(30, 2, generator=torch.Generator().manual_seed(3)).double()
     score = score / score.sum(1, keepdim=True)
     settings = ClassifySettings(n_neighbors=5, gamma=3.0)
-    found, near = extend(feature[:7], feature, score, [2], settings)
+    propagated, near = extend(feature[:7], feature, score, [2], settings)
     assert near.all()
     cosine = feature[:7] @ feature.T
     for row in range(7):
         index = cosine[row].topk(5).indices
         weight = cosine[row, index].double() ** 3
         wanted = (weight[:, None] * score[index]).sum(0) / weight.sum()
-        torch.testing.assert_close(found[row], wanted, atol=1e-6, rtol=0)
-        assert score[index].min(0).values.le(found[row] + 1e-9).all()
+        torch.testing.assert_close(propagated[row], wanted, atol=1e-6, rtol=0)
+        assert score[index].min(0).values.le(propagated[row] + 1e-9).all()
 
 
 def test_far_node_is_told_apart():
     stored = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
     score = torch.eye(2, dtype=torch.float64)
-    found, near = extend(torch.tensor([[0, 0, 1.0], [-1, 0, 0]]), stored, score, [2], HALF)
+    propagated, near = extend(torch.tensor([[0, 0, 1.0], [-1, 0, 0]]), stored, score, [2], HALF)
     assert near.tolist() == [False, False]
-    assert float(found.abs().sum()) == 0
+    assert float(propagated.abs().sum()) == 0
 
 
 def test_nearest_labeled_images_leave_out_the_image_itself():

@@ -50,29 +50,32 @@ def split_of(code: torch.Tensor, *options) -> GivenLabels:
     return hold_out(code, *options[:2], torch_generator(0, Stream.CLASSIFIER_SPLIT), *options[2:])
 
 
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+def same(first: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_max_0_ends_after_the_supervised_phase():
-    one, other = learner(QUICK), learner(ClassifySettings(**{**QUICK.model_dump(), "a_max": 0.0}))
-    one.fit()
+    fitted, other = (
+        learner(QUICK),
+        learner(ClassifySettings(**{**QUICK.model_dump(), "a_max": 0.0})),
+    )
+    fitted.fit()
     other.fit()
-    assert {record["phase"] for record in one.training_state.log} == {"supervised", "dynamic"}
+    assert {record["phase"] for record in fitted.training_state.log} == {"supervised", "dynamic"}
     assert {record["phase"] for record in other.training_state.log} == {"supervised"}
     supervised = learner(ClassifySettings(**{**QUICK.model_dump(), "mode": "one-pass"}))
     supervised.fit()
     assert same(other.mean, supervised.mean)
-    assert not same(one.mean, supervised.mean)
+    assert not same(fitted.mean, supervised.mean)
 
 
 def test_same_seed_same_weights_and_another_seed_others():
     runs = []
     for seed in (0, 0, 1):
-        one = learner(ClassifySettings(**{**QUICK.model_dump(), "seed": seed}))
-        one.fit()
-        runs.append(one.mean)
+        fitted = learner(ClassifySettings(**{**QUICK.model_dump(), "seed": seed}))
+        fitted.fit()
+        runs.append(fitted.mean)
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
 
@@ -97,25 +100,25 @@ def test_validation_stops_the_training_and_brings_the_best_weights_back(monkeypa
         torch.manual_seed(0)
         network = EmbeddingNetwork(SmallEncoder(1, 2, width=4), 32, 2, 0.2)
     kept = []
-    one = Learner(
+    fitted = Learner(
         network, dataset(), GivenLabels(code, held), settings,
         save=lambda it: kept.append(it.mean.state_dict()["classifier.weight"].clone()),
     )  # fmt: skip
     monkeypatch.setattr(learning, "_EPOCHS_A_CHECKPOINT", 1)
-    one.fit()
-    assert len(one.training_state.log) == 5  # the best was the second, three more
-    assert torch.equal(one.mean.state_dict()["classifier.weight"], kept[1])
+    fitted.fit()
+    assert len(fitted.training_state.log) == 5  # the best was the second, three more
+    assert torch.equal(fitted.mean.state_dict()["classifier.weight"], kept[1])
 
 
 def test_held_out_images_and_given_labels_get_no_diffused_label():
     code = torch.tensor([[0], [1], [-1], [-1], [-1]])
     held = torch.tensor([[-1], [-1], [1], [-1], [-1]])
-    found = PropagatedLabels(
+    propagated = PropagatedLabels(
         score=torch.full((5, 2), 0.5).double(),
         predicted=torch.tensor([[1], [1], [0], [1], [-1]]),
         certainty=torch.tensor([[1.0], [1], [0.5], [0.25], [0]]).double(),
     )
-    others = pseudo_targets(GivenLabels(code, held), found, seen=found.predicted)
+    others = pseudo_targets(GivenLabels(code, held), propagated, seen=propagated.predicted)
     assert others.index.tolist() == [3]
     assert others.class_index.tolist() == [[1]]
     assert others.weight[:, 0].tolist() == [0.25]
@@ -123,14 +126,14 @@ def test_held_out_images_and_given_labels_get_no_diffused_label():
 
 def test_diffused_labels_count_where_the_network_agrees():
     code = torch.tensor([[0, 1], [1, -1], [-1, -1], [-1, -1]])
-    found = PropagatedLabels(
+    propagated = PropagatedLabels(
         score=torch.full((4, 5), 0.2).double(),
         predicted=torch.tensor([[0, 1], [1, 2], [0, 2], [1, 0]]),
         certainty=torch.tensor([[1.0, 1], [1, 0.4], [0.5, 0.25], [0.75, 0.125]]).double(),
     )
     none = GivenLabels(code, torch.full_like(code, -1))
     seen = torch.tensor([[1, 0], [1, 2], [1, 2], [1, 1]])
-    others = pseudo_targets(none, found, seen)
+    others = pseudo_targets(none, propagated, seen)
     assert others.index.tolist() == [1, 2, 3]
     assert others.class_index.tolist() == [[-1, 2], [0, 2], [1, 0]]
     assert others.weight.tolist() == [[0, pytest.approx(0.4)], [0, 0.25], [0.75, 0]]
@@ -145,7 +148,7 @@ def test_hold_out_takes_its_share_of_every_class_and_leaves_two():
     code = torch.tensor([[0]] * 100 + [[1]] * 50 + [[2]] * 3 + [[-1]] * 40)
     split = split_of(code, (3,), 0.1)
     held = split.validation[:, 0]
-    assert [int((held == one).sum()) for one in range(3)] == [10, 5, 0]
+    assert [int((held == class_index).sum()) for class_index in range(3)] == [10, 5, 0]
     assert torch.equal(split.everything, code)
     assert not ((split.training >= 0) & (split.validation >= 0)).any()
 
@@ -176,10 +179,10 @@ def test_images_of_one_patient_stay_together():
 
 
 def test_loss_that_is_not_finite_stops_the_run():
-    one = learner()
-    torch.nn.init.constant_(one.network.classifier.weight, float("nan"))
+    fitted = learner()
+    torch.nn.init.constant_(fitted.network.classifier.weight, float("nan"))
     with pytest.raises(DivergedError, match="loss is nan"):
-        one.fit()
+        fitted.fit()
 
 
 def test_going_on_from_any_round_gives_the_same_weights():

@@ -37,12 +37,12 @@ def predictions(findings=(KIND,)) -> Predictions:
 
 
 def test_network_decides_where_no_label_reaches_with_certainty_0():
-    made = predictions()
-    assert made.predicted[:, 0].tolist() == [1, 0, 1]
-    assert made.probability[1].tolist() == pytest.approx([0.75, 0.25])
-    assert made.by_network[:, 0].tolist() == [False, True, False]
+    decided = predictions()
+    assert decided.predicted[:, 0].tolist() == [1, 0, 1]
+    assert decided.probability[1].tolist() == pytest.approx([0.75, 0.25])
+    assert decided.by_network[:, 0].tolist() == [False, True, False]
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
-    assert made.certainty[:, 0].tolist() == pytest.approx([1 - entropy, 0, 1])
+    assert decided.certainty[:, 0].tolist() == pytest.approx([1 - entropy, 0, 1])
 
 
 def test_rows_of_one_finding():

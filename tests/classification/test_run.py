@@ -29,7 +29,7 @@ def test_predictions_follow_the_contract(finished):
         shares = [float(row[name]) for name in ("bar", "disk", "ring")]
         assert sum(shares) == pytest.approx(1, abs=1e-5)
         assert 0 <= float(row["certainty"]) <= 1
-        near = [one.rsplit(":", 1) for one in row["neighbours"].split(";")]
+        near = [neighbor.rsplit(":", 1) for neighbor in row["neighbours"].split(";")]
         assert len(near) == 5
         assert {name for name, _ in near} <= set(study.given) - {row["case"]}
         cosines = [float(value) for _, value in near]
@@ -68,25 +68,27 @@ def test_truth_changes_no_prediction(study, quick):
     """Another truth, or none, gives the same bytes: it is read after everything is decided."""
     wrong = dict(zip(study.classes, reversed(study.classes.values()), strict=True))
     other = study.table("wrong.csv", wrong)
-    made = []
+    written = []
     for name, truth in (("a", study.truth), ("b", other), ("c", None)):
         classify(study.images, study.labels, study.root / name, truth=truth, device="cpu", **quick)
-        made.append((study.root / name / "predictions.csv").read_bytes())
-    assert made[0] == made[1] == made[2]
+        written.append((study.root / name / "predictions.csv").read_bytes())
+    assert written[0] == written[1] == written[2]
 
 
 def test_later_images_are_placed_beside_the_graph(finished, tmp_path):
     study, result = finished
     folder = study.more(9)
     truth = study.table("later.csv", study.later)
-    found = classify(folder, None, tmp_path / "new", model=result.output, truth=truth, device="cpu")
+    placed = classify(
+        folder, None, tmp_path / "new", model=result.output, truth=truth, device="cpu"
+    )
     rows = rows_of(tmp_path / "new")
     assert len(rows) == 9
     summary = json.loads((tmp_path / "new" / "summary.json").read_text())
     assert summary["kind"] == "inductive"
     assert summary["diffusion"] == {"far_from_graph": 0}
-    assert found.scores["class"].n == 9
-    near = {one.rsplit(":", 1)[0] for row in rows for one in row["neighbours"].split(";")}
+    assert placed.scores["class"].n == 9
+    near = {neighbor.rsplit(":", 1)[0] for row in rows for neighbor in row["neighbours"].split(";")}
     assert near <= set(study.given)
     assert not (tmp_path / "new" / "model.pth").exists()
 
@@ -179,10 +181,10 @@ def test_labels_without_images_are_listed_together(study):
 def test_class_of_the_truth_without_labels_is_wrong_and_skipped(study, quick, caplog):
     quick |= {"mode": "one-pass", "max_epochs": 1}
     truth = study.table("strange.csv", {**study.classes, "case_020": "cross", "case_021": "cross"})
-    found = classify(
+    result = classify(
         study.images, study.labels, study.root / "out", truth=truth, device="cpu", **quick
     )
-    assert found.scores["class"].n_unknown == 2
+    assert result.scores["class"].n_unknown == 2
     assert "cross has no labeled image" in caplog.text
 
 
@@ -193,25 +195,25 @@ def test_several_findings_with_empty_cells(study, quick):
     }
     table = study.table("findings.csv", few, "case,round,odd")
     quick |= {"rounds": 1}
-    found = classify(study.images, table, study.root / "out", device="cpu", **quick)
+    result = classify(study.images, table, study.root / "out", device="cpu", **quick)
     rows = rows_of(study.root / "out")
     assert list(rows[0])[5:] == ["round=no", "round=yes", "odd=0", "odd=1"]
     assert rows[0]["predicted"].split(";")[0] in ("round=no", "round=yes")
     assert len(rows[0]["certainty"].split(";")) == 2
-    assert found.predictions.given.shape == (36, 2)
-    probability = found.predictions.probability
+    assert result.predictions.given.shape == (36, 2)
+    probability = result.predictions.probability
     torch.testing.assert_close(probability[:, :2].sum(1), torch.ones(36).double())
     torch.testing.assert_close(probability[:, 2:].sum(1), torch.ones(36).double())
 
 
 def test_p_1_runs_both_passes(study, quick):
     quick |= {"p": 1, "rounds": 1}
-    found = classify(
+    result = classify(
         study.images, study.labels, study.root / "out", truth=study.truth, device="cpu", **quick
     )
     summary = json.loads((study.root / "out" / "summary.json").read_text())
     assert summary["diffusion"]["cuts"][0]["method"] in ("tv", "ratio")
-    assert found.scores["class"].accuracy > 1 / 3
+    assert result.scores["class"].accuracy > 1 / 3
 
 
 def test_volumes_of_any_size_and_spacing(tmp_path, quick):
@@ -228,14 +230,14 @@ def test_volumes_of_any_size_and_spacing(tmp_path, quick):
             lines.append(f"v{number:02d},{'ab'[number % 2]}")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     quick |= {"image_size": 16, "rounds": 1}
-    found = classify(
+    result = classify(
         tmp_path / "images", tmp_path / "labels.csv", tmp_path / "out", device="cpu", **quick
     )
-    assert len(found.predictions.cases) == 12
+    assert len(result.predictions.cases) == 12
     later = classify(
         tmp_path / "images", None, tmp_path / "later", model=tmp_path / "out", device="cpu"
     )
-    assert later.predictions.cases == found.predictions.cases
+    assert later.predictions.cases == result.predictions.cases
 
 
 def test_colored_pictures_of_several_sizes_give_three_channels(study, quick):
@@ -243,7 +245,7 @@ def test_colored_pictures_of_several_sizes_give_three_channels(study, quick):
         path = study.images / f"case_{number:03d}.png"
         Image.open(path).convert("RGB").resize((40, 31)).save(path)
     quick |= {"mode": "one-pass", "max_epochs": 1}
-    found = classify(study.images, study.labels, study.root / "out", device="cpu", **quick)
+    result = classify(study.images, study.labels, study.root / "out", device="cpu", **quick)
     weights = torch.load(study.root / "out" / "model.pth", weights_only=True)["network_weights"]
     assert weights["encoder.maps.0.weight"].shape[1] == 3
-    assert len(found.predictions.cases) == 36
+    assert len(result.predictions.cases) == 36

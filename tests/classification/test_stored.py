@@ -25,13 +25,13 @@ def change(folder, edit) -> None:
 
 def test_model_comes_back_as_it_was(finished, model):
     study, result = finished
-    found = load_model(model)
-    assert found.cases == result.predictions.cases
-    assert found.findings == result.predictions.findings
-    torch.testing.assert_close(found.feature, result.feature)
-    torch.testing.assert_close(found.score.sum(1), torch.ones(36).double())
-    assert found.settings.rounds == 3
-    assert int((found.targets >= 0).sum()) == len(study.given)
+    stored = load_model(model)
+    assert stored.cases == result.predictions.cases
+    assert stored.findings == result.predictions.findings
+    torch.testing.assert_close(stored.feature, result.feature)
+    torch.testing.assert_close(stored.score.sum(1), torch.ones(36).double())
+    assert stored.settings.rounds == 3
+    assert int((stored.targets >= 0).sum()) == len(study.given)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_models_of_older_versions_are_read(finished, model):
     """They hold settings and an encoder that are gone."""
 
     def age(content):
-        own = content["gnnunet_classify"]
-        own["settings"] |= {"trust": "all", "reconstruction_epochs": 20}
-        own["encoder"]["kind"] = "autoencoder"
+        saved = content["gnnunet_classify"]
+        saved["settings"] |= {"trust": "all", "reconstruction_epochs": 20}
+        saved["encoder"]["kind"] = "autoencoder"
 
     change(model, age)
-    found = load_model(model)
-    assert found.settings.rounds == 3
-    torch.testing.assert_close(found.score, load_model(finished[1].output).score)
+    stored = load_model(model)
+    assert stored.settings.rounds == 3
+    torch.testing.assert_close(stored.score, load_model(finished[1].output).score)
 
 
 def test_models_with_backbones_of_torchvision_are_read(study, quick):
@@ -72,7 +72,7 @@ def test_models_with_backbones_of_torchvision_are_read(study, quick):
     def age(content):
         weights = content["network_weights"]
         old = {k.replace("encoder.", "encoder.network."): v for k, v in weights.items()}
-        # grey was given three times to a network for colored pictures
+        # gray was given three times to a network for colored pictures
         kernel = old["encoder.network.conv1.weight"]
         share = torch.tensor([0.5, 0.2, 0.3]).view(1, 3, 1, 1)
         content["network_weights"] = {**old, "encoder.network.conv1.weight": kernel * share}

@@ -17,20 +17,20 @@ def table(tmp_path, text: str, encoding: str = "utf-8"):
 
 
 def test_ids_stay_text_and_cells_are_stripped(tmp_path):
-    found = table(tmp_path, "case,class\n001, a \n002,b\n\n")
-    assert found.rows == {"001": ("a",), "002": ("b",)}
+    labels = table(tmp_path, "case,class\n001, a \n002,b\n\n")
+    assert labels.rows == {"001": ("a",), "002": ("b",)}
 
 
 def test_semicolons_and_byte_order_marks_of_spreadsheets(tmp_path):
-    found = table(tmp_path, "case;class\nx;a\n", "utf-8-sig")
-    assert found.columns == ("class",)
-    assert found.rows == {"x": ("a",)}
+    labels = table(tmp_path, "case;class\nx;a\n", "utf-8-sig")
+    assert labels.columns == ("class",)
+    assert labels.rows == {"x": ("a",)}
 
 
 def test_empty_cells_are_unlabeled_and_unknown_classes_get_the_next_number(tmp_path):
     labels = table(tmp_path, "case,edema,mass\na,0,1\nb,1,0\nc,1,\nd,0,1\ne,,0\n")
     findings = findings_of(labels)
-    assert [one.classes for one in findings] == [("0", "1"), ("0", "1")]
+    assert [finding.classes for finding in findings] == [("0", "1"), ("0", "1")]
     codes = encode(labels, findings, ["a", "c", "e", "z"])
     assert codes.tolist() == [[0, 1], [1, -1], [-1, 0], [-1, -1]]
     truth = table(tmp_path, "case,mass,edema\na,1,2\n")
@@ -72,10 +72,10 @@ def test_class_with_one_label_is_refused_by_name(tmp_path):
 
 
 def test_patients_are_no_finding_but_groups(tmp_path):
-    found = table(tmp_path, "case,patient,class\na,p1,x\nb,p1,y\nc,,x\nd,p2,y\n")
-    assert found.columns == ("class",)
-    assert found.rows["b"] == ("y",)
-    groups = groups_of(found, ["a", "b", "c", "d", "e"]).tolist()
+    labels = table(tmp_path, "case,patient,class\na,p1,x\nb,p1,y\nc,,x\nd,p2,y\n")
+    assert labels.columns == ("class",)
+    assert labels.rows["b"] == ("y",)
+    groups = groups_of(labels, ["a", "b", "c", "d", "e"]).tolist()
     assert groups[0] == groups[1]
     assert len(set(groups)) == 4
     with pytest.raises(InputError):

@@ -33,8 +33,8 @@ def as_image(rgb: np.ndarray, case: str = "a") -> Image:
     return Image(array, (1.0, 1.0), True, whole, Source(case, (Path(f"{case}.png"),), ".png"))
 
 
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / (one | other).sum())
+def iou(mask: np.ndarray, other: np.ndarray) -> float:
+    return float((mask & other).sum() / (mask | other).sum())
 
 
 def read(path: Path) -> np.ndarray:

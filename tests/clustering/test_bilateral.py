@@ -36,14 +36,14 @@ def test_every_id_is_refined():
     array, mask = picture(radius=22)
     labels = coarse(mask).astype(int)
     labels[:, 40:] *= 2
-    found = refine_labels(labels, array, True)
-    assert set(np.unique(found)) == {0, 1, 2}
-    assert iou(found > 0, mask) > 0.91
+    refined = refine_labels(labels, array, True)
+    assert set(np.unique(refined)) == {0, 1, 2}
+    assert iou(refined > 0, mask) > 0.91
 
 
-def test_grey_pictures_are_refined_and_volumes_refused():
+def test_gray_pictures_are_refined_and_volumes_refused():
     array, mask = picture(radius=22)
-    found = refine_labels(coarse(mask).astype(int), array[:1], False) > 0
-    assert iou(found, mask) > 0.95
+    refined = refine_labels(coarse(mask).astype(int), array[:1], False) > 0
+    assert iou(refined, mask) > 0.95
     with pytest.raises(InputError, match="3 axes cannot be refined"):
         refine_labels(np.zeros((4, 5, 6), int), np.zeros((1, 4, 5, 6), np.float32), False)

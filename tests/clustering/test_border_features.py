@@ -39,12 +39,12 @@ def test_surface_follows_the_light_and_not_the_object():
     light = 60 - 10 * rows**2 - 5 * columns
     seen = light.copy()
     seen[15:35, 20:40] -= 30  # a tenth of the image
-    found = background_surface(seen.astype(np.float32), image_margin(seen.shape))
-    assert abs(found - light).max() < 1
+    surface = background_surface(seen.astype(np.float32), image_margin(seen.shape))
+    assert abs(surface - light).max() < 1
 
 
 def test_thresholds_lie_between_two_groups():
     columns = torch.tensor([[0.0, 5], [0.1, 5], [2.0, 5], [2.1, 5]])
-    found = otsu_centered(columns)
-    assert (found[:2, 0] < 0).all()
-    assert (found[2:, 0] > 0).all()
+    centered = otsu_centered(columns)
+    assert (centered[:2, 0] < 0).all()
+    assert (centered[2:, 0] > 0).all()

@@ -20,9 +20,9 @@ def test_methods_and_features_run_through(folder, tmp_path, options):
     for name in ("p1.png", "p2.png"):
         (folder / name).unlink()
     result = graphnn_unet.cluster(folder, tmp_path / "out", **{**QUICK, **options})
-    found = read(tmp_path / "out" / "p0.png")
+    labels = read(tmp_path / "out" / "p0.png")
     assert result.clustered == ["p0"]
-    assert set(np.unique(found)) <= {0, 1}
+    assert set(np.unique(labels)) <= {0, 1}
 
 
 def test_options_that_would_do_nothing_are_refused(folder, tmp_path):

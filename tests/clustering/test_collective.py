@@ -20,15 +20,15 @@ def rows(seed: int = 0, n_channels: int = 8) -> torch.Tensor:
 def test_no_shared_passes_are_the_plain_method_and_shared_weights_change_it():
     feature = rows()
     images = [("a", feature), ("b", feature * 2 + 1)]
-    chosen = make_settings("deepcut", steps=3)
+    settings = make_settings("deepcut", steps=3)
 
     def graph_of(rows):
-        return make_graph(rows, chosen)
+        return make_graph(rows, settings)
 
-    assert train_together(images, graph_of, chosen) is None
-    start = initial_state(8, chosen)
-    plain = fit_graph(graph_of(feature), chosen, "a")
-    same = fit_graph(graph_of(feature), chosen, "a", start)
+    assert train_together(images, graph_of, settings) is None
+    start = initial_state(8, settings)
+    plain = fit_graph(graph_of(feature), settings, "a")
+    same = fit_graph(graph_of(feature), settings, "a", start)
     assert torch.equal(plain.assignment, same.assignment)
     together = make_settings("deepcut", steps=3, shared_steps=3)
     shared = train_together(images, graph_of, together)
@@ -49,8 +49,8 @@ def test_every_pass_visits_all_images_in_an_order_of_its_own():
             seen.append(name)
             return make_graph(rows(), settings)
 
-        chosen = make_settings("deepcut", shared_steps=4, seed=seed)
-        train_together([(name, name) for name in "abcdef"], graph_of, chosen)
+        shared_settings = make_settings("deepcut", shared_steps=4, seed=seed)
+        train_together([(name, name) for name in "abcdef"], graph_of, shared_settings)
         return [seen[start : start + 6] for start in range(0, 24, 6)]
 
     passes = visits(0)

@@ -41,8 +41,8 @@ def dense_energy(near, mask, color, ratio, values):
     weight = SMOOTHNESS / (4 + 4 / np.sqrt(2)) * np.exp(-square / (2 * square.mean()))
     weight /= [np.hypot(*np.subtract(a, b)) for a, b in pairs]
     jumps = np.array([full[a] - full[b] for a, b in pairs])
-    own = np.abs(ratio) * (values - (ratio > 0)) ** 2
-    return own.sum() + (weight * jumps**2).sum()
+    unary = np.abs(ratio) * (values - (ratio > 0)) ** 2
+    return unary.sum() + (weight * jumps**2).sum()
 
 
 def test_values_minimize_the_energy_of_the_docstring():
@@ -52,11 +52,11 @@ def test_values_minimize_the_energy_of_the_docstring():
     mask = rng.random((5, 6)) < 0.5
     ratio = rng.normal(0, 3, near.sum())
     affinity, reached = pixel_affinity(near, color)
-    found = _relaxed(affinity, near[reached], mask[reached], torch.from_numpy(ratio)).numpy()
-    least = dense_energy(near, mask, color, ratio, found)
+    solved = _relaxed(affinity, near[reached], mask[reached], torch.from_numpy(ratio)).numpy()
+    least = dense_energy(near, mask, color, ratio, solved)
     for place in range(near.sum()):
         for step in (-0.01, 0.01):
-            moved = found.copy()
+            moved = solved.copy()
             moved[place] += step
             assert dense_energy(near, mask, color, ratio, moved) > least
 
@@ -74,12 +74,12 @@ def test_what_is_far_from_the_edge_stays():
     rgb, mask = blob()
     other = mask.copy()
     other[2:9, 2:9] = True  # not in the picture, but known to whoever made the mask
-    made = color_edges(other, lab_of(rgb), 2)
-    assert made[5, 5]
+    moved = color_edges(other, lab_of(rgb), 2)
+    assert moved[5, 5]
     assert not color_edges(other, lab_of(rgb), 5)[5, 5]
 
 
-def test_grey_volumes_too():
+def test_gray_volumes_too():
     volume = np.random.default_rng(0).normal(0, 0.05, (1, 24, 32, 32)).astype(np.float32)
     mask = np.zeros(volume.shape[1:], dtype=bool)
     mask[6:18, 8:24, 8:24] = True
@@ -113,8 +113,8 @@ def test_a_mask_of_noise_is_left_alone():
 
 def test_one_flat_color_keeps_the_mask_nearly_as_it_is():
     _, mask = blob()
-    made = color_edges(mask, np.zeros((3, *mask.shape), np.float32), 3)
-    assert iou(made, mask) > 0.9
+    moved = color_edges(mask, np.zeros((3, *mask.shape), np.float32), 3)
+    assert iou(moved, mask) > 0.9
 
 
 def test_a_pixel_that_nothing_is_known_about_spoils_no_other():
@@ -129,9 +129,9 @@ def test_a_pixel_that_nothing_is_known_about_spoils_no_other():
     affinity = affinity.tolil()
     affinity[12] = 0
     affinity[:, 12] = 0
-    found = _relaxed(affinity.tocsr(), near.ravel(), np.ones(25, dtype=bool), ratio)
-    assert found.isfinite().all()
-    assert float(found[:4].min()) > 0.99
+    solved = _relaxed(affinity.tocsr(), near.ravel(), np.ones(25, dtype=bool), ratio)
+    assert solved.isfinite().all()
+    assert float(solved[:4].min()) > 0.99
 
 
 def test_mixtures_are_densities():

@@ -51,8 +51,8 @@ def test_training_checkpoint_is_stripped_and_the_branch_chosen(tensors, tmp_path
     content = {"student": student, "teacher": teacher, "args": argparse.Namespace(lr=1), "epoch": 3}
     torch.save(content, path)
     for branch, shift in (("student", 0), ("teacher", 1)):
-        found = read_backbone(path, branch).norm.bias
-        assert torch.equal(found, tensors["norm.bias"] + shift)
+        bias = read_backbone(path, branch).norm.bias
+        assert torch.equal(bias, tensors["norm.bias"] + shift)
 
 
 def test_missing_unknown_and_misshaped_tensors_are_named(tensors, tmp_path):

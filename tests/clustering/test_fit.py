@@ -51,8 +51,8 @@ def honest_iou(fit, inside, margin) -> float:
 )  # fmt: skip
 def test_clear_disc_is_found_without_truth(layer, loss, graph, seed):
     feature, inside, margin = disc()
-    chosen = make_settings(layer=layer, loss=loss, graph=graph, alpha=5.0, tau=0.5, seed=seed)
-    fit = fit_graph(make_graph(feature, chosen), chosen, "disc")
+    settings = make_settings(layer=layer, loss=loss, graph=graph, alpha=5.0, tau=0.5, seed=seed)
+    fit = fit_graph(make_graph(feature, settings), settings, "disc")
     assert honest_iou(fit, inside, margin) >= 0.95
 
 
@@ -60,8 +60,8 @@ def test_released_loss_ends_in_a_flag_not_in_an_error():
     # all nodes alike but for noise: the released modularity pays for one cluster
     generator = torch.Generator().manual_seed(0)
     feature = torch.ones(100, 8) + 0.2 * torch.randn(100, 8, generator=generator)
-    chosen = make_settings("unseggnet", as_released=True, tau=0.5, steps=150, assign="eval")
-    fit = fit_graph(make_graph(feature, chosen), chosen, "flat")
+    settings = make_settings("unseggnet", as_released=True, tau=0.5, steps=150, assign="eval")
+    fit = fit_graph(make_graph(feature, settings), settings, "flat")
     assert "retried" in fit.flags
     assert "fallback" in fit.flags
     assert len(fit.labels.unique()) == 2
@@ -82,32 +82,32 @@ def test_linear_time_gives_the_same_as_the_matrix_of_all_pairs(double, layer, lo
 
     feature, *_ = disc(1)
     feature = feature[::4].double()
-    chosen = make_settings(layer=layer, loss=loss, steps=15, lr=1e-2)
-    linear = make_graph(feature, chosen)
+    settings = make_settings(layer=layer, loss=loss, steps=15, lr=1e-2)
+    linear = make_graph(feature, settings)
     dense = replace(linear, messages=GramAffinity.of(feature.unsqueeze(0), "shifted").dense()[0])
-    one, other = (fit_graph(graph, chosen, "a").assignment for graph in (linear, dense))
-    torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
-    assert len(one.argmax(dim=1).unique()) == 2
+    by_products, other = (fit_graph(graph, settings, "a").assignment for graph in (linear, dense))
+    torch.testing.assert_close(by_products, other, atol=1e-6, rtol=0)
+    assert len(by_products.argmax(dim=1).unique()) == 2
 
 
 @settings(max_examples=5, deadline=None)
 @given(st.permutations(range(30)), st.sampled_from(["gcn", "gat", "arma"]))
 def test_order_of_nodes_does_not_matter(order, layer):
     feature = disc()[0][:30]
-    chosen = make_settings(layer=layer, loss="cc")
-    network = network_of(32, chosen, initial_state(32, chosen)).eval()
-    graphs = [make_graph(rows, chosen) for rows in (feature, feature[order])]
+    fit_settings = make_settings(layer=layer, loss="cc")
+    network = network_of(32, fit_settings, initial_state(32, fit_settings)).eval()
+    graphs = [make_graph(rows, fit_settings) for rows in (feature, feature[order])]
     first, second = (network(graph.feature, graph.messages) for graph in graphs)
     torch.testing.assert_close(first[order], second, atol=1e-5, rtol=1e-4)
 
 
 def test_same_seed_same_result_whatever_ran_before():
     feature, *_ = disc()
-    chosen = make_settings("deepcut", steps=5)
-    first = fit_graph(make_graph(feature, chosen), chosen, "a")
+    settings = make_settings("deepcut", steps=5)
+    first = fit_graph(make_graph(feature, settings), settings, "a")
     torch.rand(7)
-    fit_graph(make_graph(feature[:50], chosen), chosen, "b")
-    again = fit_graph(make_graph(feature, chosen), chosen, "a")
+    fit_graph(make_graph(feature[:50], settings), settings, "b")
+    again = fit_graph(make_graph(feature, settings), settings, "a")
     assert torch.equal(first.assignment, again.assignment)
     seeded = make_settings("deepcut", steps=5, seed=1)
     other = fit_graph(make_graph(feature, seeded), seeded, "a")
@@ -119,30 +119,30 @@ def test_zero_rows_leave_no_nan(name):
     feature, *_ = disc()
     feature = feature[:40].clone()
     feature[3] = 0
-    chosen = make_settings(name, steps=3)
-    fit = fit_graph(make_graph(feature, chosen), chosen, "a")
+    settings = make_settings(name, steps=3)
+    fit = fit_graph(make_graph(feature, settings), settings, "a")
     assert torch.isfinite(fit.assignment).all()
     assert fit.assignment.sum(dim=1).allclose(torch.ones(40))
 
 
 def test_equal_features_are_one_cluster_with_a_flag():
-    chosen = make_settings(layer="gcn", loss="dmon")
-    fit = fit_graph(make_graph(torch.ones(9, 4), chosen), chosen, "a")
+    settings = make_settings(layer="gcn", loss="dmon")
+    fit = fit_graph(make_graph(torch.ones(9, 4), settings), settings, "a")
     assert fit.flags == ("no_structure",)
     assert len(fit.labels.unique()) == 1
 
 
 def test_loss_that_is_not_finite_stops_with_the_last_finite_weights():
     feature = disc()[0][:50]
-    chosen = make_settings(layer="gcn", loss="cc", steps=6)
-    graph = make_graph(feature, chosen)
+    settings = make_settings(layer="gcn", loss="cc", steps=6)
+    graph = make_graph(feature, settings)
     calls = []
 
     def breaking(member: torch.Tensor) -> torch.Tensor:
         calls.append(1)
         return graph.loss(member) * (float("nan") if len(calls) == 3 else 1.0)
 
-    fit = fit_graph(Graph(feature, graph.messages, breaking), chosen, "a")
+    fit = fit_graph(Graph(feature, graph.messages, breaking), settings, "a")
     assert "not_finite" in fit.flags
     assert torch.isfinite(fit.assignment).all()
     two = make_settings(layer="gcn", loss="cc", steps=2)
@@ -151,8 +151,8 @@ def test_loss_that_is_not_finite_stops_with_the_last_finite_weights():
 
 def test_correlation_clustering_leaves_slots_empty():
     feature, inside, margin = disc()
-    chosen = make_settings(layer="gcn", loss="cc", graph="published", alpha=5.0, n_clusters=10)
-    fit = fit_graph(make_graph(feature, chosen), chosen, "a")
+    settings = make_settings(layer="gcn", loss="cc", graph="published", alpha=5.0, n_clusters=10)
+    fit = fit_graph(make_graph(feature, settings), settings, "a")
     assert 2 <= len(fit.labels.unique()) < 10
     assert honest_iou(fit, inside, margin) > 0.8
 
@@ -161,19 +161,19 @@ def test_graphs_that_cannot_be_made_are_refused():
     with pytest.raises(InputError, match="5 nodes cannot form 6"):
         make_graph(torch.rand(5, 3), ClusterSettings(n_clusters=6))
     opposed = torch.tensor([[1.0, 0], [0, 1]]) * 0
-    chosen = make_settings(layer="gcn", loss="ncut", graph="published", steps=1)
-    graph = make_graph(opposed, chosen)
+    settings = make_settings(layer="gcn", loss="ncut", graph="published", steps=1)
+    graph = make_graph(opposed, settings)
     with pytest.raises(InputError, match="Lower tau"):
         graph.loss(torch.full((2, 2), 0.5))
 
 
 def test_signed_edges_keep_their_sign():
     feature, *_ = disc()
-    chosen = make_settings(layer="gcn", loss="cc", graph="published", signed=True, alpha=5.0)
-    graph = make_graph(feature, chosen)
+    settings = make_settings(layer="gcn", loss="cc", graph="published", signed=True, alpha=5.0)
+    graph = make_graph(feature, settings)
     assert bool((graph.messages < 0).any())
-    assert network_of(32, chosen, initial_state(32, chosen)).settings.signed
-    quick = chosen.model_copy(update={"steps": 3})
+    assert network_of(32, settings, initial_state(32, settings)).settings.signed
+    quick = settings.model_copy(update={"steps": 3})
     assert torch.isfinite(fit_graph(graph, quick, "a").assignment).all()
 
 

@@ -23,9 +23,9 @@ def test_cluster_of_the_border_is_background():
     labels[1:5, 1:5] = 1
     assert margin_of((6, 6)).sum() == 20
     for flipped in (labels, 1 - labels):
-        found = selection(flipped)
-        assert found.foreground == (int(flipped[2, 2]),)
-        assert not found.is_on_border
+        selected = selection(flipped)
+        assert selected.foreground == (int(flipped[2, 2]),)
+        assert not selected.is_on_border
 
 
 def test_a_large_object_inside_stays_foreground():
@@ -59,10 +59,10 @@ def test_three_clusters_are_foreground_by_their_share_of_the_border():
 def test_object_along_the_border_is_flagged():
     labels = np.zeros((10, 10), dtype=int)
     labels[:, :3] = 1
-    found = selection(labels)
-    assert found.foreground == (1,)
-    assert found.margin_share == pytest.approx(14 / 36)
-    assert found.is_on_border
+    selected = selection(labels)
+    assert selected.foreground == (1,)
+    assert selected.margin_share == pytest.approx(14 / 36)
+    assert selected.is_on_border
 
 
 def test_transposing_changes_nothing():
@@ -76,9 +76,9 @@ def test_one_cluster_has_no_foreground():
 
 def test_label_maps_number_the_foreground_by_size():
     labels = np.array([5, 5, 5, 2, 2, 7, 7, 7, 7])
-    found = select_foreground(labels, np.array([1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool))
-    assert as_label_map(labels, found, merge=False).tolist() == [0, 0, 0, 2, 2, 1, 1, 1, 1]
-    assert as_label_map(labels, found, merge=True).tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    selected = select_foreground(labels, np.array([1, 1, 1, 0, 0, 0, 0, 0, 0], dtype=bool))
+    assert as_label_map(labels, selected, merge=False).tolist() == [0, 0, 0, 2, 2, 1, 1, 1, 1]
+    assert as_label_map(labels, selected, merge=True).tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
 
 
 def test_released_rule_looks_at_corners_alone():

@@ -16,8 +16,8 @@ def test_hand_features_have_the_columns_of_the_specification():
     array = np.moveaxis(rgb, -1, 0).astype(np.float32) / 255
     grid = Grid.of_cells(array.shape[1:], 4)
     color = hand_features(array, grid, is_color=True).values
-    grey = hand_features(array[:1], grid, is_color=False).values
-    assert (color.shape[1], grey.shape[1]) == (60, 48)
+    gray = hand_features(array[:1], grid, is_color=False).values
+    assert (color.shape[1], gray.shape[1]) == (60, 48)
     assert color.mean(dim=0).abs().max() < 1e-4
     torch.testing.assert_close(color[:, :-2].std(dim=0), torch.ones(58), atol=1e-2, rtol=0)
     torch.testing.assert_close(color[:, -2:].std(dim=0), torch.full((2,), 0.25), atol=1e-2, rtol=0)

@@ -42,7 +42,7 @@ def test_pictures_of_every_kind_become_png_maps(tmp_path, ending):
     assert (read_picture(tmp_path / "a b.png")[0] == mask).all()
 
 
-def test_deep_grey_picture_is_stretched_and_alpha_dropped(tmp_path):
+def test_deep_gray_picture_is_stretched_and_alpha_dropped(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", (np.arange(400).reshape(20, 20) + 1000).astype(np.uint16))
     image = read_image(only(tmp_path))
     assert not image.is_color
@@ -59,14 +59,14 @@ def test_maps_of_volumes_keep_their_geometry(tmp_path, shape):
     image.SetSpacing([0.5, 0.7, 3.0][: len(shape)])
     image.SetOrigin([3.0, -4, 5][: len(shape)])
     sitk.WriteImage(image, str(tmp_path / "v.nii.gz"))
-    found = read_image(only(tmp_path))
+    picture = read_image(only(tmp_path))
     labels = np.zeros(shape, int)
     labels[2, 3] = 2
-    write_label_map(labels, found, tmp_path / "out" / "v.nii.gz")
-    made = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
-    assert (sitk.GetArrayFromImage(made) == labels).all()
-    assert made.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-6)
-    assert made.GetOrigin() == pytest.approx(image.GetOrigin())
+    write_label_map(labels, picture, tmp_path / "out" / "v.nii.gz")
+    label_map = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
+    assert (sitk.GetArrayFromImage(label_map) == labels).all()
+    assert label_map.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-6)
+    assert label_map.GetOrigin() == pytest.approx(image.GetOrigin())
 
 
 def test_channels_of_a_volume_are_one_image(tmp_path):

@@ -12,14 +12,14 @@ from graphnn_unet.graph.affinity import GramAffinity
 def test_two_blocks_by_hand_prefer_collapse_under_the_released_loss():
     half = torch.kron(torch.eye(2), torch.ones(20, 20))
     split = torch.kron(torch.eye(2), torch.ones(20, 1))
-    one = torch.stack([torch.ones(40), torch.zeros(40)], dim=1)
+    collapsed = torch.stack([torch.ones(40), torch.zeros(40)], dim=1)
     for across, true_split, released in ((0.2, 1 / 3, (0.291667, 0.25)),
                                          (0.5, 1 / 6, (0.208333, 0.25))):  # fmt: skip
         weight = half + across * (1 - half)
         values = [
             -modularity_loss_from(weight, member, collapse=False, variant=variant).item()
             for variant in ("true", "released")
-            for member in (split, one)
+            for member in (split, collapsed)
         ]
         assert values == pytest.approx([true_split, 0, *released], abs=1e-6)
 
@@ -27,13 +27,13 @@ def test_two_blocks_by_hand_prefer_collapse_under_the_released_loss():
 def test_correlation_clustering_by_hand():
     weight = torch.tensor([[1, 0.8, 0.1, 0], [0.8, 1, 0, 0.1], [0.1, 0, 1, 0.6], [0, 0.1, 0.6, 1]])
     hard = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
-    one = torch.tensor([[1.0, 0]] * 4)
+    collapsed = torch.tensor([[1.0, 0]] * 4)
     soft = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.2, 0.8]])
-    found = [
+    losses = [
         correlation_clustering_loss_from(weight - 0.2, member, reduction="sum").item()
-        for member in (hard, one, soft)
+        for member in (hard, collapsed, soft)
     ]
-    assert found == pytest.approx([-5.2, -4.0, -3.204], abs=1e-5)
+    assert losses == pytest.approx([-5.2, -4.0, -3.204], abs=1e-5)
 
 
 def inputs(n_nodes: int = 12) -> tuple[torch.Tensor, torch.Tensor]:

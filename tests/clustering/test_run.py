@@ -101,8 +101,8 @@ def test_parts_of_the_object_get_ids_of_their_own(tmp_path):
         tmp_path / "in", tmp_path / "out", clusters=3, method="deepcut", two_stage=True,
         features="hand", cell=3, **{**QUICK, "steps": 60},
     )  # fmt: skip
-    found = read(tmp_path / "out" / "a.png")
-    assert set(np.unique(found)) == {0, 1, 2}
+    labels = read(tmp_path / "out" / "a.png")
+    assert set(np.unique(labels)) == {0, 1, 2}
 
 
 def test_no_function_before_the_evaluation_takes_a_truth():
@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
 def test_real_micrographs_are_segmented(tmp_path):
     data = real_data("EMDS5")
     names = sorted(path.stem for path in (data / "images").glob("*.jpg"))[1::21]
-    found = []
+    ious = []
     for name in names:
         image = (data / "images" / f"{name}.jpg").read_bytes()
         (tmp_path / "in").mkdir(exist_ok=True)
@@ -154,5 +154,5 @@ def test_real_micrographs_are_segmented(tmp_path):
     graphnn_unet.cluster(tmp_path / "in", tmp_path / "out", n_workers=0)
     for name in names:
         truth = read(data / "masks" / f"{name}.png") > 0
-        found.append(iou(read(tmp_path / "out" / f"{name}.png") > 0, truth))
-    assert np.mean(found) > 0.5
+        ious.append(iou(read(tmp_path / "out" / f"{name}.png") > 0, truth))
+    assert np.mean(ious) > 0.5

@@ -72,8 +72,8 @@ def test_parts_of_the_foreground_have_ids_only_without_merge(merge: bool):
     image = as_image(rgb)
     settings = make_settings("deepcut", n_clusters=3, two_stage=True, steps=40)
     torch.manual_seed(0)
-    found = segment_image(
+    result = segment_image(
         image, BorderFeatures(60, 4)(image), settings, PostProcessing(merge=merge)
     )
-    assert set(np.unique(found.labels)) == ({0, 1} if merge else {0, 1, 2})
-    assert found.facts["nodes"] == 225
+    assert set(np.unique(result.labels)) == ({0, 1} if merge else {0, 1, 2})
+    assert result.facts["nodes"] == 225

@@ -59,8 +59,12 @@ def test_none_leaves_the_value_of_the_method():
 
 def test_released_presets_have_no_pull_against_one_cluster():
     for name in ("unseggnet", "unsegarmanet"):
-        chosen = make_settings(name, as_released=True)
-        assert (chosen.variant, chosen.collapse, chosen.assign) == ("released", False, "released")
+        settings = make_settings(name, as_released=True)
+        assert (settings.variant, settings.collapse, settings.assign) == (
+            "released",
+            False,
+            "released",
+        )
     assert make_settings("unsegmedgat", as_released=True).collapse
     assert make_settings("unsegmedgat").variant == "true"
     assert make_settings("unsegmedgat_c", as_released=True).steps_per_visit == 5

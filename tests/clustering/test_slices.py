@@ -22,9 +22,9 @@ def test_volumes_as_a_whole_and_slice_by_slice(tmp_path, by_slice):
     image, mask = ball()
     write_image(tmp_path / "in" / "v.nii.gz", image, (3.0, 1.0, 1.0))
     graphnn_unet.cluster(tmp_path / "in", tmp_path / "out", by_slice=by_slice, cell=2, **QUICK)
-    found = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
-    assert found.GetSpacing() == pytest.approx((1, 1, 3))
-    labels = sitk.GetArrayFromImage(found) > 0
+    label_map = sitk.ReadImage(str(tmp_path / "out" / "v.nii.gz"))
+    assert label_map.GetSpacing() == pytest.approx((1, 1, 3))
+    labels = sitk.GetArrayFromImage(label_map) > 0
     assert iou(labels, mask) > (0.5 if by_slice else 0.65)
     if by_slice:  # where there is an object, its edge is that of the picture
         shown = mask.any(axis=(1, 2))

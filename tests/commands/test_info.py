@@ -58,8 +58,8 @@ def test_folder_for_stock_nnunet_holds_our_trainers(tiny_home, monkeypatch, caps
     main([])
     folder = re.search(r"export nnUNet_extTrainer=(.+)", capsys.readouterr().out)[1]
     assert Path(folder).is_dir()
-    found = recursive_find_python_class(folder, "GraphCLTrainer", None, base_folder=folder)
-    assert found.__name__ == GraphCLTrainer.__name__
+    trainer_class = recursive_find_python_class(folder, "GraphCLTrainer", None, base_folder=folder)
+    assert trainer_class.__name__ == GraphCLTrainer.__name__
 
 
 @pytest.mark.parametrize("arguments", [["--paths"], []])

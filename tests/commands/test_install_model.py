@@ -47,9 +47,9 @@ def repacked(good: Path, target: Path, change) -> Path:
     with zipfile.ZipFile(good) as opened:
         files = {name: opened.read(name) for name in opened.namelist()}
     change(files)
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as made:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as changed:
         for name, content in files.items():
-            made.writestr(name, content)
+            changed.writestr(name, content)
     return target
 
 
@@ -133,8 +133,8 @@ def test_link_is_refused(good, home, tmp_path, capsys):
     archive = shutil.copy(good, tmp_path / "link.zip")
     entry = zipfile.ZipInfo(f"{MODEL}/fold_all/progress.png")
     entry.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(archive, "a") as made:
-        made.writestr(entry, "/etc/passwd")
+    with zipfile.ZipFile(archive, "a") as changed:
+        changed.writestr(entry, "/etc/passwd")
     assert_refused(Path(archive), home, capsys, "progress.png' is not a file of a model")
 
 

@@ -111,7 +111,7 @@ fault = errors.Fault("case_1", "check", "it is empty", "Copy it again")
 def work(arguments):
     kind = sys.argv[1]
     if kind == "defect":
-        raise KeyError("a defect of ours")
+        raise KeyError("a bug")
     if kind == "interrupt":
         raise KeyboardInterrupt
     if kind != "well":

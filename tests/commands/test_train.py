@@ -76,9 +76,9 @@ def test_what_the_user_can_mend_ends_with_2(tiny_home, tmp_path, monkeypatch, ca
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
     device = [] if "-device" in given else ["-device", "cpu"]
     assert main([*given, *device]) == 2
-    found = errors(capsys)
-    assert found
-    assert words in found[0]
+    lines = errors(capsys)
+    assert lines
+    assert words in lines[0]
     assert not list(tmp_path.rglob("*.pth"))
 
 

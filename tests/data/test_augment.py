@@ -62,42 +62,44 @@ def augmented(transform, size, seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_a_larger_crop_becomes_a_patch(trainer, configuration):
-    made = trainer(configuration)
-    patch = tuple(made.configuration_manager.patch_size)
-    found = training_augmentation(made)
-    assert all(a > b for a, b in zip(found.initial_patch_size, patch, strict=True))
-    sample = augmented(found.transform, found.initial_patch_size, 0)
+    stock = trainer(configuration)
+    patch = tuple(stock.configuration_manager.patch_size)
+    augmentation = training_augmentation(stock)
+    assert all(a > b for a, b in zip(augmentation.initial_patch_size, patch, strict=True))
+    sample = augmented(augmentation.transform, augmentation.initial_patch_size, 0)
     assert sample["image"].shape == (1, *patch)
     assert sample["segmentation"].shape == (1, *patch)
-    assert found.mirror_axes == tuple(range(len(patch)))
+    assert augmentation.mirror_axes == tuple(range(len(patch)))
 
 
 def test_the_size_is_that_of_nnunet(trainer):
-    made = trainer()
-    _, _, initial, mirror = made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    found = training_augmentation(made)
-    assert found.initial_patch_size == tuple(initial)
-    assert found.mirror_axes == tuple(mirror)
+    stock = trainer()
+    _, _, initial, mirror = stock.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    augmentation = training_augmentation(stock)
+    assert augmentation.initial_patch_size == tuple(initial)
+    assert augmentation.mirror_axes == tuple(mirror)
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_the_seed_decides(trainer, configuration):
-    found = training_augmentation(trainer(configuration))
-    size = found.initial_patch_size
+    augmentation = training_augmentation(trainer(configuration))
+    size = augmentation.initial_patch_size
     seen = []
     for seed in range(6):
-        one, two = (augmented(found.transform, size, seed) for _ in range(2))
-        assert torch.equal(one["image"], two["image"])
-        assert torch.equal(one["segmentation"], two["segmentation"])
-        seen.append(one["image"])
+        first, two = (augmented(augmentation.transform, size, seed) for _ in range(2))
+        assert torch.equal(first["image"], two["image"])
+        assert torch.equal(first["segmentation"], two["segmentation"])
+        seen.append(first["image"])
     assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[i + 1 :])
 
 
 def test_a_transform_made_anew_gives_the_same(trainer):
     """A run that is continued builds its transforms again."""
-    one, two = (training_augmentation(trainer()) for _ in range(2))
+    built, rebuilt = (training_augmentation(trainer()) for _ in range(2))
     for seed in range(20):
-        first, second = (augmented(t.transform, t.initial_patch_size, seed) for t in (one, two))
+        first, second = (
+            augmented(t.transform, t.initial_patch_size, seed) for t in (built, rebuilt)
+        )
         assert torch.equal(first["image"], second["image"])
 
 
@@ -113,54 +115,54 @@ def test_no_transform_measures_time(trainer):
 
 
 def test_all_of_nnunets_transforms_are_there_but_the_downsampling(trainer):
-    made = trainer()
-    rotation, dummy, _, mirror = made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-    stock = made.get_training_transforms(
-        made.configuration_manager.patch_size, rotation, [[1, 1, 1], [0.5, 0.5, 0.5]], mirror,
+    built = trainer()
+    rotation, dummy, _, mirror = built.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    stock = built.get_training_transforms(
+        built.configuration_manager.patch_size, rotation, [[1, 1, 1], [0.5, 0.5, 0.5]], mirror,
         dummy, foreground_labels=[1, 2],
     )  # fmt: skip
     theirs = [type(part) for part in _all_transforms(stock)]
-    ours = [type(part) for part in _all_transforms(training_augmentation(made).transform)]
+    ours = [type(part) for part in _all_transforms(training_augmentation(built).transform)]
     assert DownsampleSegForDSTransform in theirs
     ours = [MirrorTransform if kind is RecordedMirror else kind for kind in ours]
     assert ours == [kind for kind in theirs if kind is not DownsampleSegForDSTransform]
 
 
 def test_voxels_outside_the_image_become_background(trainer):
-    found = training_augmentation(trainer())
-    sample = crop(found.initial_patch_size)
+    augmentation = training_augmentation(trainer())
+    sample = crop(augmentation.initial_patch_size)
     sample["segmentation"][:, :8] = -1
     with seeded(0), torch.no_grad():
-        target = found.transform(**sample)["segmentation"]
+        target = augmentation.transform(**sample)["segmentation"]
     assert set(target.unique().tolist()) <= {0, 1, 2}
 
 
 def test_voxels_outside_stay_zero_where_the_plan_masks_them(trainer):
-    found = training_augmentation(trainer(masked=True))
+    augmentation = training_augmentation(trainer(masked=True))
     for seed in range(10):
-        sample = crop(found.initial_patch_size)
+        sample = crop(augmentation.initial_patch_size)
         sample["segmentation"][:] = -1
         with seeded(seed), torch.no_grad():
-            assert (found.transform(**sample)["image"] == 0).all()
+            assert (augmentation.transform(**sample)["image"] == 0).all()
 
 
 def test_regions_become_one_channel_each(trainer):
-    made = trainer(labels={"background": 0, "whole": [1, 2], "core": 2})
-    found = training_augmentation(made)
-    target = augmented(found.transform, found.initial_patch_size, 3)["segmentation"]
+    stock = trainer(labels={"background": 0, "whole": [1, 2], "core": 2})
+    augmentation = training_augmentation(stock)
+    target = augmented(augmentation.transform, augmentation.initial_patch_size, 3)["segmentation"]
     assert target.shape[0] == 2
     assert (target[0] >= target[1]).all()
-    plain = validation_transform(made)(**crop((16, 16, 16)))["segmentation"]
+    plain = validation_transform(stock)(**crop((16, 16, 16)))["segmentation"]
     assert torch.equal(plain[0].bool(), crop((16, 16, 16))["segmentation"][0] > 0)
 
 
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_without_augmentation_images_and_labels_stay(trainer, configuration):
-    made = trainer(configuration)
-    size = tuple(made.configuration_manager.patch_size)
+    stock = trainer(configuration)
+    size = tuple(stock.configuration_manager.patch_size)
     before = crop(size)
     before["segmentation"][0, 0] = -1
-    after = validation_transform(made)(**{k: v.clone() for k, v in before.items()})
+    after = validation_transform(stock)(**{k: v.clone() for k, v in before.items()})
     assert torch.equal(after["image"], before["image"])
     assert (after["segmentation"][0, 0] == 0).all()
     assert torch.equal(after["segmentation"][0, 1:], before["segmentation"][0, 1:])
@@ -176,16 +178,16 @@ def test_zero_in_all_channels_is_outside():
 
 
 def test_in_place_augmentation_mirrors_and_changes_intensities_alone(trainer):
-    made = training_augmentation(trainer())
+    augmentation = training_augmentation(trainer())
     size = tuple(trainer().configuration_manager.patch_size)
     before = crop(size)
     label = before["segmentation"][0].numpy()
     flips = [np.flip(label, axes) for axes in ((), 0, 1, 2, (0, 1), (0, 2), (1, 2), (0, 1, 2))]
     changed = 0
     for seed in range(12):
-        after = augmented(made.in_place, size, seed)
+        after = augmented(augmentation.in_place, size, seed)
         assert any(np.array_equal(after["segmentation"][0].numpy(), flip) for flip in flips)
         changed += not torch.equal(after["image"].sort().values, before["image"].sort().values)
     assert changed > 3
-    moved = augmented(made.transform, made.initial_patch_size, 1)["segmentation"]
+    moved = augmented(augmentation.transform, augmentation.initial_patch_size, 1)["segmentation"]
     assert tuple(moved.shape[1:]) == size

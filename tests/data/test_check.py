@@ -339,11 +339,11 @@ def test_each_fault_is_named_with_case_cause_and_remedy(
 ):
     spoil(dataset)
     report = check_dataset(dataset)
-    found = [f for f in report.errors if f.code == code]
-    assert [f.case for f in found] == [case], [f.line for f in report.faults]
-    assert words in found[0].line
-    assert found[0].remedy
-    assert "\n" not in found[0].line
+    faults = [f for f in report.errors if f.code == code]
+    assert [f.case for f in faults] == [case], [f.line for f in report.faults]
+    assert words in faults[0].line
+    assert faults[0].remedy
+    assert "\n" not in faults[0].line
 
 
 @pytest.mark.parametrize(
@@ -372,9 +372,9 @@ def test_two_channels_of_different_size_are_an_error(tmp_path: Path):
 def test_a_missing_channel_is_named_for_its_case(tmp_path: Path):
     folder = make_dataset(tmp_path, n_channels=2)
     image_path(folder, 1).unlink()
-    (found,) = check_dataset(folder).errors
-    assert (found.code, found.case) == ("I21", "case_001")
-    assert "0001" in found.cause
+    (fault,) = check_dataset(folder).errors
+    assert (fault.code, fault.case) == ("I21", "case_001")
+    assert "0001" in fault.cause
 
 
 def test_a_channel_that_no_case_has_is_one_fault_of_dataset_json(dataset: Path):
@@ -382,9 +382,9 @@ def test_a_channel_that_no_case_has_is_one_fault_of_dataset_json(dataset: Path):
         shutil.rmtree(dataset / folder)
     shutil.rmtree(dataset / "labelsTs")
     edit(dataset, channel_names={"0": "T1", "1": "T2"})
-    (found,) = check_dataset(dataset).errors
-    assert found.code == "I20"
-    assert "lists 2 channels" in found.cause
+    (fault,) = check_dataset(dataset).errors
+    assert fault.code == "I20"
+    assert "lists 2 channels" in fault.cause
 
 
 def test_an_empty_label_map_is_a_warning_and_only_empty_ones_an_error(dataset: Path):
@@ -418,8 +418,8 @@ def test_a_rounded_header_is_a_warning_and_a_shift_an_error(
     dataset: Path, shift: float, severity: str
 ):
     rewrite(label_path(dataset), origin=(3.0 + shift, -4.0, 5.0))
-    (found,) = check_dataset(dataset).faults
-    assert (found.code, found.severity) == ("I17", severity)
+    (fault,) = check_dataset(dataset).faults
+    assert (fault.code, fault.severity) == ("I17", severity)
 
 
 def test_a_foreign_origin_can_be_allowed_but_a_flip_cannot(dataset: Path):
@@ -455,8 +455,8 @@ def test_unlabeled_scans_need_no_label_and_are_not_counted(dataset: Path):
 def test_damage_in_unlabeled_and_test_scans_is_found_too(dataset: Path):
     cut(dataset / "imagesUn" / "scan_9_0000.nii.gz", 0.5)
     set_voxels(dataset / "imagesTs" / "test_8_0000.nii.gz", np.nan)
-    found = {(f.code, f.case) for f in check_dataset(dataset).errors}
-    assert found == {("I01", "scan_9"), ("I08", "test_8")}
+    codes = {(f.code, f.case) for f in check_dataset(dataset).errors}
+    assert codes == {("I01", "scan_9"), ("I08", "test_8")}
 
 
 def test_all_faults_come_in_one_pass(dataset: Path):
@@ -477,8 +477,8 @@ def test_paths_outside_the_data_set_are_refused(dataset: Path):
         "home": {**good, "label": "$HOME/label.nii.gz"},
     }
     edit(dataset, dataset=section, numTraining=1)
-    found = {(f.code, f.case) for f in check_dataset(dataset).errors}
-    assert found == {("S12", "../../escaped"), ("S14", "odd"), ("S14", "home")}
+    codes = {(f.code, f.case) for f in check_dataset(dataset).errors}
+    assert codes == {("S12", "../../escaped"), ("S14", "odd"), ("S14", "home")}
 
 
 def test_workers_find_the_same_as_this_process(dataset: Path):
@@ -517,11 +517,11 @@ def test_links_to_files_are_taken_and_those_to_nowhere_are_faults(dataset: Path,
 def test_the_images_of_one_case_can_be_checked_alone(tmp_path: Path):
     path = tmp_path / "x_0000.nii.gz"
     save(np.zeros(SHAPE, np.float32), path)
-    (found,) = check_case_images([path])
-    assert (found.code, found.case, found.severity) == ("I48", "x", "warning")
+    (fault,) = check_case_images([path])
+    assert (fault.code, fault.case, fault.severity) == ("I48", "x", "warning")
     cut(path, 0.5)
-    (found,) = check_case_images([path])
-    assert (found.code, found.severity) == ("I01", "error")
+    (fault,) = check_case_images([path])
+    assert (fault.code, fault.severity) == ("I01", "error")
 
 
 def test_an_impossible_header_takes_no_memory(dataset: Path, monkeypatch: pytest.MonkeyPatch):

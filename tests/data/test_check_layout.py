@@ -21,9 +21,9 @@ def test_files_are_grouped_into_complete_cases(tmp_path: Path):
 
 def test_an_empty_or_missing_folder_is_one_fault(tmp_path: Path):
     for folder, words in ((tmp_path, "is empty"), (tmp_path / "no", "does not exist")):
-        cases, (found,) = group_case_files(folder, ".nii.gz", 1)
+        cases, (fault,) = group_case_files(folder, ".nii.gz", 1)
         assert cases == {}
-        assert words in found.cause
+        assert words in fault.cause
 
 
 @pytest.mark.parametrize("case", ["a", "LA_017", "x.y-z_0", "0" * 128])

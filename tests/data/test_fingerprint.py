@@ -100,32 +100,34 @@ def test_on_labeled_scans_it_equals_nnunets_within_its_sampling_error(raw, monke
         theirs["median_relative_size_after_cropping"]
     )
     for channel in ("0", "1"):
-        one, other = (
+        our_channel, other = (
             f["foreground_intensity_properties_per_channel"][channel] for f in (ours, theirs)
         )
-        assert one.keys() == other.keys()
+        assert our_channel.keys() == other.keys()
         # nnU-Net draws 100 000 voxels a case with replacement: about 1/300 of a standard deviation
         for key in ("mean", "std", "median"):
-            assert one[key] == pytest.approx(other[key], abs=0.02 * other["std"]), key
+            assert our_channel[key] == pytest.approx(other[key], abs=0.02 * other["std"]), key
         for key in ("percentile_00_5", "percentile_99_5"):  # few voxels lie there
-            assert one[key] == pytest.approx(other[key], abs=0.1 * other["std"]), key
-        assert (one["min"], one["max"]) == pytest.approx((other["min"], other["max"]))
+            assert our_channel[key] == pytest.approx(other[key], abs=0.1 * other["std"]), key
+        assert (our_channel["min"], our_channel["max"]) == pytest.approx(
+            (other["min"], other["max"])
+        )
 
 
 def test_a_single_labeled_case_has_its_exact_statistics(raw):
     description = json.loads((raw / "dataset.json").read_text())
     metadata = check_dataset(raw, n_workers=0).cases
-    found = extract_fingerprint(
+    statistics = extract_fingerprint(
         target_of(raw), {"case_00": metadata["case_00"]}, description, class_table(description),
         n_workers=0,
     )["foreground_intensity_properties_per_channel"]["0"]  # fmt: skip
     channels, label = ball_case(0, n_channels=2)
     voxels = channels[0][label > 0].astype(np.float64)
-    assert found["mean"] == pytest.approx(voxels.mean())
-    assert found["std"] == pytest.approx(voxels.std())
-    assert [found[k] for k in ("min", "percentile_00_5", "median", "percentile_99_5", "max")] == (
-        pytest.approx(np.percentile(voxels, [0, 0.5, 50, 99.5, 100]))
-    )
+    assert statistics["mean"] == pytest.approx(voxels.mean())
+    assert statistics["std"] == pytest.approx(voxels.std())
+    assert [
+        statistics[k] for k in ("min", "percentile_00_5", "median", "percentile_99_5", "max")
+    ] == (pytest.approx(np.percentile(voxels, [0, 0.5, 50, 99.5, 100])))
 
 
 def test_the_deviation_of_cases_together_counts_their_different_means(raw):
@@ -140,9 +142,9 @@ def test_the_deviation_of_cases_together_counts_their_different_means(raw):
 
 def test_large_cases_are_sampled_without_repetition(monkeypatch):
     values = np.arange(1000, dtype=np.float32)
-    found = module._intensities(values, 999)
-    assert found["n"] == 999
-    assert abs(found["mean"] - 499.5) < 0.51  # one value is missing, whichever it is
+    intensities = module._intensities(values, 999)
+    assert intensities["n"] == 999
+    assert abs(intensities["mean"] - 499.5) < 0.51  # one value is missing, whichever it is
     assert module._intensities(values, 5000)["n"] == 1000
     assert module._intensities(values[:0], 10) is None
 
@@ -296,10 +298,10 @@ def test_workers_find_the_same(raw):
 
 
 def labels(*boxes: tuple[slice, slice, slice]) -> np.ndarray:
-    made = np.zeros((8, 12, 12), np.uint8)
+    volume = np.zeros((8, 12, 12), np.uint8)
     for box in boxes:
-        made[box] = 1
-    return made
+        volume[box] = 1
+    return volume
 
 
 def test_one_box_is_one_component_everywhere():

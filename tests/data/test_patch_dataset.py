@@ -50,16 +50,16 @@ def settings_for(patch=(12, 12, 12), initial=None, transform=noisy, **keywords) 
 @pytest.fixture(scope="module")
 def cases(tiny_home) -> dict[str, list[StoredCase]]:
     folder = tiny_home / "preprocessed" / DATASET
-    made = {}
+    stored_cases = {}
     for name in ("3d_fullres", "2d"):
         stored = folder / f"gnnunetPlans_{name}"
         unlabeled = folder / f"gnnunetPlans_{name}__unlabeled"
-        made[name] = [StoredCase(f"case_{n:02d}", stored, True) for n in range(4)]
-        made[f"{name} unlabeled"] = [
+        stored_cases[name] = [StoredCase(f"case_{n:02d}", stored, True) for n in range(4)]
+        stored_cases[f"{name} unlabeled"] = [
             *(StoredCase(f"case_{n:02d}", unlabeled, False) for n in range(4, 7)),
             StoredCase("case_03", stored, False),
         ]
-    return made
+    return stored_cases
 
 
 def dataset_of(cases, settings=None, seed=7, configuration="3d_fullres") -> PatchDataset:
@@ -73,9 +73,9 @@ def batches(dataset, start=0, stop=6, n_workers=0, slots=None) -> list[dict]:
     return list(StepLoader(dataset, lambda _: slots or SLOTS, start, stop, n_workers=n_workers))
 
 
-def assert_same(one: list[dict], other: list[dict]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
+def assert_same(first: list[dict], other: list[dict]) -> None:
+    assert len(first) == len(other)
+    for a, b in zip(first, other, strict=True):
         assert a["keys"] == b["keys"]
         assert torch.equal(a["data"], b["data"])
         assert torch.equal(a["target"], b["target"])
@@ -84,7 +84,7 @@ def assert_same(one: list[dict], other: list[dict]) -> None:
 # ----------------------------------------------------------------------- seed and step alone
 
 
-def test_a_batch_has_the_labelled_images_first(cases):
+def test_a_batch_has_the_labeled_images_first(cases):
     (batch,) = batches(dataset_of(cases), stop=1)
     assert batch["data"].shape == (6, 1, 12, 12, 12)
     assert batch["data"].dtype == torch.float32
@@ -154,8 +154,8 @@ def test_seeds_steps_and_slots_differ(cases):
         dataset[(0, 0)]["image"], dataset[(0, 1)]["image"], dataset[(1, 0)]["image"],
         dataset[(0, 4)]["image"], other[(0, 0)]["image"],
     ]  # fmt: skip
-    for i, one in enumerate(images):
-        assert not any(torch.equal(one, two) for two in images[i + 1 :])
+    for i, image in enumerate(images):
+        assert not any(torch.equal(image, two) for two in images[i + 1 :])
 
 
 def test_processes_that_share_a_step_load_its_parts(cases):
@@ -167,7 +167,7 @@ def test_processes_that_share_a_step_load_its_parts(cases):
             assert torch.equal(batch["target"], full["target"][part[:2]])
 
 
-def test_labelled_slots_alone_have_no_unlabelled_images(cases):
+def test_labeled_slots_alone_have_no_unlabeled_images(cases):
     (batch,) = batches(dataset_of(cases), stop=1, slots=[0, 1, 2, 3])
     assert batch["data"].shape[0] == batch["target"].shape[0] == 4
 
@@ -206,12 +206,12 @@ def test_as_many_patches_as_in_nnunet_must_hold_foreground(cases, n, share, forc
 def test_forced_patches_hold_foreground_of_every_class_in_turn(cases):
     small = settings_for((4, 4, 4), transform=plain, foreground_share=1.0)
     dataset = dataset_of(cases, small)
-    found = [dataset[(step, slot)]["target"] for step in range(20) for slot in range(4)]
-    assert all((target > 0).any() for target in found)
-    assert 15 < sum(bool((target == 2).any()) for target in found) < 80
+    targets = [dataset[(step, slot)]["target"] for step in range(20) for slot in range(4)]
+    assert all((target > 0).any() for target in targets)
+    assert 15 < sum(bool((target == 2).any()) for target in targets) < 80
     free = settings_for((4, 4, 4), transform=plain, foreground_share=0.0)
-    found = [dataset_of(cases, free)[(step, 0)]["target"] for step in range(40)]
-    assert 0 < sum(bool((target > 0).any()) for target in found) < 40
+    targets = [dataset_of(cases, free)[(step, 0)]["target"] for step in range(40)]
+    assert 0 < sum(bool((target > 0).any()) for target in targets) < 40
 
 
 def test_image_and_label_are_cut_at_the_same_place(cases):
@@ -249,7 +249,7 @@ def test_the_patch_holds_the_voxel_it_is_made_for(cases, center):
         assert -2 <= low <= (18, 20, 22)[axis] - 8
 
 
-def test_unlabelled_patches_may_have_an_augmentation_of_their_own(cases):
+def test_unlabeled_patches_may_have_an_augmentation_of_their_own(cases):
     """It starts from a crop of the final size, so voxels keep their place."""
 
     def cropped(image, segmentation):
@@ -314,8 +314,8 @@ def test_every_class_is_as_likely_however_large_it_is(cases):
     dataset = dataset_of(cases)
     locations = {1: np.array([[0, 1, 1, 1]] * 990), 2: np.array([[0, 2, 2, 2]] * 10), 3: []}
     generator = np.random.default_rng(0)
-    found = [int(dataset._center(locations, generator, True)[0]) for _ in range(1000)]
-    assert 400 < found.count(2) < 600
+    centers = [int(dataset._center(locations, generator, True)[0]) for _ in range(1000)]
+    assert 400 < centers.count(2) < 600
 
 
 # -------------------------------------------------------------------- labels stay closed
@@ -352,7 +352,7 @@ _HOOKS: list = []
 
 
 @pytest.mark.parametrize("mask_outside", [False, True])
-def test_of_an_unlabelled_case_only_the_image_is_opened(cases, opened, tiny_home, mask_outside):
+def test_of_an_unlabeled_case_only_the_image_is_opened(cases, opened, tiny_home, mask_outside):
     dataset = dataset_of(cases, settings_for(mask_outside=mask_outside))
     for step in range(6):
         for slot in (4, 5):
@@ -363,7 +363,7 @@ def test_of_an_unlabelled_case_only_the_image_is_opened(cases, opened, tiny_home
     assert builtins.open is open
 
 
-def test_of_a_labelled_case_the_label_is_opened_too(cases, opened, tiny_home):
+def test_of_a_labeled_case_the_label_is_opened_too(cases, opened, tiny_home):
     """The listener of the test above hears what it should."""
     dataset_of(cases)[(0, 0)]
     inside = {Path(name).name.partition("_seg")[2] for name in opened if str(tiny_home) in name}
@@ -371,7 +371,7 @@ def test_of_a_labelled_case_the_label_is_opened_too(cases, opened, tiny_home):
     assert any(name.endswith(".pkl") for name in opened)
 
 
-def test_unlabelled_images_get_nnunets_mask_of_voxels_outside(cases):
+def test_unlabeled_images_get_nnunets_mask_of_voxels_outside(cases):
     seen = []
 
     def keep(image, segmentation):
@@ -527,7 +527,7 @@ def test_a_seeded_block_leaves_no_trace_after_an_error():
     assert torch.equal(torch.rand(2), expected)
 
 
-def test_a_batch_of_unlabelled_images_has_no_target():
+def test_a_batch_of_unlabeled_images_has_no_target():
     image = torch.zeros(1, 2, 2)
     sample = {"image": image, "target": None, "case": "a", "place": ((0, 0), (), False)}
     batch = collate([sample] * 2)

@@ -29,13 +29,13 @@ def make(base: Path, *names: str, where: str = "raw") -> None:
 
 
 def test_unset_variables_default_to_the_home_and_are_set_for_nnunet(base):
-    found = use_folders()
-    assert (found.raw, found.preprocessed, found.results) == (
+    paths = use_folders()
+    assert (paths.raw, paths.preprocessed, paths.results) == (
         base / "raw", base / "preprocessed", base / "results",
     )  # fmt: skip
     assert os.environ["nnUNet_raw"] == str(base / "raw")
     assert os.environ["nnUNet_results"] == str(base / "results")
-    assert set(found.sources.values()) == {"GNNUNET_HOME"}
+    assert set(paths.sources.values()) == {"GNNUNET_HOME"}
 
 
 def test_without_home_it_is_below_the_users_own(monkeypatch, tmp_path):
@@ -47,10 +47,10 @@ def test_without_home_it_is_below_the_users_own(monkeypatch, tmp_path):
 
 def test_nnunets_variables_win(base, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "mine"))
-    found = folders()
-    assert found.raw == tmp_path / "mine"
-    assert found.preprocessed == base / "preprocessed"
-    assert found.sources == {
+    paths = folders()
+    assert paths.raw == tmp_path / "mine"
+    assert paths.preprocessed == base / "preprocessed"
+    assert paths.sources == {
         "raw": "nnUNet_raw", "preprocessed": "GNNUNET_HOME", "results": "GNNUNET_HOME",
     }  # fmt: skip
 
@@ -146,8 +146,8 @@ def test_the_id_of_a_name():
         ("7", None, "", "Dataset007_Study"),
     ],
 )
-def test_new_names(given, default, label, made):
-    assert new_dataset_name(given, default, label) == made
+def test_new_names(given, default, label, name):
+    assert new_dataset_name(given, default, label) == name
 
 
 def test_a_new_name_takes_the_next_free_id(base):

@@ -211,9 +211,9 @@ def test_classes_have_their_id_as_key_and_regions_their_name(labels, table):
 
 def test_splits_follow_patients(raw):
     path = raw / "gnnunet.json"
-    own = json.loads(path.read_text())
-    own["patients"] = {"case_00": "p", "case_01": "p", "case_02": "q", "case_03": "r"}
-    path.write_text(json.dumps(own))
+    metadata = json.loads(path.read_text())
+    metadata["patients"] = {"case_00": "p", "case_01": "p", "case_02": "q", "case_03": "r"}
+    path.write_text(json.dumps(metadata))
     result = plan()
     splits = json.loads((target_of(raw) / "splits_final.json").read_text())
     assert len(splits) == 3

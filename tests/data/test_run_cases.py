@@ -19,8 +19,8 @@ def folder(tiny_home):
 
 
 @pytest.fixture
-def own(tiny_copy):
-    """Folder of a copy whose own description a test may change."""
+def with_metadata(tiny_copy):
+    """Folder of a copy whose metadata a test may change."""
     target = tiny_copy / "preprocessed" / DATASET
 
     def change(**keys):
@@ -42,10 +42,10 @@ def test_all_cases_train(folder):
 
 
 def test_labeled_cases_outside_the_draw_are_unlabeled(folder):
-    chosen = select_cases(folder, IDENTIFIER, n_labeled=2, draw=0, fold="all")
-    assert chosen.as_dict()["labeled"] == LABELED[:2]
-    assert chosen.as_dict()["unlabeled"] == LABELED[2:] + UNLABELED
-    for case in chosen.unlabeled:
+    selected = select_cases(folder, IDENTIFIER, n_labeled=2, draw=0, fold="all")
+    assert selected.as_dict()["labeled"] == LABELED[:2]
+    assert selected.as_dict()["unlabeled"] == LABELED[2:] + UNLABELED
+    for case in selected.unlabeled:
         assert not case.use_label
         with pytest.raises(PermissionError, match=case.case_id):
             case.label()
@@ -55,44 +55,44 @@ def test_labeled_cases_outside_the_draw_are_unlabeled(folder):
 
 
 def test_every_case_is_opened_in_its_own_folder(folder):
-    chosen = select_cases(folder, IDENTIFIER, n_labeled=2, draw=0, fold="all")
-    for case in (*chosen.labeled, *chosen.unlabeled):
+    selected = select_cases(folder, IDENTIFIER, n_labeled=2, draw=0, fold="all")
+    for case in (*selected.labeled, *selected.unlabeled):
         ending = "" if case.case_id in LABELED else "__unlabeled"
         assert case.folder == folder / f"{IDENTIFIER}{ending}"
 
 
 def test_held_out_cases_train_in_no_role(folder):
     for fold in range(4):
-        chosen = select(folder, fold=fold)
-        assert len(chosen["held_out"]) == 1
-        assert sorted(chosen["labeled"] + chosen["held_out"]) == LABELED
-        assert chosen["unlabeled"] == UNLABELED
+        selected = select(folder, fold=fold)
+        assert len(selected["held_out"]) == 1
+        assert sorted(selected["labeled"] + selected["held_out"]) == LABELED
+        assert selected["unlabeled"] == UNLABELED
 
 
-def test_the_published_order_decides_draw_zero(own):
-    folder = own(label_order=["case_03", "case_01", "case_00", "case_02"])
+def test_the_published_order_decides_draw_zero(with_metadata):
+    folder = with_metadata(label_order=["case_03", "case_01", "case_00", "case_02"])
     assert select(folder, n_labeled=2)["labeled"] == ["case_03", "case_01"]
 
 
-def test_cases_without_a_place_in_the_order_come_last_and_unknown_ones_are_ignored(own):
-    folder = own(label_order=["case_03", "case_99", "case_05"])
+def test_cases_without_a_place_in_the_order_come_last_and_unknown_ones_are_ignored(with_metadata):
+    folder = with_metadata(label_order=["case_03", "case_99", "case_05"])
     assert select(folder)["labeled"] == ["case_03", "case_00", "case_01", "case_02"]
 
 
-def test_other_scans_of_a_held_out_patient_do_not_train(own):
+def test_other_scans_of_a_held_out_patient_do_not_train(with_metadata):
     """case_04 is an unlabeled scan of the patient of case_00."""
-    folder = own(patients={"case_00": "p", "case_04": "p"})
+    folder = with_metadata(patients={"case_00": "p", "case_04": "p"})
     seen = 0
     for fold in range(4):
-        chosen = select(folder, fold=fold)
-        seen += chosen["held_out"] == ["case_00"]
-        assert ("case_04" in chosen["unlabeled"]) == (chosen["held_out"] != ["case_00"])
+        selected = select(folder, fold=fold)
+        seen += selected["held_out"] == ["case_00"]
+        assert ("case_04" in selected["unlabeled"]) == (selected["held_out"] != ["case_00"])
     assert seen == 1
     assert "case_04" in select(folder)["unlabeled"]
 
 
-def test_a_draw_may_not_part_a_patient(own):
-    folder = own(patients={"case_00": "p", "case_01": "p"})
+def test_a_draw_may_not_part_a_patient(with_metadata):
+    folder = with_metadata(patients={"case_00": "p", "case_01": "p"})
     assert select(folder, n_labeled=2)["labeled"] == ["case_00", "case_01"]
     with pytest.raises(InputError, match="would part the scans of patient p"):
         select(folder, n_labeled=1)

@@ -103,8 +103,8 @@ def test_a_larger_subset_of_a_draw_holds_the_smaller_one():
 @pytest.mark.parametrize("draw", range(6))
 def test_a_draw_never_parts_a_patient(draw):
     table = two_scans(6)
-    chosen = choose_labeled(list(table), 6, draw, table)
-    assert len({table[case] for case in chosen}) == 3
+    labeled = choose_labeled(list(table), 6, draw, table)
+    assert len({table[case] for case in labeled}) == 3
 
 
 @pytest.mark.parametrize("draw", [0, 1])
@@ -124,10 +124,10 @@ def test_an_impossible_number_is_refused(n):
 
 
 def test_folds_are_made_of_the_cases_of_the_run():
-    chosen = cases(20)[:6]
-    held = [held_out(chosen, own_patients(20), fold) for fold in range(5)]
-    assert sorted(case for _, val in held for case in val) == chosen
-    assert all(sorted([*train, *val]) == chosen for train, val in held)
+    labeled = cases(20)[:6]
+    held = [held_out(labeled, own_patients(20), fold) for fold in range(5)]
+    assert sorted(case for _, val in held for case in val) == labeled
+    assert all(sorted([*train, *val]) == labeled for train, val in held)
 
 
 def test_a_fold_holds_out_whole_patients():

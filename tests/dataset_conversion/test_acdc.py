@@ -24,12 +24,12 @@ def save_slices(folder: Path, name: str, image: np.ndarray, label: np.ndarray) -
 def test_acdc_slices_are_stacked_by_number_not_by_text(tmp_path: Path):
     image, label = image_array(1, (12, 6, 5)), label_array(3, (12, 8, 10))[:, :6, :5]
     save_slices(tmp_path / "data" / "slices", ACDC["train"][0], image, label)
-    found = acdc.read(Request(tmp_path))
-    stacked, stacked_label = volume(found, ACDC["train"][0])
+    dataset = acdc.read(Request(tmp_path))
+    stacked, stacked_label = volume(dataset, ACDC["train"][0])
     np.testing.assert_array_equal(stacked.array, image)
     np.testing.assert_array_equal(stacked_label.array, label)
     assert stacked.spacing == acdc.H5_SPACING_MM
-    assert any("store no spacing" in note for note in found.notes)
+    assert any("store no spacing" in note for note in dataset.notes)
 
 
 def test_acdc_missing_slices_are_a_fault(tmp_path: Path):
@@ -45,12 +45,12 @@ def test_acdc_patients_have_published_order_and_roles(tmp_path: Path):
     train, validation, test = ACDC["train"], ACDC["val"], ACDC["test"]
     for name in (*train[:4], *validation[:2], *test[:2]):
         save_h5(tmp_path / f"{name}.h5", image_array(1), label_array())
-    found = acdc.read(Request(tmp_path))
-    assert list(roles(found).items()) == [
+    dataset = acdc.read(Request(tmp_path))
+    assert list(roles(dataset).items()) == [
         *((name, "labeled") for name in train[:4]), *((name, "test") for name in test[:2]),
     ]  # fmt: skip
-    assert [name for name, _ in found.skipped] == validation[:2]
-    assert {case.patient for case in found.cases} == {
+    assert [name for name, _ in dataset.skipped] == validation[:2]
+    assert {case.patient for case in dataset.cases} == {
         name.split("_")[0] for name in train[:4] + test[:2]
     }
     (tmp_path / "test.list").write_text("\n".join(validation))
@@ -67,6 +67,6 @@ def test_acdc_challenge_files_are_found_with_their_own_frames(tmp_path: Path):
     save(image_array(3), folder / f"{patient}_4d.nii.gz")
     outside = tmp_path / "testing" / "patient101"
     save(image_array(4), outside / "patient101_frame01.nii.gz")
-    found = acdc.read(Request(tmp_path))
-    assert roles(found) == {f"{patient}_frame01": "labeled", f"{patient}_frame12": "unlabeled"}
-    assert [name for name, _ in found.skipped] == ["patient101_frame01"]
+    dataset = acdc.read(Request(tmp_path))
+    assert roles(dataset) == {f"{patient}_frame01": "labeled", f"{patient}_frame12": "unlabeled"}
+    assert [name for name, _ in dataset.skipped] == ["patient101_frame01"]

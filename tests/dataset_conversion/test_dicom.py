@@ -45,9 +45,9 @@ def test_two_series_in_one_folder_are_two_cases_and_localizers_none(tmp_path: Pa
     save_series(tmp_path / "p1", image_array(1), uid="1.2.3.4", number="3")
     save_series(tmp_path / "p1", image_array(2), uid="1.2.3.5", number="7")
     save_series(tmp_path / "p2", image_array(3)[:1], uid="1.2.3.6")
-    found = dicom.read(Request(tmp_path))
-    assert list(roles(found)) == ["p1_series3", "p1_series7"]
-    assert found.skipped == [("p2", "series of 1 images, no volume")]
+    dataset = dicom.read(Request(tmp_path))
+    assert list(roles(dataset)) == ["p1_series3", "p1_series7"]
+    assert dataset.skipped == [("p2", "series of 1 images, no volume")]
 
 
 @pytest.mark.parametrize(

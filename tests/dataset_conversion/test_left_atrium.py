@@ -20,16 +20,16 @@ def test_left_atrium_h5_comes_in_published_order_with_turned_axes(tmp_path: Path
     first, second, test = LA["train"][0], LA["train"][1], LA["test"][0]
     for number, name in enumerate(("unknown", second, test, first)):
         save_h5(tmp_path / name / "mri_norm2.h5", image_array(number), label_array())
-    found = left_atrium.read(Request(tmp_path))
-    assert list(roles(found).items()) == [
+    dataset = left_atrium.read(Request(tmp_path))
+    assert list(roles(dataset).items()) == [
         (first, "labeled"), (second, "labeled"), (test, "test"), ("unknown", "labeled"),
     ]  # fmt: skip
-    image, label = volume(found, first)
+    image, label = volume(dataset, first)
     np.testing.assert_array_equal(image.array, image_array(3).transpose(2, 1, 0))
     np.testing.assert_array_equal(label.array, label_array().transpose(2, 1, 0))
     assert image.spacing == (0.625, 0.625, 0.625)
-    assert any("97 of 100" in note for note in found.notes)
-    assert found.published_splits["UA-MT"]["train"] == LA["train"]
+    assert any("97 of 100" in note for note in dataset.notes)
+    assert dataset.published_splits["UA-MT"]["train"] == LA["train"]
 
 
 def test_left_atrium_lists_beside_the_data_win(tmp_path: Path):
@@ -38,10 +38,10 @@ def test_left_atrium_lists_beside_the_data_win(tmp_path: Path):
         save(label_array(), tmp_path / "labels" / f"{name}.nii.gz")
     (tmp_path / "train.list").write_text("c\na\n")
     (tmp_path / "test.list").write_text("b\n")
-    found = left_atrium.read(Request(tmp_path))
-    assert list(roles(found).items()) == [("c", "labeled"), ("a", "labeled"), ("b", "test")]
-    assert found.published_splits["lists beside the data"]["test"] == ["b"]
-    assert "UA-MT" in found.published_splits
+    dataset = left_atrium.read(Request(tmp_path))
+    assert list(roles(dataset).items()) == [("c", "labeled"), ("a", "labeled"), ("b", "test")]
+    assert dataset.published_splits["lists beside the data"]["test"] == ["b"]
+    assert "UA-MT" in dataset.published_splits
 
 
 def test_left_atrium_challenge_files_lose_their_255(tmp_path: Path, raw: Path):

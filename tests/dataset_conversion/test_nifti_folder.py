@@ -96,10 +96,10 @@ def test_other_formats_become_nifti(data: Path, ending: str, tmp_path: Path):
 
 
 def names(folder: Path, *channels: str) -> tuple[list[str], dict[str, dict[str, str]]]:
-    found = find_images([folder], list(channels), [])
-    return found.channels, {
+    images = find_images([folder], list(channels), [])
+    return images.channels, {
         case: {channel: path.name for channel, path in files.items()}
-        for case, files in found.cases.items()
+        for case, files in images.cases.items()
     }
 
 

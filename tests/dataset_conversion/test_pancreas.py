@@ -51,10 +51,10 @@ def test_pancreas_h5_has_the_published_split(tmp_path: Path):
     for name in ("image0064_norm", "image0002_norm", "image0001_norm"):
         save_h5(tmp_path / f"{name}.h5", image_array(1), label_array())
     save_h5(tmp_path / "other.h5", image_array(1), label_array())
-    found = pancreas.read(Request(tmp_path))
-    assert list(roles(found).items()) == [
+    dataset = pancreas.read(Request(tmp_path))
+    assert list(roles(dataset).items()) == [
         ("0001", "labeled"), ("0002", "labeled"), ("0064", "test"),
     ]  # fmt: skip
-    image, _ = volume(found, "0001")
+    image, _ = volume(dataset, "0001")
     np.testing.assert_array_equal(image.array, image_array(1).transpose(2, 1, 0))
-    assert found.channel_names[0].lower() != "ct"
+    assert dataset.channel_names[0].lower() != "ct"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graphnn_unet.dataset_conversion.published import published, split_for
+from graphnn_unet.dataset_conversion.published import Split, published, split_for
+from graphnn_unet.dataset_conversion.records import file_case
 
 LA = published("left_atrium")
 ACDC = published("acdc")
@@ -34,6 +35,14 @@ def test_the_published_split_holds_without_lists_and_says_what_is_missing(tmp_pa
         "96 of 100 listed cases are not in the source",
         "1 cases are in no list and come last, such as new",
     ]
+
+
+def test_listed_cases_come_first_in_their_order_and_those_for_testing_are_test_cases():
+    cases = {name: file_case(name, [Path(name)], Path("label")) for name in "dacb"}
+    ordered = Split(["c", "x"], ["a"], {}, []).applied(cases)
+    assert [(case.case_id, case.role[0]) for case in ordered] == [
+        ("c", "l"), ("a", "t"), ("b", "l"), ("d", "l"),
+    ]  # fmt: skip
 
 
 def test_a_list_of_test_cases_alone_takes_them_out_of_training(tmp_path: Path):

@@ -9,7 +9,6 @@ from volume_makers import image_array, save_h5
 
 from graphnn_unet.dataset_conversion.volumes import (
     hash_inputs,
-    in_published_order,
     read_channel,
     read_h5,
     read_list,
@@ -69,10 +68,6 @@ def test_lists_lose_endings_folders_and_comments(tmp_path: Path):
         read_list(tmp_path / "empty.list")
     with pytest.raises(MissingFileError, match="is missing"):
         read_list(tmp_path / "no.list")
-
-
-def test_published_cases_come_first_in_their_order():
-    assert in_published_order(["d", "a", "c", "b"], ["c", "x", "a"]) == ["c", "a", "b", "d"]
 
 
 def test_many_inputs_get_one_hash_that_sees_every_file(tmp_path: Path):

@@ -38,7 +38,7 @@ def make(source: Path, **changes) -> ConvertedDataset:
         has_label = role != "unlabeled"
         inputs = (image, label) if has_label else (image,)
         cases.append(Case(f"c{i}", (image,), label if has_label else None, role, f"p{i}", inputs))
-    made = ConvertedDataset(
+    dataset = ConvertedDataset(
         name="Small",
         default_id=None,
         form="nifti",
@@ -47,7 +47,7 @@ def make(source: Path, **changes) -> ConvertedDataset:
         labels={"background": 0, "organ": 1},
         cases=cases,
     )
-    return replace(made, **changes)
+    return replace(dataset, **changes)
 
 
 def files_of(folder: Path) -> set[str]:
@@ -95,9 +95,9 @@ def test_stock_nnunet_accepts_the_folder(source: Path, target: Path):
 
 def test_the_record_names_order_patients_hashes_and_source(source: Path, target: Path):
     splits = {"S": {"source": "somewhere", "train": ["c1", "c0"]}}
-    made = make(source, published_splits=splits, notes=["a note"])
-    made.cases.reverse()
-    write_raw(made, target)
+    dataset = make(source, published_splits=splits, notes=["a note"])
+    dataset.cases.reverse()
+    write_raw(dataset, target)
     record = json.loads((target / "gnnunet.json").read_text())
     assert record["schema_version"] == 1
     assert record["format"] == "nifti"
@@ -205,7 +205,7 @@ def test_label_values_are_mapped(source: Path, target: Path):
     np.testing.assert_array_equal(read(target / "labelsTr/c0.nii.gz"), label_array())
 
 
-def test_a_rounded_header_is_mended_and_said(source: Path, target: Path):
+def test_a_rounded_header_is_fixed_and_said(source: Path, target: Path):
     save(label_array(), source / "c0_label.nii.gz", origin=(3.0004, -4.0, 5.0))
     result = write_raw(make(source), target)
     assert check_dataset(target).faults == []
@@ -244,13 +244,13 @@ def test_a_label_on_a_coarser_grid_is_resampled_when_asked(source: Path, target:
 
 def test_a_further_channel_on_another_grid_is_a_fault_or_resampled(source: Path, target: Path):
     save(image_array(9)[::2], source / "flair.nii.gz", spacing=(1.0, 1.5, 4.0))
-    made = make(source, channel_names={0: "T1", 1: "FLAIR"})
+    dataset = make(source, channel_names={0: "T1", 1: "FLAIR"})
     image = source / "c0.nii.gz"
-    made.cases[:] = [Case("c0", (image, source / "flair.nii.gz"), None, "unlabeled", "p", ())]
+    dataset.cases[:] = [Case("c0", (image, source / "flair.nii.gz"), None, "unlabeled", "p", ())]
     with pytest.raises(FaultsError, match="channel 0001") as error:
-        write_raw(made, target)
+        write_raw(dataset, target)
     assert error.value.faults[0].code == "I19"
-    write_raw(made, target, fix_geometry="resample")
+    write_raw(dataset, target, fix_geometry="resample")
     assert read(target / "imagesUn/c0_0001.nii.gz").shape == SHAPE
 
 
@@ -260,10 +260,10 @@ def test_images_with_values_that_are_no_numbers_are_refused(
 ):
     array = image_array(0)
     array[2, 3, 4] = value
-    made = make(source)
-    made.cases[0] = replace(made.cases[0], images=(partial(Volume, array, (2.0, 1.5, 1.0)),))
+    dataset = make(source)
+    dataset.cases[0] = replace(dataset.cases[0], images=(partial(Volume, array, (2.0, 1.5, 1.0)),))
     with pytest.raises(FaultsError, match="1 NaN or infinite") as error:
-        write_raw(made, target)
+        write_raw(dataset, target)
     assert error.value.faults[0].case == "c0"
 
 
@@ -276,10 +276,10 @@ def test_intensities_like_ct_bring_a_hint(source: Path, target: Path):
 
 
 def test_workers_write_the_same_bytes(source: Path, target: Path):
-    made = make(source, label_mapping={0: 0, 1: 1})
-    write_raw(made, target, n_workers=0)
+    dataset = make(source, label_mapping={0: 0, 1: 1})
+    write_raw(dataset, target, n_workers=0)
     alone = {name: (target / name).read_bytes() for name in files_of(target)}
-    write_raw(made, target, n_workers=2, overwrite=True)
+    write_raw(dataset, target, n_workers=2, overwrite=True)
     assert {name: (target / name).read_bytes() for name in files_of(target)} == alone
 
 

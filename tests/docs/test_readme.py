@@ -72,11 +72,11 @@ def test_own_trainer_trains_stops_goes_on_exports_and_predicts(
     ours, theirs = (load_checkpoint(m / "fold_all" / FINAL) for m in (model, whole.model))
     for state in (ours, theirs):
         assert set(state["gnnunet"]["heads"]) == {"painter"}
-    for one, other in (
+    for weights, other in (
         (ours["network_weights"], theirs["network_weights"]),
         (ours["gnnunet"]["heads"]["painter"], theirs["gnnunet"]["heads"]["painter"]),
     ):
-        assert all(torch.equal(one[key], other[key]) for key in other)
+        assert all(torch.equal(weights[key], other[key]) for key in other)
 
     images = tiny_copy / "raw" / DATASET / "imagesTs"
     predict(images, tmp_path / "ours", model=model, device="cpu", trainer=trainer_file)

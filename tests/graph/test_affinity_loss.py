@@ -74,26 +74,26 @@ def test_correlation_clustering_of_a_given_graph_by_hand(layout):
     graph = laid_out(tensor(W) - 0.2, layout)
     for assignment, total in ((HARD, -5.2), (ONE, -4.0), (SOFT, -3.204)):
         member = tensor(assignment)
-        found = correlation_clustering_loss_from(graph, member, reduction="sum")
-        assert found == pytest.approx(total, abs=1e-12)
+        value = correlation_clustering_loss_from(graph, member, reduction="sum")
+        assert value == pytest.approx(total, abs=1e-12)
         assert correlation_clustering_loss_from(graph, member) == pytest.approx(total / 16)
 
 
 def test_released_modularity_prefers_collapse_where_the_true_one_does_not():
     block = torch.ones(20, 20, dtype=torch.float64)
     split = torch.repeat_interleave(torch.eye(2, dtype=torch.float64), 20, dim=0)
-    one = torch.zeros_like(split)
-    one[:, 0] = 1
+    collapsed = torch.zeros_like(split)
+    collapsed[:, 0] = 1
     for across, true, released in ((0.2, 1 / 3, 0.291667), (0.5, 1 / 6, 0.208333)):
         graph = torch.cat(
             [torch.cat([block, across * block]), torch.cat([across * block, block])], 1
         )
         both = {"collapse": False}
         assert -modularity_loss_from(graph, split, **both) == pytest.approx(true)
-        assert -modularity_loss_from(graph, one, **both) == pytest.approx(0, abs=1e-12)
+        assert -modularity_loss_from(graph, collapsed, **both) == pytest.approx(0, abs=1e-12)
         old = {"collapse": False, "variant": "released"}
         assert -modularity_loss_from(graph, split, **old) == pytest.approx(released, abs=1e-6)
-        assert -modularity_loss_from(graph, one, **old) == pytest.approx(0.25)
+        assert -modularity_loss_from(graph, collapsed, **old) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("size", [(50, 16, 4), (300, 16, 10), (12, 30, 3), (1, 3, 2)])
@@ -105,13 +105,13 @@ def test_linear_equals_dense_in_value_and_gradient(loss, kernel, size):
         feature = feature.abs()
     if size[0] > 1:
         feature[0, 1] = 0
-    found = {}
+    results = {}
     for method in ("dense", "linear"):
         inputs = feature.clone().requires_grad_(), logits.clone().requires_grad_()
         value = loss(inputs[0], inputs[1].softmax(-1), affinity=kernel, method=method)
         (value * tensor([1.0, -2.5])).sum().backward()
-        found[method] = (value.detach(), inputs[0].grad, inputs[1].grad)
-    for dense, linear in zip(*found.values(), strict=True):
+        results[method] = (value.detach(), inputs[0].grad, inputs[1].grad)
+    for dense, linear in zip(*results.values(), strict=True):
         torch.testing.assert_close(linear, dense, atol=1e-12, rtol=1e-9)
 
 
@@ -168,8 +168,8 @@ def test_modularity_equals_networkx_for_hard_clusters():
     weight = torch.tensor(networkx.to_numpy_array(graph))
     member = torch.nn.functional.one_hot(torch.tensor(label), 4).double()
     for layout in LAYOUTS:
-        found = modularity_loss_from(laid_out(weight, layout), member, collapse=False)
-        assert -found == pytest.approx(expected)
+        value = modularity_loss_from(laid_out(weight, layout), member, collapse=False)
+        assert -value == pytest.approx(expected)
 
 
 def test_losses_equal_those_of_pyg():

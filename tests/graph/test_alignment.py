@@ -15,11 +15,11 @@ SHAPES = {1: (7,), 2: (5, 4), 3: (4, 3, 1)}
 
 def block(dim: int = 3, channels: int = 6, gate: float = 0.7) -> StructureAlignment:
     torch.manual_seed(3)
-    made = StructureAlignment(channels, dim, hidden=8)
+    alignment = StructureAlignment(channels, dim, hidden=8)
     with torch.no_grad():
-        made.gate.fill_(gate)
-        made.weight.copy_(torch.randn(channels, channels))
-    return made
+        alignment.gate.fill_(gate)
+        alignment.weight.copy_(torch.randn(channels, channels))
+    return alignment
 
 
 def feature(n_images: int, dim: int = 3, channels: int = 6, seed: int = 0) -> torch.Tensor:
@@ -27,9 +27,9 @@ def feature(n_images: int, dim: int = 3, channels: int = 6, seed: int = 0) -> to
     return torch.randn(n_images, channels, *SHAPES[dim], generator=generator)
 
 
-def with_scores(made: StructureAlignment, scores: torch.Tensor) -> StructureAlignment:
-    made.scores = lambda _: scores  # type: ignore[method-assign]
-    return made
+def with_scores(alignment: StructureAlignment, scores: torch.Tensor) -> StructureAlignment:
+    alignment.scores = lambda _: scores  # type: ignore[method-assign]
+    return alignment
 
 
 def test_hand_worked_batch_of_three():
@@ -39,17 +39,17 @@ def test_hand_worked_batch_of_three():
     torch.testing.assert_close(
         graph, torch.tensor(expected_graph, dtype=torch.float64), atol=1e-6, rtol=0
     )
-    made = StructureAlignment(2, 1).double()
+    alignment = StructureAlignment(2, 1).double()
     with torch.no_grad():
-        made.gate.fill_(1.0)
-        made.weight.copy_(torch.tensor([[1.0, 0], [1, 1]]))
+        alignment.gate.fill_(1.0)
+        alignment.weight.copy_(torch.tensor([[1.0, 0], [1, 1]]))
     sample = torch.tensor([[1.0, 2], [3, 4], [5, 6]], dtype=torch.float64).unsqueeze(-1)
-    message = with_scores(made, scores)(sample) - sample
+    message = with_scores(alignment, scores)(sample) - sample
     expected = [[3.713594, 2.264911], [7.765315, 4.423346], [9.889372, 5.460593]]
     torch.testing.assert_close(
         message.squeeze(-1), torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
     )
-    alone = made.eval()(sample) - sample
+    alone = alignment.eval()(sample) - sample
     torch.testing.assert_close(
         alone.squeeze(-1), torch.tensor([[3.0, 2], [7, 4], [11, 6]], dtype=torch.float64)
     )
@@ -90,72 +90,72 @@ def test_sample_graph_laws(n_images: int, hidden: int, seed: int, factor: float)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_gate_zero_changes_no_bit(dim: int, training: bool, dtype: torch.dtype):
-    made = block(dim, gate=0.0).train(training)
+    alignment = block(dim, gate=0.0).train(training)
     sample = feature(3, dim).to(dtype)
-    aligned = made(sample)
+    aligned = alignment(sample)
     assert aligned.dtype == dtype
     assert torch.equal(aligned, sample)
 
 
 def test_fresh_block_is_closed_and_learns_through_its_gate_first():
-    made = StructureAlignment(6, 3)
-    assert made.gate.item() == 0
-    assert torch.equal(made.weight, torch.eye(6))
-    made(feature(2)).square().sum().backward()
-    assert made.gate.grad.abs() > 0
-    assert made.weight.grad.abs().max() == 0
+    alignment = StructureAlignment(6, 3)
+    assert alignment.gate.item() == 0
+    assert torch.equal(alignment.weight, torch.eye(6))
+    alignment(feature(2)).square().sum().backward()
+    assert alignment.gate.grad.abs() > 0
+    assert alignment.weight.grad.abs().max() == 0
     with torch.no_grad():
-        made.gate.add_(0.1)
-    made(feature(2)).square().sum().backward()
-    assert made.weight.grad.abs().max() > 0
-    assert made.score_in.weight.grad.abs().max() > 0
+        alignment.gate.add_(0.1)
+    alignment(feature(2)).square().sum().backward()
+    assert alignment.weight.grad.abs().max() > 0
+    assert alignment.score_in.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("n_images", [1, 2, 5])
 def test_in_evaluation_each_image_stands_alone(dim: int, n_images: int):
-    made = block(dim).eval()
+    alignment = block(dim).eval()
     sample = feature(n_images, dim)
-    one_by_one = torch.cat([made(image[None]) for image in sample])
-    torch.testing.assert_close(made(sample), one_by_one, atol=1e-5, rtol=1e-5)
+    one_by_one = torch.cat([alignment(image[None]) for image in sample])
+    torch.testing.assert_close(alignment(sample), one_by_one, atol=1e-5, rtol=1e-5)
 
 
 def test_in_training_images_depend_on_each_other():
-    made = block().train()
+    alignment = block().train()
     sample = feature(3)
     changed = sample.clone()
     changed[2] += 1
-    assert (made(sample)[0] - made(changed)[0]).abs().max() > 1e-4
+    assert (alignment(sample)[0] - alignment(changed)[0]).abs().max() > 1e-4
 
 
 def test_one_image_in_training_equals_evaluation():
-    made, sample = block(), feature(1)
-    torch.testing.assert_close(made.train()(sample), made.eval()(sample))
+    alignment, sample = block(), feature(1)
+    torch.testing.assert_close(alignment.train()(sample), alignment.eval()(sample))
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(5)))
 def test_order_of_images_does_not_matter_in_training(order: list[int]):
-    made = block().double().train()
+    alignment = block().double().train()
     sample = feature(5).double()
-    torch.testing.assert_close(made(sample[order]), made(sample)[order])
+    torch.testing.assert_close(alignment(sample[order]), alignment(sample)[order])
 
 
 def test_equal_images_get_equal_messages():
-    made = block().train()
+    alignment = block().train()
     sample = feature(3)
     sample[2] = sample[0]
-    aligned = made(sample)
+    aligned = alignment(sample)
     torch.testing.assert_close(aligned[0], aligned[2])
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_channel_matrix_is_the_evaluation_as_a_convolution(dim: int):
-    made = block(dim).eval()
+    alignment = block(dim).eval()
     sample = feature(2, dim)
-    kernel = made.channel_matrix().reshape(6, 6, *(1,) * dim)
+    kernel = alignment.channel_matrix().reshape(6, 6, *(1,) * dim)
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dim - 1]
-    torch.testing.assert_close(convolve(sample, kernel), made(sample), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(convolve(sample, kernel), alignment(sample), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1,), (2,), (5,), (4, 1), (5, 7), (1, 1, 1), (3, 4, 5)])
@@ -170,53 +170,53 @@ def test_halves_equal_adaptive_pooling(shape: tuple[int, ...]):
 
 
 def test_narrow_features_are_worked_in_float32_inside_autocast():
-    made = block(channels=6).train()
+    alignment = block(channels=6).train()
     sample = feature(3).half() * 400  # products of scores and of channels leave float16
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = made(sample)
-    torch.testing.assert_close(inside, made(sample), atol=0, rtol=0)
-    assert torch.isfinite(made.scores(sample)).all()
-    assert made.scores(sample).dtype == torch.float32
+        inside = alignment(sample)
+    torch.testing.assert_close(inside, alignment(sample), atol=0, rtol=0)
+    assert torch.isfinite(alignment.scores(sample)).all()
+    assert alignment.scores(sample).dtype == torch.float32
 
 
 def test_a_network_cast_to_half_still_runs():
-    made = block().half()
-    assert made.train()(feature(3).half()).dtype == torch.float16
-    assert made.eval()(feature(3).half()).dtype == torch.float16
+    alignment = block().half()
+    assert alignment.train()(feature(3).half()).dtype == torch.float16
+    assert alignment.eval()(feature(3).half()).dtype == torch.float16
 
 
 def test_gradients_agree_with_finite_differences():
-    made = block(2, channels=2).double().train()
+    alignment = block(2, channels=2).double().train()
     sample = feature(3, 2, channels=2).double()[:, :, :2, :2].requires_grad_()
-    assert torch.autograd.gradcheck(made, (sample,))
+    assert torch.autograd.gradcheck(alignment, (sample,))
 
 
 def test_deterministic_algorithms_are_enough():
-    made = block().train()
+    alignment = block().train()
     torch.use_deterministic_algorithms(True)
     try:
-        made(feature(3)).sum().backward()
+        alignment(feature(3)).sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
-    assert made.gate.grad is not None
-    assert torch.isfinite(made.gate.grad)
+    assert alignment.gate.grad is not None
+    assert torch.isfinite(alignment.gate.grad)
 
 
 def test_compiled_block_gives_the_same_numbers():
-    made = block(2).train()
-    compiled = torch.compile(made, backend="eager", fullgraph=True)
+    alignment = block(2).train()
+    compiled = torch.compile(alignment, backend="eager", fullgraph=True)
     sample = feature(3, 2)
-    torch.testing.assert_close(compiled(sample), made(sample))
-    made.eval()
-    torch.testing.assert_close(compiled(sample), made(sample))
+    torch.testing.assert_close(compiled(sample), alignment(sample))
+    alignment.eval()
+    torch.testing.assert_close(compiled(sample), alignment(sample))
 
 
 def test_gate_is_kept_out_of_weight_decay_and_in_the_state():
-    made = block()
-    assert made.no_weight_decay() == {"gate"}
-    assert made.no_weight_decay() <= dict(made.named_parameters()).keys()
+    alignment = block()
+    assert alignment.no_weight_decay() == {"gate"}
+    assert alignment.no_weight_decay() <= dict(alignment.named_parameters()).keys()
     again = StructureAlignment(6, 3, hidden=8)
-    again.load_state_dict(made.state_dict())
+    again.load_state_dict(alignment.state_dict())
     assert again.gate.item() == pytest.approx(0.7)
 
 

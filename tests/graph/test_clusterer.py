@@ -22,7 +22,7 @@ def graph(feature: torch.Tensor, threshold: float = 0.2) -> torch.Tensor:
     return unit @ unit.transpose(-1, -2) - threshold
 
 
-def made(preset: str, n_clusters: int = 3, in_channels: int = 5) -> GraphClusterer:
+def clusterer(preset: str, n_clusters: int = 3, in_channels: int = 5) -> GraphClusterer:
     torch.manual_seed(0)
     return GraphClusterer(in_channels, n_clusters, preset).double().eval()
 
@@ -76,13 +76,13 @@ def test_matrix_products_equal_message_passing(name: str):
     for network in networks:
         (network(feature, weight) * target).sum().backward()
         gradients.append([p.grad for p in network.parameters() if p.grad is not None])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10)
+    for gradient, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_batches_equal_single_graphs(preset: str):
-    network = made(preset)
+    network = clusterer(preset)
     feature = rows(11, batch=2)
     weight = graph(feature)
     both = network(feature, weight)
@@ -93,7 +93,7 @@ def test_batches_equal_single_graphs(preset: str):
 @settings(max_examples=10, deadline=None)
 @given(st.permutations(range(9)), st.sampled_from(sorted(PRESETS)))
 def test_order_of_nodes_does_not_matter(order: list[int], preset: str):
-    network, feature = made(preset), rows(9)
+    network, feature = clusterer(preset), rows(9)
     weight = graph(feature)
     moved = network(feature[order], weight[order][:, order])
     torch.testing.assert_close(moved, network(feature, weight)[order])
@@ -129,9 +129,9 @@ def test_half_precision_inside_autocast_is_worked_in_float32():
     feature = (rows(20, 320) * 50).half()
     weight = graph(feature.float()).half()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = network(feature, weight)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, network(feature.float(), weight.float()))
+        assignment = network(feature, weight)
+    assert assignment.dtype == torch.float32
+    torch.testing.assert_close(assignment, network(feature.float(), weight.float()))
 
 
 def test_wrong_arguments_are_refused():
@@ -140,8 +140,8 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(InputError, match="n_clusters"):
         GraphClusterer(5, 0)
     with pytest.raises(InputError, match="to_dense"):
-        made("deepcut")(rows(4), torch.eye(4).to_sparse())
+        clusterer("deepcut")(rows(4), torch.eye(4).to_sparse())
     with pytest.raises(ShapeError, match="do not fit"):
-        made("deepcut")(rows(4), torch.eye(5))
+        clusterer("deepcut")(rows(4), torch.eye(5))
     with pytest.raises(ShapeError, match="5 channels"):
-        made("deepcut")(rows(4, 6), torch.eye(4))
+        clusterer("deepcut")(rows(4, 6), torch.eye(4))

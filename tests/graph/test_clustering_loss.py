@@ -57,15 +57,15 @@ def test_linear_equals_dense_in_value_and_gradient(rows, size):
     feature, logits = sample(*size)
     if size[0] > 1:
         feature[0, 1] = 0
-    found = {}
+    results = {}
     for method in ("dense", "linear"):
         inputs = feature.clone().requires_grad_(), logits.clone().requires_grad_()
         value = correlation_clustering_loss(
             inputs[0], inputs[1].softmax(-1), tau=1.7, rows=rows, method=method
         )
         (value * tensor([1.0, -2.5])).sum().backward()
-        found[method] = (value.detach(), inputs[0].grad, inputs[1].grad)
-    for dense, linear in zip(*found.values(), strict=True):
+        results[method] = (value.detach(), inputs[0].grad, inputs[1].grad)
+    for dense, linear in zip(*results.values(), strict=True):
         torch.testing.assert_close(linear, dense, atol=1e-13, rtol=1e-10)
 
 
@@ -132,11 +132,11 @@ def test_a_larger_tau_gives_fewer_clusters():
     partitions = [p for p in itertools.product(range(7), repeat=7) if is_first_seen_order(p)]
     assignment = torch.nn.functional.one_hot(torch.tensor(partitions), 7).double()
     many = feature.expand(len(partitions), -1, -1)
-    found = []
+    results = []
     for tau in (0.9, 1.01, 1.1, 1.3, 1.6, 2.0):
         value = correlation_clustering_loss(many, assignment, tau=tau, method="linear")
-        found.append(len(set(partitions[int(value.argmin())])))
-    assert found == [7, 7, 4, 4, 2, 2]
+        results.append(len(set(partitions[int(value.argmin())])))
+    assert results == [7, 7, 4, 4, 2, 2]
 
 
 def is_first_seen_order(partition: tuple[int, ...]) -> bool:
@@ -208,10 +208,10 @@ def test_head_alone_separates_two_blobs():
         value.backward()
         optimizer.step()
     assignment = head.eval()(feature)
-    found = assignment.argmax(-1)
-    assert len(found.unique()) == 2
-    assert found[0] != found[1]
-    assert torch.equal(found, found[:2].repeat(32))
+    results = assignment.argmax(-1)
+    assert len(results.unique()) == 2
+    assert results[0] != results[1]
+    assert torch.equal(results, results[:2].repeat(32))
     assert correlation_clustering_loss(feature, assignment).item() == pytest.approx(-0.23, abs=0.03)
 
 

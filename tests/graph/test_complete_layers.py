@@ -28,17 +28,17 @@ def test_values_and_gradients_are_those_of_the_matrix(name: str):
     feature = rows(17)
     feature[0, 3] = 0
     graph = GramAffinity.of(feature, "shifted")
-    found = []
+    results = []
     for affinity in (graph, graph.dense()):
         feature.grad = None
         assignment = network(feature.requires_grad_(), affinity)
         network.zero_grad()
         (assignment * torch.arange(3)).square().sum().backward()
         gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
-        found.append((assignment.detach(), *gradients))
+        results.append((assignment.detach(), *gradients))
         feature = feature.detach()
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    for linear, other in zip(*results, strict=True):
+        torch.testing.assert_close(linear, other)
 
 
 def test_signed_products_are_kept_without_normalization():
@@ -55,9 +55,9 @@ def test_attention_does_not_overflow(far: float):
     for parameter in layer.parameters():
         torch.nn.init.ones_(parameter)
     feature = torch.tensor([[[0.0], [1.0], [far], [far + 1]]], dtype=torch.float64)
-    found = complete_gat(layer, feature)
-    assert torch.isfinite(found).all()
-    torch.testing.assert_close(found, dense_gat(layer, feature, torch.ones(1, 4, 4).double()))
+    results = complete_gat(layer, feature)
+    assert torch.isfinite(results).all()
+    torch.testing.assert_close(results, dense_gat(layer, feature, torch.ones(1, 4, 4).double()))
 
 
 def test_large_graphs_never_hold_a_square_matrix():

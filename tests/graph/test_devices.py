@@ -80,8 +80,8 @@ def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def run(name: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
     given = inputs(device, dtype)
     value = CALLS[name](*given)
-    found = torch.autograd.grad(value.square().mean(), given, allow_unused=True)
-    return [value.detach(), *(gradient for gradient in found if gradient is not None)]
+    gradients = torch.autograd.grad(value.square().mean(), given, allow_unused=True)
+    return [value.detach(), *(gradient for gradient in gradients if gradient is not None)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -89,9 +89,9 @@ def run(name: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.usefixtures("deterministic")
 def test_float32_follows_float64_of_the_cpu_and_repeats_bit_for_bit(name: str, device: str):
     exact = run(name, "cpu", torch.float64)
-    found = run(name, device, torch.float32)
+    results = run(name, device, torch.float32)
     again = run(name, device, torch.float32)
-    for reference, once, twice in zip(exact, found, again, strict=True):
+    for reference, once, twice in zip(exact, results, again, strict=True):
         assert once.device.type == device
         assert torch.equal(once, twice)
         scale = reference.abs().max()

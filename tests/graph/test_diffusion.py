@@ -51,8 +51,8 @@ def test_hand_worked_triangle_and_path(layout: str):
         ),
     ):  # fmt: skip
         graph = weight if layout == "dense" else weight.to_sparse_csr()
-        found = diffuse_labels(label.double(), affinity=graph, alpha=0.5)
-        torch.testing.assert_close(found, torch.tensor(expected).double(), atol=1e-6, rtol=0)
+        diffused = diffuse_labels(label.double(), affinity=graph, alpha=0.5)
+        torch.testing.assert_close(diffused, torch.tensor(expected).double(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9, 0.99])
@@ -60,32 +60,32 @@ def test_conjugate_gradients_equal_a_dense_solve(alpha: float):
     graph = knn_affinity(rows(200), n_neighbors=5)
     label = torch.nn.functional.one_hot(torch.arange(200) % 7, 7).double()
     label[50:] = 0
-    found = diffuse_labels(label, affinity=graph, alpha=alpha)
+    diffused = diffuse_labels(label, affinity=graph, alpha=alpha)
     expected = dense_solution(graph.to_dense(), label, alpha)
-    torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
-    assert found.min() >= -1e-12
+    torch.testing.assert_close(diffused, expected, atol=1e-7, rtol=0)
+    assert diffused.min() >= -1e-12
     # linear in the labels: all columns at once equal one at a time
     alone = diffuse_labels(label[:, 2:3], affinity=graph, alpha=alpha)
-    torch.testing.assert_close(found[:, 2:3], alone, atol=1e-7, rtol=0)
+    torch.testing.assert_close(diffused[:, 2:3], alone, atol=1e-7, rtol=0)
 
 
 def test_iterations_stay_below_their_bound():
     system = DiffusionSystem(path(400).to_sparse_csr(), 0.99)
     label = torch.zeros(400, 1, dtype=torch.float64)
     label[0] = 1
-    found = system.solve(label)
+    diffused = system.solve(label)
     bound = 1 + (1.99 / 0.01) ** 0.5 * np.log(2 / 1e-8) / 2
-    assert 20 < found.n_iterations <= bound
-    assert found.converged
-    assert found.residual <= 1e-8
+    assert 20 < diffused.n_iterations <= bound
+    assert diffused.converged
+    assert diffused.residual <= 1e-8
 
 
 def test_the_true_residual_is_the_reported_one():
     system = DiffusionSystem(knn_affinity(rows(100), n_neighbors=4), 0.9)
     label = rows(100, 3, seed=1)
-    found = system.solve(label, tolerance=1e-5)
-    true = ((system(found.value) - label).norm(dim=0) / label.norm(dim=0)).max()
-    assert found.residual == pytest.approx(true.item(), rel=1e-3)
+    diffused = system.solve(label, tolerance=1e-5)
+    true = ((system(diffused.value) - label).norm(dim=0) / label.norm(dim=0)).max()
+    assert diffused.residual == pytest.approx(true.item(), rel=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
@@ -100,13 +100,13 @@ def test_woodbury_equals_a_dense_solve(kernel, diagonal, alpha, n_nodes):
     weight = phi @ phi.transpose(1, 2)
     if not diagonal:
         weight = weight - torch.diag_embed(weight.diagonal(dim1=1, dim2=2))
-    found = diffuse_labels(
+    diffused = diffuse_labels(
         label, node_feature=feature, alpha=alpha, kernel=kernel, diagonal=diagonal
     )
-    torch.testing.assert_close(found, dense_solution(weight, label, alpha), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(diffused, dense_solution(weight, label, alpha), rtol=1e-8, atol=1e-8)
     if alpha < 0.99:
         by_steps = diffuse_labels(label, affinity=weight, alpha=alpha)
-        torch.testing.assert_close(found, by_steps, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(diffused, by_steps, rtol=1e-6, atol=1e-6)
 
 
 def test_both_forms_equal_label_spreading_of_scikit_learn():
@@ -120,12 +120,12 @@ def test_both_forms_equal_label_spreading_of_scikit_learn():
     label = torch.zeros(60, 3, dtype=torch.float64)
     label[torch.arange(12), torch.arange(12) % 3] = 1
     weight = (phi @ phi.T).fill_diagonal_(0)
-    for found in (
+    for diffused in (
         diffuse_labels(label, node_feature=feature, alpha=0.8, diagonal=False),
         diffuse_labels(label, affinity=weight, alpha=0.8),
         diffuse_labels(label, affinity=weight.to_sparse_csr(), alpha=0.8),
     ):
-        share = (found / found.sum(1, keepdim=True)).numpy()
+        share = (diffused / diffused.sum(1, keepdim=True)).numpy()
         np.testing.assert_allclose(share, reference.label_distributions_, atol=1e-6)
         np.testing.assert_array_equal(share.argmax(1), reference.transduction_)
 
@@ -147,10 +147,10 @@ def test_isolated_nodes_and_unlabeled_components_keep_their_rows():
     graph[0, 1] = graph[1, 0] = graph[2, 3] = graph[3, 2] = 1
     label = torch.zeros(6, 2, dtype=torch.float64)
     label[0, 0] = label[4, 1] = 1
-    found = diffuse_labels(label, affinity=graph.to_sparse_csr())
-    assert found[1, 0] > 10
-    assert torch.equal(found[2:4], torch.zeros(2, 2, dtype=torch.float64))
-    assert torch.equal(found[4:], label[4:])
+    diffused = diffuse_labels(label, affinity=graph.to_sparse_csr())
+    assert diffused[1, 0] > 10
+    assert torch.equal(diffused[2:4], torch.zeros(2, 2, dtype=torch.float64))
+    assert torch.equal(diffused[4:], label[4:])
 
 
 def test_a_graph_without_edges_returns_the_labels():
@@ -189,27 +189,29 @@ def test_float32_meets_its_own_tolerance_without_warning():
     label = torch.eye(300)[:, :4]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = diffuse_labels(label, affinity=graph)
-    assert found.dtype == torch.float32
+        diffused = diffuse_labels(label, affinity=graph)
+    assert diffused.dtype == torch.float32
     expected = dense_solution(graph.to_dense().double(), label.double(), 0.99)
-    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(diffused.double(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_half_precision_inside_autocast_is_worked_in_float32():
     feature = (rows(40, 320) * 50).half()
     label = torch.eye(40)[:, :3].half()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = diffuse_labels(label, node_feature=feature)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, diffuse_labels(label.float(), node_feature=feature.float()))
+        diffused = diffuse_labels(label, node_feature=feature)
+    assert diffused.dtype == torch.float32
+    torch.testing.assert_close(
+        diffused, diffuse_labels(label.float(), node_feature=feature.float())
+    )
 
 
 def test_too_few_steps_are_not_silent():
     label = torch.zeros(100, 1, dtype=torch.float64)
     label[0] = 1
     with pytest.warns(NotConvergedWarning, match="3 steps"):
-        found = diffuse_labels(label, affinity=path(100), max_iterations=3)
-    assert torch.isfinite(found).all()
+        diffused = diffuse_labels(label, affinity=path(100), max_iterations=3)
+    assert torch.isfinite(diffused).all()
 
 
 def test_columns_that_have_converged_stay_as_they_are():
@@ -217,9 +219,9 @@ def test_columns_that_have_converged_stay_as_they_are():
     label = torch.zeros(30, 3, dtype=torch.float64)
     label[0, 0] = label[15, 1] = 1  # third column is zero
     system = DiffusionSystem(weight, 0.9)
-    found = conjugate_gradients(system, label, tolerance=1e-10, max_iterations=200)
-    assert torch.equal(found.value[:, 2], label[:, 2])
-    torch.testing.assert_close(system(found.value), label, atol=1e-9, rtol=0)
+    diffused = conjugate_gradients(system, label, tolerance=1e-10, max_iterations=200)
+    assert torch.equal(diffused.value[:, 2], label[:, 2])
+    torch.testing.assert_close(system(diffused.value), label, atol=1e-9, rtol=0)
     assert torch.equal(affinity_product(weight, label), weight @ label)
 
 

@@ -41,11 +41,11 @@ def test_linear_equals_naive_in_value_and_gradient(n_nodes: int, unit: bool):
         ("mean", dense.mean((1, 2))),
         ("pairs", dense[:, apart].mean(1)),
     ):
-        found = pair_loss(embedding, label, reduction=reduction)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        loss = pair_loss(embedding, label, reduction=reduction)
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
         ours, theirs = (
             torch.autograd.grad(value.sum(), embedding, retain_graph=True)[0]
-            for value in (found, expected)
+            for value in (loss, expected)
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
@@ -70,17 +70,17 @@ def test_negative_labels_are_left_out():
     label[1, ignored] = -1
     embedding[1, ignored] = torch.nan
     for reduction in ("pairs", "mean", "sum"):
-        found = pair_loss(embedding, label, reduction=reduction)
+        loss = pair_loss(embedding, label, reduction=reduction)
         alone = pair_loss(embedding[0, ~ignored], label[0, ~ignored], reduction=reduction)
-        torch.testing.assert_close(found[1], alone)
+        torch.testing.assert_close(loss[1], alone)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(8)), st.permutations(range(4)))
 def test_order_of_nodes_and_names_of_classes_do_not_matter(nodes: list[int], names: list[int]):
     embedding, label = sample(8, 3, 4)
-    found = pair_loss(embedding[:, nodes], torch.tensor(names)[label][:, nodes])
-    torch.testing.assert_close(found, pair_loss(embedding, label))
+    loss = pair_loss(embedding[:, nodes], torch.tensor(names)[label][:, nodes])
+    torch.testing.assert_close(loss, pair_loss(embedding, label))
 
 
 def test_single_and_ignored_nodes_give_zero():

@@ -34,11 +34,11 @@ def test_normalization_by_hand_leaves_an_isolated_node_at_zero():
     weight = torch.zeros(4, 4)
     weight[0, 1] = weight[1, 0] = 1.6
     weight[1, 2] = weight[2, 1] = 0.6
-    found = normalized_affinity(weight)
-    assert found[0, 1].item() == pytest.approx(0.852803, abs=1e-6)
-    assert found[1, 2].item() == pytest.approx(0.522233, abs=1e-6)
-    assert torch.equal(found[3], torch.zeros(4))
-    assert torch.linalg.eigvalsh(found).abs().max() <= 1 + 1e-6
+    normalized = normalized_affinity(weight)
+    assert normalized[0, 1].item() == pytest.approx(0.852803, abs=1e-6)
+    assert normalized[1, 2].item() == pytest.approx(0.522233, abs=1e-6)
+    assert torch.equal(normalized[3], torch.zeros(4))
+    assert torch.linalg.eigvalsh(normalized).abs().max() <= 1 + 1e-6
 
 
 def test_gradient_reaches_the_signal_through_sparse_and_the_weights_through_dense():
@@ -67,8 +67,8 @@ def test_compressed_rows_equal_those_of_scipy():
 
 def test_edges_are_the_nonzero_entries_sorted_by_target():
     dense = graph() - 0.7 * (graph(seed=1) + torch.eye(8))
-    found = [edge_list(stored) for stored in (dense, dense.to_sparse_csr())]
-    for edges, weight in found:
+    edge_lists = [edge_list(stored) for stored in (dense, dense.to_sparse_csr())]
+    for edges, weight in edge_lists:
         assert (edges[1].diff() >= 0).all()
         rebuilt = torch.zeros_like(dense)
         rebuilt[edges[1], edges[0]] = weight

@@ -37,9 +37,9 @@ def test_two_nodes_by_hand():
             (0.268941, 0.450166),
         ),
     ]
-    for found, expected in cases:
+    for output, expected in cases:
         torch.testing.assert_close(
-            found.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
+            output.flatten(), torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
         )
 
 

@@ -20,9 +20,9 @@ def rows(n: int, c: int = 6, seed: int = 0) -> torch.Tensor:
 def signs(n: int, c: int = 4, seed: int = 0) -> torch.Tensor:
     """Rows of +-1 and 0, c = 4: all norms and cosines exact, most of them tied."""
     generator = torch.Generator().manual_seed(seed)
-    made = torch.randint(0, 2, (n, c), generator=generator).double() * 2 - 1
-    made[::7] = 0
-    return made
+    feature = torch.randint(0, 2, (n, c), generator=generator).double() * 2 - 1
+    feature[::7] = 0
+    return feature
 
 
 def by_sorting(feature: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,20 +39,20 @@ def by_sorting(feature: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("n_nodes", "k"), [(2, 1), (9, 3), (200, 17), (30, 29), (30, 80)])
 def test_neighbors_equal_a_full_sort_with_ties_by_index(make, n_nodes: int, k: int):
     feature = make(n_nodes)
-    found = nearest_neighbors(feature, k)
+    neighbors = nearest_neighbors(feature, k)
     index, cosine = by_sorting(feature, k)
-    np.testing.assert_array_equal(found.index.numpy(), index)
-    np.testing.assert_allclose(found.cosine.numpy(), cosine, atol=1e-12)
-    assert found.index.dtype == torch.int32
+    np.testing.assert_array_equal(neighbors.index.numpy(), index)
+    np.testing.assert_allclose(neighbors.cosine.numpy(), cosine, atol=1e-12)
+    assert neighbors.index.dtype == torch.int32
 
 
 def test_neighbors_equal_those_of_scikit_learn():
     feature = rows(150)
     reference = NearestNeighbors(n_neighbors=8, metric="cosine").fit(feature.numpy())
     distance, index = reference.kneighbors()
-    found = nearest_neighbors(feature, 8)
-    np.testing.assert_array_equal(found.index.numpy(), index)
-    np.testing.assert_allclose(1 - found.cosine.numpy(), distance, atol=1e-12)
+    neighbors = nearest_neighbors(feature, 8)
+    np.testing.assert_array_equal(neighbors.index.numpy(), index)
+    np.testing.assert_allclose(1 - neighbors.cosine.numpy(), distance, atol=1e-12)
 
 
 @pytest.mark.parametrize("make", [rows, signs])
@@ -60,8 +60,8 @@ def test_size_of_blocks_does_not_matter(make):
     feature = make(100)
     expected = knn_affinity(feature, n_neighbors=5).to_dense()
     for block_rows in (1, 7, 64, 1000):
-        found = knn_affinity(feature, n_neighbors=5, block_rows=block_rows).to_dense()
-        torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+        neighbors = knn_affinity(feature, n_neighbors=5, block_rows=block_rows).to_dense()
+        torch.testing.assert_close(neighbors, expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("make", [rows, signs])
@@ -77,16 +77,18 @@ def test_affinity_equals_its_dense_definition(make, symmetrize: str, gamma: floa
         "max": np.maximum(directed, directed.T),
         "mutual": np.where((directed > 0) & (directed.T > 0), (directed + directed.T) / 2, 0),
     }[symmetrize]
-    found = knn_affinity(feature, n_neighbors=6, gamma=gamma, symmetrize=symmetrize)
-    assert found.layout == torch.sparse_csr
-    assert found.crow_indices().dtype == found.col_indices().dtype == torch.int32
-    dense = found.to_dense()
+    neighbors = knn_affinity(feature, n_neighbors=6, gamma=gamma, symmetrize=symmetrize)
+    assert neighbors.layout == torch.sparse_csr
+    assert neighbors.crow_indices().dtype == neighbors.col_indices().dtype == torch.int32
+    dense = neighbors.to_dense()
     np.testing.assert_allclose(dense.numpy(), expected, atol=1e-12)
     assert torch.equal(dense, dense.T)
     assert dense.diagonal().abs().max() == 0
-    assert (found.values() > 0).all()
+    assert (neighbors.values() > 0).all()
     for row in range(60):
-        column = found.col_indices()[found.crow_indices()[row] : found.crow_indices()[row + 1]]
+        column = neighbors.col_indices()[
+            neighbors.crow_indices()[row] : neighbors.crow_indices()[row + 1]
+        ]
         assert (column.diff() > 0).all()
 
 
@@ -138,10 +140,10 @@ def test_zero_opposed_and_equal_rows():
 def test_half_precision_inside_autocast_is_worked_in_float32():
     feature = (rows(40, 320) * 50).half()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = knn_affinity(feature, n_neighbors=4)
-    assert found.dtype == torch.float32
+        neighbors = knn_affinity(feature, n_neighbors=4)
+    assert neighbors.dtype == torch.float32
     torch.testing.assert_close(
-        found.to_dense(), knn_affinity(feature.float(), n_neighbors=4).to_dense()
+        neighbors.to_dense(), knn_affinity(feature.float(), n_neighbors=4).to_dense()
     )
 
 

@@ -34,9 +34,9 @@ def random_problem(seed: int, n: int, density: float = 0.3, n_labels: int = 3):
     for i in range(n):
         a, b = sorted((i, (i + 1) % n))
         upper[a, b] = max(upper[a, b], 1)
-    chosen = generator.permutation(n)[: 2 * n_labels]
+    labeled = generator.permutation(n)[: 2 * n_labels]
     weight = torch.tensor(upper + upper.T, dtype=torch.float64)
-    return weight, labels(n, chosen[:n_labels], chosen[n_labels:])
+    return weight, labels(n, labeled[:n_labels], labeled[n_labels:])
 
 
 def max_flow(weight: torch.Tensor, label: torch.Tensor) -> int:
@@ -61,33 +61,33 @@ def quotient_of(weight: torch.Tensor, indicator: torch.Tensor) -> float:
 
 
 def test_worked_example_has_its_cut_and_set():
-    found = graph.minimum_cut(affinity_of(PATH, 5), labels(5, [0], [4]), edge_norm="none")
-    assert found.indicator.tolist() == [1, 1, 0, 0, 0]
-    assert found.value == pytest.approx(1.5, abs=1e-9)
-    assert found.bound == pytest.approx(1.5, abs=1e-5)
-    assert found.converged
+    cut = graph.minimum_cut(affinity_of(PATH, 5), labels(5, [0], [4]), edge_norm="none")
+    assert cut.indicator.tolist() == [1, 1, 0, 0, 0]
+    assert cut.value == pytest.approx(1.5, abs=1e-9)
+    assert cut.bound == pytest.approx(1.5, abs=1e-5)
+    assert cut.converged
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_value_is_the_maximum_flow(seed):
     weight, label = random_problem(seed, 40)
     flow = max_flow(weight, label)
-    found = graph.minimum_cut(weight, label, edge_norm="none")
-    assert found.converged
-    assert found.value == pytest.approx(flow, abs=1e-6)
-    assert cut_of(weight, found.indicator) == pytest.approx(flow, abs=1e-6)
-    assert found.bound <= flow + 1e-9
+    cut = graph.minimum_cut(weight, label, edge_norm="none")
+    assert cut.converged
+    assert cut.value == pytest.approx(flow, abs=1e-6)
+    assert cut_of(weight, cut.indicator) == pytest.approx(flow, abs=1e-6)
+    assert cut.bound <= flow + 1e-9
     agrees = ~torch.isnan(label)
-    assert torch.equal(found.indicator[agrees], label[agrees])
+    assert torch.equal(cut.indicator[agrees], label[agrees])
 
 
 @pytest.mark.parametrize("steps", [25, 50, 200])
 def test_bound_never_exceeds_the_flow_however_early_it_stops(steps):
     for seed in range(5):
         weight, label = random_problem(seed, 30)
-        found = graph.minimum_cut(weight, label, edge_norm="none", max_iterations=steps)
-        assert found.bound <= max_flow(weight, label) + 1e-9 <= found.value + 2e-9
-        assert found.n_iterations <= steps
+        cut = graph.minimum_cut(weight, label, edge_norm="none", max_iterations=steps)
+        assert cut.bound <= max_flow(weight, label) + 1e-9 <= cut.value + 2e-9
+        assert cut.n_iterations <= steps
 
 
 def test_every_threshold_of_the_solution_is_a_minimum_cut():
@@ -101,29 +101,31 @@ def test_every_threshold_of_the_solution_is_a_minimum_cut():
 
 def test_exchanged_labels_give_the_same_value_and_the_other_side():
     weight, label = random_problem(5, 40)
-    one, other = (graph.minimum_cut(weight, each, edge_norm="none") for each in (label, 1 - label))
-    assert one.value == pytest.approx(other.value, abs=1e-6)
-    assert cut_of(weight, 1 - other.indicator) == pytest.approx(one.value, abs=1e-6)
+    first, other = (
+        graph.minimum_cut(weight, each, edge_norm="none") for each in (label, 1 - label)
+    )
+    assert first.value == pytest.approx(other.value, abs=1e-6)
+    assert cut_of(weight, 1 - other.indicator) == pytest.approx(first.value, abs=1e-6)
 
 
 def test_linear_cost_is_minimized_exactly():
     for seed in range(5):
         weight, label = random_problem(seed, 10, n_labels=1)
         cost = torch.tensor(np.random.default_rng(seed).normal(0, 5, 10))
-        found = CutProblem(weight, label, "none").minimize(linear=cost, max_iterations=20000)
+        cut = CutProblem(weight, label, "none").minimize(linear=cost, max_iterations=20000)
         best = min(
             cut_of(weight, each) + float((cost * each).sum()) for each in feasible_sets(label)
         )
-        assert found.value == pytest.approx(best, abs=1e-6)
-        assert found.bound <= best + 1e-9
+        assert cut.value == pytest.approx(best, abs=1e-6)
+        assert cut.bound <= best + 1e-9
 
 
 def feasible_sets(label: torch.Tensor):
     free = torch.isnan(label).nonzero().flatten()
     for bits in itertools.product((0.0, 1.0), repeat=len(free)):
-        made = label.clone()
-        made[free] = torch.tensor(bits, dtype=torch.float64)
-        yield made
+        changed = label.clone()
+        changed[free] = torch.tensor(bits, dtype=torch.float64)
+        yield changed
 
 
 def test_normalized_weights_are_the_default():
@@ -155,17 +157,17 @@ def test_negative_weights_and_wrong_shapes_are_refused():
 
 
 def test_node_without_edges_does_not_disturb_the_others():
-    found = graph.minimum_cut(affinity_of(PATH, 6), labels(6, [0], [4]), edge_norm="none")
-    assert found.value == pytest.approx(1.5, abs=1e-9)
-    assert torch.isfinite(found.signal).all()
+    cut = graph.minimum_cut(affinity_of(PATH, 6), labels(6, [0], [4]), edge_norm="none")
+    assert cut.value == pytest.approx(1.5, abs=1e-9)
+    assert torch.isfinite(cut.signal).all()
 
 
 def test_balanced_worked_example():
     weight, label = affinity_of(PATH, 5), labels(5, [0], [4])
     start = torch.tensor([1.0, 0.6, 0.4, 0.3, 0.0])
-    found = graph.balanced_cut(weight, label, [start])
-    assert found.indicator.tolist() == [1, 1, 0, 0, 0]
-    assert found.quotient == pytest.approx(0.2, abs=1e-9)
+    cut = graph.balanced_cut(weight, label, [start])
+    assert cut.indicator.tolist() == [1, 1, 0, 0, 0]
+    assert cut.quotient == pytest.approx(0.2, abs=1e-9)
 
 
 def starts_for(weight: torch.Tensor, label: torch.Tensor, n_random: int):
@@ -182,13 +184,13 @@ def starts_for(weight: torch.Tensor, label: torch.Tensor, n_random: int):
 def test_balanced_quotient_falls_and_is_close_to_the_best_of_all_sets():
     for seed in range(20):
         weight, label = random_problem(seed, 12, n_labels=1)
-        found = graph.balanced_cut(weight, label, list(starts_for(weight, label, 8)))
-        for path in found.history:
+        cut = graph.balanced_cut(weight, label, list(starts_for(weight, label, 8)))
+        for path in cut.history:
             assert all(b <= a + 1e-12 for a, b in itertools.pairwise(path))
         best = min(quotient_of(weight, each) for each in feasible_sets(label))
-        assert best - 1e-9 <= found.quotient <= 1.5 * best
-        assert quotient_of(weight, found.indicator) == pytest.approx(found.quotient, abs=1e-9)
-        assert found.worst >= found.quotient
+        assert best - 1e-9 <= cut.quotient <= 1.5 * best
+        assert quotient_of(weight, cut.indicator) == pytest.approx(cut.quotient, abs=1e-9)
+        assert cut.worst >= cut.quotient
 
 
 def two_clusters(separation: float):

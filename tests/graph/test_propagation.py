@@ -32,9 +32,9 @@ def test_hand_worked_graph_weights():
     feature = torch.tensor([[[1.0, 0], [0.8, 0.6], [0, 1], [-1, 0]]], dtype=torch.float64)
     expected = [[0.625, 0.353553, 0, 0], [0.353553, 0.555556, 0.136083, 0],
                 [0, 0.136083, 0.833333, 0], [0, 0, 0, 1]]  # fmt: skip
-    found = thresholded_convolution(feature, torch.eye(4, dtype=torch.float64)[None])
+    propagated = thresholded_convolution(feature, torch.eye(4, dtype=torch.float64)[None])
     torch.testing.assert_close(
-        found[0], torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
+        propagated[0], torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0
     )
 
 
@@ -47,23 +47,23 @@ def test_positive_graph_equals_pyg_on_the_explicit_graph(block_rows: int):
     source, target = affinity.nonzero().T
     reference = convolution(feature[0], torch.stack([source, target]), affinity[source, target])
     signal = feature @ convolution.lin.weight.T
-    found = thresholded_convolution(feature, signal, block_rows=block_rows)
-    torch.testing.assert_close(found[0] + convolution.bias, reference, atol=1e-12, rtol=1e-12)
+    propagated = thresholded_convolution(feature, signal, block_rows=block_rows)
+    torch.testing.assert_close(propagated[0] + convolution.bias, reference, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_nodes", [1, 16, 33])
 @pytest.mark.parametrize("tau", [0.8, 2.0, 6.0])
 def test_blocks_equal_the_whole_matrix_in_value_and_gradient(n_nodes: int, tau: float):
     feature, signal = rows(n_nodes), rows(n_nodes, 3, seed=1)
-    found = []
+    results = []
     for block_rows in (16, 4, 100):
         x = signal.clone().requires_grad_()
         value = thresholded_convolution(feature, x, tau=tau, block_rows=block_rows)
         (value * rows(n_nodes, 3, seed=2)).sum().backward()
-        found.append((value.detach(), x.grad))
-    for value, gradient in found[:2]:
-        torch.testing.assert_close(value, found[2][0])
-        torch.testing.assert_close(gradient, found[2][1])
+        results.append((value.detach(), x.grad))
+    for value, gradient in results[:2]:
+        torch.testing.assert_close(value, results[2][0])
+        torch.testing.assert_close(gradient, results[2][1])
 
 
 def test_blocked_product_gradcheck():
@@ -93,14 +93,14 @@ def test_gram_convolution_equals_its_dense_form_with_gradients(n_nodes: int):
         ),
     ]
     weight = rows(n_nodes, 3, seed=2)
-    for found, dense in cases:
-        torch.testing.assert_close(found, dense, rtol=1e-10, atol=1e-10)
+    for propagated, dense in cases:
+        torch.testing.assert_close(propagated, dense, rtol=1e-10, atol=1e-10)
         by_form = [
             torch.autograd.grad((value * weight).sum(), (feature, signal), retain_graph=True)
-            for value in (found, dense)
+            for value in (propagated, dense)
         ]
-        for one, other in zip(*by_form, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8)
+        for first_form, other in zip(*by_form, strict=True):
+            torch.testing.assert_close(first_form, other, rtol=1e-8, atol=1e-8)
 
 
 def test_signed_gram_rows_without_degree_are_silent_and_counted():
@@ -149,25 +149,25 @@ def dense_class_graph(probability: torch.Tensor) -> torch.Tensor:
 
 def test_class_graph_by_hand():
     probability = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.5, 0.5]]).double()
-    found = class_graph_propagate(probability, torch.eye(4, dtype=torch.float64))
+    propagated = class_graph_propagate(probability, torch.eye(4, dtype=torch.float64))
     expected = torch.tensor(
         [[0.446429, 0.330357, 0, 0.236228], [0.330357, 0.446429, 0, 0.236228],
          [0, 0, 1, 0], [0.236228, 0.236228, 0, 0.5]], dtype=torch.float64)  # fmt: skip
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(propagated, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("n_nodes", [1, 50, 300])
 def test_class_graph_equals_its_dense_form_with_gradients(n_nodes: int):
     probability = (rows(n_nodes) * 2).softmax(-1).requires_grad_()
     signal = rows(n_nodes, 7, seed=1).requires_grad_()
-    found = class_graph_propagate(probability, signal, detach_graph=False)
+    propagated = class_graph_propagate(probability, signal, detach_graph=False)
     dense = normalized(dense_class_graph(probability)) @ signal
-    torch.testing.assert_close(found, dense, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(propagated, dense, rtol=1e-12, atol=1e-12)
     weight = rows(n_nodes, 7, seed=2)
-    ours = torch.autograd.grad((found * weight).sum(), (probability, signal))
+    ours = torch.autograd.grad((propagated * weight).sum(), (probability, signal))
     theirs = torch.autograd.grad((dense * weight).sum(), (probability, signal))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    for ours_gradient, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(ours_gradient, other, rtol=1e-10, atol=1e-12)
 
 
 def test_class_graph_is_constant_unless_asked():
@@ -205,10 +205,10 @@ def test_uniform_probabilities_join_the_first_class():
 def test_order_of_nodes_and_classes_does_not_matter(nodes: list[int], classes: list[int]):
     feature, signal = rows(9), rows(9, 2, seed=1)
     probability = feature.softmax(-1)
-    found = class_graph_propagate(probability, signal)
+    propagated = class_graph_propagate(probability, signal)
     torch.testing.assert_close(
         class_graph_propagate(probability[:, nodes][..., classes], signal[:, nodes]),
-        found[:, nodes],
+        propagated[:, nodes],
     )
     for kernel in ("shifted", "gram"):
         options = {"affinity": kernel, "normalize": kernel == "shifted"}
@@ -226,12 +226,12 @@ def test_half_precision_inside_autocast_is_worked_in_float32():
     feature = (rows(40, 320).float() * 40).half()
     signal = rows(40, 3, seed=1).half()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = (
+        propagated = (
             gram_convolution(feature, signal),
             class_graph_propagate(feature.softmax(-1), signal),
         )
-    assert found[0].dtype == found[1].dtype == torch.float32
-    torch.testing.assert_close(found[0], gram_convolution(feature.float(), signal.float()))
+    assert propagated[0].dtype == propagated[1].dtype == torch.float32
+    torch.testing.assert_close(propagated[0], gram_convolution(feature.float(), signal.float()))
 
 
 def test_wrong_arguments_are_refused():

@@ -230,10 +230,10 @@ def test_endings_in_capitals_are_read(tmp_path: Path, write_map, array, ending: 
 
 
 def test_pictures_are_label_maps_where_they_hold_one_number_a_pixel(tmp_path: Path):
-    grey = np.array([[0, 255], [7, 0]], np.uint8)
-    Image.fromarray(np.repeat(grey[..., None], 3, axis=2)).save(tmp_path / "x.png")
+    gray = np.array([[0, 255], [7, 0]], np.uint8)
+    Image.fromarray(np.repeat(gray[..., None], 3, axis=2)).save(tmp_path / "x.png")
     labels = read_label_map(tmp_path / "x.png")
-    assert labels.array.tolist() == grey.tolist()
+    assert labels.array.tolist() == gray.tolist()
     assert labels.grid == Grid((2, 2), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     Image.fromarray(np.arange(27, dtype=np.uint8).reshape(3, 3, 3)).save(tmp_path / "x.png")
     with pytest.raises(InputError, match="no label map"):

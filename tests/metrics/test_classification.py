@@ -26,20 +26,22 @@ def example(n: int = 200, seed: int = 0):
 
 def test_figures_are_those_of_scikit_learn():
     truth, predicted, probability = example()
-    found = score_classification(truth, predicted, probability, NAMES)
-    assert found.accuracy == pytest.approx(oracle.accuracy_score(truth, predicted))
-    assert found.balanced_accuracy == pytest.approx(
+    score = score_classification(truth, predicted, probability, NAMES)
+    assert score.accuracy == pytest.approx(oracle.accuracy_score(truth, predicted))
+    assert score.balanced_accuracy == pytest.approx(
         oracle.balanced_accuracy_score(truth, predicted)
     )
-    assert found.macro_f1 == pytest.approx(oracle.f1_score(truth, predicted, average="macro"))
-    assert found.auc == pytest.approx(
+    assert score.macro_f1 == pytest.approx(oracle.f1_score(truth, predicted, average="macro"))
+    assert score.auc == pytest.approx(
         oracle.roc_auc_score(truth, probability, multi_class="ovr", average="macro")
     )
-    assert np.array_equal(found.confusion[:, :3], oracle.confusion_matrix(truth, predicted))
+    assert np.array_equal(score.confusion[:, :3], oracle.confusion_matrix(truth, predicted))
     recall = oracle.recall_score(truth, predicted, average=None)
     precision = oracle.precision_score(truth, predicted, average=None)
-    assert [one.recall for one in found.classes] == pytest.approx(list(recall))
-    assert [one.precision for one in found.classes] == pytest.approx(list(precision))
+    assert [class_score.recall for class_score in score.classes] == pytest.approx(list(recall))
+    assert [class_score.precision for class_score in score.classes] == pytest.approx(
+        list(precision)
+    )
 
 
 def test_interval_holds_the_accuracy_and_narrows_with_n():
@@ -57,32 +59,32 @@ def test_area_counts_ties_half(pairs):
     score = np.array([value / 5 for value, _ in pairs])
     positive = np.array([flag for _, flag in pairs])
     probability = np.stack([1 - score, score], axis=1)
-    found = score_classification(positive.astype(int), probability.argmax(1), probability, "ab").auc
+    area = score_classification(positive.astype(int), probability.argmax(1), probability, "ab").auc
     if positive.all() or not positive.any():
-        assert math.isnan(found)
+        assert math.isnan(area)
         return
     apart = score[positive][:, None] - score[~positive][None]
-    assert found == pytest.approx(float(((apart > 0) + 0.5 * (apart == 0)).mean()))
+    assert area == pytest.approx(float(((apart > 0) + 0.5 * (apart == 0)).mean()))
 
 
 def test_class_without_cases_is_left_out_of_the_means():
     truth = np.array([0, 0, 1, 1])
     predicted = np.array([0, 2, 1, 1])
     probability = np.eye(3)[predicted]
-    found = score_classification(truth, predicted, probability, NAMES)
-    assert found.balanced_accuracy == pytest.approx(0.75)
-    assert math.isnan(found.classes[2].recall)
-    assert found.as_dict()["skipped_in_macro"] == ["c"]
-    assert found.as_dict()["classes"]["c"]["auc"] is None
+    score = score_classification(truth, predicted, probability, NAMES)
+    assert score.balanced_accuracy == pytest.approx(0.75)
+    assert math.isnan(score.classes[2].recall)
+    assert score.as_dict()["skipped_in_macro"] == ["c"]
+    assert score.as_dict()["classes"]["c"]["auc"] is None
 
 
 def test_case_of_an_unknown_class_is_wrong_and_counted():
     truth, predicted = np.array([0, 1, 3]), np.array([0, 1, 2])
-    found = score_classification(truth, predicted, np.eye(3)[predicted], NAMES)
-    assert found.accuracy == pytest.approx(2 / 3)
-    assert found.n_unknown == 1
-    assert found.confusion.sum() == 2
-    assert found.balanced_accuracy == 1
+    score = score_classification(truth, predicted, np.eye(3)[predicted], NAMES)
+    assert score.accuracy == pytest.approx(2 / 3)
+    assert score.n_unknown == 1
+    assert score.confusion.sum() == 2
+    assert score.balanced_accuracy == 1
     alone = score_classification(np.array([3, 3]), np.array([0, 1]), np.eye(3)[:2], NAMES)
     assert (alone.accuracy, alone.n_unknown, alone.confusion.sum()) == (0, 2, 0)
     assert math.isnan(alone.auc)
@@ -97,16 +99,16 @@ def test_class_that_is_never_named_has_precision_0():
 
 def test_brier_score_by_hand():
     truth, probability = np.array([0, 1, 3]), np.array([[0.8, 0.2, 0], [0.5, 0.5, 0], [0, 0, 1.0]])
-    found = score_classification(truth, probability.argmax(1), probability, NAMES)
-    assert found.brier == pytest.approx((0.08 + 0.5 + 1) / 3)
+    score = score_classification(truth, probability.argmax(1), probability, NAMES)
+    assert score.brier == pytest.approx((0.08 + 0.5 + 1) / 3)
 
 
 def test_missing_decision_is_wrong_and_has_a_column():
-    found = score_classification(
+    score = score_classification(
         np.array([0, 1]), np.array([0, -1]), np.array([[1.0, 0, 0], [0, 0, 0]]), NAMES
     )
-    assert found.accuracy == 0.5
-    assert found.confusion[1].tolist() == [0, 0, 0, 1]
+    assert score.accuracy == 0.5
+    assert score.confusion[1].tolist() == [0, 0, 0, 1]
 
 
 def test_calibration_error_by_hand():

@@ -54,7 +54,7 @@ def exported(model, tmp_path_factory) -> Path:
 
 def networks(model: Path, plain: Path, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of the trained network and of stock nnU-Net's with the exported weights."""
-    made = []
+    logits = []
     for folder in (model, plain):
         state = load_checkpoint(folder / "fold_all" / FINAL)
         plans = PlansManager(read_json(folder / "plans.json"))
@@ -69,8 +69,8 @@ def networks(model: Path, plain: Path, image: torch.Tensor) -> tuple[torch.Tenso
             )
         network.load_state_dict(state["network_weights"])
         with torch.no_grad():
-            made.append(network.eval()(image))
-    return made[0], made[1]
+            logits.append(network.eval()(image))
+    return logits[0], logits[1]
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
@@ -218,11 +218,11 @@ def test_export_predicts_the_same_with_this_program_too(model, exported, images,
 @pytest.mark.parametrize("trainer", ["SupervisedTrainer", "BCPTrainer"])
 def test_models_without_the_block_export_their_own_weights(trained_home, tmp_path, trainer):
     trained = model_of(trained_home, trainer)
-    made = export(trained, tmp_path / "plain")
-    assert made.difference == 0
+    result = export(trained, tmp_path / "plain")
+    assert result.difference == 0
     ours, theirs = (
         load_checkpoint(folder / "fold_all" / FINAL)["network_weights"]
-        for folder in (trained, made.target)
+        for folder in (trained, result.target)
     )
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -262,9 +262,9 @@ def test_chosen_folds_are_exported(model, tmp_path):
     for number in range(2):
         shutil.copytree(copy / "fold_all", copy / f"fold_{number}")
     assert export(copy, tmp_path / "all").folds == [0, 1]
-    made = export(copy, tmp_path / "one", folds=[1])
-    assert made.folds == [1]
-    assert [p.name for p in made.target.glob("fold_*")] == ["fold_1"]
+    result = export(copy, tmp_path / "one", folds=[1])
+    assert result.folds == [1]
+    assert [p.name for p in result.target.glob("fold_*")] == ["fold_1"]
     with pytest.raises(MissingFileError, match=r"fold 2 of .*folds that have it: 0, 1, all"):
         export(copy, tmp_path / "none", folds=[2])
     with pytest.raises(MissingFileError, match=r"is no model folder: it has no plans\.json"):

@@ -113,7 +113,7 @@ def test_bad_images_cost_no_other(model, images, expected, tmp_path):
         assert row["remedy"]
     assert len(caught.value.lines) == len(rows)
     assert not list(target.glob(f"*{TEMPORARY_MARK}*"))
-    for name in words:  # mended: nothing is left to tell
+    for name in words:  # fixed: nothing is left to tell
         for path in folder.glob(f"{name}_*"):
             path.rmdir() if path.is_dir() else path.unlink()
     assert run(folder, target, model).skipped == ["scout.nii.gz"]
@@ -353,10 +353,12 @@ def test_label_map_and_entropy_lie_where_the_image_lies(images, expected):
     for case in GOOD:
         image = sitk.ReadImage(str(images / f"{case}_0000.nii.gz"))
         for name in (case, f"{case}_uncertainty"):
-            made = sitk.ReadImage(str(expected / f"{name}.nii.gz"))
-            assert made.GetSize() == image.GetSize()
+            label_map = sitk.ReadImage(str(expected / f"{name}.nii.gz"))
+            assert label_map.GetSize() == image.GetSize()
             for key in ("GetSpacing", "GetOrigin", "GetDirection"):
-                np.testing.assert_allclose(getattr(made, key)(), getattr(image, key)(), atol=1e-5)
+                np.testing.assert_allclose(
+                    getattr(label_map, key)(), getattr(image, key)(), atol=1e-5
+                )
 
 
 def test_nnunets_ensemble_reads_the_probabilities(expected, tmp_path):
@@ -618,8 +620,8 @@ def test_2d_model_predicts_volumes(tiny_home, images, tmp_path):
     assert list(maps) == list(GOOD)
     predictor = load_predictor(trained, device=torch.device("cpu"))
     image = sitk.ReadImage(str(images / "b_0000.nii.gz"))
-    made = predictor.predict(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
-    np.testing.assert_array_equal(made, maps["b"])
+    prediction = predictor.predict(sitk.GetArrayFromImage(image), image.GetSpacing()[::-1])
+    np.testing.assert_array_equal(prediction, maps["b"])
 
 
 def test_facts_beside_the_label_maps_name_the_model(model, expected):

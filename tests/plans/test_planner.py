@@ -169,8 +169,8 @@ def test_a_narrow_network_costs_less(study):
     assert list(features["features_per_stage"])[:3] == [8, 16, 16]
 
 
-def test_unlabelled_scans_count_for_the_largest_batch(study):
-    """nnU-Net bounds a batch by 5 % of all voxels; the unlabelled ones are seen as well."""
+def test_unlabeled_scans_count_for_the_largest_batch(study):
+    """nnU-Net bounds a batch by 5 % of all voxels; the unlabeled ones are seen as well."""
     study((16, 40, 40), (1.0, 1.0, 1.0))
     few = planned()["configurations"]["3d_fullres"]["batch_size"]
     many = planned(n_unlabeled=400)["configurations"]["3d_fullres"]["batch_size"]
@@ -411,11 +411,11 @@ def test_configurations_of_the_user_are_kept_and_described(study):
     again = planned(derive=derive)
     assert again["configurations"]["mine"] == mine
     assert "3d_lowres" not in again["configurations"]
-    own = again["gnnunet"]
-    assert own["recipes"]["mine"]["batch"] == {"labeled": 8, "unlabeled": 8}
-    assert own["recipes"]["mine"]["pseudo_label"]["largest_component"] == {"1": False}
+    gnnunet_key = again["gnnunet"]
+    assert gnnunet_key["recipes"]["mine"]["batch"] == {"labeled": 8, "unlabeled": 8}
+    assert gnnunet_key["recipes"]["mine"]["pseudo_label"]["largest_component"] == {"1": False}
     batch = again["configurations"]["3d_fullres"]["batch_size"]
-    ratio = own["memory_gb"]["mine"] / own["memory_gb"]["3d_fullres"]
+    ratio = gnnunet_key["memory_gb"]["mine"] / gnnunet_key["memory_gb"]["3d_fullres"]
     assert ratio == pytest.approx(8 / batch, rel=0.1)
 
 

@@ -343,7 +343,7 @@ PUBLISHED = {
     "acdc": ("2d", [256, 256], [170, 170], 12, 10000, 30000),
     "pancreas": ("3d_fullres", [96, 96, 96], [64, 64, 64], 4, 60 * 30, 200 * 25),
 }
-"""Patch, box, labelled images a step (half of batch 8, 24, 8), steps; epochs times steps of one."""
+"""Patch, box, labeled images a step (half of batch 8, 24, 8), steps; epochs times steps of one."""
 
 
 @pytest.mark.parametrize("suffix", ["", "_paper"])
@@ -377,7 +377,7 @@ def test_voxel_sizes_are_as_published(name, spacing):
     assert resolve(load_recipe(f"{name}_paper")).plan.spacing == spacing
 
 
-def test_optimisers_of_the_papers():
+def test_optimizers_of_the_papers():
     la, acdc, pancreas = (
         resolve(load_recipe(f"{name}_paper")).optimizer for name in ("la", "acdc", "pancreas")
     )

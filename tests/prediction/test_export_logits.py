@@ -99,9 +99,9 @@ CASES = {
 def test_labels_are_nnunets_and_probabilities_are_close(name, regions):
     arguments = case(**CASES[name], regions=regions)
     expected = stock(*arguments)
-    made = logits_to_labels(*arguments)
-    assert made.labels.dtype == expected.dtype
-    np.testing.assert_array_equal(made.labels, expected)
+    exported = logits_to_labels(*arguments)
+    assert exported.labels.dtype == expected.dtype
+    np.testing.assert_array_equal(exported.labels, expected)
     assert len(np.unique(expected)) > 1
     _, probabilities = stock(*arguments, probabilities=True)
     both = logits_to_labels(*arguments, with_probabilities=True, with_entropy=True)
@@ -141,24 +141,24 @@ def test_equal_logits_go_to_the_first_class_and_tiny_ones_to_no_region():
 def test_entropy_is_that_of_the_formula(scale):
     logits, properties, *rest = case(grid=(9, 12, 11))
     logits = logits.float() * scale / 3
-    made = logits_to_labels(logits, properties, *rest, with_entropy=True)
+    exported = logits_to_labels(logits, properties, *rest, with_entropy=True)
     p = torch.softmax(logits.double(), 0)
     expected = -(torch.xlogy(p, p)).sum(0).numpy() / np.log(len(p))
     box = tuple(slice(*b) for b in properties["bbox_used_for_cropping"])
-    np.testing.assert_allclose(made.entropy[box], expected, atol=2e-6)
-    outside = np.ones(made.entropy.shape, bool)
+    np.testing.assert_allclose(exported.entropy[box], expected, atol=2e-6)
+    outside = np.ones(exported.entropy.shape, bool)
     outside[box] = False
-    assert not made.entropy[outside].any()
-    assert made.probabilities is None
+    assert not exported.entropy[outside].any()
+    assert exported.probabilities is None
 
 
 def test_entropy_of_regions_is_the_mean_of_their_own():
     logits, properties, *rest = case(grid=(9, 12, 11), regions=True)
-    made = logits_to_labels(logits, properties, *rest, with_entropy=True)
+    exported = logits_to_labels(logits, properties, *rest, with_entropy=True)
     p = torch.sigmoid(logits.double())
     bits = -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / np.log(2)
     box = tuple(slice(*b) for b in properties["bbox_used_for_cropping"])
-    np.testing.assert_allclose(made.entropy[box], bits.mean(0).numpy(), atol=1e-5)
+    np.testing.assert_allclose(exported.entropy[box], bits.mean(0).numpy(), atol=1e-5)
 
 
 def test_entropy_is_0_for_one_certain_class_and_1_for_equal_ones():

@@ -9,7 +9,7 @@ def _kept(rows, classes=(1,)):
     return keep_largest_components(np.array(rows, dtype=np.uint8), list(classes)).tolist()
 
 
-def test_diagonal_neighbours_are_one_component_in_2d():
+def test_diagonal_neighbors_are_one_component_in_2d():
     assert _kept([[1, 0, 0, 0, 1], [0, 1, 0, 0, 1], [0, 0, 1, 0, 0]]) == [
         [1, 0, 0, 0, 0],
         [0, 1, 0, 0, 0],
@@ -17,7 +17,7 @@ def test_diagonal_neighbours_are_one_component_in_2d():
     ]
 
 
-def test_corner_neighbours_are_one_component_in_3d():
+def test_corner_neighbors_are_one_component_in_3d():
     volume = np.zeros((4, 4, 4), np.uint8)
     volume[0, 0, 0] = volume[1, 1, 1] = volume[3, 3, 3] = 1
     kept = keep_largest_components(volume, [1])

@@ -30,11 +30,14 @@ class Double(Corrector):
 
 
 def pipeline(monkeypatch, *names, largest=False):
-    own = {"shift": Shift, "double": Double}
+    correctors = {"shift": Shift, "double": Double}
     monkeypatch.setattr(
-        f"{pseudo_labels.__name__}.pipeline.known_correctors", lambda: {**own, "blur": "Blur"}
+        f"{pseudo_labels.__name__}.pipeline.known_correctors",
+        lambda: {**correctors, "blur": "Blur"},
     )
-    monkeypatch.setattr(f"{pseudo_labels.__name__}.pipeline.corrector_class", own.__getitem__)
+    monkeypatch.setattr(
+        f"{pseudo_labels.__name__}.pipeline.corrector_class", correctors.__getitem__
+    )
     recipe = resolve({"pseudo_label": {"correct": list(names), "largest_component": largest}})
     return PseudoLabels(Surroundings(recipe, (1.0,)), ["1"])
 

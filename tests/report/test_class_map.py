@@ -21,7 +21,7 @@ def test_layout_puts_groups_apart_and_is_repeatable():
     feature, neighbor, side = groups()
     place = layout(feature, neighbor, rounds=60)
     assert np.array_equal(place, layout(feature, neighbor, rounds=60))
-    centers = np.stack([place[side == one].mean(0) for one in range(3)])
+    centers = np.stack([place[side == group].mean(0) for group in range(3)])
     nearest = np.linalg.norm(place[:, None] - centers, axis=2).argmin(1)
     assert (nearest == side).mean() > 0.95
 
@@ -47,11 +47,11 @@ def test_two_images_make_a_map(tmp_path):
 
 def test_same_input_gives_the_same_bytes(tmp_path):
     feature, _, side = groups(12)
-    made = [
+    contents = [
         draw_map(tmp_path / name, feature, side, np.ones(12), side, ("a", "b", "c")).read_bytes()
         for name in ("a.png", "b.png")
     ]
-    assert made[0] == made[1]
+    assert contents[0] == contents[1]
 
 
 def test_confusion_shows_undecided_images_in_a_column(tmp_path):

@@ -15,9 +15,9 @@ def test_nested_values_become_plain_and_load_as_such(tmp_path):
         "device": torch.device("cpu"),
     }
     torch.save(plain(content), tmp_path / "c.pth")
-    found = torch.load(tmp_path / "c.pth", weights_only=True)  # refuses anything else
-    assert found["weights"]["layer"].tolist() == [1, 1]
-    assert not found["weights"]["layer"].requires_grad
-    assert found["log"] == [{"loss": 0.5, "steps": 3}, (1, "a")]
-    assert found["array"] == [0, 1, 2]
-    assert found["device"] == "cpu"
+    checkpoint = torch.load(tmp_path / "c.pth", weights_only=True)  # refuses anything else
+    assert checkpoint["weights"]["layer"].tolist() == [1, 1]
+    assert not checkpoint["weights"]["layer"].requires_grad
+    assert checkpoint["log"] == [{"loss": 0.5, "steps": 3}, (1, "a")]
+    assert checkpoint["array"] == [0, 1, 2]
+    assert checkpoint["device"] == "cpu"

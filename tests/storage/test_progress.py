@@ -25,9 +25,9 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    made = Clock()
-    monkeypatch.setattr(progress.time, "monotonic", made)
-    return made
+    fake_clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", fake_clock)
+    return fake_clock
 
 
 def test_without_a_terminal_there_is_a_line_every_thirty_seconds(capsys, clock):

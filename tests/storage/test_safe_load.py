@@ -236,14 +236,14 @@ def stock_planners() -> dict:
         residual_encoder_unet_planners as residual,
     )
 
-    found = {"ExperimentPlanner": ExperimentPlanner}
+    planners = {"ExperimentPlanner": ExperimentPlanner}
     for module in (residual, resencUNet_planner, planners_no_resampling, resample_with_torch):
-        found |= {
+        planners |= {
             name: value
             for name, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, ExperimentPlanner)
         }
-    return found
+    return planners
 
 
 def test_plans_of_all_planners_of_nnunet_are_accepted(tiny_copy, monkeypatch, capsys):

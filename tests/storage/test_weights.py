@@ -33,10 +33,10 @@ STATE = {"conv.weight": torch.ones(2), "conv.steps": torch.tensor(3)}
 )
 def test_tables_of_all_kinds_give_plain_names(saved, content):
     path = saved(content)
-    found = read_weights(path)
-    assert set(found.tensors) == set(STATE)
-    assert torch.equal(found.tensors["conv.weight"], torch.ones(2))
-    assert found.sha256 == sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = read_weights(path)
+    assert set(weights.tensors) == set(STATE)
+    assert torch.equal(weights.tensors["conv.weight"], torch.ones(2))
+    assert weights.sha256 == sha256_of(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_branch_of_a_checkpoint_is_chosen_and_its_options_do_no_harm(saved):

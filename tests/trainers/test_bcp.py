@@ -50,9 +50,9 @@ def _loss_and_gradient(home, monkeypatch, alpha):
         f"loss.unlabeled_weight={alpha}", "pseudo_label.largest_component=false",
     )  # fmt: skip
     student = _with_given_networks(trainer)
-    made = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
-    made.total.backward()
-    return trainer, student, made.total.detach(), student.logits.grad
+    loss = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
+    loss.total.backward()
+    return trainer, student, loss.total.detach(), student.logits.grad
 
 
 def test_inward_and_outward_images_are_mixed_both_ways(tiny_home, monkeypatch):
@@ -65,7 +65,7 @@ def test_inward_and_outward_images_are_mixed_both_ways(tiny_home, monkeypatch):
     assert torch.equal(trainer.teacher.network.seen[0], batch.unlabeled)
 
 
-def test_alpha_weighs_the_unlabelled_region_of_both_halves(tiny_home, monkeypatch):
+def test_alpha_weighs_the_unlabeled_region_of_both_halves(tiny_home, monkeypatch):
     _, _, _, whole = _loss_and_gradient(tiny_home, monkeypatch, 1.0)
     trainer, _, _, half = _loss_and_gradient(tiny_home, monkeypatch, 0.5)
     outside = _box_of(trainer)[0, 0]
@@ -76,7 +76,7 @@ def test_alpha_weighs_the_unlabelled_region_of_both_halves(tiny_home, monkeypatc
         torch.testing.assert_close(half[rows][:, :, ~unlabeled], whole[rows][:, :, ~unlabeled])
 
 
-def test_alpha_zero_is_the_loss_of_the_labelled_regions(tiny_home, monkeypatch):
+def test_alpha_zero_is_the_loss_of_the_labeled_regions(tiny_home, monkeypatch):
     trainer, student, total, gradient = _loss_and_gradient(tiny_home, monkeypatch, 0.0)
     mask, target = _box_of(trainer), random_batch(trainer).target
     logits = student.logits.detach()
@@ -125,7 +125,7 @@ def test_teacher_learns_nothing_by_gradient(tiny_home, monkeypatch, deep):
     assert not trained & {id(p) for p in teacher.parameters()}
 
 
-def test_pretraining_loads_no_unlabelled_image(tiny_home, monkeypatch):
+def test_pretraining_loads_no_unlabeled_image(tiny_home, monkeypatch):
     trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch)
     read = []
     original = type(trainer.dataset)._unlabeled_crop
@@ -173,12 +173,12 @@ def test_change_of_phase_copies_the_student_and_starts_the_schedule_anew(tiny_ho
     # the teacher rests during pre-training, starts as the student, then follows it
     assert same == (True, False, False, True, False, False)
     assert states[1] > 0
-    assert states[3] == 0  # a fresh optimiser
+    assert states[3] == 0  # a fresh optimizer
     assert trainer.teacher.updates == 3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
-def test_teacher_follows_after_the_step_of_the_optimiser(tiny_home, monkeypatch, share):
+def test_teacher_follows_after_the_step_of_the_optimizer(tiny_home, monkeypatch, share):
     trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, f"teacher.ema={share}")
     trainer.step = trainer.phases()[SELFTRAIN].start
     before = {k: v.clone() for k, v in trainer.teacher.network.named_parameters()}
@@ -225,13 +225,13 @@ def test_empty_pseudo_labels_give_a_finite_loss(tiny_home, monkeypatch):
     student = _with_given_networks(trainer)
     with torch.no_grad():
         trainer.teacher.network.logits[:, 0] = 50
-    made = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
-    made.total.backward()
-    assert made.terms["pseudo_foreground"] == 0
+    loss = trainer.batch_loss(random_batch(trainer), trainer.phases()[SELFTRAIN])
+    loss.total.backward()
+    assert loss.terms["pseudo_foreground"] == 0
     assert torch.isfinite(student.logits.grad).all()
 
 
-def test_labels_of_unlabelled_and_test_cases_change_nothing(trained_home, tmp_path, monkeypatch):
+def test_labels_of_unlabeled_and_test_cases_change_nothing(trained_home, tmp_path, monkeypatch):
     """Plans, preprocesses and trains again after every label that must not be read is another."""
     home = tmp_path / "home"
     shutil.copytree(trained_home / "raw", home / "raw")
@@ -246,21 +246,21 @@ def test_labels_of_unlabelled_and_test_cases_change_nothing(trained_home, tmp_pa
         target = raw / "labelsUn" / path.name.replace("_0000", "")
         write_image(target, np.full((18, 20, 22), 99, np.uint8))
     plan_in(home)
-    made = train_in(home, "BCPTrainer")
+    training = train_in(home, "BCPTrainer")
     name = "checkpoint_final.pth"
-    ours = load_checkpoint(made.model / "fold_all" / name)
+    ours = load_checkpoint(training.model / "fold_all" / name)
     theirs = load_checkpoint(model_of(trained_home, "BCPTrainer") / "fold_all" / name)
     for weights in (("network_weights",), ("gnnunet", "teacher", "weights")):
         a, b = ours, theirs
         for key in weights:
             a, b = a[key], b[key]
         assert all(torch.equal(a[key], b[key]) for key in b)
-    used = json.loads((made.model / "fold_all" / "environment.json").read_text())
+    used = json.loads((training.model / "fold_all" / "environment.json").read_text())
     assert len(used["labeled"]) == N_LABELED
     assert not {p.name[:7] for p in test} & {*used["labeled"], *used["unlabeled"]}
 
 
-def test_training_opens_no_label_and_no_property_of_an_unlabelled_case(tiny_home, monkeypatch):
+def test_training_opens_no_label_and_no_property_of_an_unlabeled_case(tiny_home, monkeypatch):
     from graphnn_unet.data import patch_dataset
 
     trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch)
@@ -335,7 +335,7 @@ def test_the_teacher_is_told_where_each_patch_lies_in_its_case(
     assert len(mirrored) > 2
 
 
-def test_rotated_unlabelled_patches_have_no_place(tiny_home, monkeypatch):
+def test_rotated_unlabeled_patches_have_no_place(tiny_home, monkeypatch):
     trainer = make_trainer(
         BCPTrainer, tiny_home, monkeypatch, "augmentation.unlabeled_spatial=true"
     )

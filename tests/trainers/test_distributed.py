@@ -100,10 +100,10 @@ def command(home: Path, *arguments: str) -> subprocess.Popen:
 
 def test_command_ends_with_one_line_and_status_2(tiny_copy):
     process = command(tiny_copy, "-num_gpus", "2", "--set", "batch.labeled=6")
-    _, told = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "Traceback" not in told
-    assert [line for line in told.splitlines() if line.startswith("error: ")] == [
+    assert "Traceback" not in stderr
+    assert [line for line in stderr.splitlines() if line.startswith("error: ")] == [
         "error: batch.labeled = 6 cannot be shared by 2 processes: each needs pairs of images. "
         "Use a multiple of 4 (--set batch.labeled=...)."
     ]
@@ -121,10 +121,10 @@ def test_sigterm_stops_all_processes_after_the_same_step(tiny_copy, monkeypatch)
     while not metrics.is_file() and time.monotonic() < until and process.poll() is None:
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert "Go on with the same command and --c" in told
-    assert "Traceback" not in told
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Go on with the same command and --c" in stderr
+    assert "Traceback" not in stderr
     step = load_checkpoint(model / "fold_all" / LATEST)["gnnunet"]["step"]
     assert step == pd.read_csv(metrics)["step"].iloc[-1]
 

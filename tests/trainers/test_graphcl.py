@@ -17,10 +17,10 @@ def trainer_with(tiny_home, monkeypatch):
     """Make a trainer with an open gate and the same weights for the same seed."""
 
     def make(*overrides, gate=0.7, cls=GraphCLTrainer, configuration="3d_fullres"):
-        made = make_trainer(cls, tiny_home, monkeypatch, *overrides, configuration=configuration)
-        for network in (made.network, made.teacher.network):
+        built = make_trainer(cls, tiny_home, monkeypatch, *overrides, configuration=configuration)
+        for network in (built.network, built.teacher.network):
             open_gate(network, gate)
-        return made
+        return built
 
     return make
 
@@ -35,10 +35,10 @@ def self_training(trainer, seed=0):
 @pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
 def test_kappa_zero_is_bcps_loss_exactly(trainer_with, configuration):
     trainer = trainer_with("graph.kappa=0.0", configuration=configuration)
-    made = self_training(trainer)
-    assert "cluster_loss" not in made.terms
+    loss = self_training(trainer)
+    assert "cluster_loss" not in loss.terms
     trainer.predict_mixed = lambda images: BCPTrainer.predict_mixed(trainer, images)
-    assert torch.equal(made.total, self_training(trainer).total)
+    assert torch.equal(loss.total, self_training(trainer).total)
 
 
 def test_kappa_zero_and_a_closed_gate_are_bcps_loss_of_the_plain_network(
@@ -54,14 +54,14 @@ def test_kappa_zero_and_a_closed_gate_are_bcps_loss_of_the_plain_network(
 
 
 def test_total_grows_with_kappa_by_the_clustering_loss(trainer_with):
-    made = {k: self_training(trainer_with(f"graph.kappa={k}")) for k in (0.0, 1.0, 3.0)}
-    clustering = made[1.0].terms["cluster_loss"]
+    losses = {k: self_training(trainer_with(f"graph.kappa={k}")) for k in (0.0, 1.0, 3.0)}
+    clustering = losses[1.0].terms["cluster_loss"]
     assert -0.5 <= float(clustering) <= 0.5  # unit rows, mean over pairs, tau = 2
     assert abs(float(clustering)) > 1e-3
-    assert torch.equal(clustering, made[3.0].terms["cluster_loss"])
-    torch.testing.assert_close(made[1.0].total - made[0.0].total, clustering, atol=1e-5, rtol=0)
+    assert torch.equal(clustering, losses[3.0].terms["cluster_loss"])
+    torch.testing.assert_close(losses[1.0].total - losses[0.0].total, clustering, atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        (made[3.0].total - made[1.0].total) / 2, clustering, atol=1e-5, rtol=0
+        (losses[3.0].total - losses[1.0].total) / 2, clustering, atol=1e-5, rtol=0
     )
 
 
@@ -89,9 +89,9 @@ def test_clustering_loss_is_absent_in_pretraining(trainer_with):
     trainer = trainer_with("graph.kappa=100.0")
     batch = random_batch(trainer)
     batch.unlabeled = None
-    made = trainer.batch_loss(batch, trainer.phases()[0])
-    made.total.backward()
-    assert "cluster_loss" not in made.terms
+    loss = trainer.batch_loss(batch, trainer.phases()[0])
+    loss.total.backward()
+    assert "cluster_loss" not in loss.terms
     assert all(p.grad is None for p in trainer.student.heads["cluster_head"].parameters())
     assert trainer.network.align.gate.grad is not None  # the block is there in both phases
 

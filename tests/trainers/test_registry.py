@@ -23,9 +23,9 @@ def test_trainers_of_nnunet_are_found_without_importing_the_others():
 
     sys.modules.pop("nnunetv2.training.nnUNetTrainer.primus.primus_trainers", None)
     assert trainer_class("nnUNetTrainer") is nnUNetTrainer
-    found = trainer_class("nnUNetTrainer_250epochs")
-    assert found.__module__.endswith("nnUNetTrainer_Xepochs")
-    assert issubclass(found, nnUNetTrainer)
+    loaded_class = trainer_class("nnUNetTrainer_250epochs")
+    assert loaded_class.__module__.endswith("nnUNetTrainer_Xepochs")
+    assert issubclass(loaded_class, nnUNetTrainer)
     assert "nnunetv2.training.nnUNetTrainer.primus.primus_trainers" not in sys.modules
 
 
@@ -47,8 +47,8 @@ def test_a_users_file_is_known_by_its_class_from_then_on(tmp_path):
     )
     with pytest.raises(InputError, match="'FromFile' is unknown"):
         trainer_class("FromFile")
-    found = trainer_class(f"{file}:FromFile")
-    assert trainer_class("FromFile") is found
+    loaded_class = trainer_class(f"{file}:FromFile")
+    assert trainer_class("FromFile") is loaded_class
 
 
 def test_trainer_of_an_installed_package_is_found(monkeypatch):

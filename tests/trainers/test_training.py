@@ -217,7 +217,7 @@ def test_damaged_preprocessed_case_is_named_before_training(tiny_copy):
 def test_method_that_needs_unlabeled_cases_says_so(tmp_path):
     write_raw_dataset(tmp_path / "raw", n_unlabeled=0)
     plan_in(tmp_path)
-    with pytest.raises(InputError, match="needs unlabelled cases"):
+    with pytest.raises(InputError, match="needs unlabeled cases"):
         train_in(tmp_path, "BCPTrainer")
 
 

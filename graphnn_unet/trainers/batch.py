@@ -18,7 +18,7 @@ class Phase:
         name: Name in logs.
         start: First step.
         stop: Step after the last one.
-        unlabeled: Whether its batches hold unlabelled images.
+        unlabeled: Whether its batches hold unlabeled images.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Batch:
     """A batch on the device.
 
     Attributes:
-        labeled: ``(l, c, *s)`` labelled images.
+        labeled: ``(l, c, *s)`` labeled images.
         target: ``(l, 1, *s)`` labels, or ``(l, k, *s)`` bool where outputs overlap.
-        unlabeled: ``(u, c, *s)`` unlabelled images, ``None`` in phases without.
-        keys: Case ids, labelled ones first.
+        unlabeled: ``(u, c, *s)`` unlabeled images, ``None`` in phases without.
+        keys: Case ids, labeled ones first.
         generator: CPU generator of this step, for boxes.
-        places: Where each image lies in its case, labelled ones first.
+        places: Where each image lies in its case, labeled ones first.
     """
 
     labeled: Tensor
