@@ -25,8 +25,8 @@ _VERBS = (
 )
 OTHER_WORDS = re.compile(
     rf"(?:{_VERBS})is(?:e|ed|es|er|ers|ing|ation|ations)(?![a-z])|analys(?:e|ed|ing)(?![a-z])"
-    r"|labell(?:ed|ing)|modell(?:ed|ing)|cancell(?:ed|ing)|neighbour|colour|behaviour|favour|tumour|centr(?:e|ed|es|ing)"
-    r"(?![a-z])|grey|licence|catalogue|artefact"
+    r"|(?:label|model|cancel)l(?:ed|ing)|centr(?:e|ed|es|ing)(?![a-z])"
+    r"|neighbour|colour|behaviour|favour|tumour|grey|licence|catalogue|artefact"
     r"|(?<![a-z])mend(?:s|ed|ing)?(?![a-z])|defect of ours",
     re.IGNORECASE,
 )
