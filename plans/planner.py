@@ -1,3 +1,5 @@
+# pyright: standard
+# nnU-Net's planners, the base of these classes, come without types
 """nnU-Net's experiment planners with room for a teacher and an unlabelled batch.
 
 The planners of nnU-Net choose patch size, network and batch from the fingerprint and a memory
@@ -15,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,7 +52,11 @@ MINIMAL_STUDENT_BATCH = 4
 supervised baseline (docs/explanation/choices.md)."""
 
 
-class _SemiSupervisedPlanning:
+# mixed into each of nnU-Net's planners, whose methods it calls
+_Planning = ExperimentPlanner if TYPE_CHECKING else object
+
+
+class _SemiSupervisedPlanning(_Planning):
     """What is planned differently; mixed into each of nnU-Net's planners."""
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -112,7 +113,7 @@ def _work(arguments: argparse.Namespace) -> None:
         print(f"{summary}  mean Dice {dice:.4f}{_caution(summary)}")
 
 
-def _caution(summary: object) -> str:
+def _caution(summary: Path) -> str:
     from graphnn_unet.storage.safe_load import read_json
 
     if read_json(summary)["is_estimate"] is False:

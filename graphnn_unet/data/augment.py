@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
@@ -84,7 +84,7 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
             part.benchmark = False
         if type(part) is MirrorTransform:
             part.__class__ = RecordedMirror
-    kept = [part for part in transform.transforms if not isinstance(part, _MOVING)]
+    kept = [part for part in cast(ComposeTransforms, transform).transforms if not isinstance(part, _MOVING)]
     return Augmentation(
         transform, ComposeTransforms(kept), tuple(int(i) for i in initial), tuple(mirror or ())
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
@@ -321,7 +321,7 @@ class _Work:
 
 def ahead(items: Iterable[T]) -> Iterator[T]:
     """Draw from ``items`` in a thread, one ahead of the consumer."""
-    iterator, end = iter(items), object()
+    iterator, end = iter(items), cast(T, object())
     with ThreadPoolExecutor(1) as thread:
         upcoming = thread.submit(next, iterator, end)
         while (item := upcoming.result()) is not end:
