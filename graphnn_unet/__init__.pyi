@@ -1,4 +1,4 @@
-# The public functions, each in the module that defines it; graphnn_unet/__init__.py reads this list.
+# The public functions and their modules; graphnn_unet/__init__.py reads this list.
 from graphnn_unet import graph as graph
 from graphnn_unet import metrics as metrics
 from graphnn_unet import trainers as trainers

@@ -98,7 +98,7 @@ class _SemiSupervisedPlanning(_Planning):
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         """The slice axis first; a coarse spacing inside the slices does not change which it is."""
         if self._spacing_in_slice() is None:
-            return super().determine_transpose()
+            return super().determine_transpose()  # pyright: ignore[reportReturnType]
         first = int(np.argmax(super().determine_fullres_target_spacing()))
         forward = [first, *(axis for axis in range(3) if axis != first)]
         return forward, [forward.index(axis) for axis in range(3)]
@@ -141,7 +141,7 @@ class _SemiSupervisedPlanning(_Planning):
         return plan
 
     @staticmethod
-    def static_estimate_VRAM_usage(*arguments: Any) -> int:
+    def static_estimate_VRAM_usage(*arguments: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """nnU-Net's estimate from a network without weights: five times as fast, same value."""
         with torch.device("meta"):
             return ExperimentPlanner.static_estimate_VRAM_usage(*arguments)
@@ -284,19 +284,19 @@ class _SemiSupervisedPlanning(_Planning):
         }
 
 
-class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):
+class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's default planner (plain U-Net)."""
 
 
-class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):
+class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's residual encoder planner, size M."""
 
 
-class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):
+class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's residual encoder planner, size L."""
 
 
-class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):
+class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's residual encoder planner, size XL."""
 
 

@@ -10,6 +10,7 @@ import difflib
 import inspect
 import os
 from collections.abc import Iterator
+from enum import EnumMeta
 from importlib import import_module
 from pathlib import Path
 
@@ -33,12 +34,9 @@ def public_surface() -> Iterator[str]:
 def arguments(thing: object) -> str:
     """Names, kinds and defaults; without the types, which versions of Python spell differently."""
     thing = getattr(thing, "__func__", thing)
-    if not (inspect.isfunction(thing) or inspect.isclass(thing)):
+    if isinstance(thing, EnumMeta) or not (inspect.isfunction(thing) or inspect.isclass(thing)):
         return ""
-    try:
-        signature = inspect.signature(thing)
-    except ValueError:  # a class of C, as enumerations in some versions of Python
-        return ""
+    signature = inspect.signature(thing)
     parameters = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from graphnn_unet.commands import _command
 

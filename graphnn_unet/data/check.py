@@ -334,8 +334,8 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
         job.images,
         job.label,
         {job.name(record.path): record.sha256 for record in records},
-        first.grid.shape,
-        first.grid.spacing,
+        first.grid.shape,  # pyright: ignore[reportArgumentType]
+        first.grid.spacing,  # pyright: ignore[reportArgumentType]
         len(records),
         content=tuple(record.content for record in records),
     )

@@ -268,7 +268,7 @@ def _save_unlabeled(
     from batchgenerators.utilities.file_and_folder_operations import write_pickle
 
     blosc2.asarray(
-        np.ascontiguousarray(data),
+        np.ascontiguousarray(data),  # pyright: ignore[reportArgumentType]
         urlpath=f"{stem}.b2nd",
         chunks=chunks,
         blocks=blocks,
@@ -398,7 +398,7 @@ def resampled_shape(
     target = list(resolved_configuration(plans, configuration)["spacing"])
     if len(target) == 2:
         target = [spacing[0], *target]
-    return tuple(
+    return tuple(  # pyright: ignore[reportReturnType]
         max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True)
     )
 

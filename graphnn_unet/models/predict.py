@@ -294,7 +294,7 @@ class _Work:
         model = self.predictor
         needed = export_gb(
             prepared.properties,
-            prepared.data.shape[1:],
+            prepared.data.shape[1:],  # pyright: ignore[reportOptionalMemberAccess]
             model.plans,
             model.configuration,
             model.label_manager.num_segmentation_heads,
@@ -350,7 +350,7 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
     facts = {
         "schema_version": 1,
         "dataset": predictor.plans.dataset_name,
-        "model": predictor.folder.resolve().name,
+        "model": predictor.folder.resolve().name,  # pyright: ignore[reportOptionalMemberAccess]
         "trainer": predictor.trainer_name,
         "configuration": predictor.configuration_name,
         **predictor.settings,

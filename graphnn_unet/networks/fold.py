@@ -7,7 +7,7 @@ input channels. Zero padding stays exact because the block has no bias.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ def fold_alignment(network: AlignedUNet) -> dict[str, Tensor]:
     return weights
 
 
-def can_fold(network: nn.Module) -> bool:
+def can_fold(network: nn.Module) -> TypeGuard[AlignedUNet]:
     """Whether a network has an alignment block that :func:`fold_alignment` can fold."""
     if not isinstance(network, AlignedUNet):
         return False

@@ -82,11 +82,11 @@ def write_case(
     """
     if outputs.probabilities:
         with atomic_path(target / f"{case}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=made.probabilities)
+            np.savez_compressed(temporary, probabilities=made.probabilities)  # pyright: ignore[reportArgumentType]
         write_bytes(target / f"{case}.pkl", pickle.dumps(properties))
     if outputs.uncertainty:
         path = target / f"{case}_uncertainty{outputs.ending}"
-        write_float_image(path, made.entropy, properties)
+        write_float_image(path, made.entropy, properties)  # pyright: ignore[reportArgumentType]
     # the label map comes last: where it is, the case is done
     with atomic_path(target / f"{case}{outputs.ending}") as temporary:
         plans.image_reader_writer_class().write_seg(made.labels, str(temporary), properties)
