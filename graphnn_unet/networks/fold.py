@@ -7,7 +7,7 @@ input channels. Zero padding stays exact because the block has no bias.
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ def _readers(network: AlignedUNet) -> list[tuple[Convolution, slice]]:
 
 def _first_convolutions(stage: Any) -> list[Convolution]:
     """Convolutions that read the input of a stage; none where something else reads it as well."""
-    block = stage[0] if isinstance(stage, nn.Sequential) else stage
+    block = cast(Any, stage[0] if isinstance(stage, nn.Sequential) else stage)
     if hasattr(block, "convs"):  # stacked plain convolutions
         return [block.convs[0].conv]
     residual = block.blocks[0]

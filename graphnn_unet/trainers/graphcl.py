@@ -126,7 +126,9 @@ class GraphCLTrainer(BCPTrainer):
         return output, StepLoss(graph.kappa * loss, self._cluster_terms(loss, nodes, assignment))
 
     @torch.no_grad()
-    def _cluster_terms(self, loss: Tensor, nodes: Tensor, assignment: Tensor) -> dict[str, Tensor]:
+    def _cluster_terms(
+        self, loss: Tensor, nodes: Tensor, assignment: Tensor
+    ) -> dict[str, Tensor | float]:
         """What shows a collapse: cosine between nodes near 1, or one cluster in use."""
         from graphnn_unet.graph import cluster_perplexity, mean_cosine
 
