@@ -19,7 +19,7 @@ setup(
         "graphnn_unet.plans": "plans",
     },
     package_data={
-        "graphnn_unet": ["py.typed"],
+        "graphnn_unet": ["py.typed", "__init__.pyi"],
         "graphnn_unet.dataset_conversion": ["*.json"],
         "graphnn_unet.plans": ["recipes/*.toml"],
     },

@@ -101,7 +101,7 @@ class Request:
             return frozenset()
         from graphnn_unet.dataset_conversion.volumes import read_list
 
-        return frozenset(read_list(Path(self.test).expanduser()))
+        return frozenset(read_list(Path(self.test).expanduser()))  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
 
     Example:
         >>> first = generator(3, Stream.CASE_ORDER, 0).integers(1000)
-        >>> first == generator(3, Stream.CASE_ORDER, 0).integers(1000)
+        >>> bool(first == generator(3, Stream.CASE_ORDER, 0).integers(1000))
         True
     """
     return np.random.default_rng([seed, int(stream), *index])

@@ -1,3 +1,5 @@
+# pyright: standard
+# nnU-Net's planners, the base of these classes, come without types
 """nnU-Net's experiment planners with room for a teacher and an unlabeled batch.
 
 The planners of nnU-Net choose patch size, network and batch from the fingerprint and a memory
@@ -15,7 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,7 +52,11 @@ MINIMAL_STUDENT_BATCH = 4
 supervised baseline (docs/explanation/choices.md)."""
 
 
-class _SemiSupervisedPlanning:
+# mixed into each of nnU-Net's planners, whose methods it calls
+_Planning = ExperimentPlanner if TYPE_CHECKING else object
+
+
+class _SemiSupervisedPlanning(_Planning):
     """What is planned differently; mixed into each of nnU-Net's planners."""
 
     def __init__(
@@ -92,7 +98,7 @@ class _SemiSupervisedPlanning:
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         """The slice axis first; a coarse spacing inside the slices does not change which it is."""
         if self._spacing_in_slice() is None:
-            return super().determine_transpose()
+            return super().determine_transpose()  # pyright: ignore[reportReturnType]
         first = int(np.argmax(super().determine_fullres_target_spacing()))
         forward = [first, *(axis for axis in range(3) if axis != first)]
         return forward, [forward.index(axis) for axis in range(3)]
@@ -135,7 +141,7 @@ class _SemiSupervisedPlanning:
         return plan
 
     @staticmethod
-    def static_estimate_VRAM_usage(*arguments: Any) -> int:
+    def static_estimate_VRAM_usage(*arguments: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """nnU-Net's estimate from a network without weights: five times as fast, same value."""
         with torch.device("meta"):
             return ExperimentPlanner.static_estimate_VRAM_usage(*arguments)
@@ -278,19 +284,19 @@ class _SemiSupervisedPlanning:
         }
 
 
-class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):
+class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's default planner (plain U-Net)."""
 
 
-class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):
+class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's residual encoder planner, size M."""
 
 
-class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):
+class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's residual encoder planner, size L."""
 
 
-class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):
+class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):  # pyright: ignore[reportIncompatibleMethodOverride]
     """nnU-Net's residual encoder planner, size XL."""
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from pydantic import Field, SerializeAsAny
 
@@ -43,30 +43,31 @@ class Plan(Section):
     """What the planner is told; empty values are decided from the data."""
 
     configuration: Literal["2d", "3d_fullres", "3d_lowres"] | None = Field(
-        None, description="configuration that spacing and patch_size are for"
+        default=None, description="configuration that spacing and patch_size are for"
     )
     spacing: Annotated[list[Length], Field(min_length=2, max_length=3)] | None = Field(
-        None,
+        default=None,
         description="target voxel size in mm, order z, y, x of the files (two values: the two axes "
         "of a slice)",
     )
     patch_size: Annotated[list[Positive], Field(min_length=2, max_length=3)] | None = Field(
-        None,
+        default=None,
         description="patch in voxels, order z, y, x of the plan, where the axis of the largest "
         "spacing comes first (two values for 2d: y, x)",
     )
     gpu_memory_gb: Annotated[float, Field(ge=0.01)] | None = Field(
-        None, description="GPU memory to plan for, in GB; nnU-Net's target of the planner if empty"
+        default=None,
+        description="GPU memory to plan for, in GB; nnU-Net's target of the planner if empty",
     )
 
 
 class Network(Section):
     """Changes to the planned network; empty values keep nnU-Net's."""
 
-    base_features: Positive | None = Field(None, description="channels of the first stage")
-    max_features: Positive | None = Field(None, description="largest number of channels")
+    base_features: Positive | None = Field(default=None, description="channels of the first stage")
+    max_features: Positive | None = Field(default=None, description="largest number of channels")
     max_stages: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="largest number of resolution stages, bottleneck included"
+        default=None, description="largest number of resolution stages, bottleneck included"
     )
 
 
@@ -74,10 +75,10 @@ class Batch(Section):
     """Images a step; half of each part fills the inward, half the outward mixed images."""
 
     labeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
-        4, description="labeled images a step; the student sees as many patches"
+        default=4, description="labeled images a step; the student sees as many patches"
     )
     unlabeled: Annotated[int, Field(ge=2, multiple_of=2)] = Field(
-        4, description="unlabeled images a step (self-training only)"
+        default=4, description="unlabeled images a step (self-training only)"
     )
 
 
@@ -85,38 +86,45 @@ class Schedule(Section):
     """Lengths in optimizer steps."""
 
     pretrain_steps: Annotated[int, Field(ge=0)] = Field(
-        10_000, description="steps on labeled cases alone (BCP's program, ACDC: 10 000)"
+        default=10_000, description="steps on labeled cases alone (BCP's program, ACDC: 10 000)"
     )
     selftrain_steps: Annotated[int, Field(ge=0)] = Field(
-        30_000, description="steps with pseudo-labels (BCP's program, ACDC: 30 000)"
+        default=30_000, description="steps with pseudo-labels (BCP's program, ACDC: 30 000)"
     )
-    steps_per_epoch: Positive = Field(250, description="steps between two log rows (nnU-Net: 250)")
+    steps_per_epoch: Positive = Field(
+        default=250, description="steps between two log rows (nnU-Net: 250)"
+    )
     validation_steps: Annotated[int, Field(ge=0)] = Field(
-        50, description="patches of held-out cases scored after an epoch (nnU-Net: 50 batches)"
+        default=50,
+        description="patches of held-out cases scored after an epoch (nnU-Net: 50 batches)",
     )
     checkpoint_every: Positive = Field(
-        10, description="epochs between two checkpoints for continuing"
+        default=10, description="epochs between two checkpoints for continuing"
     )
 
 
 class Optimizer(Section):
     """Optimizer and learning rate; defaults are nnU-Net's."""
 
-    name: Literal["sgd", "adam", "adamw"] = Field("sgd", description="update rule")
-    lr: Annotated[float, Field(gt=0)] = Field(0.01, description="initial learning rate")
-    momentum: Fraction = Field(0.99, description="momentum of sgd")
-    nesterov: bool = Field(True, description="Nesterov momentum of sgd")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(3e-5, description="L2 penalty")
+    name: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="update rule")
+    lr: Annotated[float, Field(gt=0)] = Field(default=0.01, description="initial learning rate")
+    momentum: Fraction = Field(default=0.99, description="momentum of sgd")
+    nesterov: bool = Field(default=True, description="Nesterov momentum of sgd")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(default=3e-5, description="L2 penalty")
     schedule: Literal["poly", "step", "constant"] = Field(
-        "poly", description="poly: lr (1 - t/T)^0.9; step: lr * gamma^(t // step_size)"
+        default="poly", description="poly: lr (1 - t/T)^0.9; step: lr * gamma^(t // step_size)"
     )
-    step_size: Positive = Field(2500, description="steps between two drops of schedule = step")
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor of one drop")
+    step_size: Positive = Field(
+        default=2500, description="steps between two drops of schedule = step"
+    )
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.1, description="factor of one drop"
+    )
     reset_between_phases: bool = Field(
-        True, description="self-training starts with a fresh optimizer state"
+        default=True, description="self-training starts with a fresh optimizer state"
     )
     clip_norm: Annotated[float, Field(gt=0)] = Field(
-        12.0, description="largest norm of all gradients together (nnU-Net: 12)"
+        default=12.0, description="largest norm of all gradients together (nnU-Net: 12)"
     )
 
 
@@ -124,24 +132,27 @@ class Loss(Section):
     """Segmentation loss."""
 
     variant: Literal["nnunet", "paper3d", "paper2d"] = Field(
-        "nnunet", description="Dice + cross-entropy as nnU-Net or as BCP's 3D and 2D programs"
+        default="nnunet",
+        description="Dice + cross-entropy as nnU-Net or as BCP's 3D and 2D programs",
     )
     unlabeled_weight: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="weight of regions with pseudo-labels (BCP: alpha = 0.5)"
+        default=0.5, description="weight of regions with pseudo-labels (BCP: alpha = 0.5)"
     )
     pseudo_dice: bool = Field(
-        False,
+        default=False,
         description="Dice beside cross-entropy where labels are the teacher's, as published; on "
         "uncertain borders it favors foreground, step after step",
     )
-    deep_supervision: bool = Field(True, description="loss on coarser decoder outputs as well")
+    deep_supervision: bool = Field(
+        default=True, description="loss on coarser decoder outputs as well"
+    )
 
 
 class Augmentation(Section):
     """Changes to nnU-Net's augmentation."""
 
     unlabeled_spatial: bool = Field(
-        False,
+        default=False,
         description="rotate and scale unlabeled patches too; a teacher labels anatomy better at "
         "its own size and place",
     )
@@ -211,7 +222,7 @@ SECTION_PROVIDERS = "graphnn_unet.sections"
 _ENGINE_SECTIONS: dict[str, type[Section]] = {
     name: field.annotation
     for name, field in Recipe.model_fields.items()
-    if name != "methods" and field.annotation is not None
+    if name != "methods" and isinstance(field.annotation, type)
 }
 _declared: dict[str, type[Section]] = {}
 
@@ -360,8 +371,8 @@ def check_layer(layer: Layer, source: str) -> None:
     faults: list[RecipeError] = []
     understood: dict[str, dict[str, Any]] = {}
     for section, table in layer.items():
-        if section not in sections or not isinstance(table, Mapping):
-            names = [f"{section}.{key}" for key in table] if isinstance(table, Mapping) else []
+        if section not in sections or not _is_table(table):
+            names = [f"{section}.{key}" for key in table] if _is_table(table) else []
             faults += [_unknown(name, known, source) for name in names or [section]]
             continue
         for key, value in table.items():
@@ -403,7 +414,7 @@ def resolve(*layers: Layer) -> Recipe:
     merged: dict[str, dict[str, Any]] = {}
     for layer in layers:
         for section, table in layer.items():
-            if not isinstance(table, Mapping):
+            if not _is_table(table):
                 raise _unknown(section, known_keys(), "the resolved recipe")
             merged.setdefault(section, {}).update(table)
     check_layer(merged, "the resolved recipe")
@@ -417,7 +428,7 @@ def resolve(*layers: Layer) -> Recipe:
 
 def _wrong_values(values: Layer, source: str) -> list[RecipeError]:
     """One fault for each known key whose value cannot be used."""
-    faults = []
+    faults: list[RecipeError] = []
     for name, table in values.items():
         for wrong in wrong_values(known_sections()[name], table):
             key = f"{name}.{wrong.field}" if wrong.field else name
@@ -483,14 +494,18 @@ def to_toml(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def _is_table(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         # JSON's escapes are TOML's, but for the control character DEL
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Mapping):
+    if _is_table(value):
         return "{ " + ", ".join(f"{_toml(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
+        return "[" + ", ".join(map(_toml, cast(Sequence[Any], value))) + "]"
     return repr(value)

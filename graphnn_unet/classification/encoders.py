@@ -281,6 +281,7 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from graphnn_unet.models.load import build_network
+    from graphnn_unet.networks.hook import planned_unet
     from graphnn_unet.storage.safe_load import check_plans
 
     manager = PlansManager(check_plans(details["plans"], "the stored plan"))
@@ -290,7 +291,7 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
         raise InputError("the segmentation model has no encoder that can be taken out")
     n_dims = len(manager.get_configuration(configuration).patch_size)
     n_channels = len(description.get("channel_names") or description["modality"])
-    return _BottleneckOfUNet(network.encoder), network, (n_channels, n_dims)
+    return _BottleneckOfUNet(planned_unet(network).encoder), network, (n_channels, n_dims)
 
 
 def _built(encoder_class: Callable[..., Any], n_channels: int, n_dims: int) -> nn.Module:

@@ -50,7 +50,7 @@ def build_graph(feature: Tensor, settings: ClassifySettings, cases: Sequence[str
         raise InputError("one image makes no graph", "", "Give more images")
     bad = (~torch.isfinite(feature).all(dim=1)).nonzero().flatten().tolist()
     if bad:
-        named = ", ".join(cases[row] for row in bad[:5])
+        named = ", ".join(cases[int(row)] for row in bad[:5])
         raise InputError(
             f"{len(bad)} images have features that are not finite",
             f"for example {named}",

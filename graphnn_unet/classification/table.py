@@ -114,7 +114,7 @@ def _rows(
     rows: dict[str, tuple[str, ...]] = {}
     faults = []
     for number, cells in lines:
-        case, code = cells[0], ""
+        case, code, cause, remedy = cells[0], "", "", ""
         if len(cells) != n_columns:
             code, remedy = "T01", "Correct the line"
             cause = f"it has {len(cells)} cells, the first line {n_columns}"

@@ -156,10 +156,10 @@ class _BilateralGrid:
         diagonal = np.maximum(smooth * (mass - scale * blur.diagonal() * scale) + data, 1e-5)
         shape = (self.n_cells, self.n_cells)
         solution, _ = cg(
-            LinearOperator(shape, matvec=product, dtype=np.float64),
+            LinearOperator(shape, matvec=product, dtype=np.float64),  # pyright: ignore[reportCallIssue]
             right,
             x0=right / np.maximum(data, 1e-12),
-            M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),
+            M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),  # pyright: ignore[reportCallIssue]
             rtol=1e-5,
             maxiter=settings.n_steps,
         )

@@ -186,7 +186,7 @@ def last_keys(
         )
     projection.stride = (stride, stride)
     triples: list[Tensor] = []
-    hook = backbone.blocks[-1].attn.qkv.register_forward_hook(
+    hook = backbone.blocks[-1].attn.qkv.register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
         lambda module, given, triple: triples.append(triple)
     )
     try:

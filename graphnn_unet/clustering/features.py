@@ -24,8 +24,15 @@ CELL = 4
 class FeatureSource(Protocol):
     """Anything that gives the nodes of an image."""
 
-    name: str
-    facts: dict[str, str]
+    @property
+    def name(self) -> str:
+        """What the features are called in files."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What decides the features, by name."""
+        ...
 
     def __call__(self, image: Image) -> NodeFeatures:
         """Nodes of the image without its frame."""
@@ -101,4 +108,4 @@ def working_image(image: Image, side: int) -> np.ndarray:
         smooth, [1, *(t / n for t, n in zip(target, array.shape[1:], strict=True))], order=1,
         grid_mode=True, mode="nearest",
     )  # fmt: skip
-    return zoomed.astype(np.float32)
+    return zoomed.astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from graphnn_unet.commands import _command
 
@@ -48,7 +49,7 @@ def _work(arguments: argparse.Namespace) -> None:
 
     if arguments.np is not None and arguments.np < 1:
         raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
-    options = {"n_workers": 0 if arguments.np == 1 else arguments.np}
+    options: dict[str, Any] = {"n_workers": 0 if arguments.np == 1 else arguments.np}
     for section in SECTIONS:
         options |= _command.given_settings(arguments, section)
     if arguments.as_labels:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from graphnn_unet.commands import _command
 
@@ -114,7 +115,7 @@ def _work(arguments: argparse.Namespace) -> None:
         print(f"{summary}  mean Dice {dice:.4f}{_caution(summary)}")
 
 
-def _caution(summary: object) -> str:
+def _caution(summary: Path) -> str:
     from graphnn_unet.storage.safe_load import read_json
 
     if read_json(summary)["is_estimate"] is False:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
@@ -66,16 +66,16 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     )
     transform = trainer.get_training_transforms(
-        configuration.patch_size,
+        configuration.patch_size,  # pyright: ignore[reportArgumentType]
         rotation,
         None,
         mirror,
         dummy_2d,
         use_mask_for_norm=configuration.use_mask_for_norm,
         is_cascaded=False,
-        foreground_labels=labels.foreground_labels,
-        regions=labels.foreground_regions if labels.has_regions else None,
-        ignore_label=labels.ignore_label,
+        foreground_labels=labels.foreground_labels,  # pyright: ignore[reportArgumentType]
+        regions=labels.foreground_regions if labels.has_regions else None,  # pyright: ignore[reportArgumentType]
+        ignore_label=labels.ignore_label,  # pyright: ignore[reportArgumentType]
     )
     for part in _all_transforms(transform):
         if isinstance(part, GaussianBlurTransform):
@@ -84,7 +84,11 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
             part.benchmark = False
         if type(part) is MirrorTransform:
             part.__class__ = RecordedMirror
-    kept = [part for part in transform.transforms if not isinstance(part, _MOVING)]
+    kept = [
+        part
+        for part in cast(ComposeTransforms, transform).transforms
+        if not isinstance(part, _MOVING)
+    ]
     return Augmentation(
         transform, ComposeTransforms(kept), tuple(int(i) for i in initial), tuple(mirror or ())
     )
@@ -96,9 +100,9 @@ def validation_transform(trainer: nnUNetTrainer) -> Any:
     return trainer.get_validation_transforms(
         None,
         is_cascaded=False,
-        foreground_labels=labels.foreground_labels,
-        regions=labels.foreground_regions if labels.has_regions else None,
-        ignore_label=labels.ignore_label,
+        foreground_labels=labels.foreground_labels,  # pyright: ignore[reportArgumentType]
+        regions=labels.foreground_regions if labels.has_regions else None,  # pyright: ignore[reportArgumentType]
+        ignore_label=labels.ignore_label,  # pyright: ignore[reportArgumentType]
     )
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cc3d
 import numpy as np
@@ -215,7 +215,7 @@ def largest_component_shares(label: np.ndarray, ids: tuple[int, ...]) -> list[fl
     return shares
 
 
-def _largest(mask: np.ndarray, connectivity: int) -> int:
+def _largest(mask: np.ndarray, connectivity: Literal[8, 26]) -> int:
     if not mask.any():
         return 0
     components = cc3d.connected_components(mask, connectivity=connectivity)

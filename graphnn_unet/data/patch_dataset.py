@@ -78,7 +78,7 @@ class StoredCase:
 def _open(path: Path) -> Any:
     blosc2.set_nthreads(1)
     # blosc2 cannot map files into memory on Windows (nnU-Net#2723)
-    mapped = {} if os.name == "nt" else {"mmap_mode": "r"}
+    mapped: dict[str, Any] = {} if os.name == "nt" else {"mmap_mode": "r"}
     try:
         return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
     except (RuntimeError, OSError) as error:
@@ -114,7 +114,7 @@ class PatchSettings:
     unlabeled_transform: Callable[..., dict[str, Any]] | None = None
 
 
-class PatchDataset(Dataset):
+class PatchDataset(Dataset[dict[str, Any]]):
     """Augmented patches of labeled and unlabeled cases, indexed by (step, slot).
 
     Args:
@@ -293,10 +293,10 @@ class StepSampler:
         return self.stop - self.start
 
 
-class _ErrorsAsItems(Dataset):
+class _ErrorsAsItems(Dataset[dict[str, Any] | GraphnnError]):
     """Returns errors that a user can fix; raised in a worker they would lose their one line."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: PatchDataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -311,15 +311,17 @@ class _ErrorsAsItems(Dataset):
 
 def collate(samples: list[dict[str, Any] | GraphnnError]) -> dict[str, Any] | GraphnnError:
     """Stack samples: ``data (b, c, *s)``, ``target`` of the labeled ones, ``keys``, ``places``."""
+    loaded: list[dict[str, Any]] = []
     for sample in samples:
         if isinstance(sample, GraphnnError):
             return sample
-    targets = [sample["target"] for sample in samples if sample["target"] is not None]
+        loaded.append(sample)
+    targets = [sample["target"] for sample in loaded if sample["target"] is not None]
     return {
-        "data": torch.stack([sample["image"] for sample in samples]),
+        "data": torch.stack([sample["image"] for sample in loaded]),
         "target": torch.stack(targets) if targets else None,
-        "keys": [sample["case"] for sample in samples],
-        "places": [sample["place"] for sample in samples],
+        "keys": [sample["case"] for sample in loaded],
+        "places": [sample["place"] for sample in loaded],
     }
 
 

@@ -279,16 +279,17 @@ def _component_notes(
 def _copy_references(folder: Path, labeled: Mapping[str, CaseMetadata]) -> None:
     """Label maps for validation, where nnU-Net looks for them."""
     folder.mkdir(exist_ok=True)
-    wanted = {metadata.label.name for metadata in labeled.values()}
+    labels = [metadata.label for metadata in labeled.values() if metadata.label is not None]
+    wanted = {label.name for label in labels}
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
-    for metadata in labeled.values():
-        copy = folder / metadata.label.name
-        if copy.is_file() and filecmp.cmp(metadata.label, copy, shallow=False):
+    for label in labels:
+        copy = folder / label.name
+        if copy.is_file() and filecmp.cmp(label, copy, shallow=False):
             continue
         with atomic_path(copy) as temporary:
-            shutil.copyfile(metadata.label, temporary)
+            shutil.copyfile(label, temporary)
 
 
 def _choose_configurations(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
@@ -51,3 +52,13 @@ def csr_tensor(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, i
 def run_function(function: type[Function], *arguments: object) -> Tensor:
     """Value of a function that brings its own gradient."""
     return function.apply(*arguments)
+
+
+def gather_into(parts: list[Tensor], tensor: Tensor) -> None:
+    """Fill ``parts`` with the tensors of all processes."""
+    dist.all_gather(parts, tensor)
+
+
+def sum_in_place(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all processes."""
+    dist.all_reduce(tensor)

@@ -18,6 +18,8 @@ from torch import distributed as dist
 from torch.autograd import Function
 from torch.nn import functional
 
+from graphnn_unet.graph._untyped import gather_into, run_function, sum_in_place
+
 
 def process_count() -> int:
     """Number of processes that share a batch."""
@@ -53,7 +55,7 @@ def all_images(tensor: Tensor) -> Tensor:
     Returns:
         ``(R b, ...)``; its gradient is summed over the processes.
     """
-    return tensor if process_count() == 1 else _Gather.apply(tensor)
+    return tensor if process_count() == 1 else run_function(_Gather, tensor)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
@@ -62,20 +64,20 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     A loss made of such sums is that of the whole batch in every process. The mean over processes
     that distributed training takes of the gradients then gives that loss's own gradient.
     """
-    return tensor if process_count() == 1 else _Sum.apply(tensor)
+    return tensor if process_count() == 1 else run_function(_Sum, tensor)
 
 
 class _Gather(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         parts = [torch.empty_like(tensor) for _ in range(process_count())]
-        dist.all_gather(parts, tensor.contiguous())
+        gather_into(parts, tensor.contiguous())
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
+        sum_in_place(total)
         return total.chunk(process_count())[process_rank()]
 
 
@@ -83,13 +85,13 @@ class _Sum(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.contiguous().clone()
-        dist.all_reduce(total)
+        sum_in_place(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
+        sum_in_place(total)
         return total
 
 

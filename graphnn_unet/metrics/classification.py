@@ -121,12 +121,12 @@ def score_classification(
             f"{probability.shape} of {n_classes} classes do not fit",
             "there must be one of each a case, and one case at least",
         )
-    from sklearn.metrics import confusion_matrix  # takes a second to import
+    from graphnn_unet.metrics._scikit_learn import confusion_matrix  # takes a second to import
 
     right = (truth == predicted).astype(np.float64)
     known = truth < n_classes
     decision = np.where(predicted >= 0, predicted, n_classes)
-    confusion = confusion_matrix(truth, decision, labels=range(n_classes + 1))[:n_classes]
+    confusion = confusion_matrix(truth, decision, n_classes + 1)[:n_classes]
     classes = _class_scores(truth[known], decision[known], probability[known], names)
     low, high = mean_intervals(right[:, None])
     one_hot = np.eye(n_classes + 1)[truth][:, :n_classes]
@@ -159,7 +159,7 @@ def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -
 
     Source: Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599.
     """
-    number = np.clip((confidence * n_bins).astype(np.int64), 0, n_bins - 1)
+    number = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
     distance = np.bincount(number, weights=right - confidence, minlength=n_bins)
     return float(np.abs(distance).sum() / len(confidence))
 
@@ -168,19 +168,17 @@ def _class_scores(
     truth: Ints, decision: Ints, probability: Floats, names: Sequence[str]
 ) -> tuple[ClassScore, ...]:
     """Figures of every class against the others; NaN where a class has no case."""
-    from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+    from graphnn_unet.metrics._scikit_learn import area_under_roc, class_figures
 
     if not len(truth):
         return tuple(ClassScore(name, 0, *[math.nan] * 4) for name in names)
-    precision, recall, f1, n_cases = precision_recall_fscore_support(
-        truth, decision, labels=range(len(names)), zero_division=0.0
-    )
-    scores = []
-    for number, (name, n) in enumerate(zip(names, n_cases.tolist(), strict=True)):
+    precision, recall, f1, n_cases = class_figures(truth, decision, len(names))
+    scores: list[ClassScore] = []
+    for number, (name, n) in enumerate(zip(names, map(int, n_cases), strict=True)):
         figures = [float(figure[number]) if n else math.nan for figure in (recall, precision, f1)]
         two_sides = 0 < n < len(truth)
-        auc = roc_auc_score(truth == number, probability[:, number]) if two_sides else math.nan
-        scores.append(ClassScore(name, n, *figures, auc=float(auc)))
+        auc = area_under_roc(truth == number, probability[:, number]) if two_sides else math.nan
+        scores.append(ClassScore(name, n, *figures, auc=auc))
     return tuple(scores)
 
 

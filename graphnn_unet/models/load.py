@@ -55,7 +55,8 @@ def load_predictor(
     name, configuration = first["trainer_name"], first["init_args"]["configuration"]
     plans = PlansManager(raw_plans)
     network = build_network(name, plans, configuration, dataset_json)
-    folding, weights = can_fold(network), []
+    folding = can_fold(network)
+    weights: list[Any] = []
     for fold, state in zip(folds, states, strict=True):
         load_weights(network, state, f"{folder.name}/fold_{fold}/{checkpoint}")
         weights.append(fold_alignment(network) if folding else state["network_weights"])

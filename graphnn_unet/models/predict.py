@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psutil
 import torch
@@ -296,7 +296,7 @@ class _Work:
         model = self.predictor
         needed = export_gb(
             prepared.properties,
-            prepared.data.shape[1:],
+            prepared.data.shape[1:],  # pyright: ignore[reportOptionalMemberAccess]
             model.plans,
             model.configuration,
             model.label_manager.num_segmentation_heads,
@@ -323,7 +323,7 @@ class _Work:
 
 def prefetch(items: Iterable[T]) -> Iterator[T]:
     """Draw from ``items`` in a thread, one ahead of the consumer."""
-    iterator, end = iter(items), object()
+    iterator, end = iter(items), cast(T, object())
     with ThreadPoolExecutor(1) as thread:
         upcoming = thread.submit(next, iterator, end)
         while (item := upcoming.result()) is not end:
@@ -352,7 +352,7 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
     facts = {
         "schema_version": 1,
         "dataset": predictor.plans.dataset_name,
-        "model": predictor.folder.resolve().name,
+        "model": predictor.folder.resolve().name,  # pyright: ignore[reportOptionalMemberAccess]
         "trainer": predictor.trainer_name,
         "configuration": predictor.configuration_name,
         **predictor.settings,

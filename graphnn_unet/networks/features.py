@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.networks.hook import AlignedUNet
+from graphnn_unet.networks.hook import AlignedUNet, planned_unet
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ def collect_features(network: nn.Module, taps: Sequence[Tap]) -> Iterator[dict[T
 def _module_of(network: nn.Module, tap: Tap) -> nn.Module:
     """The module whose output is wanted."""
     if tap.part == "encoder":
-        stages = list(network.encoder.stages)
+        stages = list(planned_unet(network).encoder.stages)
         if isinstance(network, AlignedUNet) and tap.scale == network.stage:
             return network.align
     else:
-        stages = list(network.decoder.stages)[::-1]  # the decoder begins at the coarsest scale
+        stages = list(planned_unet(network).decoder.stages)[
+            ::-1
+        ]  # the decoder begins at the coarsest scale
     if not 0 <= tap.scale < len(stages):
         raise InputError(
             f"the {tap.part} has no scale {tap.scale}",

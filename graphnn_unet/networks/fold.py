@@ -7,8 +7,11 @@ input channels. Zero padding stays exact because the block has no bias.
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard, cast
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd as Convolution
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.networks.hook import ALIGNMENT_PREFIX, AlignedUNet
@@ -24,6 +27,8 @@ def fold_alignment(network: AlignedUNet) -> dict[str, Tensor]:
         InputError: The features behind the block are also read by something that is no
             convolution (the identity path of a residual block), where it cannot be folded.
     """
+    if isinstance(network.align, nn.Identity):
+        raise InputError("the alignment block was folded already")
     matrix = network.align.channel_matrix().double()
     convolutions = _readers(network)
     originals = [convolution.weight.detach().clone() for convolution, _ in convolutions]
@@ -41,7 +46,7 @@ def fold_alignment(network: AlignedUNet) -> dict[str, Tensor]:
     return weights
 
 
-def can_fold(network: nn.Module) -> bool:
+def can_fold(network: nn.Module) -> TypeGuard[AlignedUNet]:
     """Whether a network has an alignment block that :func:`fold_alignment` can fold."""
     if not isinstance(network, AlignedUNet):
         return False
@@ -60,7 +65,7 @@ def drop_alignment(network: AlignedUNet) -> None:
     network.align = nn.Identity()
 
 
-def _readers(network: AlignedUNet) -> list[tuple[nn.Module, slice]]:
+def _readers(network: AlignedUNet) -> list[tuple[Convolution, slice]]:
     """Convolutions that read the block's output, with the input channels that hold it."""
     encoder, decoder, stage = network.encoder, network.decoder, network.stage
     n_stages = len(encoder.output_channels)
@@ -82,9 +87,9 @@ def _readers(network: AlignedUNet) -> list[tuple[nn.Module, slice]]:
     ]
 
 
-def _first_convolutions(stage: nn.Module) -> list[nn.Module]:
+def _first_convolutions(stage: Any) -> list[Convolution]:
     """Convolutions that read the input of a stage; none where something else reads it as well."""
-    block = stage[0] if isinstance(stage, nn.Sequential) else stage
+    block = cast(Any, stage[0] if isinstance(stage, nn.Sequential) else stage)
     if hasattr(block, "convs"):  # stacked plain convolutions
         return [block.convs[0].conv]
     residual = block.blocks[0]
@@ -96,7 +101,7 @@ def _first_convolutions(stage: nn.Module) -> list[nn.Module]:
     return [residual.conv1.conv, *projections] if projections else []
 
 
-def _fold(convolution: nn.Module, weight: Tensor, matrix: Tensor, channels: slice) -> Tensor:
+def _fold(convolution: Convolution, weight: Tensor, matrix: Tensor, channels: slice) -> Tensor:
     """Weights that read F where ``weight`` reads ``matrix @ F``."""
     axis = 0 if isinstance(convolution, (nn.ConvTranspose2d, nn.ConvTranspose3d)) else 1
     folded = weight.double().movedim(axis, 0).clone()

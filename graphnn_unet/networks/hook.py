@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -11,6 +11,18 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.graph import StructureAlignment
 
 ALIGNMENT_PREFIX = "align."
+
+
+class PlannedUNet(Protocol):
+    """What is used of nnU-Net's networks, which come without types."""
+
+    encoder: Any
+    decoder: Any
+
+
+def planned_unet(network: nn.Module) -> PlannedUNet:
+    """A network as one of nnU-Net's, of which types are known."""
+    return cast(PlannedUNet, network)
 
 
 class AlignedUNet(nn.Module):
@@ -30,9 +42,14 @@ class AlignedUNet(nn.Module):
     Source: GraphCL (ICML 2025), section 3.3; table 6 finds the bottleneck best.
     """
 
+    encoder: Any
+    decoder: Any
+    align: StructureAlignment | nn.Identity
+
     def __init__(self, network: nn.Module, stage: int = -1):
         super().__init__()
-        self.encoder, self.decoder = network.encoder, network.decoder
+        planned = planned_unet(network)
+        self.encoder, self.decoder = planned.encoder, planned.decoder
         channels = self.encoder.output_channels
         self.stage = resolve_stage(stage, len(channels))
         dim = len(self.encoder.strides[0])
@@ -48,7 +65,7 @@ class AlignedUNet(nn.Module):
         return encoder + self.decoder.compute_conv_feature_map_size(input_size)
 
 
-def encode(encoder: nn.Module, x: Tensor, blocks: Mapping[int, nn.Module]) -> list[Tensor]:
+def encode(encoder: Any, x: Tensor, blocks: Mapping[int, nn.Module]) -> list[Tensor]:
     """Features of all encoder stages; ``blocks[s]`` replaces those of stage s for all that follows.
 
     A residual encoder has a stem before its first stage.

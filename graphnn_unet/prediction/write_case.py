@@ -87,11 +87,11 @@ def write_case(
     """
     if outputs.probabilities:
         with atomic_path(target / f"{case}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=result.probabilities)
+            np.savez_compressed(temporary, probabilities=result.probabilities)  # pyright: ignore[reportArgumentType]
         write_bytes(target / f"{case}.pkl", pickle.dumps(properties))
     if outputs.uncertainty:
         path = target / f"{case}_uncertainty{outputs.ending}"
-        write_float_image(path, result.entropy, properties)
+        write_float_image(path, result.entropy, properties)  # pyright: ignore[reportArgumentType]
     # the label map comes last: where it is, the case is done
     with atomic_path(target / f"{case}{outputs.ending}") as temporary:
         plans.image_reader_writer_class().write_seg(result.labels, str(temporary), properties)

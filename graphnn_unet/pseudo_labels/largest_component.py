@@ -92,7 +92,7 @@ class PseudoLabeler:
     def finish(self, pending: PendingLabels) -> Tensor:
         """Label maps ``(b, 1, *s)`` int16, or ``(b, k, *s)`` bool, on the device of the logits."""
         labels = pending.labels
-        if self._threads is not None:
+        if self._threads is not None and pending.host is not None:
             if pending.event is not None:
                 pending.event.synchronize()
             maps = list(pending.host.numpy())

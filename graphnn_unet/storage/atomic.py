@@ -17,10 +17,10 @@ import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from graphnn_unet.errors import InputError, NoSpaceError, RefusedError
 
@@ -43,7 +43,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(target: Path | str) -> Iterator[Path]:
+def atomic_path(target: Path | str) -> Generator[Path]:
     """Yield a temporary path beside ``target``; rename it when the block ends without an error.
 
     Args:
@@ -71,7 +71,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Iterator[None]:
+def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Generator[None]:
     """Turn the errors of a writer that finds no room into ``NoSpaceError``.
 
     Args:
@@ -195,13 +195,13 @@ def write_json(target: Path | str, content: Any) -> None:
     write_text(target, json.dumps(content, indent=2, default=_plain) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
+def _plain(value: object) -> object:
+    if callable(tolist := getattr(value, "tolist", None)):
+        return tolist()
     if isinstance(value, (set, frozenset, tuple)):
-        return list(value)
+        return list(cast(Iterable[object], value))
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return os.fspath(cast("os.PathLike[str]", value))
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,13 +44,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        table = cast(Mapping[Any, Any], value)
+        return {key: plain(item) for key, item in table.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(plain(item) for item in value)
+        sequence = cast(list[Any] | tuple[Any, ...], value)
+        return type(sequence)(plain(item) for item in sequence)
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, np.generic):
-        return value.item()
+        return cast(Any, value).item()
     if isinstance(value, (torch.device, Path)):
         return str(value)
     return value

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def folder_lock(folder: Path | str, purpose: str) -> Iterator[None]:
+def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
     """Hold the lock of ``folder`` for the length of the block.
 
     Args:
@@ -42,7 +42,7 @@ def folder_lock(folder: Path | str, purpose: str) -> Iterator[None]:
     lock = FileLock(folder / ".gnnunet.lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire()  # pyright: ignore[reportUnknownMemberType]
     except NotImplementedError as error:
         raise InputError(
             f"{folder} cannot be locked", "its file system has no locks", "Use another disk"

@@ -12,9 +12,10 @@ import pickle
 import re
 import struct
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeGuard
 
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 
@@ -162,7 +163,7 @@ def load_properties(path: Path | str) -> dict[str, Any]:
         raise UnsafeFileError(f"{path} is refused", error.line.rstrip(".")) from error
     except _DAMAGED_PICKLE as error:
         raise _unreadable_properties(path, str(error) or "it is cut off") from error
-    if not isinstance(content, dict):
+    if not _is_dict(content):
         raise _unreadable_properties(path, f"it holds a {type(content).__name__}, not a table")
     return content
 
@@ -191,9 +192,10 @@ def load_plain(path: Path, what: str = "checkpoint", remedy: str = "") -> Any:
     import numpy as np
     import torch
 
-    multiarray = getattr(np, "_core", None) or np.core
-    admitted: list[Any] = [multiarray.multiarray.scalar, np.dtype, np.ndarray]
-    admitted += [multiarray.multiarray._reconstruct]
+    multiarray: Any = import_module(
+        f"numpy.{'_core' if hasattr(np, '_core') else 'core'}.multiarray"
+    )
+    admitted: list[Any] = [multiarray.scalar, np.dtype, np.ndarray, multiarray._reconstruct]
     admitted += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
     admitted += [(SimpleNamespace, "argparse.Namespace")]
     try:
@@ -223,7 +225,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} is missing")
     content = load_plain(path)
-    if not isinstance(content, dict) or "network_weights" not in content:
+    if not _is_dict(content) or "network_weights" not in content:
         raise InputError(f"{path} is not a checkpoint of this program or of nnU-Net")
     return content
 
@@ -246,7 +248,7 @@ def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
         InputError: The file is no nnU-Net plan.
         UnsafeFileError: A name is not on the list; says which.
     """
-    if not isinstance(plans, Mapping) or not isinstance(plans.get("configurations"), Mapping):
+    if not _is_dict(plans) or not _is_dict(plans.get("configurations")):
         raise InputError(f"{source} is not an nnU-Net plan")
     _require(plans.get("image_reader_writer"), _READERS, "image_reader_writer", source)
     _require(plans.get("label_manager", "LabelManager"), _LABEL_MANAGERS, "label_manager", source)
@@ -264,7 +266,7 @@ def _check_configuration(configuration: Mapping[str, Any], where: str, source: P
         if key in configuration:
             _require(configuration[key], allowed, f"{where}.{key}", source)
     schemes = configuration.get("normalization_schemes", [])
-    if not isinstance(schemes, (list, tuple)):
+    if not _is_sequence(schemes):
         raise _no_plan(source, f"{where}.normalization_schemes is no list")
     for scheme in schemes:
         _require(scheme, _NORMALIZATION, f"{where}.normalization_schemes", source)
@@ -282,7 +284,7 @@ def _check_architecture(architecture: Mapping[str, Any], where: str, source: Pat
     )
     keywords = _table(architecture.get("arch_kwargs", {}), f"{where}.arch_kwargs", source)
     imported = architecture.get("_kw_requires_import", [])
-    if not isinstance(imported, (list, tuple)):
+    if not _is_sequence(imported):
         raise _no_plan(source, f"{where}._kw_requires_import is no list")
     for key in imported:
         if not isinstance(key, str):
@@ -291,8 +293,16 @@ def _check_architecture(architecture: Mapping[str, Any], where: str, source: Pat
             _require(keywords[key], _LAYERS, f"{where}.arch_kwargs.{key}", source)
 
 
-def _table(value: Any, where: str, source: Path | str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_sequence(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    return isinstance(value, (list, tuple))
+
+
+def _table(value: Any, where: str, source: Path | str) -> dict[str, Any]:
+    if not _is_dict(value):
         raise _no_plan(source, f"{where} is no table")
     return value
 
@@ -302,7 +312,7 @@ def _no_plan(source: Path | str, why: str) -> InputError:
 
 
 def _are_positive(value: Any, kind: type | tuple[type, ...]) -> bool:
-    values = value if isinstance(value, (list, tuple)) else [value]
+    values = value if _is_sequence(value) else [value]
     return bool(values) and all(
         isinstance(v, kind) and not isinstance(v, bool) and v > 0 for v in values
     )

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -52,16 +53,16 @@ def read_weights(path: Path | str, branch: str = "teacher", remedy: str = "") ->
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"the weights {path} are missing", "", remedy)
-    content = load_plain(path, "weights file", remedy)
+    content = _table(load_plain(path, "weights file", remedy)) or {}
     for key in _TABLES:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if isinstance(content, Mapping) and any(key in content for key in _BRANCHES):
-        if not isinstance(content.get(branch), Mapping):
+        inner = _table(content.get(key))
+        content = content if inner is None else inner
+    if any(key in content for key in _BRANCHES):
+        inner = _table(content.get(branch))
+        if inner is None:
             raise InputError(f"{path} has no branch {branch!r}", "", "Use the other branch")
-        content = content[branch]
-    items = content.items() if isinstance(content, Mapping) else ()
-    tensors = {_plain_name(str(key)): v for key, v in items if isinstance(v, Tensor)}
+        content = inner
+    tensors = {_plain_name(str(key)): v for key, v in content.items() if isinstance(v, Tensor)}
     if not tensors:
         raise InputError(f"{path} holds no table of weights", "", remedy)
     for name, value in tensors.items():
@@ -77,6 +78,10 @@ def sha256_of(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _table(value: object) -> Mapping[Any, object] | None:
+    return cast(Mapping[Any, object], value) if isinstance(value, Mapping) else None
 
 
 def _plain_name(key: str) -> str:

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from graphnn_unet.data.run_cases import RunCases
 from graphnn_unet.errors import DivergedError, InputError
-from graphnn_unet.plans.recipe import resolve
+from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.teacher import TeacherSettings
+from graphnn_unet.trainers.parts import Phase
+from graphnn_unet.trainers.run_log import RunLog
+from graphnn_unet.trainers.run_spec import RunSpec
+from graphnn_unet.trainers.student import Student
+from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
 
 CHECKPOINT_SCHEMA_VERSION = 2
 
@@ -24,6 +30,24 @@ class Checkpointed(nnUNetTrainer):
     Continuing from any checkpoint gives the same weights as never having stopped: all random draws
     are functions of seed and step, so these two are the whole random state.
     """
+
+    # what the step depends on; set by the trainer
+    student: Student
+    teacher: Teacher | None
+    optimizer: torch.optim.Optimizer
+    output_folder: str
+    recipe: Recipe
+    run: RunSpec
+    log: RunLog
+    cases: RunCases
+    step: int
+    _ema_dice: float | None
+    _epoch_sums: dict[str, list[Any]]
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the current step."""
+        raise NotImplementedError
 
     def deployed_network(self) -> nn.Module:
         """The network that predicts: the student, or the teacher if the recipe says so."""
@@ -97,9 +121,11 @@ class Checkpointed(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's name for loading a state."""
-        is_path = isinstance(filename_or_checkpoint, str)
-        state = load_checkpoint(filename_or_checkpoint) if is_path else filename_or_checkpoint
-        self.load_state(state, str(filename_or_checkpoint) if is_path else "a checkpoint")
+        if isinstance(filename_or_checkpoint, str):
+            state = load_checkpoint(filename_or_checkpoint)
+            self.load_state(state, filename_or_checkpoint)
+        else:
+            self.load_state(filename_or_checkpoint, "a checkpoint")
 
     def load_state(self, state: Mapping[str, Any], source: str) -> None:
         """Put a checkpoint's state in place.

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import distributed as dist
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.progress import set_quiet
@@ -41,9 +41,10 @@ def train_in_processes(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    context = torch.multiprocessing.start_processes(
+    started = torch.multiprocessing.start_processes(  # pyright: ignore[reportPrivateImportUsage]
         _rank, (work, job, execution, port, quiet, errors), execution.num_gpus, join=False
     )
+    context = cast(ProcessContext, started)  # which join=False returns
     with _signals_to(context.processes) as received:
         try:
             while not context.join():

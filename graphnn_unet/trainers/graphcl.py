@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from graphnn_unet.graph import CorrelationClusterHead, correlation_clustering_loss
+from graphnn_unet.graph import (
+    CorrelationClusterHead,
+    StructureAlignment,
+    correlation_clustering_loss,
+)
 from graphnn_unet.networks.features import Tap
-from graphnn_unet.networks.hook import AlignedUNet, resolve_stage, stage_shapes
+from graphnn_unet.networks.hook import AlignedUNet, planned_unet, resolve_stage, stage_shapes
 from graphnn_unet.settings import Section
 from graphnn_unet.trainers.batch import Phase, StepLoss
 from graphnn_unet.trainers.bcp import BCPTrainer
@@ -93,7 +97,7 @@ class GraphCLTrainer(BCPTrainer):
         )
         self._pool = graph.cluster_graph == "positive" and n_nodes > MAX_NODES
         head = CorrelationClusterHead(
-            int(network.encoder.output_channels[self.cluster_stage]),
+            int(planned_unet(network).encoder.output_channels[self.cluster_stage]),
             N_CLUSTERS,
             tau=graph.tau,
             rows=graph.features,
@@ -122,7 +126,9 @@ class GraphCLTrainer(BCPTrainer):
         return output, StepLoss(graph.kappa * loss, self._cluster_terms(loss, nodes, assignment))
 
     @torch.no_grad()
-    def _cluster_terms(self, loss: Tensor, nodes: Tensor, assignment: Tensor) -> dict[str, Tensor]:
+    def _cluster_terms(
+        self, loss: Tensor, nodes: Tensor, assignment: Tensor
+    ) -> dict[str, Tensor | float]:
         """What shows a collapse: cosine between nodes near 1, or one cluster in use."""
         from graphnn_unet.graph import cluster_perplexity, mean_cosine
 
@@ -146,7 +152,8 @@ class GraphCLTrainer(BCPTrainer):
     def epoch_facts(self, phase: Phase) -> dict[str, float]:
         """The gate: how much the network uses the alignment (above 1 is suspicious)."""
         del phase
-        return {"gate": float(self.network.align.gate.detach())}
+        network = cast(AlignedUNet, self.student.network)
+        return {"gate": float(cast(StructureAlignment, network.align).gate.detach())}
 
 
 def cluster_stage(wanted: int | None, patch_size: Any, strides: Any) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +16,7 @@ NON_FINITE_LIMIT = 3
 LOSS_DELAY = 2
 
 
-def make_optimizer(
-    groups: Sequence[Mapping[str, Any]], settings: Optimizer
-) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], settings: Optimizer) -> torch.optim.Optimizer:
     """A fresh optimizer.
 
     Args:

@@ -59,7 +59,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         MissingFileError: The file does not exist.
     """
     if ".py:" in name:
-        return _checked(_from_file(name), name)
+        return _from_file(name)
     if name in own_trainers.TRAINERS:
         return getattr(own_trainers, name)
     for point in entry_points(group=ENTRY_POINTS):
@@ -80,9 +80,9 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
 _loaded_from_files: dict[str, type[nnUNetTrainer]] = {}
 
 
-def _from_file(name: str) -> type:
+def _from_file(name: str) -> type[nnUNetTrainer]:
     path, _, class_name = name.rpartition(":")
-    loaded = load_class(path, class_name, "trainer")
+    loaded = _checked(load_class(path, class_name, "trainer"), name)
     _loaded_from_files[class_name] = loaded
     return loaded
 
@@ -111,7 +111,7 @@ def _stock(name: str) -> type[nnUNetTrainer] | None:
         return _checked(getattr(import_module(module), name), name)
     for folder in filter(None, os.environ.get("nnUNet_extTrainer", "").split(os.pathsep)):
         for path in _defining_files(Path(folder), name):
-            return _checked(_from_file(f"{path}:{name}"), name)
+            return _from_file(f"{path}:{name}")
     return None
 
 

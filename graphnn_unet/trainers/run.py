@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -332,7 +332,7 @@ def _begun_elsewhere(folder: Path) -> list[str]:
 
 def _work(job: _Job) -> None:
     """Train and validate in this process."""
-    cls = trainer_class(job.spec["trainer"])
+    cls = cast(type[SemiTrainer], trainer_class(job.spec["trainer"]))  # `train` refuses others
     trainer = cls(
         dict(job.plans),
         job.spec["configuration"],

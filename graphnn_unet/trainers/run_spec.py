@@ -72,15 +72,15 @@ class ModelName:
         parts = text.split("__")
         if len(parts) < 3 or not all(parts[:3]):
             return None
-        values: dict[str, Any] = {}
-        rest = []
+        values: dict[str, str] = {}
+        rest: list[str] = []
         for part in parts[3:]:
             if match := _SUFFIX.fullmatch(part):
                 values |= {key: value for key, value in match.groupdict().items() if value}
             else:
                 rest.append(part)
-        numbers = {k: v if k == "variant" else int(v) for k, v in values.items()}
-        return cls(*parts[:3], **numbers, rest=tuple(rest))
+        named: dict[str, Any] = {k: v if k == "variant" else int(v) for k, v in values.items()}
+        return cls(*parts[:3], **named, rest=tuple(rest))  # pyright: ignore[reportArgumentType]
 
     def fits(self, trainer: str | None, configuration: str | None, plans: str | None) -> bool:
         """Whether the name has the parts that are given."""

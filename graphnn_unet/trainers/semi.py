@@ -34,6 +34,7 @@ from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.errors import InputError
 from graphnn_unet.graph.shared_batch import shared_images
 from graphnn_unet.networks.features import Tap
+from graphnn_unet.networks.hook import planned_unet
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
@@ -124,6 +125,7 @@ class SemiTrainer(Checkpointed):
     sections: ClassVar[Mapping[str, type[Section]]] = {}
     averaged_heads: ClassVar[tuple[str, ...]] = ()
     uses_teacher: ClassVar[bool] = False
+    pseudo_labels: PseudoLabels
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -168,10 +170,11 @@ class SemiTrainer(Checkpointed):
             self.device = torch.device("cuda", self.local_rank)
         self._set_folders()
         self._set_hyperparameters()
-        self.student: Student | None = None
-        self.teacher: Teacher | None = None
-        self.pseudo_labels: PseudoLabels | None = None
-        self.optimizer: torch.optim.Optimizer | None = None
+        # until `initialize`
+        self.student = None  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer = None  # pyright: ignore[reportAttributeAccessIssue]
+        self.pseudo_labels = None  # pyright: ignore[reportAttributeAccessIssue]
+        self.teacher = None
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
         self.dataloader_train = self.dataloader_val = None
         self.inference_allowed_mirroring_axes: tuple[int, ...] | None = None
@@ -239,9 +242,9 @@ class SemiTrainer(Checkpointed):
         return {}
 
     @property
-    def network(self) -> nn.Module | None:
+    def network(self) -> nn.Module:
         """The network of the student."""
-        return None if self.student is None else self.student.network
+        return self.student.network
 
     @property
     def phase(self) -> Phase:
@@ -316,7 +319,7 @@ class SemiTrainer(Checkpointed):
     def _loss_settings(self) -> LossSettings:
         outputs = 1
         if self.enable_deep_supervision:
-            outputs = len(self.network.decoder.stages)
+            outputs = len(planned_unet(self.student.network).decoder.stages)
         return LossSettings(
             variant=self.recipe.loss.variant,
             batch_dice=self.configuration_manager.batch_dice,
@@ -422,6 +425,8 @@ class SemiTrainer(Checkpointed):
     @torch.no_grad()
     def teach(self, batch: Batch) -> Teaching:
         """What the teacher says about the unlabeled images of a batch."""
+        if self.teacher is None or batch.unlabeled is None:
+            raise RuntimeError(f"phase {self.phase.name} has no teacher or no unlabeled images")
         taps = [Tap("decoder", scale) for scale in self.pseudo_labels.feature_scales]
         logits, features = self.teacher.predict(batch.unlabeled, taps)
         first = len(batch.labeled)
@@ -615,7 +620,7 @@ class SemiTrainer(Checkpointed):
                 "labeled": [case.case_id for case in self.cases.labeled],
                 "unlabeled": [case.case_id for case in self.cases.unlabeled],
                 "held_out": [case.case_id for case in self.cases.held_out],
-                "parameters": sum(p.numel() for p in self.network.parameters()),
+                "parameters": sum(p.numel() for p in self.student.network.parameters()),
             },
         )
         self.log.line(self._title())
@@ -668,12 +673,13 @@ class SemiTrainer(Checkpointed):
 @contextmanager
 def _one_output(network: nn.Module) -> Iterator[None]:
     """Switch deep supervision off."""
-    was_deep = network.decoder.deep_supervision
-    network.decoder.deep_supervision = False
+    decoder = planned_unet(network).decoder
+    was_deep = decoder.deep_supervision
+    decoder.deep_supervision = False
     try:
         yield
     finally:
-        network.decoder.deep_supervision = was_deep
+        decoder.deep_supervision = was_deep
 
 
 def _refuse_unused_hook(cls: type, name: str) -> None:

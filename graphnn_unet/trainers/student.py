@@ -7,7 +7,7 @@ the optimizer, state for checkpoints. A method says which heads it has and uses 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class Student(nn.Module):
             f"{prefix}.{name}" if prefix else name
             for prefix, module in self.named_modules()
             if callable(names := getattr(module, "no_weight_decay", None))
-            for name in names()
+            for name in cast(set[str], names())
         }
         decayed, free = [], []
         for name, parameter in self.named_parameters():

@@ -48,7 +48,7 @@ class Teacher:
         network: nn.Module,
         ema: float,
         warmup: bool,
-        heads: Mapping[str, nn.Module] | None = None,
+        heads: Mapping[str, nn.Module] | nn.ModuleDict | None = None,
     ):
         self.network = network.requires_grad_(False).eval()
         self.heads = nn.ModuleDict(dict(heads or {})).requires_grad_(False).eval()
@@ -56,7 +56,9 @@ class Teacher:
         self.updates = 0
 
     @torch.no_grad()
-    def reset(self, network: nn.Module, heads: Mapping[str, nn.Module] | None = None) -> None:
+    def reset(
+        self, network: nn.Module, heads: Mapping[str, nn.Module] | nn.ModuleDict | None = None
+    ) -> None:
         """Start from the student's weights."""
         self.network.load_state_dict(network.state_dict())
         for name, head in self.heads.items():
@@ -64,7 +66,9 @@ class Teacher:
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, network: nn.Module, heads: Mapping[str, nn.Module] | None = None) -> None:
+    def update(
+        self, network: nn.Module, heads: Mapping[str, nn.Module] | nn.ModuleDict | None = None
+    ) -> None:
         """Average in the student after its optimizer step.
 
         Float buffers are averaged as well, integer buffers copied.
