@@ -15,7 +15,7 @@ from graphnn_unet.errors import DivergedError, InputError
 from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers.parts import Phase
+from graphnn_unet.trainers.batch import Phase
 from graphnn_unet.trainers.run_log import RunLog
 from graphnn_unet.trainers.run_spec import RunSpec
 from graphnn_unet.trainers.student import Student
