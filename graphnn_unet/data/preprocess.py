@@ -255,7 +255,7 @@ def _save(
     blocks, chunks = comp_blosc2_params(data.shape, patch, data.itemsize)
     if seg is None:
         blosc2.asarray(
-            np.ascontiguousarray(data),
+            np.ascontiguousarray(data),  # pyright: ignore[reportArgumentType]  # it takes arrays
             urlpath=f"{stem}.b2nd",
             chunks=chunks,
             blocks=blocks,

@@ -93,7 +93,7 @@ def _first_convolutions(stage: Any) -> list[Convolution]:
     if hasattr(block, "convs"):  # stacked plain convolutions
         return [block.convs[0].conv]
     residual = block.blocks[0]
-    projections = [
+    projections: list[Any] = [
         part.conv
         for part in (residual.skip if isinstance(residual.skip, nn.Sequential) else [])
         if hasattr(part, "conv")
