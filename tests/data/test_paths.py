@@ -137,7 +137,7 @@ def test_the_id_of_a_name():
 
 
 @pytest.mark.parametrize(
-    ("given", "default", "label", "made"),
+    ("given", "default", "label", "name"),
     [
         ("MyStudy", None, "", "Dataset501_MyStudy"),
         ("LA", 101, "", "Dataset101_LA"),

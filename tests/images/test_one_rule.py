@@ -15,7 +15,8 @@ from graphnn_unet.images.grid import compare_grids
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
 from graphnn_unet.metrics.unsupervised import evaluate_unsupervised
-from graphnn_unet.prediction.write_case import Outputs, is_whole
+from graphnn_unet.models.cases import is_whole
+from graphnn_unet.prediction.write_case import Outputs
 
 SHAPE = (6, 40, 50)
 SPACING = (3.0, 1.0, 0.5)  # z y x
