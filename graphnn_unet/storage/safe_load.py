@@ -241,8 +241,8 @@ def _broken(path: Path, error: Exception, what: str, remedy: str) -> InputError:
 def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
     """Return ``plans`` if every class and function it names is on the closed list.
 
-    nnU-Net looks names of a plan up with ``pydoc.locate``, which imports and calls whatever they
-    point to; a plan from elsewhere is therefore checked before it reaches nnU-Net.
+    nnU-Net imports and calls whatever the names in a plan point to; a plan from elsewhere is
+    therefore checked before it reaches nnU-Net.
 
     Raises:
         InputError: The file is no nnU-Net plan.

@@ -44,10 +44,15 @@ class Checkpointed(nnUNetTrainer):
     _ema_dice: float | None
     _epoch_sums: dict[str, list[Any]]
 
+    def phases(self) -> list[Phase]:
+        """The phases of the training, one after the other."""
+        schedule = self.recipe.schedule
+        return [Phase("train", 0, schedule.pretrain_steps + schedule.selftrain_steps, False)]
+
     @property
     def phase(self) -> Phase:
         """The phase of the current step."""
-        raise NotImplementedError
+        return next((p for p in self.phases() if self.step < p.stop), self.phases()[-1])
 
     def deployed_network(self) -> nn.Module:
         """The network that predicts: the student, or the teacher if the recipe says so."""

@@ -113,7 +113,7 @@ def train(
     """
     name = resolve_dataset(dataset)
     raw_plans, _ = _read_plan(use_folders().preprocessed / name, plans, configuration)
-    _require_own_trainer(trainer, name, configuration, plans)  # declares its settings
+    _own_trainer(trainer, name, configuration, plans)  # declares its settings
     planned = run_recipe(raw_plans, configuration)
     resolved = _resolve_recipe(raw_plans, configuration, recipe, overrides)
     variant = "" if resolved.as_dict() == planned.as_dict() else resolved.fingerprint()
@@ -139,9 +139,9 @@ def train_run(
     execution = execution or Execution()
     preprocessed = use_folders().preprocessed / spec.dataset
     raw_plans, dataset_json = _read_plan(preprocessed, spec.plans, spec.configuration)
-    _require_own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
+    cls = _own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
-    require_shareable(recipe.batch, execution.num_gpus)
+    require_shareable(recipe.batch, execution.num_gpus, with_unlabeled=cls.uses_teacher)
     model = execution.model_folder or spec.model_folder(folders().results)
     execution = replace(execution, device=str(resolve_device(execution.device)), model_folder=model)
     spec = replace(spec, recipe=recipe)
@@ -151,13 +151,15 @@ def train_run(
     return TrainingResult(model, [spec.fold], [_train_fold(job)])
 
 
-def _require_own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> None:
-    if not issubclass(trainer_class(trainer), SemiTrainer):
+def _own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> type[SemiTrainer]:
+    cls = trainer_class(trainer)
+    if not issubclass(cls, SemiTrainer):
         raise InputError(
             f"{trainer} is no trainer of this program",
             "it does not know unlabeled cases",
             f"Train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}",
         )
+    return cls
 
 
 def _read_plan(preprocessed: Path, plans: str, configuration: str) -> tuple[dict, dict]:

@@ -221,16 +221,14 @@ class SemiTrainer(Checkpointed):
         self.n_steps = self.phases()[-1].stop
         self.num_epochs = math.ceil(self.n_steps / self.num_iterations_per_epoch)
         self.batch_size = recipe.batch.labeled // self.world_size
-        require_shareable(recipe.batch, self.world_size)
-
-    def phases(self) -> list[Phase]:
-        """The phases of the training, one after the other."""
-        schedule = self.recipe.schedule
-        return [Phase("train", 0, schedule.pretrain_steps + schedule.selftrain_steps, False)]
+        with_unlabeled = any(phase.unlabeled for phase in self.phases())
+        require_shareable(recipe.batch, self.world_size, with_unlabeled=with_unlabeled)
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
-        """The loss of one batch; calls ``self.network`` (and the teacher)."""
-        raise NotImplementedError(f"{type(self).__name__} must define batch_loss")
+        """The loss of one batch; uses ``self.student`` (and ``self.teach``)."""
+        raise InputError(
+            f"{type(self).__name__} has no loss", "every method has its own", "Define batch_loss"
+        )
 
     def heads(self, network: nn.Module) -> Mapping[str, nn.Module]:
         """Modules that are trained beside the network, by name.
@@ -245,11 +243,6 @@ class SemiTrainer(Checkpointed):
     def network(self) -> nn.Module:
         """The network of the student."""
         return self.student.network
-
-    @property
-    def phase(self) -> Phase:
-        """The phase of the current step."""
-        return next((p for p in self.phases() if self.step < p.stop), self.phases()[-1])
 
     def initialize(self) -> None:
         """Build network, teacher, optimizer and loss."""
@@ -694,9 +687,9 @@ def _refuse_unused_hook(cls: type, name: str) -> None:
     )
 
 
-def require_shareable(batch: BatchSettings, n_processes: int) -> None:
+def require_shareable(batch: BatchSettings, n_processes: int, *, with_unlabeled: bool) -> None:
     """Raise ``InputError`` where processes cannot share a batch: each needs pairs of images."""
-    for key in ("labeled", "unlabeled"):
+    for key in ("labeled", "unlabeled") if with_unlabeled else ("labeled",):
         size = getattr(batch, key)
         if size % (2 * n_processes):
             raise InputError(

@@ -16,7 +16,6 @@ from models.small_models import (
     label_maps,
     opened_model,
     same_maps,
-    write_good_images,
 )  # fmt: skip
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -32,18 +31,6 @@ from graphnn_unet.storage.safe_load import load_checkpoint, read_json
 HALF = 2e-3
 """nnU-Net sums the tiles of a sliding window in float16: where the block is not folded, rounding in
 the seventh digit can move a logit by one step of float16; probabilities move by less than this."""
-
-
-@pytest.fixture(scope="module")
-def model(trained_home, tmp_path_factory) -> Path:
-    """GraphCL with an open gate. Read only."""
-    return opened_model(trained_home, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Three images. Read only."""
-    return write_good_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

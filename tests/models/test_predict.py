@@ -21,7 +21,6 @@ from models.small_models import (
     GOOD,
     change_checkpoint,
     label_maps,
-    opened_model,
     read,
     same_maps,
     write_good_images,
@@ -47,18 +46,6 @@ from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import read_json
 
 predict_module = import_module("graphnn_unet.models.predict")
-
-
-@pytest.fixture(scope="module")
-def model(trained_home, tmp_path_factory) -> Path:
-    """GraphCL with an open gate. Read only."""
-    return opened_model(trained_home, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Three good images. Read only."""
-    return write_good_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -42,13 +42,14 @@ def test_hooks_that_are_said_to_be_called_are_called():
 
 @pytest.mark.parametrize("name", sorted(set(HOOKS) - CALLED_HOOKS))
 def test_overriding_a_hook_that_is_never_called_is_refused(name):
-    with pytest.raises(InputError, match=f"Mine.{name} would never be called: .* Use|Take"):
+    with pytest.raises(InputError, match=f"Mine.{name} would never be called: .*(Use|Take)"):
         type("Mine", (SupervisedTrainer,), {name: lambda self: None})
 
 
 @pytest.mark.parametrize("name", sorted(CALLED_HOOKS - {"__init__", "build_network_architecture"}))
 def test_overriding_a_hook_that_is_called_is_allowed(name):
-    type("Mine", (SupervisedTrainer,), {name: lambda self, *a, **k: None})
+    mine = type("Mine", (SupervisedTrainer,), {name: lambda self, *a, **k: "mine"})
+    assert getattr(mine, name)(None) == "mine"
 
 
 def test_message_names_what_to_override_instead():
