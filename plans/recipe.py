@@ -15,7 +15,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, cast
@@ -237,6 +236,8 @@ def declare_section(name: str, section: type[Section]) -> None:
     Raises:
         InputError: The name belongs to another class.
     """
+    if not section.__module__.startswith("graphnn_unet."):
+        _load_providers()  # a name of ours is taken, even where its method was not imported yet
     known = _ENGINE_SECTIONS.get(name) or _declared.get(name)
     # the file of a user's trainer may be loaded again, or a copy of it
     is_replaced = known is not None and known.__module__.startswith(MODULE_PREFIX)
@@ -253,9 +254,13 @@ def _identity(section: type[Section]) -> tuple[str, str]:
     return section.__module__, section.__qualname__
 
 
-@cache
+_loaded_providers: set[str] = set()
+
+
 def _load_providers() -> None:
-    for point in entry_points(group=SECTION_PROVIDERS):
+    """Import all installed methods once; those of a provider may ask for it while they load."""
+    for point in entry_points(group=SECTION_PROVIDERS) if not _loaded_providers else ():
+        _loaded_providers.add(point.name)
         point.load()()
 
 
