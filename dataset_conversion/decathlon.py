@@ -60,7 +60,7 @@ def read(request: Request) -> ConvertedDataset:
         labels=ids,
         cases=cases,
         label_mapping=mapping,
-        notes=[f"label values were made consecutive: {mapping}"] if mapping else [],
+        notes=[f"label values are consecutive inside: {mapping}"] if mapping else [],
         skipped=_not_listed(source, cases),
         reference=str(table.get("reference", "")) or _REFERENCE,
         license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),

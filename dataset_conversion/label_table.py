@@ -46,7 +46,10 @@ def with_label_table(
     changed = [f"{old} is {new}" for old, new in mapping.items() if old != new]
     if not changed:
         return replace(dataset, labels=labels)
-    note = f"label values were made consecutive, as nnU-Net needs them: {', '.join(changed)}"
+    note = (
+        f"label values are consecutive inside, as nnU-Net needs them ({', '.join(changed)}); "
+        "gnnunet_predict writes yours"
+    )
     notes = [*dataset.notes, note]
     return replace(dataset, labels=labels, label_mapping=mapping, notes=notes)
 

@@ -21,6 +21,7 @@ from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.dataset_conversion.volumes import hash_inputs, load
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
+from graphnn_unet.images.orientation import orientation_of
 from graphnn_unet.images.read import nearest_integers
 from graphnn_unet.images.volume import Volume, resampled, to_itk, with_axes_of
 from graphnn_unet.storage.atomic import atomic_path
@@ -73,6 +74,7 @@ class CaseRow:
         n_channels: Channels.
         shape: Voxels, z y x.
         spacing: Voxel size in mm, z y x.
+        orientation: How its axes are stored, such as ``LPS``.
         label_values: Values of the label map as it is written; empty without one.
         minimum: Smallest intensity of the first channel.
         sha256: Input file to hash.
@@ -85,6 +87,7 @@ class CaseRow:
     n_channels: int
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    orientation: str
     label_values: tuple[int, ...]
     minimum: float
     sha256: dict[str, str]
@@ -138,6 +141,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         len(case.images),
         first.array.shape,
         first.spacing,
+        orientation_of(first.direction),
         label_values,
         minimum,
         {} if job.target is None else hash_inputs(case.inputs, job.source),

@@ -23,6 +23,9 @@ from graphnn_unet.dataset_conversion.prepare import (
 )
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.errors import Fault, FaultsError, RefusedError
+from graphnn_unet.images.find import some
+from graphnn_unet.images.label_ids import ORIGINAL, label_values, original_labels
+from graphnn_unet.images.orientation import most_common
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
@@ -148,12 +151,6 @@ def _input_bytes(dataset: ConvertedDataset) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def label_values(labels: Mapping[str, Any]) -> tuple[int, ...]:
-    """All ids of a label table, regions included, sorted."""
-    ids = (value if isinstance(value, (list, tuple)) else [value] for value in labels.values())
-    return tuple(sorted({int(i) for group in ids for i in group}))
-
-
 def _prepare(
     dataset: ConvertedDataset, target: Path | None, fix_geometry: str | None, n_workers: int
 ) -> list[CaseRow]:
@@ -206,6 +203,7 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
         cases = [row.case for row in rows if text in row.notes]
         listed = ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
         notes.append(f"{listed}: {text}")
+    notes += _orientation_notes(rows)
     names = [name.lower() for name in dataset.channel_names.values()]
     if rows and "ct" not in names and min(row.minimum for row in rows) < _LOOKS_LIKE_CT:
         notes.append(
@@ -215,6 +213,20 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
     if not any(row.role == "labeled" for row in rows):
         notes.append("there is no labeled case: training needs at least one")
     return notes
+
+
+def _orientation_notes(rows: list[CaseRow]) -> list[str]:
+    """What is said where scans are stored along different axes."""
+    usual = most_common(row.orientation for row in rows) if rows else ""
+    others: dict[str, list[str]] = {}
+    for row in rows:
+        if row.orientation != usual:
+            others.setdefault(row.orientation, []).append(row.case)
+    return [
+        f"{some(cases)}: stored as {orientation}, most scans as {usual}; files stay as they are, "
+        "planning and prediction turn what they read to one orientation and the answer back"
+        for orientation, cases in sorted(others.items())
+    ]
 
 
 def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:
@@ -229,6 +241,8 @@ def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:
         "licence": dataset.license,
         "converted_by": f"gnnunet_convert {__version__}",
     }
+    if dataset.label_mapping:
+        content[ORIGINAL] = original_labels(dataset.labels, dataset.label_mapping)
     if any(isinstance(value, (list, tuple)) for value in dataset.labels.values()):
         content["regions_class_order"] = _region_order(dataset.labels)
     return content

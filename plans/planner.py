@@ -67,11 +67,12 @@ class _SemiSupervisedPlanning(_Planning):
         derive: Callable[[int], Mapping[str, Layer]],
         n_unlabeled: int,
         planner: str,
+        orientation: str = "",
     ):
         """Args: see ``make_plans``."""
         self.layers, self.derive, self.planner = layers, derive, planner
         self.recipe = resolve(*layers.values())
-        self.n_unlabeled = n_unlabeled
+        self.n_unlabeled, self.orientation = n_unlabeled, orientation
         self.patch_used = False
         super().__init__(dataset_name, plans_name=plans_name)
         self._apply_recipe_to_planner()
@@ -252,6 +253,8 @@ class _SemiSupervisedPlanning(_Planning):
             kept = {k: v for k, v in existing.items() if k not in plans["configurations"]}
             stock = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
             plans["configurations"].update({k: v for k, v in kept.items() if k not in stock})
+        if self.orientation:  # not inside "gnnunet": an exported model needs it too
+            plans["orientation"] = self.orientation
         plans["gnnunet"] = self._gnnunet_key(plans)
         write_json(target, plans)
 
@@ -315,6 +318,7 @@ def make_plans(
     layers: Mapping[str, Layer] | None = None,
     derive: Callable[[int], Mapping[str, Layer]] | None = None,
     n_unlabeled: int = 0,
+    orientation: str = "",
 ) -> tuple[dict[str, Any], str]:
     """Plan all configurations of a data set and write ``<plans name>.json``.
 
@@ -327,6 +331,7 @@ def make_plans(
         derive: Called with the axis across which slices are cut; returns the values measured on
             the data for each configuration, which are weaker than ``layers``.
         n_unlabeled: Number of unlabeled cases.
+        orientation: To which all scans are turned when they are read; written into the plan.
 
     Returns:
         The plan, and nnU-Net's own account of how it was found.
@@ -340,8 +345,9 @@ def make_plans(
     account = io.StringIO()
     with _positive_worker_count(), _files_listed_here(), contextlib.redirect_stdout(account):
         experiment_planner = planner_class(
-            dataset_name, plans_name, layers or {}, derive or (lambda _: {}), n_unlabeled, planner
-        )
+            dataset_name, plans_name, layers or {}, derive or (lambda _: {}), n_unlabeled, planner,
+            orientation,
+        )  # fmt: skip
         plans = experiment_planner.plan_experiment()
     return plans, account.getvalue()
 

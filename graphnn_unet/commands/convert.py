@@ -127,11 +127,12 @@ def _print_cases(result: ConversionResult) -> None:
             str(row.n_channels),
             "x".join(map(str, row.shape)),
             "x".join(f"{value:.4g}" for value in row.spacing),
+            row.orientation,
             ",".join(map(str, row.label_values)) or "-",
         ]
         for row in result.rows
     ]
-    head = ["case", "role", "patient", "channels", "shape zyx", "spacing mm", "labels"]
+    head = ["case", "role", "patient", "channels", "shape zyx", "spacing mm", "axes", "labels"]
     _command.print_table(head, rows)
 
 

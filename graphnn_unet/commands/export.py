@@ -46,6 +46,8 @@ def _work(arguments: argparse.Namespace) -> None:
         f"{result.target}: folds {', '.join(map(str, result.folds))}; logits differ by at most "
         f"{result.difference:.1e} from the trained network"
     )
+    for note in result.notes:
+        print(f"note: {note}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,7 +41,9 @@ from graphnn_unet.data.check_layout import (
     read_description,
 )
 from graphnn_unet.errors import BadFileError, Fault
+from graphnn_unet.images.find import some
 from graphnn_unet.images.grid import numbers
+from graphnn_unet.images.orientation import most_common, orientation_of, turned_axes
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
@@ -81,8 +83,10 @@ class CaseMetadata:
         images: One file a channel, in channel order.
         label: Label map, or ``None``.
         sha256: File (relative to the raw folder) to the hash of its bytes.
-        shape: Voxels, z y x; zeros when no image could be read (there is an error then).
-        spacing: Voxel size in mm, z y x; zeros likewise.
+        shape: Voxels along the axes of the data set's orientation, z y x; zeros when no image
+            could be read (there is an error then).
+        spacing: Voxel size in mm, likewise.
+        orientation: How the file stores its axes, such as ``LPS``; empty for slices.
         n_channels: Number of channels that could be read.
         label_values: Values in the label map, sorted; empty without one.
         classes: Foreground value to its components.
@@ -96,6 +100,7 @@ class CaseMetadata:
     sha256: dict[str, str] = field(default_factory=dict)
     shape: tuple[int, ...] = (0, 0, 0)
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)
+    orientation: str = ""
     n_channels: int = 0
     label_values: tuple[int, ...] = ()
     classes: dict[int, ClassMetadata] = field(default_factory=dict)
@@ -111,12 +116,15 @@ class CheckReport:
         faults: Errors and warnings, data set first, then by case.
         cases: Metadata of every case with an image file, sorted by case id.
         notes: Files that were passed over.
+        orientation: To which all scans are turned when they are read: that of most training
+            scans. Empty for slices.
     """
 
     folder: Path
     faults: list[Fault]
     cases: dict[str, CaseMetadata]
     notes: list[str]
+    orientation: str = ""
 
     @property
     def errors(self) -> list[Fault]:
@@ -133,6 +141,7 @@ class CheckReport:
         return {
             "folder": str(self.folder),
             "n_cases": {role: sum(f.role == role for f in self.cases.values()) for role in _IMAGES},
+            "orientation": self.orientation,
             "n_errors": len(self.errors),
             "n_warnings": len(self.warnings),
             "faults": [f.as_dict() for f in self.faults],
@@ -206,11 +215,41 @@ def check_dataset(
         else:
             remedy = "Free memory or use fewer workers, then check again"
             of_cases.append(fault(outcome.job.case, "C15", outcome.error, remedy))
-    cases = dict(sorted(cases.items()))
+    cases, orientation, turned = _in_one_orientation(dict(sorted(cases.items())))
+    faults += turned
     of_cases += _duplicates(cases, of_cases) + _sizes(cases)
     of_cases = _without_foreground(cases, of_cases)
     of_cases.sort(key=lambda f: (f.case, f.severity != "error"))
-    return CheckReport(folder, faults + of_cases, cases, notes)
+    return CheckReport(folder, faults + of_cases, cases, notes, orientation)
+
+
+def _in_one_orientation(
+    cases: dict[str, CaseMetadata],
+) -> tuple[dict[str, CaseMetadata], str, list[Fault]]:
+    """All cases in the orientation of most training scans, and a warning where some are turned."""
+    training = [m for m in cases.values() if m.orientation and m.role != "test"]
+    if not training:
+        return cases, "", []
+    usual = most_common(metadata.orientation for metadata in training)
+    others: dict[str, list[str]] = defaultdict(list)
+    for case, metadata in cases.items():
+        stored = metadata.orientation
+        if stored not in ("", usual):
+            others[stored].append(case)
+            shape = turned_axes(metadata.shape, stored, usual)
+            spacing = turned_axes(metadata.spacing, stored, usual)
+            cases[case] = replace(metadata, shape=shape, spacing=spacing)
+    faults = [
+        fault(
+            "dataset",
+            "I52",
+            f"{some(turned)}: stored as {stored}, most scans as {usual}; turned when they are read",
+            "Nothing to do",
+            "warning",
+        )
+        for stored, turned in sorted(others.items())
+    ]
+    return cases, usual, faults
 
 
 def _jobs_from_folders(
@@ -302,6 +341,7 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
             sha256={job.name(record.path): record.sha256 for record in records},
             shape=records[0].grid.shape,
             spacing=records[0].grid.spacing,
+            orientation=orientation_of(records[0].grid.direction),
             n_channels=len(records),
             content=tuple(record.content for record in records),
         )

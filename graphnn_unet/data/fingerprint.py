@@ -19,6 +19,7 @@ import numpy as np
 
 from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.data.check_labels import bounding_box
+from graphnn_unet.data.read_case import read_case
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import write_json
@@ -42,6 +43,7 @@ class _Job:
     reader: str
     n_samples: int
     classes: tuple[tuple[int, ...], ...]
+    orientation: str
 
 
 def extract_fingerprint(
@@ -50,6 +52,7 @@ def extract_fingerprint(
     dataset_json: Mapping[str, Any],
     classes: Mapping[str, tuple[int, ...]],
     *,
+    orientation: str = "",
     n_workers: int,
 ) -> dict[str, Any]:
     """Write and return the fingerprint; cases whose files did not change are not read again.
@@ -59,13 +62,18 @@ def extract_fingerprint(
         cases: Training cases by id, as the check found them (roles ``labeled``, ``unlabeled``).
         dataset_json: nnU-Net's description of the data set.
         classes: Class or region key (as in ``pseudo_label.largest_component``) to label ids.
+        orientation: To which scans are turned when they are read; empty reads them as stored.
         n_workers: Worker processes, 0 for none.
 
     Raises:
         FaultsError: Cases that could not be read.
     """
     reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
-    settings = {"reader": reader, "classes": {key: list(ids) for key, ids in classes.items()}}
+    settings = {
+        "reader": reader,
+        "classes": {key: list(ids) for key, ids in classes.items()},
+        "orientation": orientation,
+    }
     partial = target.with_name(f".{target.stem}.cases.json")
     known = {**_known_cases(target, settings), **_known_cases(partial, settings)}
     per_case = {
@@ -82,6 +90,7 @@ def extract_fingerprint(
             reader,
             int(SAMPLES_OF_DATASET // max(1, n_labeled)),
             tuple(classes.values()),
+            orientation,
         )
         for case, metadata in cases.items()
         if case not in per_case
@@ -162,8 +171,7 @@ def _analyze(job: _Job) -> dict[str, Any]:
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
     reader = recursive_find_reader_writer_by_name(job.reader)()
-    image, properties = reader.read_images(job.images)
-    label = reader.read_seg(job.label)[0] if job.label else None
+    image, label, properties = read_case(reader, job.images, job.label, job.orientation)
     cropped, cropped_label, _ = crop_to_nonzero(image, None if label is None else label.copy())
     metadata: dict[str, Any] = {
         "spacing": [float(s) for s in properties["spacing"]],

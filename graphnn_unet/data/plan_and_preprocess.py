@@ -121,7 +121,9 @@ def plan_and_preprocess(
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
         remove_leftovers(target)
         write_json(target / "dataset_report.json", report.as_json())
-        result, faults = _prepare(raw, target, cases, layers, configurations, planner, n_workers)
+        result, faults = _prepare(
+            raw, target, cases, report.orientation, layers, configurations, planner, n_workers
+        )
     failures = target / FAILURES
     write_failures(failures, [*left_out, *faults])
     if faults:
@@ -157,6 +159,7 @@ def _prepare(
     raw: Path,
     target: Path,
     cases: dict[str, CaseMetadata],
+    orientation: str,
     layers: dict[str, Layer],
     configurations: Sequence[str] | None,
     planner: str,
@@ -172,6 +175,7 @@ def _prepare(
         cases,
         dataset_json,
         class_table(dataset_json),
+        orientation=orientation,
         n_workers=n_workers,
     )
     labeled = {case: metadata for case, metadata in cases.items() if metadata.role == "labeled"}
@@ -182,6 +186,7 @@ def _prepare(
         planner=planner,
         layers=layers,
         derive=partial(_derive, fingerprint),
+        orientation=orientation,
         n_unlabeled=len(cases) - len(labeled),
     )
     write_text(target / "planning_log.txt", account)

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from graphnn_unet.data.check import CaseMetadata
+from graphnn_unet.data.read_case import read_case
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
@@ -198,6 +199,7 @@ def settings_hash(
         if set(relevant_configuration["normalization_schemes"]) <= NORMALIZED_ALONE
         else plans["foreground_intensity_properties_per_channel"],
         "reader": plans["image_reader_writer"],
+        "orientation": plans.get("orientation", ""),
         # positions of foreground are stored for each class or region
         "labels": [[name == "ignore", value] for name, value in dataset_json["labels"].items()],
         "regions": dataset_json.get("regions_class_order"),
@@ -212,21 +214,15 @@ def _sha256(value: Any) -> str:
 
 def _preprocess_case(job: _Job) -> None:
     """Preprocess one case into ``job.target``; the file ``.done`` is written last."""
-    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    plans = PlansManager(job.plans)
-    configuration = plans.get_configuration(job.configuration)
-    data, seg, properties = DefaultPreprocessor(verbose=False).run_case(
-        list(job.images), job.label, plans, configuration, dict(job.dataset_json)
+    data, seg, properties = normalized_case(
+        job.images, job.label, job.plans, job.configuration, job.dataset_json
     )
-    data = data.astype(np.float32, copy=False)
     if not np.isfinite(data).all():
         raise InputError("the normalized image has values that are not finite")
     stem = Path(job.target)
     for path in _files(stem):
         path.unlink(missing_ok=True)  # fragments of an interrupted run; blosc2 will not overwrite
-    patch = tuple(configuration.patch_size)
+    patch = tuple(resolved_configuration(job.plans, job.configuration)["patch_size"])
     with naming_a_full_disk(stem, data.nbytes):
         _save(data, seg if job.label is not None else None, properties, stem, patch)
         metadata = {
@@ -235,6 +231,38 @@ def _preprocess_case(job: _Job) -> None:
             "files": {path.name: _flush(path) for path in _files(stem) if path.exists()},
         }
     write_json(_done(stem), metadata)
+
+
+def normalized_case(
+    images: Sequence[str],
+    label: str | None,
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """One case as the network sees it: turned, cropped, normalized and resampled by the plan.
+
+    Args:
+        images: One file a channel, in channel order.
+        label: Label map, or ``None``.
+        plans: The plan; its ``orientation`` is that of the result.
+        configuration: Name of the configuration.
+        dataset_json: nnU-Net's description of the data set.
+
+    Returns:
+        ``(c, z, y, x)`` float32, ``(1, z, y, x)`` labels (-1 where the image is empty), and what
+        has to be known to bring a prediction back to the file's grid.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(plans)
+    chosen = manager.get_configuration(configuration)
+    reader = manager.image_reader_writer_class()
+    data, seg, properties = read_case(reader, images, label, plans.get("orientation", ""))
+    data, seg, properties = chosen.preprocessor_class(verbose=False).run_case_npy(
+        data, seg, properties, manager, chosen, dict(dataset_json)
+    )
+    return np.ascontiguousarray(data, dtype=np.float32), seg, properties
 
 
 def _save(

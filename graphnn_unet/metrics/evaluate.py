@@ -23,8 +23,9 @@ from graphnn_unet.errors import (
 )
 from graphnn_unet.images.find import VOLUMES, image_files, some
 from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.label_ids import described_ids, with_ids
 from graphnn_unet.images.read import read_label_map
-from graphnn_unet.images.volume import Volume
+from graphnn_unet.images.volume import Volume, with_axes_of
 from graphnn_unet.metrics.aggregate import summarize
 from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
 from graphnn_unet.metrics.labels import (
@@ -121,7 +122,10 @@ def evaluate(
     source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
     table = read_labels(source) if source else None
     files, faults = _match_cases(predictions, labels, None if cases is None else [*cases])
-    scored, scoring_faults = _score_all(files, table, protocol, nsd_tolerance_mm, n_workers)
+    settings = _Settings(
+        table, protocol, nsd_tolerance_mm, described_ids(predictions), described_ids(labels)
+    )
+    scored, scoring_faults = _score_all(files, settings, n_workers)
     faults += scoring_faults
     if not scored:
         raise FaultsError(faults)
@@ -151,11 +155,20 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Job:
-    files: CaseFiles
+class _Settings:
+    """What all cases have in common; the ids are those inside to those of the user's files."""
+
     table: LabelTable | None
     protocol: Protocol
     nsd_tolerance_mm: float
+    predicted_ids: dict[int, int]
+    true_ids: dict[int, int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    files: CaseFiles
+    settings: _Settings
 
 
 @dataclass(frozen=True)
@@ -237,11 +250,7 @@ def _by_case(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
 
 
 def _score_all(
-    files: Sequence[CaseFiles],
-    table: LabelTable | None,
-    protocol: Protocol,
-    nsd_tolerance_mm: float,
-    n_workers: int | None,
+    files: Sequence[CaseFiles], settings: _Settings, n_workers: int | None
 ) -> tuple[list[_Scored], list[Fault]]:
     """Scored cases and faults, both in the order of ``files``."""
     if n_workers is None:
@@ -249,7 +258,7 @@ def _score_all(
             path.stat().st_size for pair in files for path in (pair.prediction, pair.reference)
         )
         n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
-    jobs = (_Job(pair, table, protocol, nsd_tolerance_mm) for pair in files)
+    jobs = (_Job(pair, settings) for pair in files)
     outcomes: dict[str, Outcome] = {}
     with Progress(len(files), "evaluate") as progress:
         for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
@@ -271,37 +280,54 @@ def _score_all(
 
 def _score_job(job: _Job) -> _Scored:
     """Read, check and score one case; runs in a worker."""
-    files = job.files
+    files, settings = job.files, job.settings
     maps: list[Volume] = []
     faults: list[Fault] = []
-    for path, may_ignore in ((files.prediction, False), (files.reference, True)):
+    for path, ids, may_ignore in (
+        (files.prediction, settings.predicted_ids, False),
+        (files.reference, settings.true_ids, True),
+    ):
         try:
-            maps.append(read_label_map(path))
+            label_map = read_label_map(path)
+            maps.append(replace(label_map, array=with_ids(label_map.array, ids)))
         except GraphnnError as error:
             cause = f"{error.what}: {error.why}" if error.why else error.what
             faults.append(_fault(files.case, cause, error.remedy))
             continue
-        faults.extend(_value_faults(files.case, path, maps[-1].array, job.table, may_ignore))
-    if len(maps) == 2 and (
-        cause := grid_mismatch("the prediction", maps[0].grid, "the label map", maps[1].grid)
-    ):
+        faults.extend(_value_faults(files.case, path, maps[-1].array, settings.table, may_ignore))
+    if len(maps) == 2:
+        maps[0], cause = _along_axes_of(maps[0], maps[1])
         remedy = "Predict on the image this label belongs to, or resample one of the two"
-        faults.append(_fault(files.case, cause, remedy))
+        faults.extend([_fault(files.case, cause, remedy)] if cause else [])
     if faults:
         return _Scored(files, faults=tuple(faults))
     prediction, reference = (label_map.array for label_map in maps)
-    table = job.table or table_of_ids({*_values(prediction), *_values(reference)})
+    table = settings.table or table_of_ids({*_values(prediction), *_values(reference)})
     scores = score_case(
         prediction,
         reference,
         maps[1].spacing,
         table.classes,
-        job.protocol,
+        settings.protocol,
         case=files.case,
         ignore_label=table.ignore,
-        nsd_tolerance_mm=job.nsd_tolerance_mm,
+        nsd_tolerance_mm=settings.nsd_tolerance_mm,
     )
     return _Scored(files, tuple(scores), reference.size)
+
+
+def _along_axes_of(prediction: Volume, reference: Volume) -> tuple[Volume, str]:
+    """The prediction on the grid of the reference, or what keeps it from there.
+
+    The same voxels at the same places may be stored along other axes.
+    """
+    names = "the prediction", "the label map"
+    cause = grid_mismatch(names[0], prediction.grid, names[1], reference.grid)
+    if cause and prediction.array.ndim == reference.array.ndim == 3:
+        turned = with_axes_of(prediction, reference.direction)
+        if turned and not grid_mismatch(names[0], turned.grid, names[1], reference.grid):
+            return turned, ""
+    return prediction, cause
 
 
 def _value_faults(

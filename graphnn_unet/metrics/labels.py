@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.label_ids import ORIGINAL
 from graphnn_unet.metrics.protocols import LabelIds
 from graphnn_unet.storage.safe_load import read_json
 
@@ -49,6 +50,8 @@ def find_dataset_json(predictions: Path, labels: Path) -> Path | None:
 
 def read_labels(dataset_json: Path) -> LabelTable:
     """Classes of a ``dataset.json`` of nnU-Net (name to id or ids) or the Decathlon (id to name).
+
+    Where the user's label maps have other ids than those inside, the user's are taken.
 
     Raises:
         MissingFileError: There is no such file.
@@ -93,7 +96,8 @@ def summary_key(ids: LabelIds) -> str:
 
 
 def _table_of(content: Any, source: Path) -> dict[str, Any]:
-    labels = cast("dict[str, Any]", content).get("labels") if isinstance(content, dict) else None
+    table = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    labels: Any = table.get(ORIGINAL, table.get("labels"))
     if not isinstance(labels, dict) or not labels:
         raise _bad(source, "it has no table 'labels'")
     return cast("dict[str, Any]", labels)

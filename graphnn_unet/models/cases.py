@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
+from graphnn_unet.data.preprocess import normalized_case
 from graphnn_unet.errors import BadFileError, Fault, InputError
 from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
 from graphnn_unet.images.grid import grid_mismatch
@@ -109,12 +109,10 @@ def prepare_case(job: PrepareJob) -> Prepared:
     faults = tuple(check_case_images([Path(p) for p in job.files], case=job.case))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
-    plans = PlansManager(job.plans)
-    configuration = plans.get_configuration(job.configuration)
-    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-        list(job.files), None, plans, configuration, dict(job.dataset_json)
+    data, _, properties = normalized_case(
+        job.files, None, job.plans, job.configuration, job.dataset_json
     )
-    return Prepared(np.ascontiguousarray(data, dtype=np.float32), properties, faults)
+    return Prepared(data, properties, faults)
 
 
 def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
+from graphnn_unet.images.label_ids import ids_of_user, label_values
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import (
     build_network,
@@ -45,11 +46,13 @@ class ExportResult:
         target: Model folder or zip.
         folds: Exported folds.
         difference: Largest difference of logits between the two networks on a random patch.
+        notes: What stock nnU-Net does differently with the model.
     """
 
     target: Path
     folds: list[int | str]
     difference: float
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -94,7 +97,24 @@ def export(
             _write_zip(work, output, name)
         else:
             replace_folder(work, output)
-    return ExportResult(output, exported_folds, difference)
+    return ExportResult(output, exported_folds, difference, _notes(model))
+
+
+def _notes(model: Path) -> tuple[str, ...]:
+    """What this program does for a user and stock nnU-Net does not."""
+    notes = []
+    if orientation := read_json(model / "plans.json").get("orientation"):
+        notes.append(
+            f"stock nnU-Net expects scans stored as {orientation}, like those of the training; "
+            "gnnunet_predict turns others"
+        )
+    description = read_description(model)
+    ids = ids_of_user(description)
+    changed = {ids[i]: i for i in label_values(description["labels"]) if ids.get(i, i) != i}
+    if changed:
+        listed = ", ".join(f"{inside} for {outside}" for outside, inside in changed.items())
+        notes.append(f"stock nnU-Net writes consecutive label ids: {listed}")
+    return tuple(notes)
 
 
 def _refuse_to_lose(output: Path, overwrite: bool) -> None:
@@ -153,6 +173,7 @@ def _write_model(
             "folds": list(folds),
             "channel_names": dataset_json["channel_names"],
             "labels": dataset_json["labels"],
+            "orientation": plain_plans.get("orientation"),
             "spacing_mm": plain_plans["configurations"][configuration].get("spacing"),
             "largest_logit_difference": difference,
         },

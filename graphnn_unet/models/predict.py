@@ -21,6 +21,8 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
+from graphnn_unet.images.label_ids import as_user_has_them
+from graphnn_unet.images.orientation import TURNED
 from graphnn_unet.models.cases import (
     CHECK_STAGE,
     Prepared,
@@ -217,6 +219,7 @@ class _Work:
         self.predictor, self.outputs, self.target = predictor, outputs, target
         self.n_workers, self.memory_budget_gb = n_workers, memory_budget_gb
         self.faults: list[Fault] = []
+        self.turned: dict[tuple[str, str], int] = {}
 
     def run(self, cases: dict[str, list[Path]]) -> tuple[list[str], list[Fault]]:
         """Predict ``cases``; return those done and the faults of the others.
@@ -248,6 +251,11 @@ class _Work:
                 else:
                     self._fail(case, "export", outcome.error, details=outcome.details)
                 progress.update(case)
+        for (stored, wanted), n_cases in self.turned.items():
+            say(
+                f"{n_cases} images stored as {stored} were turned to {wanted}, as the training "
+                f"scans are stored, and their label maps back"
+            )
         return sorted(done)
 
     def _predicted(self, cases: dict[str, list[Path]], progress: Progress) -> Iterator[ExportJob]:
@@ -280,6 +288,8 @@ class _Work:
                 say(f"warning: {fault.line}")
         if prepared.data is None or not self._fits_memory(case, prepared):
             return None
+        if turn := prepared.properties.get(TURNED):
+            self.turned[turn] = self.turned.get(turn, 0) + 1
         try:
             logits = self.predictor.logits(torch.from_numpy(prepared.data)).numpy()
         except (RuntimeError, InputError, MemoryError) as error:
@@ -369,6 +379,6 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
                 f"{target} holds label maps that were predicted in another way", difference,
                 "Give another folder with -o, or leave --continue_prediction out",
             )  # fmt: skip
-    write_json(target / "dataset.json", predictor.dataset_json)
+    write_json(target / "dataset.json", as_user_has_them(predictor.dataset_json))
     write_json(target / "plans.json", predictor.plans.plans)
     write_json(path, facts)

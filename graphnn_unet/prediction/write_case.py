@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from graphnn_unet.images.label_ids import ids_of_user, with_ids
+from graphnn_unet.images.orientation import turned_back
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
@@ -64,6 +66,8 @@ def export_case(job: ExportJob) -> None:
         with_probabilities=job.outputs.probabilities,
         with_entropy=job.outputs.uncertainty,
     )
+    # what leaves the program has the ids of the user's own label maps
+    result = replace(result, labels=with_ids(result.labels, ids_of_user(job.dataset_json)))
     write_case(result, Path(job.target), job.case, job.properties, plans, job.outputs)
 
 
@@ -81,27 +85,35 @@ def write_case(
         result: Label map and what else there is.
         target: Folder.
         case: Case id, the stem of all names.
-        properties: What preprocessing noted; holds the geometry.
+        properties: What preprocessing noted; holds the geometry of the image file, to whose
+            orientation everything is turned back.
         plans: nnU-Net's ``PlansManager``, for the writer of images.
         outputs: What to write.
     """
     if outputs.probabilities:
+        assert result.probabilities is not None  # noqa: S101  # they were asked for
+        probabilities = turned_back(result.probabilities, properties)
         with atomic_path(target / f"{case}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=result.probabilities)  # pyright: ignore[reportArgumentType]
+            np.savez_compressed(temporary, probabilities=probabilities)
         write_bytes(target / f"{case}.pkl", pickle.dumps(properties))
     if outputs.uncertainty:
-        path = target / f"{case}_uncertainty{outputs.ending}"
-        write_float_image(path, result.entropy, properties)  # pyright: ignore[reportArgumentType]
+        assert result.entropy is not None  # noqa: S101  # it was asked for
+        entropy = turned_back(result.entropy, properties).astype(np.float32, copy=False)
+        _write_image(target / f"{case}_uncertainty{outputs.ending}", entropy, properties)
     # the label map comes last: where it is, the case is done
-    with atomic_path(target / f"{case}{outputs.ending}") as temporary:
-        plans.image_reader_writer_class().write_seg(result.labels, str(temporary), properties)
+    labels, path = turned_back(result.labels, properties), target / f"{case}{outputs.ending}"
+    if labels.dtype.itemsize > 2:  # nnU-Net's writers would cut the ids to 16 bits
+        _write_image(path, labels, properties)
+        return
+    with atomic_path(path) as temporary:
+        plans.image_reader_writer_class().write_seg(labels, str(temporary), properties)
 
 
-def write_float_image(target: Path, values: np.ndarray, properties: dict[str, Any]) -> None:
-    """Write ``(z, y, x)`` float32 in the geometry that nnU-Net's SimpleITK reader noted."""
+def _write_image(target: Path, array: np.ndarray, properties: dict[str, Any]) -> None:
+    """Write ``(z, y, x)`` in the geometry that nnU-Net's SimpleITK reader noted."""
     import SimpleITK as sitk
 
-    image = sitk.GetImageFromArray(values.astype(np.float32, copy=False))
+    image = sitk.GetImageFromArray(array)
     geometry = properties["sitk_stuff"]
     image.SetSpacing(geometry["spacing"])
     image.SetOrigin(geometry["origin"])

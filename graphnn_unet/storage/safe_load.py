@@ -54,6 +54,7 @@ _NORMALIZATION = {
     "RescaleTo01Normalization",
     "RGBTo01Normalization",
 }
+_ORIENTATION = re.compile("|(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}")
 _READERS = {
     "SimpleITKIO",
     "SimpleITKIOWithReorient",
@@ -252,6 +253,8 @@ def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
         raise InputError(f"{source} is not an nnU-Net plan")
     _require(plans.get("image_reader_writer"), _READERS, "image_reader_writer", source)
     _require(plans.get("label_manager", "LabelManager"), _LABEL_MANAGERS, "label_manager", source)
+    if not _ORIENTATION.fullmatch(str(plans.get("orientation", ""))):
+        raise _no_plan(source, f"orientation = {plans['orientation']!r}")
     for name, configuration in plans["configurations"].items():
         _check_configuration(
             _table(configuration, f"configurations.{name}", source),

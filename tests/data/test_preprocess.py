@@ -431,14 +431,14 @@ def test_too_little_room_is_seen_before_the_first_case(tiny_copy, worked, monkey
 
 def test_values_that_are_not_finite_after_normalization_are_refused(tiny_copy, monkeypatch):
     change_image(tiny_copy, "imagesTr/case_00_0000.nii.gz")
-    run = DefaultPreprocessor.run_case
+    run = DefaultPreprocessor.run_case_npy
 
     def poison(self, *arguments):
         data, seg, properties = run(self, *arguments)
         data[0, 0, 0, 0] = np.nan
         return data, seg, properties
 
-    monkeypatch.setattr(DefaultPreprocessor, "run_case", poison)
+    monkeypatch.setattr(DefaultPreprocessor, "run_case_npy", poison)
     with pytest.raises(CasesFailedError, match="case_00: the normalized image has values"):
         plan_again(tiny_copy)
 

@@ -29,6 +29,11 @@ def test_any_label_ids_become_consecutive_and_the_mapping_is_kept(data: Path):
     record = json.loads((result.folder / "gnnunet.json").read_text())
     assert record["label_mapping"] == {"0": 0, "1": 1, "7": 2, "420": 3}
     assert any("420 is 3" in note for note in result.notes)
+    description = json.loads((result.folder / "dataset.json").read_text())
+    assert description["labels"] == result.labels
+    assert description["original_labels"] == {
+        "background": 0, "label_1": 1, "liver": 7, "spleen": 420,
+    }  # fmt: skip
     assert check_dataset(result.folder).faults == []
 
 

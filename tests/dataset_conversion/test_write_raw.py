@@ -287,3 +287,14 @@ def test_regions_get_an_order(source: Path, target: Path):
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
     write_raw(make(source, labels=labels), target)
     assert json.loads((target / "dataset.json").read_text())["regions_class_order"] == [1, 2]
+
+
+def test_scans_along_other_axes_are_named_and_stay_as_they_are(source: Path, tmp_path: Path):
+    stored = sitk.DICOMOrient(sitk.ReadImage(str(source / "c2.nii.gz")), "PIR")
+    sitk.WriteImage(stored, str(source / "c2.nii.gz"), True)
+    result = write_raw(make(source), tmp_path / "Dataset001_A", n_workers=0)
+    assert [row.orientation for row in result.rows] == ["LPS", "LPS", "PIR", "LPS"]
+    assert any(note.startswith("c2: stored as PIR, most scans as LPS") for note in result.notes)
+    np.testing.assert_array_equal(
+        read(result.folder / "imagesUn" / "c2_0000.nii.gz"), sitk.GetArrayFromImage(stored)
+    )

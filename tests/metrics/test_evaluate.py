@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -330,3 +331,28 @@ def test_ignore_label_in_a_prediction_is_a_fault(folders, write_map, tmp_path: P
     write_map(predictions / "a.nii.gz", predicted, SPACING)
     with pytest.raises(PartlyEvaluatedError, match=r"value 3 \(1 voxels\)"):
         evaluate(predictions, labels, dataset_json=dataset_json)
+
+
+def test_the_ids_of_the_user_count_on_both_sides(folders, write_map, tmp_path: Path):
+    """A perfect result scores 1 whichever of the two has the ids inside and which the user's."""
+    _, inside = folders
+    originals = {"background": 0, "liver": 1, "tumor": 4}
+    description = {"labels": NAMES, "original_labels": originals}
+    (inside.parent / "dataset.json").write_text(json.dumps(description))
+    outside = tmp_path / "elsewhere" / "maps"
+    for case, array in (("a", label_map()), ("b", label_map()), ("c", label_map(1, tumor=False))):
+        write_map(outside / f"{case}.nii.gz", np.array([0, 1, 4], np.uint8)[array], SPACING)
+    for predictions, labels in ((inside, outside), (outside, inside)):
+        result = evaluate(predictions, labels, tmp_path / "metrics")
+        assert {score.class_name for score in result.scores} == {"liver", "tumor"}
+        assert result.mean["dice"] == 1.0
+    summary = json.loads((tmp_path / "metrics" / "summary.json").read_text())
+    assert set(summary["mean"]) == {"1", "4"}
+
+
+def test_a_prediction_along_other_axes_is_compared_voxel_by_voxel(folders, write_map, tmp_path):
+    predictions, labels = folders
+    expected = evaluate(predictions, labels, tmp_path / "expected")
+    for path in predictions.glob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "PIR"), str(path), True)
+    assert evaluate(predictions, labels, tmp_path / "turned").scores == expected.scores

@@ -1,0 +1,40 @@
+"""One case from its files to arrays, by nnU-Net's reader, in the data set's orientation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from graphnn_unet.images.orientation import TURNED, orientation_of, turned, turned_axes
+
+
+def read_case(
+    reader: Any, images: Sequence[str], label: str | None, orientation: str
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Read the channels of a case and its label map.
+
+    Args:
+        reader: An instance of one of nnU-Net's readers.
+        images: One file a channel, in channel order.
+        label: Label map, or ``None``.
+        orientation: Of the arrays, such as ``LPS``; empty leaves them as they are stored. Slices
+            and readers that note no directions have none.
+
+    Returns:
+        ``(c, z, y, x)`` float32, ``(1, z, y, x)`` or ``None``, and the reader's properties. Their
+        ``spacing`` belongs to the arrays; the geometry by which files are written is that of the
+        file, and what is written is turned back to it (``orientation.turned_back``).
+    """
+    data, properties = reader.read_images(tuple(images))
+    seg = None if label is None else reader.read_seg(label)[0]
+    direction = properties.get("sitk_stuff", {}).get("direction", ())
+    stored = orientation_of(direction) if len(direction) == 9 else ""
+    if not orientation or stored in ("", orientation):
+        return data, seg, properties
+    properties["spacing"] = list(turned_axes(properties["spacing"], stored, orientation))
+    properties[TURNED] = (stored, orientation)
+    if seg is not None:
+        seg = turned(seg, stored, orientation)
+    return turned(data, stored, orientation), seg, properties

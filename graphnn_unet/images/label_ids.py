@@ -1,0 +1,124 @@
+"""The ids of a user's label maps and those inside, which nnU-Net wants consecutive.
+
+``dataset.json`` names each class with the id inside (``labels``). Where the user's files have other
+ids, the table ``original_labels`` gives theirs: it travels with the data set, the model and its
+export, and every label map that leaves the program carries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphnn_unet.errors import InputError
+from graphnn_unet.storage.safe_load import read_json
+
+ORIGINAL = "original_labels"
+_Labels = Mapping[str, int | list[int]]
+
+
+def original_labels(labels: _Labels, mapping: Mapping[int, int]) -> dict[str, int | list[int]]:
+    """Names to the ids of the user's files.
+
+    Args:
+        labels: Name to id inside, or to the ids of a region.
+        mapping: The user's id to the one inside.
+
+    Example:
+        >>> original_labels({"background": 0, "organ": 1, "lesion": 2}, {0: 0, 1: 1, 4: 2})
+        {'background': 0, 'organ': 1, 'lesion': 4}
+    """
+    user = {inside: outside for outside, inside in mapping.items()}
+    return {
+        name: [user.get(i, i) for i in ids] if isinstance(ids, list) else user.get(ids, ids)
+        for name, ids in labels.items()
+    }
+
+
+def label_values(labels: Mapping[str, Any]) -> tuple[int, ...]:
+    """All ids of a label table, regions included, sorted."""
+    return tuple(sorted({int(i) for ids in labels.values() for i in _listed(ids)}))
+
+
+def ids_of_user(dataset_json: Mapping[str, Any]) -> dict[int, int]:
+    """Id inside to the user's; empty where they are the same.
+
+    Raises:
+        InputError: The two tables of a ``dataset.json`` do not belong together.
+    """
+    original = dataset_json.get(ORIGINAL)
+    if original is None:
+        return {}
+    labels = dataset_json["labels"]
+    try:
+        pairs = {
+            inside: int(outside)
+            for name, ids in labels.items()
+            for inside, outside in zip(_listed(ids), _listed(original[name]), strict=True)
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"dataset.json: {ORIGINAL!r} does not fit 'labels'",
+            "each class needs its id in both",
+            "Convert the data set again, or take the table out",
+        ) from error
+    changed = any(inside != outside for inside, outside in pairs.items())
+    return pairs if changed else {}
+
+
+def as_user_has_them(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``dataset.json`` whose ``labels`` are the user's, for a folder of such label maps."""
+    content = {key: value for key, value in dataset_json.items() if key != ORIGINAL}
+    if ids_of_user(dataset_json):
+        content["labels"] = dict(dataset_json[ORIGINAL])
+        order = dataset_json.get("regions_class_order")
+        if order is not None:
+            ids = ids_of_user(dataset_json)
+            content["regions_class_order"] = [ids.get(i, i) for i in order]
+    return content
+
+
+def described_ids(folder: Path) -> dict[int, int]:
+    """Id inside to the user's, of the label maps in a folder of this program.
+
+    A folder of predictions has its own description, ``labelsTr`` lies in the raw folder, the
+    validation of a fold two floors below the model's. Label maps from elsewhere have none.
+    """
+    folder = folder.absolute()
+    for place in (folder, *folder.parents[:2]):
+        path = place / "dataset.json"
+        if path.is_file():
+            content = read_json(path)
+            return ids_of_user(content) if isinstance(content, dict) else {}
+    return {}
+
+
+def with_ids(array: NDArray[Any], ids: Mapping[int, int]) -> NDArray[Any]:
+    """A label map with other ids; ids that are not in the table stay.
+
+    Args:
+        array: Integers, 0 or more.
+        ids: Old id to new id; an empty table returns the array itself.
+
+    Returns:
+        The smallest unsigned type that holds all new ids.
+
+    Example:
+        >>> with_ids(np.array([0, 1, 2], np.uint8), {0: 0, 1: 1, 2: 400})
+        array([  0,   1, 400], dtype=uint16)
+    """
+    if not ids:
+        return array
+    size = max(int(array.max(initial=0)), *ids) + 1
+    table = np.arange(size, dtype=np.int64)
+    for old, new in ids.items():
+        table[old] = new
+    return table.astype(np.min_scalar_type(int(table.max())))[array]
+
+
+def _listed(ids: Any) -> list[Any]:
+    return list(ids) if isinstance(ids, (list, tuple)) else [ids]

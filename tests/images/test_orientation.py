@@ -1,0 +1,59 @@
+"""How axes are stored, and arrays turned from one order to another."""
+
+import itertools
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from graphnn_unet.images.orientation import (
+    TURNED,
+    most_common,
+    orientation_of,
+    turned,
+    turned_axes,
+    turned_back,
+)
+
+ALL_48 = [
+    "".join(letters)
+    for order in itertools.permutations(("LR", "AP", "SI"))
+    for letters in itertools.product(*order)
+]
+
+
+def volume(shape=(3, 4, 5)) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+
+
+@pytest.mark.parametrize("codes", ALL_48)
+def test_every_orientation_is_turned_as_itk_does(codes):
+    image = sitk.GetImageFromArray(volume())
+    image.SetSpacing((0.5, 1.0, 3.0))
+    reference = sitk.DICOMOrient(image, codes)
+    assert orientation_of(image.GetDirection()) == "LPS"
+    assert orientation_of(reference.GetDirection()) == codes
+    result = turned(volume(), "LPS", codes)
+    np.testing.assert_array_equal(result, sitk.GetArrayFromImage(reference))
+    assert turned_axes((3.0, 1.0, 0.5), "LPS", codes) == reference.GetSpacing()[::-1]
+    assert turned_axes((3, 4, 5), "LPS", codes) == result.shape
+    assert result.flags.c_contiguous
+
+
+@pytest.mark.parametrize("stored", ["LPS", "PIR", "SAL", "IRP"])
+def test_turning_back_undoes_it_with_leading_axes(stored):
+    channels = np.stack([volume(), -volume()])
+    there = turned(channels, stored, "RAS")
+    np.testing.assert_array_equal(turned_back(there, {TURNED: (stored, "RAS")}), channels)
+    np.testing.assert_array_equal(turned_back(channels, {}), channels)
+
+
+def test_oblique_axes_have_the_closest_orientation():
+    angle = np.deg2rad(30)
+    oblique = (np.cos(angle), -np.sin(angle), 0, np.sin(angle), np.cos(angle), 0, 0, 0, -1)
+    assert orientation_of(oblique) == "LPI"
+
+
+def test_the_most_common_orientation_is_taken_and_ties_do_not_depend_on_the_order():
+    assert most_common(["PIR", "LPS", "LPS"]) == "LPS"
+    assert most_common(["RAS", "LPS"]) == most_common(["LPS", "RAS"]) == "LPS"
