@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-djfile",
         metavar="FILE",
-        help="dataset.json with the names of the classes (default: the one in PREDICTIONS, LABELS "
-        "or the folder above LABELS; without any, each id is a class)",
+        help="dataset.json with the names of the classes (default: the nearest of PREDICTIONS, "
+        "else of LABELS, up to two folders above; without any, each id is a class)",
     )
     parser.add_argument(
         "--unsupervised",

@@ -82,19 +82,22 @@ def as_user_has_them(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def described_ids(folder: Path) -> dict[int, int]:
-    """Id inside to the user's, of the label maps in a folder of this program.
+def description_of(folder: Path) -> Path | None:
+    """The ``dataset.json`` of a folder of label maps.
 
-    A folder of predictions has its own description, ``labelsTr`` lies in the raw folder, the
-    validation of a fold two floors below the model's. Label maps from elsewhere have none.
+    Predictions have their own, ``labelsTr`` lies in the raw folder, the validation of a fold two
+    floors below that of the model. Label maps from elsewhere have none.
     """
     folder = folder.absolute()
-    for place in (folder, *folder.parents[:2]):
-        path = place / "dataset.json"
-        if path.is_file():
-            content = read_json(path)
-            return ids_of_user(content) if isinstance(content, dict) else {}
-    return {}
+    places = (place / "dataset.json" for place in (folder, *folder.parents[:2]))
+    return next((path for path in places if path.is_file()), None)
+
+
+def described_ids(folder: Path) -> dict[int, int]:
+    """Id inside to the user's, of the label maps in a folder of this program; else empty."""
+    path = description_of(folder)
+    content = read_json(path) if path else None
+    return ids_of_user(content) if isinstance(content, dict) else {}
 
 
 def with_ids(array: NDArray[Any], ids: Mapping[int, int]) -> NDArray[Any]:

@@ -91,9 +91,9 @@ def evaluate(
         output: Folder for the results; the predictions' folder without it.
         protocol: ``honest`` (mm; missed and invented structures cost the image's diagonal) or
             ``published`` (as the programs behind published tables; voxels).
-        dataset_json: Names the classes, regions and the ignore label. Without it, one in the
-            predictions' folder, the labels' folder or the labels' parent is taken; without any,
-            each id found is a class.
+        dataset_json: Names the classes, regions and the ignore label. Without it, the one in the
+            predictions' folder is taken, or the nearest to the labels or the predictions, up to
+            two folders above; without any, each id found is a class.
         cases: Score these case ids alone; all label maps without it.
         is_estimate: Whether the figures estimate the quality on new cases. Without it: ``False``
             for the validation of ``fold_all``, ``True`` for that of a numbered fold and for

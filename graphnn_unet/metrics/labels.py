@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.images.label_ids import ORIGINAL
+from graphnn_unet.images.label_ids import ORIGINAL, description_of
 from graphnn_unet.metrics.protocols import LabelIds
 from graphnn_unet.storage.safe_load import read_json
 
@@ -41,11 +41,9 @@ class LabelTable:
 
 
 def find_dataset_json(predictions: Path, labels: Path) -> Path | None:
-    """``dataset.json`` in the predictions' folder, the labels' folder or the labels' parent."""
-    for folder in (predictions, labels, labels.absolute().parent):
-        if (candidate := folder / "dataset.json").is_file():
-            return candidate
-    return None
+    """``dataset.json`` in the predictions' folder, or the nearest of the labels or predictions."""
+    beside = predictions / "dataset.json"
+    return beside if beside.is_file() else description_of(labels) or description_of(predictions)
 
 
 def read_labels(dataset_json: Path) -> LabelTable:

@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.prediction.export_logits import logits_to_labels
 
 
@@ -96,11 +97,12 @@ class Predictor:
         """Label map of an array.
 
         Args:
-            image: ``(c, z, y, x)`` or, with one channel, ``(z, y, x)``.
+            image: ``(c, z, y, x)`` or, with one channel, ``(z, y, x)``, stored as the training
+                scans are: ``plans.plans["orientation"]`` (x first) says how.
             spacing: Voxel size in mm, order z, y, x.
 
         Returns:
-            ``(z, y, x)`` label ids.
+            ``(z, y, x)`` label ids, those of the user's label maps.
 
         Raises:
             InputError: Wrong number of axes or channels.
@@ -112,6 +114,7 @@ class Predictor:
                 f"the model takes {self.n_channels} channels, axes (c, z, y, x)",
             )
         data, properties = self.preprocess(image, spacing)
-        return logits_to_labels(
+        labels = logits_to_labels(
             self.logits(data), properties, self.plans, self.configuration, self.label_manager
         ).labels
+        return with_ids(labels, ids_of_user(self.dataset_json))

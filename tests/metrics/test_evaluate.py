@@ -345,7 +345,7 @@ def test_the_ids_of_the_user_count_on_both_sides(folders, write_map, tmp_path: P
     for predictions, labels in ((inside, outside), (outside, inside)):
         result = evaluate(predictions, labels, tmp_path / "metrics")
         assert {score.class_name for score in result.scores} == {"liver", "tumor"}
-        assert result.mean["dice"] == 1.0
+        assert result.mean["dice"].value == 1.0
     summary = json.loads((tmp_path / "metrics" / "summary.json").read_text())
     assert set(summary["mean"]) == {"1", "4"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from models.small_models import (
     GOOD,
@@ -147,16 +148,26 @@ if __name__ == "__main__":
 """
 
 
+def as_trained(images: Path, target: Path) -> Path:
+    """The images along the axes of the training scans, to which stock nnU-Net does not turn."""
+    target.mkdir()
+    for path in images.glob("*.nii.gz"):
+        image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
+        sitk.WriteImage(image, str(target / path.name), True)
+    return target
+
+
 def test_stock_nnunet_installs_and_predicts_the_same_without_this_package(model, images, tmp_path):
     archive = export(model, tmp_path / "plain.zip").target
     name = f"{DATASET}/nnUNetTrainer__gnnunetPlans__3d_fullres"
     (tmp_path / "results").mkdir()
     stock(
-        tmp_path, _BLOCKER, _INSTALL_AND_PREDICT, archive, "-i", images, "-o", tmp_path / "theirs",
+        tmp_path, _BLOCKER, _INSTALL_AND_PREDICT, archive,
+        "-i", as_trained(images, tmp_path / "in"), "-o", tmp_path / "theirs",
         "-m", tmp_path / "results" / name, "-f", "all", "-device", "cpu", "-npp", 1, "-nps", 1,
         "--save_probabilities",
     )  # fmt: skip
-    predict(images, tmp_path / "ours", model=model, device="cpu", save_probabilities=True)
+    predict(tmp_path / "in", tmp_path / "ours", model=model, device="cpu", save_probabilities=True)
     assert list(label_maps(tmp_path / "theirs")) == list(GOOD)
     assert_same(tmp_path / "ours", tmp_path / "theirs")
 
@@ -176,13 +187,14 @@ def test_stock_nnunet_finds_our_trainers_in_a_folder(model, images, tmp_path):
     shutil.copytree(model, installed)
     first = "" if torchvision_works() else _WITHOUT_PRIMUS
     done = stock(
-        tmp_path, first, _PREDICT, "-i", images, "-o", tmp_path / "theirs", "-d", "801", "-tr",
-        "GraphCLTrainer", "-c", "3d_fullres", "-p", "gnnunetPlans", "-f", "all",
+        tmp_path, first, _PREDICT, "-i", as_trained(images, tmp_path / "in"),
+        "-o", tmp_path / "theirs", "-d", "801", "-tr", "GraphCLTrainer", "-c", "3d_fullres",
+        "-p", "gnnunetPlans", "-f", "all",
         "-device", "cpu", "-npp", 0, "-nps", 0, "--save_probabilities",
         nnUNet_extTrainer=str(Path(folder.__file__).parent),
     )  # fmt: skip
     assert "Using trainer 'GraphCLTrainer'" in done.stdout
-    predict(images, tmp_path / "ours", model=model, device="cpu", save_probabilities=True)
+    predict(tmp_path / "in", tmp_path / "ours", model=model, device="cpu", save_probabilities=True)
     assert_same_but_for_half(tmp_path / "ours", tmp_path / "theirs")  # theirs has the block itself
 
 
