@@ -40,7 +40,9 @@ from graphnn_unet.data.check_layout import (
     no_images_fault,
     read_description,
 )
+from graphnn_unet.data.check_pictures import channel_count_faults, n_files_of, storage_faults
 from graphnn_unet.errors import BadFileError, Fault
+from graphnn_unet.images.flat_picture import flat_labels, is_picture
 from graphnn_unet.images.grid import numbers
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import track
@@ -155,6 +157,7 @@ class _Job:
 
     root: Path
     label_values: tuple[int, ...]
+    n_channels: int
     allow_origin_mismatch: bool
     case: str
     role: str
@@ -182,7 +185,9 @@ def check_dataset(
     description, faults = read_description(folder)
     if description is None:
         return CheckReport(folder, faults, {}, [])
-    make_job = partial(_Job, folder, description.label_values, allow_origin_mismatch)
+    make_job = partial(
+        _Job, folder, description.label_values, description.n_channels, allow_origin_mismatch
+    )
     notes: list[str] = []
     if description.files is None:
         jobs = _jobs_from_folders(folder, description, make_job, faults, notes)
@@ -233,7 +238,8 @@ def _jobs_from_folders(
             for f in listing.faults
         ]
         faults += label_listing.faults
-        faults += channel_faults(images, listing.cases, description.n_channels)
+        n_files = n_files_of(ending, description.n_channels, listing.cases.values())
+        faults += channel_faults(images, listing.cases, n_files)
         if role == "labeled" and not listing.cases and not listing.faults:
             faults.append(no_images_fault(folder / images, ending))
         misnamed = {f.case for f in listing.faults}
@@ -282,7 +288,8 @@ def _jobs_from_section(
             faults.append(fault(case, "I27", cause, "Add the file or remove the case"))
         else:
             channels = dict(enumerate(paths[:-1]))
-            faults += channel_faults("dataset.json", {case: channels}, description.n_channels)
+            n_files = n_files_of(paths[0].name, description.n_channels, [channels])
+            faults += channel_faults("dataset.json", {case: channels}, n_files)
             jobs.append(make_job(case, "labeled", tuple(paths[:-1]), paths[-1]))
     return jobs
 
@@ -295,6 +302,9 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     records, faults = check_images(job.case, job.images, names)
+    faults += channel_count_faults(job.case, job.images, len(records), job.n_channels)
+    if not faults:
+        faults += storage_faults(job.case, job.images, job.label)
     metadata = CaseMetadata(job.case, job.role, job.images, job.label)
     if records:
         metadata = replace(
@@ -326,7 +336,8 @@ def _check_label(
     assert job.label is not None  # noqa: S101  # the caller has looked
     name = job.name(job.label)
     try:
-        label = read_volume(job.label, name)
+        read = flat_labels if is_picture(job.label) else read_volume
+        label = read(job.label, name)
     except BadFileError as error:
         unread = error.as_fault(job.case, STAGE)
         return "", {}, [replace(unread, code="I04") if unread.code in _CUT else unread]
