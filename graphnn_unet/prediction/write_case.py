@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from graphnn_unet.images.flat_picture import is_picture
+from graphnn_unet.images.pictures import label_picture
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
@@ -22,11 +25,27 @@ class Outputs:
         ending: Ending of image files.
         probabilities: Also ``CASE.npz`` and ``CASE.pkl``, as ``nnUNetv2_ensemble`` reads them.
         uncertainty: Also ``CASE_uncertainty`` with the normalized entropy.
+        colors: Red, green and blue of label ids in the palette of pictures.
     """
 
     ending: str
     probabilities: bool = False
     uncertainty: bool = False
+    colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+
+
+def label_colors(dataset_json: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:
+    """Id to red, green and blue, of a data set whose masks were colored.
+
+    Example:
+        >>> label_colors({"label_colors": {"#000000": 0, "#ff8000": 1}})
+        {1: (255, 128, 0), 0: (0, 0, 0)}
+    """
+    table = dataset_json.get("label_colors", {})
+    return {
+        int(number): (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16))
+        for color, number in reversed(table.items())  # the first of several colors of a label
+    }
 
 
 @dataclass(frozen=True)
@@ -94,11 +113,25 @@ def write_case(
         write_float_image(path, result.entropy, properties)  # pyright: ignore[reportArgumentType]
     # the label map comes last: where it is, the case is done
     with atomic_path(target / f"{case}{outputs.ending}") as temporary:
+        if is_picture(outputs.ending):
+            picture = label_picture(result.labels[0], outputs.colors)
+            picture.save(temporary, format="PNG")
+            return
         plans.image_reader_writer_class().write_seg(result.labels, str(temporary), properties)
 
 
 def write_float_image(target: Path, values: np.ndarray, properties: dict[str, Any]) -> None:
-    """Write ``(z, y, x)`` float32 in the geometry that nnU-Net's SimpleITK reader noted."""
+    """Write ``(z, y, x)`` float32 in the geometry that nnU-Net's SimpleITK reader noted.
+
+    Of a picture, values from 0 to 1 become gray from 0 to 255.
+    """
+    if is_picture(target):
+        from PIL import Image
+
+        with atomic_path(target) as temporary:
+            gray = np.rint(255 * values[0]).astype(np.uint8)
+            Image.fromarray(gray).save(temporary, format="PNG")
+        return
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(values.astype(np.float32, copy=False))
