@@ -56,7 +56,7 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     dataset = _with_test(dataset, request)
     dataset = _with_labeled(dataset, request.labeled)
     dataset = _with_unlabeled(dataset, request.unlabeled)
-    dataset = with_label_table(dataset, request.label_names or {}, request.n_workers)
+    dataset = with_label_table(dataset, request.names_of_values, request.n_workers)
     return write_raw(
         dataset,
         folder,
@@ -194,7 +194,8 @@ def _with_labeled(dataset: ConvertedDataset, n_labeled: int | None) -> Converted
 
 
 def _without_label(case: Case) -> Case:
-    inputs = tuple(path for path in case.inputs if path != case.label)
+    hidden = getattr(case.label, "path", case.label)
+    inputs = tuple(path for path in case.inputs if path != hidden)
     return replace(case, role="unlabeled", label=None, inputs=inputs)
 
 

@@ -42,11 +42,11 @@ class Request:
             and their label maps are not written. All without it.
         unlabeled: Keep the first N unlabeled cases and leave the others out. All without it.
         test: The last N labeled cases become test cases; or a list file with their ids.
-        images: Image folder, or one a channel (``nifti``).
-        labels: Folder of label maps (``nifti``, ``dicom``, ``Pancreas``).
-        test_images: Folder of test images, or one a channel (``nifti``).
-        test_labels: Folder of their label maps (``nifti``).
-        label_names: Names of the stored label values.
+        images: Image folder, or one a channel (``nifti``, ``pictures``).
+        labels: Folder of label maps (``nifti``, ``pictures``, ``dicom``, ``Pancreas``).
+        test_images: Folder of test images, or one a channel (``nifti``, ``pictures``).
+        test_labels: Folder of their label maps (``nifti``, ``pictures``).
+        label_names: Names of the stored label values, or of the colors ``#rrggbb`` of masks.
         channels: Names of the channels, in order; a subset of the form's own names selects.
         patient_regex: Searched in each case id; its first group names the patient.
         exclude: Case ids to leave out.
@@ -66,7 +66,7 @@ class Request:
     labels: Path | str | None = None
     test_images: _Folders = None
     test_labels: Path | str | None = None
-    label_names: Mapping[int, str] | None = None
+    label_names: Mapping[int | str, str] | None = None
     channels: Sequence[str] = ()
     patient_regex: str | None = None
     exclude: Sequence[str] = ()
@@ -93,6 +93,11 @@ class Request:
             MissingFileError: It is not there.
         """
         return next(iter(existing_folders(self.labels)), None)
+
+    @property
+    def names_of_values(self) -> dict[int, str]:
+        """``label_names`` without those of colors."""
+        return {v: name for v, name in (self.label_names or {}).items() if isinstance(v, int)}
 
     @cached_property
     def listed_test(self) -> frozenset[str]:
@@ -140,6 +145,10 @@ class Form:
             raise InputError(
                 f"form {self.name} needs the folder of the data", "", "Give it as SOURCE"
             )
+        if self.name != "pictures" and len(request.names_of_values) != len(
+            request.label_names or {}
+        ):
+            raise InputError("--label-names names colors, which only form pictures has")
         request.listed_test  # noqa: B018  # a bad list is found before the data are read
 
 

@@ -63,6 +63,8 @@ class ConvertedDataset:
         skipped: Files that were seen and not taken, with the reason.
         reference: What to cite.
         license: Terms of the data as far as known.
+        file_ending: Of the files in the raw folder; ``.png`` writes pictures.
+        label_colors: Color ``#rrggbb`` in the masks to id; empty where they hold numbers.
     """
 
     name: str
@@ -78,6 +80,8 @@ class ConvertedDataset:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     reference: str = ""
     license: str = ""
+    file_ending: str = ".nii.gz"
+    label_colors: dict[str, int] = field(default_factory=dict)
 
     def with_role(self, role: Role) -> list[Case]:
         """Cases of one role, in order."""

@@ -15,15 +15,16 @@ from typing import Any
 
 from graphnn_unet._version import __version__
 from graphnn_unet.dataset_conversion.prepare import (
-    FILE_ENDING,
     FOLDERS,
     CaseJob,
     CaseRow,
     prepare_case,
 )
+from graphnn_unet.dataset_conversion.prepare_picture import prepare_picture_case
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.errors import Fault, FaultsError, RefusedError
 from graphnn_unet.images.find import some
+from graphnn_unet.images.flat_picture import RAW_ENDING, READER
 from graphnn_unet.images.label_ids import ORIGINAL, label_values, original_labels
 from graphnn_unet.images.orientation import most_common
 from graphnn_unet.progress import track
@@ -166,7 +167,8 @@ def _prepare(
     rows: dict[str, CaseRow] = {}
     faults: list[Fault] = []
     verb = "convert" if target else "look at"
-    for outcome in track(run_jobs(prepare_case, jobs, n_workers=n_workers), len(jobs), verb):
+    prepare = prepare_picture_case if dataset.file_ending == RAW_ENDING else prepare_case
+    for outcome in track(run_jobs(prepare, jobs, n_workers=n_workers), len(jobs), verb):
         case_id = outcome.job.case.case_id
         if not outcome.ok:
             faults.append(Fault(case_id, "convert", outcome.error, "Leave it out (--exclude)"))
@@ -235,7 +237,7 @@ def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:
         "channel_names": {str(i): name for i, name in sorted(dataset.channel_names.items())},
         "labels": dataset.labels,
         "numTraining": len(dataset.with_role("labeled")),
-        "file_ending": FILE_ENDING,
+        "file_ending": dataset.file_ending,
         "name": dataset.name,
         "reference": dataset.reference,
         "licence": dataset.license,
@@ -243,6 +245,10 @@ def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:
     }
     if dataset.label_mapping:
         content[ORIGINAL] = original_labels(dataset.labels, dataset.label_mapping)
+    if dataset.file_ending == RAW_ENDING:
+        content["overwrite_image_reader_writer"] = READER
+    if dataset.label_colors:
+        content["label_colors"] = dataset.label_colors
     if any(isinstance(value, (list, tuple)) for value in dataset.labels.values()):
         content["regions_class_order"] = _region_order(dataset.labels)
     return content
@@ -273,6 +279,7 @@ def gnnunet_json(dataset: ConvertedDataset, result: ConversionResult) -> dict[st
         "published_splits": dataset.published_splits,
         "patients": {case.case_id: case.patient for case in dataset.cases},
         "label_mapping": {str(old): new for old, new in dataset.label_mapping.items()},
+        "label_colors": dataset.label_colors,
         "notes": list(result.notes),
         "skipped": [{"file": name, "reason": reason} for name, reason in result.skipped],
         "license": dataset.license,

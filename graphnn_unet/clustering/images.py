@@ -12,7 +12,7 @@ from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.images.find import HIDDEN, IMAGES, file_ending, image_files, split_channel
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
 from graphnn_unet.images.header import read_grid
-from graphnn_unet.images.pictures import picture_size, read_picture
+from graphnn_unet.images.pictures import label_picture, picture_size, read_picture
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume, to_itk
 from graphnn_unet.storage.atomic import atomic_path
@@ -209,6 +209,8 @@ def _run_length(flags: np.ndarray, limit: int) -> int:
 def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
     """Write a label map under the image's geometry; 8 bits where the ids allow.
 
+    A picture gets a palette, so that viewers show the clusters; its pixel values are the ids.
+
     Args:
         labels: Integers from 0 on, of the spatial shape of the image.
         image: The image it belongs to.
@@ -219,10 +221,8 @@ def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
     """
     array = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
     if target.name.endswith(".png"):
-        from PIL import Image as Pillow
-
         with atomic_path(target) as temporary:
-            Pillow.fromarray(array).save(temporary, format="PNG", optimize=False)
+            label_picture(array).save(temporary, format="PNG", optimize=False)
         return
     import SimpleITK as sitk
 

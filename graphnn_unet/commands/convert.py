@@ -16,6 +16,7 @@ _EXAMPLES = """\
 examples:
   gnnunet_convert LA "2018LA_Seg_Training Set" --labeled 8
   gnnunet_convert nifti --images scans --labels masks -d MyStudy --test 10 --dry-run
+  gnnunet_convert pictures --images photos --masks masks -d Skin --labeled 50 --test 100
   gnnunet_convert nifti --images t1 flair --labels masks -d Brain --channels T1 FLAIR
 """
 
@@ -46,18 +47,20 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="DIR",
-        help="nifti: image folder, or one a channel",
+        help="nifti: image folder, or one a channel; pictures: their folder",
     )
-    add("--labels", metavar="DIR", help="nifti, dicom, Pancreas: folder of label maps")
+    add("--labels", "--masks", metavar="DIR",
+        help="nifti, pictures, dicom, Pancreas: folder of label maps")  # fmt: skip
     add(
         "--test-images",
         nargs="+",
         action="extend",
         metavar="DIR",
-        help="nifti: test image folder, or one a channel",
+        help="nifti, pictures: the same for test images",
     )
-    add("--test-labels", metavar="DIR", help="nifti: label maps of the test images")
-    add("--label-names", metavar="1=NAME,2=NAME", help="names of the stored label values")
+    add("--test-labels", metavar="DIR", help="nifti, pictures: label maps of the test images")
+    add("--label-names", metavar="1=NAME,2=NAME", help="names of the stored label values, or of "
+        "the colors of masks: '#ff0000=NAME,#00ff00=NAME'")  # fmt: skip
     add("--channels", nargs="+", action="extend", metavar="NAME", default=[],
         help="names of the channels, in "
         "order (CT is normalized as Hounsfield units); some of the form's own names select "
@@ -80,18 +83,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _label_names(text: str | None) -> dict[int, str]:
-    """``1=atrium,2=wall`` as a table."""
+def _label_names(text: str | None) -> dict[int | str, str]:
+    """``1=atrium,2=wall`` or ``#ff0000=atrium`` as a table."""
+    import re
+
     from graphnn_unet.errors import InputError
 
-    names = {}
+    names: dict[int | str, str] = {}
     for part in text.split(",") if text else ():
         value, equals, name = part.partition("=")
-        if not equals or not value.strip().isdigit() or not name.strip():
+        color = re.fullmatch("#[0-9a-f]{6}", value.strip().lower())
+        if not equals or not (color or value.strip().isdigit()) or not name.strip():
             raise InputError(
                 f"--label-names {text!r} cannot be read", "", "Write it like 1=atrium,2=wall"
             )
-        names[int(value)] = name.strip()
+        names[color[0] if color else int(value)] = name.strip()
     return names
 
 

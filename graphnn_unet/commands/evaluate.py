@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from graphnn_unet.metrics.unsupervised import UnsupervisedResult
 
 _EPILOG = """\
+Label maps of pictures (PNG, TIFF, BMP) are measured in pixels.
+
 honest     mm; a structure that is missed or invented scores 0 and costs the diagonal of the
            image; one that is in neither map is left out and counted ("absent")
 published  as the programs behind the published tables do it: voxels, an empty prediction
@@ -159,7 +161,8 @@ def _show(result: EvaluationResult, measures: Sequence[Metric]) -> None:
 
     unit = result.distance_unit
     n_cases = f"{result.n_cases} case{'s' * (result.n_cases != 1)}"
-    nsd = f", nsd at {result.nsd_tolerance_mm:g} mm" * any(m.name == "nsd" for m in measures)
+    tolerance = f"{result.nsd_tolerance_mm:g} {'pixel' if unit == 'pixel' else 'mm'}"
+    nsd = f", nsd at {tolerance}" * any(m.name == "nsd" for m in measures)
     print(f"protocol {result.protocol}, {n_cases}, distances in {unit}{nsd}")
     print(_table(result, measures))
     if result.is_estimate is False:

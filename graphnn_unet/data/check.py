@@ -40,8 +40,10 @@ from graphnn_unet.data.check_layout import (
     no_images_fault,
     read_description,
 )
+from graphnn_unet.data.check_pictures import channel_count_faults, n_files_of, storage_faults
 from graphnn_unet.errors import BadFileError, Fault
 from graphnn_unet.images.find import some
+from graphnn_unet.images.flat_picture import flat_labels, is_picture
 from graphnn_unet.images.grid import numbers
 from graphnn_unet.images.orientation import most_common, orientation_of, turned_axes
 from graphnn_unet.images.read import read_volume
@@ -86,7 +88,7 @@ class CaseMetadata:
         shape: Voxels along the axes of the data set's orientation, z y x; zeros when no image
             could be read (there is an error then).
         spacing: Voxel size in mm, likewise.
-        orientation: How the file stores its axes, such as ``LPS``; empty for slices.
+        orientation: How the file stores its axes, such as ``LPS``; empty for pictures.
         n_channels: Number of channels that could be read.
         label_values: Values in the label map, sorted; empty without one.
         classes: Foreground value to its components.
@@ -117,7 +119,7 @@ class CheckReport:
         cases: Metadata of every case with an image file, sorted by case id.
         notes: Files that were passed over.
         orientation: To which all scans are turned when they are read: that of most training
-            scans. Empty for slices.
+            scans. Empty for pictures.
     """
 
     folder: Path
@@ -164,6 +166,7 @@ class _Job:
 
     root: Path
     label_values: tuple[int, ...]
+    n_channels: int
     allow_origin_mismatch: bool
     case: str
     role: str
@@ -191,7 +194,9 @@ def check_dataset(
     description, faults = read_description(folder)
     if description is None:
         return CheckReport(folder, faults, {}, [])
-    make_job = partial(_Job, folder, description.label_values, allow_origin_mismatch)
+    make_job = partial(
+        _Job, folder, description.label_values, description.n_channels, allow_origin_mismatch
+    )
     notes: list[str] = []
     if description.files is None:
         jobs = _jobs_from_folders(folder, description, make_job, faults, notes)
@@ -272,7 +277,8 @@ def _jobs_from_folders(
             for f in listing.faults
         ]
         faults += label_listing.faults
-        faults += channel_faults(images, listing.cases, description.n_channels)
+        n_files = n_files_of(ending, description.n_channels, listing.cases.values())
+        faults += channel_faults(images, listing.cases, n_files)
         if role == "labeled" and not listing.cases and not listing.faults:
             faults.append(no_images_fault(folder / images, ending))
         misnamed = {f.case for f in listing.faults}
@@ -321,7 +327,8 @@ def _jobs_from_section(
             faults.append(fault(case, "I27", cause, "Add the file or remove the case"))
         else:
             channels = dict(enumerate(paths[:-1]))
-            faults += channel_faults("dataset.json", {case: channels}, description.n_channels)
+            n_files = n_files_of(paths[0].name, description.n_channels, [channels])
+            faults += channel_faults("dataset.json", {case: channels}, n_files)
             jobs.append(make_job(case, "labeled", tuple(paths[:-1]), paths[-1]))
     return jobs
 
@@ -334,14 +341,18 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
     records, faults = check_images(job.case, job.images, names)
+    faults += channel_count_faults(job.case, job.images, len(records), job.n_channels)
+    if not faults:
+        faults += storage_faults(job.case, job.images, job.label)
     metadata = CaseMetadata(job.case, job.role, job.images, job.label)
     if records:
+        in_a_body = not is_picture(job.images[0])
         metadata = replace(
             metadata,
             sha256={job.name(record.path): record.sha256 for record in records},
             shape=records[0].grid.shape,
             spacing=records[0].grid.spacing,
-            orientation=orientation_of(records[0].grid.direction),
+            orientation=orientation_of(records[0].grid.direction) if in_a_body else "",
             n_channels=len(records),
             content=tuple(record.content for record in records),
         )
@@ -366,7 +377,8 @@ def _check_label(
     assert job.label is not None  # noqa: S101  # the caller has looked
     name = job.name(job.label)
     try:
-        label = read_volume(job.label, name)
+        read = flat_labels if is_picture(job.label) else read_volume
+        label = read(job.label, name)
     except BadFileError as error:
         unread = error.as_fault(job.case, STAGE)
         return "", {}, [replace(unread, code="I04") if unread.code in _CUT else unread]

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from graphnn_unet.errors import BadFileError, Fault
-from graphnn_unet.images.find import file_ending, split_ending
+from graphnn_unet.images.find import PICTURES, file_ending, split_ending
+from graphnn_unet.images.flat_picture import flat_channels
 from graphnn_unet.images.grid import Grid, compare_grids
 from graphnn_unet.images.read import read_volume
+from graphnn_unet.images.volume import Volume
 
 STAGE = "check"
 GRID_CODES = {"spacing": "I16", "origin": "I17", "direction": "I18"}
@@ -121,36 +123,46 @@ def check_images(
     """
     records: list[FileRecord] = []
     faults: list[Fault] = []
-    constant: dict[str, float] = {}
+    constant: dict[str, list[float]] = {}
     for path, name in zip(paths, names, strict=True):
         try:
-            volume = read_volume(path, name, n_dims=n_dims)
+            volumes = _channels(path, name, n_dims)
         except BadFileError as error:
             faults.append(error.as_fault(case, STAGE))
             continue
         codes = ("I08", "I09") if file_ending(path) in (".nii.gz", ".nii") else ("I10", "I11")
-        value_faults = non_finite_faults(volume.array, name, case, codes)
-        if not value_faults and (low := volume.array.min()) == volume.array.max():
-            constant[name] = float(low)
-        faults += value_faults
-        if records:
-            first = (names[0], records[0].grid)
-            faults += grid_faults(case, first, (name, volume.grid), size_code="I19")
-        records.append(FileRecord(path, volume.grid, volume.sha256, volume.content_hash()))
-    return records, faults + _constant_faults(case, constant, len(paths), zero_is_error)
+        for volume in volumes:
+            value_faults = non_finite_faults(volume.array, name, case, codes)
+            if not value_faults and (low := volume.array.min()) == volume.array.max():
+                constant.setdefault(name, []).append(float(low))
+            faults += value_faults
+            if records:
+                first = (names[0], records[0].grid)
+                faults += grid_faults(case, first, (name, volume.grid), size_code="I19")
+            records.append(FileRecord(path, volume.grid, volume.sha256, volume.content_hash()))
+    return records, faults + _constant_faults(case, constant, len(records), zero_is_error)
+
+
+def _channels(path: Path, name: str, n_dims: int) -> list[Volume]:
+    """The channels of a file: one of a volume, one or three of a picture."""
+    if path.name.lower().endswith(PICTURES):
+        return flat_channels([path], [name])
+    return [read_volume(path, name, n_dims=n_dims)]
 
 
 def _constant_faults(
-    case: str, constant: dict[str, float], n_channels: int, zero_is_error: bool
+    case: str, constant: dict[str, list[float]], n_channels: int, zero_is_error: bool
 ) -> list[Fault]:
     """Warnings for channels of one value; an error where all are zero."""
-    if constant and len(constant) == n_channels and not any(constant.values()):
+    values = [value for of_file in constant.values() for value in of_file]
+    if values and len(values) == n_channels and not any(values):
         severity = "error" if zero_is_error else "warning"
         cause = f"{', '.join(constant)}: all voxels are 0"
         return [fault(case, "I48", cause, "Export the scan again", severity)]
     return [
         fault(case, "I47", f"{name}: all voxels are {value:g}", "Look at it", "warning")
-        for name, value in constant.items()
+        for name, of_file in constant.items()
+        for value in of_file
     ]
 
 

@@ -19,6 +19,7 @@ from graphnn_unet.images.find import (
     split_channel,
     split_ending,
 )
+from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.storage.safe_load import CASE_ID, read_json
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
@@ -92,9 +93,12 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
         cause = f"channel_names in {path} is {channels!r}"
         faults.append(_json_fault("I39", cause, 'Number the channels: {"0": "T1", ...}'))
     ending = content["file_ending"]
-    if ending not in VOLUMES:
+    if ending not in (*VOLUMES, RAW_ENDING):
         cause = f"file_ending {ending!r} in {path} is not supported"
-        remedy = f"Use one of {', '.join(VOLUMES)} (gnnunet_convert nifti writes .nii.gz)"
+        remedy = (
+            f"Use one of {', '.join((*VOLUMES, RAW_ENDING))} (gnnunet_convert nifti writes "
+            ".nii.gz, gnnunet_convert pictures .png)"
+        )
         faults.append(_json_fault("I40", cause, remedy))
     values, label_faults = _label_values(content, path)
     faults += label_faults

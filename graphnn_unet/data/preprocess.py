@@ -255,10 +255,24 @@ def normalized_case(
     """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    reader = PlansManager(plans).image_reader_writer_class()
+    data, seg, properties = read_case(reader, images, label, plans.get("orientation", ""))
+    return normalized(data, seg, properties, plans, configuration, dataset_json)
+
+
+def normalized(
+    data: np.ndarray,
+    seg: np.ndarray | None,
+    properties: dict[str, Any],
+    plans: dict[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Arrays as nnU-Net's readers give them as the network sees them; see ``normalized_case``."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
-    reader = manager.image_reader_writer_class()
-    data, seg, properties = read_case(reader, images, label, plans.get("orientation", ""))
     data, seg, properties = chosen.preprocessor_class(verbose=False).run_case_npy(
         data, seg, properties, manager, chosen, dict(dataset_json)
     )

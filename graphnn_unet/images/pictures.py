@@ -1,21 +1,49 @@
-"""Pictures of any common kind, read with one kind of error."""
+"""Pictures of any common kind, as a viewer shows them, read with one kind of error.
+
+Whoever reads a picture reads it here: the turn that its camera noted is applied, palettes become
+colors, white-is-zero becomes black-is-zero, and a file of several pages or frames is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import colorsys
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import BadFileError
 
 if TYPE_CHECKING:
+    import tifffile
     from PIL import Image as Pillow
 
 _MAX_PIXELS = 2**31
-_COLORED = frozenset({"P", "CMYK", "YCbCr", "HSV", "LAB", "PA"})
+_COLORED = frozenset({"P", "CMYK", "YCbCr", "HSV", "LAB", "PA", "RGBX", "RGBa"})
+_ORIENTATION = 0x0112
+"""Tag of EXIF and TIFF: how the stored rows and columns lie in the picture, 1 to 8."""
+_SEVERAL_PAGES = "Give each page as a file, or a volume as NIfTI"
+_HUE_STEP = 0.618034  # golden ratio: neighbors in number are far apart in hue
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in memory, upright.
+
+    Attributes:
+        array: ``(channel, y, x)`` with 1 or 3 channels.
+        alpha: ``(y, x)`` opacity as stored, or ``None``; no reader mixes it into the colors.
+        sha256: Hash of the file's bytes.
+    """
+
+    array: NDArray[Any]
+    alpha: NDArray[Any] | None = None
+    sha256: str = ""
 
 
 def read_picture(path: Path, *, indexed: bool = False) -> np.ndarray:
@@ -26,57 +54,198 @@ def read_picture(path: Path, *, indexed: bool = False) -> np.ndarray:
         indexed: Give the numbers of a palette instead of its colors, as label maps want.
 
     Raises:
-        InputError: It is missing or damaged, or no picture of one plane.
+        BadFileError: It is missing or damaged, or no picture of one plane.
     """
-    if _is_tiff(path):
-        import tifffile
+    return decode_picture(path, indexed=indexed).array
 
-        with _naming_damage(path):
-            array = np.asarray(tifffile.imread(path)).squeeze()
-    else:
-        with _opened(path) as picture:
-            picture.load()
-            if picture.mode in _COLORED - ({"P"} if indexed else set()):
-                picture = picture.convert("RGB")
-            elif picture.mode == "1":
-                picture = picture.convert("L")
-            array = np.asarray(picture)
-    if _has_channels_first(array.shape):
-        array = np.moveaxis(array, 0, -1)
+
+def decode_picture(path: Path, *, indexed: bool = False) -> Picture:
+    """A picture with its alpha channel; arguments and errors as ``read_picture``."""
+    array = _decode_tiff(path, indexed) if _is_tiff(path) else _decode_other(path, indexed)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[-1] > 4:
-        raise InputError(
-            f"{path.name} has axes {array.shape}",
-            "a picture has one plane of 1 to 4 channels",
-            "Give each plane as a file, or a volume as NIfTI",
-        )
+        what = f"{path.name} has axes {array.shape}: a picture has one plane of 1 to 4 channels"
+        raise BadFileError("I14", what, "Give each plane as a file, or a volume as NIfTI")
     n_channels = {1: 1, 2: 1, 3: 3, 4: 3}[array.shape[-1]]
-    return np.moveaxis(array[..., :n_channels], -1, 0)
+    alpha = array[..., -1] if array.shape[-1] in (2, 4) else None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Picture(np.moveaxis(array[..., :n_channels], -1, 0), alpha, digest)
 
 
-def picture_size(path: Path) -> tuple[int, ...]:
+def picture_size(path: Path) -> tuple[int, int]:
     """Pixels ``(y, x)`` from the header alone; whether they are there is not looked at.
 
     Raises:
-        InputError: It is missing, or its header is damaged.
+        BadFileError: It is missing, or its header is damaged.
     """
     if not _is_tiff(path):
         with _opened(path) as picture:
-            return picture.height, picture.width
+            size = picture.height, picture.width
+            # asking for the EXIF data of a PNG without any reads all of its pixels
+            turned = (picture.format != "PNG" or "exif" in picture.info) and (
+                _orientation(picture) > 4
+            )
+            return size[::-1] if turned else size
+    with _tiff_page(path) as page:
+        size = int(page.imagelength), int(page.imagewidth)
+        return size[::-1] if _tiff_orientation(page) > 4 else size
+
+
+def label_colors(ids: int = 256) -> list[tuple[int, int, int]]:
+    """A color for each label id: black for 0, then hues that differ from those before.
+
+    Example:
+        >>> label_colors(3)
+        [(0, 0, 0), (230, 57, 57), (57, 119, 230)]
+    """
+    colors = [(0, 0, 0)]
+    for number in range(ids - 1):
+        hue = number * _HUE_STEP % 1
+        value = (0.9, 0.7, 1.0)[number // 7 % 3]
+        red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return colors[:ids]
+
+
+def label_picture(
+    labels: NDArray[Any], colors: Mapping[int, tuple[int, int, int]] | None = None
+) -> Pillow.Image:
+    """A label map as a picture whose pixel values are the ids and whose palette shows them.
+
+    Ids above 255 have no place in a palette: such a map is gray of 16 bits.
+
+    Args:
+        labels: ``(y, x)`` integers from 0 on.
+        colors: Red, green and blue of some ids; the others get ``label_colors``.
+    """
+    from PIL import Image as Pillow
+
+    if labels.max(initial=0) > 255:
+        return Pillow.fromarray(labels.astype(np.uint16))
+    picture = Pillow.fromarray(labels.astype(np.uint8))
+    palette = label_colors()
+    for number, color in (colors or {}).items():
+        if number < len(palette):
+            palette[number] = color
+    picture.putpalette([value for color in palette for value in color])
+    return picture
+
+
+def _decode_other(path: Path, indexed: bool) -> NDArray[Any]:
+    """``(y, x)`` or ``(y, x, channel)`` of what is no TIFF."""
+    with _opened(path) as picture:
+        _require_one_frame(path, picture)
+        turn = _orientation(picture)
+        picture.load()
+        if picture.mode == "P" and not indexed and "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+        elif picture.mode in _COLORED - ({"P"} if indexed else set()):
+            picture = picture.convert("RGB")
+        elif picture.mode == "1":
+            picture = picture.convert("L")
+        return _upright(np.asarray(picture), turn)
+
+
+def _require_one_frame(path: Path, picture: Pillow.Image) -> None:
+    n_frames = getattr(picture, "n_frames", 1)
+    # phones put a second, smaller picture behind the first (MPO): the first is what viewers show
+    if n_frames > 1 and picture.format != "MPO":
+        raise BadFileError(
+            "I14", f"{path.name} has {n_frames} frames (it is animated)", "Give each as a file"
+        )
+
+
+def _decode_tiff(path: Path, indexed: bool) -> NDArray[Any]:
+    """``(y, x)`` or ``(y, x, channel)`` of a TIFF with one page."""
+    import tifffile
+
+    kinds = tifffile.PHOTOMETRIC
+    with _tiff_page(path) as page:
+        kind = page.photometric
+        if page.samplesperpixel > 2 and kind in (kinds.MINISBLACK, kinds.MINISWHITE):
+            raise BadFileError(
+                "I14", f"{path.name} has {page.samplesperpixel} gray planes", _SEVERAL_PAGES
+            )
+        if kind not in (kinds.MINISBLACK, kinds.MINISWHITE, kinds.RGB, kinds.PALETTE):
+            return _converted(path)
+        array = np.asarray(page.asarray()).squeeze()
+        if array.ndim == 3 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+            array = np.moveaxis(array, 0, -1)
+        if 1 in (page.imagelength, page.imagewidth):  # squeezed away
+            array = array.reshape(page.imagelength, page.imagewidth, -1)
+        if kind == kinds.MINISWHITE:
+            array = _inverted(array, page.bitspersample)
+        elif kind == kinds.PALETTE and not indexed and page.colormap is not None:
+            array = (np.moveaxis(page.colormap, 0, -1)[array] >> 8).astype(np.uint8)
+        if array.dtype == bool:
+            array = array.astype(np.uint8) * 255
+        return _upright(array, _tiff_orientation(page))
+
+
+def _converted(path: Path) -> NDArray[Any]:
+    """Colors of a TIFF that are stored as luminance, ink or in another space."""
+    with _opened(path) as picture:  # Pillow has turned it when it is loaded
+        picture.load()
+        return np.asarray(picture.convert("RGB"))
+
+
+def _inverted(array: NDArray[Any], n_bits: int) -> NDArray[Any]:
+    if array.dtype == bool:
+        return ~array
+    if array.dtype.kind == "u":
+        return np.subtract(2**n_bits - 1, array, dtype=array.dtype)
+    return array.max() - array
+
+
+def _upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Rows and columns as they are to be seen."""
+    if orientation > 4:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _orientation(picture: Pillow.Image) -> int:
+    value = picture.getexif().get(_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def _tiff_orientation(page: tifffile.TiffPage) -> int:
+    tag = page.tags.get(_ORIENTATION)
+    value = 1 if tag is None else int(tag.value)
+    return value if value in range(1, 9) else 1
+
+
+@contextmanager
+def _tiff_page(path: Path) -> Iterator[tifffile.TiffPage]:
+    """The one page of a TIFF; smaller copies and masks beside it are passed over."""
     import tifffile
 
     with _naming_damage(path), tifffile.TiffFile(path) as file:
-        shape = tuple(n for n in file.series[0].shape if n > 1)
-    return shape[1:] if _has_channels_first(shape) else shape[:2]
+        pages = [page for page in map(_whole_page, file.pages) if not _is_side_page(page)]
+        shape = pages[0].shape if len(pages) == 1 else ()
+        series = file.series[0].shape if len(pages) == 1 and file.series else shape
+        n_planes = int(np.prod(series) / max(1, np.prod(shape)))  # ImageJ counts them in a text
+        if len(pages) != 1 or n_planes > 1 or pages[0].imagedepth > 1:
+            n_pages = max(len(pages), n_planes, pages[0].imagedepth if pages else 0)
+            raise BadFileError("I14", f"{path.name} is a stack of {n_pages} pages", _SEVERAL_PAGES)
+        yield pages[0]
+
+
+def _whole_page(page: Any) -> tifffile.TiffPage:
+    return page.aspage()
+
+
+def _is_side_page(page: tifffile.TiffPage) -> bool:
+    return bool(page.is_reduced or page.is_mask)
 
 
 def _is_tiff(path: Path) -> bool:
     return path.name.lower().endswith((".tif", ".tiff"))
-
-
-def _has_channels_first(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[-1] not in (1, 2, 3, 4) and shape[0] in (1, 3, 4)
 
 
 @contextmanager
@@ -85,7 +254,8 @@ def _opened(path: Path) -> Iterator[Pillow.Image]:
 
     with _naming_damage(path), Pillow.open(path) as picture:
         if picture.width * picture.height > _MAX_PIXELS:
-            raise InputError(f"{path.name} claims {picture.width} x {picture.height} pixels")
+            what = f"{path.name} claims {picture.width} x {picture.height} pixels"
+            raise BadFileError("I06", what)
         yield picture
 
 
@@ -93,11 +263,12 @@ def _opened(path: Path) -> Iterator[Pillow.Image]:
 def _naming_damage(path: Path) -> Iterator[None]:
     """Raise what the libraries raise over damaged files as one error that names the file."""
     if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"{path.name} is empty (0 bytes)", "", "Copy the file again")
+        raise BadFileError("I07", f"{path.name} is empty (0 bytes)", "Copy the file again")
     try:
         yield
-    except InputError:
+    except BadFileError:
         raise
     except Exception as error:  # the parsers raise whatever they stumble on
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-        raise InputError(f"{path.name} cannot be read", why, "Copy the file again") from error
+        what = f"{path.name} cannot be read: {why}"
+        raise BadFileError("I05", what, "Copy the file again") from error

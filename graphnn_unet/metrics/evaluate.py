@@ -21,7 +21,7 @@ from graphnn_unet.errors import (
     InputError,
     RefusedError,
 )
-from graphnn_unet.images.find import VOLUMES, image_files, some
+from graphnn_unet.images.find import PICTURES, VOLUMES, ImageFiles, image_files, some
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.label_ids import described_ids, with_ids
 from graphnn_unet.images.read import read_label_map
@@ -53,6 +53,8 @@ SMALL_BYTES = 4 * 2**20
 """Label maps of less than this together are scored before worker processes would have started."""
 
 _MAX_NAMES = 5
+_LOSSLESS = tuple(ending for ending in PICTURES if ending not in (".jpg", ".jpeg"))
+"""Endings of pictures that can be label maps."""
 
 
 class PartlyEvaluatedError(CasesFailedError):
@@ -82,8 +84,8 @@ def evaluate(
     """Score predicted label maps and write ``metrics.csv`` and ``summary.json``.
 
     Files are matched by case id, the name without its ending (``.nii.gz``, ``.nii``, ``.mha``,
-    ``.nrrd``; the two folders may differ in it). Every label map needs a prediction; predictions
-    without a label map are named and left alone.
+    ``.nrrd``, or a picture other than JPEG; the two folders may differ in it). Every label map
+    needs a prediction; predictions without a label map are named and left alone.
 
     Args:
         predictions: Folder of predicted label maps.
@@ -183,11 +185,12 @@ class _Scored:
 
 def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
     faults: list[Fault] = []
+    kinds = f"{', '.join(VOLUMES)}, or pictures"
     for folder, content in ((predictions, "predicted label maps"), (labels, "true label maps")):
         if not folder.is_dir():
             faults.append(_fault(str(folder), "the folder is missing", f"Give one with {content}"))
-        elif not image_files(folder, VOLUMES).paths:
-            cause = f"the folder holds no label maps ({', '.join(VOLUMES)})"
+        elif not _label_maps(folder).paths:
+            cause = f"the folder holds no label maps ({kinds})"
             faults.append(_fault(str(folder), cause, f"Give one with {content}"))
     if faults:
         raise FaultsError(faults)
@@ -244,9 +247,15 @@ def _match_cases(
 
 
 def _by_case(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
-    files = image_files(folder, VOLUMES)
+    files = _label_maps(folder)
     files.say_unusable()
     return files.by_case(STAGE)
+
+
+def _label_maps(folder: Path) -> ImageFiles:
+    """Volumes; where there are none, pictures: beside volumes these are plots."""
+    volumes = image_files(folder, VOLUMES)
+    return volumes if volumes.paths else image_files(folder, _LOSSLESS)
 
 
 def _score_all(
@@ -313,6 +322,8 @@ def _score_job(job: _Job) -> _Scored:
         ignore_label=table.ignore,
         nsd_tolerance_mm=settings.nsd_tolerance_mm,
     )
+    if files.reference.name.lower().endswith(PICTURES):
+        scores = [replace(score, is_picture=True) for score in scores]
     return _Scored(files, tuple(scores), reference.size)
 
 
@@ -373,9 +384,13 @@ def _found_table(scored: Sequence[_Scored], labels: Path) -> LabelTable:
 
 def _with_all_classes(scored: _Scored, table: LabelTable, protocol: Protocol) -> _Scored:
     """Add the classes that other cases have and this one has in neither map."""
+    is_picture = scored.files.reference.name.lower().endswith(PICTURES)
     by_class: Mapping[str, CaseScore] = {score.class_name: score for score in scored.scores}
     scores = (
-        by_class.get(name) or absent_score(scored.files.case, name, scored.n_voxels, protocol)
+        by_class.get(name)
+        or replace(
+            absent_score(scored.files.case, name, scored.n_voxels, protocol), is_picture=is_picture
+        )
         for name in table.classes
     )
     return replace(scored, scores=tuple(scores))

@@ -59,6 +59,7 @@ class CaseScore:
         protocol: ``honest`` or ``published``.
         presence: In which of the two maps the structure is.
         counts: Voxels by agreement.
+        is_picture: Whether the maps are pictures, whose pixels have no size in mm.
     """
 
     case: str
@@ -67,6 +68,12 @@ class CaseScore:
     protocol: Protocol
     presence: Presence
     counts: OverlapCounts
+    is_picture: bool = False
+
+    @property
+    def distance_unit(self) -> str:
+        """``mm``, ``voxel`` under the published protocol, ``pixel`` of pictures."""
+        return "pixel" if self.is_picture else distance_unit(self.protocol)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -77,7 +84,7 @@ class CaseScore:
             "case": self.case,
             "class": self.class_name,
             **{name: "" if math.isnan(value) else value for name, value in self.values.items()},
-            "distance_unit": distance_unit(self.protocol),
+            "distance_unit": self.distance_unit,
             "missed": int(self.presence is Presence.MISSED),
             "invented": int(self.presence is Presence.INVENTED),
             "protocol": self.protocol,

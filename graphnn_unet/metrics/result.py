@@ -81,8 +81,9 @@ class EvaluationResult:
 
     @property
     def distance_unit(self) -> str:
-        """Unit of all distances: ``mm``, or ``voxel`` under the published protocol."""
-        return distance_unit(self.protocol)
+        """Unit of all distances: ``mm``, ``voxel`` (published protocol) or ``pixel`` (pictures)."""
+        units = {score.distance_unit for score in self.scores}
+        return units.pop() if len(units) == 1 else distance_unit(self.protocol)
 
 
 def read_metrics_csv(path: Path | str) -> list[dict[str, str]]:
@@ -169,7 +170,7 @@ def write_result(
                 }
                 for metric in METRICS.values()
             },
-            "definitions": definitions(result.protocol),
+            "definitions": definitions(result.protocol) | _pixels(result),
             "inputs": {
                 **{name: str(path) for name, path in folders.items()},
                 "dataset_json": str(table.source) if table.source else None,
@@ -178,6 +179,13 @@ def write_result(
             "versions": _versions(),
         },
     )
+
+
+def _pixels(result: EvaluationResult) -> dict[str, str]:
+    """What distances mean for pictures."""
+    if result.distance_unit != "pixel":
+        return {}
+    return {"distance unit": "pixels, nsd_tolerance_mm too: pictures have no size in mm"}
 
 
 def _nnunet_part(

@@ -11,11 +11,13 @@ import numpy as np
 
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
-from graphnn_unet.data.preprocess import normalized_case
+from graphnn_unet.data.preprocess import normalized, normalized_case
 from graphnn_unet.errors import BadFileError, Fault, InputError
 from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
-from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.flat_picture import RAW_ENDING, flat_grid, is_picture
+from graphnn_unet.images.grid import Grid, grid_mismatch
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.models.picture_cases import picture_cases, picture_data
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
 
@@ -38,6 +40,8 @@ def find_cases(
     Raises:
         InputError: No images, or the model reads a kind of file that is not supported.
     """
+    if ending == RAW_ENDING:
+        return picture_cases(folder, n_channels)
     if ending not in VOLUMES:
         raise InputError(
             f"the model reads *{ending} files", f"only {', '.join(VOLUMES)} can be checked",
@@ -106,9 +110,21 @@ class Prepared:
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
-    faults = tuple(check_case_images([Path(p) for p in job.files], case=job.case))
+    paths = [Path(p) for p in job.files]
+    faults = tuple(check_case_images(paths, case=job.case))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
+    if is_picture(paths[0]):
+        try:
+            image, properties, warnings = picture_data(
+                job.case, paths, len(job.dataset_json["channel_names"])
+            )
+        except BadFileError as error:
+            return Prepared(faults=(*faults, error.as_fault(job.case, CHECK_STAGE)))
+        data, _, properties = normalized(
+            image, None, properties, job.plans, job.configuration, job.dataset_json
+        )
+        return Prepared(data, properties, (*faults, *warnings))
     data, _, properties = normalized_case(
         job.files, None, job.plans, job.configuration, job.dataset_json
     )
@@ -130,11 +146,15 @@ def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
     ):
         return False
     try:
-        grid = read_grid(image)
+        grid = _grid(image)
     except BadFileError:
         return False  # the check of the image says more
     for path in maps:
-        if why := grid_mismatch(path.name, read_grid(path), image.name, grid):
+        if why := grid_mismatch(path.name, _grid(path), image.name, grid):
             say(f"{case} is predicted again: {why}")
             return False
     return True
+
+
+def _grid(path: Path) -> Grid:
+    return flat_grid(path) if is_picture(path) else read_grid(path)

@@ -21,6 +21,7 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
+from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.images.orientation import TURNED
 from graphnn_unet.models.cases import (
@@ -35,7 +36,7 @@ from graphnn_unet.models.find import find_model
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.prediction.export_logits import export_gb
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
+from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
@@ -97,7 +98,8 @@ def predict(
 
     Args:
         input: Folder of images named ``CASE_0000.nii.gz`` (one file a channel) or, for models with
-            one channel, ``CASE.nii.gz``.
+            one channel, ``CASE.nii.gz``; for models of pictures, PNG, JPEG, TIFF or BMP of any
+            name.
         output: Folder for label maps; made where it is missing, not the input folder.
         model: Model folder; or give ``dataset`` and, where several fit, ``trainer``,
             ``configuration`` and ``plans``; by default the training that finished last.
@@ -141,11 +143,17 @@ def predict(
         model_folder, folds=folds, checkpoint=checkpoint, device=torch_device, step_size=step_size,
         mirroring=mirroring,
     )  # fmt: skip
-    outputs = Outputs(predictor.dataset_json["file_ending"], save_probabilities, uncertainty)
+    outputs = Outputs(
+        predictor.dataset_json["file_ending"],
+        save_probabilities,
+        uncertainty,
+        label_colors(predictor.dataset_json),
+    )
     _refuse_unsupported(predictor, outputs)
     cases, failures, skipped = find_cases(source, outputs.ending, predictor.n_channels)
     for name in skipped:
-        say(f"skipped: {name} (not named CASE_0000{outputs.ending})")
+        why = "no picture" if is_picture(outputs.ending) else f"not named CASE_0000{outputs.ending}"
+        say(f"skipped: {name} ({why})")
     mine = dict(sorted(cases.items())[part_id::num_parts])
     if memory_budget_gb is None:
         memory_budget_gb = 0.8 * psutil.virtual_memory().available / 2**30
@@ -194,7 +202,7 @@ def _refuse_unsupported(predictor: Predictor, outputs: Outputs) -> None:
             "Use nnUNetv2_predict with -prev_stage_predictions",
         )
     reader = predictor.plans.plans["image_reader_writer"]
-    if outputs.uncertainty and reader != "SimpleITKIO":
+    if outputs.uncertainty and reader != "SimpleITKIO" and not is_picture(outputs.ending):
         raise InputError(
             f"--uncertainty is not possible with {predictor.folder}",
             f"its images are read with {reader}, whose geometry would be lost",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.images.orientation import turned_back
+from graphnn_unet.images.pictures import label_picture
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
@@ -24,11 +27,27 @@ class Outputs:
         ending: Ending of image files.
         probabilities: Also ``CASE.npz`` and ``CASE.pkl``, as ``nnUNetv2_ensemble`` reads them.
         uncertainty: Also ``CASE_uncertainty`` with the normalized entropy.
+        colors: Red, green and blue of label ids in the palette of pictures.
     """
 
     ending: str
     probabilities: bool = False
     uncertainty: bool = False
+    colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+
+
+def label_colors(dataset_json: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:
+    """Id to red, green and blue, of a data set whose masks were colored.
+
+    Example:
+        >>> label_colors({"label_colors": {"#000000": 0, "#ff8000": 1}})
+        {1: (255, 128, 0), 0: (0, 0, 0)}
+    """
+    table = dataset_json.get("label_colors", {})
+    return {
+        int(number): (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16))
+        for color, number in reversed(table.items())  # the first of several colors of a label
+    }
 
 
 @dataclass(frozen=True)
@@ -102,15 +121,28 @@ def write_case(
         _write_image(target / f"{case}_uncertainty{outputs.ending}", entropy, properties)
     # the label map comes last: where it is, the case is done
     labels, path = turned_back(result.labels, properties), target / f"{case}{outputs.ending}"
-    if labels.dtype.itemsize > 2:  # nnU-Net's writers would cut the ids to 16 bits
+    if is_picture(path):
+        with atomic_path(path) as temporary:
+            label_picture(labels[0], outputs.colors).save(temporary, format="PNG")
+    elif labels.dtype.itemsize > 2:  # nnU-Net's writers would cut the ids to 16 bits
         _write_image(path, labels, properties)
-        return
-    with atomic_path(path) as temporary:
-        plans.image_reader_writer_class().write_seg(labels, str(temporary), properties)
+    else:
+        with atomic_path(path) as temporary:
+            plans.image_reader_writer_class().write_seg(labels, str(temporary), properties)
 
 
 def _write_image(target: Path, array: np.ndarray, properties: dict[str, Any]) -> None:
-    """Write ``(z, y, x)`` in the geometry that nnU-Net's SimpleITK reader noted."""
+    """Write ``(z, y, x)`` in the geometry that nnU-Net's SimpleITK reader noted.
+
+    Of a picture, values from 0 to 1 become gray from 0 to 255.
+    """
+    if is_picture(target):
+        from PIL import Image
+
+        with atomic_path(target) as temporary:
+            gray = np.rint(255 * array[0]).astype(np.uint8)
+            Image.fromarray(gray).save(temporary, format="PNG")
+        return
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array)

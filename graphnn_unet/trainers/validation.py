@@ -12,7 +12,7 @@ from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.prediction.export_logits import logits_to_labels
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.prediction.write_case import Outputs, write_case
+from graphnn_unet.prediction.write_case import Outputs, label_colors, write_case
 from graphnn_unet.progress import track
 
 
@@ -38,7 +38,8 @@ def validate_cases(
     Returns:
         ``summary.json``.
     """
-    outputs = Outputs(predictor.dataset_json["file_ending"], save_probabilities)
+    colors = label_colors(predictor.dataset_json)
+    outputs = Outputs(predictor.dataset_json["file_ending"], save_probabilities, colors=colors)
     for case in track(cases, len(cases), "validate"):
         _predict_case(predictor, case, target, outputs)
     result = evaluate(

@@ -39,7 +39,7 @@ def test_pictures_of_every_kind_become_png_maps(tmp_path, ending):
     assert abs(image.array - np.moveaxis(rgb, -1, 0) / 255).mean() < 0.05
     write_label_map(mask.astype(int), image, tmp_path / source.target_name)
     assert source.target_name == "a b.png"
-    assert (read_picture(tmp_path / "a b.png")[0] == mask).all()
+    assert (read_picture(tmp_path / "a b.png", indexed=True)[0] == mask).all()
 
 
 def test_deep_gray_picture_is_stretched_and_alpha_dropped(tmp_path):

@@ -55,7 +55,7 @@ def test_one_more_file_is_one_more_form(raw: Path, tmp_path: Path, capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "ACDC, LA, MSD, Pancreas, dicom, flat or nifti" in out
+    assert "ACDC, LA, MSD, Pancreas, dicom, flat, nifti or pictures" in out
     assert "flat ID_scan.nii.gz beside ID_mask.nii.gz" in out
     for number, name in enumerate("ab"):
         save(image_array(number), tmp_path / "in" / f"{name}_scan.nii.gz")

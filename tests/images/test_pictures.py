@@ -1,10 +1,18 @@
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.pictures import (
+    decode_picture,
+    label_picture,
+    picture_size,
+    read_picture,
+)
+
+GRAY = np.arange(30, dtype=np.uint8).reshape(5, 6)
+COLOR = np.random.default_rng(3).integers(0, 255, (5, 6, 3), dtype=np.uint8)
 
 
 def test_palette_gives_colors_or_numbers(tmp_path):
@@ -30,10 +38,115 @@ def test_deep_tiff_keeps_its_values_and_planes_are_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", deep)
     assert (read_picture(tmp_path / "a.tif")[0] == deep).all()
     tifffile.imwrite(tmp_path / "b.tif", np.zeros((7, 5, 6), np.uint16))
-    with pytest.raises(InputError, match=r"b\.tif has axes \(7, 5, 6\)"):
+    with pytest.raises(InputError, match=r"b\.tif is a stack of 7 pages"):
         read_picture(tmp_path / "b.tif")
 
 
 def test_bits_become_0_and_255(tmp_path):
     Image.fromarray(np.eye(4, dtype=bool)).save(tmp_path / "a.png")
     assert (read_picture(tmp_path / "a.png")[0] == 255 * np.eye(4)).all()
+
+
+def rotated(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The upright picture as Pillow, which knows the standard, has it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(array)
+    picture.info["exif"] = exif.tobytes()
+    picture.getexif()[0x0112] = orientation
+    return np.asarray(ImageOps.exif_transpose(picture))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+def test_turned_pictures_come_as_viewers_show_them(tmp_path, name, orientation):
+    path = tmp_path / name
+    if name == "a.tif":
+        tag = [(0x0112, "H", 1, orientation, True)]
+        tifffile.imwrite(path, COLOR, photometric="rgb", extratags=tag)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(COLOR).save(path, exif=exif, quality=100, subsampling=0)
+    upright = rotated(COLOR, orientation)
+    read = np.moveaxis(read_picture(path), 0, -1)
+    assert read.shape == upright.shape
+    assert np.abs(read.astype(int) - upright).max() <= (8 if name == "a.jpg" else 0)
+    assert picture_size(path) == upright.shape[:2]
+
+
+def test_white_is_zero_is_turned_into_black_is_zero(tmp_path):
+    for array, largest in ((GRAY, 255), (GRAY.astype(np.uint16) * 900, 65535)):
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric="miniswhite")
+        assert (read_picture(tmp_path / "a.tif")[0] == largest - array).all()
+
+
+def test_palette_of_a_tiff(tmp_path):
+    picture = Image.fromarray(COLOR).quantize(7)
+    picture.save(tmp_path / "a.tif")
+    shown = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
+    assert (read_picture(tmp_path / "a.tif") == shown).all()
+    assert (read_picture(tmp_path / "a.tif", indexed=True)[0] == np.asarray(picture)).all()
+
+
+@pytest.mark.parametrize("n_pages", [2, 3, 4])
+@pytest.mark.parametrize("imagej", [False, True])
+def test_stack_of_pages_is_no_color_picture(tmp_path, n_pages, imagej):
+    stack = np.stack([GRAY] * n_pages)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", imagej=imagej)
+    with pytest.raises(InputError, match=rf"a\.tif is a stack of {n_pages} pages"):
+        read_picture(tmp_path / "a.tif")
+    planes = {"photometric": "minisblack", "planarconfig": "separate", "metadata": None}
+    if n_pages > 2:
+        tifffile.imwrite(tmp_path / "b.tif", stack, **planes, extrasamples=[0] * (n_pages - 1))
+        with pytest.raises(InputError, match=rf"b\.tif has {n_pages} gray planes"):
+            read_picture(tmp_path / "b.tif")
+
+
+def test_planes_of_red_green_blue_are_a_color_picture(tmp_path):
+    planes = np.moveaxis(COLOR, -1, 0)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")
+    assert (read_picture(tmp_path / "a.tif") == planes).all()
+    assert picture_size(tmp_path / "a.tif") == (5, 6)
+
+
+def test_thumbnail_beside_a_picture_is_passed_over(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(COLOR, photometric="rgb")
+        file.write(COLOR[::2, ::2], photometric="rgb", subfiletype=1)
+    assert read_picture(tmp_path / "a.tif").shape == (3, 5, 6)
+
+
+def test_animation_is_refused(tmp_path):
+    frames = [Image.fromarray(GRAY + number) for number in range(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "b.gif").rename(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(InputError, match=rf"{name} has 3 frames"):
+            read_picture(tmp_path / name)
+
+
+def test_ink_becomes_color(tmp_path):
+    Image.fromarray(COLOR).convert("CMYK").save(tmp_path / "a.tif")
+    shown = np.asarray(Image.open(tmp_path / "a.tif").convert("RGB"))
+    assert (read_picture(tmp_path / "a.tif") == np.moveaxis(shown, -1, 0)).all()
+
+
+def test_alpha_is_kept_apart(tmp_path):
+    alpha = (GRAY > 10).astype(np.uint8) * 255
+    Image.fromarray(np.dstack([COLOR, alpha])).save(tmp_path / "a.png")
+    picture = decode_picture(tmp_path / "a.png")
+    assert (picture.alpha == alpha).all()
+    assert picture.array.shape == (3, 5, 6)
+
+
+def test_label_picture_shows_its_ids(tmp_path):
+    labels = np.array([[0, 1], [2, 255]])
+    label_picture(labels, {2: (1, 2, 3)}).save(tmp_path / "a.png")
+    assert (read_picture(tmp_path / "a.png", indexed=True)[0] == labels).all()
+    colors = np.moveaxis(read_picture(tmp_path / "a.png"), 0, -1).reshape(4, 3)
+    assert len(np.unique(colors, axis=0)) == 4
+    assert colors[2].tolist() == [1, 2, 3]
+    label_picture(labels * 10).save(tmp_path / "b.png")
+    assert (read_picture(tmp_path / "b.png", indexed=True)[0] == labels * 10).all()

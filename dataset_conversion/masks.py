@@ -1,0 +1,340 @@
+"""What the masks of pictures mean: ids, gray levels or colors, clean or blurred by compression.
+
+All masks of a data set are looked at together, because one alone does not tell: a mask without any
+cell is as black as one of an empty palette. What is decided holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphnn_unet.errors import BadFileError, Fault, FaultsError, InputError
+from graphnn_unet.images.flat_picture import FLAT_SPACING, is_gray
+from graphnn_unet.images.pictures import Picture, decode_picture
+from graphnn_unet.images.volume import Volume
+from graphnn_unet.progress import track
+from graphnn_unet.storage.processes import default_workers, run_jobs
+
+MAX_COLORS = 64
+"""More colors than this in clean masks come from smooth edges, not from classes."""
+
+NOISE = 24
+"""Values this far from a level, at most, are that level blurred by compression (8 bits)."""
+
+_CLEAN_SHARE = 0.95
+"""Share of the pixels that must lie at a level, for masks with noise to be used."""
+
+_FEW_VALUES = 8
+_NEARLY_GRAY = 12
+_LOSSY = (".jpg", ".jpeg")
+_SMALL_BYTES = 20 * 2**20
+BLACK, WHITE = "#000000", "#ffffff"
+
+
+@dataclass(frozen=True)
+class MaskContent:
+    """What one mask holds.
+
+    Attributes:
+        values: Gray value, or color ``#rrggbb``, to number of pixels.
+        is_color: Whether the keys are colors.
+        has_palette: Whether the values are the numbers of a palette.
+        is_lossy: Whether the file was compressed with loss.
+    """
+
+    values: Mapping[int | str, int]
+    is_color: bool
+    has_palette: bool
+    is_lossy: bool
+
+
+@dataclass(frozen=True)
+class MaskMeaning:
+    """How pixels of masks become label values.
+
+    Attributes:
+        levels: Gray levels to which each pixel is brought; empty keeps the values.
+        colors: Color to id, for colored masks; the background among them.
+        names: Id to name, for colored masks.
+        snap: Bring other colors to the nearest one of the table.
+        notes: What was decided, for the user.
+    """
+
+    levels: tuple[int, ...] = ()
+    colors: Mapping[str, int] | None = None
+    names: Mapping[int, str] | None = None
+    snap: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask that is read when it is its turn.
+
+    Attributes:
+        path: The file.
+        meaning: How its pixels become label values.
+    """
+
+    path: Path
+    meaning: MaskMeaning
+
+    def __call__(self) -> Volume:
+        """Label values, as ``read_mask``."""
+        return read_mask(self.path, self.meaning)
+
+
+def read_mask(path: Path, meaning: MaskMeaning) -> Volume:
+    """Label values of one mask, as a flat volume ``(1, y, x)``.
+
+    Raises:
+        BadFileError: It is damaged, or its pixels lie at no level or color of the table.
+    """
+    picture = _opaque(decode_picture(path, indexed=meaning.colors is None))
+    if meaning.colors is not None:
+        labels = _of_colors(picture.array, meaning, path.name)
+    else:
+        labels = _gray_of(picture.array)
+        if meaning.levels:
+            labels = _nearest_level(labels, meaning.levels, path.name)
+    return Volume(labels[np.newaxis], FLAT_SPACING, sha256=picture.sha256)
+
+
+def masks_meaning(paths: Sequence[Path], names: Mapping[int | str, str]) -> MaskMeaning:
+    """Look at all masks and decide what their values mean.
+
+    Args:
+        paths: All masks.
+        names: Names of gray values (``128``) or colors (``#ff0000``) from the user.
+
+    Raises:
+        FaultsError: Masks that cannot be read.
+        InputError: They are blurred and there is no table to clean them by, they have smooth edges
+            of many colors, or none of their colors is the background.
+    """
+    contents = _look_at(paths)
+    named_colors = {name for name in names if isinstance(name, str)}
+    if any(content.is_color for content in contents) or named_colors:
+        return _colored(contents, names)
+    return _gray(contents, [value for value in names if isinstance(value, int)])
+
+
+def _look_at(paths: Sequence[Path]) -> list[MaskContent]:
+    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    n_workers = default_workers(len(paths)) if n_bytes > _SMALL_BYTES else 0
+    contents, faults = [], []
+    outcomes = run_jobs(mask_content, paths, n_workers=n_workers)
+    for outcome in track(outcomes, len(paths), "look at masks"):
+        if outcome.ok:
+            contents.append(outcome.value)
+        else:
+            what = outcome.error.rstrip(".")
+            faults.append(Fault(outcome.job.name, "convert", what, "Fix or remove it"))
+    if faults:
+        raise FaultsError(faults)
+    return contents
+
+
+def mask_content(path: Path) -> MaskContent:
+    """Values or colors of one mask.
+
+    Raises:
+        BadFileError: It cannot be read.
+    """
+    is_lossy = path.name.lower().endswith(_LOSSY)
+    indices = _opaque(decode_picture(path, indexed=True))
+    shown = decode_picture(path).array
+    has_palette = len(indices.array) == 1 and not np.array_equal(indices.array, shown)
+    array = indices.array
+    spread = int(np.ptp(array.astype(int), axis=0).max())
+    if spread > (_NEARLY_GRAY if is_lossy else 0):
+        values, counts = np.unique(_numbers_of(array), return_counts=True)
+        kinds = {_hex(value): int(n) for value, n in zip(values, counts, strict=True)}
+        return MaskContent(kinds, True, False, is_lossy)
+    values, counts = np.unique(_gray_of(array), return_counts=True)
+    kinds = {int(value): int(n) for value, n in zip(values, counts, strict=True)}
+    return MaskContent(kinds, False, has_palette, is_lossy)
+
+
+def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
+    """Meaning of masks of numbers."""
+    indexed = {v for content in contents if content.has_palette for v in content.values} - {0}
+    plain = {v for content in contents if not content.has_palette for v in content.values} - {0}
+    if indexed and plain and not (indexed <= plain or plain <= indexed):
+        raise InputError(
+            "some masks have a palette and others gray values, and their values differ",
+            f"{_listed(indexed)} against {_listed(plain)}",
+            "Save all masks in one way",
+        )
+    counts = _total(contents)
+    if len(counts) <= 2 or not (_is_lossy(contents) or len(counts) > _FEW_VALUES):
+        return MaskMeaning()
+    levels = (0, *sorted(value for value in named if value)) if named else _two_levels(counts)
+    if levels:
+        if not _is_lossy(contents) and set(counts) <= set(levels):
+            return MaskMeaning()
+        n_moved = sum(n for value, n in counts.items() if value not in levels)
+        share = n_moved / sum(counts.values())
+        note = (
+            f"the masks have {len(counts)} values, from compression or smooth edges: each pixel "
+            f"({share:.2%} of them) was brought to the nearest of {_listed(levels)}"
+        )
+        return MaskMeaning(levels=levels, notes=(note,))
+    if _is_lossy(contents):
+        raise InputError(
+            f"the masks have {len(counts)} gray values",
+            "they were compressed with loss (JPEG), which blurs label values",
+            "Save them as PNG, or name the true values: --label-names 128=cytoplasm,255=nucleus",
+        )
+    return MaskMeaning()
+
+
+def _two_levels(counts: Mapping[int, int]) -> tuple[int, ...]:
+    """0 and the brightest value, where nearly all pixels lie beside one of them."""
+    top = max(counts)
+    n_pixels = sum(counts.values())
+    at_zero = sum(n for value, n in counts.items() if value <= NOISE)
+    at_top = sum(n for value, n in counts.items() if value >= top - NOISE)
+    bright = n_pixels - at_zero
+    is_mask = top >= 4 * NOISE and at_top >= 0.6 * bright
+    top = 255 if top >= 255 - NOISE else top
+    return (0, top) if is_mask and at_zero + at_top >= 0.9 * n_pixels else ()
+
+
+def _colored(contents: Sequence[MaskContent], names: Mapping[int | str, str]) -> MaskMeaning:
+    """Meaning of masks of colors."""
+    if wrong := [value for value in names if isinstance(value, int)]:
+        raise InputError(
+            f"--label-names names the value {wrong[0]}",
+            "the masks are colored",
+            "Name colors: --label-names '#ff0000=nucleus,#00ff00=cytoplasm'",
+        )
+    counts = Counter[str]()
+    for content in contents:
+        for value, n in content.values.items():
+            counts[value if isinstance(value, str) else _hex(value * 0x10101)] += n
+    given = {str(color): name for color, name in names.items()}
+    if not given and (_is_lossy(contents) or len(counts) > MAX_COLORS):
+        why = "compressed with loss (JPEG)" if _is_lossy(contents) else "drawn with smooth edges"
+        raise InputError(
+            f"the masks have {len(counts)} colors", f"they were {why}",
+            "Name the true colors: --label-names '#ff0000=nucleus,#00ff00=cytoplasm'",
+        )  # fmt: skip
+    snap = _is_lossy(contents) or len(counts) > MAX_COLORS
+    present = {*given, *([] if snap else counts)}
+    background = _background(given, {*present, *counts})
+    foreground = [color for color in given if color not in background]
+    foreground += sorted(present - {*foreground, *background})
+    ids: dict[str, int] = {}
+    colors = dict.fromkeys(background, 0)
+    for color in foreground:
+        name = given.get(color, f"color_{color[1:]}")
+        colors[color] = ids.setdefault(name, len(ids) + 1)
+    table = ", ".join(f"{color} is {number}" for color, number in colors.items())
+    notes = [f"colors of the masks became label ids: {table}"]
+    if snap:
+        notes.append(f"other colors ({len(counts)} in all) were brought to the nearest of these")
+    return MaskMeaning(
+        colors=colors, names={number: name for name, number in ids.items()}, snap=snap,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _background(given: Mapping[str, str], present: set[str]) -> list[str]:
+    """Colors of the background: those that are called so, black, or white."""
+    if called := [color for color, name in given.items() if name == "background"]:
+        return called
+    for color in (BLACK, WHITE):
+        if color in present and color not in given:
+            return [color]
+    raise InputError(
+        "no color of the masks is the background",
+        f"they have {_listed(sorted(present))}",
+        "Name it: --label-names '#rrggbb=background,...'",
+    )
+
+
+def _of_colors(array: NDArray[Any], meaning: MaskMeaning, name: str) -> NDArray[np.uint8]:
+    array = np.repeat(array, 3, axis=0) if len(array) == 1 else array
+    table = meaning.colors or {}
+    numbers = _numbers_of(array)
+    labels = np.zeros(numbers.shape, np.uint8)
+    known = np.zeros(numbers.shape, bool)
+    for color, number in table.items():
+        here = numbers == int(color[1:], 16)
+        labels[here] = number
+        known |= here
+    if known.all():
+        return labels
+    if not meaning.snap:
+        example = _hex(int(numbers[~known][0]))
+        raise BadFileError("I23", f"{name} has the color {example}, which no label has")
+    palette = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in table])
+    ids = np.array(list(table.values()), np.uint8)
+    others = np.moveaxis(array, 0, -1)[~known].astype(int)
+    distance = np.stack([np.abs(others - color).max(axis=1) for color in palette])
+    labels[~known] = ids[distance.argmin(axis=0)]
+    _require_mostly_clean(1 - (distance.min(axis=0) > 2 * NOISE).sum() / known.size, name)
+    return labels
+
+
+def _nearest_level(values: NDArray[Any], levels: Sequence[int], name: str) -> NDArray[Any]:
+    """Each pixel at its nearest level."""
+    distance = np.stack([np.abs(values.astype(int) - level) for level in levels])
+    _require_mostly_clean(float((distance.min(axis=0) <= NOISE).mean()), name)
+    kind = np.min_scalar_type(max(levels))
+    return np.asarray(levels, kind)[distance.argmin(axis=0)]
+
+
+def _require_mostly_clean(share: float, name: str) -> None:
+    if share < _CLEAN_SHARE:
+        what = f"{1 - share:.0%} of the pixels of mask {name} lie at none of the label values"
+        raise BadFileError("I23", what, "Name all values with --label-names, or fix the mask")
+
+
+def _opaque(picture: Picture) -> Picture:
+    """Transparent pixels are background: a viewer shows nothing there."""
+    if picture.alpha is None or picture.alpha.all():
+        return picture
+    return replace(picture, array=np.where(picture.alpha == 0, 0, picture.array))
+
+
+def _gray_of(array: NDArray[Any]) -> NDArray[Any]:
+    return array[0] if is_gray(array) else np.median(array, axis=0).astype(array.dtype)
+
+
+def _numbers_of(array: NDArray[Any]) -> NDArray[np.uint32]:
+    """``0xrrggbb`` of each pixel of ``(3, y, x)``."""
+    if array.dtype != np.uint8:
+        raise BadFileError("I14", "its colors have more than 8 bits", "Save masks with 8 bits")
+    red, green, blue = array.astype(np.uint32)
+    return (red << 16) | (green << 8) | blue
+
+
+def _hex(number: int) -> str:
+    return f"#{int(number):06x}"
+
+
+def _is_lossy(contents: Sequence[MaskContent]) -> bool:
+    return any(content.is_lossy for content in contents)
+
+
+def _total(contents: Sequence[MaskContent]) -> dict[int, int]:
+    counts = Counter[int]()
+    for content in contents:
+        for value, n in content.values.items():
+            counts[int(value)] += n
+    return dict(counts)
+
+
+def _listed(values: Any, shown: int = 8) -> str:
+    ordered = sorted(values)
+    rest = " ..." if len(ordered) > shown else ""
+    return ", ".join(map(str, ordered[:shown])) + rest
