@@ -162,7 +162,14 @@ def _prepare(
     n_channels = len(dataset.channel_names)
     jobs = [
         CaseJob(
-            case, dataset.source, target, n_channels, values, dataset.label_mapping, fix_geometry
+            case,
+            dataset.source,
+            target,
+            n_channels,
+            values,
+            dataset.label_mapping,
+            fix_geometry,
+            dataset.nifti_form,
         )
         for case in dataset.cases
     ]
@@ -259,6 +266,7 @@ def gnnunet_json(dataset: ConvertedDataset, result: ConversionResult) -> dict[st
         "published_splits": dataset.published_splits,
         "patients": {case.case_id: case.patient for case in dataset.cases},
         "label_mapping": {str(old): new for old, new in dataset.label_mapping.items()},
+        "nifti_form": dataset.nifti_form,
         "notes": list(result.notes),
         "skipped": [{"file": name, "reason": reason} for name, reason in result.skipped],
         "license": dataset.license,

@@ -16,6 +16,7 @@ from graphnn_unet.errors import BadFileError, Fault, InputError
 from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
 
@@ -80,6 +81,7 @@ class PrepareJob:
         case: Case id.
         files: One file a channel, in channel order.
         plans, configuration, dataset_json: As in nnU-Net.
+        nifti_form: What is taken where qform and sform of an image disagree.
     """
 
     case: str
@@ -87,6 +89,7 @@ class PrepareJob:
     plans: dict
     configuration: str
     dataset_json: dict
+    nifti_form: NiftiForm | None = None
 
 
 @dataclass(frozen=True)
@@ -106,25 +109,31 @@ class Prepared:
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
-    faults = tuple(check_case_images([Path(p) for p in job.files], case=job.case))
+    paths = [Path(path) for path in job.files]
+    faults = tuple(check_case_images(paths, case=job.case, nifti_form=job.nifti_form))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
     plans = PlansManager(job.plans)
     configuration = plans.get_configuration(job.configuration)
-    data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-        list(job.files), None, plans, configuration, dict(job.dataset_json)
-    )
+    with plain_files(paths, job.nifti_form) as placed:
+        data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
+            [str(path) for path in placed], None, plans, configuration, dict(job.dataset_json)
+        )
+    properties["nifti_forms"] = nifti_forms(paths[0])
     return Prepared(np.ascontiguousarray(data, dtype=np.float32), properties, faults)
 
 
-def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
+def is_whole(
+    target: Path, case: str, image: Path, outputs: Outputs, nifti_form: NiftiForm | None = None
+) -> bool:
     """Whether all files of a case are there, readable to their end and on the image's grid."""
     maps = [target / f"{case}{outputs.ending}"]
     if outputs.uncertainty:
         maps.append(target / f"{case}_uncertainty{outputs.ending}")
     if not all(path.is_file() for path in maps):
         return False
-    if any(fault.severity == "error" for path in maps for fault in check_case_images([path])):
+    faults = [f for path in maps for f in check_case_images([path], nifti_form=nifti_form)]
+    if any(fault.severity == "error" for fault in faults):
         return False
     archive = target / f"{case}.npz"
     if outputs.probabilities and not (
@@ -132,11 +141,11 @@ def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
     ):
         return False
     try:
-        grid = read_grid(image)
+        grid = read_grid(image, form=nifti_form)
     except BadFileError:
         return False  # the check of the image says more
     for path in maps:
-        if why := grid_mismatch(path.name, read_grid(path), image.name, grid):
+        if why := grid_mismatch(path.name, read_grid(path, form=nifti_form), image.name, grid):
             say(f"{case} is predicted again: {why}")
             return False
     return True

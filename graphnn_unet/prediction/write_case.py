@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from graphnn_unet.images.nifti_forms import write_nifti_forms
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
@@ -95,6 +96,7 @@ def write_case(
     # the label map comes last: where it is, the case is done
     with atomic_path(target / f"{case}{outputs.ending}") as temporary:
         plans.image_reader_writer_class().write_seg(result.labels, str(temporary), properties)
+        write_nifti_forms(temporary, properties.get("nifti_forms"))
 
 
 def write_float_image(target: Path, values: np.ndarray, properties: dict[str, Any]) -> None:
@@ -108,3 +110,4 @@ def write_float_image(target: Path, values: np.ndarray, properties: dict[str, An
     image.SetDirection(geometry["direction"])
     with atomic_path(target) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+        write_nifti_forms(temporary, properties.get("nifti_forms"))
