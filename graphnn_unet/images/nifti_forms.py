@@ -131,7 +131,7 @@ def forms_fault(name: str, places: tuple[Grid, Grid]) -> BadFileError:
     sform, qform = places
     if not np.isfinite([*sform.origin, *qform.origin, *sform.spacing, *qform.spacing]).all():
         cause = f"{name} cannot be placed in space: its header holds NaN"
-        return BadFileError("I18", cause, "Choose the other form with --nifti-form, or mend it")
+        return BadFileError("I18", cause, "Choose the other form with --nifti-form, or repair it")
     words = compare_grids(sform, qform).words
     cause = f"{name} says twice where it lies: its sform and its qform (or voxel size) differ, "
     remedy = "Look which is right in a viewer, then choose with --nifti-form sform or qform"
