@@ -15,6 +15,7 @@ from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.dataset_conversion.write_raw import ConversionResult, require_new, write_raw
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.nifti_forms import require_form
 
 __all__ = ["ConversionResult", "convert"]
 
@@ -42,6 +43,7 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
         raise InputError(
             f"fix_geometry {request.fix_geometry!r} is unknown", "", f"Use {' or '.join(FIXES)}"
         )
+    require_form(request.nifti_form)
     converter = form_named(form)
     converter.check(request)
     dataset = converter.read(request)
@@ -56,6 +58,7 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     dataset = _with_test(dataset, request)
     dataset = _with_labeled(dataset, request.labeled)
     dataset = _with_unlabeled(dataset, request.unlabeled)
+    dataset = replace(dataset, nifti_form=request.nifti_form)
     dataset = with_label_table(dataset, request.names_of_values, request.n_workers)
     return write_raw(
         dataset,

@@ -45,7 +45,7 @@ def read(request: Request) -> ConvertedDataset:
         *((entry, "labeled") for entry in table["training"]),
         *(({"image": entry}, "test") for entry in table.get("test", [])),
     ]
-    read_cases = (_case(source, entry, len(channels), role, faults) for entry, role in entries)
+    read_cases = (_case(request, entry, len(channels), role, faults) for entry, role in entries)
     cases = [case for case in read_cases if case is not None]
     if faults:
         raise FaultsError(faults)
@@ -115,7 +115,7 @@ def _name(source: Path, table: dict[str, Any]) -> tuple[str, int | None]:
 
 
 def _case(
-    source: Path, entry: Any, n_channels: int, role: Role, faults: list[Fault]
+    request: Request, entry: Any, n_channels: int, role: Role, faults: list[Fault]
 ) -> Case | None:
     """The case of one entry of ``dataset.json``; ``None`` and a fault where it has none."""
     files = entry if isinstance(entry, dict) else {}
@@ -126,14 +126,17 @@ def _case(
         cause = f"dataset.json lists it as {entry!r}"
         faults.append(Fault(str(image), "convert", cause, "Give image and label", code="I39"))
         return None
-    case_id = safe_id(stem_of(image))
+    source, case_id = request.source_folder, safe_id(stem_of(image))
     paths = tuple(source / name for name in (image, label) if isinstance(name, str))
     if path_faults := [fault for path in paths if (fault := _path_fault(case_id, path, source))]:
         faults.append(path_faults[0])
         return None
     images: tuple[Source, ...] = (paths[0],)
     if n_channels > 1:
-        images = tuple(partial(read_channel, paths[0], i, n_channels) for i in range(n_channels))
+        form = request.nifti_form
+        images = tuple(
+            partial(read_channel, paths[0], i, n_channels, form) for i in range(n_channels)
+        )
     return Case(case_id, images, next(iter(paths[1:]), None), role, case_id, paths)
 
 

@@ -1,28 +1,36 @@
 """Folders of DICOM series, one case a series, slices sorted by their position in space.
 
-Patient names are not taken over; the patient id is only kept as a hash, so that scans of one
-patient stay together.
+What lies in a folder is read from the headers (pydicom): which images are one series, which are
+scans at all, where each slice or frame lies. Voxels are read by SimpleITK, file by file, because
+each slice has its own scale. Patient names are not taken over; the patient id is only kept as a
+hash, so that scans of one patient stay together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom.errors import InvalidDicomError
 
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.find import some
 from graphnn_unet.images.header import last_line, quiet_itk
-from graphnn_unet.images.volume import Volume, from_itk
+from graphnn_unet.images.volume import Volume
 
 MIN_SLICES = 3
 """Series with fewer slices are localizers or screenshots."""
@@ -30,22 +38,69 @@ MIN_SLICES = 3
 STEP_TOLERANCE = 0.02
 """Slice distances may differ by this share: positions are written with few digits."""
 
-_TAGS = {
-    "position": "0020|0032",
-    "orientation": "0020|0037",
-    "patient": "0010|0020",
-    "modality": "0008|0060",
-    "number": "0020|0011",
-}
+_SPACING_TOLERANCE = 1e-3
+_COSINE_TOLERANCE = 1e-4
+_HEADER = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType",
+    "PatientID", "Rows", "NumberOfFrames",
+)  # fmt: skip
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_NO_SCAN = {
+    "7": "secondary capture", "7.": "secondary capture", "66": "segmentation or registration",
+    "481.": "radiotherapy object", "88.": "report", "11.": "presentation state", "104.": "document",
+    "9.": "waveform", "3.1": "ultrasound", "6.1": "ultrasound", "12.": "cine of projections",
+    "77.": "photograph or video", "30": "parametric map", "67": "real world values",
+}  # fmt: skip
+"""Storage classes, after ``_STORAGE``, that hold no scan; a closing dot stands for all below."""
+_SCALE = ("RescaleSlope", "RescaleIntercept")
+_NO_SCAN_MODALITIES = {
+    "SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "RTRECORD", "RTIMAGE", "SR", "PR", "KO", "REG", "FID",
+    "DOC", "ECG", "AU", "PLAN", "RWV", "SC",
+}  # fmt: skip
+_TOLD_APART_BY = (
+    "EchoTime", "EffectiveEchoTime", "EchoNumbers", "TemporalPositionIdentifier",
+    "TemporalPositionIndex", "TemporalPositionTimeOffset", "TriggerTime",
+    "NominalCardiacTriggerDelayTime", "DiffusionBValue", "FlipAngle", "InversionTime", "StackID",
+    "ImageType", "FrameType", "ComplexImageComponent", "ConvolutionKernel", "SliceThickness",
+    "AcquisitionNumber", "ContrastBolusAgent", "AcquisitionTime", "FrameAcquisitionDateTime",
+    "ContentTime",
+)  # fmt: skip
+"""What may differ between images at one place, most telling first."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """One image series: its files as GDCM lists them, and how many series their folder has."""
+    """One image series.
+
+    Attributes:
+        folder: The folder of its files, or the one above where they lie in several.
+        files: Sorted by name.
+        n_in_folder: Scans in that folder.
+        tags: Of its first file.
+        n_slices: Files, or frames of one.
+    """
 
     folder: Path
     files: tuple[Path, ...]
     n_in_folder: int
+    tags: Mapping[str, str]
+    n_slices: int
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """One slice: where it is stored and where it lies.
+
+    ``told`` holds what its header says beside that, by keyword.
+    """
+
+    file: Path
+    index: int
+    shape: tuple[int, int]
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    pixel_spacing: tuple[float, ...]
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(request: Request) -> ConvertedDataset:
@@ -61,10 +116,15 @@ def read(request: Request) -> ConvertedDataset:
     if not cases:
         raise MissingFileError(
             f"no DICOM series in {source}",
-            f"{len(skipped)} series had too few images" if skipped else "no file could be read",
+            f"left out: {some(f'{where} ({reason})' for where, reason in skipped)}"
+            if skipped
+            else "no file could be read",
             "Give the folder that holds the series",
         )
     notes = ["patient ids are kept as hashes, names and dates are not taken over"]
+    if skipped:
+        left_out = some(f"{where} ({reason})" for where, reason in skipped)
+        notes.append(f"{len(skipped)} left out: {left_out}")
     faults: list[Fault] = []
     for case_id, label in match_labels(cases, request.label_folder, faults, notes).items():
         inputs = (*cases[case_id].inputs, label)
@@ -99,17 +159,16 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
     """Unlabeled cases by id, one a series, and their modalities."""
     cases: dict[str, Case] = {}
     modalities = set()
-    for series in find_series(source):
-        tags, n_frames = _tags(series.files[0])
-        where = series.folder.relative_to(source).as_posix()
-        if max(len(series.files), n_frames) < MIN_SLICES:
-            skipped.append((where, f"series of {len(series.files)} images, no volume"))
+    for series in find_series(source, skipped):
+        if series.n_slices < MIN_SLICES:
+            reason = f"series of {series.n_slices} images, no volume"
+            skipped.append((_relative(series.folder, source), reason))
             continue
-        case_id = _case_id(source, series, tags.get("number", ""), set(cases))
+        case_id = _case_id(source, series, set(cases))
         patient = case_id
-        if patient_id := tags.get("patient"):
+        if patient_id := series.tags["PatientID"]:
             patient = f"patient-{hashlib.sha256(patient_id.encode()).hexdigest()[:12]}"
-        modalities.add(tags.get("modality", ""))
+        modalities.add(series.tags["Modality"])
         cases[case_id] = Case(
             case_id,
             (partial(read_series, series.files),),
@@ -121,54 +180,151 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
     return cases, modalities
 
 
-def find_series(folder: Path) -> Iterator[Series]:
-    """All series of images below a folder, folder by folder."""
-    for root, below, files in os.walk(folder):
+def find_series(folder: Path, skipped: list[tuple[str, str]] | None = None) -> Iterator[Series]:
+    """All series of scans below a folder, in the order of their first files.
+
+    Files with one series number are one series, in whatever folders they lie; copies count once.
+
+    Args:
+        folder: Where to look; links to folders are followed.
+        skipped: What is no scan is appended, with the reason.
+    """
+    skipped = [] if skipped is None else skipped
+    groups: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    no_scans: dict[tuple[str, str], int] = {}
+    for path in _files_below(folder):
+        tags = _tags(path)
+        if tags is None:
+            if path.suffix.lower() == ".dcm":
+                skipped.append((_relative(path, folder), "no DICOM file that can be read"))
+        elif reason := _no_scan(path, tags):
+            key = (_relative(path.parent, folder), reason)
+            no_scans[key] = no_scans.get(key, 0) + 1
+        else:
+            series_id = tags["SeriesInstanceUID"] or f"in {path.parent}"
+            groups.setdefault(series_id, []).append((path, tags))
+    skipped += [
+        (where, f"{n_files} files: {reason}" if n_files > 1 else reason)
+        for (where, reason), n_files in no_scans.items()
+    ]
+    places = {key: _common_folder(members) for key, members in groups.items()}
+    for series_id, members in groups.items():
+        files = _without_copies(members, folder, skipped)
+        tags = members[0][1]
+        n_frames = sum(max(1, _integer(t["NumberOfFrames"])) for p, t in members if p in files)
+        n_in_folder = list(places.values()).count(places[series_id])
+        yield Series(places[series_id], tuple(files), n_in_folder, tags, n_frames)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    seen = set()
+    for root, below, files in os.walk(folder, followlinks=True):
         below.sort()
-        if not files:
+        if (real := os.path.realpath(root)) in seen:
+            below.clear()
             continue
-        with quiet_itk():
-            ids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(root))
-        for series_id in ids:
-            names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(root, series_id)
-            yield Series(Path(root), tuple(Path(name) for name in names), len(ids))
+        seen.add(real)
+        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
 
 
-def _case_id(source: Path, series: Series, number: str, taken: set[str]) -> str:
+def _tags(path: Path) -> dict[str, str] | None:
+    """What groups and sorts out files; ``None`` of a file that is no DICOM image or object."""
+    if not path.is_file():
+        return None
+    header = _read_header(path, _HEADER)
+    if header is None or "SOPClassUID" not in header:
+        return None
+    # DICOM pads texts to an even length with a space or a zero byte
+    return {key: _text(header.get(key)).strip(" \0") for key in _HEADER}
+
+
+def _read_header(path: Path, tags: Sequence[str] | None = None) -> pydicom.Dataset | None:
+    """A header without its pixels; some writers leave out the preamble that marks DICOM."""
+    may_lack_preamble = path.suffix.lower() in ("", ".dcm", ".ima")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(
+                path,
+                stop_before_pixels=True,
+                force=may_lack_preamble,
+                specific_tags=None if tags is None else list(tags),
+            )
+    except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
+        return None
+
+
+def _no_scan(path: Path, tags: Mapping[str, str]) -> str:
+    """Why a DICOM object is no scan; empty for one."""
+    kind = tags["SOPClassUID"].removeprefix(_STORAGE)
+    for ending, words in _NO_SCAN.items():
+        is_below = kind.startswith(ending if ending.endswith(".") else f"{ending}.")
+        if kind != tags["SOPClassUID"] and (kind == ending or is_below):
+            return f"{tags['Modality'] or 'DICOM'} object, {words}, no scan"
+    if tags["Modality"] in _NO_SCAN_MODALITIES:
+        return f"{tags['Modality']} object, no scan"
+    if not tags["Rows"]:
+        return f"{tags['Modality'] or 'DICOM'} object without an image"
+    if "LOCALIZER" in tags["ImageType"].upper():
+        return "localizer"
+    if _integer(tags["NumberOfFrames"]) > 1:
+        header = _read_header(path)
+        if header is None or "PerFrameFunctionalGroupsSequence" not in header:
+            return "frames that do not say where they lie (a cine?), no volume"
+    return ""
+
+
+def _without_copies(
+    members: Sequence[tuple[Path, dict[str, str]]], folder: Path, skipped: list[tuple[str, str]]
+) -> list[Path]:
+    """The files of a series, of equal ones the first."""
+    first: dict[str, list[Path]] = {}
+    kept = []
+    for path, tags in members:
+        same_id = first.setdefault(tags["SOPInstanceUID"], [])
+        original = next((other for other in same_id if _are_equal(path, other)), None)
+        if original is None:
+            same_id.append(path)
+            kept.append(path)
+        else:
+            reason = f"the same file as {_relative(original, folder)}"
+            skipped.append((_relative(path, folder), reason))
+    return kept
+
+
+def _are_equal(path: Path, other: Path) -> bool:
+    return path.stat().st_size == other.stat().st_size and path.read_bytes() == other.read_bytes()
+
+
+def _common_folder(members: Sequence[tuple[Path, Any]]) -> Path:
+    return Path(os.path.commonpath({str(path.parent) for path, _ in members}))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    many = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
+    return "\\".join(map(str, value)) if many else str(value)
+
+
+def _integer(text: str) -> int:
+    return int(text) if text.isdigit() else 0
+
+
+def _case_id(source: Path, series: Series, taken: set[str]) -> str:
     """From the folders' names; never from what the file says about the patient."""
     parts = series.folder.relative_to(source).parts or (source.name,)
     case_id = safe_id("_".join(parts))
     if series.n_in_folder > 1:
-        case_id = safe_id(f"{case_id}_series{number or 0}")
+        case_id = safe_id(f"{case_id}_series{series.tags['SeriesNumber'] or 0}")
     plain, count = case_id, 2
     while case_id in taken:
         case_id, count = f"{plain}_{count}", count + 1
     return case_id
-
-
-def _header(path: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-    except RuntimeError as error:
-        cause = f"{path.name} cannot be read as DICOM"
-        raise BadFileError("I05", cause, "Copy the series again") from error
-    return reader
-
-
-def _tags(path: Path) -> tuple[dict[str, str], int]:
-    """Tags of one file and the number of its slices; none where it cannot be read."""
-    try:
-        reader = _header(path)
-    except BadFileError:
-        return {}, 0
-    there = set(reader.GetMetaDataKeys())
-    # DICOM pads texts to an even length with a space or a zero byte
-    tags = {n: reader.GetMetaData(tag).strip(" \0") for n, tag in _TAGS.items() if tag in there}
-    return tags, reader.GetSize()[2] if reader.GetDimension() == 3 else 1
 
 
 def read_series(files: tuple[Path, ...]) -> Volume:
@@ -177,60 +333,163 @@ def read_series(files: tuple[Path, ...]) -> Volume:
     Raises:
         BadFileError: Slices are missing, lie twice at one place, have several sizes or are tilted.
     """
-    if len(files) == 1:
-        return _itk_volume(lambda: sitk.ReadImage(str(files[0])), files)
-    places = [_place(path) for path in files]
-    sizes = {size for size, _, _ in places}
-    if len(sizes) > 1:
-        cause = f"its slices have several sizes: {sorted(sizes)}"
-        raise BadFileError("I15", cause, "Separate the series")
-    rows = np.array([orientation for _, orientation, _ in places])
-    if np.abs(rows - rows[0]).max() > 1e-4:
-        raise BadFileError("I18", "its slices have several orientations", "Separate the series")
-    normal = np.cross(rows[0][:3], rows[0][3:])
-    positions = np.array([position for _, _, position in places])
-    heights = positions @ normal
+    frames = [frame for path in files for frame in _frames(path)]
+    row, column, normal = _axes(frames)
+    heights = np.array([frame.position for frame in frames]) @ normal
     order = np.argsort(heights, kind="stable")
-    step = _step(heights[order])
-    _require_straight(positions[order], normal, step)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(files[i]) for i in order])
-    volume = _itk_volume(reader.Execute, files)
-    return replace(volume, spacing=(step, *volume.spacing[1:]))
+    frames = [frames[i] for i in order]
+    step = _step(heights[order], frames)
+    positions = np.array([frame.position for frame in frames])
+    _require_straight(positions, normal, step)
+    array = _voxels(frames)
+    first = frames[0]
+    spacing = (step, *map(float, first.pixel_spacing))
+    direction = np.stack([row, column, normal], axis=1)
+    origin = tuple(map(float, first.position))
+    return Volume(array, spacing, origin, tuple(direction.ravel().tolist()))
 
 
-def _itk_volume(read_image, files: tuple[Path, ...]) -> Volume:
+def _frames(path: Path) -> Iterator[_Frame]:
+    """All slices of one file."""
+    header = _read_header(path)
+    if header is None:
+        raise BadFileError("I05", f"{path.name} cannot be read as DICOM", "Copy the series again")
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    for index, groups in enumerate(per_frame or [None]):
+        values = dict(_plain_values(header))
+        for item in [*shared, *([] if groups is None else [groups])]:
+            for element in item:
+                if element.VR == "SQ" and element.value:
+                    values |= dict(_plain_values(element.value[0]))
+        try:
+            numbers = [
+                tuple(float(v) for v in values[key])
+                for key in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+            ]
+            if [len(part) for part in numbers] != [6, 3, 2] or not np.isfinite(
+                sum(numbers, ())
+            ).all():
+                raise ValueError
+            if min(numbers[2]) <= 0:
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            what = "frames lie" if per_frame else "slice lies"
+            cause = f"{path.name} does not say where its {what}, or how large its pixels are"
+            raise BadFileError("I51", cause, "Export the series with positions") from error
+        told = {key: _text(values[key]) for key in _TOLD_APART_BY if key in values}
+        told |= {key: _text(values.get(key)) for key in _SCALE}
+        shape = (int(header.Rows), int(header.Columns))
+        yield _Frame(path, index, shape, *numbers, told)
+
+
+def _plain_values(item: pydicom.Dataset) -> Iterator[tuple[str, Any]]:
+    return ((element.keyword, element.value) for element in item if element.VR != "SQ")
+
+
+def _axes(frames: Sequence[_Frame]) -> tuple[NDArray, NDArray, NDArray]:
+    """Unit vectors along columns, rows and slices, which all slices must share; sizes too."""
+    sizes = sorted({frame.shape for frame in frames})
+    if len(sizes) > 1:
+        cause = f"its slices have several sizes: {sizes}"
+        raise BadFileError("I15", cause, "Separate the series")
+    spacings = np.array([frame.pixel_spacing for frame in frames])
+    if (np.abs(spacings - spacings[0]) > _SPACING_TOLERANCE * spacings[0]).any():
+        listed = sorted({frame.pixel_spacing for frame in frames})
+        cause = f"its slices have several pixel spacings: {some(map(str, listed))} mm"
+        raise BadFileError("I16", cause, "Separate the series, or resample it to one spacing")
+    orientations = np.array([frame.orientation for frame in frames])
+    if np.abs(orientations - orientations[0]).max() > _COSINE_TOLERANCE:
+        raise BadFileError("I18", "its slices have several orientations", "Separate the series")
+    row, column = orientations[0][:3], orientations[0][3:]
+    lengths = np.linalg.norm(row), np.linalg.norm(column)
+    if min(lengths) < 0.5 or abs(row @ column) > 1e-3:
+        cause = f"its rows and columns are not perpendicular ({orientations[0].tolist()})"
+        raise BadFileError("I18", cause, "Export the series again")
+    row = row / lengths[0]
+    column = column - (column @ row) * row
+    column = column / np.linalg.norm(column)
+    return row, column, np.cross(row, column)
+
+
+def _voxels(frames: Sequence[_Frame]) -> NDArray:
+    """``(z, y, x)`` with each slice's own scale; float32 where one has fractions."""
+    by_file: dict[Path, list[int]] = {}
+    for number, frame in enumerate(frames):
+        by_file.setdefault(frame.file, []).append(number)
+    planes: list[NDArray] = [np.empty(0)] * len(frames)
+    for path, numbers in by_file.items():
+        scales = {tuple(frames[number].told[key] for key in _SCALE) for number in numbers}
+        read = _scaled_by_frame if len(scales) > 1 else _pixels
+        pixels = read(path, [frames[number] for number in numbers])
+        for number in numbers:
+            planes[number] = pixels[frames[number].index]
+    kind = np.result_type(*{plane.dtype for plane in planes})
+    if kind.kind == "f":
+        kind = np.dtype(np.float32)
+    return np.stack([plane.astype(kind, copy=False) for plane in planes])
+
+
+def _pixels(path: Path, frames: Sequence[_Frame]) -> NDArray:
+    """``(frame, y, x)`` of one file, scaled, as its header says: nothing is inverted."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
     try:
         with quiet_itk():
-            image = read_image()
+            image = reader.Execute()
     except RuntimeError as error:
-        cause = f"the series of {files[0].name} cannot be read ({last_line(error)})"
+        cause = f"{path.name} cannot be read ({last_line(error)})"
         raise BadFileError("I05", cause, "Copy the series again") from error
     if image.GetNumberOfComponentsPerPixel() > 1:
         raise BadFileError("I14", "its slices are in color", "Give the original images")
-    return from_itk(image)
+    array = sitk.GetArrayFromImage(image)
+    array = array.reshape(-1, *array.shape[-2:])
+    if len(array) <= max(frame.index for frame in frames):
+        cause = f"{path.name} has fewer frames than its header says"
+        raise BadFileError("I05", cause, "Copy the series again")
+    header = _read_header(path, ("PhotometricInterpretation", "PixelRepresentation", "BitsStored"))
+    if header is None or header.get("PhotometricInterpretation") != "MONOCHROME1":
+        return array
+    # GDCM inverts what is meant to be shown with low values bright: the numbers count, not the look
+    slope, intercept = _scale(frames[0])
+    highest = -1 if int(header.PixelRepresentation) else 2 ** int(header.BitsStored) - 1
+    return (slope * highest + 2 * intercept - array).astype(array.dtype)
 
 
-def _place(path: Path) -> tuple[tuple[int, ...], list[float], list[float]]:
-    """Size, row and column direction, position of one slice."""
-    reader = _header(path)
+def _scale(frame: _Frame) -> tuple[float, float]:
+    slope, intercept = (frame.told[key] for key in _SCALE)
+    return float(slope or 1), float(intercept or 0)
+
+
+def _scaled_by_frame(path: Path, frames: Sequence[_Frame]) -> NDArray:
+    """``(frame, y, x)`` of a file whose frames have scales of their own; GDCM knows one."""
     try:
-        orientation = [float(v) for v in reader.GetMetaData(_TAGS["orientation"]).split("\\")]
-        position = [float(v) for v in reader.GetMetaData(_TAGS["position"]).split("\\")]
-    except (RuntimeError, ValueError) as error:
-        cause = f"{path.name} does not say where its slice lies"
-        raise BadFileError("I51", cause, "Export the series with positions") from error
-    return reader.GetSize()[:2], orientation, position
+        stored = pydicom.dcmread(path, force=True).pixel_array.astype(np.float64)
+    except Exception as error:  # decoders raise what they like
+        cause = (
+            f"{path.name} has a scale for each frame and cannot be unpacked ({last_line(error)})"
+        )
+        raise BadFileError("I05", cause, "Export the series uncompressed") from error
+    scaled = np.zeros_like(stored)
+    for frame in frames:
+        slope, intercept = _scale(frame)
+        scaled[frame.index] = stored[frame.index] * slope + intercept
+    return scaled
 
 
-def _step(heights: np.ndarray) -> float:
+def _step(heights: NDArray, frames: Sequence[_Frame]) -> float:
     """Distance of the slices in mm; they must be equally spaced."""
     steps = np.diff(heights)
-    step = float(np.median(steps))
-    if step < 1e-4 or steps.min() < 1e-4:
-        at = float(heights[int(steps.argmin())])
-        cause = f"two slices lie at one place ({at:.2f} mm along the normal)"
-        remedy = "Separate the series (several time points or echoes?)"
+    step = float(np.median(steps)) if len(steps) else 0.0
+    if not len(steps) or step < 1e-4 or steps.min() < 1e-4:
+        at = int(steps.argmin()) if len(steps) else 0
+        cause = f"two slices lie at one place ({heights[at]:.2f} mm along the normal)"
+        told = [frame.told for frame in frames[at : at + 2]]
+        differing = [k for k in _TOLD_APART_BY if len({t.get(k, "") for t in told}) > 1]
+        if differing:
+            cause += f"; they differ in {', '.join(differing[:3])}"
+        remedy = "Separate the series (several time points or echoes?), a folder each"
         raise BadFileError("I31", cause, remedy)
     gaps = np.flatnonzero(np.abs(steps - step) > STEP_TOLERANCE * step + 1e-3)
     if len(gaps):

@@ -23,6 +23,7 @@ from graphnn_unet.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
     from graphnn_unet.dataset_conversion.records import ConvertedDataset
+    from graphnn_unet.images.nifti_forms import NiftiForm
 
 FIXES = ("header", "resample")
 _FOLDER_OPTIONS = ("images", "labels", "test_images", "test_labels")
@@ -52,6 +53,8 @@ class Request:
         exclude: Case ids to leave out.
         fix_geometry: What to do with label maps (or channels) that do not lie on the image's grid:
             ``header`` pairs voxels by index, ``resample`` trusts both headers.
+        nifti_form: ``sform`` or ``qform``: what to take where the two disagree in the header of a
+            NIfTI file; without it such files are refused. The raw folder gets one place.
         overwrite: Replace an existing raw folder.
         dry_run: Find out what would be written; write nothing.
         n_workers: Worker processes, 0 for none; by the size of the data without it.
@@ -71,6 +74,7 @@ class Request:
     patient_regex: str | None = None
     exclude: Sequence[str] = ()
     fix_geometry: str | None = None
+    nifti_form: NiftiForm | None = None
     overwrite: bool = False
     dry_run: bool = False
     n_workers: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from graphnn_unet.data.check_labels import count_values
@@ -11,6 +12,7 @@ from graphnn_unet.dataset_conversion.records import ConvertedDataset, Source
 from graphnn_unet.dataset_conversion.volumes import load
 from graphnn_unet.dataset_conversion.write_raw import workers_for
 from graphnn_unet.errors import BadFileError, InputError
+from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import nearest_integers
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import run_jobs
@@ -71,7 +73,7 @@ def _stored_values(dataset: ConvertedDataset, n_workers: int | None) -> set[int]
     if n_workers is None:
         n_workers = workers_for(dataset)
     values: set[int] = set()
-    outcomes = run_jobs(_values_of, sources, n_workers=n_workers)
+    outcomes = run_jobs(partial(_values_of, dataset.nifti_form), sources, n_workers=n_workers)
     for outcome in track(outcomes, len(sources), "read label values"):
         values |= outcome.value or set()
         if len(values) > MAX_LABELS:
@@ -84,10 +86,10 @@ def _stored_values(dataset: ConvertedDataset, n_workers: int | None) -> set[int]
     return values
 
 
-def _values_of(source: Source) -> set[int]:
+def _values_of(form: NiftiForm | None, source: Source) -> set[int]:
     """Integer values of one label map; empty when it cannot be used."""
     try:
-        array = load(source, "label map").array
+        array = load(source, "label map", form).array
     except BadFileError:
         return set()
     integers = nearest_integers(array)

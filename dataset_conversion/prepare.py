@@ -21,6 +21,7 @@ from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.dataset_conversion.volumes import hash_inputs, load
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
+from graphnn_unet.images.nifti_forms import NiftiForm, is_plain, place_note
 from graphnn_unet.images.orientation import orientation_of
 from graphnn_unet.images.read import nearest_integers
 from graphnn_unet.images.volume import Volume, resampled, to_itk, with_axes_of
@@ -52,6 +53,7 @@ class CaseJob:
         label_values: Values a label map may have after ``label_mapping``.
         label_mapping: Stored value to written value; empty keeps all.
         fix_geometry: ``None``, ``header`` (voxels are paired by index) or ``resample``.
+        nifti_form: What is taken where qform and sform of a NIfTI header disagree.
     """
 
     case: Case
@@ -61,6 +63,7 @@ class CaseJob:
     label_values: tuple[int, ...]
     label_mapping: Mapping[int, int]
     fix_geometry: str | None
+    nifti_form: NiftiForm | None = None
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,17 @@ class _Work:
 
     def read(self, source: Source, what: str) -> Volume | None:
         name = source.name if isinstance(source, Path) else what
+        form = self.job.nifti_form
         try:
-            return load(source, name)
+            volume = load(source, name, form)
+            if isinstance(source, Path) and (note := place_note(source, form)):
+                self.notes.append(f"{what}: {note}")
         except BadFileError as error:
             self.fault(error.code, error.what, f"{error.remedy} (--exclude leaves it out)")
         except MissingFileError as error:
             self.fault("I27", error.what)
+        else:
+            return volume
         return None
 
 
@@ -228,7 +236,7 @@ def _original(source: Source, stored: Volume, volume: Volume) -> Path | None:
     """The file that was read, where it can stand in the raw folder as it is."""
     unchanged = stored.array is volume.array and stored.grid == volume.grid
     if unchanged and isinstance(source, Path) and source.name.endswith(FILE_ENDING):
-        return source
+        return source if is_plain(source) else None
     return None
 
 

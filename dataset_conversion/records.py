@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.volume import Volume
 
 Role = Literal["labeled", "unlabeled", "test"]
@@ -61,6 +62,7 @@ class ConvertedDataset:
         published_splits: Name to a table with ``source`` and lists of case ids.
         notes: Lines the user should read (what was assumed, what was left out).
         skipped: Files that were seen and not taken, with the reason.
+        nifti_form: What is taken where qform and sform of a NIfTI header disagree.
         reference: What to cite.
         license: Terms of the data as far as known.
         file_ending: Of the files in the raw folder; ``.png`` writes pictures.
@@ -78,6 +80,7 @@ class ConvertedDataset:
     published_splits: dict[str, dict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    nifti_form: NiftiForm | None = None
     reference: str = ""
     license: str = ""
     file_ending: str = ".nii.gz"

@@ -15,6 +15,7 @@ import numpy as np
 from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import VOLUMES, split_ending
+from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume
 
@@ -22,34 +23,41 @@ MANY_INPUTS = 32
 """A case made from more files than this (a DICOM series) gets one hash for all of them."""
 
 
-def load(source: Source, name: str) -> Volume:
+def load(source: Source, name: str, form: NiftiForm | None = None) -> Volume:
     """Read one volume, whatever it comes from.
+
+    Args:
+        source: A file, or a function that reads one.
+        name: How messages call it.
+        form: What is taken where qform and sform of a NIfTI header disagree.
 
     Raises:
         BadFileError: The file cannot be used.
     """
     if not isinstance(source, Path):
         return source()
-    return read_volume(source, name)
+    return read_volume(source, name, form=form)
 
 
 @lru_cache(maxsize=1)
-def _read_4d(path: Path) -> Volume:
+def _read_4d(path: Path, form: NiftiForm | None) -> Volume:
     """All channels of a 4D file; kept for the next channel of the same case."""
     try:
-        volume = read_volume(path, n_dims=4)
+        volume = read_volume(path, n_dims=4, form=form)
     except BadFileError as error:
         if error.code != "I13":
             raise
-        volume = read_volume(path)
+        volume = read_volume(path, form=form)
         return replace(volume, array=volume.array[np.newaxis])
     direction = tuple(volume.grid.axes[:3, :3].ravel().tolist())
     return Volume(volume.array, volume.spacing[1:], volume.origin[:3], direction)
 
 
-def read_channel(path: Path, channel: int, n_channels: int) -> Volume:
+def read_channel(
+    path: Path, channel: int, n_channels: int, form: NiftiForm | None = None
+) -> Volume:
     """One channel of a file that holds all of them (4D), or of a 3D file with a single one."""
-    volume = _read_4d(path)
+    volume = _read_4d(path, form)
     if len(volume.array) != n_channels:
         raise BadFileError(
             "I20",

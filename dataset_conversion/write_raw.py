@@ -160,7 +160,14 @@ def _prepare(
     n_channels = len(dataset.channel_names)
     jobs = [
         CaseJob(
-            case, dataset.source, target, n_channels, values, dataset.label_mapping, fix_geometry
+            case,
+            dataset.source,
+            target,
+            n_channels,
+            values,
+            dataset.label_mapping,
+            fix_geometry,
+            dataset.nifti_form,
         )
         for case in dataset.cases
     ]
@@ -280,6 +287,7 @@ def gnnunet_json(dataset: ConvertedDataset, result: ConversionResult) -> dict[st
         "patients": {case.case_id: case.patient for case in dataset.cases},
         "label_mapping": {str(old): new for old, new in dataset.label_mapping.items()},
         "label_colors": dataset.label_colors,
+        "nifti_form": dataset.nifti_form,
         "notes": list(result.notes),
         "skipped": [{"file": name, "reason": reason} for name, reason in result.skipped],
         "license": dataset.license,

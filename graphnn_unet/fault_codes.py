@@ -55,6 +55,8 @@ FAULT_CODES = {
     "I50": "the voxels are far smaller than those of other cases",
     "I51": "a header has no usable spacing or slice position",
     "I52": "scans are stored in different orientations; they are turned when they are read",
+    "I53": "qform and sform of a NIfTI header disagree about where the voxels lie",
+    "I54": "a header scales intensities in a way that programs read differently",
     "S12": "a case id contains '..'",
     "S13": "a case id cannot be a file name on every system",
     "S14": "dataset.json names a file outside the folder of the data set",

@@ -12,6 +12,7 @@ from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.images.find import HIDDEN, IMAGES, file_ending, image_files, split_channel
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.nifti_forms import copy_nifti_forms
 from graphnn_unet.images.pictures import label_picture, picture_size, read_picture
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume, to_itk
@@ -230,6 +231,7 @@ def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
     labeled = to_itk(Volume(array, grid.spacing, grid.origin, grid.direction))
     with atomic_path(target) as temporary:
         sitk.WriteImage(labeled, str(temporary), True)
+        copy_nifti_forms(image.source.paths[0], temporary)
 
 
 def is_whole(target: Path, source: Source) -> bool:

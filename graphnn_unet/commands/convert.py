@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--fix-geometry", choices=["header", "resample"], help="for label maps off the image's "
         "grid: give them its header (same voxels), or resample them by both headers")  # fmt: skip
+    add("--nifti-form", choices=["sform", "qform"], help="for files whose NIfTI header gives two "
+        "places: take this one, and write it as both")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an existing raw folder")
     add("--dry-run", action="store_true", help="show what would be written; write nothing")
     add("-np", type=int, metavar="N", help="worker processes (default: by cores and data)")

@@ -42,6 +42,11 @@ def _parser() -> argparse.ArgumentParser:
         "--disable_tta", action="store_true", help="no mirrored copies (8 x faster)"
     )
     parser.add_argument(
+        "--nifti-form",
+        choices=["sform", "qform"],
+        help="for images whose NIfTI header gives two places: take this one",
+    )
+    parser.add_argument(
         "--memory-budget", type=float, metavar="GB", help="memory one case may take for its export"
     )
     parser.add_argument("-num_parts", type=int, default=1, help="share the cases among N calls")
@@ -71,6 +76,7 @@ def _work(arguments: argparse.Namespace) -> None:
         continue_prediction=arguments.continue_prediction,
         mirroring=not arguments.disable_tta,
         step_size=arguments.step_size,
+        nifti_form=arguments.nifti_form,
         memory_budget_gb=arguments.memory_budget,
         num_parts=arguments.num_parts,
         part_id=arguments.part_id,

@@ -16,6 +16,7 @@ from graphnn_unet.errors import BadFileError, Fault
 from graphnn_unet.images.find import PICTURES, file_ending, split_ending
 from graphnn_unet.images.flat_picture import flat_channels
 from graphnn_unet.images.grid import Grid, compare_grids
+from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume
 
@@ -108,6 +109,7 @@ def check_images(
     *,
     n_dims: int = 3,
     zero_is_error: bool = True,
+    nifti_form: NiftiForm | None = None,
 ) -> tuple[list[FileRecord], list[Fault]]:
     """Read and check the channels of one case, one in memory at a time.
 
@@ -117,6 +119,7 @@ def check_images(
         names: How messages call them.
         n_dims: Number of axes of the data set.
         zero_is_error: A case of zeros only is an error (a warning without it).
+        nifti_form: What is taken where qform and sform of a NIfTI header disagree.
 
     Returns:
         What is kept of the channels that could be read, and the faults.
@@ -126,7 +129,7 @@ def check_images(
     constant: dict[str, list[float]] = {}
     for path, name in zip(paths, names, strict=True):
         try:
-            volumes = _channels(path, name, n_dims)
+            volumes = _channels(path, name, n_dims, nifti_form)
         except BadFileError as error:
             faults.append(error.as_fault(case, STAGE))
             continue
@@ -143,11 +146,11 @@ def check_images(
     return records, faults + _constant_faults(case, constant, len(records), zero_is_error)
 
 
-def _channels(path: Path, name: str, n_dims: int) -> list[Volume]:
+def _channels(path: Path, name: str, n_dims: int, form: NiftiForm | None) -> list[Volume]:
     """The channels of a file: one of a volume, one or three of a picture."""
     if path.name.lower().endswith(PICTURES):
         return flat_channels([path], [name])
-    return [read_volume(path, name, n_dims=n_dims)]
+    return [read_volume(path, name, n_dims=n_dims, form=form)]
 
 
 def _constant_faults(
@@ -166,17 +169,27 @@ def _constant_faults(
     ]
 
 
-def check_case_images(paths: Sequence[Path], *, n_dims: int = 3, case: str = "") -> list[Fault]:
+def check_case_images(
+    paths: Sequence[Path],
+    *,
+    n_dims: int = 3,
+    case: str = "",
+    nifti_form: NiftiForm | None = None,
+) -> list[Fault]:
     """Check the image files of one case, as prediction does for each.
 
     Args:
         paths: One file a channel, in channel order.
         n_dims: Number of axes each must have.
         case: Case id for the messages; taken from the first file's name without one.
+        nifti_form: What is taken where qform and sform of a NIfTI header disagree.
 
     Returns:
         Faults, empty for a good case. An image of zeros is a warning.
     """
     paths = [Path(path) for path in paths]
     case = case or split_ending(paths[0])[0].removesuffix("_0000")
-    return check_images(case, paths, [p.name for p in paths], n_dims=n_dims, zero_is_error=False)[1]
+    names = [path.name for path in paths]
+    return check_images(
+        case, paths, names, n_dims=n_dims, zero_is_error=False, nifti_form=nifti_form
+    )[1]

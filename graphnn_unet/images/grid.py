@@ -38,12 +38,15 @@ class Grid:
         spacing: Voxel size in mm, z y x.
         origin: Position of the first voxel's center in mm, x y z (ITK's order and signs, LPS).
         direction: Direction cosines, row-major (ITK's order and signs): nine of a volume.
+        other_form: The second place that the header of a NIfTI file gives, where qform and sform
+            disagree and neither was chosen.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
+    other_form: Grid | None = None
 
     @property
     def axes(self) -> NDArray[np.float64]:
@@ -80,7 +83,7 @@ class GridDifference:
 
 
 def compare_grids(grid: Grid, reference: Grid) -> GridDifference:
-    """How far a grid is from another.
+    """How far a grid is from another; of grids with two forms, the form that is further apart.
 
     Args:
         grid: Any grid.
@@ -93,6 +96,11 @@ def compare_grids(grid: Grid, reference: Grid) -> GridDifference:
         >>> difference.is_mismatch, difference.words
         (True, 'origin (0, 0, 6) against (0, 0, 0) mm (x, y, z), 2 voxels apart')
     """
+    if grid.other_form or reference.other_form:
+        firsts = (replace(side, other_form=None) for side in (grid, reference))
+        others = (side.other_form or side for side in (grid, reference))
+        pairs = (compare_grids(*firsts), compare_grids(*others))
+        return max(pairs, key=lambda difference: difference.voxels)
     if grid.shape != reference.shape:
         return GridDifference("size", math.inf, _against("size", grid.shape, reference.shape))
     shift = _shift_by_part(grid, reference)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,6 +15,7 @@ import SimpleITK as sitk
 from graphnn_unet.errors import COPY_AGAIN, BadFileError
 from graphnn_unet.images.find import file_ending
 from graphnn_unet.images.grid import Grid
+from graphnn_unet.images.nifti_forms import NiftiForm, forms_fault, place
 
 _ITK_READER = {
     ".nii.gz": "NiftiImageIO",
@@ -23,7 +26,9 @@ _ITK_READER = {
 """ITK itself would not know ``.MHA``, in capitals."""
 
 
-def read_grid(path: Path, name: str | None = None) -> Grid:
+def read_grid(
+    path: Path, name: str | None = None, *, form: NiftiForm | Literal["both"] | None = None
+) -> Grid:
     """Size and place of a volume from its header alone, as SimpleITK and so nnU-Net has them.
 
     Whether the voxels behind the header are there is not looked at.
@@ -31,11 +36,20 @@ def read_grid(path: Path, name: str | None = None) -> Grid:
     Args:
         path: A volume file.
         name: How messages call it; the path without one.
+        form: The place to take where qform and sform of a NIfTI header disagree; ``both`` keeps
+            them for comparisons; without it such a file is refused.
 
     Raises:
-        BadFileError: There is no such file, or its header is damaged or places it nowhere.
+        BadFileError: There is no such file, or its header is damaged or places it nowhere, or at
+            two places.
     """
     name = str(path) if name is None else name
+    places = place(path, name, None if form == "both" else form)
+    if places is not None and form is None:
+        raise forms_fault(name, places)
+    if places is not None:
+        first, second = places
+        return replace(first, other_form=second) if form == "both" else first
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_ITK_READER.get(file_ending(path), ""))

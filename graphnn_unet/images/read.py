@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import MISSING, PICTURES, not_a_file
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.images.volume_bytes import decode_volume
@@ -37,7 +39,13 @@ class Integers:
     example: float = 0.0
 
 
-def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) -> Volume:
+def read_volume(
+    path: Path,
+    name: str | None = None,
+    *,
+    n_dims: int | None = 3,
+    form: NiftiForm | Literal["both"] | None = None,
+) -> Volume:
     """Read one file with one of ``VOLUMES`` to its last byte.
 
     Voxels come from the file's own bytes; origin, direction and spacing from SimpleITK, because
@@ -47,6 +55,7 @@ def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) 
         path: The file.
         name: How messages call it; the path without one.
         n_dims: Number of axes the file must have; ``None`` for 2 or 3.
+        form: What to take where qform and sform of a NIfTI header disagree, as in ``read_grid``.
 
     Returns:
         The volume, its array read-only, with the header's scale applied.
@@ -64,18 +73,19 @@ def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) 
     if not content:
         raise BadFileError("I07", f"{name} is empty (0 bytes)")
     array = decode_volume(content, path, name, n_dims)
-    grid = read_grid(path, name)
+    grid = read_grid(path, name, form=form)
     if grid.shape != array.shape:
         raise BadFileError("I06", f"{name} has {array.shape} voxels, SimpleITK reads {grid.shape}")
     sha256 = hashlib.sha256(content).hexdigest()
-    return Volume(array, grid.spacing, grid.origin, grid.direction, sha256)
+    return Volume(array, grid.spacing, grid.origin, grid.direction, sha256, grid.other_form)
 
 
 def read_label_map(path: Path) -> Volume:
     """Read a label map of any kind; its array comes back as an unsigned integer type.
 
     A picture has the grid of its pixels: spacing 1, the first pixel at 0. Gray saved as color
-    counts as gray.
+    counts as gray. A NIfTI file whose qform and sform disagree keeps both places, so that it fits
+    files with the same two.
 
     Raises:
         MissingFileError: There is no such volume.
@@ -84,7 +94,7 @@ def read_label_map(path: Path) -> Volume:
     """
     if path.name.lower().endswith(PICTURES):
         return _picture_labels(path)
-    volume = read_volume(path, n_dims=None)
+    volume = read_volume(path, n_dims=None, form="both")
     return replace(volume, array=_as_labels(volume.array, path))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Volume:
         origin: Position of the first voxel in mm, x y z (ITK's order and signs, LPS).
         direction: Direction cosines, row-major (ITK's order and signs).
         sha256: Hash of the file's bytes; empty where it is from no file.
+        other_form: As of :class:`~graphnn_unet.images.grid.Grid`.
 
     Example:
         >>> volume = Volume(np.zeros((4, 5, 6), np.uint8), (3.0, 1.0, 1.0))
@@ -40,11 +41,12 @@ class Volume:
     origin: tuple[float, ...] = (0.0, 0.0, 0.0)
     direction: tuple[float, ...] = UPRIGHT
     sha256: str = ""
+    other_form: Grid | None = None
 
     @property
     def grid(self) -> Grid:
         """Where the voxels lie."""
-        return Grid(self.array.shape, self.spacing, self.origin, self.direction)
+        return Grid(self.array.shape, self.spacing, self.origin, self.direction, self.other_form)
 
     def content_hash(self) -> str:
         """Hash of voxel type, shape and voxels; equal for copies packed anew."""
@@ -54,9 +56,7 @@ class Volume:
 
     def on(self, grid: Grid) -> Volume:
         """The same voxels with another place in space."""
-        return replace(
-            self, spacing=grid.spacing, origin=grid.origin, direction=grid.direction, sha256=""
-        )
+        return Volume(self.array, grid.spacing, grid.origin, grid.direction)
 
 
 def to_itk(volume: Volume) -> sitk.Image:

@@ -8,7 +8,6 @@ count against the header before any memory is taken, the voxels as they are stor
 
 from __future__ import annotations
 
-import io
 import math
 import zlib
 from pathlib import Path
@@ -16,11 +15,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.spatialimages import HeaderDataError
 
 from graphnn_unet.errors import BadFileError
 from graphnn_unet.images.find import VOLUMES, file_ending
 from graphnn_unet.images.header import last_line, quiet_itk, require_spacing
+from graphnn_unet.images.nifti_forms import parse_header, scale_of
 
 _MAX_DEFLATE_RATIO = 1040
 """Deflate cannot pack more than about 1032 bytes into one; a header that claims more lies."""
@@ -74,7 +73,7 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
             header_bytes = zlib.decompressobj(31).decompress(content, 540)
         except zlib.error as error:
             raise BadFileError("I03b", f"{name} is no gzip file ({error})") from error
-    header = _nifti_header(header_bytes, name)
+    header = parse_header(header_bytes, name)
     shape = _nifti_shape(header, name)
     _require_dims(len(shape), n_dims, name)
     dtype = header.get_data_dtype()
@@ -92,29 +91,10 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
     if len(data) >= n_bytes + layer:
         raise _surplus(n_bytes, len(data), name)
     array = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape[::-1])
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0):
-        intercept = intercept if math.isfinite(intercept) else 0.0
+    slope, intercept = scale_of(header)[0]
+    if (slope, intercept) != (1.0, 0.0):
         array = array * slope + intercept
     return array
-
-
-def _nifti_header(header_bytes: bytes, name: str) -> nib.Nifti1Header:
-    broken = BadFileError("I06", f"{name} has no readable NIfTI header")
-    if len(header_bytes) < 348:
-        raise BadFileError("I01", f"{name} is truncated within its header")
-    sizes = {int.from_bytes(header_bytes[:4], order) for order in ("little", "big")}
-    kind = nib.Nifti2Header if 540 in sizes else nib.Nifti1Header
-    if not sizes & {348, 540}:
-        raise broken
-    try:
-        header = kind.from_fileobj(io.BytesIO(header_bytes), check=False)
-        if not bytes(header["magic"]).startswith((b"n+1", b"n+2")):
-            raise broken
-        header.get_data_dtype()
-    except (HeaderDataError, ValueError, KeyError) as error:
-        raise broken from error
-    return header
 
 
 def _nifti_shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
@@ -211,19 +191,59 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
         spacing = [float(v) for v in fields.get("ElementSpacing", "1 " * len(shape)).split()]
         n_components = int(fields.get("ElementNumberOfChannels", "1"))
         n_packed = int(fields.get("CompressedDataSize", "0"))
+        n_header = int(fields.get("HeaderSize", "0"))
     except (KeyError, ValueError) as error:
         raise BadFileError("I06", f"{name} has a damaged MetaImage header ({error})") from error
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise BadFileError("I06", f"{name} keeps its voxels elsewhere", "Save it as one file")
-    _require_dims(len(shape) + (n_components > 1), n_dims, name)
+    if n_components > 1:
+        cause = f"{name} has {n_components} values a voxel"
+        raise BadFileError("I14", cause, "Give one file of single numbers per channel")
+    _require_dims(len(shape), n_dims, name)
     require_spacing(spacing, name)
+    _require_plain_scale(fields, name)
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
     dtype = dtype.newbyteorder(">" if order.lower() == "true" else "<")
-    data = content[start:]
+    n_bytes = math.prod(shape) * dtype.itemsize
     if fields.get("CompressedData", "False").lower() == "true":
-        _require_bytes(len(data), n_packed, name, "I05")
-        data = _inflate(data, math.prod(shape) * dtype.itemsize, name)
-    return _as_array(data, shape, dtype, name)
+        _require_bytes(len(content) - start, n_packed, name, "I05")
+        return _as_array(_inflate(content[start:], n_bytes, name), shape, dtype, name)
+    if fields.get("BinaryData", "True").lower() == "false":
+        return _text_voxels(content[start:], shape, dtype, name)
+    if n_header < 0:
+        start = max(start, len(content) - n_bytes)
+    elif n_header > 0:  # counted from the start of the file
+        start = n_header
+    return _as_array(content[start:], shape, dtype, name)
+
+
+def _require_plain_scale(fields: dict[str, str], name: str) -> None:
+    """Refuse a scale of intensities that SimpleITK, and so nnU-Net, does not apply."""
+    slope, offset = (fields.get(f"ElementToIntensityFunction{w}") for w in ("Slope", "Offset"))
+    try:
+        is_plain = float(slope or 1) == 1 and float(offset or 0) == 0
+    except ValueError:
+        is_plain = False
+    if not is_plain:
+        cause = f"{name} has a scale of intensities that most programs do not apply"
+        raise BadFileError("I54", cause, "Write the scaled values")
+
+
+def _text_voxels(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+    """Voxels written as words, as MetaIO reads them: through double precision."""
+    words = data.split()
+    n_voxels = math.prod(shape)
+    if len(words) != n_voxels:
+        claim = f"the header claims {n_voxels} voxels, the file lists {len(words)}"
+        raise BadFileError("I05", f"{name} is no whole text file: {claim}")
+    try:
+        values = np.array(words).astype(np.float64)
+    except ValueError as error:
+        raise BadFileError("I05", f"{name} has words among its voxels ({error})") from error
+    array = values.astype(dtype.newbyteorder("="))
+    if dtype.kind in "iu" and not np.array_equal(array, values):
+        raise BadFileError("I06", f"{name} has voxels that its type {dtype.name} cannot hold")
+    return array.reshape(shape[::-1])
 
 
 def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarray:
@@ -233,22 +253,33 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
     lines = head.decode("latin-1").splitlines()
     if not separator or not lines or not lines[0].startswith("NRRD"):
         raise BadFileError("I06", f"{name} has no readable NRRD header")
-    pairs = (line.partition(":") for line in lines[1:] if not line.startswith("#"))
+    # "key:=value" is the user's own and no field
+    pairs = (line.partition(":") for line in lines[1:] if line[:1] != "#" and ":=" not in line)
     fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
     try:
         shape = tuple(int(value) for value in fields["sizes"].split())
         dtype = np.dtype(_NRRD_TYPES[fields["type"].lower()])
         spacing = _nrrd_spacing(fields)
+        skip_lines, skip_bytes = (
+            int(fields.get(f"{unit} skip", fields.get(f"{unit}skip", "0")))
+            for unit in ("line", "byte")
+        )
     except (KeyError, ValueError) as error:
         raise BadFileError("I06", f"{name} has a damaged NRRD header ({error})") from error
     _require_dims(len(shape), n_dims, name)
     require_spacing(spacing, name)
     dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
-    encoding = fields.get("encoding", "raw")
-    if {"data file", "datafile"} & set(fields) or encoding not in ("raw", "gzip", "gz"):
+    encoding = fields.get("encoding", "raw").lower()
+    is_packed = encoding in ("gzip", "gz")
+    is_elsewhere = bool({"data file", "datafile"} & set(fields))
+    if is_elsewhere or not (encoding == "raw" or is_packed) or (is_packed and skip_bytes < 0):
         return _by_simpleitk(path, name)
-    if encoding != "raw":
-        data = _inflate(data, math.prod(shape) * dtype.itemsize, name)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    for _ in range(skip_lines):
+        data = data.partition(b"\n")[2]
+    if is_packed:
+        data = _inflate(data, n_bytes + skip_bytes, name)
+    data = data[skip_bytes:] if skip_bytes >= 0 else data[max(0, len(data) - n_bytes) :]
     return _as_array(data, shape, dtype, name)
 
 
@@ -280,7 +311,10 @@ def _inflate(data: bytes, n_expected: int, name: str) -> bytes:
 def _as_array(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     if min(shape) < 1:
         raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})")
-    _require_bytes(len(data), math.prod(shape) * dtype.itemsize, name, "I05")
+    n_bytes = math.prod(shape) * dtype.itemsize
+    _require_bytes(len(data), n_bytes, name, "I05")
+    if len(data) >= n_bytes + math.prod(shape[:2]) * dtype.itemsize:  # as of NIfTI
+        raise _surplus(n_bytes, len(data), name)
     return np.frombuffer(data, dtype, math.prod(shape)).reshape(shape[::-1])
 
 

@@ -17,6 +17,7 @@ from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_cha
 from graphnn_unet.images.flat_picture import RAW_ENDING, flat_grid, is_picture
 from graphnn_unet.images.grid import Grid, grid_mismatch
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.models.picture_cases import picture_cases, picture_data
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
@@ -84,6 +85,7 @@ class PrepareJob:
         case: Case id.
         files: One file a channel, in channel order.
         plans, configuration, dataset_json: As in nnU-Net.
+        nifti_form: What is taken where qform and sform of an image disagree.
     """
 
     case: str
@@ -91,6 +93,7 @@ class PrepareJob:
     plans: dict
     configuration: str
     dataset_json: dict
+    nifti_form: NiftiForm | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class Prepared:
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
-    paths = [Path(p) for p in job.files]
-    faults = tuple(check_case_images(paths, case=job.case))
+    paths = [Path(path) for path in job.files]
+    faults = tuple(check_case_images(paths, case=job.case, nifti_form=job.nifti_form))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
     if is_picture(paths[0]):
@@ -125,20 +128,25 @@ def prepare_case(job: PrepareJob) -> Prepared:
             image, None, properties, job.plans, job.configuration, job.dataset_json
         )
         return Prepared(data, properties, (*faults, *warnings))
-    data, _, properties = normalized_case(
-        job.files, None, job.plans, job.configuration, job.dataset_json
-    )
+    with plain_files(paths, job.nifti_form) as placed:
+        data, _, properties = normalized_case(
+            [str(path) for path in placed], None, job.plans, job.configuration, job.dataset_json
+        )
+    properties["nifti_forms"] = nifti_forms(paths[0])
     return Prepared(data, properties, faults)
 
 
-def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
+def is_whole(
+    target: Path, case: str, image: Path, outputs: Outputs, nifti_form: NiftiForm | None = None
+) -> bool:
     """Whether all files of a case are there, readable to their end and on the image's grid."""
     maps = [target / f"{case}{outputs.ending}"]
     if outputs.uncertainty:
         maps.append(target / f"{case}_uncertainty{outputs.ending}")
     if not all(path.is_file() for path in maps):
         return False
-    if any(fault.severity == "error" for path in maps for fault in check_case_images([path])):
+    faults = [f for path in maps for f in check_case_images([path], nifti_form=nifti_form)]
+    if any(fault.severity == "error" for fault in faults):
         return False
     archive = target / f"{case}.npz"
     if outputs.probabilities and not (
@@ -146,15 +154,15 @@ def is_whole(target: Path, case: str, image: Path, outputs: Outputs) -> bool:
     ):
         return False
     try:
-        grid = _grid(image)
+        grid = _grid(image, nifti_form)
     except BadFileError:
         return False  # the check of the image says more
     for path in maps:
-        if why := grid_mismatch(path.name, _grid(path), image.name, grid):
+        if why := grid_mismatch(path.name, _grid(path, nifti_form), image.name, grid):
             say(f"{case} is predicted again: {why}")
             return False
     return True
 
 
-def _grid(path: Path) -> Grid:
-    return flat_grid(path) if is_picture(path) else read_grid(path)
+def _grid(path: Path, form: NiftiForm | None) -> Grid:
+    return flat_grid(path) if is_picture(path) else read_grid(path, form=form)

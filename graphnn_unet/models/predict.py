@@ -23,6 +23,7 @@ from graphnn_unet.errors import (
 )
 from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.label_ids import as_user_has_them
+from graphnn_unet.images.nifti_forms import NiftiForm, require_form
 from graphnn_unet.images.orientation import TURNED
 from graphnn_unet.models.cases import (
     CHECK_STAGE,
@@ -88,6 +89,7 @@ def predict(
     continue_prediction: bool = False,
     mirroring: bool = True,
     step_size: float = 0.5,
+    nifti_form: NiftiForm | None = None,
     memory_budget_gb: float | None = None,
     num_parts: int = 1,
     part_id: int = 0,
@@ -115,6 +117,8 @@ def predict(
         continue_prediction: Keep whole label maps that are there; redo the rest.
         mirroring: Average over mirrored copies.
         step_size: Step of the sliding window as a share of the patch.
+        nifti_form: ``sform`` or ``qform``: what is taken where the two disagree in an image's
+            header; without it such images are refused. Label maps get both as the image has them.
         memory_budget_gb: Memory one export may take; default 80 % of what is free.
         num_parts: Share the cases among this many calls ...
         part_id: ... of which this is one, from 0.
@@ -130,6 +134,7 @@ def predict(
     """
     source, target = Path(input), Path(output)
     _refuse_bad_arguments(source, target, num_parts, part_id, step_size)
+    require_form(nifti_form)
     if trainer is not None and ".py:" in trainer:
         trainer = trainer_class(trainer).__name__
     model_folder = (
@@ -162,13 +167,13 @@ def predict(
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
         if num_parts == 1:
             remove_leftovers(target)
-        _write_facts(target, predictor, continue_prediction)
+        _write_facts(target, predictor, continue_prediction, nifti_form)
         kept = [
             case
             for case, files in mine.items()
-            if continue_prediction and is_whole(target, case, files[0], outputs)
+            if continue_prediction and is_whole(target, case, files[0], outputs, nifti_form)
         ]
-        work = _Work(predictor, outputs, target, n_workers, memory_budget_gb)
+        work = _Work(predictor, outputs, target, n_workers, memory_budget_gb, nifti_form)
         done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
     if part_id == 0:  # what no part can predict is told once
         failed = failures + failed
@@ -223,7 +228,9 @@ class _Work:
         target: Path,
         n_workers: int,
         memory_budget_gb: float,
+        nifti_form: NiftiForm | None = None,
     ):
+        self.nifti_form: NiftiForm | None = nifti_form
         self.predictor, self.outputs, self.target = predictor, outputs, target
         self.n_workers, self.memory_budget_gb = n_workers, memory_budget_gb
         self.faults: list[Fault] = []
@@ -271,7 +278,7 @@ class _Work:
         jobs = (
             PrepareJob(
                 case, tuple(map(str, files)), model.plans.plans, model.configuration_name,
-                model.dataset_json,
+                model.dataset_json, self.nifti_form,
             )
             for case, files in cases.items()
         )  # fmt: skip
@@ -361,7 +368,9 @@ def overlap(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Out
             yield pending.result()
 
 
-def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) -> None:
+def _write_facts(
+    target: Path, predictor: Predictor, continue_prediction: bool, nifti_form: NiftiForm | None
+) -> None:
     """What nnU-Net's tools and the evaluation want to know about the label maps.
 
     Raises:
@@ -374,6 +383,7 @@ def _write_facts(target: Path, predictor: Predictor, continue_prediction: bool) 
         "trainer": predictor.trainer_name,
         "configuration": predictor.configuration_name,
         **predictor.settings,
+        **({"nifti_form": nifti_form} if nifti_form else {}),
     }
     path = target / _FACTS
     if continue_prediction and path.is_file():

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
+from graphnn_unet.images.nifti_forms import write_nifti_forms
 from graphnn_unet.images.orientation import turned_back
 from graphnn_unet.images.pictures import label_picture
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
@@ -129,6 +130,7 @@ def write_case(
     else:
         with atomic_path(path) as temporary:
             plans.image_reader_writer_class().write_seg(labels, str(temporary), properties)
+            write_nifti_forms(temporary, properties.get("nifti_forms"))
 
 
 def _write_image(target: Path, array: np.ndarray, properties: dict[str, Any]) -> None:
@@ -152,3 +154,4 @@ def _write_image(target: Path, array: np.ndarray, properties: dict[str, Any]) ->
     image.SetDirection(geometry["direction"])
     with atomic_path(target) as temporary:
         sitk.WriteImage(image, str(temporary), useCompression=True)
+        write_nifti_forms(temporary, properties.get("nifti_forms"))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_makers import dicom_object, write, write_enhanced, write_slices
 from volume_makers import image_array, label_array, read, roles, save, save_series
 
 from graphnn_unet.dataset_conversion import dicom
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.forms import Request
+from graphnn_unet.dataset_conversion.volumes import load
 from graphnn_unet.errors import BadFileError, FaultsError
+from graphnn_unet.images.volume import Volume
 
 
 def test_dicom_slices_are_sorted_by_place(tmp_path: Path, raw: Path):
@@ -88,3 +92,153 @@ def test_the_order_of_the_files_does_not_matter(tmp_path: Path):
     (series,) = dicom.find_series(tmp_path)
     shuffled = tuple(series.files[i] for i in (3, 0, 5, 1, 4, 2))
     np.testing.assert_array_equal(dicom.read_series(shuffled).array, array)
+
+
+RAMP = np.arange(6 * 5 * 4, dtype=np.int16).reshape(6, 5, 4)
+HEIGHTS = [2.0 * k for k in range(len(RAMP))]
+
+
+def volume_of(folder: Path) -> Volume:
+    (series,) = dicom.find_series(folder)
+    return dicom.read_series(series.files)
+
+
+def skipped_in(folder: Path) -> dict[str, str]:
+    skipped: list[tuple[str, str]] = []
+    assert list(dicom.find_series(folder, skipped)) == []
+    return dict(skipped)
+
+
+@pytest.mark.parametrize("slopes", [[1, 0.25, 0.5, 0.001, 2, 3], [0.3] * 6, [1, 2, 1, 2, 1, 2]])
+def test_each_slice_has_its_own_scale(tmp_path: Path, slopes):
+    def edit(k, header):
+        header.RescaleSlope, header.RescaleIntercept = str(slopes[k]), str(-k)
+
+    write_slices(tmp_path / "a", RAMP, edit)
+    volume = volume_of(tmp_path)
+    wanted = RAMP * np.array(slopes)[:, None, None] - np.arange(6)[:, None, None]
+    np.testing.assert_allclose(volume.array, wanted, rtol=1e-6)
+    has_fractions = any(slope != int(slope) for slope in slopes)
+    assert volume.array.dtype.kind == ("f" if has_fractions else "i")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -10), (0.5, 3)])
+def test_numbers_count_and_not_how_they_are_shown(tmp_path: Path, kind, slope, intercept):
+    array = RAMP.astype(kind)
+    tags = {"RescaleSlope": str(slope), "RescaleIntercept": str(intercept)}
+    write_slices(tmp_path / "a", array, PhotometricInterpretation="MONOCHROME1", **tags)
+    np.testing.assert_array_equal(volume_of(tmp_path).array, array * float(slope) + intercept)
+
+
+@pytest.mark.parametrize(
+    ("tag", "values", "words"),
+    [
+        ("PixelSpacing", ([1.5, 1.0], [1.5, 1.2]), "several pixel spacings"),
+        ("ImageOrientationPatient", ([1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 1]), "orientations"),
+        ("ImagePositionPatient", ([0, 0, 0], None), "does not say where its slice lies"),
+        ("PixelSpacing", ([1.5, 1.0], None), "how large its pixels are"),
+        ("PixelSpacing", ([1.5, 1.0], [0, 0]), "how large its pixels are"),
+    ],
+)
+def test_slices_that_are_no_volume_are_refused(tmp_path: Path, tag, values, words):
+    def edit(k, header):
+        if k == 4:
+            setattr(header, tag, values[1])
+
+    write_slices(tmp_path / "a", RAMP, edit)
+    with pytest.raises(BadFileError, match=words):
+        volume_of(tmp_path)
+
+
+def test_images_at_one_place_are_told_apart_by_what_differs(tmp_path: Path):
+    for echo, folder in ((10, "a"), (20, "b")):
+        write_slices(tmp_path / folder, RAMP, EchoTime=str(echo))
+    with pytest.raises(BadFileError, match=r"one place .*; they differ in EchoTime") as error:
+        volume_of(tmp_path)
+    assert error.value.code == "I31"
+
+
+def test_equal_numbers_of_slices_do_not_matter(tmp_path: Path):
+    write_slices(tmp_path / "a", RAMP[::-1], InstanceNumber=1)
+    np.testing.assert_array_equal(volume_of(tmp_path).array, RAMP[::-1])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5], [0, 2, 4, 1, 3, 5], [5, 4, 3, 2, 1, 0]])
+def test_frames_are_sorted_by_place(tmp_path: Path, order):
+    heights = [HEIGHTS[k] for k in order]
+    scales = [(k + 1, 0.5) for k in order]
+    write_enhanced(tmp_path / "a" / "frames.dcm", RAMP[order], heights, scales)
+    volume = volume_of(tmp_path)
+    np.testing.assert_allclose(volume.array, RAMP * np.arange(1, 7)[:, None, None] + 0.5)
+    assert volume.spacing == (2.0, 1.5, 1.0)
+    assert volume.origin == (0.0, 0.0, 0.0)
+
+
+def test_frames_with_a_gap_or_two_volumes_are_refused(tmp_path: Path):
+    write_enhanced(tmp_path / "a" / "f.dcm", RAMP, [*HEIGHTS[:3], 26.0, 28.0, 30.0])
+    with pytest.raises(BadFileError, match=r"22\.000 mm after slice 3"):
+        volume_of(tmp_path)
+    write_enhanced(
+        tmp_path / "a" / "f.dcm", np.concatenate([RAMP, RAMP]), HEIGHTS * 2,
+        echoes=[10] * 6 + [20] * 6,
+    )  # fmt: skip
+    with pytest.raises(BadFileError, match="differ in EffectiveEchoTime"):
+        volume_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "modality"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.66.4", "SEG"),
+        ("1.2.840.10008.5.1.4.1.1.481.2", "RTDOSE"),
+        ("1.2.840.10008.5.1.4.1.1.481.3", "RTSTRUCT"),
+        ("1.2.840.10008.5.1.4.1.1.7", "CT"),
+        ("1.2.840.10008.5.1.4.1.1.7.2", "OT"),
+        ("1.2.840.10008.5.1.4.1.1.3.1", "US"),
+        ("1.2.840.10008.5.1.4.1.1.12.1", "XA"),
+        ("1.2.840.10008.5.1.4.1.1.88.11", "SR"),
+        ("1.2.840.10008.5.1.4.1.1.2", "RTDOSE"),
+    ],
+)
+def test_what_is_no_scan_is_left_out_and_named(tmp_path: Path, raw: Path, kind, modality):
+    header = dicom_object(RAMP, kind=kind, modality=modality, SeriesInstanceUID="1.2.9")
+    header.ImagePositionPatient, header.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+    header.PixelSpacing, header.SpacingBetweenSlices = [1, 1], 2
+    write(header, tmp_path / "in" / "p" / "other.dcm")
+    assert "no scan" in skipped_in(tmp_path / "in")["p"]
+    write_slices(tmp_path / "in" / "p", RAMP)
+    result = convert("dicom", tmp_path / "in", dataset="Scans")
+    assert [row.case for row in result.rows] == ["p"]
+    assert any("1 left out: p (" in note for note in result.notes)
+
+
+def test_localizers_and_frames_of_time_are_no_volumes(tmp_path: Path):
+    write_slices(tmp_path / "in" / "a", RAMP, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write(dicom_object(RAMP, SeriesInstanceUID="1.2.8"), tmp_path / "in" / "b" / "cine.dcm")
+    (tmp_path / "in" / "c.dcm").write_text("a web page")
+    skipped = skipped_in(tmp_path / "in")
+    assert skipped["a"] == "6 files: localizer"
+    assert "cine" in skipped["b"]
+    assert "no DICOM file" in skipped["c.dcm"]
+
+
+def test_one_series_in_two_folders_is_one_case_and_copies_count_once(tmp_path: Path):
+    paths = write_slices(tmp_path / "in" / "p" / "1", RAMP)
+    (tmp_path / "in" / "p" / "2").mkdir()
+    for path in paths[3:]:
+        path.rename(tmp_path / "in" / "p" / "2" / path.name)
+    shutil.copy(paths[0], tmp_path / "in" / "p" / "2" / "copy.dcm")
+    dataset = dicom.read(Request(tmp_path / "in"))
+    (case,) = dataset.cases
+    assert case.case_id == "p"
+    assert len(case.inputs) == 6
+    assert dataset.skipped == [("p/2/copy.dcm", "the same file as p/1/000.dcm")]
+    np.testing.assert_array_equal(load(case.images[0], "image").array, RAMP)
+
+
+def test_files_without_the_mark_of_dicom_are_read(tmp_path: Path):
+    for path in write_slices(tmp_path / "a", RAMP):
+        path.with_suffix("").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    np.testing.assert_array_equal(volume_of(tmp_path).array, RAMP)

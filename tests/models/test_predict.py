@@ -12,6 +12,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -625,3 +626,25 @@ def test_facts_beside_the_label_maps_name_the_model(model, expected):
         "shell": 1,
         "core": 2,
     }
+
+
+def test_images_with_two_places_need_a_choice_and_their_maps_get_both(model, images, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image = nib.load(sorted(images.glob("*_0000.nii.gz"))[0])
+    moved = image.affine.copy()
+    moved[:3, 3] += 30
+    image.set_qform(image.affine, 1)
+    image.set_sform(moved, 2)
+    nib.save(image, folder / "a_0000.nii.gz")
+    with pytest.raises(FaultsError, match="says twice where it lies"):
+        run(folder, tmp_path / "refused", model)
+    run(folder, tmp_path / "out", model, nifti_form="qform")
+    written = nib.load(tmp_path / "out" / "a.nii.gz").header
+    np.testing.assert_allclose(written.get_sform(), moved, atol=1e-4)
+    np.testing.assert_allclose(written.get_qform(), image.header.get_qform(), atol=1e-4)
+    assert read_json(tmp_path / "out" / "prediction.json")["nifti_form"] == "qform"
+    kept = run(folder, tmp_path / "out", model, nifti_form="qform", continue_prediction=True).kept
+    assert kept == ["a"]
+    with pytest.raises(InputError, match="nifti_form 'form' is unknown"):
+        run(folder, tmp_path / "other", model, nifti_form="form")
