@@ -26,7 +26,7 @@ FLOORS = {
     "networks": 2, "images": 2, "plans": 2,
     "graph": 1,
     "storage": 0,
-    "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1,
+    "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "stopping": -1,
     "deprecation": -1, "user_code": -1, "fault_codes": -1, "_version": -3,
 }  # fmt: skip
 NEIGHBORS = {("dataset_conversion", "data")}

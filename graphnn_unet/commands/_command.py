@@ -51,8 +51,11 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     )
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else level)
+    from graphnn_unet.stopping import terminated_as_interrupted
+
     try:
-        work(arguments)
+        with terminated_as_interrupted():
+            work(arguments)
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt) or "Run the same command again to go on"
         print(f"interrupted: {hint}", file=sys.stderr)

@@ -34,7 +34,7 @@ from graphnn_unet.storage.atomic import (
     write_text,
 )
 from graphnn_unet.storage.failures import FAILURES, write_failures
-from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.locks import folder_lock, require_unread
 from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.storage.safe_load import read_json
 
@@ -102,7 +102,7 @@ def plan_and_preprocess(
     Raises:
         FaultsError: The check found faults (nothing was written).
         CasesFailedError: Some cases could not be preprocessed; the others are done.
-        LockedError: Another process works on the data set.
+        LockedError: Another process works on the data set, or a training reads its cases.
     """
     layers: dict[str, Layer] = {}
     if recipe is not None:
@@ -119,6 +119,7 @@ def plan_and_preprocess(
     report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
     cases, left_out = _usable_cases(report, skip_faulty)
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
+        require_unread(target)
         remove_leftovers(target)
         write_json(target / "dataset_report.json", report.as_json())
         result, faults = _prepare(

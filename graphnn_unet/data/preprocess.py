@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,11 @@ import numpy as np
 from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.data.read_case import read_case
 from graphnn_unet.errors import Fault, InputError, MissingFileError
+from graphnn_unet.images.find import some
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
+    checksum,
     naming_a_full_disk,
     replace_folder,
     require_free_space,
@@ -199,7 +202,8 @@ def settings_hash(
         if set(relevant_configuration["normalization_schemes"]) <= NORMALIZED_ALONE
         else plans["foreground_intensity_properties_per_channel"],
         "reader": plans["image_reader_writer"],
-        "orientation": plans.get("orientation", ""),
+        # a plan of an earlier version has none, and its voxels are still those of the plan
+        **({"orientation": plans["orientation"]} if plans.get("orientation") else {}),
         # positions of foreground are stored for each class or region
         "labels": [[name == "ignore", value] for name, value in dataset_json["labels"].items()],
         "regions": dataset_json.get("regions_class_order"),
@@ -229,6 +233,7 @@ def _preprocess_case(job: _Job) -> None:
             "key": job.key,
             "shape": list(data.shape),
             "files": {path.name: _flush(path) for path in _files(stem) if path.exists()},
+            "checksums": {path.name: checksum(path) for path in _files(stem) if path.exists()},
         }
     write_json(_done(stem), metadata)
 
@@ -358,7 +363,8 @@ def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
                 os.link(source / name, target)
             except OSError:  # a file system without hard links
                 shutil.copyfile(source / name, target)
-        write_json(_done(stem), {name: entry[name] for name in ("key", "shape", "files")})
+        kept = ("key", "shape", "files", "checksums")
+        write_json(_done(stem), {name: entry[name] for name in kept if name in entry})
 
 
 def _finish(building: _Set) -> None:
@@ -460,6 +466,45 @@ def missing_files(dataset_folder: Path, identifier: str, manifest: Mapping[str, 
         for case, entry in manifest["cases"].items()
         if not _are_whole(dataset_folder / folder_name(identifier, entry["role"]), entry["files"])
     ]
+
+
+def require_whole(
+    dataset_folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: dict[str, Any]
+) -> None:
+    """Refuse preprocessed cases of another plan, and files whose bytes have changed.
+
+    Every file is read once, which also brings it to the memory that training reads from. Sets of
+    earlier versions have no checksums; of them the sizes are compared.
+
+    Raises:
+        MissingFileError: The set was never finished.
+        InputError: It does not belong to the plan; or files are damaged, then it names the cases.
+    """
+    identifier = resolved_configuration(plans, configuration)["data_identifier"]
+    manifest = require_preprocessed(dataset_folder, identifier)
+    remedy = f"Run gnnunet_plan_and_preprocess -d {dataset_folder.name} -c {configuration}"
+    if manifest["settings"] != settings_hash(plans, configuration, dataset_json):
+        raise InputError(
+            f"the preprocessed cases of {identifier} were not made for this plan",
+            "planning was stopped before its cases were done, or plan or dataset.json changed",
+            remedy,
+        )
+    sums = {
+        (case, dataset_folder / folder_name(identifier, entry["role"]) / name): value
+        for case, entry in manifest["cases"].items()
+        for name, value in entry.get("checksums", {}).items()
+    }
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        actual = threads.map(checksum, (path for _, path in sums))
+        pairs = zip(sums.items(), actual, strict=True)
+        damaged = {case for ((case, _), wanted), value in pairs if value != wanted}
+    if damaged:
+        raise InputError(
+            f"preprocessed files of {some(sorted(damaged))} are damaged ({identifier})",
+            "their bytes are not those that were written",
+            f"Remove {manifest_path(dataset_folder, identifier)} and run "
+            f"gnnunet_plan_and_preprocess -d {dataset_folder.name} again",
+        )
 
 
 def folder_name(identifier: str, role: str) -> str:

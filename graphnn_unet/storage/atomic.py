@@ -237,6 +237,15 @@ def replace_folder(new: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def checksum(path: Path) -> int:
+    """CRC-32 of a file's bytes: it tells a flipped bit, and is as fast as the disk."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            value = zlib.crc32(block, value)
+    return value
+
+
 def remove_leftovers(folder: Path) -> int:
     """Clear ``folder`` of what killed writers left; return how many things were found.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from graphnn_unet.errors import InputError, LockedError
 from graphnn_unet.storage.atomic import unwritable, write_json
 
 _log = logging.getLogger(__name__)
+READERS = ".gnnunet-readers"
 
 
 @contextmanager
@@ -71,6 +73,30 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def reading(folder: Path, purpose: str) -> Generator[None]:
+    """Say that files of a folder are read for the length of the block; any number may.
+
+    Args:
+        folder: What is read; ``require_unread`` of it raises meanwhile.
+        purpose: Who reads, for the message of the one who is refused.
+    """
+    with folder_lock(folder / READERS / f"{socket.gethostname()}-{os.getpid()}", purpose):
+        yield
+
+
+def require_unread(folder: Path) -> None:
+    """Refuse to change files that another process reads; notes of dead readers are removed.
+
+    Raises:
+        LockedError: A process is within ``reading`` of this folder; names it.
+    """
+    for reader in sorted((folder / READERS).glob("*")):
+        with folder_lock(reader, "look for readers"):
+            pass
+        shutil.rmtree(reader, ignore_errors=True)
 
 
 def _describe(note: Path) -> str:

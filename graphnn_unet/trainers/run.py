@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
+from graphnn_unet.data.preprocess import require_whole
 from graphnn_unet.data.run_cases import select_cases
 from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
@@ -21,7 +22,7 @@ from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_rec
 from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
-from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.locks import folder_lock, reading
 from graphnn_unet.storage.safe_load import check_plans, read_json
 from graphnn_unet.trainers.distributed import train_in_processes
 from graphnn_unet.trainers.registry import trainer_class
@@ -146,9 +147,11 @@ def train_run(
     execution = replace(execution, device=str(resolve_device(execution.device)), model_folder=model)
     spec = replace(spec, recipe=recipe)
     job = _Job(spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet())
-    if spec.fold == "cv":
-        return _cross_validate(job, preprocessed)
-    return TrainingResult(model, [spec.fold], [_train_fold(job)])
+    with reading(preprocessed, f"gnnunet_train {spec.trainer}"):
+        require_whole(preprocessed, raw_plans, spec.configuration, dataset_json)
+        if spec.fold == "cv":
+            return _cross_validate(job, preprocessed)
+        return TrainingResult(model, [spec.fold], [_train_fold(job)])
 
 
 def _own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> type[SemiTrainer]:
@@ -232,8 +235,10 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
             say(f"fold {fold} is finished")
             summaries.append(folder / "validation" / "summary.json")
             continue
-        begun = any((folder / name).is_file() for name in RESUME_ORDER)
-        mode = "continue" if begun and job.mode == "new" else job.mode
+        mode = job.mode
+        if mode in ("new", "continue"):
+            begun = any((folder / name).is_file() for name in (FINAL, *RESUME_ORDER))
+            mode = "continue" if begun else "new"
         summaries.append(_train_fold(replace(job, spec={**spec, "fold": fold}, mode=mode)))
     summaries.append(
         _pool_folds(job.model, n_folds, preprocessed, labeled, job.dataset_json["file_ending"])
@@ -272,7 +277,7 @@ def _train_fold(job: _Job) -> Path:
     folder = job.fold_folder
     with folder_lock(folder, f"gnnunet_train {job.spec['trainer']}"):
         remove_leftovers(folder)
-        _respect_what_is_there(folder, job.mode)
+        job = replace(job, mode=_possible_mode(folder, job.mode))
         if job.execution.num_gpus > 1:
             train_in_processes(_work, job, job.execution, quiet=job.quiet)
         else:
@@ -280,15 +285,22 @@ def _train_fold(job: _Job) -> Path:
     return folder / "validation" / "summary.json"
 
 
-def _respect_what_is_there(folder: Path, mode: str) -> None:
+def _possible_mode(folder: Path, mode: str) -> str:
     """Refuse to train over results; set an old fold aside for ``restart``.
+
+    Returns:
+        The mode; ``validate`` where the training is finished and only its validation is not.
 
     Raises:
         RefusedError: The fold is finished or begun.
         MissingFileError: Nothing to validate.
     """
     finished = (folder / FINAL).is_file()
+    validated = finished and (folder / "validation" / "summary.json").is_file()
     begun = [name for name in RESUME_ORDER if (folder / name).is_file()]
+    if finished and mode == "continue" and not validated:
+        say(f"the training in {folder} is finished; what is left is its validation")
+        return "validate"
     if mode == "continue" and not (finished or begun):
         elsewhere = _begun_elsewhere(folder)
         raise MissingFileError(
@@ -312,7 +324,7 @@ def _respect_what_is_there(folder: Path, mode: str) -> None:
             f"{folder} is {'finished' if finished else 'begun'}",
             "its results would be lost",
             "Use --restart to set them aside and train anew"
-            + (" or --val to score again" if finished else ", or --c to go on"),
+            + (", or --c to go on" if not validated else " or --val to score again"),
         )
     if mode == "restart" and (finished or begun):
         number = 1
@@ -323,6 +335,7 @@ def _respect_what_is_there(folder: Path, mode: str) -> None:
             if not path.name.startswith(".gnnunet.lock"):
                 path.rename(aside / path.name)
         say(f"the old results are in {aside}")
+    return mode
 
 
 def _begun_elsewhere(folder: Path) -> list[str]:
@@ -356,7 +369,13 @@ def _work(job: _Job) -> None:
             if trainer.local_rank == 0:
                 say(f"continuing {path} at step {trainer.step} of {trainer.n_steps}")
         trainer.run_training()
-    trainer.perform_actual_validation()
+    try:
+        trainer.perform_actual_validation()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            "stopped in the validation; the training itself is finished. Go on with "
+            + ("the same command" if job.mode == "validate" else "--c (instead of --restart)")
+        ) from interrupt
 
 
 def validation_means(summary: Path) -> dict[str, Any]:

@@ -39,11 +39,12 @@ from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.progress import Progress
+from graphnn_unet.progress import Progress, say
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
 from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
+from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
 from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
@@ -59,7 +60,6 @@ from graphnn_unet.trainers.optimization import (
 from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
-from graphnn_unet.trainers.stopping import stop_requests
 from graphnn_unet.trainers.student import Student
 from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
 from graphnn_unet.trainers.validation import validate_cases
@@ -518,6 +518,7 @@ class SemiTrainer(Checkpointed):
 
     def end_epoch(self, phase: Phase, waited_s: float) -> None:
         """Log, validate on held-out patches, keep checkpoints."""
+        n_left_out = _n_not_finite(self._epoch_sums["loss"])
         means = {name: _mean(values) for name, values in self._epoch_sums.items()}
         self._epoch_sums = {}
         row = {
@@ -528,6 +529,7 @@ class SemiTrainer(Checkpointed):
             "loss": means.pop("loss"),
             **means,
             **self.epoch_facts(phase),
+            "steps_left_out": n_left_out,
             "loader_wait_s": waited_s,
         }
         dice = self._validate_patches()
@@ -622,6 +624,11 @@ class SemiTrainer(Checkpointed):
         """Write the final checkpoint and remove those for continuing."""
         if self.local_rank:
             return
+        if n_left_out := sum(int(row.get("steps_left_out") or 0) for row in self.log.rows):
+            say(
+                f"warning: in {n_left_out} of {self.n_steps} steps the loss was not finite; they "
+                "were left out. Look at the images, or lower optimizer.lr"
+            )
         self.save(FINAL)
         for name in (LATEST, PREVIOUS):
             (Path(self.output_folder) / name).unlink(missing_ok=True)
@@ -699,9 +706,20 @@ def require_shareable(batch: BatchSettings, n_processes: int, *, with_unlabeled:
             )
 
 
-def _mean(values: Sequence[Tensor | float]) -> float:
-    """Mean of scalars; one transfer from the device for all of them."""
+def _as_array(values: Sequence[Tensor | float]) -> np.ndarray:
+    """Scalars as float64; one transfer from the device for all of them."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     if len(tensors) == len(values):
-        return float(torch.stack([t.double() for t in tensors]).mean())
-    return float(np.mean([float(value) for value in values]))
+        return torch.stack([t.double() for t in tensors]).cpu().numpy()
+    return np.array([float(value) for value in values])
+
+
+def _n_not_finite(values: Sequence[Tensor | float]) -> int:
+    return int((~np.isfinite(_as_array(values))).sum())
+
+
+def _mean(values: Sequence[Tensor | float]) -> float:
+    """Mean of the finite ones of some scalars; NaN where none is."""
+    array = _as_array(values)
+    finite = array[np.isfinite(array)]
+    return float(finite.mean()) if finite.size else math.nan
