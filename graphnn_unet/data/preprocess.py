@@ -25,6 +25,7 @@ import numpy as np
 
 from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.errors import Fault, InputError, MissingFileError
+from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
@@ -217,8 +218,12 @@ def _preprocess_case(job: _Job) -> None:
 
     plans = PlansManager(job.plans)
     configuration = plans.get_configuration(job.configuration)
-    data, seg, properties = DefaultPreprocessor(verbose=False).run_case(
-        list(job.images), job.label, plans, configuration, dict(job.dataset_json)
+    reader = plans.image_reader_writer_class()
+    data, properties = reader.read_images(list(job.images))
+    seg = None if job.label is None else reader.read_seg(job.label)[0]
+    data = in_usual_units(data, configuration.normalization_schemes)
+    data, seg, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        data, seg, properties, plans, configuration, dict(job.dataset_json)
     )
     data = data.astype(np.float32, copy=False)
     if not np.isfinite(data).all():

@@ -16,6 +16,7 @@ from graphnn_unet.errors import BadFileError, Fault, InputError
 from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
@@ -116,9 +117,12 @@ def prepare_case(job: PrepareJob) -> Prepared:
     plans = PlansManager(job.plans)
     configuration = plans.get_configuration(job.configuration)
     with plain_files(paths, job.nifti_form) as placed:
-        data, _, properties = configuration.preprocessor_class(verbose=False).run_case(
-            [str(path) for path in placed], None, plans, configuration, dict(job.dataset_json)
-        )
+        reader = plans.image_reader_writer_class()
+        data, properties = reader.read_images([str(path) for path in placed])
+    data = in_usual_units(data, configuration.normalization_schemes)
+    data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+        data, None, properties, plans, configuration, dict(job.dataset_json)
+    )
     properties["nifti_forms"] = nifti_forms(paths[0])
     return Prepared(np.ascontiguousarray(data, dtype=np.float32), properties, faults)
 

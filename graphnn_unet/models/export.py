@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
+from graphnn_unet.images.intensities import small_unit_note
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import (
     build_network,
@@ -26,6 +27,7 @@ from graphnn_unet.models.load import (
 )
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
+from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
 from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.safe_load import check_plans, read_json
@@ -94,6 +96,8 @@ def export(
             _write_zip(work, output, name)
         else:
             replace_folder(work, output)
+    if note := small_unit_note(read_json(model / "plans.json")):
+        say(f"note: {note}")
     return ExportResult(output, exported_folds, difference)
 
 
