@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphnn_unet.dataset_conversion.forms import Form, Request
+from graphnn_unet.dataset_conversion.label_table import require_distinct_names
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, Source
 from graphnn_unet.dataset_conversion.volumes import read_channel, safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
@@ -99,6 +100,7 @@ def _numbered(table: Any, key: str, source: Path) -> dict[int, str]:
 
 def _label_table(labels: dict[int, str]) -> tuple[dict[str, int | list[int]], dict[int, int]]:
     """Label names with consecutive ids, and the mapping where the ids were not."""
+    require_distinct_names([*(name for value, name in labels.items() if value), "background"])
     values = sorted({0, *labels})
     mapping = {old: new for new, old in enumerate(values)}
     ids: dict[str, int | list[int]] = {"background": 0}

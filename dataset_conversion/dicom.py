@@ -46,7 +46,7 @@ _HEADER = (
 )  # fmt: skip
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NO_SCAN = {
-    "7": "secondary capture", "7.": "secondary capture", "66": "segmentation or registration",
+    "1": "radiograph", "7": "secondary capture", "66": "segmentation or registration",
     "481.": "radiotherapy object", "88.": "report", "11.": "presentation state", "104.": "document",
     "9.": "waveform", "3.1": "ultrasound", "6.1": "ultrasound", "12.": "cine of projections",
     "77.": "photograph or video", "30": "parametric map", "67": "real world values",
@@ -66,6 +66,9 @@ _TOLD_APART_BY = (
     "ContentTime",
 )  # fmt: skip
 """What may differ between images at one place, most telling first."""
+_GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+_SHOWN_AS = ("PhotometricInterpretation", "PixelRepresentation", "BitsStored")
+_OF_A_FRAME = (*_GEOMETRY, *_SCALE, *_SHOWN_AS, *_TOLD_APART_BY)
 
 
 @dataclass(frozen=True)
@@ -357,30 +360,30 @@ def _frames(path: Path) -> Iterator[_Frame]:
     per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = header.get("SharedFunctionalGroupsSequence") or []
     for index, groups in enumerate(per_frame or [None]):
-        values = dict(_plain_values(header))
+        values = {key: header[key].value for key in _OF_A_FRAME if key in header}
         for item in [*shared, *([] if groups is None else [groups])]:
             for element in item:
                 if element.VR == "SQ" and element.value:
                     values |= dict(_plain_values(element.value[0]))
         try:
-            numbers = [
-                tuple(float(v) for v in values[key])
-                for key in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
-            ]
-            if [len(part) for part in numbers] != [6, 3, 2] or not np.isfinite(
-                sum(numbers, ())
-            ).all():
-                raise ValueError
-            if min(numbers[2]) <= 0:
-                raise ValueError
-        except (KeyError, TypeError, ValueError) as error:
+            geometry = _geometry(values)
+            shape = (int(header.Rows), int(header.Columns))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = "frames lie" if per_frame else "slice lies"
             cause = f"{path.name} does not say where its {what}, or how large its pixels are"
             raise BadFileError("I51", cause, "Export the series with positions") from error
         told = {key: _text(values[key]) for key in _TOLD_APART_BY if key in values}
-        told |= {key: _text(values.get(key)) for key in _SCALE}
-        shape = (int(header.Rows), int(header.Columns))
-        yield _Frame(path, index, shape, *numbers, told)
+        told |= {key: _text(values.get(key)) for key in (*_SCALE, *_SHOWN_AS)}
+        yield _Frame(path, index, shape, *geometry, told)
+
+
+def _geometry(values: Mapping[str, Any]) -> list[tuple[float, ...]]:
+    """Orientation, position and pixel spacing of a frame; another error where one is unusable."""
+    numbers = [tuple(float(v) for v in values[key]) for key in _GEOMETRY]
+    is_whole = [len(part) for part in numbers] == [6, 3, 2]
+    if not (is_whole and np.isfinite(np.concatenate(numbers)).all() and min(numbers[2]) > 0):
+        raise ValueError(numbers)
+    return numbers
 
 
 def _plain_values(item: pydicom.Dataset) -> Iterator[tuple[str, Any]]:
@@ -448,12 +451,13 @@ def _pixels(path: Path, frames: Sequence[_Frame]) -> NDArray:
     if len(array) <= max(frame.index for frame in frames):
         cause = f"{path.name} has fewer frames than its header says"
         raise BadFileError("I05", cause, "Copy the series again")
-    header = _read_header(path, ("PhotometricInterpretation", "PixelRepresentation", "BitsStored"))
-    if header is None or header.get("PhotometricInterpretation") != "MONOCHROME1":
+    told = frames[0].told
+    if told["PhotometricInterpretation"] != "MONOCHROME1":
         return array
     # GDCM inverts what is meant to be shown with low values bright: the numbers count, not the look
     slope, intercept = _scale(frames[0])
-    highest = -1 if int(header.PixelRepresentation) else 2 ** int(header.BitsStored) - 1
+    is_signed = told["PixelRepresentation"] == "1"
+    highest = -1 if is_signed else 2 ** int(told["BitsStored"]) - 1
     return (slope * highest + 2 * intercept - array).astype(array.dtype)
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.images.find import IMAGES, file_ending, image_files
+from graphnn_unet.images.intensities import in_usual_unit
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import Progress
@@ -167,7 +168,7 @@ def read_image(path: Path, size: int) -> NDArray:
     """
     if file_ending(path):
         volume = read_volume(path, path.name)
-        array = torch.from_numpy(np.array(volume.array, dtype=np.float32))[None]
+        array = torch.from_numpy(in_usual_unit(np.array(volume.array, dtype=np.float32)))[None]
         if not bool(torch.isfinite(array).all()):
             raise InputError(f"{path.name} has values that are not finite")
         array = (array - array.mean()) / array.std(correction=0).clamp(min=1e-6)
@@ -183,6 +184,7 @@ def _eight_bits(picture: NDArray, name: str) -> NDArray:
     values = picture.astype(np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{name} has values that are not finite")
+    values = in_usual_unit(values)
     span = max(float(values.max() - values.min()), 1e-6)
     return 255 * (values - values.min()) / span
 

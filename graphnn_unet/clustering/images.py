@@ -12,6 +12,7 @@ from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.images.find import HIDDEN, IMAGES, file_ending, image_files, split_channel
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.intensities import in_usual_unit
 from graphnn_unet.images.nifti_forms import copy_nifti_forms
 from graphnn_unet.images.pictures import label_picture, picture_size, read_picture
 from graphnn_unet.images.read import read_volume
@@ -168,7 +169,7 @@ def _to_unit_range(array: np.ndarray) -> Floats:
         return array.astype(np.float32) / 255  # pyright: ignore[reportReturnType]
     if array.dtype == bool:
         return array.astype(np.float32)
-    values = array.astype(np.float32)
+    values = np.stack([in_usual_unit(channel) for channel in array.astype(np.float32)])
     axes = tuple(range(1, values.ndim))
     low, high = np.percentile(values, _WINDOW, axis=axes, keepdims=True).astype(np.float32)
     return np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)

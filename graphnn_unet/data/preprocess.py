@@ -28,6 +28,7 @@ from graphnn_unet.data.check import CaseMetadata
 from graphnn_unet.data.read_case import read_case
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import some
+from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.storage.atomic import (
@@ -278,6 +279,7 @@ def normalized(
 
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
+    data = in_usual_units(data, chosen.normalization_schemes)
     data, seg, properties = chosen.preprocessor_class(verbose=False).run_case_npy(
         data, seg, properties, manager, chosen, dict(dataset_json)
     )

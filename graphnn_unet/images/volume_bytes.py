@@ -41,6 +41,8 @@ _NRRD_TYPES = {
     "float": "f4", "double": "f8",
 }  # fmt: skip
 
+_NRRD_KINDS_OF_SPACE = {"domain", "space", "???", "none"}
+
 
 def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarray:
     """Voxels ``(z, y, x)`` as they are stored, with the header's scale applied; read-only.
@@ -266,6 +268,10 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
         )
     except (KeyError, ValueError) as error:
         raise BadFileError("I06", f"{name} has a damaged NRRD header ({error})") from error
+    strange = sorted(set(fields.get("kinds", "").split()) - _NRRD_KINDS_OF_SPACE)
+    if strange and len(shape) <= 3:
+        cause = f"{name} has an axis of kind {strange[0]!r}"
+        raise BadFileError("I14", cause, "Give one volume of numbers per file")
     _require_dims(len(shape), n_dims, name)
     require_spacing(spacing, name)
     dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
+from graphnn_unet.images.intensities import small_unit_note
 from graphnn_unet.images.label_ids import ids_of_user, label_values
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import (
@@ -103,7 +104,8 @@ def export(
 def _notes(model: Path) -> tuple[str, ...]:
     """What this program does for a user and stock nnU-Net does not."""
     notes = []
-    if orientation := read_json(model / "plans.json").get("orientation"):
+    plans = read_json(model / "plans.json")
+    if orientation := plans.get("orientation"):
         notes.append(
             f"stock nnU-Net expects scans stored as {orientation}, like those of the training; "
             "gnnunet_predict turns others"
@@ -114,6 +116,8 @@ def _notes(model: Path) -> tuple[str, ...]:
     if changed:
         listed = ", ".join(f"{inside} for {outside}" for outside, inside in changed.items())
         notes.append(f"stock nnU-Net writes consecutive label ids: {listed}")
+    if note := small_unit_note(plans):
+        notes.append(note)
     return tuple(notes)
 
 

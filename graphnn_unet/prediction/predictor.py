@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.prediction.export_logits import logits_to_labels
 
@@ -87,8 +88,11 @@ class Predictor:
     def preprocess(self, image: np.ndarray, spacing: Sequence[float]) -> tuple[Tensor, dict]:
         """Normalize and resample ``(c, z, y, x)`` as in training; properties go to the export."""
         preprocessor = self.configuration.preprocessor_class(verbose=False)
+        usual = in_usual_units(
+            image.astype(np.float32, copy=False), self.configuration.normalization_schemes
+        )
         data, _, properties = preprocessor.run_case_npy(
-            image, None, {"spacing": list(spacing)}, self.plans, self.configuration,
+            usual, None, {"spacing": list(spacing)}, self.plans, self.configuration,
             self.dataset_json,
         )  # fmt: skip
         return torch.from_numpy(np.ascontiguousarray(data)), properties

@@ -11,6 +11,7 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -459,3 +460,21 @@ def test_missing_files_are_listed_by_case(tiny_copy):
     assert missing_files(folder, IDENTIFIER, manifest) == []
     (folder / IDENTIFIER / "case_02.pkl").unlink()
     assert missing_files(folder, IDENTIFIER, manifest) == ["case_02"]
+
+
+def test_the_unit_of_the_intensities_changes_nothing(tiny_copy):
+    """Diffusion in m²/s is about 1e-9: nnU-Net's epsilon would outweigh its deviation."""
+    folder = folder_in(tiny_copy)
+    settings = PlansManager(str(folder / "gnnunetPlans.json")).get_configuration("3d_fullres")
+    assert set(settings.normalization_schemes) == {"ZScoreNormalization"}
+    stored = nnUNetDatasetBlosc2(str(folder / settings.data_identifier))
+    before = {case: np.array(stored.load_case(case)[0][:]) for case in LABELED}
+    for path in (tiny_copy / "raw" / DATASET).glob("images*/*.nii.gz"):
+        image = sitk.ReadImage(str(path))
+        small = sitk.GetImageFromArray(sitk.GetArrayFromImage(image).astype(np.float32) * 2.0**-40)
+        small.CopyInformation(image)
+        sitk.WriteImage(small, str(path))
+    plan_again(tiny_copy)
+    stored = nnUNetDatasetBlosc2(str(folder / settings.data_identifier))
+    for case, data in before.items():
+        assert np.array_equal(stored.load_case(case)[0][:], data)

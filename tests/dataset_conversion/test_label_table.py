@@ -11,6 +11,8 @@ from volume_makers import image_array, label_array, read, save
 
 from graphnn_unet.data.check import check_dataset
 from graphnn_unet.dataset_conversion.convert import convert
+from graphnn_unet.dataset_conversion.label_table import with_label_table
+from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.errors import InputError
 
 
@@ -41,3 +43,41 @@ def test_an_image_given_as_label_map_is_refused(data: Path):
     save((100 * image_array(1)).astype(np.int16), data / "labels" / "pat0_scan0.nii.gz")
     with pytest.raises(InputError, match="is it an image"):
         run(data)
+
+
+def test_ignore_becomes_the_highest_id_and_the_mapping_is_told(data: Path):
+    for name in ("pat0_scan0", "pat0_scan1"):
+        array = label_array(1)
+        array[0, 0, 0], array[0, 0, 1] = 2, 3
+        save(array, data / "labels" / f"{name}.nii.gz")
+    result = run(data, label_names={1: "organ", 2: "Ignore", 3: "tumor"})
+    assert result.labels == {"background": 0, "organ": 1, "tumor": 2, "ignore": 3}
+    written = read(result.folder / "labelsTr" / "pat0_scan0.nii.gz")
+    assert (written[0, 0, 0], written[0, 0, 1], written[1, 1, 2]) == (3, 2, 1)
+    record = json.loads((result.folder / "gnnunet.json").read_text())
+    assert record["label_mapping"] == {"0": 0, "1": 1, "3": 2, "2": 3}
+    assert any("2 is 3" in note and "'ignore' is the highest" in note for note in result.notes)
+    assert check_dataset(result.folder).errors == []
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({1: "Liver", 2: "liver"}, "differ in capitals only"),
+        ({1: "liver", 2: "liver"}, "have one name"),
+        ({1: "Background"}, "differ in capitals only"),
+        ({0: "air", 1: "liver"}, "the label 0 is the background"),
+    ],
+)
+def test_names_that_cannot_be_told_apart_are_refused(data: Path, names, words):
+    with pytest.raises(InputError, match=words):
+        run(data, label_names=names)
+
+
+def test_a_table_of_the_form_moves_ignore_too(data: Path):
+    table = {"background": 0, "unsure": 1, "wall": 2, "blood": 3}
+    dataset = ConvertedDataset("A", None, "x", data, {0: "image"}, table, [])
+    labeled = with_label_table(dataset, {1: "ignore"}, 0)
+    assert labeled.labels == {"background": 0, "wall": 1, "blood": 2, "ignore": 3}
+    assert labeled.label_mapping == {0: 0, 2: 1, 3: 2, 1: 3}
+    assert with_label_table(dataset, {}, 0).labels == table

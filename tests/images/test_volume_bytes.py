@@ -97,6 +97,13 @@ def test_skipping_more_than_there_is_is_refused(tmp_path: Path, encoding: bytes)
         read_volume(path)
 
 
+@pytest.mark.parametrize("kind", [b"time", b"list", b"vector"])
+def test_axes_that_are_no_space_are_refused(tmp_path: Path, kind: bytes):
+    fields = b"encoding: raw\nkinds: domain domain %s\n" % kind
+    with pytest.raises(BadFileError, match=f"an axis of kind '{kind.decode()}'"):
+        read_volume(nrrd(tmp_path / "a.nrrd", fields, RAW))
+
+
 def scaled(path: Path, slope: float, intercept: float) -> Path:
     header = nib.Nifti1Header()
     header.set_data_dtype(np.int16)
