@@ -47,6 +47,9 @@ from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
 
 PLAN_SCHEMA_VERSION = 1
+_POOLABLE_EDGES = (8, 12, 16)
+"""Edges of the smallest patches: nnU-Net pools two axes of 8, and a single one of 12."""
+
 MINIMAL_STUDENT_BATCH = 4
 """Two inward and two outward mixed patches: with one of each, self-training was worse than the
 supervised baseline (docs/explanation/choices.md)."""
@@ -136,6 +139,9 @@ class _SemiSupervisedPlanning(_Planning):
         finally:
             self.UNet_vram_target_GB = target
         patch = self._recipe_patch(name, len(spacing))
+        tiny = patch is None and len(self._topology(spacing, plan["patch_size"])[0]) < 2
+        if tiny:  # the scans are padded to it
+            patch = self._poolable_patch(spacing, plan["patch_size"])
         if patch is not None or self.recipe.network.max_stages is not None:
             self._set_topology(plan, spacing, patch or plan["patch_size"])
         plan["batch_size"] = self._student_batch(name, plan["batch_size"])
@@ -180,6 +186,12 @@ class _SemiSupervisedPlanning(_Planning):
                 f"The nearest size is {nearest}",
             )
         n_stages = len(strides)
+        if n_stages < 2:
+            raise RecipeError(
+                f"plan.patch_size = {[int(edge) for edge in patch]} leaves nothing to pool",
+                "a U-Net needs two resolutions",
+                f"The smallest size is {self._poolable_patch(spacing, patch)}",
+            )
         network = plan["architecture"]["arch_kwargs"]
         dim = len(spacing)
         largest = self.UNet_max_features_2d if dim == 2 else self.UNet_max_features_3d
@@ -203,6 +215,19 @@ class _SemiSupervisedPlanning(_Planning):
         )
         n_stages = min(len(strides), self.recipe.network.max_stages or len(strides))
         return strides[:n_stages], kernels[:n_stages]
+
+    def _poolable_patch(self, spacing: Any, patch: Any) -> list[int]:
+        """``patch``, with axes of fine spacing made long enough for two resolutions."""
+        fine = [step < 2 * min(spacing) for step in spacing]
+        larger: list[int] = []
+        for least in _POOLABLE_EDGES:
+            larger = [
+                max(int(edge), least) if is_fine else int(edge)
+                for edge, is_fine in zip(patch, fine, strict=True)
+            ]
+            if len(self._topology(spacing, larger)[0]) > 1:
+                break
+        return self._nearest_patch(spacing, larger)
 
     def _nearest_patch(self, spacing: Any, patch: Any) -> list[int]:
         """``patch``, or the size next to it whose edges all divide by their strides."""

@@ -11,12 +11,10 @@ from graphnn_unet.clustering.images import Source, read_array
 from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.write_raw import require_new, write_raw
+from graphnn_unet.images.flat_picture import FLAT_SPACING, RAW_ENDING, is_gray
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
-
-FLAT_SPACING = (999.0, 1.0, 1.0)
-"""Of a picture as a volume of one slice: nnU-Net then plans in two dimensions."""
 
 
 def raw_folder(name_or_id: str, *, overwrite: bool) -> Path:
@@ -36,7 +34,7 @@ def write_pseudo_labels(
 ) -> Path:
     """Write images and their cluster maps as a raw data set; all cases are labeled.
 
-    Pictures become volumes of one slice, a channel each for red, green and blue.
+    Pictures stay pictures, with red, green and blue in one file.
 
     Args:
         sources: Images that have a label map in ``maps``.
@@ -52,14 +50,19 @@ def write_pseudo_labels(
         FaultsError: Images differ in their channels, or a label map is damaged.
         RefusedError: The folder exists.
     """
+    are_pictures = sources[0].ending == RAW_ENDING
     n_channels = len(read_array(sources[0])[0])
+    if are_pictures:
+        n_channels = 1 if all(is_gray(read_array(source)[0]) for source in sources) else 3
     n_labels = 1
     for source in sources:
         n_labels = max(n_labels, int(_labels_of(source, maps).array.max()))
     cases = [
         Case(
             source.case,
-            tuple(_channel(source, number) for number in range(n_channels)),
+            (source.paths[0],)
+            if are_pictures
+            else tuple(_channel(source, number) for number in range(n_channels)),
             lambda source=source: _labels_of(source, maps),
             "labeled",
             source.case,
@@ -77,6 +80,7 @@ def write_pseudo_labels(
         labels={"background": 0, **{f"cluster_{n}": n for n in range(1, n_labels + 1)}},
         cases=cases,
         notes=["the label maps are clusters found without labels, not truth"],
+        file_ending=RAW_ENDING if are_pictures else ".nii.gz",
     )
     return write_raw(dataset, folder, overwrite=overwrite, n_workers=0).folder
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
@@ -16,6 +17,7 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import (
     Convert3DTo2DTransform,
 )
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn import functional
 
 _MOVING = (SpatialTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
 """Rotation and scaling, and the conversions around them where slices are rotated one by one."""
@@ -25,6 +27,10 @@ MIRRORED_AXES = "mirrored_axes"
 """Key under which a sample says which of its spatial axes were mirrored."""
 
 
+_BLUR_MARGIN = 8
+"""Voxels, more than half the kernel of nnU-Net's widest blur (sigma 1)."""
+
+
 class RecordedMirror(MirrorTransform):
     """nnU-Net's mirroring, which also says what it did: its draws and results are the same."""
 
@@ -32,6 +38,21 @@ class RecordedMirror(MirrorTransform):
         """Mirror, and note the axes."""
         mirrored = super().apply(data_dict, **params)
         return {**mirrored, MIRRORED_AXES: tuple(int(axis) for axis in params["axes"])}
+
+
+class ThinBlur(GaussianBlurTransform):
+    """nnU-Net's blur for patches of any size: it mirrors at borders, which thin ones cannot.
+
+    Draws are the same, and results where each axis is longer than the kernel's margin.
+    """
+
+    def _apply_to_image(self, img: torch.Tensor, **params: Any) -> torch.Tensor:
+        if min(img.shape[1:]) > _BLUR_MARGIN:
+            return super()._apply_to_image(img, **params)
+        n_axes = img.ndim - 1
+        padded = functional.pad(img[None], [_BLUR_MARGIN] * (2 * n_axes), mode="replicate")[0]
+        inner = (slice(None), *[slice(_BLUR_MARGIN, -_BLUR_MARGIN)] * n_axes)
+        return super()._apply_to_image(padded, **params)[inner]
 
 
 @dataclass(frozen=True)
@@ -82,6 +103,7 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
             # its benchmark picks one of two algorithms by their speed, whose results differ in the
             # last bits: the same seed would give other weights on a busy machine
             part.benchmark = False
+            part.__class__ = ThinBlur
         if type(part) is MirrorTransform:
             part.__class__ = RecordedMirror
     kept = [

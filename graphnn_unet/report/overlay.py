@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.images.find import VOLUMES, split_ending
+from graphnn_unet.images.find import IMAGES, split_ending
+from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.read import read_label_map, read_volume
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.distance import bounding_box
@@ -52,7 +54,7 @@ _WINDOW = (0.5, 99.5)  # percentiles of the shown part that become black and whi
 _VIEWS = (("axial", "RLAP"), ("coronal", "RLSI"), ("sagittal", "APSI"))  # left right top bottom
 _GAP, _HEAD, _FOOT, _LEGEND_LINE, _MIN_WIDTH = 0.08, 0.80, 0.45, 0.22, 4.2  # inches
 _INCH_A_LETTER = 0.0085  # width of a letter of 1 point, on the safe side
-_SCALE_BARS_MM = (1, 2, 5, 10, 20, 50, 100, 200)
+_SCALE_BARS_MM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 Array = NDArray[Any]
 
@@ -135,6 +137,7 @@ class _Case:
     detail: str
     dices: tuple[float, ...]
     panels: tuple[_Panel, ...]
+    unit: str
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,8 @@ def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
 
 
 def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
-    image = read_volume(Path(row.image), n_dims=None)
+    in_pixels = is_picture(row.image)
+    image = _picture(Path(row.image)) if in_pixels else read_volume(Path(row.image), n_dims=None)
     prediction = read_label_map(Path(row.prediction))
     reference = None if row.reference is None else read_label_map(Path(row.reference))
     for path, other in ((row.prediction, prediction), (row.reference, reference)):
@@ -184,11 +188,18 @@ def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
     size = " × ".join(str(n) for n in image.array.shape[::-1])
     steps = " × ".join(f"{step:.3g}" for step in image.spacing[::-1])
     return _Case(
-        title=row.title or split_ending(row.prediction, VOLUMES)[0],
-        detail=f"{size} voxels of {steps} mm",
+        title=row.title or split_ending(row.prediction, IMAGES)[0],
+        detail=f"{size} pixels" if in_pixels else f"{size} voxels of {steps} mm",
         dices=tuple(dice(predicted, true) for predicted, true in masks if true is not None),
         panels=tuple(_panels(_turn_upright(image, masks))),
+        unit="px" if in_pixels else "mm",
     )
+
+
+def _picture(path: Path) -> Volume:
+    """A picture in gray, on the grid of its label maps."""
+    gray = read_picture(path).astype(np.float32).mean(axis=0)
+    return Volume(gray, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 
 
 def _turn_upright(image: Volume, masks: list[tuple[BoolVolume, BoolVolume | None]]) -> _Scene:
@@ -311,7 +322,7 @@ def _save_sheet(
             axes = figure.add_axes(place)
             _draw_panel(axes, panel, layout.height_mm)
             if panel is case.panels[0]:
-                _draw_scale_bar(axes, panel.view[1])
+                _draw_scale_bar(axes, panel.view[1], case.unit)
             left += panel_width + _GAP
     figure.legend(
         handles=handles, loc="center", bbox_to_anchor=(0.5, foot / 2 / height), ncol=n_columns,
@@ -408,7 +419,7 @@ def _annotate(axes: Axes, panel: _Panel) -> None:
         axes.text(x, y, letter, ha=across, va=along, **{**style, "color": _FAINT})
 
 
-def _draw_scale_bar(axes: Axes, width_mm: float) -> None:
+def _draw_scale_bar(axes: Axes, width_mm: float, unit: str) -> None:
     """A bar of known length; it holds for all panels of the row."""
     fitting = [length for length in _SCALE_BARS_MM if length <= width_mm / 3]
     length = fitting[-1] if fitting else _SCALE_BARS_MM[0]
@@ -419,7 +430,7 @@ def _draw_scale_bar(axes: Axes, width_mm: float) -> None:
         solid_capstyle="butt", path_effects=style["path_effects"],
     )  # fmt: skip
     axes.add_line(bar)
-    axes.text((left + right) / 2, 0.05, f"{length} mm", ha="center", va="bottom", **style)
+    axes.text((left + right) / 2, 0.05, f"{length} {unit}", ha="center", va="bottom", **style)
 
 
 def _small_text(axes: Axes) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tiny_study import DATASET, ball_case, use_home
 
 from graphnn_unet.data.augment import (
     RecordedMirror,
+    ThinBlur,
     _all_transforms,
     outside_mask,
     training_augmentation,
@@ -191,3 +192,22 @@ def test_in_place_augmentation_mirrors_and_changes_intensities_alone(trainer):
     assert changed > 3
     moved = augmented(augmentation.transform, augmentation.initial_patch_size, 1)["segmentation"]
     assert tuple(moved.shape[1:]) == size
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (1, 8), (3, 3, 64), (1, 1, 12)])
+def test_blur_takes_patches_thinner_than_its_kernel(shape):
+    blur = ThinBlur((0.5, 1.0))
+    image = torch.rand(1, *shape)
+    torch.manual_seed(0)
+    blurred = blur(image=image.clone())["image"]
+    assert blurred.shape == image.shape
+    assert 0 < blurred.std() < image.std()
+
+
+def test_blur_of_thick_patches_is_that_of_nnunet():
+    image = torch.rand(1, 20, 12)
+    results = []
+    for kind in (ThinBlur, GaussianBlurTransform):
+        with seeded(0):
+            results.append(kind((0.5, 1.0))(image=image.clone())["image"])
+    assert torch.equal(*results)

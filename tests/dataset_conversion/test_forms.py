@@ -64,7 +64,7 @@ def test_one_more_file_is_one_more_form(raw: Path, tmp_path: Path, capsys):
     assert "Dataset501_Flat: 1 label" in capsys.readouterr().out
     assert (raw / "Dataset501_Flat" / "labelsTr" / "a.nii.gz").is_file()
     assert main(["flat", str(tmp_path / "in"), "--labels", str(tmp_path)]) == 2
-    assert "--labels belongs to forms Pancreas, dicom and nifti, not to flat" in (
+    assert "--labels belongs to forms Pancreas, dicom, nifti and pictures, not to flat" in (
         capsys.readouterr().err
     )
 
@@ -89,7 +89,7 @@ def form_module(form) -> str:
 def test_forms_are_listed_without_importing_any():
     code = (
         "import sys\nfrom graphnn_unet.dataset_conversion.forms import forms\n"
-        "assert len(forms()) == 6\n"
+        "assert len(forms()) == 7\n"
         "loaded = [name for name in sys.modules if name.startswith('graphnn_unet.dataset_conv')]\n"
         "assert len(loaded) == 2, loaded\n"
         "assert not {'numpy', 'SimpleITK', 'h5py'} & set(sys.modules)"
@@ -101,7 +101,7 @@ def test_forms_are_listed_without_importing_any():
 
 
 def test_names_of_forms_in_any_case():
-    assert form_names() == "ACDC, LA, MSD, Pancreas, dicom or nifti"
+    assert form_names() == "ACDC, LA, MSD, Pancreas, dicom, nifti or pictures"
     assert form_named("la").name == "LA"
     with pytest.raises(InputError, match=r"form 'XYZ' is unknown\. Use one of ACDC, LA, "):
         form_named("XYZ")
@@ -117,7 +117,7 @@ def test_a_folder_of_another_form_is_refused(tmp_path: Path, name: str):
 def test_only_options_that_a_form_takes_are_accepted(tmp_path: Path):
     form_named("dicom").check(Request(tmp_path, labels=tmp_path))
     form_named("nifti").check(Request(images=tmp_path, test_labels=tmp_path))
-    with pytest.raises(InputError, match="--images belongs to form nifti, not to LA"):
+    with pytest.raises(InputError, match="--images belongs to forms nifti and pictures, not to LA"):
         form_named("LA").check(Request(tmp_path, images=tmp_path))
     with pytest.raises(InputError, match="--labels belongs to forms Pancreas, dicom and nifti"):
         form_named("ACDC").check(Request(tmp_path, labels=tmp_path))

@@ -525,3 +525,32 @@ def test_planning_starts_no_processes(study, monkeypatch):
     before = nnunet_utils.Pool
     planned()
     assert nnunet_utils.Pool is before
+
+
+# --------------------------------------------------------------- tiny and thin scans
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "name", "patch"),
+    [
+        ((7, 7, 7), (1.0, 1.0, 1.0), "3d_fullres", [8, 8, 8]),
+        ((7, 7, 7), (1.0, 1.0, 1.0), "2d", [8, 8]),
+        ((2, 3, 2), (1.0, 1.0, 1.0), "3d_fullres", [8, 8, 8]),
+        ((5, 6, 7), (5.0, 1.0, 1.0), "3d_fullres", [5, 8, 8]),
+        ((7, 7, 7), (1.0, 5.0, 5.0), "3d_fullres", [7, 7, 12]),
+        ((1, 1, 1), (1.0, 1.0, 1.0), "2d", [8, 8]),
+    ],
+)
+def test_tiny_scans_are_padded_to_what_a_network_can_pool(study, shape, spacing, name, patch):
+    study(shape, spacing)
+    configuration = planned()["configurations"][name]
+    assert sorted(configuration["patch_size"]) == sorted(patch)
+    network = configuration["architecture"]["arch_kwargs"]
+    assert network["n_stages"] == len(network["strides"]) == 2
+    assert np.prod(network["strides"][1]) > 1
+
+
+def test_patch_that_leaves_nothing_to_pool_is_refused(study):
+    study(*SMALL)
+    with pytest.raises(RecipeError, match=r"\[7, 7, 7\] leaves nothing to pool.*\[8, 8, 8\]"):
+        planned("plan.patch_size=[7,7,7]")

@@ -1,0 +1,196 @@
+"""Folders of pictures and masks: what masks mean, which belongs to which, what is written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from graphnn_unet import convert
+from graphnn_unet.data.check import check_dataset
+from graphnn_unet.errors import FaultsError, InputError
+
+RNG = np.random.default_rng(0)
+MASK = np.zeros((20, 30), np.uint8)
+MASK[5:15, 8:22] = 128
+MASK[8:12, 12:18] = 255
+
+
+def picture(n_channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (20, 30) if n_channels == 1 else (20, 30, n_channels)
+    return np.random.default_rng(seed).integers(1, 255, shape, dtype=np.uint8)
+
+
+def save(path: Path, array: np.ndarray | Image.Image, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = array if isinstance(array, Image.Image) else Image.fromarray(array)
+    image.save(path, **options)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """Folder with three colored pictures below ``im`` and no masks."""
+    for number in range(3):
+        save(tmp_path / "im" / f"p{number}.png", picture(seed=number))
+    return tmp_path
+
+
+def converted(work: Path, **options):
+    options = {"images": work / "im", "labels": work / "ma", "dataset": "Dataset501_P", **options}
+    return convert("pictures", n_workers=0, **options)
+
+
+def label(result, name: str) -> np.ndarray:
+    return np.asarray(Image.open(result.folder / "labelsTr" / f"{name}.png"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["p0.png", "p0_mask.png", "p0_segmentation.PNG", "p0-mask.bmp", "p0_gt.tif", "p0_label.png",
+     "mask_p0.png", "P0_GT.png", "p0_lesion.bmp"],
+)  # fmt: skip
+def test_mask_belongs_to_the_picture_of_its_name(work, name):
+    save(work / "ma" / name, MASK)
+    result = converted(work)
+    assert [row.role for row in result.rows] == ["labeled", "unlabeled", "unlabeled"]
+    assert result.labels == {"background": 0, "label_128": 1, "label_255": 2}
+    assert (label(result, "p0") == (MASK > 0).astype(int) + (MASK == 255)).all()
+    stored = Image.open(result.folder / "imagesTr" / "p0_0000.png")
+    assert (np.asarray(stored) == picture()).all()
+    assert not check_dataset(result.folder, n_workers=0).errors
+
+
+def test_mask_without_picture_and_two_for_one_are_named(work):
+    save(work / "ma" / "other_mask.png", MASK)
+    save(work / "ma" / "p1_mask.png", MASK)
+    save(work / "ma" / "p1_gt.png", MASK)
+    with pytest.raises(FaultsError) as caught:
+        converted(work)
+    assert {fault.case for fault in caught.value.faults} == {"other_mask", "p1"}
+
+
+def test_masks_among_the_pictures(work):
+    save(work / "im" / "p0_mask.png", MASK)
+    with pytest.raises(InputError, match=r"p0_mask\.png .*looks like the mask"):
+        converted(work, labels=None)
+    assert [row.case for row in converted(work, labels=work / "im").rows] == ["p0", "p1", "p2"]
+
+
+def test_mask_of_another_size_is_refused(work):
+    save(work / "ma" / "p0.png", MASK[:, :29])
+    with pytest.raises(FaultsError, match="its mask has 29x20 pixels, the picture 30x20"):
+        converted(work)
+
+
+def test_numbers_of_a_palette_are_the_ids(work):
+    indices = Image.fromarray((MASK // 127).astype(np.uint8)).convert("P")
+    indices.putdata((MASK // 127).ravel().tolist())
+    indices.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0])
+    save(work / "ma" / "p0.png", indices)
+    result = converted(work)
+    assert result.labels == {"background": 0, "label_1": 1, "label_2": 2}
+    assert (label(result, "p0") == MASK // 127).all()
+
+
+def test_colors_become_ids_by_a_table_that_is_kept(work):
+    colors = np.zeros((20, 30, 3), np.uint8)
+    colors[MASK == 128] = (255, 0, 0)
+    colors[MASK == 255] = (0, 0, 255)
+    save(work / "ma" / "p0.png", colors)
+    save(work / "ma" / "p1.png", np.zeros((20, 30), np.uint8))
+    result = converted(work)
+    assert result.labels == {"background": 0, "color_0000ff": 1, "color_ff0000": 2}
+    names = {"#ff0000": "cytoplasm", "#0000ff": "nucleus"}
+    result = converted(work, label_names=names, overwrite=True)
+    assert result.labels == {"background": 0, "cytoplasm": 1, "nucleus": 2}
+    assert (label(result, "p0") == (MASK > 0).astype(int) + (MASK == 255)).all()
+    table = {"#000000": 0, "#ff0000": 1, "#0000ff": 2}
+    for name in ("gnnunet.json", "dataset.json"):
+        assert json.loads((result.folder / name).read_text())["label_colors"] == table
+
+
+def test_background_of_colors_is_asked_for(work):
+    colors = np.full((20, 30, 3), (9, 9, 99), np.uint8)
+    colors[MASK > 0] = (255, 0, 0)
+    save(work / "ma" / "p0.png", colors)
+    with pytest.raises(InputError, match="no color of the masks is the background"):
+        converted(work)
+    names = {"#090963": "background", "#ff0000": "cell"}
+    assert (label(converted(work, label_names=names), "p0") == (MASK > 0)).all()
+
+
+def test_compressed_masks_of_two_values_are_cleaned_with_a_note(work):
+    binary = ((MASK > 0) * 255).astype(np.uint8)
+    save(work / "ma" / "p0.jpg", binary, quality=60)
+    assert len(np.unique(np.asarray(Image.open(work / "ma" / "p0.jpg")))) > 2
+    result = converted(work)
+    assert result.labels == {"background": 0, "label_255": 1}
+    assert (label(result, "p0") != (MASK > 0)).mean() < 0.02
+    assert any("brought to the nearest of 0, 255" in note for note in result.notes)
+
+
+def test_compressed_masks_of_more_values_need_a_table(work):
+    save(work / "ma" / "p0.jpg", MASK, quality=80)
+    with pytest.raises(InputError, match="compressed with loss"):
+        converted(work)
+    result = converted(work, label_names={128: "cytoplasm", 255: "nucleus"})
+    assert result.labels == {"background": 0, "cytoplasm": 1, "nucleus": 2}
+    assert (label(result, "p0") != (MASK > 0).astype(int) + (MASK == 255)).mean() < 0.05
+
+
+def test_gray_pictures_have_one_channel_and_gray_among_colors_three(work):
+    save(work / "im" / "p1.png", picture(1))
+    result = converted(work, labels=None)
+    assert len(result.channel_names) == 3
+    assert any("p1: it is gray" in note for note in result.notes)
+    for number in (0, 2):
+        save(work / "im" / f"p{number}.png", np.dstack([picture(1, number)] * 3))
+    result = converted(work, labels=None, overwrite=True)
+    assert result.channel_names == {0: "gray"}
+    assert Image.open(result.folder / "imagesUn" / "p0_0000.png").mode == "L"
+
+
+def test_deep_gray_pictures_stay_deep(work):
+    deep = (picture(1).astype(np.uint16) << 6) + 3
+    for number in range(3):
+        save(work / "im" / f"p{number}.png", deep + number)
+    result = converted(work, labels=None)
+    assert (np.asarray(Image.open(result.folder / "imagesUn" / "p1_0000.png")) == deep + 1).all()
+
+
+def test_alpha_is_said_and_stacks_are_named(work):
+    save(work / "im" / "p0.png", picture(4))
+    assert any("alpha" in note for note in converted(work, labels=None).notes)
+    frames = [Image.fromarray(picture(seed=n)) for n in range(2)]
+    save(work / "im" / "p1.tif", frames[0], save_all=True, append_images=frames[1:])
+    (work / "im" / "p1.png").unlink()
+    with pytest.raises(FaultsError, match=r"p1\.tif is a stack of 2 pages"):
+        converted(work, labels=None, overwrite=True)
+
+
+def test_hidden_masks_leave_no_trace(work):
+    for number in range(3):
+        save(work / "ma" / f"p{number}.png", MASK)
+    result = converted(work, labeled=1, test=1)
+    assert [row.role for row in result.rows] == ["labeled", "unlabeled", "test"]
+    inputs = json.loads((result.folder / "gnnunet.json").read_text())["sha256"]
+    assert "ma/p1.png" not in inputs
+    assert "ma/p0.png" in inputs
+
+
+def test_pictures_that_stock_nnunet_sees_otherwise_are_found_by_the_check(work):
+    save(work / "ma" / "p0.png", MASK)
+    folder = converted(work).folder
+    path = folder / "labelsTr" / "p0.png"
+    palette = Image.fromarray(np.asarray(Image.open(path))).convert("P")
+    save(path, palette)
+    save(folder / "imagesUn" / "p1_0000.png", picture(1))
+    causes = {fault.case: fault.cause for fault in check_dataset(folder, n_workers=0).errors}
+    assert "it has a palette" in causes["p0"]
+    assert "is gray (1 channels), dataset.json lists 3" in causes["p1"]
+
+
+def test_colors_are_no_names_of_other_forms(work):
+    with pytest.raises(InputError, match="which only form pictures has"):
+        convert("nifti", images=work / "im", label_names={"#ff0000": "a"})
