@@ -9,9 +9,9 @@ from typing import Any
 
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, Source
-from graphnn_unet.dataset_conversion.volumes import read_channel, safe_id, stem_of
+from graphnn_unet.dataset_conversion.volumes import read_channel, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
-from graphnn_unet.images.find import file_ending
+from graphnn_unet.images.find import file_ending, safe_id
 from graphnn_unet.storage.safe_load import read_json
 
 _TASKS = {

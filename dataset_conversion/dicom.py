@@ -7,7 +7,6 @@ patient stay together.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,8 +18,8 @@ import SimpleITK as sitk
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.find import safe_id, walk
 from graphnn_unet.images.header import last_line, quiet_itk
 from graphnn_unet.images.volume import Volume, from_itk
 
@@ -123,15 +122,14 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
 
 def find_series(folder: Path) -> Iterator[Series]:
     """All series of images below a folder, folder by folder."""
-    for root, below, files in os.walk(folder):
-        below.sort()
+    for root, files in walk(folder):
         if not files:
             continue
         with quiet_itk():
-            ids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(root))
+            ids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(root)))
         for series_id in ids:
-            names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(root, series_id)
-            yield Series(Path(root), tuple(Path(name) for name in names), len(ids))
+            names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(root), series_id)
+            yield Series(root, tuple(Path(name) for name in names), len(ids))
 
 
 def _case_id(source: Path, series: Series, number: str, taken: set[str]) -> str:

@@ -105,7 +105,7 @@ def find_images(folder: Path | str) -> dict[str, Path]:
         raise MissingFileError(
             f"{folder} holds no image", f"looked for {endings}", "Give the folder with the files"
         )
-    files.say_unusable()
+    files.say_left_out()
     volumes = [path for path in files.paths if file_ending(path)]
     if volumes and len(volumes) < len(files.paths):
         picture = next(path for path in files.paths if path not in volumes)

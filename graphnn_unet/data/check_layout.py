@@ -13,7 +13,7 @@ from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import (
     HIDDEN,
     NO_IMAGE,
-    VOLUMES,
+    RAW_VOLUMES,
     file_ending,
     image_files,
     split_channel,
@@ -92,9 +92,9 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
         cause = f"channel_names in {path} is {channels!r}"
         faults.append(_json_fault("I39", cause, 'Number the channels: {"0": "T1", ...}'))
     ending = content["file_ending"]
-    if ending not in VOLUMES:
+    if ending not in RAW_VOLUMES:
         cause = f"file_ending {ending!r} in {path} is not supported"
-        remedy = f"Use one of {', '.join(VOLUMES)} (gnnunet_convert nifti writes .nii.gz)"
+        remedy = f"Use one of {', '.join(RAW_VOLUMES)} (gnnunet_convert nifti writes .nii.gz)"
         faults.append(_json_fault("I40", cause, remedy))
     values, label_faults = _label_values(content, path)
     faults += label_faults

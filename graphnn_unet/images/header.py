@@ -13,11 +13,14 @@ import SimpleITK as sitk
 from graphnn_unet.errors import COPY_AGAIN, BadFileError
 from graphnn_unet.images.find import file_ending
 from graphnn_unet.images.grid import Grid
+from graphnn_unet.images.one_file import FREESURFER, freesurfer_grid
 
 _ITK_READER = {
     ".nii.gz": "NiftiImageIO",
     ".nii": "NiftiImageIO",
     ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".img": "NiftiImageIO",
     ".nrrd": "NrrdImageIO",
 }
 """ITK itself would not know ``.MHA``, in capitals."""
@@ -36,6 +39,8 @@ def read_grid(path: Path, name: str | None = None) -> Grid:
         BadFileError: There is no such file, or its header is damaged or places it nowhere.
     """
     name = str(path) if name is None else name
+    if file_ending(path) in FREESURFER:
+        return freesurfer_grid(path, name)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_ITK_READER.get(file_ending(path), ""))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import MISSING, PICTURES, not_a_file
 from graphnn_unet.images.header import read_grid
+from graphnn_unet.images.one_file import as_one_file
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.images.volume_bytes import decode_volume
@@ -63,6 +64,7 @@ def read_volume(path: Path, name: str | None = None, *, n_dims: int | None = 3) 
     content = path.read_bytes()
     if not content:
         raise BadFileError("I07", f"{name} is empty (0 bytes)")
+    content = as_one_file(path, content, name)
     array = decode_volume(content, path, name, n_dims)
     grid = read_grid(path, name)
     if grid.shape != array.shape:

@@ -232,7 +232,7 @@ def _match_cases(
 
 def _by_case(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
     files = image_files(folder, VOLUMES)
-    files.say_unusable()
+    files.say_left_out()
     return files.by_case(STAGE)
 
 

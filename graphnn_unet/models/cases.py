@@ -13,7 +13,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from graphnn_unet.data.check import check_case_images, group_case_files
 from graphnn_unet.data.check_layout import case_id_fault
 from graphnn_unet.errors import BadFileError, Fault, InputError
-from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
+from graphnn_unet.images.find import (
+    RAW_VOLUMES,
+    ImageFiles,
+    image_files,
+    split_channel,
+    split_ending,
+)
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.prediction.write_case import Outputs
@@ -38,9 +44,9 @@ def find_cases(
     Raises:
         InputError: No images, or the model reads a kind of file that is not supported.
     """
-    if ending not in VOLUMES:
+    if ending not in RAW_VOLUMES:
         raise InputError(
-            f"the model reads *{ending} files", f"only {', '.join(VOLUMES)} can be checked",
+            f"the model reads *{ending} files", f"only {', '.join(RAW_VOLUMES)} can be checked",
             "Predict with nnUNetv2_predict_from_modelfolder",
         )  # fmt: skip
     files = image_files(folder, (ending,))

@@ -10,8 +10,8 @@ from volume_makers import image_array, label_array, read, save
 
 from graphnn_unet.data.check import check_dataset
 from graphnn_unet.dataset_conversion.convert import convert
-from graphnn_unet.dataset_conversion.nifti_folder import find_images
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError
+from graphnn_unet.images.cases import Wanted, find_cases
 
 
 def run(data: Path, **options):
@@ -65,6 +65,7 @@ def test_odd_names_become_safe_ids(data: Path):
     result = run(data)
     assert "pat_2_late" in {row.case for row in result.rows}
     assert any("'pat 2 (late)' is pat_2_late" in note for note in result.notes)
+    assert (result.folder / "names.csv").read_text() == "name,case\npat 2 (late),pat_2_late\n"
 
 
 def test_other_files_are_told_and_passed_over(data: Path):
@@ -96,7 +97,7 @@ def test_other_formats_become_nifti(data: Path, ending: str, tmp_path: Path):
 
 
 def names(folder: Path, *channels: str) -> tuple[list[str], dict[str, dict[str, str]]]:
-    images = find_images([folder], list(channels), [])
+    images = find_cases([folder], Wanted(channels))
     return images.channels, {
         case: {channel: path.name for channel, path in files.items()}
         for case, files in images.cases.items()
@@ -126,7 +127,7 @@ def test_case_numbers_are_not_taken_for_channels(tmp_path: Path):
 
 
 def test_channel_names_at_the_end_make_cases(tmp_path: Path):
-    touch(tmp_path / "s1", "s1_t1.nii.gz", "s1_t1ce.nii.gz", "s1_seg.nii.gz")
+    touch(tmp_path / "s1", "s1_t1.nii.gz", "s1_t1ce.nii.gz", "s1_pd.nii.gz")
     touch(tmp_path / "s2", "s2_t1.nii.gz", "s2_t1ce.nii.gz")
     channels, cases = names(tmp_path, "T1ce", "T1")
     assert channels == ["T1ce", "T1"]
