@@ -214,7 +214,7 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
         notes.append(f"{listed}: {text}")
     if changed := _changed_names(dataset):
         listed = ", ".join(f"{row['name']!r} is {row['case']}" for row in changed)
-        notes.append(f"{len(changed)} names became case ids, kept in {NAMES}: {listed}")
+        notes.append(f"names that became case ids ({len(changed)}, kept in {NAMES}): {listed}")
     names = [name.lower() for name in dataset.channel_names.values()]
     if rows and "ct" not in names and min(row.minimum for row in rows) < _LOOKS_LIKE_CT:
         notes.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
         return None, [_json_fault("I39", cause, "Write it again with gnnunet_convert")]
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content["modality"]
+    if "training" in content and "file_ending" not in content:
+        cause = f"{path} is in the form of nnU-Net v1 and the Decathlon"
+        remedy = f"Type gnnunet_convert MSD {folder} -d NAME"
+        return None, [_json_fault("I39", cause, remedy)]
     if missing := [key for key in _REQUIRED if key not in content]:
         cause = f"{path} lacks {', '.join(missing)}"
         return None, [_json_fault("I39", cause, f"It needs {', '.join(_REQUIRED)}")]
@@ -194,6 +198,11 @@ def list_images(folder: Path, ending: str, *, any_case: bool = False) -> Listing
             listing.faults.append(fault(case, "I31", cause, "Remove one of them"))
         else:
             listing.cases[case][channel] = path
+    if not listing.cases:  # all are named as the Decathlon does
+        remedy = f"Type gnnunet_convert nifti --images {folder} -d NAME (and --labels DIR)"
+        listing.faults = [
+            replace(bad, remedy=remedy) if bad.code == "I33" else bad for bad in listing.faults
+        ]
     return listing
 
 

@@ -243,7 +243,7 @@ def without_channel(stem: str, channels: Sequence[str]) -> str:
 
 
 def _by_channel(where: Path, files: Sequence[Path], wanted: Wanted) -> CaseFiles:
-    numbers = _channel_numbers(where, [stem_of(path) for path in files], wanted)
+    numbers = channel_numbers(where, [stem_of(path) for path in files], wanted)
     if numbers is not None:
         return _by_number(files, numbers, wanted)
     if len(wanted.channels) > 1:
@@ -279,8 +279,13 @@ def _modalities(stems: Sequence[str]) -> list[str]:
     return sorted(sets[0]) if alike else []
 
 
-def _channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[int] | None:
+def channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[int] | None:
     """The numbers of the channels; ``None`` where four digits at the end belong to the name.
+
+    Args:
+        where: The folder, for messages.
+        stems: Names of all images in it.
+        wanted: What is known of the cases.
 
     They are channels when every case has 0000 to C-1 for the C channels that are expected, or for
     one C where none is known. A case that lacks one, or has one more, is a fault of that case.
