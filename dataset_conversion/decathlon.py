@@ -80,9 +80,8 @@ FORM = Form(name="MSD", help="a task folder of the Decathlon or of nnU-Net v1", 
 
 def _table(source: Path) -> dict[str, Any]:
     path = source / "dataset.json"
-    as_nifti = (
-        f"gnnunet_convert nifti --images {source}/imagesTr --labels {source}/labelsTr -d NAME"
-    )
+    images, labels = source / "imagesTr", source / "labelsTr"
+    as_nifti = f"gnnunet_convert nifti --images {images} --labels {labels} -d NAME"
     if not path.is_file():
         raise MissingFileError(
             f"{path} is missing",
@@ -95,8 +94,8 @@ def _table(source: Path) -> dict[str, Any]:
         raise InputError(
             f"{source} is a raw folder of nnU-Net v2",
             "it needs no conversion where its files are named CASE_0000",
-            f"Put it into $nnUNet_raw as Dataset101_NAME and type gnnunet_plan_and_preprocess -d 101,"
-            f" or type {as_nifti}",
+            "Put it into $nnUNet_raw as Dataset101_NAME and type "
+            f"gnnunet_plan_and_preprocess -d 101, or type {as_nifti}",
         )
     if not isinstance(table, dict) or any(key not in table for key in wanted):
         raise InputError(

@@ -174,9 +174,9 @@ def match_labels(
     if not listing.paths:
         by_patient = label_maps_of_patients(labels, taken)
         files = [
-            (name if len(paths) == 1 or name in cases else stem_of(path), [path])
+            entry
             for name, paths in by_patient.items()
-            for path in paths
+            for entry in ([(name, paths)] if name in cases else [(stem_of(p), [p]) for p in paths])
         ]
     if not files:
         looked_for = f"looked for {', '.join(VOLUMES)}"
@@ -195,6 +195,11 @@ def _pair(
     label_of: dict[str, Path] = {}
     worded = []
     for name, paths in files:
+        if len(paths) > 1:
+            cause = f"its label map is in {len(paths)} files ({some(p.name for p in paths)})"
+            remedy = "Write them as one label map with a number a structure, or remove the others"
+            faults.append(Fault(safe_id(name), "convert", cause, remedy, code="I28"))
+            continue
         for path in paths:
             case = case_of(name, cases) or case_of(stem_of(path), cases)
             if case is None:

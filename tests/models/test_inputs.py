@@ -167,9 +167,14 @@ def test_copies_for_the_reader_are_removed_whatever_happens(images, tmp_path):
     with readable([source], [".nii.gz"], tmp_path / "out") as files:
         assert files == [source]
     assert not (tmp_path / "out").exists()
-    with pytest.raises(KeyboardInterrupt), readable([source], [".mha"], tmp_path / "out") as files:
-        np.testing.assert_array_equal(read(files[0]), read(source))
-        raise KeyboardInterrupt
+
+    def stop() -> None:
+        with readable([source], [".mha"], tmp_path / "out") as files:
+            np.testing.assert_array_equal(read(files[0]), read(source))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert list((tmp_path / "out").iterdir()) == []
     (tmp_path / "out" / f".{TEMPORARY_MARK}folder-killed").mkdir()
     assert remove_leftovers(tmp_path / "out") == 1
