@@ -83,8 +83,8 @@ class Wanted:
         labels_inside: Label maps lie in the same folder and are wanted.
         label_names: Names of label maps elsewhere; they tell a case from a channel of one.
         type_channels: What a user types to name the channels; empty where the model says them.
-        type_labels: What a user types to take the label maps beside the images; ``{}`` is their
-            folder.
+        type_labels: What a user types to take the label maps beside the images, whose folder is
+            ``{}``; empty where none are taken.
         exclude: A folder that holds no images (that of the label maps).
     """
 
@@ -400,10 +400,12 @@ def _in_subfolders(folder: Path, wanted: Wanted) -> CaseFiles:
         if listing.paths:
             inside[relative] = list(listing.paths)
     if not inside:
+        has_series = any("DICOM" in why for _, why in left_out)
+        remedy = "Give the folder that holds the image files"
         raise MissingFileError(
             f"no image in {folder}",
             f"looked for {', '.join(VOLUMES)}",
-            "Give the folder that holds the image files",
+            f"Type gnnunet_convert dicom {folder} -d NAME" if has_series else remedy,
         )
     _require_one_kind(folder, inside, wanted)
     label_folders = {
@@ -436,11 +438,11 @@ def _require_one_kind(folder: Path, inside: Mapping[Path, Sequence[Path]], wante
     labels = sorted(name for name in tops if _LABEL_FOLDER.fullmatch(name))
     if not (images and labels) or {*images, *labels} != tops:
         return
-    if (folder / "dataset.json").is_file():
+    remedy = f"Give {folder / images[0]} as the folder of images"
+    if wanted.type_labels and (folder / "dataset.json").is_file():
         remedy = f"Type gnnunet_convert MSD {folder}"
-    else:
-        remedy = wanted.type_labels.format(folder / labels[0])
-        remedy = f"Give {folder / images[0]} as the folder of images. {remedy}"
+    elif wanted.type_labels:
+        remedy = f"{remedy}. {wanted.type_labels.format(folder / labels[0])}"
     raise InputError(
         f"{folder} holds folders of images and of label maps",
         f"{', '.join(images)} beside {', '.join(labels)}",

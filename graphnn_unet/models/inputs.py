@@ -13,7 +13,7 @@ from pathlib import Path
 
 from graphnn_unet.dataset_conversion import dicom
 from graphnn_unet.dataset_conversion.forms import Request
-from graphnn_unet.dataset_conversion.records import Source
+from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.cases import CaseFiles, Wanted, find_cases, stem_of
 from graphnn_unet.images.find import (
@@ -100,7 +100,7 @@ def find_inputs(source: Path, channels: Sequence[str], target: Path | None = Non
     if not source.is_dir():
         return _from_file(source, channels)
     exclude = None if target is None else target.resolve()
-    wanted = Wanted(tuple(channels), type_channels="", exclude=exclude)
+    wanted = Wanted(tuple(channels), type_channels="", type_labels="", exclude=exclude)
     try:
         images = find_cases([source], wanted)
     except MissingFileError:
@@ -190,9 +190,18 @@ def _from_series(source: Path, channels: Sequence[str]) -> Inputs:
         )
     inputs = Inputs(left_out=list(dataset.skipped))
     for case in dataset.cases:
-        given = case.inputs[0].parent if case.inputs else source
-        inputs.add(case.images, case.name or case.case_id, given)
+        inputs.add(case.images, *_series_name(source.absolute(), case))
     return inputs
+
+
+def _series_name(source: Path, case: Case) -> tuple[str, Path]:
+    """The name of a series in its folders' own letters, and its folder."""
+    folder = case.inputs[0].parent
+    parts = folder.relative_to(source).parts if folder.is_relative_to(source) else ()
+    name = "_".join(parts or (folder.name,))
+    start = safe_id(name)  # behind it stands what tells several series of a folder apart
+    is_start = case.case_id.startswith(start)
+    return (name + case.case_id[len(start) :] if is_start else case.case_id), folder
 
 
 def _what_is_there(folder: Path) -> str:

@@ -110,6 +110,8 @@ def test_the_folder_above_images_and_labels_is_named_as_what_it_is(tmp_path: Pat
     words = f"Give {tmp_path}/imagesTr as the folder of images. Add --labels {tmp_path}/labelsTr"
     with pytest.raises(InputError, match=words):
         cases(tmp_path)
+    with pytest.raises(InputError, match=rf"Give {tmp_path}/imagesTr as the folder of images\.$"):
+        cases(tmp_path, type_labels="")
     (tmp_path / "dataset.json").touch()
     with pytest.raises(InputError, match=f"Type gnnunet_convert MSD {tmp_path}"):
         cases(tmp_path)
@@ -227,3 +229,10 @@ def test_two_files_of_one_case_are_named(tmp_path: Path):
         cases(tmp_path)
     with pytest.raises(MissingFileError):
         cases(touch(tmp_path / "none" / "x", "y.txt").parent)
+
+
+def test_a_folder_of_dicom_is_named_as_what_it_is(tmp_path: Path):
+    touch(tmp_path, "p1/IM1.txt")
+    (tmp_path / "p1" / "IM2").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(MissingFileError, match=f"Type gnnunet_convert dicom {tmp_path}"):
+        cases(tmp_path)

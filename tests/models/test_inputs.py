@@ -145,6 +145,7 @@ def test_dicom_series_lie_where_their_label_maps_lie(model, images, tmp_path):
     target = tmp_path / "out"
     result = predict(tmp_path / "study", target, model=model, device="cpu", mirroring=False)
     assert result.predicted == ["frueh", "link"]
+    assert [unicodedata.normalize("NFC", name) for name in label_maps(target)] == ["früh", "link"]
     (first, second) = label_maps(target).values()
     np.testing.assert_array_equal(first, second)
     expected = read_volume(tmp_path / "a.nii.gz").grid
