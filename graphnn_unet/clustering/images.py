@@ -110,7 +110,7 @@ def find_images(
 def _joined_channels(folder: Path, files: dict[str, Path], n_channels: int | None) -> list[Source]:
     """One source a case; volumes with channel numbers are joined where a case has several."""
     volumes = [name for name, path in files.items() if file_ending(path)]
-    wanted = Wanted(("image",) * (n_channels or 0), type_channels="--channels N")
+    wanted = Wanted(("image",) * (n_channels or 0), type_channels="number")
     are_channels = bool(volumes) and channel_numbers(folder, volumes, wanted) is not None
     channels: dict[str, list[str]] = {}
     for name, path in files.items():

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.images.find import (
@@ -82,7 +83,7 @@ class Wanted:
         channels: Names of the channels in order, where they are known; else as many as there are.
         labels_inside: Label maps lie in the same folder and are wanted.
         label_names: Names of label maps elsewhere; they tell a case from a channel of one.
-        type_channels: What a user types to name the channels; empty where the model says them.
+        type_channels: What a user types after ``--channels``; empty where the model says them.
         type_labels: What a user types to take the label maps beside the images, whose folder is
             ``{}``; empty where none are taken.
         exclude: A folder that holds no images (that of the label maps).
@@ -91,7 +92,7 @@ class Wanted:
     channels: tuple[str, ...] = ()
     labels_inside: bool = False
     label_names: frozenset[str] = frozenset()
-    type_channels: str = "--channels NAME NAME ..."
+    type_channels: Literal["names", "number", ""] = "names"
     type_labels: str = "Add --labels {}"
     exclude: Path | None = None
 
@@ -133,7 +134,7 @@ def _by_folder(folders: Sequence[Path], wanted: Wanted) -> CaseFiles:
     if len(set(names)) < len(names):
         raise InputError(
             f"two image folders are both called {max(names, key=names.count)}", "",
-            f"Name the channels with {wanted.type_channels}",
+            "Name the channels with --channels",
         )  # fmt: skip
     images = CaseFiles(names)
     for channel, folder in zip(names, folders, strict=True):
@@ -198,7 +199,9 @@ def labels_among(stems: Collection[str], channels: Sequence[str] = ()) -> dict[s
         {'a_seg': 'a', 'b_seg': 'b'}
     """
     known = set(stems)
-    images = {plain(without_channel(stem, channels)) for stem in stems if not _label_word(stem)}
+    unlabeled = [stem for stem in stems if not _label_word(stem)]
+    images = {plain(without_channel(stem, channels)) for stem in unlabeled}
+    images |= {match[1] for stem in unlabeled if (match := _with_modality(stem))}
     words: set[str] = set()
     stripped: dict[str, tuple[str, str]] = {}
     for stem in stems:
@@ -216,6 +219,12 @@ def labels_among(stems: Collection[str], channels: Sequence[str] = ()) -> dict[s
     if not labels:
         labels = {stem: stem for stem in stems if f"{stem}_0000" in known}
     return labels
+
+
+def _with_modality(stem: str) -> re.Match[str] | None:
+    """Case and modality of ``CASE_t1``."""
+    match = re.fullmatch(r"(.+)[_. -]([A-Za-z0-9]+)", stem)
+    return match if match and _MODALITY.fullmatch(match[2]) else None
 
 
 def _label_word(stem: str) -> bool:
@@ -253,8 +262,7 @@ def _by_channel(where: Path, files: Sequence[Path], wanted: Wanted) -> CaseFiles
         raise InputError(
             f"the names of the files in {where} end in {', '.join(names)}",
             "that may be channels of one case, or cases of their own",
-            f"Type {wanted.type_channels.replace('NAME NAME ...', ' '.join(names))} for channels, "
-            "or give each its own folder",
+            f"Type {_typed(wanted, names)} for channels, or one name (--channels NAME) for cases",
         )
     images = CaseFiles([next(iter(wanted.channels), "image")])
     for path in files:
@@ -270,8 +278,7 @@ def _modalities(stems: Sequence[str]) -> list[str]:
     """Words such as ``t1`` and ``flair`` that all names end in, where each case has them all."""
     by_case: dict[str, set[str]] = {}
     for stem in stems:
-        match = re.fullmatch(r"(.+)[_. -]([A-Za-z0-9]+)", stem)
-        if match is None or not _MODALITY.fullmatch(match[2]):
+        if (match := _with_modality(stem)) is None:
             return []
         by_case.setdefault(match[1], set()).add(match[2])
     sets = list(by_case.values())
@@ -326,18 +333,21 @@ def channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[in
 
 def _both_ways(where: Path, case: str, n_channels: int, wanted: Wanted) -> InputError:
     names = ", ".join(f"{case}_{number:04d}" for number in range(min(n_channels, 3)))
-    as_channels = (
-        f"Type {wanted.type_channels} where they are {n_channels} channels of one case"
-        if wanted.type_channels
-        else "Give the files of one channel alone"
-    )
     return InputError(
         f"{names} in {where} can be cases, or channels of one case",
         f"one channel is expected, {n_channels} numbers are there"
         if wanted.channels
         else "four digits that count from 0000 are used for both",
-        f"{as_channels}; where they are cases, write three digits ({case}_001)",
+        f"Type {_typed(wanted, ['NAME'] * n_channels)} for channels of one case, "
+        f"{_typed(wanted, ['NAME'])} for cases"
+        if wanted.type_channels
+        else f"Give the files of one channel alone, or write three digits for cases ({case}_001)",
     )
+
+
+def _typed(wanted: Wanted, names: Sequence[str]) -> str:
+    """The option that says how many channels there are."""
+    return f"--channels {' '.join(names) if wanted.type_channels == 'names' else len(names)}"
 
 
 def _by_number(files: Sequence[Path], numbers: set[int], wanted: Wanted) -> CaseFiles:
@@ -482,14 +492,16 @@ def _patients(
     chosen = [name.lower() for name in wanted.channels]
     if chosen and set(chosen) <= set(by_lower) and (len(chosen) > 1 or shared):
         channels = dict(zip(chosen, wanted.channels, strict=True))
-    elif not shared or (len(inside) == 1 and not _is_patient(table, shared)):
+    elif _are_cases(table, shared):
         return None
     elif not _is_certain(table, shared):
         raise InputError(
             f"the subfolders of {folder} can be patients or channels",
             f"{some(sorted(place.as_posix() for place in inside))} all hold {some(sorted(shared))}",
-            f"Type {wanted.type_channels} with the names of the files where a folder is a patient, "
-            "or with those of the folders where a folder is a channel",
+            "Type --channels with the names of the files where a folder is a patient, or with "
+            "those of the folders where a folder is a channel"
+            if wanted.type_channels
+            else "Name the files after the model's channels",
         )
     elif wanted.channels and len(wanted.channels) != len(by_lower):
         raise InputError(
@@ -508,6 +520,20 @@ def _patients(
         names = ["image"] if names == ["0000"] else names
         channels = dict(zip(by_lower, names, strict=True))
     return _patient_cases(folder, table, channels, wanted)
+
+
+def _are_cases(table: Mapping[Path, Mapping[str, Path]], shared: Collection[str]) -> bool:
+    """Whether the files of subfolders are cases of their own, each with a name of its own."""
+    if not shared or any(_n_labeled(parts) > 1 for parts in table.values()):
+        return True
+    return len(table) == 1 and not _is_patient(table, shared)
+
+
+def _n_labeled(parts: Collection[str]) -> int:
+    """Files of a patient that have a label map of their own, and so are cases of their own."""
+    known = {key.lower() for key in parts}
+    rests = {_LABEL_END.sub("", key).lower() for key in parts if _LABEL_END.search(key)}
+    return len(rests & known)
 
 
 def _is_patient(table: Mapping[Path, Mapping[str, Path]], shared: Collection[str]) -> bool:
@@ -557,6 +583,10 @@ def _parts_of_patient(place: Path, files: Iterable[Path]) -> dict[str, Path]:
     for path in files:
         key = stem_of(path)
         for name in place.parts:
+            if _MODALITY.fullmatch(
+                name
+            ):  # ``dwi/sub-1_dwi``: the name of a channel, not of a patient
+                continue
             if key.lower().startswith(name.lower()):
                 rest = key[len(name) :]
                 key = rest.lstrip("_. -") if not rest[:1].isalnum() else key

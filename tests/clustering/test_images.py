@@ -72,7 +72,7 @@ def test_maps_of_volumes_keep_their_geometry(tmp_path, shape):
 def test_channels_of_a_volume_are_one_image(tmp_path):
     for channel in range(2):
         write_image(tmp_path / f"a_000{channel}.nii.gz", np.ones((4, 5, 6), np.float32) * channel)
-    with pytest.raises(InputError, match=r"can be cases, or channels.*--channels N"):
+    with pytest.raises(InputError, match=r"can be cases, or channels.*--channels 2"):
         find_images(tmp_path)
     assert [source.case for source in find_images(tmp_path, 1)[0]] == ["a_0000", "a_0001"]
     ((source,), _, _) = find_images(tmp_path, 2)

@@ -187,7 +187,9 @@ def test_digits_that_are_no_channels_stay_in_the_name(tmp_path: Path, numbers: t
 
 def test_few_numbers_from_0_on_are_asked_about(tmp_path: Path):
     touch(tmp_path, "scan_0000", "scan_0001", "scan_0002")
-    with pytest.raises(InputError, match=r"can be cases, or channels.*--channels.*scan_001"):
+    with pytest.raises(
+        InputError, match=r"channels.*Type --channels NAME NAME NAME .*, --channels NAME for cases"
+    ):
         cases(tmp_path)
     assert len(cases(tmp_path, "CT")) == 3
     assert cases(tmp_path, "a", "b", "c") == {"scan": "scan_0000 scan_0001 scan_0002"}
@@ -236,3 +238,23 @@ def test_a_folder_of_dicom_is_named_as_what_it_is(tmp_path: Path):
     (tmp_path / "p1" / "IM2").write_bytes(bytes(128) + b"DICM")
     with pytest.raises(MissingFileError, match=f"Type gnnunet_convert dicom {tmp_path}"):
         cases(tmp_path)
+
+
+def test_files_of_a_patient_with_label_maps_of_their_own_are_cases(tmp_path: Path):
+    for patient in ("p1", "p2"):
+        touch(tmp_path / patient, *(f"{patient}_frame{n}{w}" for n in (1, 2) for w in ("", "_gt")))
+    assert sorted(cases(tmp_path, labels=True)) == [
+        "p1_frame1", "p1_frame2", "p2_frame1", "p2_frame2",
+    ]  # fmt: skip
+    assert label_maps(tmp_path)["p2_frame1"] == ["p2_frame1_gt.nii.gz"]
+
+
+def test_a_folder_called_like_a_channel_is_no_part_of_the_patients_name(tmp_path: Path):
+    touch(tmp_path, *(f"sub-{i}/dwi/sub-{i}_{c}" for i in (1, 2) for c in ("dwi", "adc")))
+    assert cases(tmp_path)["sub-2"] == "sub-2/dwi/sub-2_adc sub-2/dwi/sub-2_dwi"
+
+
+def test_modalities_with_their_label_map_are_asked_about(tmp_path: Path):
+    touch(tmp_path, *(f"b{i}-{c}" for i in (1, 2) for c in ("flair", "t1", "seg")))
+    with pytest.raises(InputError, match="Type --channels flair t1 for channels"):
+        cases(tmp_path, labels=True)
