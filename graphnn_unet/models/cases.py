@@ -113,14 +113,14 @@ def readable(
         files = []
         for number, source in enumerate(sources):
             stem = split_ending(source)[0] if isinstance(source, Path) else "scan"
-            path = Path(folder) / str(number) / f"{stem}.nii"
-            path.parent.mkdir()
+            temporary = Path(folder) / str(number) / f"{stem}.nii"
+            temporary.parent.mkdir()
             volume = load(source, source.name if isinstance(source, Path) else "its series")
             kind = _WRITTEN_AS.get(volume.array.dtype, volume.array.dtype)
-            with naming_a_full_disk(path, volume.array.nbytes):
+            with naming_a_full_disk(temporary, volume.array.nbytes):
                 image = to_itk(replace(volume, array=volume.array.astype(kind, copy=False)))
-                sitk.WriteImage(image, str(path))
-            files.append(path)
+                sitk.WriteImage(image, str(temporary))
+            files.append(temporary)
         yield files
 
 
