@@ -22,8 +22,15 @@ import numpy as np
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import published
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, file_case
-from graphnn_unet.dataset_conversion.volumes import h5_case, read_h5_array, stem_of
+from graphnn_unet.dataset_conversion.volumes import (
+    by_id,
+    h5_case,
+    not_taken,
+    read_h5_array,
+    stem_of,
+)
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.find import file_ending, files_below
 from graphnn_unet.images.volume import Volume
 
 H5_SPACING_MM = (10.0, 1.5, 1.5)
@@ -35,6 +42,7 @@ _REFERENCE = (
     "Segmentation and Diagnosis: Is the Problem Solved?, IEEE TMI 37(11), 2018"
 )
 _LICENSE = "CC BY-NC-SA 4.0 (as named by copies of the data; the challenge asks to cite the paper)"
+_NIFTI = (".nii.gz", ".nii")
 _VOLUME = re.compile(r"(patient\d{3})_frame(\d{2})")
 _SLICE = re.compile(r"(patient\d{3}_frame\d{2})_slice_(\d+)")
 
@@ -71,7 +79,7 @@ def read(request: Request) -> ConvertedDataset:
         cases=ordered,
         published_splits={title: table},
         notes=notes + order_notes,
-        skipped=skipped,
+        skipped=[*skipped, *not_taken(source, cases.values())],
         reference=_REFERENCE,
         license=_LICENSE,
     )
@@ -118,27 +126,30 @@ def _with_roles(
 
 
 def _challenge_cases(source: Path) -> dict[str, Case]:
-    cases = {}
-    for path in sorted(source.rglob("patient*_frame*.nii*")):
-        name = stem_of(path)
-        if match := _VOLUME.fullmatch(name):
-            label = path.with_name(path.name.replace(name, f"{name}_gt"))
-            cases[name] = file_case(name, [path], label if label.is_file() else None, match[1])
-    return cases
+    volumes = [p for p in files_below(source, "patient*_frame*") if file_ending(p) in _NIFTI]
+    label_of = {(path.parent, stem_of(path)): path for path in volumes}
+    return by_id(
+        file_case(match[0], [path], label_of.get((path.parent, f"{match[0]}_gt")), match[1])
+        for path in volumes
+        if (match := _VOLUME.fullmatch(stem_of(path)))
+    )
 
 
 def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, Case]:
-    volumes: dict[str, Path] = {}
     slices: dict[str, dict[int, Path]] = {}
-    for path in sorted(source.rglob("patient*.h5")):
+    files = files_below(source, "patient*.h5")
+    for path in files:
         if match := _SLICE.fullmatch(path.stem):
-            slices.setdefault(match[1], {})[int(match[2])] = path
-        elif _VOLUME.fullmatch(path.stem):
-            volumes[path.stem] = path
-    cases = {}
-    for name, path in volumes.items():
-        cases[name] = h5_case(name, path, H5_SPACING_MM, "zyx", name.split("_")[0])
-    stacked = sorted(set(slices) - set(volumes))
+            twin = slices.setdefault(match[1], {}).setdefault(int(match[2]), path)
+            if twin != path:
+                cause = f"slice {match[2]} is there twice: {twin} and {path}"
+                faults.append(Fault(match[1], "convert", cause, "Remove one", code="I31"))
+    cases = by_id(
+        h5_case(match[0], path, H5_SPACING_MM, "zyx", match[1])
+        for path in files
+        if (match := _VOLUME.fullmatch(path.stem))
+    )
+    stacked = sorted(set(slices) - set(cases))
     for name in stacked:
         numbers = sorted(slices[name])
         first = min(numbers[0], 1)  # numbers start at 1, in some copies at 0

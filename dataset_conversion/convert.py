@@ -12,9 +12,9 @@ from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.dataset_conversion.forms import FIXES, Request, form_named
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.dataset_conversion.write_raw import ConversionResult, require_new, write_raw
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.find import safe_id
 from graphnn_unet.images.nifti_forms import require_form
 
 __all__ = ["ConversionResult", "convert"]

@@ -1,7 +1,12 @@
-"""Task folders of the Medical Segmentation Decathlon, and other sets in that form."""
+"""Task folders of the Medical Segmentation Decathlon and of nnU-Net v1, described alike.
+
+The Decathlon keeps the channels of a case in one 4D file; nnU-Net v1 lists the same names and keeps
+``CASE_0000``, ``CASE_0001`` ... Both are read.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -10,9 +15,9 @@ from typing import Any
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.label_table import require_distinct_names
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, Source
-from graphnn_unet.dataset_conversion.volumes import read_channel, safe_id, stem_of
+from graphnn_unet.dataset_conversion.volumes import by_id, read_channel, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
-from graphnn_unet.images.find import file_ending
+from graphnn_unet.images.find import existing, file_ending, safe_id
 from graphnn_unet.storage.safe_load import read_json
 
 _TASKS = {
@@ -46,10 +51,13 @@ def read(request: Request) -> ConvertedDataset:
         *((entry, "labeled") for entry in table["training"]),
         *(({"image": entry}, "test") for entry in table.get("test", [])),
     ]
-    read_cases = (_case(request, entry, len(channels), role, faults) for entry, role in entries)
+    once = list({repr(entry): entry for entry in entries}.values())
+    read_cases = (_case(request, entry, len(channels), role, faults) for entry, role in once)
     cases = [case for case in read_cases if case is not None]
     if faults:
         raise FaultsError(faults)
+    by_id(cases)
+    notes = [f"dataset.json lists {len(entries) - len(once)} cases twice"] * (once != entries)
     ids, mapping = _label_table(labels)
     name, number = _name(source, table)
     return ConvertedDataset(
@@ -61,31 +69,40 @@ def read(request: Request) -> ConvertedDataset:
         labels=ids,
         cases=cases,
         label_mapping=mapping,
-        notes=[f"label values are consecutive inside: {mapping}"] if mapping else [],
+        notes=notes + ([f"label values are consecutive inside: {mapping}"] if mapping else []),
         skipped=_not_listed(source, cases),
         reference=str(table.get("reference", "")) or _REFERENCE,
         license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
     )
 
 
-FORM = Form(name="MSD", help="a task folder of the Medical Segmentation Decathlon", read=read)
+FORM = Form(name="MSD", help="a task folder of the Decathlon or of nnU-Net v1", read=read)
 
 
 def _table(source: Path) -> dict[str, Any]:
     path = source / "dataset.json"
+    images, labels = source / "imagesTr", source / "labelsTr"
+    as_nifti = f"gnnunet_convert nifti --images {images} --labels {labels} -d NAME"
     if not path.is_file():
         raise MissingFileError(
             f"{path} is missing",
             "a Decathlon task folder is described by it",
-            "Give the folder of one task, or use `gnnunet_convert nifti`",
+            f"Give the folder of one task, or type {as_nifti}",
         )
     table = read_json(path)
     wanted = ("modality", "labels", "training")
+    if isinstance(table, dict) and "channel_names" in table and "training" not in table:
+        raise InputError(
+            f"{source} is a raw folder of nnU-Net v2",
+            "it needs no conversion where its files are named CASE_0000",
+            "Put it into $nnUNet_raw as Dataset101_NAME and type "
+            f"gnnunet_plan_and_preprocess -d 101, or type {as_nifti}",
+        )
     if not isinstance(table, dict) or any(key not in table for key in wanted):
         raise InputError(
             f"{path} is not in the Decathlon's form",
             f"it needs {', '.join(wanted)}",
-            "Use `gnnunet_convert nifti --images ... --labels ...`",
+            f"Type {as_nifti}",
         )
     return table
 
@@ -128,23 +145,46 @@ def _case(
         cause = f"dataset.json lists it as {entry!r}"
         faults.append(Fault(str(image), "convert", cause, "Give image and label", code="I39"))
         return None
-    source, case_id = request.source_folder, safe_id(stem_of(image))
-    paths = tuple(source / name for name in (image, label) if isinstance(name, str))
+    source, form = request.source_folder, request.nifti_form
+    name = _case_name(image)
+    case_id = safe_id(name)
+    files = _channel_files(source / image, name, n_channels)
+    label_file = existing(source / label) if isinstance(label, str) else None
+    paths = (*files, label_file) if label_file else files
     if path_faults := [fault for path in paths if (fault := _path_fault(case_id, path, source))]:
         faults.append(path_faults[0])
         return None
-    images: tuple[Source, ...] = (paths[0],)
-    if n_channels > 1:
-        form = request.nifti_form
+    images: tuple[Source, ...] = files
+    if len(files) < n_channels:
         images = tuple(
-            partial(read_channel, paths[0], i, n_channels, form) for i in range(n_channels)
+            partial(read_channel, files[0], i, n_channels, form) for i in range(n_channels)
         )
-    return Case(case_id, images, next(iter(paths[1:]), None), role, case_id, paths)
+    return Case(case_id, images, label_file, role, case_id, paths, name)
+
+
+def _case_name(image: str) -> str:
+    """The name of a case, without the number of its first channel."""
+    return stem_of(image).removesuffix("_0000")
+
+
+def _channel_files(listed: Path, name: str, n_channels: int) -> tuple[Path, ...]:
+    """The file that is listed, or one a channel where they are named as nnU-Net does."""
+    ending = file_ending(listed)
+    numbered = [
+        existing(listed.with_name(f"{name}_{number:04d}{ending}")) for number in range(n_channels)
+    ]
+    path, plain = existing(listed), existing(listed.with_name(f"{name}{ending}"))
+    if all(file.is_file() for file in numbered) and (n_channels > 1 or not path.is_file()):
+        return tuple(numbered)
+    return (plain,) if plain.is_file() and not path.is_file() else (path,)
 
 
 def _path_fault(case_id: str, path: Path, source: Path) -> Fault | None:
-    """What is wrong with a file that ``dataset.json`` lists."""
-    if not path.resolve().is_relative_to(source.resolve()):
+    """What is wrong with a file that ``dataset.json`` lists.
+
+    Links inside the folder are its owner's; a name in ``dataset.json`` must not lead out of it.
+    """
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(source)):
         cause = f"dataset.json points outside its folder ({path})"
         return Fault(case_id, "convert", cause, "Move the file inside", code="S14")
     if not path.is_file():
@@ -158,7 +198,7 @@ def _not_listed(source: Path, cases: list[Case]) -> list[tuple[str, str]]:
     listed = {path.resolve() for case in cases for path in case.inputs}
     return [
         (f"{folder}/{path.name}", "not listed in dataset.json")
-        for folder in ("imagesTr", "labelsTr", "imagesTs")
+        for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
         for path in sorted((source / folder).glob("*"))
         if file_ending(path) and not path.name.startswith(".") and path.resolve() not in listed
     ]

@@ -26,9 +26,8 @@ from pydicom.errors import InvalidDicomError
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
-from graphnn_unet.images.find import some
+from graphnn_unet.images.find import safe_id, some, walk
 from graphnn_unet.images.header import last_line, quiet_itk
 from graphnn_unet.images.volume import Volume
 
@@ -195,7 +194,8 @@ def find_series(folder: Path, skipped: list[tuple[str, str]] | None = None) -> I
     skipped = [] if skipped is None else skipped
     groups: dict[str, list[tuple[Path, dict[str, str]]]] = {}
     no_scans: dict[tuple[str, str], int] = {}
-    for path in _files_below(folder):
+    paths = (path for _, files in walk(folder) for path in files if path.name[0] != ".")
+    for path in paths:
         tags = _tags(path)
         if tags is None:
             if path.suffix.lower() == ".dcm":
@@ -217,17 +217,6 @@ def find_series(folder: Path, skipped: list[tuple[str, str]] | None = None) -> I
         n_frames = sum(max(1, _integer(t["NumberOfFrames"])) for p, t in members if p in files)
         n_in_folder = list(places.values()).count(places[series_id])
         yield Series(places[series_id], tuple(files), n_in_folder, tags, n_frames)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    seen = set()
-    for root, below, files in os.walk(folder, followlinks=True):
-        below.sort()
-        if (real := os.path.realpath(root)) in seen:
-            below.clear()
-            continue
-        seen.add(real)
-        yield from (Path(root) / name for name in sorted(files) if not name.startswith("."))
 
 
 def _tags(path: Path) -> dict[str, str] | None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, file_case
-from graphnn_unet.dataset_conversion.volumes import h5_case, stem_of
+from graphnn_unet.dataset_conversion.volumes import by_id, h5_case, not_taken
 from graphnn_unet.errors import MissingFileError
-from graphnn_unet.images.find import file_ending
+from graphnn_unet.images.find import VOLUMES, files_below, image_files
 
 SPACING_MM = (0.625, 0.625, 0.625)
 """Resolution of the challenge's scans (Xiong et al. 2020); the h5 files store none."""
@@ -63,6 +63,7 @@ def read(request: Request) -> ConvertedDataset:
         label_mapping=_CHALLENGE_LABELS if "laendo.nrrd" in inputs else {},
         published_splits=split.tables,
         notes=notes + split.notes,
+        skipped=not_taken(source, cases.values()),
         reference=_REFERENCE,
         license=_LICENSE,
     )
@@ -76,23 +77,21 @@ FORM = Form(
 
 
 def _h5_cases(source: Path) -> dict[str, Case]:
-    paths = sorted(source.rglob("mri_norm2.h5"))
-    return {path.parent.name: h5_case(path.parent.name, path, SPACING_MM, "xyz") for path in paths}
+    paths = files_below(source, "mri_norm2.h5")
+    return by_id(h5_case(path.parent.name, path, SPACING_MM, "xyz") for path in paths)
 
 
 def _challenge_cases(source: Path) -> dict[str, Case]:
-    cases = {}
-    for path in sorted(source.rglob("lgemri.nrrd")):
-        name, label = path.parent.name, path.with_name("laendo.nrrd")
-        cases[name] = file_case(name, [path], label if label.is_file() else None)
-    return cases
+    return by_id(
+        file_case(path.parent.name, [path], label if label.is_file() else None)
+        for path in files_below(source, "lgemri.nrrd")
+        if (label := path.with_name("laendo.nrrd"))
+    )
 
 
 def _nifti_cases(source: Path) -> dict[str, Case]:
-    labels = {stem_of(path): path for path in sorted((source / "labels").glob("*"))}
-    images = {
-        stem_of(path): path
-        for path in sorted((source / "images").glob("*"))
-        if file_ending(path) and not path.name.startswith(".")
-    }
+    images, labels = (
+        image_files(source / name, VOLUMES).one_per_case() if (source / name).is_dir() else {}
+        for name in ("images", "labels")
+    )
     return {name: file_case(name, [path], labels.get(name)) for name, path in images.items()}

@@ -1,46 +1,31 @@
 """A user's own folders of images and label maps.
 
-One channel: one file a case, any name. Several channels: ``CASE_0000``, ``CASE_0001`` ...; or
-``CASE_T1``, ``CASE_FLAIR`` with the names given; or one subfolder (or one ``--images`` folder) a
-channel with the same file names in each. A label map belongs to the image with the same name; a
-case without one is unlabeled.
+How files become cases and channels says ``graphnn_unet.images.cases``. A label map belongs to the
+image with the same name; a case without one is unlabeled.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folders
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, file_case
-from graphnn_unet.dataset_conversion.volumes import safe_id, stem_of
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
-from graphnn_unet.images import find
+from graphnn_unet.images.cases import (
+    CaseFiles,
+    Wanted,
+    case_of,
+    find_cases,
+    label_maps_of_patients,
+    stem_of,
+)
+from graphnn_unet.images.find import RAW_VOLUMES, VOLUMES, file_ending, image_files, safe_id, some
 
-_LABEL_WORDS = re.compile(r"[_.-](seg|segmentation|label|labels|lbl|mask|gt|manual)$", re.I)
-_LABEL_PREFIX = re.compile(r"^(seg|segmentation|label|labels|mask|gt)[_.-]", re.I)
-_SHOWN = 3
-
-
-@dataclass
-class ChannelFiles:
-    """Image files sorted by case and channel.
-
-    Attributes:
-        channels: Names of the channels, in order.
-        cases: Name of a case (not yet a safe id) to channel to file.
-    """
-
-    channels: list[str]
-    cases: dict[str, dict[str, Path]] = field(default_factory=dict)
-
-    def add(self, case: str, channel: str, path: Path) -> None:
-        """Note one file."""
-        self.cases.setdefault(case, {})[channel] = path
+_COPIED = RAW_VOLUMES[0]
 
 
 def read(request: Request) -> ConvertedDataset:
@@ -65,15 +50,19 @@ def read(request: Request) -> ConvertedDataset:
     faults: list[Fault] = []
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
-    images = find_images(folders, request.channels, skipped)
+    images = _find(folders, labels, tuple(request.channels), "--images DIR --labels")
     cases = _cases(images, labels, "labeled", faults, notes)
+    skipped += images.left_out
     if test_folders:
-        test = find_images(test_folders, request.channels or images.channels, skipped)
+        test_label_folder = next(iter(test_labels), None)
+        channels = request.channels or images.channels
+        test = _find(test_folders, test_label_folder, tuple(channels), "--test-labels")
         if len(test.channels) != len(images.channels):
             raise InputError(
                 f"test images have {len(test.channels)} channels, the others {len(images.channels)}"
             )
-        cases += _cases(test, next(iter(test_labels), None), "test", faults, notes)
+        cases += _cases(test, test_label_folder, "test", faults, notes)
+        skipped += test.left_out
     faults += _collisions(cases)
     if faults:
         raise FaultsError(faults)
@@ -87,206 +76,143 @@ def read(request: Request) -> ConvertedDataset:
         channel_names=dict(enumerate(images.channels)),
         labels={},
         cases=cases,
-        notes=notes,
-        skipped=skipped,
+        notes=[*notes, *_rewritten(cases)],
+        skipped=list(dict.fromkeys(skipped)),
     )
 
 
 FORM = Form(
     name="nifti",
-    help="your own .nii.gz, .nii, .mha or .nrrd: --images DIR --labels DIR -d NAME",
+    help="your own .nii.gz, .nii, .mha, .mhd, .nrrd, .mgz, .img: --images DIR --labels DIR -d NAME",
     read=read,
     takes=("images", "labels", "test_images", "test_labels"),
 )
 
 
-def find_images(
-    folders: Sequence[Path], channels: Sequence[str], skipped: list[tuple[str, str]]
-) -> ChannelFiles:
-    """Sort image files by case and channel; see the head of the module for the arrangements.
-
-    Args:
-        folders: One folder, or one a channel.
-        channels: Names of the channels, in order; empty where the user gave none.
-        skipped: Files that are not taken are appended, with the reason.
-    """
-    if len(folders) > 1:
-        names = list(channels) or [folder.name for folder in folders]
-        if len(names) != len(folders):
-            raise InputError(f"{len(folders)} image folders but {len(names)} channel names")
-        files = [image_files(folder, skipped) for folder in folders]
-        return _by_folder(dict(zip(names, files, strict=True)), folders)
-    if images := image_files(folders[0], skipped):
-        return _by_name(images, channels)
-    inside = _images_below(folders[0], skipped)
-    if names := _channel_folders(inside, channels):
-        return _by_folder({name: inside[name] for name in names}, folders)
-    return _by_name([path for paths in inside.values() for path in paths], channels)
-
-
-def image_files(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
-    """Image files of a folder, sorted; other files are listed in ``skipped``."""
-    files = find.image_files(folder, find.VOLUMES)
-    skipped += [
-        (f"{folder.name}/{name}", reason)
-        for name, reason in files.skipped.items()
-        if not (folder / name).is_dir()
-    ]
-    return list(files.paths)
-
-
-def _images_below(folder: Path, skipped: list[tuple[str, str]]) -> dict[str, list[Path]]:
-    """Subfolder to its image files, of those that hold any."""
-    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    files = {path.name: image_files(path, skipped) for path in below}
-    files = {name: paths for name, paths in files.items() if paths}
-    if not files:
-        raise MissingFileError(
-            f"no image in {folder}",
-            f"looked for {', '.join(find.VOLUMES)}",
-            "Give the folder that holds the image files",
-        )
-    return files
-
-
-def _channel_folders(inside: Mapping[str, Sequence[Path]], channels: Sequence[str]) -> list[str]:
-    """Subfolders that are channels, in order; empty where each is a case."""
-    if set(channels) == set(inside):
-        return list(channels)
-    stems = [{stem_of(path) for path in files} for files in inside.values()]
-    return list(inside) if len(inside) > 1 and set.intersection(*stems) else []
-
-
-def _by_folder(files: Mapping[str, Sequence[Path]], folders: Sequence[Path]) -> ChannelFiles:
-    """Cases of one list of files a channel: the same name in each."""
-    images = ChannelFiles(list(files))
-    for channel, paths in files.items():
-        for path in paths:
-            images.add(re.sub(r"_0000$", "", stem_of(path)), channel, path)
-    if not images.cases:
-        raise MissingFileError(f"no image in {', '.join(map(str, folders))}")
-    return images
-
-
-def _by_name(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
-    """Cases of one list of files: by channel number, by channel name, or one file a case."""
-    if _numbers_are_channels([find.split_channel(stem_of(path))[1] for path in files]):
-        return _by_number(files, channels)
-    if len(channels) > 1:
-        return _by_channel_name(files, channels)
-    channel = next(iter(channels), "image")
-    images = ChannelFiles([channel])
-    for path in files:
-        case = stem_of(path)
-        if case in images.cases:
-            raise InputError(
-                f"{path.name} and {images.cases[case][channel].name} would be the same case",
-                "file names without folder and ending must be unique",
-                "Rename one of them",
-            )
-        images.add(case, channel, path)
-    return images
-
-
-def _by_number(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
-    """Cases of files named ``CASE_0000``, ``CASE_0001`` ..."""
-    numbers = sorted({stem_of(path)[-4:] for path in files})
-    names = list(channels) or (numbers if len(numbers) > 1 else ["image"])
-    if len(names) != len(numbers):
-        raise InputError(
-            f"{len(names)} channel names but the files have channels {', '.join(numbers)}"
-        )
-    images = ChannelFiles(names)
-    for path in files:
-        case, number = find.split_channel(stem_of(path))
-        images.add(case, names[number or 0], path)
-    return images
-
-
-def _numbers_are_channels(numbers: Sequence[int | None]) -> bool:
-    """Four digits at the end are channels when they count from 0000; else part of the name."""
-    n_distinct = len(set(numbers))
-    return set(numbers) == set(range(n_distinct)) and (
-        n_distinct == 1 or len(numbers) > n_distinct or n_distinct <= _SHOWN
+def _find(
+    folders: Sequence[Path], labels: Path | None, channels: tuple[str, ...], flag: str
+) -> CaseFiles:
+    """The images, and where the label maps lie among them, these too."""
+    inside = labels is not None and any(labels.resolve() == f.resolve() for f in folders)
+    wanted = Wanted(
+        channels=channels,
+        labels_inside=inside,
+        label_names=frozenset() if inside or labels is None else _names(labels),
+        type_labels=f"Add {flag.split()[-1]} {{}}",
+        exclude=labels.resolve() if labels is not None and not inside else None,
     )
+    return find_cases(folders, wanted)
 
 
-def _by_channel_name(files: Sequence[Path], channels: Sequence[str]) -> ChannelFiles:
-    images = ChannelFiles(list(channels))
-    for path in files:
-        stem = stem_of(path)
-        for channel in sorted(channels, key=len, reverse=True):
-            ending = re.search(rf"[_.-]{re.escape(channel)}$", stem, re.IGNORECASE)
-            if ending:
-                images.add(stem[: ending.start()], channel, path)
-                break
-    if not images.cases:
-        raise InputError(
-            f"no file name ends in one of the channel names {', '.join(channels)}",
-            f"the files are named like {files[0].name}",
-            "Name them CASE_0000, CASE_0001 ..., or give one --images folder a channel",
-        )
-    return images
+def _names(labels: Path) -> frozenset[str]:
+    return frozenset(stem_of(path) for path in image_files(labels, VOLUMES).paths)
 
 
 def _cases(
-    images: ChannelFiles, labels: Path | None, role: Role, faults: list[Fault], notes: list[str]
+    images: CaseFiles, labels: Path | None, role: Role, faults: list[Fault], notes: list[str]
 ) -> list[Case]:
-    label_of = match_labels(images.cases, labels, faults, notes)
+    notes += images.notes
+    files = [path for channels in images.cases.values() for path in channels.values()]
+    if images.labels:
+        label_of = _pair(images.cases, images.labels.items(), faults, notes)
+    else:
+        label_of = match_labels(images.cases, labels, faults, notes, images.left_out, files)
     cases = []
-    for stem, files in sorted(images.cases.items()):
-        missing = [name for name in images.channels if name not in files]
-        if missing:
-            cause = f"channel {', '.join(missing)} is missing"
-            remedy = "Add the file or leave the case out (--exclude)"
-            faults.append(Fault(safe_id(stem), "convert", cause, remedy, code="I21"))
+    for stem, by_channel in sorted(images.cases.items()):
+        if (fault := _channel_fault(stem, by_channel, images.channels)) is not None:
+            faults.append(fault)
             continue
-        case = file_case(
-            safe_id(stem), [files[name] for name in images.channels], label_of.get(stem)
-        )
+        channels = [by_channel[name] for name in images.channels]
+        case = replace(file_case(safe_id(stem), channels, label_of.get(stem)), name=stem)
         cases.append(replace(case, role="test") if role == "test" else case)
-    renamed = sorted(stem for stem in images.cases if safe_id(stem) != stem)
-    if renamed:
-        notes.append(
-            f"{len(renamed)} names were changed to case ids of letters, digits, '_', '-' and '.': "
-            + ", ".join(f"{stem!r} is {safe_id(stem)}" for stem in renamed[:_SHOWN])
-        )
     return cases
 
 
+def _channel_fault(stem: str, files: Mapping[str, Path], channels: Sequence[str]) -> Fault | None:
+    remedy = "Add the file or leave the case out (--exclude)"
+    if missing := [name for name in channels if name not in files]:
+        cause = f"channel {', '.join(missing)} is missing"
+        return Fault(safe_id(stem), "convert", cause, remedy, code="I21")
+    if surplus := sorted(set(files) - set(channels)):
+        cause = f"it has channel {', '.join(surplus)}, the data set has {len(channels)}"
+        return Fault(safe_id(stem), "convert", cause, "Remove or rename the file", code="I22")
+    return None
+
+
+def _rewritten(cases: Sequence[Case]) -> list[str]:
+    """A note on files whose kind is not that of a raw folder."""
+    names = [p.name for case in cases for p in case.images if isinstance(p, Path)]
+    names = [name for name in names if file_ending(name) not in RAW_VOLUMES]
+    return [f"written as {_COPIED}: {some(names, 20)}"] if names else []
+
+
 def match_labels(
-    cases: Collection[str], labels: Path | None, faults: list[Fault], notes: list[str]
+    cases: Collection[str],
+    labels: Path | None,
+    faults: list[Fault],
+    notes: list[str],
+    left_out: list[tuple[str, str]] | None = None,
+    images: Collection[Path] = (),
 ) -> dict[str, Path]:
     """Label file of each case: the same name, or the same up to a word such as ``_seg``.
 
     Args:
         cases: Names of the images.
-        labels: Folder of label maps, or ``None``.
+        labels: Folder of label maps, or of one folder a patient with label maps, or ``None``.
         faults: Label maps without image are appended.
         notes: What was matched less than literally is appended.
+        left_out: Files of the folder that are no label maps are appended.
+        images: Files that are images: none of them becomes a label map.
     """
     if labels is None:
         return {}
-    files = image_files(labels, [])
+    listing = image_files(labels, VOLUMES)
+    if left_out is not None:
+        left_out += [(f"{labels.name}/{name}", why) for name, why in listing.left_out().items()]
+    taken = {path.resolve() for path in images}
+    files = [(stem_of(path), [path]) for path in listing.paths if path.resolve() not in taken]
+    if not listing.paths:
+        by_patient = label_maps_of_patients(labels, taken)
+        files = [
+            entry
+            for name, paths in by_patient.items()
+            for entry in ([(name, paths)] if name in cases else [(stem_of(p), [p]) for p in paths])
+        ]
     if not files:
-        raise MissingFileError(f"no label map in {labels}", f"looked for {', '.join(find.VOLUMES)}")
+        looked_for = f"looked for {', '.join(VOLUMES)}"
+        cause = "all files in it are images" if listing.paths else looked_for
+        raise MissingFileError(f"no label map in {labels}", cause, "Give another folder")
+    return _pair(cases, files, faults, notes)
+
+
+def _pair(
+    cases: Collection[str],
+    files: Iterable[tuple[str, Sequence[Path]]],
+    faults: list[Fault],
+    notes: list[str],
+) -> dict[str, Path]:
+    """Label file of each case, from the names that may be a case's and their files."""
     label_of: dict[str, Path] = {}
     worded = []
-    for path in files:
-        stem = stem_of(path)
-        candidates = (stem, _LABEL_WORDS.sub("", stem), _LABEL_PREFIX.sub("", stem))
-        case = next((name for name in candidates if name in cases), None)
-        if case is None:
-            cause = f"label map {path.name} has no image (images are named like {min(cases)})"
-            remedy = "Give both the same name or remove the label map"
-            faults.append(Fault(safe_id(stem), "convert", cause, remedy, code="I28"))
-        elif case in label_of:
-            cause = f"{label_of[case].name} and {path.name} both fit it"
-            faults.append(Fault(safe_id(case), "convert", cause, "Remove one", code="I28"))
-        else:
-            label_of[case] = path
-            if case != stem:
-                worded.append(path.name)
+    for name, paths in files:
+        if len(paths) > 1:
+            cause = f"its label map is in {len(paths)} files ({some(p.name for p in paths)})"
+            remedy = "Write them as one label map with a number a structure, or remove the others"
+            faults.append(Fault(safe_id(name), "convert", cause, remedy, code="I28"))
+            continue
+        for path in paths:
+            case = case_of(name, cases) or case_of(stem_of(path), cases)
+            if case is None:
+                cause = f"label map {path.name} has no image (images are named like {min(cases)})"
+                remedy = "Give both the same name or remove the label map"
+                faults.append(Fault(safe_id(name), "convert", cause, remedy, code="I28"))
+            elif case in label_of:
+                cause = f"{label_of[case].name} and {path.name} both fit it"
+                faults.append(Fault(safe_id(case), "convert", cause, "Remove one", code="I28"))
+            else:
+                label_of[case] = path
+                if case != stem_of(path):
+                    worded.append(path.name)
     if worded:
         notes.append(
             f"{len(worded)} label maps were matched without their extra word, such as {worded[0]}"

@@ -17,8 +17,9 @@ from graphnn_unet.dataset_conversion.dicom import find_series, read_series
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import h5_case, load
+from graphnn_unet.dataset_conversion.volumes import by_id, h5_case, load, not_taken
 from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.images.find import files_below, walk
 from graphnn_unet.images.volume import UPRIGHT, Volume, with_axes_of
 
 H5_SPACING_MM = (1.0, 1.0, 1.0)
@@ -70,6 +71,7 @@ def read(request: Request) -> ConvertedDataset:
         cases=split.applied(cases),
         published_splits=split.tables,
         notes=notes + split.notes,
+        skipped=not_taken(source, cases.values()),
         reference=_REFERENCE,
         license=_LICENSE,
     )
@@ -84,21 +86,21 @@ FORM = Form(
 
 
 def _h5_cases(source: Path) -> dict[str, Case]:
-    cases = {}
-    for path in sorted(source.rglob("*.h5")):
-        if match := re.fullmatch(r"(?:image)?(\d{4})(?:_norm)?", path.stem):
-            cases[match[1]] = h5_case(match[1], path, H5_SPACING_MM, "xyz")
-    return cases
+    return by_id(
+        h5_case(match[1], path, H5_SPACING_MM, "xyz")
+        for path in files_below(source, "*.h5")
+        if (match := re.fullmatch(r"(?:image)?(\d{4})(?:_norm)?", path.stem))
+    )
 
 
 def _publisher_cases(source: Path, labels: Path | None, faults: list[Fault]) -> dict[str, Case]:
     label_of = {
         match[1]: path
-        for path in sorted((labels or source).rglob("label*.nii*"))
+        for path in files_below(labels or source, "label*.nii*")
         if (match := re.fullmatch(r"label(\d{4})\.nii(\.gz)?", path.name))
     }
     cases = {}
-    for folder in sorted(path for path in source.rglob("PANCREAS_*") if path.is_dir()):
+    for folder, _ in walk(source):
         match = re.fullmatch(r"PANCREAS_(\d{4})", folder.name)
         if match is None:
             continue

@@ -10,6 +10,7 @@ from typing import Any
 
 from graphnn_unet.dataset_conversion.records import Case
 from graphnn_unet.dataset_conversion.volumes import read_list
+from graphnn_unet.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ def split_for(name: str, source: Path, case_ids: Iterable[str]) -> Split:
     title = table.pop("name")
     split = Split(table["train"], table["test"], {title: table}, [])
     local_train, local_test = _local(source, "train.list"), _local(source, "test.list")
+    if both := sorted(set(local_train) & set(local_test)):
+        raise InputError(
+            f"{both[0]} is in train.list and in test.list beside {source}",
+            "scores would be measured on patients the network has seen",
+            "Take it out of one",
+        )
     if (local_train, local_test) not in ((split.train, split.test), ([], [])):
         train = local_train or [case for case in split.train if case not in local_test]
         test = local_test or [case for case in split.test if case not in train]

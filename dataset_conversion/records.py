@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from graphnn_unet.images.find import other_parts
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.volume import Volume
 
@@ -29,6 +30,7 @@ class Case:
         role: ``labeled`` (trains with its label), ``unlabeled`` or ``test`` (never trains).
         patient: Patient id; cases of one patient stay on one side of every split.
         inputs: All files that were read for this case, for the hashes in ``gnnunet.json``.
+        name: The user's own name of it, where the id had to be made from one.
     """
 
     case_id: str
@@ -37,11 +39,13 @@ class Case:
     role: Role
     patient: str
     inputs: tuple[Path, ...] = ()
+    name: str = ""
 
 
 def file_case(case_id: str, images: Sequence[Path], label: Path | None, patient: str = "") -> Case:
     """A case whose sources are files; without a label map it is unlabeled."""
-    inputs = (*images, label) if label else tuple(images)
+    files = (*images, label) if label else tuple(images)
+    inputs = tuple(part for path in files for part in (path, *other_parts(path)))
     role: Role = "labeled" if label else "unlabeled"
     return Case(case_id, tuple(images), label, role, patient or case_id, inputs)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,11 +12,12 @@ import h5py
 import numpy as np
 
 from graphnn_unet.dataset_conversion.records import Case, Source
-from graphnn_unet.errors import BadFileError, InputError, MissingFileError
-from graphnn_unet.images.find import VOLUMES, split_ending
+from graphnn_unet.errors import BadFileError, Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.images.find import VOLUMES, split_ending, walk
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume
+from graphnn_unet.storage.text import read_text
 
 MANY_INPUTS = 32
 """A case made from more files than this (a DICOM series) gets one hash for all of them."""
@@ -108,10 +108,35 @@ def read_h5_array(path: Path, key: str) -> np.ndarray:
     raise BadFileError("I39", f"{path.name} has no {key!r} (it has {keys})", "Give another file")
 
 
-def safe_id(name: str) -> str:
-    """A case id made from any name: letters, digits, ``_``, ``-``, ``.``."""
-    text = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
-    return re.sub(r"\.{2,}", ".", text).strip("._-")[:128] or "case"
+def by_id(cases: Iterable[Case]) -> dict[str, Case]:
+    """Cases by id.
+
+    Raises:
+        FaultsError: Several have one id; the files of both are named.
+    """
+    table: dict[str, Case] = {}
+    faults = []
+    for case in cases:
+        if (first := table.setdefault(case.case_id, case)) is not case:
+            cause = f"two cases have this id: {first.inputs[0]} and {case.inputs[0]}"
+            remedy = "Remove or rename one; ids keep letters, digits, '_', '-' and '.' only"
+            faults.append(Fault(case.case_id, "convert", cause, remedy, code="I31"))
+    if faults:
+        raise FaultsError(faults)
+    return table
+
+
+def not_taken(source: Path, cases: Iterable[Case]) -> list[tuple[str, str]]:
+    """Volumes and h5 files below a folder that no case uses, for ``ConvertedDataset.skipped``."""
+    taken = {path.resolve() for case in cases for path in case.inputs}
+    return [
+        (path.relative_to(source).as_posix(), "no case of this form uses it")
+        for _, files in walk(source)
+        for path in files
+        if split_ending(path, (*VOLUMES, ".h5"))[1]
+        and not path.name.startswith(".")
+        and path.resolve() not in taken
+    ]
 
 
 def stem_of(path: Path | str) -> str:
@@ -120,14 +145,16 @@ def stem_of(path: Path | str) -> str:
 
 
 def read_list(path: Path) -> list[str]:
-    """Case ids of a list file, one a line, in order; endings, folders and ``#`` lines are dropped.
+    """Case ids of a list file, one a line, in order, each once.
+
+    Endings, folders and ``#`` lines are dropped; so is a name that stands there again.
 
     Raises:
         MissingFileError: There is no such file.
         InputError: It is no text or names nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError as error:
         raise MissingFileError(f"the list {path} is missing") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -135,7 +162,7 @@ def read_list(path: Path) -> list[str]:
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         raise InputError(f"the list {path} is empty", "", "Write one case id a line")
-    return [stem_of(name) for name in names]
+    return list(dict.fromkeys(stem_of(name) for name in names))
 
 
 def hash_inputs(paths: Sequence[Path], base: Path) -> dict[str, str]:

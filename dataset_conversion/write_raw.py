@@ -32,12 +32,16 @@ from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
     replace_folder,
     require_free_space,
+    write_csv,
     write_json,
 )
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers, run_jobs
 
 SCHEMA_VERSION = 1
+NAMES = "names.csv"
+"""Table of a user's names and the case ids made from them."""
+
 LOCKS = ".gnnunet-locks"
 """Folder of locks beside the data sets: a lock inside one would move with it."""
 
@@ -130,6 +134,8 @@ def write_raw(
             result = _result(dataset, folder, rows, written=True)
             write_json(work / "dataset.json", dataset_json(dataset))
             write_json(work / "gnnunet.json", gnnunet_json(dataset, result))
+            if changed := _changed_names(dataset):
+                write_csv(work / NAMES, changed, ("name", "case"))
             for name in ("imagesTr", "labelsTr"):  # stock nnU-Net expects both
                 (work / name).mkdir(exist_ok=True)
             if not any((work / "labelsTs").glob("*")):
@@ -213,6 +219,9 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
         listed = ", ".join(cases[:3]) + (f" and {len(cases) - 3} more" if len(cases) > 3 else "")
         notes.append(f"{listed}: {text}")
     notes += _orientation_notes(rows)
+    if changed := _changed_names(dataset):
+        listed = ", ".join(f"{row['name']!r} is {row['case']}" for row in changed)
+        notes.append(f"names that became case ids ({len(changed)}, kept in {NAMES}): {listed}")
     names = [name.lower() for name in dataset.channel_names.values()]
     if rows and "ct" not in names and min(row.minimum for row in rows) < _LOOKS_LIKE_CT:
         notes.append(
@@ -235,6 +244,15 @@ def _orientation_notes(rows: list[CaseRow]) -> list[str]:
         f"{some(cases)}: stored as {orientation}, most scans as {usual}; files stay as they are, "
         "planning and prediction turn what they read to one orientation and the answer back"
         for orientation, cases in sorted(others.items())
+    ]
+
+
+def _changed_names(dataset: ConvertedDataset) -> list[dict[str, str]]:
+    """The user's name and the id of each case whose name could not be its id."""
+    return [
+        {"name": case.name, "case": case.case_id}
+        for case in dataset.cases
+        if case.name not in ("", case.case_id)
     ]
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
     ExperimentPlanner,
 )
@@ -407,14 +408,14 @@ def _files_listed_here() -> Iterator[None]:
     """nnU-Net's planner starts twelve processes to list the files of a folder; threads do it here.
 
     Copies of a process with many threads may hang, and each costs seconds where they start anew
-    (nnunetv2 2.8).
+    (nnunetv2 2.8). Its reader of ``dataset.json`` stumbles over a byte order mark; ours does not.
     """
-    before = nnunet_utils.Pool
-    nnunet_utils.Pool = ThreadPool
+    before = nnunet_utils.Pool, default_experiment_planner.load_json
+    nnunet_utils.Pool, default_experiment_planner.load_json = ThreadPool, read_json
     try:
         yield
     finally:
-        nnunet_utils.Pool = before
+        nnunet_utils.Pool, default_experiment_planner.load_json = before
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from pydantic import Field, SerializeAsAny
 
 from graphnn_unet.errors import InputError, MissingFileError, RecipeError
 from graphnn_unet.settings import Section, SectionType, wrong_values
+from graphnn_unet.storage.text import read_text
 from graphnn_unet.user_code import MODULE_PREFIX
 
 if sys.version_info >= (3, 11):
@@ -329,7 +330,7 @@ def load_recipe(name_or_file: str | Path) -> dict[str, dict[str, Any]]:
             f"recipe {text!r} was not found", f"it is no file; recipes are {', '.join(near)}"
         )
     try:
-        layer = tomllib.loads(path.read_text(encoding="utf-8"))
+        layer = tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not TOML", str(error)) from error
     check_layer(layer, str(path))

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.images.cases import Wanted, channel_numbers
 from graphnn_unet.images.find import IMAGES, file_ending, image_files
 from graphnn_unet.images.intensities import in_usual_unit
 from graphnn_unet.images.pictures import read_picture
@@ -98,7 +99,7 @@ def find_images(folder: Path | str) -> dict[str, Path]:
     Raises:
         MissingFileError: No such folder, or no image in it.
         FaultsError: Two files would be one case.
-        InputError: Pictures and volumes side by side.
+        InputError: Pictures and volumes side by side, or several channels a case.
     """
     files = image_files(Path(folder), what="the folder of images")
     if not files.paths:
@@ -106,7 +107,7 @@ def find_images(folder: Path | str) -> dict[str, Path]:
         raise MissingFileError(
             f"{folder} holds no image", f"looked for {endings}", "Give the folder with the files"
         )
-    files.say_unusable()
+    files.say_left_out()
     volumes = [path for path in files.paths if file_ending(path)]
     if volumes and len(volumes) < len(files.paths):
         picture = next(path for path in files.paths if path not in volumes)
@@ -115,7 +116,10 @@ def find_images(folder: Path | str) -> dict[str, Path]:
             f"for example {picture.name} and {volumes[0].name}",
             "Put them in folders of their own",
         )
-    return dict(sorted(files.one_per_case("check").items()))
+    cases = dict(sorted(files.one_per_case("check").items()))
+    if volumes:  # several channels an image would become images of their own
+        channel_numbers(Path(folder), list(cases), Wanted(("image",), type_channels=""))
+    return cases
 
 
 def load_images(files: Mapping[str, Path], size: int = 0, *, n_channels: int = 0) -> ImageSet:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from graphnn_unet.classification.settings import MIN_LABELS
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.storage.text import read_text
 
 UNLABELED = -1
 PATIENT = "patient"
@@ -56,7 +57,7 @@ def read_table(path: Path | str) -> LabelTable:
     """Read ``case,FINDING[,FINDING...]``.
 
     Args:
-        path: CSV in UTF-8, separated by commas or, as some spreadsheets do, semicolons.
+        path: CSV in UTF-8 or UTF-16, separated by commas or, as some spreadsheets do, semicolons.
 
     Raises:
         MissingFileError: There is no such file.
@@ -82,7 +83,7 @@ def read_table(path: Path | str) -> LabelTable:
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """Numbers and cells of the lines that are not empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise MissingFileError(f"the table {path} is missing") from error
     except (OSError, UnicodeDecodeError) as error:

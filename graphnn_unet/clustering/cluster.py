@@ -41,8 +41,8 @@ def cluster(
             ``layer``, ``loss``, ``n_clusters``, also called ``clusters``, ``steps`` ...),
             ``FeatureSettings`` (``features``, ``dino``, ``side``, ``cell`` ...), ``PostProcessing``
             (``merge``, ``fill_holes``, ``largest_component``, ``refine``) and ``RunSettings``
-            (``by_slice``, ``as_labels``, ``overwrite``, ``n_workers``); ``None`` leaves the default
-            of the method. ``merge`` is on with two clusters.
+            (``by_slice``, ``channels``, ``as_labels``, ``overwrite``, ``n_workers``); ``None``
+            leaves the default of the method. ``merge`` is on with two clusters.
 
     Raises:
         CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.

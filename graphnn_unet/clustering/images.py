@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import Fault, InputError
-from graphnn_unet.images.find import HIDDEN, IMAGES, file_ending, image_files, split_channel
+from graphnn_unet.images.cases import Wanted, channel_numbers
+from graphnn_unet.images.find import IMAGES, file_ending, image_files, split_channel
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.intensities import in_usual_unit
@@ -73,8 +74,14 @@ class Image:
         return self.array.shape[1:]
 
 
-def find_images(folder: Path) -> tuple[list[Source], list[Fault], list[str]]:
+def find_images(
+    folder: Path, n_channels: int | None = None
+) -> tuple[list[Source], list[Fault], list[str]]:
     """Images of a folder, one file each; volumes named ``CASE_0000``, ``CASE_0001`` are channels.
+
+    Args:
+        folder: Folder of images.
+        n_channels: Channels of each volume; where it is not given, what all names say together.
 
     Returns:
         Images in the order of their names, faults of files that cannot be taken, and names of
@@ -82,14 +89,15 @@ def find_images(folder: Path) -> tuple[list[Source], list[Fault], list[str]]:
 
     Raises:
         MissingFileError: The folder is missing.
-        InputError: It holds no image.
+        InputError: It holds no image, or names that can be cases or channels.
     """
     files = image_files(folder, what="input folder")
-    skipped = [name for name, reason in files.skipped.items() if reason != HIDDEN]
+    skipped = list(files.left_out())
     if not files.paths:
         names = ", ".join(skipped[:3]) or "nothing"
         endings = ", ".join(IMAGES)
         raise InputError(f"no images in {folder}", f"found: {names}", f"Give files with {endings}")
+    files.say_left_out()
     by_name, faults = files.by_case(STAGE_FIND)
     usable = {}
     for name, path in by_name.items():
@@ -98,15 +106,18 @@ def find_images(folder: Path) -> tuple[list[Source], list[Fault], list[str]]:
             faults.append(Fault(name, STAGE_FIND, cause, "Rename it"))
         else:
             usable[name] = path
-    return _joined_channels(usable), faults, skipped
+    return _joined_channels(folder, usable, n_channels), faults, skipped
 
 
-def _joined_channels(files: dict[str, Path]) -> list[Source]:
+def _joined_channels(folder: Path, files: dict[str, Path], n_channels: int | None) -> list[Source]:
     """One source a case; volumes with channel numbers are joined where a case has several."""
+    volumes = [name for name, path in files.items() if file_ending(path)]
+    wanted = Wanted(("image",) * (n_channels or 0), type_channels="number")
+    are_channels = bool(volumes) and channel_numbers(folder, volumes, wanted) is not None
     channels: dict[str, list[str]] = {}
     for name, path in files.items():
         case, channel = split_channel(name)
-        is_channel = channel is not None and file_ending(path)
+        is_channel = are_channels and channel is not None and file_ending(path)
         channels.setdefault(case if is_channel else name, []).append(name)
     sources = []
     for case, names in channels.items():

@@ -132,7 +132,7 @@ def cluster_folder(
     """
     overwrite, by_slice = run_settings.overwrite, run_settings.by_slice
     as_labels = run_settings.as_labels
-    sources, faults, skipped = find_images(source)
+    sources, faults, skipped = find_images(source, run_settings.channels)
     require_output_folder(source, target)
     raw = None if as_labels is None else raw_folder(as_labels, overwrite=overwrite)
     facts = run_facts(features, settings, finish, by_slice=by_slice)

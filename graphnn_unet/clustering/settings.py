@@ -152,6 +152,9 @@ class RunSettings(Section):
     by_slice: Annotated[bool, Flag("--slices")] = Field(
         False, description="cluster volumes slice by slice"
     )
+    channels: Annotated[int | None, Flag(metavar="N")] = Field(
+        None, ge=1, description="volumes in CASE_0000, CASE_0001 ... that are one image"
+    )
     as_labels: Annotated[str | None, Flag(metavar="NAME")] = Field(
         None, description="also write a raw data set with the maps as labels"
     )

@@ -56,8 +56,6 @@ def _work(arguments: argparse.Namespace) -> None:
         _command.show_folders()
     say(f"folders: images={arguments.i} output={arguments.o}")
     result = cluster(arguments.i, arguments.o, **options)
-    for name in result.skipped:
-        say(f"skipped: {name} (no image)")
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     print(f"{len(result.clustered)} images clustered{kept}: {arguments.o}")
     if result.dataset is not None:

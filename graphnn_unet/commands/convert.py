@@ -106,6 +106,7 @@ def _label_names(text: str | None) -> dict[int | str, str]:
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.dataset_conversion.convert import convert
     from graphnn_unet.dataset_conversion.forms import Request
+    from graphnn_unet.images.find import say_left_out
     from graphnn_unet.progress import say
 
     _command.show_folders()
@@ -119,8 +120,7 @@ def _work(arguments: argparse.Namespace) -> None:
     result = convert(arguments.form, **options)
     if arguments.dry_run:
         _print_cases(result)
-    for name, reason in result.skipped if arguments.verbose or arguments.dry_run else ():
-        say(f"skipped {name}: {reason}")
+    say_left_out("the data set", result.skipped)
     for note in result.notes:
         say(f"note: {note}")
     _print_summary(result)

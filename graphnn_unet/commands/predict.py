@@ -11,9 +11,15 @@ from graphnn_unet.commands import _command
 def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
         "gnnunet_predict",
-        "Predict all images of a folder. Without -m or -d the training that finished last is used.",
+        "Predict a file or folder; label maps carry the names of the input. Without -m or -d the "
+        "training that finished last is used.",
     )
-    parser.add_argument("-i", required=True, metavar="IN", help="folder of images")
+    parser.add_argument(
+        "-i",
+        required=True,
+        metavar="IN",
+        help="a volume, or a folder of volumes, of one folder a patient or of DICOM series",
+    )
     parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
     parser.add_argument("-m", metavar="MODEL", help="model folder")
     parser.add_argument("-d", metavar="DATASET", help="data set whose model is used")

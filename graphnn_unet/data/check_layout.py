@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import (
     HIDDEN,
     NO_IMAGE,
-    VOLUMES,
+    RAW_VOLUMES,
     file_ending,
     image_files,
     split_channel,
@@ -78,6 +78,10 @@ def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
         return None, [_json_fault("I39", cause, "Write it again with gnnunet_convert")]
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content["modality"]
+    if "training" in content and "file_ending" not in content:
+        cause = f"{path} is in the form of nnU-Net v1 and the Decathlon"
+        remedy = f"Type gnnunet_convert MSD {folder} -d NAME"
+        return None, [_json_fault("I39", cause, remedy)]
     if missing := [key for key in _REQUIRED if key not in content]:
         cause = f"{path} lacks {', '.join(missing)}"
         return None, [_json_fault("I39", cause, f"It needs {', '.join(_REQUIRED)}")]
@@ -93,10 +97,10 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
         cause = f"channel_names in {path} is {channels!r}"
         faults.append(_json_fault("I39", cause, 'Number the channels: {"0": "T1", ...}'))
     ending = content["file_ending"]
-    if ending not in (*VOLUMES, RAW_ENDING):
+    if ending not in (*RAW_VOLUMES, RAW_ENDING):
         cause = f"file_ending {ending!r} in {path} is not supported"
         remedy = (
-            f"Use one of {', '.join((*VOLUMES, RAW_ENDING))} (gnnunet_convert nifti writes "
+            f"Use one of {', '.join((*RAW_VOLUMES, RAW_ENDING))} (gnnunet_convert nifti writes "
             ".nii.gz, gnnunet_convert pictures .png)"
         )
         faults.append(_json_fault("I40", cause, remedy))
@@ -198,6 +202,11 @@ def list_images(folder: Path, ending: str, *, any_case: bool = False) -> Listing
             listing.faults.append(fault(case, "I31", cause, "Remove one of them"))
         else:
             listing.cases[case][channel] = path
+    if not listing.cases:  # all are named as the Decathlon does
+        remedy = f"Type gnnunet_convert nifti --images {folder} -d NAME (and --labels DIR)"
+        listing.faults = [
+            replace(bad, remedy=remedy) if bad.code == "I33" else bad for bad in listing.faults
+        ]
     return listing
 
 

@@ -19,6 +19,7 @@ from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.images.find import some
 from graphnn_unet.plans.recipe import (
     Layer,
     load_recipe,
@@ -117,6 +118,8 @@ def plan_and_preprocess(
         raise MissingFileError(f"{raw} is missing", "", "Make it with gnnunet_convert")
     target = in_use.preprocessed / name
     report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
+    if report.notes:
+        say(f"left out of {raw}: {some(report.notes, 20)}")
     cases, left_out = _usable_cases(report, skip_faulty)
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
         require_unread(target)

@@ -16,11 +16,14 @@ from graphnn_unet.errors import COPY_AGAIN, BadFileError
 from graphnn_unet.images.find import file_ending
 from graphnn_unet.images.grid import Grid
 from graphnn_unet.images.nifti_forms import NiftiForm, forms_fault, place
+from graphnn_unet.images.one_file import FREESURFER, freesurfer_grid
 
 _ITK_READER = {
     ".nii.gz": "NiftiImageIO",
     ".nii": "NiftiImageIO",
     ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".img": "NiftiImageIO",
     ".nrrd": "NrrdImageIO",
 }
 """ITK itself would not know ``.MHA``, in capitals."""
@@ -50,6 +53,8 @@ def read_grid(
     if places is not None:
         first, second = places
         return replace(first, other_form=second) if form == "both" else first
+    if file_ending(path) in FREESURFER:
+        return freesurfer_grid(path, name)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_ITK_READER.get(file_ending(path), ""))

@@ -14,6 +14,7 @@ from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import MISSING, PICTURES, not_a_file
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm
+from graphnn_unet.images.one_file import as_one_file
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.images.volume_bytes import decode_volume
@@ -72,6 +73,7 @@ def read_volume(
     content = path.read_bytes()
     if not content:
         raise BadFileError("I07", f"{name} is empty (0 bytes)")
+    content = as_one_file(path, content, name)
     array = decode_volume(content, path, name, n_dims)
     grid = read_grid(path, name, form=form)
     if grid.shape != array.shape:

@@ -20,6 +20,7 @@ from graphnn_unet.errors import BadFileError
 from graphnn_unet.images.find import VOLUMES, file_ending
 from graphnn_unet.images.header import last_line, quiet_itk, require_spacing
 from graphnn_unet.images.nifti_forms import parse_header, scale_of
+from graphnn_unet.images.one_file import KIND
 
 _MAX_DEFLATE_RATIO = 1040
 """Deflate cannot pack more than about 1032 bytes into one; a header that claims more lies."""
@@ -48,7 +49,7 @@ def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> 
     """Voxels ``(z, y, x)`` as they are stored, with the header's scale applied; read-only.
 
     Args:
-        content: All bytes of the file.
+        content: All bytes of the file, as ``as_one_file`` gives them.
         path: The file; its ending tells the format.
         name: How messages call it.
         n_dims: Number of axes the file must have; ``None`` for 2 or 3.
@@ -56,7 +57,7 @@ def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> 
     Raises:
         BadFileError: Cut off, damaged, of another dimension, without a usable spacing ...
     """
-    kind = file_ending(path)
+    kind = KIND.get(file_ending(path), file_ending(path))
     if kind in (".nii.gz", ".nii"):
         return _nifti(content, name, n_dims, packed=kind == ".nii.gz")
     if kind == ".mha":

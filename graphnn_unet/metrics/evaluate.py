@@ -21,7 +21,7 @@ from graphnn_unet.errors import (
     InputError,
     RefusedError,
 )
-from graphnn_unet.images.find import PICTURES, VOLUMES, ImageFiles, image_files, some
+from graphnn_unet.images.find import PICTURES, VOLUMES, ImageFiles, image_files, safe_id, some
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.label_ids import described_ids, with_ids
 from graphnn_unet.images.read import read_label_map
@@ -223,6 +223,11 @@ def _match_cases(
     for case in true.keys() - predicted.keys():
         if (channel := f"{case}_0000") in predicted and channel not in true:
             predicted[case] = predicted.pop(channel)
+    # a prediction carries the user's name, a converted label map the case id made from it
+    name_of = {safe_id(name): name for name in predicted.keys() - true.keys()}
+    for case in true.keys() - predicted.keys():
+        if name := name_of.pop(safe_id(case), None):
+            predicted[case] = predicted.pop(name)
     wanted = sorted(true) if cases is None else list(dict.fromkeys(cases))
     faults = [fault for fault in faults if cases is None or fault.case in wanted]
     files: list[CaseFiles] = []
@@ -248,7 +253,7 @@ def _match_cases(
 
 def _by_case(folder: Path) -> tuple[dict[str, Path], list[Fault]]:
     files = _label_maps(folder)
-    files.say_unusable()
+    files.say_left_out()
     return files.by_case(STAGE)
 
 

@@ -327,7 +327,9 @@ def _by_case(folder: Path) -> dict[str, Path]:
         MissingFileError: The folder is missing or holds none.
         FaultsError: Two files have one name.
     """
-    files = image_files(folder, LABEL_MAPS).one_per_case(STAGE)
+    listing = image_files(folder, LABEL_MAPS)
+    listing.say_left_out()
+    files = listing.one_per_case(STAGE)
     if not files:
         endings = ", ".join(LABEL_MAPS)
         raise MissingFileError(f"{folder} holds no label maps", f"looked for {endings}")

@@ -1,80 +1,42 @@
-"""The images to predict: found, checked, normalized and resampled case by case."""
+"""The cases to predict: checked, normalized and resampled one by one.
+
+Which files or DICOM series are a case says ``graphnn_unet.models.inputs``.
+"""
 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from graphnn_unet.data.check import check_case_images, group_case_files
-from graphnn_unet.data.check_layout import case_id_fault
+from graphnn_unet.data.check import check_case_images
 from graphnn_unet.data.preprocess import normalized, normalized_case
-from graphnn_unet.errors import BadFileError, Fault, InputError
-from graphnn_unet.images.find import VOLUMES, ImageFiles, image_files, split_channel, split_ending
-from graphnn_unet.images.flat_picture import RAW_ENDING, flat_grid, is_picture
+from graphnn_unet.dataset_conversion.records import Source
+from graphnn_unet.dataset_conversion.volumes import load
+from graphnn_unet.errors import BadFileError, Fault, MissingFileError
+from graphnn_unet.images.find import split_ending
+from graphnn_unet.images.flat_picture import flat_grid, is_picture
 from graphnn_unet.images.grid import Grid, grid_mismatch
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
-from graphnn_unet.models.picture_cases import picture_cases, picture_data
+from graphnn_unet.images.volume import to_itk
+from graphnn_unet.models.picture_cases import picture_data
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
+from graphnn_unet.storage.atomic import TEMPORARY_FOLDER, naming_a_full_disk
 
-_NO_CHANNEL_NUMBER = "I33"
 CHECK_STAGE = "check"
 
-
-def find_cases(
-    folder: Path, ending: str, n_channels: int
-) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
-    """Images of a folder by case.
-
-    Files are named ``CASE_0000.nii.gz``, one a channel; where no file is and the model has one
-    channel, plain names are cases.
-
-    Returns:
-        Cases, faults of cases that cannot be predicted (a channel too few or too many, a name that
-        cannot be used), and names of files that are no cases.
-
-    Raises:
-        InputError: No images, or the model reads a kind of file that is not supported.
-    """
-    if ending == RAW_ENDING:
-        return picture_cases(folder, n_channels)
-    if ending not in VOLUMES:
-        raise InputError(
-            f"the model reads *{ending} files", f"only {', '.join(VOLUMES)} can be checked",
-            "Predict with nnUNetv2_predict_from_modelfolder",
-        )  # fmt: skip
-    files = image_files(folder, (ending,))
-    names = [path.name for path in files.paths]
-    plain = [n for n in names if split_channel(split_ending(n, (ending,))[0])[1] is None]
-    if names and len(plain) == len(names) and n_channels == 1:
-        return _plainly_named(files)
-    if len(plain) == len(names):
-        others = sorted({"".join(p.suffixes[-2:]) for p in folder.iterdir() if p.is_file()})
-        raise InputError(
-            f"no input images in {folder}",
-            f"the model reads files named CASE_0000{ending}; found: "
-            f"{', '.join(names[:3] or filter(None, others)) or 'nothing'}",
-            "Give the folder with -i, or rename the files",
-        )
-    cases, faults = group_case_files(folder, ending, n_channels)
-    failures = [f for f in faults if f.severity == "error" and f.code != _NO_CHANNEL_NUMBER]
-    return cases, failures, plain
-
-
-def _plainly_named(files: ImageFiles) -> tuple[dict[str, list[Path]], list[Fault], list[str]]:
-    by_case, faults = files.by_case(CHECK_STAGE)
-    cases = {}
-    for case, path in by_case.items():
-        if bad := case_id_fault(case, path.name):
-            faults.append(bad)
-        else:
-            cases[case] = [path]
-    return cases, faults, list(files.unusable())
+_WRITTEN_AS = {np.dtype(np.float16): np.float32, np.dtype(np.bool_): np.uint8}
+"""Types of voxels that NIfTI does not have."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +45,15 @@ class PrepareJob:
 
     Attributes:
         case: Case id.
-        files: One file a channel, in channel order.
+        sources: A file or a function that reads, one a channel, in channel order.
+        target: Output folder; copies that the model's reader needs lie in it for a while.
         plans, configuration, dataset_json: As in nnU-Net.
         nifti_form: What is taken where qform and sform of an image disagree.
     """
 
     case: str
-    files: tuple[str, ...]
+    sources: tuple[Source, ...]
+    target: str
     plans: dict
     configuration: str
     dataset_json: dict
@@ -113,33 +77,88 @@ class Prepared:
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
-    paths = [Path(path) for path in job.files]
-    faults = tuple(check_case_images(paths, case=job.case, nifti_form=job.nifti_form))
+    endings = PlansManager(job.plans).image_reader_writer_class.supported_file_endings
+    try:
+        if is_picture(str(job.sources[0])):
+            return _prepare_picture(job)
+        with readable(job.sources, endings, Path(job.target), job.nifti_form) as files:
+            return _prepare(job, files)
+    except BadFileError as error:
+        return Prepared(faults=(error.as_fault(job.case, CHECK_STAGE),))
+    except MissingFileError as error:
+        return Prepared(faults=(Fault(job.case, CHECK_STAGE, error.what, error.remedy),))
+
+
+def _prepare(job: PrepareJob, files: Sequence[Path]) -> Prepared:
+    faults = tuple(check_case_images(files, case=job.case, nifti_form=job.nifti_form))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
-    if is_picture(paths[0]):
-        try:
-            image, properties, warnings = picture_data(
-                job.case, paths, len(job.dataset_json["channel_names"])
-            )
-        except BadFileError as error:
-            return Prepared(faults=(*faults, error.as_fault(job.case, CHECK_STAGE)))
-        data, _, properties = normalized(
-            image, None, properties, job.plans, job.configuration, job.dataset_json
-        )
-        return Prepared(data, properties, (*faults, *warnings))
-    with plain_files(paths, job.nifti_form) as placed:
+    with plain_files(files, job.nifti_form) as placed:
         data, _, properties = normalized_case(
             [str(path) for path in placed], None, job.plans, job.configuration, job.dataset_json
         )
-    properties["nifti_forms"] = nifti_forms(paths[0])
+    properties["nifti_forms"] = nifti_forms(files[0])
     return Prepared(data, properties, faults)
 
 
+def _prepare_picture(job: PrepareJob) -> Prepared:
+    paths = [path for path in job.sources if isinstance(path, Path)]
+    faults = tuple(check_case_images(paths, case=job.case))
+    if any(fault.severity == "error" for fault in faults):
+        return Prepared(faults=faults)
+    image, properties, warnings = picture_data(
+        job.case, paths, len(job.dataset_json["channel_names"])
+    )
+    data, _, properties = normalized(
+        image, None, properties, job.plans, job.configuration, job.dataset_json
+    )
+    return Prepared(data, properties, (*faults, *warnings))
+
+
+@contextmanager
+def readable(
+    sources: Sequence[Source], endings: Sequence[str], target: Path, form: NiftiForm | None = None
+) -> Iterator[list[Path]]:
+    """Files that a reader of these endings can read: the given ones, or a copy of each as NIfTI.
+
+    The copies lie in a hidden folder of ``target``, which is removed when the block ends.
+
+    Raises:
+        BadFileError: A source that has to be copied cannot be used.
+        NoSpaceError: There is no room for the copies.
+    """
+    if all(isinstance(s, Path) and s.name.endswith(tuple(endings)) for s in sources):
+        yield [Path(str(source)) for source in sources]
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=TEMPORARY_FOLDER, dir=target) as folder:
+        files = []
+        for number, source in enumerate(sources):
+            stem = split_ending(source)[0] if isinstance(source, Path) else "scan"
+            temporary = Path(folder) / str(number) / f"{stem}.nii"
+            temporary.parent.mkdir()
+            name = source.name if isinstance(source, Path) else "its series"
+            volume = load(source, name, form)
+            kind = _WRITTEN_AS.get(volume.array.dtype, volume.array.dtype)
+            with naming_a_full_disk(temporary, volume.array.nbytes):
+                image = to_itk(replace(volume, array=volume.array.astype(kind, copy=False)))
+                sitk.WriteImage(image, str(temporary))
+            files.append(temporary)
+        yield files
+
+
 def is_whole(
-    target: Path, case: str, image: Path, outputs: Outputs, nifti_form: NiftiForm | None = None
+    target: Path, case: str, image: Source, outputs: Outputs, nifti_form: NiftiForm | None = None
 ) -> bool:
-    """Whether all files of a case are there, readable to their end and on the image's grid."""
+    """Whether all files of a case are there, readable to their end and on the image's grid.
+
+    Args:
+        target: Output folder.
+        case: The stem of their names.
+        image: The first channel.
+        outputs: What a case has.
+        nifti_form: What is taken where qform and sform of the image disagree.
+    """
     maps = [target / f"{case}{outputs.ending}"]
     if outputs.uncertainty:
         maps.append(target / f"{case}_uncertainty{outputs.ending}")
@@ -154,15 +173,17 @@ def is_whole(
     ):
         return False
     try:
-        grid = _grid(image, nifti_form)
-    except BadFileError:
+        grid = _grid_of(image, nifti_form)
+    except (BadFileError, MissingFileError):
         return False  # the check of the image says more
     for path in maps:
-        if why := grid_mismatch(path.name, _grid(path, nifti_form), image.name, grid):
+        if why := grid_mismatch(path.name, _grid_of(path, nifti_form), "its image", grid):
             say(f"{case} is predicted again: {why}")
             return False
     return True
 
 
-def _grid(path: Path, form: NiftiForm | None) -> Grid:
-    return flat_grid(path) if is_picture(path) else read_grid(path, form=form)
+def _grid_of(image: Source, form: NiftiForm | None) -> Grid:
+    if not isinstance(image, Path):
+        return image().grid
+    return flat_grid(image) if is_picture(image) else read_grid(image, form=form)

@@ -21,7 +21,8 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
-from graphnn_unet.images.flat_picture import is_picture
+from graphnn_unet.images.find import RAW_VOLUMES, say_left_out
+from graphnn_unet.images.flat_picture import RAW_ENDING, is_picture
 from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.images.nifti_forms import NiftiForm, require_form
 from graphnn_unet.images.orientation import TURNED
@@ -29,11 +30,11 @@ from graphnn_unet.models.cases import (
     CHECK_STAGE,
     Prepared,
     PrepareJob,
-    find_cases,
     is_whole,
     prepare_case,
 )
 from graphnn_unet.models.find import find_model
+from graphnn_unet.models.inputs import InputCase, find_inputs
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.prediction.export_logits import export_gb
 from graphnn_unet.prediction.predictor import Predictor
@@ -64,7 +65,7 @@ class PredictionResult:
         model: Folder of the model that was used.
         predicted: Case ids predicted in this call.
         kept: Case ids whose label maps were there already.
-        skipped: Files of the input folder that are no cases.
+        skipped: What of the input is no case.
     """
 
     model: Path
@@ -96,12 +97,12 @@ def predict(
     device: str = "auto",
     n_workers: int | None = None,
 ) -> PredictionResult:
-    """Predict all cases of a folder.
+    """Predict all cases of a file or folder; label maps carry the names of the input.
 
     Args:
-        input: Folder of images named ``CASE_0000.nii.gz`` (one file a channel) or, for models with
-            one channel, ``CASE.nii.gz``; for models of pictures, PNG, JPEG, TIFF or BMP of any
-            name.
+        input: What ``gnnunet_convert`` takes: a volume, a folder of them (one file a case, or
+            ``CASE_0000.nii.gz`` and so on, one a channel), one folder a patient, or a file or
+            folder of DICOM series; for models of pictures, PNG, JPEG, TIFF or BMP of any name.
         output: Folder for label maps; made where it is missing, not the input folder.
         model: Model folder; or give ``dataset`` and, where several fit, ``trainer``,
             ``configuration`` and ``plans``; by default the training that finished last.
@@ -155,11 +156,11 @@ def predict(
         label_colors(predictor.dataset_json),
     )
     _refuse_unsupported(predictor, outputs)
-    cases, failures, skipped = find_cases(source, outputs.ending, predictor.n_channels)
-    for name in skipped:
-        why = "no picture" if is_picture(outputs.ending) else f"not named CASE_0000{outputs.ending}"
-        say(f"skipped: {name} ({why})")
-    mine = dict(sorted(cases.items())[part_id::num_parts])
+    inputs = find_inputs(source, predictor.channel_names, target, outputs.ending)
+    say_left_out(source, inputs.left_out)
+    for note in inputs.notes:
+        say(f"note: {note}")
+    mine = dict(sorted(inputs.cases.items())[part_id::num_parts])
     if memory_budget_gb is None:
         memory_budget_gb = 0.8 * psutil.virtual_memory().available / 2**30
     if n_workers is None:
@@ -168,28 +169,31 @@ def predict(
         if num_parts == 1:
             remove_leftovers(target)
         _write_facts(target, predictor, continue_prediction, nifti_form)
+        if part_id == 0:
+            inputs.write_names(target, outputs.ending)
         kept = [
             case
-            for case, files in mine.items()
-            if continue_prediction and is_whole(target, case, files[0], outputs, nifti_form)
+            for case, entry in mine.items()
+            if continue_prediction
+            and is_whole(target, entry.output, entry.sources[0], outputs, nifti_form)
         ]
         work = _Work(predictor, outputs, target, n_workers, memory_budget_gb, nifti_form)
-        done, failed = work.run({case: f for case, f in mine.items() if case not in kept})
+        done, failed = work.run({case: i for case, i in mine.items() if case not in kept})
     if part_id == 0:  # what no part can predict is told once
-        failed = failures + failed
+        failed = inputs.faults + failed
     table = FAILURES if num_parts == 1 else f"failures_part{part_id}.csv"
     write_failures(target / table, failed)
     if failed:
         raise (CasesFailedError if done or kept else FaultsError)(failed)
-    return PredictionResult(model_folder, done, kept, skipped)
+    return PredictionResult(model_folder, done, kept, [name for name, _ in inputs.left_out])
 
 
 def _refuse_bad_arguments(
     source: Path, target: Path, num_parts: int, part_id: int, step_size: float
 ) -> None:
-    if not source.is_dir():
-        raise MissingFileError(f"input folder {source} is missing", "", "Give a folder with -i")
-    require_output_folder(source, target)
+    if not source.exists():
+        raise MissingFileError(f"input {source} is missing", "", "Give a file or folder with -i")
+    require_output_folder(source if source.is_dir() else source.parent, target)
     if not 0 <= part_id < num_parts:
         raise InputError(
             f"-part_id {part_id} does not fit -num_parts {num_parts}", "parts count from 0"
@@ -205,6 +209,12 @@ def _refuse_unsupported(predictor: Predictor, outputs: Outputs) -> None:
             f"{predictor.folder} is the second stage of a cascade",
             "it needs the first stage's predictions",
             "Use nnUNetv2_predict with -prev_stage_predictions",
+        )
+    if outputs.ending not in (*RAW_VOLUMES, RAW_ENDING):
+        raise InputError(
+            f"the model reads *{outputs.ending} files",
+            f"only {', '.join(RAW_VOLUMES)} can be checked",
+            "Predict with nnUNetv2_predict_from_modelfolder",
         )
     reader = predictor.plans.plans["image_reader_writer"]
     if outputs.uncertainty and reader != "SimpleITKIO" and not is_picture(outputs.ending):
@@ -233,10 +243,11 @@ class _Work:
         self.nifti_form: NiftiForm | None = nifti_form
         self.predictor, self.outputs, self.target = predictor, outputs, target
         self.n_workers, self.memory_budget_gb = n_workers, memory_budget_gb
+        self.output_of: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.turned: dict[tuple[str, str], int] = {}
 
-    def run(self, cases: dict[str, list[Path]]) -> tuple[list[str], list[Fault]]:
+    def run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
         """Predict ``cases``; return those done and the faults of the others.
 
         Raises:
@@ -250,8 +261,10 @@ class _Work:
                 "--continue_prediction"
             ) from interrupt
 
-    def _run(self, cases: dict[str, list[Path]]) -> list[str]:
+    def _run(self, cases: dict[str, InputCase]) -> list[str]:
         done: list[str] = []
+        case_of = {wanted.output: case for case, wanted in cases.items()}
+        self.output_of = {case: wanted.output for case, wanted in cases.items()}
         with Progress(len(cases), "predict") as progress:
             jobs = self._predicted(cases, progress)
             exports = (
@@ -260,7 +273,7 @@ class _Work:
                 else overlap(export_case, jobs)
             )
             for outcome in exports:
-                case = outcome.job.case
+                case = case_of[outcome.job.case]
                 if outcome.ok:
                     done.append(case)
                 else:
@@ -273,14 +286,14 @@ class _Work:
             )
         return sorted(done)
 
-    def _predicted(self, cases: dict[str, list[Path]], progress: Progress) -> Iterator[ExportJob]:
+    def _predicted(self, cases: dict[str, InputCase], progress: Progress) -> Iterator[ExportJob]:
         model = self.predictor
         jobs = (
             PrepareJob(
-                case, tuple(map(str, files)), model.plans.plans, model.configuration_name,
-                model.dataset_json, self.nifti_form,
+                case, wanted.sources, str(self.target), model.plans.plans,
+                model.configuration_name, model.dataset_json, self.nifti_form,
             )
-            for case, files in cases.items()
+            for case, wanted in cases.items()
         )  # fmt: skip
         for outcome in prefetch(run_jobs(prepare_case, jobs, n_workers=self.n_workers)):
             export = self._predict_one(outcome)
@@ -313,7 +326,7 @@ class _Work:
             return None
         model = self.predictor
         return ExportJob(
-            case, logits, prepared.properties, str(self.target), model.plans.plans,
+            self.output_of[case], logits, prepared.properties, str(self.target), model.plans.plans,
             model.configuration_name, model.dataset_json, self.outputs,
         )  # fmt: skip
 

@@ -51,7 +51,9 @@ class Predictor:
         self.configuration = plans.get_configuration(configuration_name)
         self.label_manager = plans.get_label_manager(dataset_json)
         # data sets of nnU-Net 1 say "modality"
-        self.n_channels = len(dataset_json.get("channel_names") or dataset_json["modality"])
+        channels = dataset_json.get("channel_names") or dataset_json["modality"]
+        self.channel_names = [str(channels[key]) for key in sorted(channels, key=int)]
+        self.n_channels = len(channels)
         self.device = device
         self.settings: dict[str, Any] = {"mirroring": mirroring, "step_size": step_size}
         with contextlib.redirect_stdout(io.StringIO()):  # it announces what it does on a CPU

@@ -27,6 +27,9 @@ from graphnn_unet.errors import InputError, NoSpaceError, RefusedError
 TEMPORARY_MARK = ".partial-"
 """Part of every temporary name; what is left of a killed writer can be told by it."""
 
+TEMPORARY_FOLDER = f".{TEMPORARY_MARK}folder-"
+"""Beginning of the name of a folder of temporary files."""
+
 _OLD_MARK = f".{TEMPORARY_MARK}old-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -257,6 +260,9 @@ def remove_leftovers(folder: Path) -> int:
     files = [path for path in folder.glob(f".{TEMPORARY_MARK}*") if path.is_file()]
     for path in files:
         path.unlink(missing_ok=True)
+    for path in folder.glob(f"{TEMPORARY_FOLDER}*"):
+        files.append(path)
+        shutil.rmtree(path, ignore_errors=True)
     folders = [path for path in folder.glob(f"{_OLD_MARK}*") if path.is_dir()]
     for aside in folders:
         target = folder / aside.name[len(_OLD_MARK) :].rpartition("-")[0]

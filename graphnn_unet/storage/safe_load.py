@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any, TypeGuard
 
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.storage.text import read_text
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -79,7 +80,7 @@ _NUMBERS: dict[str, type | tuple[type, ...]] = {
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file; errors name the file, line and column.
+    """Read a JSON file in UTF-8 or UTF-16; errors name the file, line and column.
 
     Raises:
         MissingFileError: There is no such file.
@@ -87,7 +88,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} is missing") from error
     except json.JSONDecodeError as error:

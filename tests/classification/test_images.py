@@ -153,3 +153,13 @@ def test_standard_views_never_turn_pictures_upside_down():
     views = draw_views(200, 2, "standard", torch.Generator().manual_seed(0))
     assert (views.affine[:, 1, 1] > 0).all()  # down stays down
     assert (views.affine[:, 0, 0] < 0).any()  # left and right change
+
+
+def test_numbered_volumes_are_images_and_channels_are_refused(tmp_path):
+    for name in ("scan_0000", "scan_0001"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    assert list(find_images(tmp_path)) == ["scan_0000", "scan_0001"]
+    for name in ("other_0000", "other_0001"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    with pytest.raises(InputError, match="cases, or channels"):
+        find_images(tmp_path)

@@ -72,12 +72,15 @@ def test_maps_of_volumes_keep_their_geometry(tmp_path, shape):
 def test_channels_of_a_volume_are_one_image(tmp_path):
     for channel in range(2):
         write_image(tmp_path / f"a_000{channel}.nii.gz", np.ones((4, 5, 6), np.float32) * channel)
-    source = only(tmp_path)
+    with pytest.raises(InputError, match=r"can be cases, or channels.*--channels 2"):
+        find_images(tmp_path)
+    assert [source.case for source in find_images(tmp_path, 1)[0]] == ["a_0000", "a_0001"]
+    ((source,), _, _) = find_images(tmp_path, 2)
     assert source.case == "a"
     assert read_image(source).array.shape == (2, 4, 5, 6)
     write_image(tmp_path / "a_0001.nii.gz", np.ones((4, 5, 7), np.float32))
     with pytest.raises(InputError, match="not on the grid"):
-        read_image(only(tmp_path))
+        read_image(find_images(tmp_path, 2)[0][0])
     (tmp_path / "a_0001.nii.gz").unlink()
     assert only(tmp_path).target_name == "a_0000.nii.gz"
 

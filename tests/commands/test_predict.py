@@ -63,7 +63,7 @@ def test_failing_case_ends_with_3_and_one_line(home, images, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["-i", "missing"], "input folder missing is missing"),
+        (["-i", "missing"], "input missing is missing"),
         (["-m", "missing"], "model folder missing is missing"),
         (["-d", "Tny"], "near names: Tiny"),
         (["-f", "3"], "folds that have it: all"),

@@ -69,4 +69,7 @@ def test_acdc_challenge_files_are_found_with_their_own_frames(tmp_path: Path):
     save(image_array(4), outside / "patient101_frame01.nii.gz")
     dataset = acdc.read(Request(tmp_path))
     assert roles(dataset) == {f"{patient}_frame01": "labeled", f"{patient}_frame12": "unlabeled"}
-    assert [name for name, _ in dataset.skipped] == ["patient101_frame01"]
+    assert [name for name, _ in dataset.skipped] == [
+        "patient101_frame01",
+        f"training/{patient}/{patient}_4d.nii.gz",
+    ]

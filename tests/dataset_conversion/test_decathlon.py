@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from volume_makers import image_array, label_array, read, save
 from graphnn_unet.dataset_conversion import decathlon
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.forms import Request
-from graphnn_unet.errors import FaultsError, InputError
+from graphnn_unet.errors import FaultsError, InputError, MissingFileError
 
 
 def save_task(folder: Path, n_channels: int = 1, labels: dict | None = None) -> Path:
@@ -101,3 +102,73 @@ def test_decathlon_files_nobody_lists_are_told(tmp_path: Path):
     assert decathlon.read(Request(folder)).skipped == [
         ("imagesTr/stray.nii.gz", "not listed in dataset.json")
     ]
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_the_numbered_files_of_nnunet_1_are_the_cases_that_its_table_lists(
+    tmp_path: Path, raw: Path, n_channels: int
+):
+    folder = save_task(tmp_path / "Task017_Organ")
+    table = json.loads((folder / "dataset.json").read_text())
+    table["modality"] = dict(enumerate(["T1", "T2"][:n_channels]))
+    (folder / "dataset.json").write_text(json.dumps(table))
+    for path in [*folder.glob("images*/organ_*")]:
+        array = read(path)
+        for channel in range(n_channels):
+            save(array + channel, path.with_name(path.name.replace(".nii", f"_{channel:04d}.nii")),
+                 spacing=(1, 1, 1), origin=(0, 0, 0))  # fmt: skip
+        path.unlink()
+    result = convert("MSD", folder)
+    assert [row.case for row in result.rows] == ["organ_001", "organ_002", "organ_003"]
+    assert not result.skipped
+    for channel in range(n_channels):
+        written = read(result.folder / f"imagesTr/organ_001_{channel:04d}.nii.gz")
+        np.testing.assert_array_equal(written, image_array(1) + channel)
+
+
+def test_a_table_with_numbered_names_finds_plain_files(tmp_path: Path):
+    folder = save_task(tmp_path / "t")
+    text = (folder / "dataset.json").read_text()
+    for part in ("imagesTr/organ_001", "imagesTr/organ_002", "imagesTs/organ_003"):
+        text = text.replace(part, f"{part}_0000")
+    (folder / "dataset.json").write_text(text)
+    assert [case.case_id for case in decathlon.read(Request(folder)).cases] == [
+        "organ_001", "organ_002", "organ_003",
+    ]  # fmt: skip
+
+
+def test_a_case_listed_twice_is_one_and_two_files_of_one_id_are_refused(tmp_path: Path):
+    folder = save_task(tmp_path / "t")
+    table = json.loads((folder / "dataset.json").read_text())
+    table["training"].append(table["training"][0])
+    (folder / "dataset.json").write_text(json.dumps(table))
+    dataset = decathlon.read(Request(folder))
+    assert len(dataset.cases) == 3
+    assert dataset.notes == ["dataset.json lists 1 cases twice"]
+    table["test"].append("./imagesTr/organ_001.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps(table))
+    with pytest.raises(FaultsError, match="organ_001: two cases have this id"):
+        decathlon.read(Request(folder))
+
+
+def test_linked_files_are_taken_and_other_unicode_finds_its_file(tmp_path: Path):
+    folder = save_task(tmp_path / "t")
+    stored = folder / "imagesTr" / "organ_001.nii.gz"
+    stored.rename(tmp_path / "store.nii.gz")
+    stored.with_name(unicodedata.normalize("NFD", "örgan.nii.gz")).symlink_to(
+        tmp_path / "store.nii.gz"
+    )
+    table = json.loads((folder / "dataset.json").read_text())
+    table["training"][0]["image"] = "./imagesTr/" + unicodedata.normalize("NFC", "örgan.nii.gz")
+    (folder / "dataset.json").write_bytes(json.dumps(table, ensure_ascii=False).encode("utf-16"))
+    assert decathlon.read(Request(folder)).cases[0].case_id == "oergan"
+
+
+def test_folders_of_another_form_are_named_as_what_they_are(tmp_path: Path):
+    folder = save_task(tmp_path / "t")
+    (folder / "dataset.json").write_text('{"channel_names": {"0": "CT"}, "labels": {}}')
+    with pytest.raises(InputError, match="raw folder of nnU-Net v2"):
+        decathlon.read(Request(folder))
+    (folder / "dataset.json").unlink()
+    with pytest.raises(MissingFileError, match=f"gnnunet_convert nifti --images {folder}/imagesTr"):
+        decathlon.read(Request(folder))

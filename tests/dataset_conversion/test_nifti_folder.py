@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from volume_makers import image_array, label_array, read, save
 
 from graphnn_unet.data.check import check_dataset
 from graphnn_unet.dataset_conversion.convert import convert
-from graphnn_unet.dataset_conversion.nifti_folder import find_images
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError
+from graphnn_unet.images.cases import Wanted, find_cases
 
 
 def run(data: Path, **options):
@@ -65,6 +66,7 @@ def test_odd_names_become_safe_ids(data: Path):
     result = run(data)
     assert "pat_2_late" in {row.case for row in result.rows}
     assert any("'pat 2 (late)' is pat_2_late" in note for note in result.notes)
+    assert (result.folder / "names.csv").read_text() == "name,case\npat 2 (late),pat_2_late\n"
 
 
 def test_other_files_are_told_and_passed_over(data: Path):
@@ -96,7 +98,7 @@ def test_other_formats_become_nifti(data: Path, ending: str, tmp_path: Path):
 
 
 def names(folder: Path, *channels: str) -> tuple[list[str], dict[str, dict[str, str]]]:
-    images = find_images([folder], list(channels), [])
+    images = find_cases([folder], Wanted(channels))
     return images.channels, {
         case: {channel: path.name for channel, path in files.items()}
         for case, files in images.cases.items()
@@ -126,7 +128,7 @@ def test_case_numbers_are_not_taken_for_channels(tmp_path: Path):
 
 
 def test_channel_names_at_the_end_make_cases(tmp_path: Path):
-    touch(tmp_path / "s1", "s1_t1.nii.gz", "s1_t1ce.nii.gz", "s1_seg.nii.gz")
+    touch(tmp_path / "s1", "s1_t1.nii.gz", "s1_t1ce.nii.gz", "s1_pd.nii.gz")
     touch(tmp_path / "s2", "s2_t1.nii.gz", "s2_t1ce.nii.gz")
     channels, cases = names(tmp_path, "T1ce", "T1")
     assert channels == ["T1ce", "T1"]
@@ -174,3 +176,71 @@ def test_channel_names_must_fit(tmp_path: Path):
 def test_an_empty_folder_is_named(tmp_path: Path):
     with pytest.raises(MissingFileError, match="no image in"):
         names(tmp_path)
+
+
+# ---------------------------------------------------------------- other people's arrangements
+
+
+def save_patient(folder: Path, number: int, image: str, label: str) -> None:
+    save(image_array(number), folder / f"p{number}" / f"{image.format(number)}.nii.gz")
+    save(label_array(), folder / f"p{number}" / f"{label.format(number)}.nii.gz")
+
+
+def test_patients_with_label_maps_in_their_folders_are_read(raw: Path, tmp_path: Path):
+    for number in range(3):
+        save_patient(tmp_path / "d", number, "p{}", "GT")
+    result = run(tmp_path, images=tmp_path / "d", labels=tmp_path / "d")
+    assert [(row.case, row.role) for row in result.rows] == [(f"p{i}", "labeled") for i in range(3)]
+    assert not result.skipped
+    np.testing.assert_array_equal(read(result.folder / "imagesTr/p1_0000.nii.gz"), image_array(1))
+    np.testing.assert_array_equal(read(result.folder / "labelsTr/p1.nii.gz"), label_array())
+
+
+def test_label_maps_in_folders_of_patients_elsewhere_are_matched(raw: Path, tmp_path: Path):
+    for number in range(2):
+        save(image_array(number), tmp_path / "d" / f"p{number}" / "ct.nii.gz")
+        save(label_array(), tmp_path / "m" / f"p{number}" / "heart.nii.gz")
+    assert letters(run(tmp_path, images=tmp_path / "d", labels=tmp_path / "m")) == "ll"
+    save(label_array(), tmp_path / "m" / "p1" / "lung.nii.gz")
+    with pytest.raises(FaultsError, match=r"p1: its label map is in 2 files \(heart"):
+        run(tmp_path, images=tmp_path / "d", labels=tmp_path / "m", overwrite=True)
+
+
+def test_an_image_is_never_its_own_label_map(data: Path):
+    (data / "again").symlink_to(data / "images")
+    for folder in (data / "images", data / "again"):
+        with pytest.raises(InputError, match="do not tell label maps from images"):
+            run(data, labels=folder)
+    for path in (data / "labels").iterdir():
+        path.unlink()
+    (data / "labels" / "pat0_scan0.nii.gz").symlink_to(data / "images" / "pat0_scan0.nii.gz")
+    with pytest.raises(MissingFileError, match="all files in it are images"):
+        run(data)
+
+
+def test_label_maps_below_the_images_are_no_patients(raw: Path, tmp_path: Path):
+    for name in ("a", "b"):
+        save(image_array(), tmp_path / "d" / "scans" / f"{name}.nii.gz")
+        save(label_array(), tmp_path / "d" / "ours" / f"{name}.nii.gz")
+    result = run(tmp_path, images=tmp_path / "d", labels=tmp_path / "d" / "ours")
+    assert [row.case for row in result.rows] == ["a", "b"]
+    assert letters(result) == "ll"
+
+
+def test_kinds_that_become_nifti_are_named(raw: Path, tmp_path: Path):
+    save(image_array(), tmp_path / "d" / "a.mhd")
+    save(image_array(1), tmp_path / "d" / "b.nii.gz")
+    result = run(tmp_path, images=tmp_path / "d", labels=None)
+    assert "written as .nii.gz: a.mhd" in result.notes
+    assert not result.skipped
+    record = json.loads((result.folder / "gnnunet.json").read_text())
+    assert {"a.mhd", "a.zraw"} < set(record["sha256"]) or {"a.mhd", "a.raw"} < set(record["sha256"])
+    np.testing.assert_array_equal(read(result.folder / "imagesUn/a_0000.nii.gz"), image_array())
+
+
+def test_all_names_that_changed_are_told(data: Path):
+    for path in sorted((data / "images").iterdir()):
+        path.rename(path.with_name(f"Fall ä {path.name[-8]}.nii.gz"))
+    result = run(data, labels=None)
+    (note,) = [note for note in result.notes if "became case ids" in note]
+    assert all(f"'Fall ä {i}' is Fall_ae_{i}" in note for i in range(6))

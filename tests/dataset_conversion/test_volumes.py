@@ -12,7 +12,6 @@ from graphnn_unet.dataset_conversion.volumes import (
     read_channel,
     read_h5,
     read_list,
-    safe_id,
 )
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 
@@ -52,17 +51,11 @@ def test_channels_of_a_4d_file_keep_their_order_and_geometry(tmp_path: Path):
         read_channel(tmp_path / "a.nii.gz", 0, 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "case_id"),
-    [("scan 1", "scan_1"), ("../../x", "x"), ("a..b", "a.b"), ("$(rm)", "rm"), ("é", "case")],
-)
-def test_any_name_becomes_a_safe_case_id(name: str, case_id: str):
-    assert safe_id(name) == case_id
-
-
 def test_lists_lose_endings_folders_and_comments(tmp_path: Path):
     (tmp_path / "a.list").write_text("# order\nb.h5\n\nx/c.nii.gz\na\n")
     assert read_list(tmp_path / "a.list") == ["b", "c", "a"]
+    (tmp_path / "twice.list").write_text("b\na.nii.gz\nb.h5\n")
+    assert read_list(tmp_path / "twice.list") == ["b", "a"]
     (tmp_path / "empty.list").write_text("\n")
     with pytest.raises(InputError, match="is empty"):
         read_list(tmp_path / "empty.list")

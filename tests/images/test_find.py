@@ -1,4 +1,5 @@
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,14 @@ from graphnn_unet.errors import FaultsError, MissingFileError
 from graphnn_unet.images.find import (
     HIDDEN,
     NO_IMAGE,
+    RAW_VOLUMES,
+    SUBFOLDER,
     VOLUMES,
+    existing,
     file_ending,
+    files_below,
     image_files,
+    safe_id,
     some,
     split_channel,
     split_ending,
@@ -102,3 +108,74 @@ def test_four_digits_are_a_channel(stem: str, case: str, channel: int | None):
 def test_long_lists_are_cut():
     assert some("abc") == "a, b, c"
     assert some("abcdefg") == "a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("name", "case_id"),
+    [
+        ("scan 1", "scan_1"),
+        ("../../x", "x"),
+        ("a..b", "a.b"),
+        ("$(rm)", "rm"),
+        ("é", "e"),
+        ("Größe Ärger", "Groesse_Aerger"),
+        ("Łódź_smørrebrød", "Lodz_smoerrebroed"),
+        ("李", "u674e"),
+        ("!?", "case"),
+    ],
+)
+def test_any_name_becomes_a_safe_case_id(name: str, case_id: str):
+    assert safe_id(name) == case_id
+    assert safe_id(unicodedata.normalize("NFD", name)) == case_id
+
+
+def test_names_of_other_scripts_stay_apart():
+    assert len({safe_id(name) for name in ("王", "李", "Иван", "Пётр")}) == 4
+
+
+def test_names_are_compared_in_composed_unicode(tmp_path: Path):
+    stored = unicodedata.normalize("NFD", "Müller.nii.gz")
+    folder = touch(tmp_path / "in", stored)
+    assert list(image_files(folder).one_per_case()) == [unicodedata.normalize("NFC", "Müller")]
+    asked = folder / unicodedata.normalize("NFC", "Müller.nii.gz")
+    assert existing(asked).name == stored
+    assert existing(folder / "Muller.nii.gz") == folder / "Muller.nii.gz"
+
+
+def test_the_two_files_of_an_image_count_as_one(tmp_path: Path):
+    folder = touch(tmp_path / "in", "a.img", "a.HDR", "b.img", "c.hdr", "d.raw", "e.raw")
+    (folder / "d.mhd").write_text("NDims = 3\nElementDataFile = d.raw\n")
+    (folder / "f.mhd").write_text("NDims = 3\nElementDataFile = ../x.raw\n")
+    files = image_files(folder, VOLUMES)
+    assert [path.name for path in files.paths] == ["a.img", "d.mhd", "f.mhd"]
+    assert sorted(files.skipped) == ["b.img", "c.hdr", "e.raw"]
+
+
+def test_whatever_is_left_out_is_named_with_a_reason(tmp_path: Path, capsys):
+    folder = touch(tmp_path / "in", "a.nii", "notes.txt", ".DS_Store", "._a.nii", "x.gipl")
+    touch(folder, "s.dcm", "dataset.json", "failures_part2.csv")
+    touch(folder / "more", "b.nii")
+    (folder / "IM01").write_bytes(bytes(128) + b"DICM")
+    left_out = image_files(folder, VOLUMES).left_out()
+    assert sorted(left_out) == ["._a.nii", "IM01", "more", "notes.txt", "s.dcm", "x.gipl"]
+    assert left_out["more"] == SUBFOLDER
+    assert "DICOM" in left_out["IM01"]
+    image_files(folder, VOLUMES).say_left_out()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(name in line for name in left_out)
+    image_files(touch(tmp_path / "whole", "a.nii"), VOLUMES).say_left_out()
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_behind_links_are_walked_and_circles_end(tmp_path: Path):
+    store = touch(tmp_path / "store" / "p1", "x.h5")
+    folder = touch(tmp_path / "in" / "p0", "x.h5").parent
+    (folder / "p1").symlink_to(store)
+    (folder / "p2").symlink_to(store)
+    (folder / "p0" / "up").symlink_to(folder)
+    names = [path.relative_to(folder).as_posix() for path in files_below(folder, "*.h5")]
+    assert names == ["p0/x.h5", "p1/x.h5", "p2/x.h5"]
+
+
+def test_raw_folders_hold_what_nnunet_reads():
+    assert set(RAW_VOLUMES) < set(VOLUMES)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
-from graphnn_unet.images.find import VOLUMES
+from graphnn_unet.images.find import RAW_VOLUMES
 from graphnn_unet.images.grid import Grid, compare_grids
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.read import read_label_map, read_volume
@@ -24,7 +24,7 @@ def array() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("ending", VOLUMES)
+@pytest.mark.parametrize("ending", RAW_VOLUMES)
 def test_every_format_is_read_as_itk_reads_it(tmp_path: Path, write_map, array, ending: str):
     path = write_map(tmp_path / f"a.b{ending}", array, origin=(10.0, -20.0, 30.0), direction=TURNED)
     volume = read_volume(path)

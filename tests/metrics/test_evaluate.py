@@ -356,3 +356,15 @@ def test_a_prediction_along_other_axes_is_compared_voxel_by_voxel(folders, write
     for path in predictions.glob("*.nii.gz"):
         sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "PIR"), str(path), True)
     assert evaluate(predictions, labels, tmp_path / "turned").scores == expected.scores
+
+
+def test_a_prediction_with_the_users_name_meets_the_label_map_of_its_case_id(
+    tmp_path: Path, write_map, capsys
+):
+    write_map(tmp_path / "p" / "Fall ü 1.nii.gz", label_map(), SPACING)
+    write_map(tmp_path / "g" / "Fall_ue_1.nii.gz", label_map(), SPACING)
+    (tmp_path / "p" / "names.csv").touch()
+    (tmp_path / "p" / "notes.txt").touch()
+    assert evaluate(tmp_path / "p", tmp_path / "g").mean["dice"].value == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("left out")]
+    assert line.endswith("notes.txt (no image file)")
