@@ -97,7 +97,7 @@ def label_colors(ids: int = 256) -> list[tuple[int, int, int]]:
 
     Example:
         >>> label_colors(3)
-        [(0, 0, 0), (230, 57, 57), (57, 119, 230)]
+        [(0, 0, 0), (230, 57, 57), (57, 108, 230)]
     """
     colors = [(0, 0, 0)]
     for number in range(ids - 1):
