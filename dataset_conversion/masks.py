@@ -156,7 +156,9 @@ def mask_content(path: Path) -> MaskContent:
     spread = int(np.ptp(array.astype(int), axis=0).max())
     if spread > (_NEARLY_GRAY if is_lossy else 0):
         values, counts = np.unique(_numbers_of(array), return_counts=True)
-        kinds = {_hex(value): int(n) for value, n in zip(values, counts, strict=True)}
+        kinds: dict[int | str, int] = {
+            _hex(value): int(n) for value, n in zip(values, counts, strict=True)
+        }
         return MaskContent(kinds, True, False, is_lossy)
     values, counts = np.unique(_gray_of(array), return_counts=True)
     kinds = {int(value): int(n) for value, n in zip(values, counts, strict=True)}

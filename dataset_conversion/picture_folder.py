@@ -45,11 +45,13 @@ def read(request: Request) -> ConvertedDataset:
         InputError: The masks cannot be understood, or lie among the pictures.
         FaultsError: Masks without picture, names that collide.
     """
-    folder = _one(existing_folders(request.images) or existing_folders(request.source), "--images")
+    folder = _single_folder(
+        existing_folders(request.images) or existing_folders(request.source), "--images"
+    )
     if folder is None:
         raise InputError("no folder of pictures was given", "", "Add --images DIR")
-    test_folder = _one(existing_folders(request.test_images), "--test-images")
-    test_masks = _one(existing_folders(request.test_labels), "--test-labels")
+    test_folder = _single_folder(existing_folders(request.test_images), "--test-images")
+    test_masks = _single_folder(existing_folders(request.test_labels), "--test-labels")
     if test_masks and not test_folder:
         raise InputError("there are test masks without test pictures", "", "Add --test-images")
     faults: list[Fault] = []
@@ -105,7 +107,7 @@ def color_labels(meaning: MaskMeaning) -> dict[str, int | list[int]]:
 _Pairs = dict[str, tuple[Path, Path | None]]
 
 
-def _one(folders: Sequence[Path], flag: str) -> Path | None:
+def _single_folder(folders: Sequence[Path], flag: str) -> Path | None:
     if len(folders) > 1:
         raise InputError(
             f"{flag} has {len(folders)} folders", "a picture holds all of its channels",

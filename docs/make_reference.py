@@ -116,8 +116,9 @@ def csv_columns_page() -> str:
         "# Columns of metrics.csv\n\n"
         "`gnnunet_evaluate` and the validation of a training write a row for each case and class. "
         f"Columns, in this order: {', '.join(f'`{column}`' for column in csv_columns())}. "
-        "`distance_unit` is `mm`, or `voxel` under the published protocol; `missed` is 1 where the "
-        "reference has the class and the prediction does not, `invented` the other way round. "
+        "`distance_unit` is `mm`, `voxel` under the published protocol, or `pixel` of pictures; "
+        "`missed` is 1 where the reference has the class and the prediction does not, `invented` "
+        "the other way round. "
         "Files with the former columns `hd95_mm` and `asd_mm` are read until version 0.3.\n\n"
         + table(("measure", "name", "unit", "definition"), rows)
     )

@@ -81,31 +81,31 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     if not _is_tiff(path):
         with _opened(path) as picture:
-            size = picture.height, picture.width
+            height, width = picture.height, picture.width
             # asking for the EXIF data of a PNG without any reads all of its pixels
             turned = (picture.format != "PNG" or "exif" in picture.info) and (
                 _orientation(picture) > 4
             )
-            return size[::-1] if turned else size
+            return (width, height) if turned else (height, width)
     with _tiff_page(path) as page:
-        size = int(page.imagelength), int(page.imagewidth)
-        return size[::-1] if _tiff_orientation(page) > 4 else size
+        height, width = int(page.imagelength), int(page.imagewidth)
+        return (width, height) if _tiff_orientation(page) > 4 else (height, width)
 
 
-def label_colors(ids: int = 256) -> list[tuple[int, int, int]]:
+def label_colors(n_ids: int = 256) -> list[tuple[int, int, int]]:
     """A color for each label id: black for 0, then hues that differ from those before.
 
     Example:
         >>> label_colors(3)
-        [(0, 0, 0), (230, 57, 57), (57, 119, 230)]
+        [(0, 0, 0), (230, 57, 57), (57, 108, 230)]
     """
     colors = [(0, 0, 0)]
-    for number in range(ids - 1):
+    for number in range(n_ids - 1):
         hue = number * _HUE_STEP % 1
         value = (0.9, 0.7, 1.0)[number // 7 % 3]
         red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, value)
         colors.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return colors[:ids]
+    return colors[:n_ids]
 
 
 def label_picture(

@@ -119,7 +119,9 @@ def test_only_options_that_a_form_takes_are_accepted(tmp_path: Path):
     form_named("nifti").check(Request(images=tmp_path, test_labels=tmp_path))
     with pytest.raises(InputError, match="--images belongs to forms nifti and pictures, not to LA"):
         form_named("LA").check(Request(tmp_path, images=tmp_path))
-    with pytest.raises(InputError, match="--labels belongs to forms Pancreas, dicom and nifti"):
+    with pytest.raises(
+        InputError, match="--labels belongs to forms Pancreas, dicom, nifti and pictures"
+    ):
         form_named("ACDC").check(Request(tmp_path, labels=tmp_path))
     with pytest.raises(InputError, match="form LA needs the folder"):
         form_named("LA").check(Request())
