@@ -72,7 +72,8 @@ class Prepared:
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
     plans = PlansManager(job.plans)
-    endings = plans.image_reader_writer_class.supported_file_endings
+    # set by every reader of nnU-Net, not declared by their base
+    endings: Sequence[str] = getattr(plans.image_reader_writer_class, "supported_file_endings")  # noqa: B009
     try:
         with readable(job.sources, endings, Path(job.target)) as files:
             return _prepare(job, files, plans)
