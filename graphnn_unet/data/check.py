@@ -34,7 +34,6 @@ from graphnn_unet.data.check_layout import (
     Description,
     case_id_fault,
     channel_faults,
-    group_case_files,
     list_images,
     list_labels,
     no_images_fault,
@@ -56,7 +55,6 @@ __all__ = [
     "ClassMetadata",
     "check_case_images",
     "check_dataset",
-    "group_case_files",
 ]
 
 MAX_RESAMPLED_VOXELS = 1_000_000_000

@@ -178,16 +178,15 @@ def case_id_fault(case: str, where: str) -> Fault | None:
     return None
 
 
-def list_images(folder: Path, ending: str, *, any_case: bool = False) -> Listing:
+def list_images(folder: Path, ending: str) -> Listing:
     """Sort the files of an image folder by case and channel.
 
     Args:
         folder: ``imagesTr`` or the like; a missing one is empty.
         ending: Ending of the image files.
-        any_case: The ending may be in capitals, which stock nnU-Net does not find in a raw folder.
     """
     listing = Listing()
-    entries = _entries(folder, ending, listing, lambda stem: split_channel(stem)[0], any_case)
+    entries = _entries(folder, ending, listing, lambda stem: split_channel(stem)[0])
     for path, name in entries:
         stem, _ = split_ending(path, (ending,))
         case, channel = split_channel(stem)
@@ -228,7 +227,6 @@ def _entries(
     ending: str,
     listing: Listing,
     case_of: Callable[[str], str],
-    any_case: bool = False,
 ) -> Iterator[tuple[Path, str]]:
     """Regular files with the ending, sorted; all else becomes a note or a fault."""
     if not folder.is_dir():
@@ -244,7 +242,7 @@ def _entries(
             listing.faults.append(fault(case, "I36", cause, "Remove or replace it"))
     for path in files.paths:
         where = f"{folder.name}/{path.name}"
-        if any_case or path.name.endswith(ending):
+        if path.name.endswith(ending):
             yield path, where
         else:
             why = f"nnU-Net takes {ending} in small letters"
@@ -289,32 +287,3 @@ def no_images_fault(folder: Path, ending: str) -> Fault:
         cause = f"no *_0000{ending} in {folder} ({endings})"
         remedy = "Correct file_ending in dataset.json or convert the images"
     return fault(folder.name, "I40", cause, remedy)
-
-
-def group_case_files(
-    folder: Path | str, file_ending: str, n_channels: int
-) -> tuple[dict[str, list[Path]], list[Fault]]:
-    """Image files of a folder by case, in channel order.
-
-    Args:
-        folder: Files named ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` ...
-        file_ending: Their ending.
-        n_channels: Channels each case must have.
-
-    Returns:
-        Complete cases in sorted order, and the faults: an empty folder (I40), names without a
-        channel number (I33), missing (I21) or surplus (I22) channels, unusable ids (S12, S13).
-        Hidden files and other endings are passed over.
-    """
-    folder = Path(folder)
-    listing = list_images(folder, file_ending, any_case=True)
-    faults = listing.faults + channel_faults(folder.name, listing.cases, n_channels)
-    if not listing.cases and not listing.faults:
-        faults.append(no_images_fault(folder, file_ending))
-    wanted = set(range(n_channels))
-    complete = {
-        case: [channels[i] for i in range(n_channels)]
-        for case, channels in sorted(listing.cases.items())
-        if set(channels) == wanted
-    }
-    return complete, faults

@@ -77,7 +77,9 @@ class Prepared:
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
-    endings = PlansManager(job.plans).image_reader_writer_class.supported_file_endings
+    plans = PlansManager(job.plans)
+    # set by every reader of nnU-Net, not declared by their base
+    endings: Sequence[str] = getattr(plans.image_reader_writer_class, "supported_file_endings")  # noqa: B009
     try:
         if is_picture(str(job.sources[0])):
             return _prepare_picture(job)

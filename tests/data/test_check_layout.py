@@ -7,23 +7,47 @@ from pathlib import Path
 
 import pytest
 
-from graphnn_unet.data.check_layout import case_id_fault, group_case_files, read_description
+from graphnn_unet.data.check_layout import (
+    case_id_fault,
+    channel_faults,
+    list_images,
+    no_images_fault,
+    read_description,
+)
 
 
-def test_files_are_grouped_into_complete_cases(tmp_path: Path):
+def test_files_are_grouped_by_case_and_channel(tmp_path: Path):
     for name in ("b_0000", "b_0001", "a_0000", "a_0001", "c_0000", "scout"):
         (tmp_path / f"{name}.nii.gz").touch()
-    cases, faults = group_case_files(tmp_path, ".nii.gz", 2)
-    assert list(cases) == ["a", "b"]
-    assert [path.name for path in cases["b"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+    listing = list_images(tmp_path, ".nii.gz")
+    assert list(listing.cases) == ["a", "b", "c"]
+    assert [path.name for path in listing.cases["b"].values()] == [
+        "b_0000.nii.gz",
+        "b_0001.nii.gz",
+    ]
+    faults = listing.faults + channel_faults("in", listing.cases, 2)
     assert {(f.code, f.case) for f in faults} == {("I33", "scout"), ("I21", "c")}
+
+
+def test_where_no_image_has_a_channel_number_the_command_that_gives_it_is_named(tmp_path: Path):
+    (tmp_path / "a.nii.gz").touch()
+    (fault,) = list_images(tmp_path, ".nii.gz").faults
+    assert fault.code == "I33"
+    assert fault.remedy.startswith(f"Type gnnunet_convert nifti --images {tmp_path}")
+
+
+def test_a_description_of_nnunet_1_is_named_as_what_it_is(tmp_path: Path):
+    content = {"modality": {"0": "CT"}, "labels": {"0": "background"}, "training": []}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    _, (fault,) = read_description(tmp_path)
+    assert "nnU-Net v1 and the Decathlon" in fault.cause
+    assert fault.remedy == f"Type gnnunet_convert MSD {tmp_path} -d NAME"
 
 
 def test_an_empty_or_missing_folder_is_one_fault(tmp_path: Path):
     for folder, words in ((tmp_path, "is empty"), (tmp_path / "no", "does not exist")):
-        cases, (fault,) = group_case_files(folder, ".nii.gz", 1)
-        assert cases == {}
-        assert words in fault.cause
+        assert list_images(folder, ".nii.gz").cases == {}
+        assert words in no_images_fault(folder, ".nii.gz").cause
 
 
 @pytest.mark.parametrize("case", ["a", "LA_017", "x.y-z_0", "0" * 128])
