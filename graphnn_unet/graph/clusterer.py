@@ -20,9 +20,8 @@ from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
 from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.clusterer_settings import ACTIVATIONS, PRESETS, ClustererSettings
-from graphnn_unet.graph.complete_layers import complete_step
 from graphnn_unet.graph.explicit import checked_affinity, is_sparse
-from graphnn_unet.graph.graph_layers import Step, dense_step
+from graphnn_unet.graph.graph_layers import Step, complete_step, dense_step
 
 
 class GraphClusterer(nn.Module):
