@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import ShapeError
+from graphnn_unet.graph import nearest_neighbors
 from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.storage.atomic import atomic_path
 
@@ -106,7 +108,7 @@ def draw_map(
     step = -(-len(feature) // MAX_NODES)
     feature, predicted = feature[::step].astype(np.float64), predicted[::step]
     certainty, given = certainty[::step], given[::step]
-    neighbor = _nearest(feature, min(_LINKS_SHOWN, len(feature) - 1))
+    neighbor = nearest_neighbors(torch.from_numpy(feature), _LINKS_SHOWN).index.long().numpy()
     place = layout(feature, neighbor)
     figure = Figure(figsize=(8, 8))
     FigureCanvasAgg(figure)
@@ -193,16 +195,6 @@ def draw_classification(result: ClassificationResult) -> list[Path]:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
-
-
-def _nearest(feature: Floats, k: int) -> Ints:
-    rows = []
-    for start in range(0, len(feature), 512):
-        cosine = feature[start : start + 512] @ feature.T
-        row = np.arange(len(cosine))
-        cosine[row, row + start] = -np.inf
-        rows.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
-    return np.concatenate(rows)
 
 
 def _draw_links(axes: Axes, place: Floats, neighbor: Ints) -> None:
