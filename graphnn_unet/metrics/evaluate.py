@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +152,6 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class _Job:
-    files: CaseFiles
-    table: LabelTable | None
-    protocol: Protocol
-    nsd_tolerance_mm: float
-
-
-@dataclass(frozen=True)
 class _Scored:
     """What a worker returns for a case; ``faults`` stand for a case that cannot be scored."""
 
@@ -178,12 +171,7 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
             faults.append(_fault(str(folder), cause, f"Give one with {content}"))
     if faults:
         raise FaultsError(faults)
-    if predictions.resolve() == labels.resolve():
-        raise RefusedError(
-            f"{predictions} is given for predictions and for labels",
-            "every figure would be perfect",
-            "Give two folders",
-        )
+    require_two_folders(predictions, labels)
     existing = target.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -192,6 +180,20 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
             f"{target} cannot take the results",
             f"{existing} is {'not writable' if existing.is_dir() else 'no folder'}",
             "Give another folder with -o",
+        )
+
+
+def require_two_folders(predictions: Path, labels: Path) -> None:
+    """Refuse one folder for predictions and labels.
+
+    Raises:
+        RefusedError: It is one.
+    """
+    if predictions.resolve() == labels.resolve():
+        raise RefusedError(
+            f"{predictions} is given for predictions and for labels",
+            "every figure would be perfect",
+            "Give two folders",
         )
 
 
@@ -249,12 +251,12 @@ def _score_all(
             path.stat().st_size for pair in files for path in (pair.prediction, pair.reference)
         )
         n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
-    jobs = (_Job(pair, table, protocol, nsd_tolerance_mm) for pair in files)
+    score = partial(_score_pair, table=table, protocol=protocol, nsd_tolerance_mm=nsd_tolerance_mm)
     outcomes: dict[str, Outcome] = {}
     with Progress(len(files), "evaluate") as progress:
-        for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
-            outcomes[outcome.job.files.case] = outcome
-            progress.update(outcome.job.files.case)
+        for outcome in run_jobs(score, files, n_workers=n_workers):
+            outcomes[outcome.job.case] = outcome
+            progress.update(outcome.job.case)
     scored: list[_Scored] = []
     faults: list[Fault] = []
     for pair in files:
@@ -269,9 +271,10 @@ def _score_all(
     return scored, faults
 
 
-def _score_job(job: _Job) -> _Scored:
+def _score_pair(
+    files: CaseFiles, table: LabelTable | None, protocol: Protocol, nsd_tolerance_mm: float
+) -> _Scored:
     """Read, check and score one case; runs in a worker."""
-    files = job.files
     maps: list[Volume] = []
     faults: list[Fault] = []
     for path, may_ignore in ((files.prediction, False), (files.reference, True)):
@@ -281,7 +284,7 @@ def _score_job(job: _Job) -> _Scored:
             cause = f"{error.what}: {error.why}" if error.why else error.what
             faults.append(_fault(files.case, cause, error.remedy))
             continue
-        faults.extend(_value_faults(files.case, path, maps[-1].array, job.table, may_ignore))
+        faults.extend(_value_faults(files.case, path, maps[-1].array, table, may_ignore))
     if len(maps) == 2 and (
         cause := grid_mismatch("the prediction", maps[0].grid, "the label map", maps[1].grid)
     ):
@@ -290,16 +293,16 @@ def _score_job(job: _Job) -> _Scored:
     if faults:
         return _Scored(files, faults=tuple(faults))
     prediction, reference = (label_map.array for label_map in maps)
-    table = job.table or table_of_ids({*_values(prediction), *_values(reference)})
+    table = table or table_of_ids({*_values(prediction), *_values(reference)})
     scores = score_case(
         prediction,
         reference,
         maps[1].spacing,
         table.classes,
-        job.protocol,
+        protocol,
         case=files.case,
         ignore_label=table.ignore,
-        nsd_tolerance_mm=job.nsd_tolerance_mm,
+        nsd_tolerance_mm=nsd_tolerance_mm,
     )
     return _Scored(files, tuple(scores), reference.size)
 
