@@ -68,14 +68,9 @@ class DescriptorExtractor:
     def learn(
         cls, images: ImageSet, augmentation: Augmentation
     ) -> tuple[DescriptorExtractor, Tensor]:
-        """Learn bins and scales of a set, and describe it.
+        """Learn bins and scales of a set; returns the extractor and the rows of these images.
 
-        Args:
-            images: All that are to be compared.
-            augmentation: ``any-orientation`` chooses parts that do not change when an image turns.
-
-        Returns:
-            The extractor, for more images, and the rows of these.
+        ``any-orientation`` chooses parts that do not change when an image turns.
         """
         placed = _TURNED if augmentation == "any-orientation" else _UPRIGHT
         if images.n_dims == 3:
@@ -151,13 +146,7 @@ class DescriptorExtractor:
 def joined(feature: Tensor, description: Tensor | None, share: float) -> Tensor:
     """Rows whose cosine is ``(1 - share) cos(network) + share cos(descriptors)``.
 
-    Args:
-        feature: ``(n, q)`` unit rows; zero rows count as unlike everything.
-        description: ``(n, r)`` unit rows; ``None`` for none.
-        share: In [0, 1].
-
-    Returns:
-        ``(n, q + r)`` rows of unit length.
+    From unit rows ``(n, q)`` and ``(n, r)`` or ``None``; zero rows count as unlike everything.
     """
     if description is None or share == 0:
         return feature

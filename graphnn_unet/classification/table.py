@@ -40,7 +40,6 @@ class LabelTable:
     """A table as it stands in the file.
 
     Attributes:
-        source: The file, for messages.
         columns: Names of the findings.
         rows: Cells of each case, in the order of the columns; empty where there is no label.
         patients: Patient of each case, where the table says so.
@@ -53,10 +52,7 @@ class LabelTable:
 
 
 def read_table(path: Path | str) -> LabelTable:
-    """Read ``case,FINDING[,FINDING...]``.
-
-    Args:
-        path: CSV in UTF-8, separated by commas or, as some spreadsheets do, semicolons.
+    """Read ``case,FINDING[,FINDING...]``; spreadsheets may separate by semicolons.
 
     Raises:
         MissingFileError: There is no such file.
@@ -168,16 +164,10 @@ def _too_few(column: str, counts: Mapping[str, int]) -> list[Fault]:
 
 
 def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str]) -> Tensor:
-    """Class numbers of cases.
+    """Class numbers of cases, ``(case, finding)`` int64; the table may hold more columns.
 
-    Args:
-        table: Labels or ground truth.
-        findings: What the columns of the result are; the table may hold more columns.
-        cases: What the rows are.
-
-    Returns:
-        ``(case, finding)`` int64; ``UNLABELED`` for empty cells and cases that are not there,
-        ``len(classes)`` for a class that the finding does not have.
+    They are ``UNLABELED`` for empty cells and cases that are not there, ``len(classes)`` for a
+    class that the finding does not have.
 
     Raises:
         InputError: The table lacks a column.

@@ -66,13 +66,13 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
     margin = image_margin(color.shape[1:])
     if float(gradient(color, EDGE_SCALES[0]).max()) < FAINTEST_EDGE:
         n_columns = len(EDGE_SCALES) + len(NOISE_QUANTILES) + 1
-        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid, SOURCE)
+        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid)
     maps = [_log(distance) for distance in edge_distances(color, margin)]
     maps.append(_log(color_difference(color, margin)))
     columns = otsu_centered(standardized(grid.pooled(np.stack(maps))))
     center = standardized(grid.pooled(center_prior(color.shape[1:])[None]))
     values = torch.cat([columns, CENTER_WEIGHT * center], dim=1)
-    return NodeFeatures(values, grid, SOURCE)
+    return NodeFeatures(values, grid)
 
 
 def otsu_centered(columns: Tensor) -> Tensor:

@@ -39,7 +39,6 @@ class DinoFeatures:
         stride: Pixels between patches, at most the patch size; 4 doubles the grid of ViT-S/8.
         branch: ``student`` (as the released programs read) or ``teacher`` of a full checkpoint.
         side: Side in pixels of the square the image is brought to; ``None`` for the patch size's.
-        device: Device to compute on.
 
     The SHA-256 of the file stands in ``facts``.
     """
@@ -81,16 +80,11 @@ class DinoFeatures:
         side = self.side or SIDES[patch]
         pixels = square(image.array[(slice(None), *image.inner)], side)
         keys, size = last_keys(backbone, pixels.to(self.device), self.stride or patch)
-        grid = Grid((side, side), size)
-        return NodeFeatures(keys.cpu(), grid, self.name)
+        return NodeFeatures(keys.cpu(), Grid((side, side), size))
 
 
 def square(array: np.ndarray, side: int) -> Tensor:
-    """A picture as DINO was trained on: ``(1, 3, side, side)``, normalized; aspect not kept.
-
-    Raises:
-        InputError: The image is a volume.
-    """
+    """A picture as DINO was trained on: ``(1, 3, side, side)``, normalized; aspect not kept."""
     if array.ndim != 3:
         raise InputError("DINO sees pictures of one plane", "", "Use --slices for volumes")
     from PIL import Image as Pillow
@@ -145,15 +139,12 @@ def last_keys(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Keys of the last block without the class token, heads first.
 
-    timm interpolates the position embedding for the size of the grid.
-
-    Args:
-        backbone: In evaluation mode.
-        pixels: ``(1, 3, side, side)``, normalized.
-        stride: Of the patch convolution; below the patch size patches overlap.
+    timm interpolates the position embedding for the size of the grid. Below the patch size of
+    ``stride`` patches overlap.
 
     Returns:
-        ``(node, channel)`` and the size of the grid, ``1 + floor((side - patch) / stride)`` each.
+        ``(node, channel)`` for ``(1, 3, side, side)`` normalized pixels, and the size of the grid,
+        ``1 + floor((side - patch) / stride)`` each.
 
     Raises:
         InputError: The stride does not fit.

@@ -119,15 +119,8 @@ def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -
 def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | None = None) -> Fit:
     """Fit a network to one graph; collapse is retried with other seeds, then k-means steps in.
 
-    Args:
-        graph: Of :func:`make_graph`.
-        settings: What to fit and how long.
-        key: Name of the image; its dropout follows from the seed and this, so the result does not
-            depend on the order of images.
-        state: Initial weights; drawn from the seed without them.
-
-    Returns:
-        The assignment in evaluation mode (or as ``settings.assign`` says), with flags.
+    Dropout follows from the seed and ``key``, the name of the image, so the result does not depend
+    on the order of images. ``state`` are initial weights; they are drawn from the seed without it.
     """
     if _without_structure(graph.feature):
         same = torch.zeros(len(graph.feature), settings.n_clusters)
@@ -237,15 +230,7 @@ def _without_structure(feature: Tensor) -> bool:
 
 
 def kmeans(rows: Tensor, n_clusters: int) -> Tensor:
-    """k-means, the best of ten starts from a fixed seed.
-
-    Args:
-        rows: ``(node, channel)``.
-        n_clusters: At most the number of rows.
-
-    Returns:
-        Cluster of each row, ``(node,)`` int64.
-    """
+    """Cluster of each row ``(node, channel)``, the best of ten starts from a fixed seed."""
     from sklearn.cluster import KMeans  # takes a second to import
     from threadpoolctl import threadpool_limits
 

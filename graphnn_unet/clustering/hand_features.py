@@ -49,7 +49,7 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
     pooled = grid.pooled(np.stack(maps))
     values = standardized(np.concatenate([pooled, positions(grid)], axis=1))
     values[:, -len(grid.size) :] *= POSITION_WEIGHT
-    return NodeFeatures(values, grid, SOURCE)
+    return NodeFeatures(values, grid)
 
 
 def to_lab(array: Floats, *, is_color: bool) -> Floats:

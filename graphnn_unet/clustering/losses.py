@@ -61,9 +61,7 @@ def _positive_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tens
 def _correlation_linear(feature: Tensor, settings: ClusterSettings) -> Value:
     from graphnn_unet.graph import correlation_clustering_loss
 
-    return partial(
-        correlation_clustering_loss, feature, tau=settings.alpha, rows="unit"
-    )
+    return partial(correlation_clustering_loss, feature, tau=settings.alpha, rows="unit")
 
 
 def _correlation_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:
