@@ -56,11 +56,7 @@ _MAX_NAMES = 5
 
 
 class PartlyEvaluatedError(CasesFailedError):
-    """Some cases could not be scored; ``result`` holds the figures of the others.
-
-    Attributes:
-        result: What was written for the cases that could be scored.
-    """
+    """Some cases could not be scored; ``result`` holds the figures of the others."""
 
     def __init__(self, faults: Sequence[Fault], result: EvaluationResult):
         self.result = result
@@ -184,11 +180,7 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
 
 
 def require_two_folders(predictions: Path, labels: Path) -> None:
-    """Refuse one folder for predictions and labels.
-
-    Raises:
-        RefusedError: It is one.
-    """
+    """Raise ``RefusedError`` for one folder that is given for predictions and labels."""
     if predictions.resolve() == labels.resolve():
         raise RefusedError(
             f"{predictions} is given for predictions and for labels",

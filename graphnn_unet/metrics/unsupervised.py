@@ -298,12 +298,7 @@ def _class_names(reference: Labels, matching: Matching, case: str) -> list[str]:
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by the name without its ending.
-
-    Raises:
-        MissingFileError: The folder is missing or holds none.
-        FaultsError: Two files have one name.
-    """
+    """Label maps of a folder, one at least, by the name without its ending."""
     files = image_files(folder, LABEL_MAPS).one_per_case(STAGE)
     if not files:
         endings = ", ".join(LABEL_MAPS)

@@ -41,16 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def layout(feature: Floats, neighbor: Ints, *, rounds: int = _ROUNDS) -> Floats:
-    """Places of nodes in the plane.
-
-    Args:
-        feature: ``(n, q)`` unit rows.
-        neighbor: ``(n, k)`` linked nodes of each.
-        rounds: Steps of attraction and repulsion.
-
-    Returns:
-        ``(n, 2)``, centered, deviation 1; the same for the same input.
-    """
+    """Places of nodes ``(n, 2)``, centered, deviation 1; the same for the same input."""
     n = len(feature)
     centered = feature - feature.mean(axis=0)
     _, vectors = np.linalg.eigh(centered.T @ centered)
@@ -91,14 +82,7 @@ def draw_map(
 ) -> Path:
     """Draw the graph: a dot an image in the color of its class, paler where it is uncertain.
 
-    Args:
-        target: PNG to write.
-        feature: ``(n, q)`` unit rows.
-        predicted: ``(n,)`` classes.
-        certainty: ``(n,)`` in [0, 1].
-        given: ``(n,)`` given classes, negative where there is none; these get a black ring.
-        names: Of the classes.
-        title: Line above.
+    Images whose class was given (negative: not) get a black ring.
 
     Raises:
         ShapeError: The arrays are not of one length.
@@ -169,8 +153,7 @@ def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "")
 def draw_classification(result: ClassificationResult) -> list[Path]:
     """Map and, with a ground truth, confusion matrix of every finding, beside the tables.
 
-    Returns:
-        ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
+    ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
     """
     predictions, pictures = result.predictions, []
     feature = result.feature.numpy()

@@ -74,10 +74,8 @@ def atomic_path(target: Path | str) -> Generator[Path]:
 def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Generator[None]:
     """Turn the errors of a writer that finds no room into ``NoSpaceError``.
 
-    Args:
-        target: What is written, for the message.
-        n_bytes: Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a
-            full disk when less than this is free.
+    Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a full disk when
+    less than ``n_bytes`` are free.
     """
     try:
         yield
@@ -254,12 +252,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def require_output_folder(source: Path, target: Path) -> None:
-    """Refuse to write label maps where they would be read as images.
-
-    Raises:
-        InputError: The output is a file.
-        RefusedError: It is the input folder.
-    """
+    """Refuse to write label maps into a file, or where they would be read as images."""
     if target.exists() and not target.is_dir():
         raise InputError(f"output {target} is a file", "", "Give a folder with -o")
     if target.exists() and source.resolve() == target.resolve():

@@ -44,7 +44,6 @@ class Outcome:
     """What became of one job.
 
     Attributes:
-        job: The job as it was given.
         value: What the function returned; ``None`` when it failed.
         error: One line without full stop that says why it failed; empty when it did not.
         expected: The failure was an error that the user can fix (a ``GraphnnError``).
@@ -236,9 +235,6 @@ def leave_with_parent(parent: int) -> None:
     A thread looks every second. On Linux the kernel does it at once, even while C code holds the
     interpreter's lock: it is asked to send SIGKILL when the pipe from the parent, which nobody ever
     writes to, is closed.
-
-    Args:
-        parent: Process id of the process whose results this one works for.
     """
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     starter = multiprocessing.parent_process()
