@@ -250,11 +250,7 @@ def balance_term(member: Tensor) -> Tensor:
 
 
 def positive_weight(total: Tensor) -> Tensor:
-    """``total`` itself, if every graph has weight.
-
-    Raises:
-        InputError: A graph has none, so a share of its weight means nothing.
-    """
+    """``total`` itself; ``InputError`` where a graph has none: a share of it means nothing."""
     if not bool((total > 0).all()):
         empty = true_places(total <= 0)
         raise InputError(

@@ -191,17 +191,10 @@ def conjugate_gradients(
     tolerance: float,
     max_iterations: int,
 ) -> Solution:
-    """Solve a symmetric positive definite system for every column of ``target``.
+    """Solve a symmetric positive definite system for every column of ``target``, without gradient.
 
-    Args:
-        operator: Applies the matrix to ``(..., n, q)``.
-        target: Right-hand sides; also the starting point.
-        tolerance: Largest residual of a column relative to its right-hand side.
-        max_iterations: Steps at most.
-
-    Returns:
-        The solution and how it was reached; without gradient. A column that has converged stays
-        as it is.
+    The right-hand sides are also the starting point. A column whose residual relative to its
+    right-hand side is at most ``tolerance`` stays as it is.
     """
     with torch.no_grad():
         value = target.clone()

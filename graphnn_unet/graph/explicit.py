@@ -118,10 +118,7 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
 
 
 def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
-    """Edges of one graph, the pairs whose weight is not 0.
-
-    Args:
-        affinity: ``(n, n)`` dense or sparse.
+    """Edges of one graph ``(n, n)``, the pairs whose weight is not 0.
 
     Returns:
         ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and

@@ -150,11 +150,10 @@ class CutProblem:
         return torch.where(self.given, self.label, signal.double().clamp(0, 1))
 
     def thresholds(self, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut and degree sum of every threshold set of a signal.
+        """Order of the nodes, largest first, and cut and volume of every threshold set of a signal.
 
-        Returns:
-            Order of the nodes, largest first; cuts and volumes of the sets of the first ``t``
-            nodes, ``t`` from the number of labels 1 to ``n`` minus that of labels 0.
+        The sets hold the first ``t`` nodes, ``t`` from the number of labels 1 to ``n`` minus that
+        of labels 0.
         """
         key = torch.where(self.given, 4 * self.label - 2, signal)  # labels before or behind all
         order = torch.argsort(key, descending=True, stable=True)
@@ -220,14 +219,11 @@ class CutProblem:
             p_e <- clip(p_e + (ub_i - ub_j) / 2, -1, 1)
             u'   = clip(u - (K^T p + c) / degree, 0, 1), labels inserted;  ub = 2 u' - u
 
-        Args:
-            linear: ``(n,)`` costs ``c``; zero without.
-            start: ``(n,)`` first signal.
-            tolerance: Of the gap between value and bound, relative to ``1 + |value|``.
-            max_iterations: Steps at most.
+        ``linear`` are the costs ``c``, ``start`` is the first signal, ``tolerance`` that of the gap
+        between value and bound, relative to ``1 + |value|``.
 
-        Source: Chambolle and Pock 2011 with the diagonal steps of Pock and Chambolle 2011.
-        Cost: ``e`` a step; a sweep, ``n log n + e``, every 25 steps.
+        Source: Chambolle and Pock 2011 with the diagonal steps of Pock and Chambolle 2011. Cost:
+        ``e`` a step; a sweep, ``n log n + e``, every 25 steps.
         """
         cost = torch.zeros_like(self.label) if linear is None else linear.double()
         signal = self.with_labels(torch.full_like(self.label, 0.5) if start is None else start)
