@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +54,13 @@ def class_sets(
     cuts: list[Cut] = []
     figures: dict[str, Any] = {}
     if settings.variation == "tv" or thorough:
-        cuts = [_minimum(graph, label) for label in _labels(given, n_classes)]
+        for label in _labels(given, n_classes):
+            side = _only_side(label)
+            cuts.append(
+                minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
+                if side is None
+                else Cut(side, side, 0.0, 0.0, 0, True)
+            )
         figures["tv_gap"] = [cut.value - cut.bound for cut in cuts]
     if settings.variation == "tv":
         indicator = _spread_out([cut.indicator for cut in cuts], n_classes)
@@ -67,23 +73,16 @@ def class_sets(
         starts = [_column(start, number, n_classes)]
         if thorough:
             starts += [cuts[number].indicator, *_more_starts(graph, label)]
-        balanced.append(_balanced(graph, label, starts))
+        side = _only_side(label)
+        balanced.append(
+            balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
+            if side is None
+            else BalancedCut(side, 0.0, ((0.0,),))
+        )
     figures["ratio_quotient"] = [cut.quotient for cut in balanced]
     figures["ratio_worst_start"] = [cut.worst for cut in balanced]
     indicator = _spread_out([cut.indicator for cut in balanced], n_classes)
     return ClassSets(_whole(indicator, inside, len(targets)), {"method": "ratio", **figures})
-
-
-def _minimum(graph: Tensor, label: Tensor) -> Cut:
-    if (side := _only_side(label)) is not None:
-        return Cut(side, side, 0.0, 0.0, 0, True)
-    return minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
-
-
-def _balanced(graph: Tensor, label: Tensor, starts: Sequence[Tensor]) -> BalancedCut:
-    if (side := _only_side(label)) is not None:
-        return BalancedCut(side, 0.0, ((0.0,),))
-    return balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
 
 
 def _only_side(label: Tensor) -> Tensor | None:

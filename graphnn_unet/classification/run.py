@@ -171,7 +171,6 @@ class _Request:
 def _train(
     request: _Request, labels: Path, settings: ClassifySettings, resume: bool
 ) -> ClassificationResult:
-    """Train on the images of a folder, and decide about them."""
     table = read_table(labels)
     files = find_images(request.images)
     _require_images(table, files, request.images)

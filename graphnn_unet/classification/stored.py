@@ -85,7 +85,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
             "feature": model.feature,
             "score": model.score,
             "code": model.targets,
-            "describer": model.extractor.as_dict() if model.extractor else None,
+            "describer": vars(model.extractor) if model.extractor else None,
         },
     }
     with atomic_path(folder / MODEL) as temporary:
@@ -132,7 +132,7 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
         return StoredModel(
             network, plan, settings, findings, scale, content["image_size"],
             tuple(content["cases"]), content["feature"], content["score"], content["code"],
-            DescriptorExtractor.from_dict(describer) if describer else None,
+            DescriptorExtractor(**describer) if describer else None,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):

@@ -110,18 +110,18 @@ def _rows(
     rows: dict[str, tuple[str, ...]] = {}
     faults = []
     for number, cells in lines:
-        case, code, cause, remedy = cells[0], "", "", ""
+        case, fault = cells[0], None
         if len(cells) != n_columns:
-            code, remedy = "T01", "Correct the line"
             cause = f"it has {len(cells)} cells, the first line {n_columns}"
+            fault = ("T01", cause, "Correct the line")
         elif not case:
-            code, cause, remedy = "T02", "it names no case", "Fill the first cell"
+            fault = ("T02", "it names no case", "Fill the first cell")
         elif case in rows:
-            code, remedy = "T03", "Keep one of its lines"
-            cause = f"case {case} stands in the table twice"
+            fault = ("T03", f"case {case} stands in the table twice", "Keep one of its lines")
         else:
             rows[case] = tuple(cells[1:])
-        if code:
+        if fault:
+            code, cause, remedy = fault
             faults.append(Fault(f"{name}, line {number}", "check", cause, remedy, code=code))
     return rows, faults
 

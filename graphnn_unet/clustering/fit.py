@@ -122,7 +122,7 @@ def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | 
     Dropout follows from the seed and ``key``, the name of the image, so the result does not depend
     on the order of images. ``state`` are initial weights; they are drawn from the seed without it.
     """
-    if _without_structure(graph.feature):
+    if bool((graph.feature == graph.feature[:1]).all()):
         same = torch.zeros(len(graph.feature), settings.n_clusters)
         same[:, 0] = 1
         return Fit(same, 0.0, ("no_structure",))
@@ -222,11 +222,6 @@ def _fit_once(graph: Graph, settings: ClusterSettings, key: str, state: State) -
             value = float(graph.loss(member))
     member = torch.nan_to_num(member, nan=1 / settings.n_clusters)
     return Fit(member, value, () if finite else ("not_finite",))
-
-
-def _without_structure(feature: Tensor) -> bool:
-    """Whether all nodes have the same features."""
-    return bool((feature == feature[:1]).all())
 
 
 def kmeans(rows: Tensor, n_clusters: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +182,9 @@ def _run_all(
             if outcome.ok:
                 rows[case] = outcome.value
                 done.append(case)
-                write_table(target / TABLE, rows.values())
+                table = sorted(rows.values(), key=lambda row: row["case"])
+                table = [{c: row.get(c, "") for c in COLUMNS} for row in table]
+                write_csv(target / TABLE, table, COLUMNS)
             else:
                 _log.debug("%s: %s", case, outcome.details)
                 cause = outcome.error.rstrip(".")
@@ -205,12 +207,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def write_table(path: Path, rows: Iterable[dict]) -> None:
-    """Write ``clusters.csv``, sorted by case."""
-    ordered = sorted(rows, key=lambda row: row["case"])
-    write_csv(path, ({c: row.get(c, "") for c in COLUMNS} for row in ordered), COLUMNS)
 
 
 def _old_rows(path: Path) -> dict[str, dict]:

@@ -155,7 +155,3 @@ class StructureAlignment(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of own parameters that an optimizer must not decay."""
         return {"gate"}
-
-    def extra_repr(self) -> str:
-        """Sizes, for printing."""
-        return f"channels={self.channels}, dim={self.dim}"

@@ -188,7 +188,3 @@ class GraphClusterer(nn.Module):
                 state = self.dropout(self.activation(project(state)))
             outputs.append(state)
         return torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
-
-    def extra_repr(self) -> str:
-        """Sizes, for printing."""
-        return f"in_channels={self.in_channels}, n_clusters={self.n_clusters}"

@@ -107,14 +107,13 @@ def normalized_cut_loss(
     assignment: Tensor,
     *,
     affinity: Kernel = "shifted",
-    orthogonality: bool = True,
     balance_weight: float = 1.0,
 ) -> Tensor:
     """Normalized cut of a soft assignment on the graph of feature products.
 
         L = -Tr(S^T W S) / Tr(S^T D S) + balance_weight * ||A / ||A|| - I / sqrt(k)||,  A = S^T S
 
-    The second term, present under ``orthogonality``, is 0 for clusters of equal size and keeps all
+    The second term is 0 for clusters of equal size and keeps all
     nodes from joining one cluster; it also pulls small objects towards equal shares.
 
     Args:
@@ -123,8 +122,7 @@ def normalized_cut_loss(
         affinity: ``shifted``, ``(1 + cosine) / 2``, for any features; ``gram``, ``f_i.f_j``, for
             features without negative entries. Dividing the affinity by its maximum, as the
             published programs do, changes nothing.
-        orthogonality: Whether the second term is added.
-        balance_weight: Its weight.
+        balance_weight: Weight of the second term; 0 leaves it out.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis. The first term lies in [-1, 0].
@@ -150,9 +148,7 @@ def normalized_cut_loss(
         within = within * n_nodes / member.shape[2]
         degree = graph.degree()
         volume = (degree * member.square().sum(dim=2)).mean(dim=1) / member.shape[2]
-        value = -within / positive_weight(volume)
-        if orthogonality:
-            value = value + balance_weight * balance_term(member)
+        value = balance_weight * balance_term(member) - within / positive_weight(volume)
     return value[0] if single else value
 
 

@@ -145,13 +145,12 @@ def score_classification(
     )
 
 
-def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -> float:
+def calibration_error(confidence: Floats, right: Floats) -> float:
     """Expected calibration error: ``sum_b n_b / n |accuracy_b - confidence_b|``.
 
     Args:
         confidence: ``(n,)`` in [0, 1].
         right: ``(n,)`` 1 where the decision was right.
-        n_bins: Bins of equal width.
 
     Example:
         >>> calibration_error(np.array([0.9, 0.9]), np.array([1.0, 0.0]))
@@ -159,8 +158,8 @@ def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -
 
     Source: Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599.
     """
-    number = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
-    distance = np.bincount(number, weights=right - confidence, minlength=n_bins)
+    number = np.minimum((confidence * N_BINS).astype(np.int64), N_BINS - 1)
+    distance = np.bincount(number, weights=right - confidence, minlength=N_BINS)
     return float(np.abs(distance).sum() / len(confidence))
 
 

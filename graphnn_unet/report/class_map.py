@@ -126,7 +126,7 @@ def draw_map(
     return _save(figure, target)
 
 
-def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "") -> Path:
+def draw_confusion(target: Path, score: ClassificationScore) -> Path:
     """Draw the confusion matrix: rows are the ground truth, colors shares of rows."""
     names = [class_score.name for class_score in score.classes]
     counts = score.confusion
@@ -145,7 +145,7 @@ def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("ground truth")
-    axes.set_title(title or f"accuracy {score.accuracy:.3f} on {score.n} images")
+    axes.set_title(f"accuracy {score.accuracy:.3f} on {score.n} images")
     figure.tight_layout()
     return _save(figure, target)
 

@@ -334,8 +334,10 @@ def _draw_panel(axes: Axes, panel: _Panel, height_mm: float) -> None:
             grid = _contour_grid(predicted, panel.steps)
             axes.contourf(*grid, levels=[0.5, 1.5], colors=[color], alpha=0.5)
         if true and true[0].any():
+            # half way to white, to stand out from the area of its own color
+            lighter = tuple((np.array(mcolors.to_rgb(color)) + 1) / 2)
             lines = axes.contour(
-                *_contour_grid(true[0], panel.steps), levels=[0.5], colors=[_lighter(color)],
+                *_contour_grid(true[0], panel.steps), levels=[0.5], colors=[lighter],
                 linewidths=1.5,
             )  # fmt: skip
             lines.set_path_effects([patheffects.withStroke(linewidth=2.8, foreground="#000000A0")])
@@ -410,8 +412,3 @@ def _legend_columns(handles: Sequence[Any], width: float) -> int:
     """Entries that fit beside each other, by the longest one."""
     longest = max(len(handle.get_label()) for handle in handles)
     return min(len(handles), max(1, int(width / (0.55 + _INCH_A_LETTER * 9 * longest))))
-
-
-def _lighter(color: str) -> tuple[float, ...]:
-    """Half way to white: a line that stands out from the area of its own color."""
-    return tuple(float(value) for value in (np.array(mcolors.to_rgb(color)) + 1) / 2)
