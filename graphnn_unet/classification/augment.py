@@ -23,7 +23,6 @@ class Views:
         affine: ``(n, d, d + 1)`` from places of the view to places of the image.
         contrast: ``(n,)`` factors.
         brightness: ``(n,)`` in deviations.
-        noise_seed: Of the noise.
     """
 
     affine: Tensor

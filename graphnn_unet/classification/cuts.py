@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,18 +22,15 @@ _SMALL, _N_RANDOM = 300, 8
 _MAX_ITERATIONS = 5000
 
 
-@dataclass(frozen=True)
-class ClassSets:
+class ClassSets(NamedTuple):
     """Cuts of all classes of one finding.
 
     Attributes:
         indicator: ``(n, c)`` 1 where the cut of a class holds the node; classes may overlap.
-        method: ``tv`` or ``ratio``.
-        figures: Gaps, or quotients and their spread over the starts.
+        figures: ``method`` (``tv`` or ``ratio``), gaps, or quotients and their spread over starts.
     """
 
     indicator: Tensor
-    method: str
     figures: dict[str, Any]
 
 
@@ -47,18 +43,10 @@ def class_sets(
     *,
     thorough: bool,
 ) -> ClassSets:
-    """One cut a class between its labels and those of all others.
+    """One cut a class between its labels and those of all others; two classes need one.
 
-    Args:
-        affinity: ``(n, n)`` sparse, symmetric.
-        targets: ``(n,)`` classes of labeled nodes, negative elsewhere.
-        n_classes: Number of classes; two need one cut.
-        score: ``(n, c)`` of ``p = 2``, rows that sum to 1 or 0; breaks ties, and starts ``ratio``.
-        settings: ``variation``.
-        thorough: Try several starts of ``ratio``; otherwise the ``p = 2`` scores alone.
-
-    Returns:
-        The sets; with ``variation = "tv"`` those of ``ratio`` where a minimum cut collapsed.
+    ``score`` of ``p = 2`` breaks ties and starts ``ratio``; ``thorough`` tries more starts. With
+    ``variation = "tv"`` the cuts are those of ``ratio`` where a minimum cut collapsed.
     """
     inside = (affinity_degree(affinity) > 0).nonzero().flatten()
     graph = _subgraph(affinity, inside)
@@ -66,36 +54,35 @@ def class_sets(
     cuts: list[Cut] = []
     figures: dict[str, Any] = {}
     if settings.variation == "tv" or thorough:
-        cuts = [_minimum(graph, label) for label in _labels(given, n_classes)]
+        for label in _labels(given, n_classes):
+            side = _only_side(label)
+            cuts.append(
+                minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
+                if side is None
+                else Cut(side, side, 0.0, 0.0, 0, True)
+            )
         figures["tv_gap"] = [cut.value - cut.bound for cut in cuts]
     if settings.variation == "tv":
         indicator = _spread_out([cut.indicator for cut in cuts], n_classes)
         collapsed = _collapsed(indicator, given, n_classes)
         if not collapsed:
-            return ClassSets(_whole(indicator, inside, len(targets)), "tv", figures)
+            return ClassSets(_whole(indicator, inside, len(targets)), {"method": "tv", **figures})
         figures["tv_collapsed"] = collapsed
     balanced: list[BalancedCut] = []
     for number, label in enumerate(_labels(given, n_classes)):
         starts = [_column(start, number, n_classes)]
         if thorough:
             starts += [cuts[number].indicator, *_more_starts(graph, label)]
-        balanced.append(_balanced(graph, label, starts))
+        side = _only_side(label)
+        balanced.append(
+            balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
+            if side is None
+            else BalancedCut(side, 0.0, ((0.0,),))
+        )
     figures["ratio_quotient"] = [cut.quotient for cut in balanced]
     figures["ratio_worst_start"] = [cut.worst for cut in balanced]
     indicator = _spread_out([cut.indicator for cut in balanced], n_classes)
-    return ClassSets(_whole(indicator, inside, len(targets)), "ratio", figures)
-
-
-def _minimum(graph: Tensor, label: Tensor) -> Cut:
-    if (side := _only_side(label)) is not None:
-        return Cut(side, side, 0.0, 0.0, 0, True)
-    return minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
-
-
-def _balanced(graph: Tensor, label: Tensor, starts: Sequence[Tensor]) -> BalancedCut:
-    if (side := _only_side(label)) is not None:
-        return BalancedCut(side, 0.0, ((0.0,),))
-    return balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
+    return ClassSets(_whole(indicator, inside, len(targets)), {"method": "ratio", **figures})
 
 
 def _only_side(label: Tensor) -> Tensor | None:
@@ -116,17 +103,19 @@ def _labels(targets: Tensor, n_classes: int) -> Iterator[Tensor]:
 def _column(score: Tensor, number: int, n_classes: int) -> Tensor:
     """Where a class stands against the mean of the others, as a signal between 0 and 1."""
     in_class = score[:, number]
-    rest = (score.sum(dim=1) - in_class) / max(1, n_classes - 1)
-    total = in_class + rest
-    return torch.where(total > 0, in_class / torch.where(total > 0, total, 1.0), 0.5)
+    return _share(in_class, (score.sum(dim=1) - in_class) / max(1, n_classes - 1))
+
+
+def _share(first: Tensor, second: Tensor) -> Tensor:
+    """Share of the first in the sum of both, a half where that is 0."""
+    total = first + second
+    return torch.where(total > 0, first / torch.where(total > 0, total, 1.0), 0.5)
 
 
 def _more_starts(graph: Tensor, label: Tensor) -> Iterator[Tensor]:
     target = torch.stack([(label == 1).double(), (label == 0).double()], dim=1)
     for alpha in _ALPHAS:
-        score = DiffusionSystem(graph, alpha).solve(target).value.clamp(min=0)
-        total = score.sum(dim=1)
-        yield torch.where(total > 0, score[:, 0] / torch.where(total > 0, total, 1.0), 0.5)
+        yield _share(*DiffusionSystem(graph, alpha).solve(target).value.clamp(min=0).T)
     if len(label) <= _SMALL:
         generator = torch.Generator().manual_seed(0)
         for _ in range(_N_RANDOM):

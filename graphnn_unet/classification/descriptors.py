@@ -6,9 +6,8 @@ Colors, edges and where they are do not depend on the labels, so they err elsewh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,23 +58,18 @@ class DescriptorExtractor:
     https://doi.org/10.1109/TSMC.1979.4310076; all by scikit-image.
     """
 
-    parts: tuple[str, ...]
-    bins: NDArray[np.float64]
-    mean: tuple[NDArray[np.float64], ...]
-    deviation: tuple[NDArray[np.float64], ...]
+    parts: Sequence[str]
+    bins: Tensor
+    mean: Sequence[Tensor] = ()
+    deviation: Sequence[Tensor] = ()
 
     @classmethod
     def learn(
         cls, images: ImageSet, augmentation: Augmentation
     ) -> tuple[DescriptorExtractor, Tensor]:
-        """Learn bins and scales of a set, and describe it.
+        """Learn bins and scales of a set; returns the extractor and the rows of these images.
 
-        Args:
-            images: All that are to be compared.
-            augmentation: ``any-orientation`` chooses parts that do not change when an image turns.
-
-        Returns:
-            The extractor, for more images, and the rows of these.
+        ``any-orientation`` chooses parts that do not change when an image turns.
         """
         placed = _TURNED if augmentation == "any-orientation" else _UPRIGHT
         if images.n_dims == 3:
@@ -85,13 +79,13 @@ class DescriptorExtractor:
         sample = _channels(images.pixels[::step])[:, 0]
         inner = np.linspace(0, 1, _N_EDGE_LEVELS + 1)[1:-1]
         bins = np.stack([np.quantile(response, inner) for response in _responses(sample)])
-        raw = cls(parts, bins, (), ())._raw(images.pixels)
+        raw = cls(parts, torch.from_numpy(bins))._raw(images.pixels)
         deviation = [part.std(axis=0) for part in raw]
         extractor = cls(
             parts,
-            bins,
-            tuple(part.mean(axis=0) for part in raw),
-            tuple(np.where(value > 1e-9, value, 1.0) for value in deviation),
+            torch.from_numpy(bins),
+            [torch.from_numpy(part.mean(axis=0)) for part in raw],
+            [torch.from_numpy(np.where(value > 1e-9, value, 1.0)) for value in deviation],
         )
         return extractor, extractor._scaled(raw)
 
@@ -102,28 +96,9 @@ class DescriptorExtractor:
     def _scaled(self, raw: list[NDArray[np.float64]]) -> Tensor:
         scaled = []
         for part, mean, deviation in zip(raw, self.mean, self.deviation, strict=True):
-            row = torch.from_numpy((part - mean) / deviation)
+            row = (torch.from_numpy(part) - mean) / deviation
             scaled.append(torch.nn.functional.normalize(row, dim=1))
         return torch.nn.functional.normalize(torch.cat(scaled, dim=1), dim=1).float()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, for a file."""
-        return {
-            "parts": list(self.parts),
-            "bins": torch.from_numpy(self.bins),
-            "mean": [torch.from_numpy(part) for part in self.mean],
-            "deviation": [torch.from_numpy(part) for part in self.deviation],
-        }
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> DescriptorExtractor:
-        """From what :meth:`as_dict` gave."""
-        return cls(
-            tuple(stored["parts"]),
-            stored["bins"].numpy(),
-            tuple(part.numpy() for part in stored["mean"]),
-            tuple(part.numpy() for part in stored["deviation"]),
-        )
 
     def _raw(self, pixels: Tensor) -> list[NDArray[np.float64]]:
         parts: list[list[NDArray[np.float64]]] = [[] for _ in self.parts]
@@ -141,7 +116,7 @@ class DescriptorExtractor:
             return _levels(channels)
         if part == "edges":
             responses = _responses(channels[:, 0])
-            pairs = zip(responses, self.bins, strict=True)
+            pairs = zip(responses, self.bins.numpy(), strict=True)
             return np.concatenate([_shares(np.searchsorted(b, r), len(b) + 1) for r, b in pairs], 1)
         if part == "gradients":
             return _gradients(channels[:, 0])
@@ -151,13 +126,7 @@ class DescriptorExtractor:
 def joined(feature: Tensor, description: Tensor | None, share: float) -> Tensor:
     """Rows whose cosine is ``(1 - share) cos(network) + share cos(descriptors)``.
 
-    Args:
-        feature: ``(n, q)`` unit rows; zero rows count as unlike everything.
-        description: ``(n, r)`` unit rows; ``None`` for none.
-        share: In [0, 1].
-
-    Returns:
-        ``(n, q + r)`` rows of unit length.
+    From unit rows ``(n, q)`` and ``(n, r)`` or ``None``; zero rows count as unlike everything.
     """
     if description is None or share == 0:
         return feature

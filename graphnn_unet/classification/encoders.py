@@ -45,13 +45,7 @@ class EncoderPlan:
 
 
 class SmallEncoder(nn.Module):
-    """Five convolutions that train on a CPU in minutes.
-
-    Args:
-        n_channels: Channels of the images.
-        n_dims: 2 or 3.
-        width: Channels of the first convolution; the last has eight times as many.
-    """
+    """Five convolutions that train on a CPU in minutes; the last has 8 ``width`` channels."""
 
     def __init__(self, n_channels: int, n_dims: int, width: int = 16):
         super().__init__()
@@ -77,11 +71,8 @@ class SmallEncoder(nn.Module):
 class EmbeddingNetwork(nn.Module):
     """An encoder, dropout and one linear layer a finding, side by side.
 
-    Args:
-        encoder: Images ``(n, c, ...)`` to features ``(n, q)``, or to maps, which are averaged.
-        n_features: ``q``.
-        n_outputs: Classes of all findings together.
-        dropout: Share of features left out in training.
+    The encoder turns images ``(n, c, ...)`` into features ``(n, q)``, or into maps, which are
+    averaged.
     """
 
     def __init__(self, encoder: nn.Module, n_features: int, n_outputs: int, dropout: float):
@@ -176,11 +167,7 @@ def build(plan: EncoderPlan) -> nn.Module:
 
 
 def feature_count(encoder: nn.Module, example: Tensor) -> int:
-    """Length of a row of features, by trying.
-
-    Args:
-        encoder: Any module.
-        example: ``(n, c, ...)`` images, two at least.
+    """Length of a row of features, by trying two images or more.
 
     Raises:
         InputError: The encoder fails on the images or returns something else than features.

@@ -54,10 +54,7 @@ class Dataset:
     """What training reads.
 
     Attributes:
-        images: All images.
-        normalization: For their pixels.
         sizes: Number of classes a finding; logits stand side by side in this order.
-        device: To compute on.
         description: ``(n, r)`` unit rows of hand-made descriptors, or none.
     """
 
@@ -78,13 +75,7 @@ def torch_generator(seed: int, stream: Stream, *index: int) -> torch.Generator:
 
 
 def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int]) -> Tensor:
-    """Mean over images, then findings, of ``weight * CE``; findings without a target left out.
-
-    Args:
-        logits: ``(m, sum of sizes)``.
-        targets: Of these images, on the device of the logits.
-        sizes: Classes a finding.
-    """
+    """Mean over images, then findings, of ``weight * CE``; findings without a target left out."""
     losses = []
     for finding, part in enumerate(logits.split(list(sizes), dim=1)):
         class_index, weight = targets.class_index[:, finding], targets.weight[:, finding]
@@ -120,18 +111,10 @@ def train_epoch(
     epoch: Epoch,
     mean: EmbeddingNetwork | None = None,
 ) -> float:
-    """One epoch; returns the mean loss.
+    """One epoch; returns the mean loss, ``mean_l zeta CE + a mean_u xi CE``.
 
-    ``L = mean_l zeta CE + a mean_u xi CE``. A step takes ``batch_size`` labeled images and,
-    where ``a > 0``, half of its images are unlabeled ones.
-
-    Args:
-        network: Trained in place.
-        optimizer: Of its parameters.
-        dataset: Images.
-        settings: Sizes and rates.
-        epoch: What it trains on.
-        mean: Moving average of the network, moved in place after every step.
+    A step takes ``batch_size`` labeled images and, where ``a > 0``, half of its images are
+    unlabeled ones. ``mean``, the moving average of the network, moves after every step.
 
     Raises:
         DivergedError: A loss is not finite.

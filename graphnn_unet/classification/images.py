@@ -123,15 +123,12 @@ def find_images(folder: Path | str) -> dict[str, Path]:
 
 
 def load_images(files: Mapping[str, Path], size: int = 0, *, n_channels: int = 0) -> ImageSet:
-    """Read images and bring them to one size.
+    """Read images and bring them to one size; those that cannot be read are faults of the result.
 
     Args:
         files: Path of each case, all pictures or all volumes.
         size: Edge in pixels or voxels; 0 for the default of the kind.
         n_channels: 1 or 3 for pictures; 0 takes 3 where any picture has colors.
-
-    Returns:
-        The images that could be read; the others are its faults.
 
     Raises:
         FaultsError: None could be read.
@@ -194,13 +191,7 @@ def _eight_bits(picture: NDArray, name: str) -> NDArray:
 
 
 def fitted(image: Tensor, spacing: Sequence[float], size: int) -> Tensor:
-    """An image in a square or cube, its proportions kept, its border continued.
-
-    Args:
-        image: ``(c, [z,] y, x)`` float32.
-        spacing: Voxel size a spatial axis.
-        size: Edge of the result.
-    """
+    """An image ``(c, [z,] y, x)`` in a square or cube: proportions kept, border continued."""
     length = [n * step for n, step in zip(image.shape[1:], spacing, strict=True)]
     goal = [max(1, round(size * edge / max(length))) for edge in length]
     if len(goal) == 2:

@@ -89,15 +89,11 @@ def propagate_labels(
         affinity: ``(n, n)`` sparse, symmetric.
         targets: ``(n, f)`` classes of the labeled nodes, ``UNLABELED`` elsewhere.
         sizes: Classes a finding.
-        settings: ``p``, ``alpha``, ``prior``, ``variation``.
+        settings: ``p``, ``alpha``, ``prior``, ``variation``. With ``p = 1`` scores are the mean of
+            the cuts, which decide, and of the ``p = 2`` scores, which break ties.
         thorough: For ``p = 1``: try several starts of a balanced cut.
 
-    Returns:
-        Scores; with ``p = 1`` the mean of the cuts' and the ``p = 2`` scores, of which the first
-        decides and the second breaks its ties.
-
     Source: GraphNet Zoo, https://arxiv.org/abs/2003.06451.
-    Cost: conjugate gradients on all columns at once, and with ``p = 1`` a cut a class.
     """
     label = one_hot(targets, sizes)
     if settings.prior:
@@ -132,7 +128,7 @@ def _with_cuts(
         reached = part.sum(dim=1, keepdim=True) > 0
         indicator = torch.where(reached, sets.indicator, 0.0)
         parts.append(torch.where(reached, (indicator + part) / 2, 0.0))
-        used.append({"method": sets.method, **sets.figures})
+        used.append(sets.figures)
     return normalized(torch.cat(parts, dim=1), sizes), used
 
 
@@ -169,9 +165,6 @@ def to_predictions(
 def certainty(score: Tensor) -> Tensor:
     """``xi = 1 - E(h) / log C`` with ``E = - sum h log h``, 0 for a row of zeros.
 
-    Args:
-        score: ``(n, c)``, rows that sum to 1 or 0; at least two classes.
-
     Raises:
         InputError: One class, for which the certainty has no meaning.
 
@@ -187,9 +180,7 @@ def certainty(score: Tensor) -> Tensor:
 def class_weights(predicted: Tensor, n_classes: int) -> Tensor:
     """``zeta_c = n / (C n_c)`` from the classes of all nodes, within [0.1, 10]; 0 if empty.
 
-    Args:
-        predicted: ``(n,)`` classes, labels and diffused ones; negative ones do not count.
-        n_classes: ``C``.
+    Labels and diffused ones count, negative ones do not.
     """
     counts = torch.bincount(predicted[predicted >= 0], minlength=n_classes).double()
     weight = (counts.sum() / (n_classes * counts.clamp(min=1))).clamp(*_WEIGHT_RANGE)
@@ -213,16 +204,9 @@ def extend(
 
         score(x) = sum_j a_j h_j / sum_j a_j,    a_j = max(0, cos(x, j))^gamma,  j nearest to x
 
-    Args:
-        feature: ``(m, q)`` unit rows of the new images.
-        stored: ``(n, q)`` unit rows of the graph.
-        score: ``(n, k)`` of the graph.
-        sizes: Classes a finding.
-        settings: ``n_neighbors`` and ``gamma``.
-
     Returns:
-        ``(m, k)`` scores, convex combinations of the neighbors' ones, normalized again where a
-        neighbor had none; and ``(m,)``, whether any neighbor has a positive cosine.
+        ``(m, k)`` for unit rows ``(m, q)``, convex combinations of neighbors' scores, normalized
+        where a neighbor had none; and ``(m,)``, whether any neighbor has a positive cosine.
     """
     scores, near = [], []
     k = min(settings.neighbors(len(stored)), len(stored))
@@ -243,7 +227,7 @@ def nearest_labeled(
     cases: Sequence[str],
     own_row: Tensor | None = None,
 ) -> list[list[tuple[str, float]]]:
-    """The nearest labeled nodes of each image.
+    """Ids and cosines of up to ``NEIGHBORS_SHOWN`` labeled nodes for each image, nearest first.
 
     Args:
         feature: ``(m, q)`` unit rows.
@@ -251,9 +235,6 @@ def nearest_labeled(
         targets: ``(n, f)`` given labels of the graph.
         cases: ``n`` ids of the graph's nodes.
         own_row: ``(m,)`` row of each image in ``stored``, which is no neighbor of itself.
-
-    Returns:
-        Ids and cosines of up to ``NEIGHBORS_SHOWN`` others for each image, nearest first.
     """
     labeled = (targets >= 0).any(dim=1).nonzero().flatten()
     candidates = stored[labeled].T

@@ -46,11 +46,9 @@ class TrainingState:
     """How far training is; plain values and tensors, as they stand in a checkpoint.
 
     Attributes:
-        phase: ``supervised``, ``dynamic`` or ``done``.
         epoch: Next epoch of the phase, from 0.
         waited: Epochs since the best validation loss.
         best_loss: Smallest validation loss of the phase.
-        best_epoch: Where it was reached.
         best_weights: The network there; empty before.
         log: One record an epoch.
     """
@@ -83,18 +81,10 @@ class GivenLabels:
 
 
 class Learner:
-    """Trains one network on one set of images.
+    """Trains one network on one set of images; ``save`` is called where a checkpoint is due.
 
-    Attributes:
-        network: What is trained.
-        mean: Its moving average, which embeds and decides; the same without averaging.
-
-    Args:
-        network: Trained in place.
-        dataset: Images.
-        labels: What is known about them.
-        settings: How.
-        save: Called with this learner where a checkpoint is due.
+    ``mean`` is the moving average of ``network``, which embeds and decides; without averaging it is
+    the network itself.
     """
 
     def __init__(
@@ -251,12 +241,7 @@ def pseudo_targets(labels: GivenLabels, propagated: PropagatedLabels, seen: Tens
     """Diffused labels that train: those of unlabeled images that the network would give too.
 
     Held-out images take no part, no diffused label replaces a given one, and each weighs its
-    certainty.
-
-    Args:
-        labels: What is given.
-        propagated: What was diffused.
-        seen: ``(n, f)`` decisions of the network.
+    certainty. ``seen`` holds the decisions of the network.
     """
     held_out = (labels.validation >= 0).any(dim=1)
     diffused = torch.where(labels.training >= 0, UNLABELED, propagated.predicted)
@@ -277,13 +262,7 @@ def hold_out(
 
     Every class gives ``share`` of its images, at least one where it has five or more, and keeps
     two for training. Where fewer than ``MIN_HELD_OUT`` would come together none are held out.
-
-    Args:
-        targets: ``(n, f)`` classes; labels of all findings of an image go together.
-        sizes: Classes a finding.
-        share: To hold out.
-        generator: Chooses.
-        groups: ``(n,)`` numbers of patients, whose labeled images go together too.
+    Labels of all findings of an image go together, and so do the images of a patient (``groups``).
     """
     quota, left = _quotas(targets, sizes, share)
     labeled = (targets >= 0).any(dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,17 +13,16 @@ from torch import Tensor
 
 from graphnn_unet._version import __version__
 from graphnn_unet.classification.label_propagation import normalized, to_predictions
-from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.stored import CHECKPOINT, MODEL
 from graphnn_unet.classification.table import Finding, encode, read_table, unknown_classes
 from graphnn_unet.errors import Fault, InputError, RefusedError
+from graphnn_unet.metrics.aggregate import finite_mean, finite_or_none
 from graphnn_unet.metrics.classification import ClassificationScore, score_classification
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
 PREDICTIONS, SUMMARY, ROUNDS = "predictions.csv", "summary.json", "rounds.csv"
-NEIGHBORS_SHOWN = 5
 _SCHEMA_VERSION = 1
 _log = logging.getLogger(__name__)
 
@@ -34,8 +32,6 @@ class Predictions:
     """Decisions on all images.
 
     Attributes:
-        cases: Ids.
-        findings: What was asked.
         predicted: ``(n, f)`` class numbers; a given label is kept.
         probability: ``(n, k)``, the columns of a finding sum to 1.
         certainty: ``(n, f)`` in [0, 1]; 1 for given labels, 0 where no label reaches the image.
@@ -55,30 +51,8 @@ class Predictions:
 
     def parts(self) -> list[Tensor]:
         """Probabilities of each finding."""
-        return list(
-            self.probability.split([len(finding.classes) for finding in self.findings], dim=1)
-        )
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What ``summary.json`` tells about how the predictions came about.
-
-    Attributes:
-        kind: ``transductive`` or ``inductive``.
-        encoder: Kind of the encoder.
-        settings: Of the training.
-        figures: Of the last diffusion.
-        log: One record an epoch or round.
-        n_held_out: Labeled images that only stopped the training.
-    """
-
-    kind: str
-    encoder: str
-    settings: ClassifySettings
-    figures: Mapping[str, Any]
-    log: Sequence[Mapping[str, Any]] = ()
-    n_held_out: int = 0
+        sizes = [len(finding.classes) for finding in self.findings]
+        return list(self.probability.split(sizes, dim=1))
 
 
 def predictions_of(
@@ -91,19 +65,12 @@ def predictions_of(
 ) -> Predictions:
     """Decisions; where no label reaches an image, those of the network, with certainty 0.
 
-    Args:
-        cases: Ids of ``n`` images.
-        findings: What is asked.
-        score: ``(n, k)`` diffused labels, rows of a finding sum to 1, or to 0 out of reach.
-        logits: ``(n, k)`` of the network.
-        given: ``(n, f)`` labels.
-        neighbors: Nearest labeled images of each.
+    ``score`` holds diffused labels, whose rows of a finding sum to 1, or to 0 out of reach.
     """
     sizes = [len(finding.classes) for finding in findings]
     parts, by_network = [], []
-    for part, part_logits in zip(
-        score.split(sizes, 1), logits.double().split(sizes, 1), strict=True
-    ):
+    pairs = zip(score.split(sizes, 1), logits.double().split(sizes, 1), strict=True)
+    for part, part_logits in pairs:
         reached = part.sum(dim=1) > 0
         parts.append(torch.where(reached.unsqueeze(1), part, part_logits.softmax(dim=1)))
         by_network.append(~reached)
@@ -122,11 +89,7 @@ def predictions_of(
 
 
 def refuse_results(output: Path, overwrite: bool) -> None:
-    """Refuse a folder with results, or clear it of them.
-
-    Raises:
-        RefusedError: There are some, and they are not to be replaced.
-    """
+    """Raise ``RefusedError`` for a folder with results, or clear it of them."""
     old = [output / name for name in (PREDICTIONS, SUMMARY, ROUNDS, FAILURES, MODEL, CHECKPOINT)]
     present = [path for path in old if path.exists()]
     if present and not overwrite:
@@ -144,10 +107,6 @@ def evaluate_predictions(
 ) -> dict[str, ClassificationScore]:
     """Figures of each finding over the images whose label was not given.
 
-    Args:
-        predictions: Decisions that stand.
-        truth: Table with the true classes; ``None`` for no evaluation.
-
     Raises:
         InputError: No image has a truth.
     """
@@ -158,9 +117,8 @@ def evaluate_predictions(
     for name in unknown_classes(table, predictions.findings):
         _log.warning("class %s has no labeled image: it is never predicted", name)
     scores = {}
-    for number, (finding, probability) in enumerate(
-        zip(predictions.findings, predictions.parts(), strict=True)
-    ):
+    pairs = zip(predictions.findings, predictions.parts(), strict=True)
+    for number, (finding, probability) in enumerate(pairs):
         used = (targets[:, number] >= 0) & (predictions.given[:, number] < 0)
         if not bool(used.any()):
             say(f"{finding.name}: the truth names no image without a given label")
@@ -185,31 +143,32 @@ def write_results(
     predictions: Predictions,
     scores: Mapping[str, ClassificationScore],
     faults: Sequence[Fault],
-    facts: RunFacts,
+    facts: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Write all tables; ``predictions.csv`` last, so that it means that everything is there."""
+    """Write all tables; ``predictions.csv`` last, so that it means that everything is there.
+
+    ``facts`` say in ``summary.json`` how the predictions came about, ``log`` holds a record an
+    epoch.
+    """
     off_graph = predictions.by_network.any(dim=1).nonzero().flatten().tolist()
     summary = {
         "schema_version": _SCHEMA_VERSION,
         "version": __version__,
-        "kind": facts.kind,
         "n_images": len(predictions.cases),
         "n_labeled": int((predictions.given >= 0).any(dim=1).sum()),
-        "n_held_out": facts.n_held_out,
-        "encoder": facts.encoder,
-        "settings": facts.settings.model_dump(),
         "findings": {finding.name: list(finding.classes) for finding in predictions.findings},
-        "diffusion": dict(facts.figures),
         "decided_by_network": [predictions.cases[row] for row in off_graph],
         "evaluated_on": "images without a given label" if scores else None,
         "scores": {name: score.as_dict() for name, score in scores.items()},
-        "macro_auc": _macro_auc(scores),
+        "macro_auc": finite_or_none(finite_mean(score.auc for score in scores.values())),
         "faults": [asdict(fault) for fault in faults],
+        **facts,
     }
     write_json(output / SUMMARY, summary)
-    if facts.log:
-        columns = list(dict.fromkeys(key for record in facts.log for key in record))
-        write_csv(output / ROUNDS, facts.log, columns)
+    if log:
+        columns = list(dict.fromkeys(key for record in log for key in record))
+        write_csv(output / ROUNDS, log, columns)
     write_failures(output / FAILURES, faults)
     rows = prediction_rows(predictions)
     write_csv(output / PREDICTIONS, rows, list(rows[0]))
@@ -257,8 +216,3 @@ def prediction_rows(predictions: Predictions) -> list[dict[str, str]]:
 
 def _joined(values: Tensor) -> str:
     return ";".join(f"{value:.6f}" for value in values.tolist())
-
-
-def _macro_auc(scores: Mapping[str, ClassificationScore]) -> float | None:
-    defined = [score.auc for score in scores.values() if not math.isnan(score.auc)]
-    return sum(defined) / len(defined) if defined else None

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.classification.descriptors import DescriptorExtractor, joined
-from graphnn_unet.classification.encoders import EncoderChoice, make_encoder
+from graphnn_unet.classification.encoders import (
+    EmbeddingNetwork,
+    EncoderChoice,
+    EncoderPlan,
+    feature_count,
+    make_encoder,
+)
 from graphnn_unet.classification.fitting import Dataset, embed, torch_generator
 from graphnn_unet.classification.images import (
     ImageSet,
@@ -23,7 +29,6 @@ from graphnn_unet.classification.label_propagation import extend, nearest_labele
 from graphnn_unet.classification.learner import Learner, hold_out
 from graphnn_unet.classification.outputs import (
     Predictions,
-    RunFacts,
     evaluate_predictions,
     predictions_of,
     refuse_results,
@@ -35,7 +40,6 @@ from graphnn_unet.classification.stored import (
     fingerprint,
     load_model,
     load_state,
-    new_network,
     save_model,
     save_state,
 )
@@ -69,11 +73,9 @@ class ClassificationResult:
     """What a classification found.
 
     Attributes:
-        output: Folder of the results.
         predictions: Decisions, probabilities, certainties and neighbors of all images.
         scores: Figures of each finding, where the ground truth was given.
         feature: ``(n, q)`` unit rows of the images, whose cosines are the graph's.
-        faults: Images that could not be read.
     """
 
     output: Path
@@ -145,7 +147,7 @@ def classify(
             refuse_results(request.output, overwrite)
         if labels is not None:
             section = make_section(ClassifySettings, settings)
-            return _Training(request, Path(labels), section).run(resume)
+            return _train(request, Path(labels), section, resume)
         if settings or resume:
             raise InputError(
                 "a model is used as it was trained",
@@ -166,94 +168,93 @@ class _Request:
     device: torch.device
 
 
-class _Training:
-    """One training with its results."""
+def _train(
+    request: _Request, labels: Path, settings: ClassifySettings, resume: bool
+) -> ClassificationResult:
+    table = read_table(labels)
+    files = find_images(request.images)
+    _require_images(table, files, request.images)
+    findings = findings_of(table)
+    images = load_images(files, settings.image_size)
+    targets = encode(table, findings, images.cases)
+    _require_labels_left(table, findings, images)
+    extractor, description = None, None
+    if settings.descriptor_share > 0:
+        extractor, description = DescriptorExtractor.learn(images, settings.augmentation)
+    sizes = tuple(len(finding.classes) for finding in findings)
+    scale = Normalization.of(images)
+    dataset = Dataset(images, scale, sizes, request.device, description)
+    generator = torch_generator(settings.seed, Stream.CLASSIFIER_SPLIT)
+    groups = groups_of(table, images.cases)
+    split = hold_out(targets, sizes, settings.validation_share, generator, groups)
+    n_held_out = int((split.validation >= 0).any(dim=1).sum())
+    _tell(images, findings, targets, n_held_out)
+    network, plan = _new_network(request, dataset, settings)
+    shown = request.encoder or "small"
+    shown = shown if isinstance(shown, str) else type(shown).__name__
+    mark = fingerprint(images, targets, settings, shown)
+    learner = Learner(
+        network, dataset, split, settings, lambda state: save_state(state, request.output, mark)
+    )
+    if resume:
+        learner.load_state_dict(load_state(request.output, mark))
+    try:
+        learner.fit()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("the same command with --c goes on") from interrupt
+    feature, logits, diffused = learner.diffused(use_validation=settings.final_uses_validation)
+    given = split.everything
+    edge = images.pixels.shape[-1]
+    model = StoredModel(
+        learner.mean, plan, settings, findings, scale, edge, images.cases, feature,
+        diffused.score, given, extractor,
+    )  # fmt: skip
+    save_model(model, request.output)
+    near = nearest_labeled(feature, feature, given, images.cases, torch.arange(len(feature)))
+    predictions = predictions_of(images.cases, findings, diffused.score, logits, given, near)
+    figures = to_predictions(diffused.score, given, sizes, diffused.figures).figures
+    facts = _facts("transductive", plan, settings, figures, n_held_out)
+    log = learner.training_state.log
+    return _finish(request, predictions, feature, images.faults, facts, log)
 
-    def __init__(self, request: _Request, labels: Path, settings: ClassifySettings):
-        self.request, self.settings = request, settings
-        table = read_table(labels)
-        files = find_images(request.images)
-        _require_images(table, files, request.images)
-        self.findings = findings_of(table)
-        self.images = load_images(files, settings.image_size)
-        self.sizes = tuple(len(finding.classes) for finding in self.findings)
-        self.targets = encode(table, self.findings, self.images.cases)
-        self.groups = groups_of(table, self.images.cases)
-        _require_labels_left(table, self.findings, self.images)
-        self.extractor, description = None, None
-        if settings.descriptor_share > 0:
-            self.extractor, description = DescriptorExtractor.learn(
-                self.images, settings.augmentation
-            )
-        scale = Normalization.of(self.images)
-        self.dataset = Dataset(self.images, scale, self.sizes, request.device, description)
-        encoder = request.encoder or "small"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_WEIGHTS))
-            body, self.plan = make_encoder(encoder, self.images.pixels.shape[1], self.images.n_dims)
-            network = new_network(body, scale(self.images.pixels[:2]), sum(self.sizes), settings)
-        self.network = network.to(request.device)
-        shown = encoder if isinstance(encoder, str) else type(encoder).__name__
-        self.mark = fingerprint(self.images, self.targets, settings, shown)
 
-    def run(self, resume: bool) -> ClassificationResult:
-        settings, output = self.settings, self.request.output
-        generator = torch_generator(settings.seed, Stream.CLASSIFIER_SPLIT)
-        split = hold_out(
-            self.targets, self.sizes, settings.validation_share, generator, self.groups
-        )
-        self._tell(split.validation)
-        learner = Learner(self.network, self.dataset, split, settings, self._save)
-        if resume:
-            learner.load_state_dict(load_state(output, self.mark))
-        try:
-            learner.fit()
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt("the same command with --c goes on") from interrupt
-        feature, logits, diffused = learner.diffused(use_validation=settings.final_uses_validation)
-        given = split.everything
-        stored = StoredModel(
-            network=learner.mean,
-            plan=self.plan,
-            settings=settings,
-            findings=self.findings,
-            normalization=self.dataset.normalization,
-            image_size=self.images.pixels.shape[-1],
-            cases=self.images.cases,
-            feature=feature,
-            score=diffused.score,
-            targets=given,
-            extractor=self.extractor,
-        )
-        save_model(stored, output)
-        own_row = torch.arange(len(feature))
-        near = nearest_labeled(feature, feature, given, self.images.cases, own_row)
-        decided = to_predictions(diffused.score, given, self.sizes, diffused.figures)
-        predictions = predictions_of(
-            self.images.cases, self.findings, diffused.score, logits, given, near
-        )
-        facts = RunFacts(
-            "transductive",
-            self.plan.kind,
-            settings,
-            decided.figures,
-            learner.training_state.log,
-            int((split.validation >= 0).any(dim=1).sum()),
-        )
-        return _finish(self.request, predictions, feature, self.images.faults, facts)
+def _new_network(
+    request: _Request, dataset: Dataset, settings: ClassifySettings
+) -> tuple[EmbeddingNetwork, EncoderPlan]:
+    images = dataset.images
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_WEIGHTS))
+        body, plan = make_encoder(request.encoder or "small", images.pixels.shape[1], images.n_dims)
+        n_features = feature_count(body, dataset.normalization(images.pixels[:2]))
+        network = EmbeddingNetwork(body, n_features, sum(dataset.sizes), settings.dropout)
+    return network.to(request.device), plan
 
-    def _tell(self, validation: Tensor) -> None:
-        n_labeled = int((self.targets >= 0).any(dim=1).sum())
-        n_validation = int((validation >= 0).any(dim=1).sum())
-        classes = "; ".join(f"{f.name}: {', '.join(f.classes)}" for f in self.findings)
-        say(f"{len(self.images.cases)} images, {n_labeled} labeled ({classes})")
-        if n_validation:
-            say(f"{n_validation} labeled images are held out to stop the training")
-        else:
-            say("too few labels to hold some out: training runs its full length")
 
-    def _save(self, learner: Learner) -> None:
-        save_state(learner, self.request.output, self.mark)
+def _tell(images: ImageSet, findings: Sequence[Finding], targets: Tensor, n_held_out: int) -> None:
+    n_labeled = int((targets >= 0).any(dim=1).sum())
+    classes = "; ".join(f"{f.name}: {', '.join(f.classes)}" for f in findings)
+    say(f"{len(images.cases)} images, {n_labeled} labeled ({classes})")
+    if n_held_out:
+        say(f"{n_held_out} labeled images are held out to stop the training")
+    else:
+        say("too few labels to hold some out: training runs its full length")
+
+
+def _facts(
+    kind: str,
+    plan: EncoderPlan,
+    settings: ClassifySettings,
+    figures: Mapping[str, Any],
+    n_held_out: int = 0,
+) -> dict[str, Any]:
+    """How predictions came about, for ``summary.json``."""
+    return {
+        "kind": kind,
+        "n_held_out": n_held_out,
+        "encoder": plan.kind,
+        "settings": settings.model_dump(),
+        "diffusion": dict(figures),
+    }
 
 
 def _place_images(request: _Request, folder: Path) -> ClassificationResult:
@@ -277,7 +278,7 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     near = nearest_labeled(feature, model.feature, model.targets, model.cases)
     predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
-    facts = RunFacts("inductive", model.plan.kind, model.settings, figures)
+    facts = _facts("inductive", model.plan, model.settings, figures)
     return _finish(request, predictions, feature, images.faults, facts)
 
 
@@ -286,10 +287,11 @@ def _finish(
     predictions: Predictions,
     feature: Tensor,
     faults: tuple[Fault, ...],
-    facts: RunFacts,
+    facts: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]] = (),
 ) -> ClassificationResult:
     scores = evaluate_predictions(predictions, request.truth)
-    write_results(request.output, predictions, scores, faults, facts)
+    write_results(request.output, predictions, scores, faults, facts, log)
     result = ClassificationResult(request.output, predictions, scores, feature, faults)
     if faults:
         raise PartlyClassifiedError(result)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphnn_unet.classification.descriptors import DescriptorExtractor
 from graphnn_unet.classification.encoders import (
@@ -21,7 +21,6 @@ from graphnn_unet.classification.encoders import (
     EncoderChoice,
     EncoderPlan,
     build,
-    feature_count,
     make_encoder,
     timm_tensors,
 )
@@ -46,13 +45,6 @@ class StoredModel:
     """A trained network with the graph it was used on.
 
     Attributes:
-        network: With its best weights.
-        plan: Of its encoder.
-        settings: It was trained with.
-        findings: What it answers.
-        normalization: For pixels.
-        image_size: Edge of the images.
-        cases: Ids of the graph's nodes.
         feature: ``(n, q)`` float32 unit rows.
         score: ``(n, k)`` float64 diffused labels.
         targets: ``(n, f)`` given labels.
@@ -93,7 +85,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
             "feature": model.feature,
             "score": model.score,
             "code": model.targets,
-            "describer": model.extractor.as_dict() if model.extractor else None,
+            "describer": vars(model.extractor) if model.extractor else None,
         },
     }
     with atomic_path(folder / MODEL) as temporary:
@@ -102,11 +94,7 @@ def save_model(model: StoredModel, folder: Path) -> Path:
 
 
 def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredModel:
-    """Read ``model.pth`` of a finished classification.
-
-    Args:
-        folder: Output folder of ``gnnunet_classify``.
-        encoder: The user's own encoder, where the model was trained with one.
+    """Read ``model.pth`` of a finished classification; ``encoder`` is the user's own, if any.
 
     Raises:
         MissingFileError: There is none.
@@ -139,19 +127,13 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
             weights = {key.replace("encoder.network.", "encoder."): v for key, v in weights.items()}
             weights = timm_tensors(plan.kind, weights, network.state_dict())
         network.load_state_dict(weights)
+        scale = Normalization(tuple(content["mean"]), tuple(content["deviation"]))
+        describer = content["describer"]
         return StoredModel(
-            network,
-            plan,
-            settings,
-            findings,
-            Normalization(tuple(content["mean"]), tuple(content["deviation"])),
-            content["image_size"],
-            tuple(content["cases"]),
-            content["feature"],
-            content["score"],
-            content["code"],
-            DescriptorExtractor.from_dict(content["describer"]) if content["describer"] else None,
-        )
+            network, plan, settings, findings, scale, content["image_size"],
+            tuple(content["cases"]), content["feature"], content["score"], content["code"],
+            DescriptorExtractor(**describer) if describer else None,
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
@@ -182,10 +164,7 @@ def save_state(learner: Learner, folder: Path, mark: str) -> None:
 
 
 def load_state(folder: Path, mark: str) -> dict[str, Any]:
-    """Read ``checkpoint_latest.pth`` of the same training.
-
-    Returns:
-        What ``learner.state_dict()`` gave.
+    """What ``learner.state_dict()`` gave, from ``checkpoint_latest.pth`` of the same training.
 
     Raises:
         MissingFileError: There is none.
@@ -213,11 +192,3 @@ def load_state(folder: Path, mark: str) -> dict[str, Any]:
             "Give the same ones, or start anew with --overwrite",
         )
     return {"network_weights": state["network_weights"], **content}
-
-
-def new_network(
-    encoder: nn.Module, example: Tensor, n_outputs: int, settings: ClassifySettings
-) -> EmbeddingNetwork:
-    """The encoder with a new classifier on top."""
-    n_features = feature_count(encoder, example)
-    return EmbeddingNetwork(encoder, n_features, n_outputs, settings.dropout)

@@ -41,7 +41,6 @@ class LabelTable:
     """A table as it stands in the file.
 
     Attributes:
-        source: The file, for messages.
         columns: Names of the findings.
         rows: Cells of each case, in the order of the columns; empty where there is no label.
         patients: Patient of each case, where the table says so.
@@ -54,10 +53,7 @@ class LabelTable:
 
 
 def read_table(path: Path | str) -> LabelTable:
-    """Read ``case,FINDING[,FINDING...]``.
-
-    Args:
-        path: CSV in UTF-8 or UTF-16, separated by commas or, as some spreadsheets do, semicolons.
+    """Read ``case,FINDING[,FINDING...]`` in UTF-8 or UTF-16; semicolons may separate too.
 
     Raises:
         MissingFileError: There is no such file.
@@ -115,18 +111,18 @@ def _rows(
     rows: dict[str, tuple[str, ...]] = {}
     faults = []
     for number, cells in lines:
-        case, code, cause, remedy = cells[0], "", "", ""
+        case, fault = cells[0], None
         if len(cells) != n_columns:
-            code, remedy = "T01", "Correct the line"
             cause = f"it has {len(cells)} cells, the first line {n_columns}"
+            fault = ("T01", cause, "Correct the line")
         elif not case:
-            code, cause, remedy = "T02", "it names no case", "Fill the first cell"
+            fault = ("T02", "it names no case", "Fill the first cell")
         elif case in rows:
-            code, remedy = "T03", "Keep one of its lines"
-            cause = f"case {case} stands in the table twice"
+            fault = ("T03", f"case {case} stands in the table twice", "Keep one of its lines")
         else:
             rows[case] = tuple(cells[1:])
-        if code:
+        if fault:
+            code, cause, remedy = fault
             faults.append(Fault(f"{name}, line {number}", "check", cause, remedy, code=code))
     return rows, faults
 
@@ -169,16 +165,10 @@ def _too_few(column: str, counts: Mapping[str, int]) -> list[Fault]:
 
 
 def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str]) -> Tensor:
-    """Class numbers of cases.
+    """Class numbers of cases, ``(case, finding)`` int64; the table may hold more columns.
 
-    Args:
-        table: Labels or ground truth.
-        findings: What the columns of the result are; the table may hold more columns.
-        cases: What the rows are.
-
-    Returns:
-        ``(case, finding)`` int64; ``UNLABELED`` for empty cells and cases that are not there,
-        ``len(classes)`` for a class that the finding does not have.
+    They are ``UNLABELED`` for empty cells and cases that are not there, ``len(classes)`` for a
+    class that the finding does not have.
 
     Raises:
         InputError: The table lacks a column.

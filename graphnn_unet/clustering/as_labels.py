@@ -18,12 +18,7 @@ from graphnn_unet.images.volume import Volume
 
 
 def raw_folder(name_or_id: str, *, overwrite: bool) -> Path:
-    """Where the data set will lie; refused before any work if it is there already.
-
-    Raises:
-        RefusedError: It exists.
-        InputError: The name cannot be used.
-    """
+    """Where the data set will lie; ``RefusedError`` before any work if it is there already."""
     folder = folders().raw / new_dataset_name(name_or_id, None, "Clusters")
     require_new(folder, overwrite=overwrite)
     return folder
@@ -35,16 +30,6 @@ def write_pseudo_labels(
     """Write images and their cluster maps as a raw data set; all cases are labeled.
 
     Pictures stay pictures, with red, green and blue in one file.
-
-    Args:
-        sources: Images that have a label map in ``maps``.
-        maps: Folder of label maps.
-        folder: ``$nnUNet_raw/DatasetNNN_Name``.
-        origin: Folder of the images, for the record.
-        overwrite: Replace the data set if it exists.
-
-    Returns:
-        The folder.
 
     Raises:
         FaultsError: Images differ in their channels, or a label map is damaged.

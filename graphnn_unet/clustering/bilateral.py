@@ -25,9 +25,6 @@ class BilateralSettings:
         luma: Its edge in brightness, 0 to 255.
         chroma: Its edge in each of two color differences, 0 to 255.
         smoothness: Weight of smoothness against the label map (``lambda``).
-        confidence: How much each pixel of the label map counts.
-        n_steps: Upper bound of conjugate gradient steps.
-        threshold: From this value on a pixel is foreground.
 
     Small cells in space keep thin parts; with the published sizes (``PUBLISHED``) the solver cost
     10 points of IoU on the microorganism images.
@@ -37,13 +34,13 @@ class BilateralSettings:
     luma: float = 8.0
     chroma: float = 8.0
     smoothness: float = 32.0
-    confidence: float = 0.999
-    n_steps: int = 25
-    threshold: float = 0.5
 
 
 PUBLISHED = BilateralSettings(11.0, 5.0, 5.0, 256.0)
 """Sizes in the released program of UnSegMedGAT."""
+
+_CONFIDENCE, _N_STEPS, _THRESHOLD = 0.999, 25, 0.5
+"""How much a pixel of the label map counts, steps at most, what is foreground: as released."""
 
 
 def refine_labels(
@@ -52,19 +49,11 @@ def refine_labels(
     is_color: bool,
     settings: BilateralSettings | None = None,
 ) -> NDArray[np.int64]:
-    """Refine every id of a label map; pixels of several ids go to the largest value.
+    """Refine every id of a label map ``(y, x)``; pixels of several ids go to the largest value.
 
     Keeps the object where the released program returned the background when that was smaller: the
-    foreground is thresholded, no component is sizes by its size.
-
-    Args:
-        labels: ``(y, x)`` ids from 0.
-        array: ``(channel, y, x)``, 0 to 1, of the same pixels.
-        is_color: The channels are red, green and blue.
-        settings: Sizes of the solver.
-
-    Returns:
-        ``(y, x)`` ids.
+    foreground is thresholded, no component is chosen by its size. ``array`` holds the pixels, 0 to
+    1.
 
     Raises:
         InputError: The image is no picture of one plane.
@@ -84,7 +73,7 @@ def refine_labels(
     ids = [int(i) for i in np.unique(labels) if i]
     values = np.stack([grid.solve((labels == i).astype(np.float64), sizes) for i in ids])
     best = values.argmax(axis=0)
-    refined = np.where(values.max(axis=0) > sizes.threshold, np.array(ids)[best], 0)
+    refined = np.where(values.max(axis=0) > _THRESHOLD, np.array(ids)[best], 0)
     return refined.reshape(labels.shape)
 
 
@@ -142,10 +131,9 @@ class _BilateralGrid:
 
     def solve(self, target: NDArray[np.float64], settings: BilateralSettings) -> np.ndarray:
         """Smooth values of all pixels near ``target``."""
-        weight = settings.confidence
         mass = self.scale * (self.blur @ self.scale)
-        data = weight * self.count
-        right = weight * np.bincount(self.cell_of, target.ravel(), minlength=self.n_cells)
+        data = _CONFIDENCE * self.count
+        right = _CONFIDENCE * np.bincount(self.cell_of, target.ravel(), minlength=self.n_cells)
         smooth = settings.smoothness
         scale, blur = self.scale, self.blur
 
@@ -161,6 +149,6 @@ class _BilateralGrid:
             x0=right / np.maximum(data, 1e-12),
             M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),  # pyright: ignore[reportCallIssue]
             rtol=1e-5,
-            maxiter=settings.n_steps,
+            maxiter=_N_STEPS,
         )
         return solution[self.cell_of]

@@ -48,31 +48,24 @@ def border_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeature
     of one kind and near -1 for nodes of two, whatever share of the image the object takes.
 
     Columns: the shortest way from the border across edges, for each scale of the gradient and each
-    noise level; the difference from the border's color; center prior, weighed less.
+    noise level; the difference from the border's color; center prior, weighed less. All are 0 for
+    an image without any edge. ``array`` is ``(channel, *spatial)``, about 0 to 1.
 
-    Args:
-        array: ``(channel, *spatial)``, about 0 to 1.
-        grid: Cells over the same pixels.
-        is_color: The channels are red, green and blue.
-
-    Returns:
-        ``(node, channel)`` float32; zeros for an image without any edge.
-
-    Source: geodesic saliency (Wei et al., ECCV 2012,
-    https://doi.org/10.1007/978-3-642-33712-3_3) with the noise of the border as its clip; the
-    surface of the background and the log ratios are ours.
+    Source: geodesic saliency (Wei et al., ECCV 2012, https://doi.org/10.1007/978-3-642-33712-3_3)
+    with the noise of the border as its clip; the surface of the background and the log ratios are
+    ours.
     """
     color = (100 * to_lab(array, is_color=is_color)).astype(np.float32)
     margin = image_margin(color.shape[1:])
     if float(gradient(color, EDGE_SCALES[0]).max()) < FAINTEST_EDGE:
         n_columns = len(EDGE_SCALES) + len(NOISE_QUANTILES) + 1
-        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid, SOURCE)
+        return NodeFeatures(torch.zeros(grid.n_nodes, n_columns), grid)
     maps = [_log(distance) for distance in edge_distances(color, margin)]
     maps.append(_log(color_difference(color, margin)))
     columns = otsu_centered(standardized(grid.pooled(np.stack(maps))))
     center = standardized(grid.pooled(center_prior(color.shape[1:])[None]))
     values = torch.cat([columns, CENTER_WEIGHT * center], dim=1)
-    return NodeFeatures(values, grid, SOURCE)
+    return NodeFeatures(values, grid)
 
 
 def otsu_centered(columns: Tensor) -> Tensor:

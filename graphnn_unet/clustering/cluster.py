@@ -75,11 +75,7 @@ def cluster(
 
 
 def _by_section(options: Mapping[str, Any]) -> dict[type[Section], dict[str, Any]]:
-    """The options that were given, by the section that declares them.
-
-    Raises:
-        InputError: No section has an option of this name.
-    """
+    """The options that were given, by the section that declares them; others are refused."""
     values = {name: value for name, value in options.items() if value is not None}
     if "clusters" in values:
         values["n_clusters"] = values.pop("clusters")

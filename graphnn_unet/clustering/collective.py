@@ -28,6 +28,7 @@ from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.seeds import Stream, generator, index_of
 from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.safe_load import load_plain
 
 WEIGHTS = "shared_weights.pt"
 KEPT_BYTES = 2**30
@@ -39,15 +40,10 @@ def shared_weights(
 ) -> State | None:
     """Weights after ``shared_steps`` passes over all images, in an order drawn for each pass.
 
-    One optimizer takes ``steps_per_visit`` steps on each image. The label maps of these images
-    then depend on each other: they are transductive. Weights are kept in ``folder`` and taken from
-    there when images and settings are the same.
-
-    Args:
-        sources: Images of the folder; those that cannot be read are left out and reported later.
-        features: Where features come from.
-        settings: With ``shared_steps``; 0 gives ``None``: every image starts from the seed.
-        folder: Output folder.
+    One optimizer takes ``steps_per_visit`` steps on each image. The label maps of these images then
+    depend on each other: they are transductive. Weights are kept in ``folder`` and taken from there
+    when images and settings are the same. Images that cannot be read are left out and reported
+    later. ``None`` without shared steps: every image starts from the seed.
 
     Raises:
         InputError: Images have features of different widths.
@@ -58,7 +54,16 @@ def shared_weights(
     if (kept := _kept(folder / WEIGHTS, key)) is not None:
         say("shared weights: taken from the earlier run")
         return kept
-    graph_of = _graphs(features, settings)
+    kept_features: dict[str, torch.Tensor] = {}
+
+    def graph_of(source: Source) -> Graph:
+        values = kept_features.get(source.case)
+        if values is None:
+            values = features(read_image(source)).values
+            if sum(v.nbytes for v in (*kept_features.values(), values)) <= KEPT_BYTES:
+                kept_features[source.case] = values
+        return make_graph(values, settings)
+
     weights = train_together([(s.case, s) for s in sources], graph_of, settings)
     if weights is not None:
         with atomic_path(folder / WEIGHTS) as temporary:
@@ -71,15 +76,10 @@ def train_together(
     graph_of: Callable[[Any], Graph],
     settings: ClusterSettings,
 ) -> State | None:
-    """The shared passes themselves.
+    """The shared passes themselves, ``None`` where no image could be used.
 
-    Args:
-        images: Name and whatever ``graph_of`` takes.
-        graph_of: Graph of an image; raises a ``GraphnnError`` for one that cannot be used.
-        settings: With ``shared_steps`` passes.
-
-    Returns:
-        Weights; ``None`` where no image could be used.
+    ``images`` are names and whatever ``graph_of`` takes; it raises a ``GraphnnError`` for one that
+    cannot be used.
     """
     network = optimizer = None
     n_visits = settings.shared_steps * len(images)
@@ -110,24 +110,6 @@ def train_together(
     return None if network is None else network.state_dict()
 
 
-def _graphs(features: FeatureSource, settings: ClusterSettings) -> Callable[[Source], Graph]:
-    """Graphs of images whose features stay in memory while there is room."""
-    kept: dict[str, torch.Tensor] = {}
-    n_bytes = 0
-
-    def graph_of(source: Source) -> Graph:
-        nonlocal n_bytes
-        values = kept.get(source.case)
-        if values is None:
-            values = features(read_image(source)).values
-            size = values.numel() * values.element_size()
-            if n_bytes + size <= KEPT_BYTES:
-                kept[source.case], n_bytes = values, n_bytes + size
-        return make_graph(values, settings)
-
-    return graph_of
-
-
 def _key(sources: Sequence[Source], features: FeatureSource, settings: ClusterSettings) -> str:
     """What the shared weights depend on, as one digest."""
     files = [[s.case, *(p.stat().st_size for p in s.paths)] for s in sources]
@@ -137,12 +119,8 @@ def _key(sources: Sequence[Source], features: FeatureSource, settings: ClusterSe
 
 def _kept(path: Path, key: str) -> State | None:
     """Weights of an earlier run with the same key, if they can be read."""
-    if not path.is_file():
-        return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001  # a damaged cache is made again, whatever is wrong with it
+        content = load_plain(path)
+    except GraphnnError:  # a cache that is missing or damaged is made again
         return None
-    if not isinstance(content, dict) or content.get("key") != key:
-        return None
-    return content.get("weights")
+    return content.get("weights") if content.get("key") == key else None

@@ -88,10 +88,6 @@ def pixel_affinity(
 ) -> tuple[sparse.csr_matrix, NDArray[np.bool_]]:
     """Weights between neighbors of which one is near the edge.
 
-    Args:
-        near: ``(*spatial)``.
-        color: ``(channel, *spatial)``.
-
     Returns:
         ``(pixel, pixel)`` over the pixels near the edge and their neighbors, in the order of the
         image, and which pixels these are, ``(*spatial)``.
@@ -136,24 +132,13 @@ def _relaxed(
 
 
 def likelihood_ratio(rows: Floats, inside: Floats, outside: Floats) -> Tensor:
-    """Log likelihood ratio of colors under mixtures of both sides, clipped, ``(row,)``.
-
-    Args:
-        rows: Colors to judge, ``(row, channel)`` float64.
-        inside: Sample of the colors inside, ``(n, channel)``.
-        outside: Sample of those outside.
-    """
+    """Log likelihood ratio of colors ``(row, channel)`` under mixtures of both sides, clipped."""
     ratio = mixture_likelihood(rows, inside) - mixture_likelihood(rows, outside)
     return torch.from_numpy(np.clip(ratio, -_CLIP, _CLIP))
 
 
 def mixture_likelihood(rows: Floats, sample: Floats) -> Floats:
-    """Log density of rows under a mixture of normal distributions of a sample, ``(row,)``.
-
-    Args:
-        rows: ``(row, channel)`` float64.
-        sample: ``(n, channel)`` float64.
-    """
+    """Log density of rows under a mixture of normal distributions of a sample, ``(row,)``."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits

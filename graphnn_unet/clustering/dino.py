@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,8 +13,9 @@ from torch import Tensor
 
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures
-from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
+from graphnn_unet.errors import InputError
 from graphnn_unet.networks.vision import import_timm
+from graphnn_unet.storage.weights import read_weights
 
 if TYPE_CHECKING:
     from timm.models import VisionTransformer
@@ -42,7 +39,6 @@ class DinoFeatures:
         stride: Pixels between patches, at most the patch size; 4 doubles the grid of ViT-S/8.
         branch: ``student`` (as the released programs read) or ``teacher`` of a full checkpoint.
         side: Side in pixels of the square the image is brought to; ``None`` for the patch size's.
-        device: Device to compute on.
 
     The SHA-256 of the file stands in ``facts``.
     """
@@ -55,8 +51,8 @@ class DinoFeatures:
 
     @cached_property
     def _read(self) -> tuple[VisionTransformer, int, str]:
-        backbone = read_backbone(self.path, self.branch).eval().to(self.device)
-        return backbone, backbone.patch_embed.patch_size[0], sha256_of(self.path)
+        backbone, digest = read_backbone(self.path, self.branch)
+        return backbone.to(self.device), backbone.patch_embed.patch_size[0], digest
 
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes read the weights themselves."""
@@ -84,16 +80,11 @@ class DinoFeatures:
         side = self.side or SIDES[patch]
         pixels = square(image.array[(slice(None), *image.inner)], side)
         keys, size = last_keys(backbone, pixels.to(self.device), self.stride or patch)
-        grid = Grid((side, side), size)
-        return NodeFeatures(keys.cpu(), grid, self.name)
+        return NodeFeatures(keys.cpu(), Grid((side, side), size))
 
 
 def square(array: np.ndarray, side: int) -> Tensor:
-    """A picture as DINO was trained on: ``(1, 3, side, side)``, normalized; aspect not kept.
-
-    Raises:
-        InputError: The image is a volume.
-    """
+    """A picture as DINO was trained on: ``(1, 3, side, side)``, normalized; aspect not kept."""
     if array.ndim != 3:
         raise InputError("DINO sees pictures of one plane", "", "Use --slices for volumes")
     from PIL import Image as Pillow
@@ -106,11 +97,13 @@ def square(array: np.ndarray, side: int) -> Tensor:
     return ((scaled - mean) / deviation).unsqueeze(0)
 
 
-def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> VisionTransformer:
-    """Timm's network of a weight file with all of its tensors.
+def read_backbone(
+    path: Path | str, branch: Literal["student", "teacher"]
+) -> tuple[VisionTransformer, str]:
+    """Timm's network of a weight file with all of its tensors, and the file's SHA-256.
 
-    A training checkpoint holds ``student`` and ``teacher`` with prefixes ``module.`` and
-    ``backbone.`` and tensors of a projection head, which are dropped.
+    A training checkpoint holds ``student`` and ``teacher`` with tensors of a projection head, which
+    are dropped.
 
     Raises:
         MissingFileError: There is no such file; says where it comes from.
@@ -118,10 +111,8 @@ def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> Vi
             of another shape.
         UnsafeFileError: It holds an object that is neither tensor nor plain value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"DINO weights {path} are missing", "", WHERE)
-    tensors = _backbone_tensors(_load(path), path, branch)
+    weights = read_weights(path, branch, WHERE)
+    tensors = {k: value for k, value in weights.tensors.items() if not k.startswith("head")}
     kernel = tensors.get("patch_embed.proj.weight")
     patch = kernel.shape[-1] if kernel is not None and kernel.dim() == 4 else 0
     if patch not in SIDES:
@@ -131,31 +122,15 @@ def read_backbone(path: Path | str, branch: Literal["student", "teacher"]) -> Vi
             f"it needs a patch convolution of 8 or 16 pixels, its shape here: {shape}",
             WHERE,
         )
-    backbone = vision_transformer(patch)
+    timm, name = import_timm("--features dino"), f"vit_small_patch{patch}_224"
+    # made for pictures of any size
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
     try:
         backbone.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
         reasons = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise InputError(f"{path} is not DINO ViT-S/{patch}", reasons, WHERE) from error
-    return backbone
-
-
-def vision_transformer(patch: int) -> VisionTransformer:
-    """Timm's ViT-S for pictures of any size, with random weights.
-
-    Raises:
-        InputError: timm is not installed.
-    """
-    try:
-        timm = import_timm()
-    except ImportError as missing:
-        raise InputError(
-            "--features dino needs a package that is missing",
-            str(missing),
-            "pip install 'graphnn-unet[dino]'",
-        ) from missing
-    name = f"vit_small_patch{patch}_224"
-    return timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
+    return backbone.eval(), weights.sha256
 
 
 @torch.no_grad()
@@ -164,15 +139,12 @@ def last_keys(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Keys of the last block without the class token, heads first.
 
-    timm interpolates the position embedding for the size of the grid.
-
-    Args:
-        backbone: In evaluation mode.
-        pixels: ``(1, 3, side, side)``, normalized.
-        stride: Of the patch convolution; below the patch size patches overlap.
+    timm interpolates the position embedding for the size of the grid. Below the patch size of
+    ``stride`` patches overlap.
 
     Returns:
-        ``(node, channel)`` and the size of the grid, ``1 + floor((side - patch) / stride)`` each.
+        ``(node, channel)`` for ``(1, 3, side, side)`` normalized pixels, and the size of the grid,
+        ``1 + floor((side - patch) / stride)`` each.
 
     Raises:
         InputError: The stride does not fit.
@@ -196,50 +168,3 @@ def last_keys(
     keys = triples[0][0, 1:].chunk(3, dim=-1)[1]
     size = tuple(1 + (n - patch) // stride for n in pixels.shape[2:])
     return keys.float(), size
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        # official training checkpoints carry their options as a table of plain values
-        with torch.serialization.safe_globals([(SimpleNamespace, "argparse.Namespace")]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported global" in str(error):
-            raise UnsafeFileError(
-                f"{path} is refused", "it holds an object that is neither tensor nor plain value",
-                WHERE,
-            ) from error  # fmt: skip
-        raise InputError(f"{path} is damaged", "", WHERE) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read", "it is cut off or no weight file", WHERE) from (
-            error
-        )
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds no table of tensors", "", WHERE)
-    return content
-
-
-def _backbone_tensors(content: Mapping[str, Any], path: Path, branch: str) -> dict[str, Tensor]:
-    """Tensors of the backbone under their plain names."""
-    if "student" in content or "teacher" in content:
-        tensors_of_branch = content.get(branch)
-        if not isinstance(tensors_of_branch, Mapping):
-            raise InputError(f"{path} has no branch {branch!r}", "", "Use the other --branch")
-        content = tensors_of_branch
-    tensors = {}
-    for key, value in content.items():
-        name = str(key)
-        for prefix in ("module.", "backbone."):
-            name = name.removeprefix(prefix)
-        if isinstance(value, Tensor) and not name.startswith("head"):
-            tensors[name] = value
-    return tensors

@@ -15,9 +15,6 @@ from graphnn_unet.clustering.hand_features import hand_features
 from graphnn_unet.clustering.images import Image
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures
 
-WORKING_SIDE = 224
-"""Longest side of the working image of hand-made features, in pixels."""
-
 CELL = 4
 
 
@@ -40,7 +37,18 @@ class FeatureSource(Protocol):
 
 
 @dataclass(frozen=True)
-class HandFeatures:
+class _CellFeatures:
+    side: int = 0
+    cell: int | None = None
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What decides about the features, for the record."""
+        return {"side": str(self.side), "cell": str(self.cell or "auto")}
+
+
+@dataclass(frozen=True)
+class HandFeatures(_CellFeatures):
     """Hand-made features on cells of the image, reduced to ``side`` pixels where it is larger.
 
     Attributes:
@@ -48,25 +56,18 @@ class HandFeatures:
         cell: Edge of a cell in its pixels; 4 without it.
     """
 
-    side: int = WORKING_SIDE
-    cell: int | None = None
+    side: int = 224
     name: str = HAND_SOURCE
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What decides about the features, for the record."""
-        return {"side": str(self.side), "cell": str(self.cell or "auto")}
 
     def __call__(self, image: Image) -> NodeFeatures:
         """Nodes of the image without its frame."""
         work = working_image(image, self.side)
-        return hand_features(
-            work, Grid.of_cells(work.shape[1:], self.cell or CELL), is_color=image.is_color
-        )
+        grid = Grid.of_cells(work.shape[1:], self.cell or CELL)
+        return hand_features(work, grid, is_color=image.is_color)
 
 
 @dataclass(frozen=True)
-class BorderFeatures:
+class BorderFeatures(_CellFeatures):
     """Distances to the border on cells of the image, see :mod:`.border_features`.
 
     Attributes:
@@ -75,28 +76,17 @@ class BorderFeatures:
     """
 
     side: int = 192
-    cell: int | None = None
     name: str = BORDER_SOURCE
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What decides about the features, for the record."""
-        return {"side": str(self.side), "cell": str(self.cell or "auto")}
 
     def __call__(self, image: Image) -> NodeFeatures:
         """Nodes of the image without its frame."""
         work = working_image(image, self.side)
-        cell = self.cell or (2 if work.ndim == 3 else CELL)
-        grid = Grid.of_cells(work.shape[1:], cell)
+        grid = Grid.of_cells(work.shape[1:], self.cell or (2 if work.ndim == 3 else CELL))
         return border_features(work, grid, is_color=image.is_color)
 
 
 def working_image(image: Image, side: int) -> np.ndarray:
-    """The image without its frame, reduced to at most ``side`` pixels along its longest axis.
-
-    Returns:
-        ``(channel, *spatial)`` float32; the aspect is kept.
-    """
+    """The image without its frame, at most ``side`` pixels along its longest axis, aspect kept."""
     array = image.array[(slice(None), *image.inner)]
     scale = side / max(array.shape[1:])
     if scale >= 1:

@@ -119,17 +119,10 @@ def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -
 def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | None = None) -> Fit:
     """Fit a network to one graph; collapse is retried with other seeds, then k-means steps in.
 
-    Args:
-        graph: Of :func:`make_graph`.
-        settings: What to fit and how long.
-        key: Name of the image; its dropout follows from the seed and this, so the result does not
-            depend on the order of images.
-        state: Initial weights; drawn from the seed without them.
-
-    Returns:
-        The assignment in evaluation mode (or as ``settings.assign`` says), with flags.
+    Dropout follows from the seed and ``key``, the name of the image, so the result does not depend
+    on the order of images. ``state`` are initial weights; they are drawn from the seed without it.
     """
-    if _without_structure(graph.feature):
+    if bool((graph.feature == graph.feature[:1]).all()):
         same = torch.zeros(len(graph.feature), settings.n_clusters)
         same[:, 0] = 1
         return Fit(same, 0.0, ("no_structure",))
@@ -231,21 +224,8 @@ def _fit_once(graph: Graph, settings: ClusterSettings, key: str, state: State) -
     return Fit(member, value, () if finite else ("not_finite",))
 
 
-def _without_structure(feature: Tensor) -> bool:
-    """Whether all nodes have the same features."""
-    return bool((feature == feature[:1]).all())
-
-
 def kmeans(rows: Tensor, n_clusters: int) -> Tensor:
-    """k-means, the best of ten starts from a fixed seed.
-
-    Args:
-        rows: ``(node, channel)``.
-        n_clusters: At most the number of rows.
-
-    Returns:
-        Cluster of each row, ``(node,)`` int64.
-    """
+    """Cluster of each row ``(node, channel)``, the best of ten starts from a fixed seed."""
     from sklearn.cluster import KMeans  # takes a second to import
     from threadpoolctl import threadpool_limits
 

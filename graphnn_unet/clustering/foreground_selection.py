@@ -40,14 +40,8 @@ def select_foreground(labels: Labels, margin: NDArray[np.bool_]) -> ForegroundSe
 
     Background is the cluster with the largest share of the margin; of equal ones the larger
     cluster, then that of the first node. With two clusters the other one is foreground; with more,
-    all that hold less than a tenth of the margin, at least the one that holds least.
-
-    Args:
-        labels: Cluster of each node, ``(node,)``.
-        margin: Border nodes, ``(node,)``, at least one.
-
-    Returns:
-        Foreground clusters; none where all nodes are in one cluster.
+    all that hold less than a tenth of the margin, at least the one that holds least; none where all
+    nodes are in one cluster. Labels and margin are ``(node,)``.
     """
     used = np.unique(labels)
     if len(used) == 1:
@@ -64,13 +58,7 @@ def select_foreground(labels: Labels, margin: NDArray[np.bool_]) -> ForegroundSe
 
 
 def as_label_map(labels: Labels, selection: ForegroundSelection, *, merge: bool) -> Labels:
-    """Ids of a label map: 0 background, 1 the foreground, or 1, 2, ... its clusters by size.
-
-    Args:
-        labels: Cluster of each node.
-        selection: Of these nodes.
-        merge: One id for all of the foreground.
-    """
+    """Ids of a label map: 0 background, 1 the foreground, or 1, 2, ... its clusters by size."""
     label_map = np.zeros_like(labels)
     for number, cluster in enumerate(selection.foreground, start=1):
         label_map[labels == cluster] = 1 if merge else number
@@ -78,12 +66,7 @@ def as_label_map(labels: Labels, selection: ForegroundSelection, *, merge: bool)
 
 
 def select_by_corners(labels: Labels, size: Sequence[int]) -> ForegroundSelection:
-    """DeepCut's rule for two clusters: the second is foreground, unless it holds most corners.
-
-    Args:
-        labels: Cluster of each node, 0 or 1.
-        size: Of the grid of the nodes.
-    """
+    """DeepCut's rule for two clusters: the second is foreground, unless it holds most corners."""
     corners = labels.reshape(size)[np.ix_(*((0, -1) for _ in size))]
     foreground = 0 if int((corners == 1).sum()) > corners.size // 2 else 1
     return ForegroundSelection((foreground,) if bool((labels == foreground).any()) else (), 0.0)

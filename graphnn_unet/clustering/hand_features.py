@@ -29,15 +29,8 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
     images) at Gaussian scales of 1, 2 and 4 pixels; eigenvalues of the structure tensor and an
     8-bin histogram of gradient orientation at these scales; a histogram of uniform local binary
     patterns; coordinates times 0.25. In 3D the squared gradient along each axis takes the place of
-    orientations and patterns. Columns are standardized over the image.
-
-    Args:
-        array: ``(channel, y, x)`` or ``(channel, z, y, x)``, about 0 to 1.
-        grid: Cells over the same pixels.
-        is_color: The channels are red, green and blue.
-
-    Returns:
-        ``(node, channel)`` float32 on the grid; a constant column is 0.
+    orientations and patterns. Columns are standardized over the image; a constant one is 0.
+    ``array`` is ``(channel, *spatial)``, about 0 to 1.
 
     Cost: about 40 filters of the image.
     """
@@ -49,7 +42,7 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
     pooled = grid.pooled(np.stack(maps))
     values = standardized(np.concatenate([pooled, positions(grid)], axis=1))
     values[:, -len(grid.size) :] *= POSITION_WEIGHT
-    return NodeFeatures(values, grid, SOURCE)
+    return NodeFeatures(values, grid)
 
 
 def to_lab(array: Floats, *, is_color: bool) -> Floats:

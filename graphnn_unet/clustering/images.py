@@ -21,8 +21,6 @@ from graphnn_unet.images.volume import Volume, to_itk
 from graphnn_unet.storage.atomic import atomic_path
 from graphnn_unet.storage.safe_load import CASE_ID
 
-STAGE_FIND, STAGE_READ = "find", "read"
-
 _WINDOW = (0.5, 99.5)  # percentiles that become 0 and 1 where a file does not say its range
 _FRAME_SHARE = 0.15  # a frame takes at most this share of each side
 _FRAME_SPREAD, _FRAME_STEP = 0.04, 0.12  # of the range of intensities
@@ -59,7 +57,6 @@ class Image:
         spacing: Of the spatial axes; mm, or 1 for pictures.
         is_color: The three channels are red, green and blue.
         inner: The part without a frame of one color around it, one slice an axis.
-        source: Where it is from.
     """
 
     array: Floats
@@ -98,12 +95,12 @@ def find_images(
         endings = ", ".join(IMAGES)
         raise InputError(f"no images in {folder}", f"found: {names}", f"Give files with {endings}")
     files.say_left_out()
-    by_name, faults = files.by_case(STAGE_FIND)
+    by_name, faults = files.by_case()
     usable = {}
     for name, path in by_name.items():
         if not CASE_ID.fullmatch(name) and _is_unsafe(name):
             cause = f"the file name {path.name!r} cannot be that of a label map"
-            faults.append(Fault(name, STAGE_FIND, cause, "Rename it"))
+            faults.append(Fault(name, "find", cause, "Rename it"))
         else:
             usable[name] = path
     return _joined_channels(folder, usable, n_channels), faults, skipped
@@ -220,17 +217,9 @@ def _run_length(flags: np.ndarray, limit: int) -> int:
 
 
 def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
-    """Write a label map under the image's geometry; 8 bits where the ids allow.
+    """Write ids under the image's geometry; 8 bits where they allow.
 
-    A picture gets a palette, so that viewers show the clusters; its pixel values are the ids.
-
-    Args:
-        labels: Integers from 0 on, of the spatial shape of the image.
-        image: The image it belongs to.
-        target: Final path, ``.png`` or the ending of a volume.
-
-    Raises:
-        NoSpaceError: The disk is full.
+    A picture is PNG with a palette, so that viewers show the clusters; its pixels are the ids.
     """
     array = labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16)
     if target.name.endswith(".png"):

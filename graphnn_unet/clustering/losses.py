@@ -42,7 +42,7 @@ def _cut_linear(feature: Tensor, settings: ClusterSettings) -> Value:
     from graphnn_unet.graph import normalized_cut_loss
 
     weight = settings.balance_weight
-    return partial(normalized_cut_loss, feature, balance_weight=weight, method="linear")
+    return partial(normalized_cut_loss, feature, balance_weight=weight)
 
 
 def _cut_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:
@@ -61,9 +61,7 @@ def _positive_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tens
 def _correlation_linear(feature: Tensor, settings: ClusterSettings) -> Value:
     from graphnn_unet.graph import correlation_clustering_loss
 
-    return partial(
-        correlation_clustering_loss, feature, tau=settings.alpha, rows="unit", method="linear"
-    )
+    return partial(correlation_clustering_loss, feature, tau=settings.alpha, rows="unit")
 
 
 def _correlation_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:
@@ -85,7 +83,7 @@ def _signed_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tensor
 def _modularity_linear(feature: Tensor, settings: ClusterSettings) -> Value:
     from graphnn_unet.graph import modularity_loss
 
-    return partial(modularity_loss, feature, method="linear", **_modularity_options(settings))
+    return partial(modularity_loss, feature, **_modularity_options(settings))
 
 
 def _modularity_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:

@@ -72,10 +72,6 @@ class Grid:
             means /= counts.reshape([-1 if a == axis else 1 for a in range(means.ndim)])
         return np.moveaxis(means, 0, -1).reshape(self.n_nodes, -1)
 
-    def spread(self, values: np.ndarray) -> np.ndarray:
-        """Values of nodes ``(node, ...)`` at each pixel, nearest cell."""
-        return values[self.node_map]
-
     @cached_property
     def margin(self) -> NDArray[np.bool_]:
         """Nodes in the first or last cell along any axis, ``(node,)``."""
@@ -90,19 +86,10 @@ class NodeFeatures:
 
     Attributes:
         values: ``(node, channel)`` float32.
-        grid: Where the nodes lie.
-        source: What made the features, as users are told.
-        box: The part of the image that the grid covers; ``None``: the image without its frame.
     """
 
     values: Tensor
     grid: Grid
-    source: str
-    box: tuple[slice, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.values) != self.grid.n_nodes:
-            raise ValueError(f"{len(self.values)} features for {self.grid.n_nodes} nodes")
 
 
 def standardized(values: np.ndarray) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +59,9 @@ class ClusteringResult:
     """What a run over a folder did.
 
     Attributes:
-        output: Folder of the label maps.
         clustered: Cases done in this call.
         kept: Cases whose label maps were there already.
         skipped: Files of the input folder that are no images.
-        features: What made the features.
         dataset: Raw folder of the pseudo-labels, where they were asked for.
     """
 
@@ -115,14 +113,6 @@ def cluster_folder(
     """Write a label map for every image of a folder.
 
     Label maps that are there, whole, younger than their image and of the same settings are kept.
-
-    Args:
-        source: Folder of images.
-        target: Folder for label maps.
-        features: Where features come from.
-        settings: How to cluster.
-        finish: What happens to the clusters.
-        run_settings: How to work through the folder.
 
     Raises:
         CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.
@@ -184,14 +174,17 @@ def _run_all(
         n_workers = default_workers(len(jobs), 1.0) if len(jobs) > 4 else 0
     done: list[str] = []
     faults: list[Fault] = []
-    threads = one_thread() if n_workers == 0 and _are_pictures(jobs) else nullcontext()
+    are_pictures = all(job.source.ending == ".png" for job in jobs)
+    threads = one_thread() if n_workers == 0 and are_pictures else nullcontext()
     with threads, Progress(len(jobs) + n_kept, "cluster", "image", initial=n_kept) as progress:
         for outcome in run_jobs(cluster_one, jobs, n_workers=n_workers):
             case = outcome.job.source.case
             if outcome.ok:
                 rows[case] = outcome.value
                 done.append(case)
-                write_table(target / TABLE, rows.values())
+                table = sorted(rows.values(), key=lambda row: row["case"])
+                table = [{c: row.get(c, "") for c in COLUMNS} for row in table]
+                write_csv(target / TABLE, table, COLUMNS)
             else:
                 _log.debug("%s: %s", case, outcome.details)
                 cause = outcome.error.rstrip(".")
@@ -216,16 +209,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _are_pictures(jobs: list[Job]) -> bool:
-    return all(job.source.ending == ".png" for job in jobs)
-
-
-def write_table(path: Path, rows: Iterable[dict]) -> None:
-    """Write ``clusters.csv``, sorted by case."""
-    ordered = sorted(rows, key=lambda row: row["case"])
-    write_csv(path, ({c: row.get(c, "") for c in COLUMNS} for row in ordered), COLUMNS)
-
-
 def _old_rows(path: Path) -> dict[str, dict]:
     if not path.is_file():
         return {}
@@ -242,26 +225,18 @@ def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> No
     if overwrite or not path.is_file():
         return
     before = read_json(path)
+    before = before if isinstance(before, dict) else {}
     changed = [
-        f"{part}.{key} {_part(before, part)[key]} there, {value} here"
+        f"{part}.{key} {old[key]} there, {value} here"
         for part in ("features", "settings", "finish")
+        if isinstance(old := before.get(part), dict)
         for key, value in facts[part].items()
-        if key in _part(before, part) and _part(before, part)[key] != value
+        if key in old and old[key] != value
     ]
-    whole = ("schema_version", "by_slice")
-    if not changed and all(_value(before, key) == facts[key] for key in whole):
+    if not changed and all(before.get(key) == facts[key] for key in ("schema_version", "by_slice")):
         return
     raise RefusedError(
         f"{target} holds label maps that were made in another way",
         "; ".join(changed[:4]) or "by another version, or volumes not slice by slice",
         "Give another folder with -o, or --overwrite to make all of them anew",
     )
-
-
-def _value(facts: Any, name: str) -> Any:
-    return facts.get(name) if isinstance(facts, dict) else None
-
-
-def _part(facts: Any, name: str) -> dict[str, Any]:
-    part = _value(facts, name)
-    return part if isinstance(part, dict) else {}

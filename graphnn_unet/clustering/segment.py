@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -57,15 +56,11 @@ def segment_nodes(
     return fit
 
 
-def _foreground(fit: Fit, nodes: NodeFeatures) -> NDArray[np.bool_]:
-    """Nodes of the foreground clusters, ``(node,)``."""
-    labels = fit.labels.numpy()
-    return np.isin(labels, select_foreground(labels, nodes.grid.margin).foreground)
-
-
 def _parts_of_foreground(nodes: NodeFeatures, fit: Fit, settings: ClusterSettings, key: str) -> Fit:
     """DeepCut's second stage: the nodes of the foreground clustered again, into parts."""
-    inside = torch.from_numpy(_foreground(fit, nodes))
+    labels = fit.labels.numpy()
+    inside = np.isin(labels, select_foreground(labels, nodes.grid.margin).foreground)
+    inside = torch.from_numpy(inside)
     n_parts = settings.n_clusters - 1
     member = torch.zeros(len(inside), settings.n_clusters)
     member[~inside, 0] = 1
@@ -90,20 +85,14 @@ def segment_image(
 ) -> Segmentation:
     """Label map of an image whose nodes have features.
 
-    Args:
-        image: The image; its size is that of the label map.
-        nodes: Nodes of the image or of a part of it.
-        settings: How to cluster.
-        finish: What happens afterwards.
-        state: Shared initial weights of the collective schedule.
+    ``state`` are the shared initial weights of the collective schedule.
     """
-    began = time.perf_counter()
     fit = segment_nodes(nodes, settings, image.source.case, state)
     labels = fit.labels.numpy()
     selection = select_foreground(labels, nodes.grid.margin)
     if finish.nearest and settings.n_clusters == 2:
         selection = select_by_corners(labels, nodes.grid.size)
-    box = nodes.box or image.inner
+    box = image.inner
     foreground = _pixel_labels(fit, nodes, selection, finish, tuple(p.stop - p.start for p in box))
     if finish.color_edges and finish.merge:
         inside = cleaned(foreground, finish) > 0
@@ -128,7 +117,6 @@ def segment_image(
         "foreground": round(float((whole > 0).mean()), 4),
         "loss": round(fit.loss, 6),
         "flags": " ".join(flags),
-        "seconds": round(time.perf_counter() - began, 3),
     }
     return Segmentation(whole, facts)
 
@@ -143,7 +131,7 @@ def _pixel_labels(
     """Ids of the label map at each pixel; memberships are interpolated unless ``nearest``."""
     if finish.nearest:
         of_nodes = as_label_map(fit.labels.numpy(), selection, merge=finish.merge)
-        return resized_labels(nodes.grid.spread(of_nodes), shape)
+        return resized_labels(of_nodes[nodes.grid.node_map], shape)
     n_clusters = fit.assignment.shape[1]
     member = fit.assignment.T.reshape(1, n_clusters, *nodes.grid.size)
     mode = "bilinear" if len(shape) == 2 else "trilinear"

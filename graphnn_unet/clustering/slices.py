@@ -19,17 +19,10 @@ def slice_axis(image: Image) -> int:
 
 
 def segment_slices(image: Image, segment: Callable[[Image], Segmentation]) -> Segmentation:
-    """Label map of a volume from those of its slices.
+    """Label map of a volume from those of its slices; the facts are sums over slices.
 
     The ids of a slice are matched to those of the slice before by the largest overlap; what
     overlaps nothing there gets a new id only while fewer are in use than in the slice itself.
-
-    Args:
-        image: A volume.
-        segment: Makes the label map of a picture.
-
-    Returns:
-        Ids of the volume; the facts are sums over slices.
     """
     axis = slice_axis(image)
     slices = []
@@ -59,12 +52,7 @@ def segment_slices(image: Image, segment: Callable[[Image], Segmentation]) -> Se
 
 
 def carried_on(before: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels of a slice under the ids of its neighbor; 0 stays 0.
-
-    Args:
-        before: Ids of the neighboring slice.
-        labels: Ids of this slice, of the same shape.
-    """
+    """Labels of a slice under the ids of its neighbor; 0 stays 0."""
     inside = (before > 0) & (labels > 0)
     ids = [int(i) for i in np.unique(labels) if i]
     new: dict[int, int] = {}

@@ -33,10 +33,7 @@ def widen(value: Tensor) -> Tensor:
 
 
 def as_batch(value: Tensor, name: str) -> tuple[Tensor, bool]:
-    """Widen ``(n, c)`` or ``(b, n, c)`` and give it a batch axis.
-
-    Returns:
-        The tensor ``(b, n, c)`` and whether the caller passed one graph without batch axis.
+    """Widen ``(n, c)`` or ``(b, n, c)`` and give it a batch axis; also, whether it had none.
 
     Raises:
         ShapeError: Other than two or three axes, or no node.
@@ -72,20 +69,12 @@ def as_pair(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Tens
 
 
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not among ``allowed``.
-
-    Raises:
-        InputError: It is not.
-    """
+    """Raise ``InputError`` for a word that is not among ``allowed``."""
     if value not in allowed:
         raise InputError(f"{name}={value!r} is not known", f"choose one of {', '.join(allowed)}")
 
 
 def check_positive(name: str, value: float) -> None:
-    """Refuse a number that is not positive and finite.
-
-    Raises:
-        InputError: It is not.
-    """
+    """Raise ``InputError`` for a number that is not positive and finite."""
     if not 0 < value < float("inf"):
         raise InputError(f"{name}={value} cannot be used", "it must be positive and finite")

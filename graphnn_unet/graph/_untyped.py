@@ -6,9 +6,9 @@ from __future__ import annotations
 import warnings
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
+from torch.distributed.nn.functional import all_gather, all_reduce
 
 
 def row_norm(value: Tensor, *, keepdim: bool = False) -> Tensor:
@@ -54,11 +54,11 @@ def run_function(function: type[Function], *arguments: object) -> Tensor:
     return function.apply(*arguments)
 
 
-def gather_into(parts: list[Tensor], tensor: Tensor) -> None:
-    """Fill ``parts`` with the tensors of all processes."""
-    dist.all_gather(parts, tensor)
+def gathered(tensor: Tensor) -> Tensor:
+    """The tensors of all processes in a row; the gradient is summed over them."""
+    return torch.cat(all_gather(tensor))
 
 
-def sum_in_place(tensor: Tensor) -> None:
-    """Replace a tensor by its sum over all processes."""
-    dist.all_reduce(tensor)
+def summed(tensor: Tensor) -> Tensor:
+    """Sum of the tensors of all processes; the gradient is summed likewise."""
+    return all_reduce(tensor)

@@ -31,9 +31,7 @@ _NOISE = 32
 def inverse_norm(feature: Tensor, floor: Tensor | float | None = None) -> Tensor:
     """``1/||f_i||`` as ``(..., n, 1)``; 0, with gradient 0, for rows that count as zero.
 
-    Args:
-        feature: ``(..., n, c)`` float32 or float64.
-        floor: Norms up to this value count as zero; default the smallest normal number's root.
+    Norms up to ``floor`` count as zero; by default up to the smallest normal number's root.
     """
     norm = row_norm(feature, keepdim=True)
     smallest = torch.finfo(feature.dtype).tiny ** 0.5 if floor is None else floor
@@ -61,18 +59,11 @@ def unit_rows(feature: Tensor) -> Tensor:
 
 
 def row_scale(feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
-    """The rows a loss works on, as a matrix and a factor for each row.
+    """The rows a loss works on: a matrix ``(b, n, c)``, a factor ``(b, n, 1)`` or ``None`` for 1.
 
     Keeping the factor apart lets a product ``(scale * F)^T S`` be formed as ``F^T (scale * S)``,
-    which never copies the ``n x c`` matrix.
-
-    Args:
-        feature: ``(b, n, c)`` float32 or float64.
-        rows: ``raw`` as they are; ``unit`` of length 1; ``centred`` the mean row of each graph
-            subtracted first, then length 1.
-
-    Returns:
-        ``(b, n, c)`` and ``(b, n, 1)``, or ``None`` for a factor of 1.
+    which never copies the ``n x c`` matrix. ``raw`` leaves rows as they are; ``unit`` gives them
+    length 1; ``centred`` subtracts the mean row of each graph first.
 
     Raises:
         InputError: ``rows`` is another word.
@@ -102,14 +93,7 @@ def largest_affinity(feature: Tensor, scale: Tensor | None = None) -> Tensor:
 
         max_ij f_i.f_j = max_i ||f_i||^2
 
-    Args:
-        feature: ``(b, n, c)``.
-        scale: ``(b, n, 1)`` factors of the rows, as :func:`row_scale` returns them.
-
-    Returns:
-        ``(b,)``.
-
-    Source: LF-2. Cost: ``n c`` time, ``n`` memory.
+    ``scale`` holds factors of the rows, as :func:`row_scale` returns them. Source: LF-2.
     """
     with torch.no_grad():
         norm = row_norm(feature)
@@ -221,11 +205,7 @@ class GramAffinity:
 
     @classmethod
     def of(cls, feature: Tensor, kernel: Kernel) -> GramAffinity:
-        """The graph of ``(b, n, c)`` rows under a kernel.
-
-        Raises:
-            InputError: ``kernel`` is not known.
-        """
+        """The graph of ``(b, n, c)`` rows under a kernel."""
         check_choice("kernel", kernel, KERNELS)
         if kernel == "gram":
             return cls(feature, None, 0.0, 1.0)

@@ -59,19 +59,14 @@ def correlation_clustering_loss_from(
 
 
 def normalized_cut_loss_from(
-    affinity: Tensor,
-    assignment: Tensor,
-    *,
-    orthogonality: bool = True,
-    balance_weight: float = 1.0,
+    affinity: Tensor, assignment: Tensor, *, balance_weight: float = 1.0
 ) -> Tensor:
     """Normalized cut on a given graph, see :func:`graphnn_unet.graph.normalized_cut_loss`.
 
     Args:
         affinity: Symmetric, non-negative; dense or sparse.
         assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
-        orthogonality: Whether the balance term is added.
-        balance_weight: Its weight.
+        balance_weight: Weight of the balance term; 0 leaves it out.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
@@ -99,9 +94,7 @@ def normalized_cut_loss_from(
         degree = _degree(weight)
         volume = (degree * member.square().sum(dim=2)).sum(dim=1)
         within = (member * _product(weight, member)).sum(dim=(1, 2))
-        value = -within / positive_weight(volume)
-        if orthogonality:
-            value = value + balance_weight * balance_term(member)
+        value = balance_weight * balance_term(member) - within / positive_weight(volume)
     return value[0] if single else value
 
 

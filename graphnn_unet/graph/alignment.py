@@ -50,17 +50,11 @@ def normalized_sample_graph(scores: Tensor) -> Tensor:
 
 
 def pool_to_halves(feature: Tensor) -> Tensor:
-    """Mean over the two halves of every spatial axis, as adaptive average pooling to 2 cells.
+    """Mean over the two halves of every spatial axis, ``(w, c, *S)`` to ``(w, c, 2, ..., 2)``.
 
-    Written with slices because the gradient of PyTorch's adaptive pooling is not deterministic on
-    CUDA. The middle position of an odd axis counts in both halves; an axis of length 1 gives two
-    equal cells.
-
-    Args:
-        feature: ``(w, c, *S)`` with any number of spatial axes.
-
-    Returns:
-        ``(w, c, 2, ..., 2)``.
+    As adaptive average pooling to 2 cells, written with slices because the gradient of PyTorch's is
+    not deterministic on CUDA. The middle position of an odd axis counts in both halves; an axis of
+    length 1 gives two equal cells.
     """
     for axis in range(2, feature.dim()):
         length = feature.shape[axis]
@@ -121,14 +115,7 @@ class StructureAlignment(nn.Module):
         self.score_out = nn.Linear(hidden, hidden)
 
     def scores(self, feature: Tensor) -> Tensor:
-        """Structure scores of each image, positive.
-
-        Args:
-            feature: ``(w, C, *S)``.
-
-        Returns:
-            ``(w, hidden)``.
-        """
+        """Structure scores of each image ``(w, C, *S)``, positive, ``(w, hidden)``."""
         with full_precision(feature):
             # parameters may be narrower than the feature if a whole network was cast
             flat = pool_to_halves(widen(feature)).flatten(1).to(self.score_in.weight.dtype)
@@ -136,10 +123,7 @@ class StructureAlignment(nn.Module):
             return functional.softplus(self.score_out(hidden))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Aligned feature of the same shape and dtype.
-
-        Args:
-            feature: ``(w, C, *S)``, the images of one forward call.
+        """Aligned feature of the same shape and dtype, for the images ``(w, C, *S)`` of one call.
 
         Raises:
             ShapeError: Another number of channels or axes.
@@ -171,7 +155,3 @@ class StructureAlignment(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of own parameters that an optimizer must not decay."""
         return {"gate"}
-
-    def extra_repr(self) -> str:
-        """Sizes, for printing."""
-        return f"channels={self.channels}, dim={self.dim}"

@@ -115,10 +115,3 @@ class CorrelationClusterHead(nn.Module):
                 mixed = gram_convolution(ready.detach(), signal, affinity="shifted")
             assignment = self.head(functional.elu(mixed + self.bias)).softmax(dim=-1)
         return assignment[0] if single else assignment
-
-    def extra_repr(self) -> str:
-        """Sizes and options, for printing."""
-        return (
-            f"in_channels={self.in_channels}, n_clusters={self.n_clusters}, tau={self.tau}, "
-            f"rows={self.rows!r}, graph={self.graph!r}"
-        )

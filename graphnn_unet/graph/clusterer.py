@@ -20,9 +20,8 @@ from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
 from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.clusterer_settings import ACTIVATIONS, PRESETS, ClustererSettings
-from graphnn_unet.graph.complete_layers import complete_step
 from graphnn_unet.graph.explicit import checked_affinity, is_sparse
-from graphnn_unet.graph.graph_layers import Step, dense_step
+from graphnn_unet.graph.graph_layers import Step, complete_step, dense_step
 
 
 class GraphClusterer(nn.Module):
@@ -189,7 +188,3 @@ class GraphClusterer(nn.Module):
                 state = self.dropout(self.activation(project(state)))
             outputs.append(state)
         return torch.stack(outputs).sum(dim=0) if len(outputs) > 1 else outputs[0]
-
-    def extra_repr(self) -> str:
-        """Sizes, for printing."""
-        return f"in_channels={self.in_channels}, n_clusters={self.n_clusters}"

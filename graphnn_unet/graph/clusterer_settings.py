@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -24,16 +24,8 @@ _WORDS = {
     "activation": get_args(Activation),
     "head_activation": get_args(Activation),
 }
-
-
-def _at_least(smallest: float, default: int | float) -> int:
-    """A number that must not be smaller."""
-    return field(default=default, metadata={"at_least": smallest})  # type: ignore[return-value]
-
-
-def _share(default: float) -> float:
-    """A probability below 1."""
-    return field(default=default, metadata={"at_least": 0, "below": 1})
+_LEAST = {"hidden": 2, "n_heads": 1, "n_stacks": 1, "n_layers": 1}
+_SHARES = ("dropout", "attention_dropout", "input_dropout")
 
 
 @dataclass(frozen=True)
@@ -65,29 +57,30 @@ class ClustererSettings:
     """
 
     layer: Layer = "gcn"
-    hidden: int = _at_least(2, 64)
+    hidden: int = 64
     activation: Activation = "elu"
     head_activation: Activation = "elu"
-    dropout: float = _share(0.25)
+    dropout: float = 0.25
     signed: bool = False
-    n_heads: int = _at_least(1, 1)
-    attention_dropout: float = _share(0.0)
-    n_stacks: int = _at_least(1, 1)
-    n_layers: int = _at_least(1, 1)
-    input_dropout: float = _share(0.0)
+    n_heads: int = 1
+    attention_dropout: float = 0.0
+    n_stacks: int = 1
+    n_layers: int = 1
+    input_dropout: float = 0.0
     widths: tuple[int, ...] = (128, 64)
     project_all: bool = False
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
             check_choice(name, getattr(self, name), words)
-        for item in fields(self):
-            value, bounds = getattr(self, item.name), item.metadata
-            if bounds and not bounds["at_least"] <= value < bounds.get("below", float("inf")):
-                range_text = f"it starts at {bounds['at_least']}"
-                if "below" in bounds:
-                    range_text += f" and stays below {bounds['below']}"
-                raise InputError(f"{item.name}={value}", range_text)
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}", f"it starts at {least}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"{name}={getattr(self, name)}", "it starts at 0 and stays below 1"
+                )
         if not self.widths or min(self.widths) < 1:
             raise InputError(f"widths={self.widths}", "each starts at 1")
         if self.hidden % self.n_heads:

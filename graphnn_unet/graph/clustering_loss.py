@@ -1,8 +1,8 @@
 """Losses that say how well a soft assignment clusters a graph.
 
-Each is exact and, for the complete graph on feature rows, linear in the number of nodes; the dense
-form exists beside it as the definition to compare with. A value per graph; nothing is shared
-between the graphs of a batch.
+Each is exact and, for the complete graph on feature rows, linear in the number of nodes. A value
+per graph; nothing is shared between the graphs of a batch. On a matrix of weights the ``*_from``
+losses of ``affinity_loss.py`` give the same values.
 
 Papers:
     GraphCL: https://arxiv.org/abs/2411.13147
@@ -34,16 +34,9 @@ from graphnn_unet.graph.affinity import (
     Kernel,
     Rows,
     largest_affinity,
-    prepared_rows,
     row_scale,
     unit_rows,
 )
-
-Method = Literal["auto", "dense", "linear"]
-METHODS = ("auto", "dense", "linear")
-
-# "auto" never builds an n x n matrix beyond this many nodes
-DENSE_LIMIT = 512
 
 
 def correlation_clustering_loss(
@@ -53,7 +46,6 @@ def correlation_clustering_loss(
     tau: float = 2.0,
     rows: Rows = "unit",
     reduction: Literal["mean", "sum"] = "mean",
-    method: Method = "auto",
 ) -> Tensor:
     """Correlation clustering loss of a soft assignment on the graph of feature products.
 
@@ -72,8 +64,6 @@ def correlation_clustering_loss(
             in the paper), ``centred`` (mean row subtracted, then unit length: for features with a
             large common part, where all pairs would attract).
         reduction: ``mean`` over the ``n^2`` pairs, or ``sum`` as printed.
-        method: ``linear``; ``dense`` builds the ``n x n`` matrices; ``auto`` takes whichever needs
-            fewer multiply-adds, and never the dense form beyond 512 nodes.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
@@ -83,7 +73,7 @@ def correlation_clustering_loss(
         InputError: ``tau`` is not positive, or a word is not known.
 
     Source: GraphCL eqs. 15 and 18, DeepCut; identity LF-3.
-    Cost: ``n c k`` time and ``n + c k`` memory (linear), ``n^2 (c + k)`` and ``n^2`` (dense).
+    Cost: ``n c k`` time and ``n + c k`` memory.
 
     Example:
         >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -99,10 +89,14 @@ def correlation_clustering_loss(
     with full_precision(node_feature):
         feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
         n_nodes = feature.shape[1]
-        if picks_dense(method, n_nodes, feature.shape[2], member.shape[2]):
-            value = _correlation_dense(prepared_rows(feature, rows), member, tau)
-        else:
-            value = _correlation_linear(feature, member, tau, rows)
+        matrix, scale = row_scale(feature, rows)
+        # the factor of the rows goes to the narrow side of the product
+        scaled = member if scale is None else member * scale
+        # divide before squaring: sums over nodes grow with n, their means do not
+        mixed = matrix.transpose(1, 2) @ (scaled / n_nodes)
+        threshold = largest_affinity(matrix, scale) / tau
+        together = member.mean(dim=1).square().sum(dim=-1)
+        value = threshold * together - mixed.square().sum(dim=(1, 2))
         if reduction == "sum":
             value = value * float(n_nodes) ** 2
     return value[0] if single else value
@@ -113,15 +107,13 @@ def normalized_cut_loss(
     assignment: Tensor,
     *,
     affinity: Kernel = "shifted",
-    orthogonality: bool = True,
     balance_weight: float = 1.0,
-    method: Method = "auto",
 ) -> Tensor:
     """Normalized cut of a soft assignment on the graph of feature products.
 
         L = -Tr(S^T W S) / Tr(S^T D S) + balance_weight * ||A / ||A|| - I / sqrt(k)||,  A = S^T S
 
-    The second term, present under ``orthogonality``, is 0 for clusters of equal size and keeps all
+    The second term is 0 for clusters of equal size and keeps all
     nodes from joining one cluster; it also pulls small objects towards equal shares.
 
     Args:
@@ -130,9 +122,7 @@ def normalized_cut_loss(
         affinity: ``shifted``, ``(1 + cosine) / 2``, for any features; ``gram``, ``f_i.f_j``, for
             features without negative entries. Dividing the affinity by its maximum, as the
             published programs do, changes nothing.
-        orthogonality: Whether the second term is added.
-        balance_weight: Its weight.
-        method: As in :func:`correlation_clustering_loss`.
+        balance_weight: Weight of the second term; 0 leaves it out.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis. The first term lies in [-1, 0].
@@ -141,7 +131,7 @@ def normalized_cut_loss(
         ShapeError: The inputs do not describe the same graphs and nodes.
         InputError: The graph has no weight (``gram`` with features that cancel out).
 
-    Source: DeepCut; identity LF-6. Cost: ``n c k`` (linear), ``n^2 (c + k)`` (dense).
+    Source: DeepCut; identity LF-6. Cost: ``n c k``.
 
     Example:
         >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
@@ -153,19 +143,12 @@ def normalized_cut_loss(
         feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
         graph = GramAffinity.of(feature, affinity)
         n_nodes = graph.n_nodes
-        if picks_dense(method, n_nodes, feature.shape[2], member.shape[2]):
-            weight = graph.dense()
-            within = (member * (weight @ member)).mean(dim=(1, 2))
-            degree = weight.sum(dim=2)
-        else:
-            # divided by n twice on both sides: sums over nodes leave the range of float32
-            within = graph.project(member / n_nodes).square().sum(dim=(1, 2))
-            within = within * n_nodes / member.shape[2]
-            degree = graph.degree()
+        # divided by n twice on both sides: sums over nodes leave the range of float32
+        within = graph.project(member / n_nodes).square().sum(dim=(1, 2))
+        within = within * n_nodes / member.shape[2]
+        degree = graph.degree()
         volume = (degree * member.square().sum(dim=2)).mean(dim=1) / member.shape[2]
-        value = -within / positive_weight(volume)
-        if orthogonality:
-            value = value + balance_weight * balance_term(member)
+        value = balance_weight * balance_term(member) - within / positive_weight(volume)
     return value[0] if single else value
 
 
@@ -177,7 +160,6 @@ def modularity_loss(
     balance_weight: float = 1.0,
     affinity: Kernel = "shifted",
     variant: Literal["true", "released"] = "true",
-    method: Method = "auto",
 ) -> Tensor:
     """Negative modularity of a soft assignment on the graph of feature products.
 
@@ -198,7 +180,6 @@ def modularity_loss(
         variant: ``true``, or ``released`` for the tables of the published programs: they take the
             edge weight twice (``Q/2 + ||S^T d||^2 / (4 M^2)``, which pays for concentration) and
             the fourth root of ``k`` in ``C``.
-        method: As in :func:`correlation_clustering_loss`.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
@@ -207,8 +188,7 @@ def modularity_loss(
         ShapeError: The inputs do not describe the same graphs and nodes.
         InputError: The graph has no weight: the features cancel out.
 
-    Source: DMoN as used by UnSegGNet, UnSeGArmaNet and UnSegMedGAT; identity LF-7.
-    Cost: ``n c k`` (linear), ``n^2 (c + k)`` (dense).
+    Source: DMoN as used by UnSegGNet, UnSeGArmaNet and UnSegMedGAT; identity LF-7. Cost: ``n c k``.
 
     Example:
         >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
@@ -220,11 +200,16 @@ def modularity_loss(
     with full_precision(node_feature):
         feature, member, single = as_pair(node_feature, assignment, ("node_feature", "assignment"))
         graph = GramAffinity.of(feature, affinity)
-        _refuse_canceled(graph)
-        if picks_dense(method, graph.n_nodes, feature.shape[2], member.shape[2]):
-            quality, drawn = _modularity_dense(graph.dense(), member)
-        else:
-            quality, drawn = _modularity_linear(graph, member)
+        n_nodes = graph.n_nodes
+        direction = graph.total()
+        mean_weight = direction.square().sum(dim=(1, 2))
+        _refuse_canceled(graph, mean_weight.detach())
+        degree = graph.expand(direction)  # all sums over nodes are means
+        weighted = (degree.transpose(1, 2) @ member) / (n_nodes * mean_weight[:, None, None])
+        inner = graph.project((member - weighted) / n_nodes)
+        along = direction.transpose(1, 2) @ inner / mean_weight[:, None, None]
+        quality = (inner - direction @ along).square().sum(dim=(1, 2)) / mean_weight
+        drawn = weighted.square().sum(dim=(1, 2))
         value = modularity_value(quality, drawn, member, variant, collapse, balance_weight)
     return value[0] if single else value
 
@@ -261,11 +246,7 @@ def balance_term(member: Tensor) -> Tensor:
 
 
 def positive_weight(total: Tensor) -> Tensor:
-    """``total`` itself, if every graph has weight.
-
-    Raises:
-        InputError: A graph has none, so a share of its weight means nothing.
-    """
+    """``total`` itself; ``InputError`` where a graph has none: a share of it means nothing."""
     if not bool((total > 0).all()):
         empty = true_places(total <= 0)
         raise InputError(
@@ -274,19 +255,6 @@ def positive_weight(total: Tensor) -> Tensor:
             "Lower tau, use affinity='shifted', or leave this graph out",
         )
     return total
-
-
-def picks_dense(method: Method, n_nodes: int, n_channels: int, n_clusters: int) -> bool:
-    """Whether the form with an ``n x n`` matrix is to be used.
-
-    Raises:
-        InputError: ``method`` is not known.
-    """
-    check_choice("method", method, METHODS)
-    if method != "auto":
-        return method == "dense"
-    cheaper = n_nodes * (n_channels + n_clusters) < 2 * n_channels * n_clusters
-    return cheaper and n_nodes <= DENSE_LIMIT
 
 
 def mean_cosine(node_feature: Tensor) -> Tensor:
@@ -334,53 +302,8 @@ def cluster_perplexity(assignment: Tensor) -> Tensor:
     return value[0] if single else value
 
 
-def _correlation_linear(feature: Tensor, member: Tensor, tau: float, rows: Rows) -> Tensor:
-    """LF-3 over ``n^2``; the factor of the rows goes to the narrow side of the product."""
-    n_nodes = feature.shape[1]
-    matrix, scale = row_scale(feature, rows)
-    scaled = member if scale is None else member * scale
-    # divide before squaring: sums over nodes grow with n, their means do not
-    mixed = matrix.transpose(1, 2) @ (scaled / n_nodes)
-    share = member.mean(dim=1)
-    threshold = largest_affinity(matrix, scale) / tau
-    return threshold * share.square().sum(dim=-1) - mixed.square().sum(dim=(1, 2))
-
-
-def _modularity_linear(graph: GramAffinity, member: Tensor) -> tuple[Tensor, Tensor]:
-    """LF-7: ``Q`` and ``||S^T d||^2 / M^2``; all sums over nodes are means."""
-    n_nodes = graph.n_nodes
-    direction = graph.total()
-    mean_weight = direction.square().sum(dim=(1, 2))
-    degree = graph.expand(direction)
-    weighted = (degree.transpose(1, 2) @ member) / (n_nodes * mean_weight[:, None, None])
-    inner = graph.project((member - weighted) / n_nodes)
-    along = direction.transpose(1, 2) @ inner / mean_weight[:, None, None]
-    quality = (inner - direction @ along).square().sum(dim=(1, 2)) / mean_weight
-    return quality, weighted.square().sum(dim=(1, 2))
-
-
-def _modularity_dense(weight: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
-    """The definition: ``Q`` and ``||S^T d||^2 / M^2`` with the null model built."""
-    degree = weight.sum(dim=2, keepdim=True)
-    total = degree.sum(dim=(1, 2))
-    null = degree @ degree.transpose(1, 2) / total[:, None, None]
-    quality = (member * ((weight - null) @ member)).sum(dim=(1, 2)) / total
-    drawn = (member * degree).sum(dim=1).square().sum(dim=1) / total.square()
-    return quality, drawn
-
-
-def _refuse_canceled(graph: GramAffinity) -> None:
+@torch.no_grad()
+def _refuse_canceled(graph: GramAffinity, mean_weight: Tensor) -> None:
     """Refuse features that cancel out; they leave rounding noise in the total weight, not zero."""
-    with torch.no_grad():
-        mean_weight = graph.total().square().sum(dim=(1, 2))
-        noise = (32 * torch.finfo(mean_weight.dtype).eps) ** 2 * graph.diagonal().amax(dim=1)
-        positive_weight(torch.where(mean_weight > noise, mean_weight, 0.0))
-
-
-def _correlation_dense(ready: Tensor, member: Tensor, tau: float) -> Tensor:
-    """The definition, over ``n^2``: both ``n x n`` matrices and the sum of their product."""
-    product = ready @ ready.transpose(1, 2)
-    threshold = product.detach().amax(dim=(1, 2)) / tau
-    likeness = product - threshold[:, None, None]
-    together = member @ member.transpose(1, 2)
-    return -(likeness * together).mean(dim=(1, 2))
+    noise = (32 * torch.finfo(mean_weight.dtype).eps) ** 2 * graph.diagonal().amax(dim=1)
+    positive_weight(torch.where(mean_weight > noise, mean_weight, 0.0))

@@ -62,7 +62,6 @@ def diffuse_labels(
     alpha: float = 0.99,
     kernel: Kernel = "shifted",
     diagonal: bool = True,
-    tolerance: float | None = None,
     max_iterations: int = 500,
 ) -> Tensor:
     """Spread labels over a graph: ``H = (I - alpha D^(-1/2) W D^(-1/2))^(-1) Y``.
@@ -79,9 +78,8 @@ def diffuse_labels(
         kernel: For ``node_feature``: ``shifted``, ``(1 + cosine) / 2``, or ``gram``, ``f_i.f_j``.
         diagonal: For ``node_feature``: whether nodes have an edge to themselves. ``False`` is the
             convention of LabelSpreading.
-        tolerance: For ``affinity``: largest ``||residual|| / ||column||``; default 1e-8 in float64
-            and 1e-6 in float32.
-        max_iterations: For ``affinity``: steps at most.
+        max_iterations: For ``affinity``: steps at most, until ``||residual|| / ||column||`` is
+            below 1e-8 in float64 or 1e-6 in float32.
 
     Returns:
         Scores of the shape of ``label``; multiplied by ``1 - alpha`` they are averages of ``Y``.
@@ -116,7 +114,7 @@ def diffuse_labels(
             value = _woodbury(GramAffinity.of(feature, kernel), wide, alpha, diagonal)
             return value[0] if single else value
         system = DiffusionSystem(affinity, alpha)  # type: ignore[arg-type]  # one is not None
-        solution = system.solve(label, tolerance=tolerance, max_iterations=max_iterations)
+        solution = system.solve(label, max_iterations=max_iterations)
     if not solution.converged:
         warnings.warn(
             f"diffusion stopped after {solution.n_iterations} steps with relative residual "
@@ -191,17 +189,10 @@ def conjugate_gradients(
     tolerance: float,
     max_iterations: int,
 ) -> Solution:
-    """Solve a symmetric positive definite system for every column of ``target``.
+    """Solve a symmetric positive definite system for every column of ``target``, without gradient.
 
-    Args:
-        operator: Applies the matrix to ``(..., n, q)``.
-        target: Right-hand sides; also the starting point.
-        tolerance: Largest residual of a column relative to its right-hand side.
-        max_iterations: Steps at most.
-
-    Returns:
-        The solution and how it was reached; without gradient. A column that has converged stays
-        as it is.
+    The right-hand sides are also the starting point. A column whose residual relative to its
+    right-hand side is at most ``tolerance`` stays as it is.
     """
     with torch.no_grad():
         value = target.clone()

@@ -74,7 +74,9 @@ def affinity_product(affinity: Tensor, signal: Tensor) -> Tensor:
                 [ 2.]])
     """
     with full_precision(signal):
-        weight, wide = _common_type(checked_affinity(affinity), widen(signal))
+        weight, wide = checked_affinity(affinity), widen(signal)
+        dtype = torch.promote_types(weight.dtype, wide.dtype)
+        weight, wide = weight.to(dtype), wide.to(dtype)
         if wide.dim() != affinity.dim() or wide.shape[:-1] != weight.shape[:-1]:
             raise ShapeError(
                 f"affinity {tuple(affinity.shape)} and signal {tuple(signal.shape)} do not fit"
@@ -118,10 +120,7 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
 
 
 def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
-    """Edges of one graph, the pairs whose weight is not 0.
-
-    Args:
-        affinity: ``(n, n)`` dense or sparse.
+    """Edges of one graph ``(n, n)``, the pairs whose weight is not 0.
 
     Returns:
         ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and
@@ -141,11 +140,6 @@ def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
 def compressed_rows(start: Tensor, column: Tensor, values: Tensor, n_nodes: int) -> Tensor:
     """A square CSR tensor from its parts, columns ascending within a row."""
     return csr_tensor(start, column, values, (n_nodes, n_nodes))
-
-
-def _common_type(weight: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = torch.promote_types(weight.dtype, signal.dtype)
-    return (weight if weight.dtype == dtype else weight.to(dtype)), signal.to(dtype)
 
 
 class _SparseProduct(torch.autograd.Function):

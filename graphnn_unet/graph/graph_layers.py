@@ -1,8 +1,8 @@
-"""PyG's graph layers on a dense affinity: the same parameters and numbers, as matrix products.
+"""PyG's graph layers as matrix products: the same parameters and numbers, for a batch of graphs.
 
 PyG sends messages edge by edge. A thresholded patch graph has half of all pairs as edges, where
-that copies a row of features for each pair; a product with the matrix does not, takes a batch of
-graphs at once, and is deterministic.
+that copies a row of features for each pair; a product with the matrix does not, and is
+deterministic. On the complete graph of feature products the matrix is never built.
 
 Papers:
     ARMAConv: https://arxiv.org/abs/1901.01343
@@ -20,122 +20,98 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
-from graphnn_unet.graph.affinity import inverse_root, revive_diagonal
+from graphnn_unet.graph.affinity import GramAffinity, inverse_root, revive_diagonal
 
 Step = Callable[[nn.Module, Tensor], Tensor]
 """Runs one layer: the layer and ``(b, n, c)`` features give ``(b, n, c_out)``."""
 
 
 def dense_step(layer_name: str, affinity: Tensor) -> Step:
-    """The function that runs one layer on a dense affinity ``(b, n, n)``.
+    """The function that runs one layer on a matrix of weights.
+
+    ``gcn`` adds missing self-edges with weight 1 where the layer normalizes, ``arma`` adds none.
+    Attention sees which nodes are linked, themselves among them, and not the weights, as in the
+    released programs.
 
     Args:
         layer_name: ``gcn``, ``gat``, ``arma`` or ``gat_series``.
-        affinity: Symmetric; non-negative where the layer normalizes.
+        affinity: ``(b, n, n)`` symmetric; non-negative where the layer normalizes.
     """
 
     def step(layer: nn.Module, state: Tensor) -> Tensor:
         weight = affinity.to(state.dtype)
         if layer_name == "gcn":
-            return dense_gcn(cast(GCNConv, layer), state, weight)
+            gcn = cast(GCNConv, layer)
+            if not gcn.normalize:
+                return _biased(gcn, weight @ gcn.lin(state))
+            weight = weight.clone()
+            revive_diagonal(weight)
+            root = inverse_root(weight.sum(dim=-1, keepdim=True))
+            return _biased(gcn, root * (weight @ (root * gcn.lin(state))))
         if layer_name == "arma":
-            return dense_arma(cast(ARMAConv, layer), state, weight)
-        return dense_gat(cast(GATConv, layer), state, weight)
+            root = inverse_root(weight.sum(dim=-1, keepdim=True))
+            scaled = (root * weight * root.transpose(1, 2)).unsqueeze(1)
+            return _arma(cast(ARMAConv, layer), state, lambda signal: scaled @ signal)
+        gat = cast(GATConv, layer)
+        rows, sent, received = _gat_inputs(gat, state)
+        linked = (weight != 0) | torch.eye(len(weight[0]), dtype=torch.bool, device=weight.device)
+        score = received.unsqueeze(-1) + sent.unsqueeze(-2)
+        score = functional.leaky_relu(score, gat.negative_slope)
+        attention = score.masked_fill(~linked.unsqueeze(1), -torch.inf).softmax(dim=-1)
+        attention = functional.dropout(attention, gat.dropout, gat.training)
+        return _biased(gat, (attention @ rows).transpose(1, 2).flatten(2))
 
     return step
 
 
-def biased(layer: nn.Module, signal: Tensor) -> Tensor:
-    """The signal plus the bias of a layer, where it has one."""
+def complete_step(layer_name: str, graph: GramAffinity, *, signed: bool = False) -> Step:
+    """The function that runs one layer on a complete graph, in time linear in its nodes.
+
+    Args:
+        layer_name: As in :func:`dense_step`; attention without dropout of single pairs.
+        graph: Complete graph whose degrees are positive, except under ``signed``.
+        signed: ``gcn`` without normalization.
+
+    Source: LF-5, and LF-14 for attention.
+    """
+    if layer_name in ("gat", "gat_series"):
+        return lambda layer, state: _attend_to_all(cast(GATConv, layer), state)
+    root = None if signed else inverse_root(graph.degree()).unsqueeze(-1)
+
+    def propagate(signal: Tensor) -> Tensor:
+        if root is None:
+            return graph.expand(graph.project(signal))
+        return root * graph.expand(graph.project(root * signal))
+
+    def propagate_stacks(state: Tensor) -> Tensor:
+        """The stacks ``(b, stacks, n, c)`` lie side by side, so one product serves all of them."""
+        n_graphs, n_stacks, n_nodes, _ = state.shape
+        flat = propagate(state.transpose(1, 2).reshape(n_graphs, n_nodes, -1))
+        return flat.view(n_graphs, n_nodes, n_stacks, -1).transpose(1, 2)
+
+    if layer_name == "arma":
+        return lambda layer, state: _arma(cast(ARMAConv, layer), state, propagate_stacks)
+    return lambda layer, state: _biased(layer, propagate(cast(GCNConv, layer).lin(state)))
+
+
+def _biased(layer: nn.Module, signal: Tensor) -> Tensor:
     bias = cast("Tensor | None", layer.bias)
     return signal if bias is None else signal + bias
 
 
-def dense_gcn(layer: GCNConv, feature: Tensor, affinity: Tensor) -> Tensor:
-    """``GCNConv`` on a dense graph: ``D^(-1/2) A D^(-1/2) X Theta + b``.
-
-    Under ``normalize`` missing self-edges get weight 1; otherwise the affinity is used as it is.
-
-    Args:
-        layer: PyG's layer.
-        feature: ``(b, n, c)``.
-        affinity: ``(b, n, n)`` symmetric, non-negative where the layer normalizes.
-
-    Returns:
-        ``(b, n, c_out)``.
-    """
-    signal = layer.lin(feature)
-    if layer.normalize:
-        weight = affinity.clone()
-        revive_diagonal(weight)
-        root = inverse_root(weight.sum(dim=-1, keepdim=True))
-        signal = root * (weight @ (root * signal))
-    else:
-        signal = affinity @ signal
-    return biased(layer, signal)
+def _gat_inputs(layer: GATConv, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows ``(b, heads, n, c_out)``, and what each sends and receives, ``(b, heads, n)``."""
+    rows = cast(nn.Module, layer.lin)(feature)
+    rows = rows.view(*feature.shape[:2], layer.heads, layer.out_channels).transpose(1, 2)
+    sent, received = layer.att_src.unsqueeze(2), layer.att_dst.unsqueeze(2)
+    return rows, (rows * sent).sum(dim=-1), (rows * received).sum(dim=-1)
 
 
-def dense_gat(layer: GATConv, feature: Tensor, affinity: Tensor) -> Tensor:
-    """``GATConv`` on a dense graph, one edge where the affinity is not 0, plus self-edges.
-
-    The attention sees which nodes are linked, not the weights, as in the released programs.
-
-    Args:
-        layer: PyG's layer, heads concatenated, not bipartite, without residual.
-        feature: ``(b, n, c)``.
-        affinity: ``(b, n, n)`` symmetric.
-
-    Returns:
-        ``(b, n, heads * c_out)``.
-    """
-    n_graphs, n_nodes, _ = feature.shape
-    itself = torch.eye(n_nodes, dtype=torch.bool, device=feature.device)
-    linked = (affinity != 0) | itself
-    rows = cast(nn.Module, layer.lin)(feature).view(
-        n_graphs, n_nodes, layer.heads, layer.out_channels
-    )
-    sent = (rows * layer.att_src).sum(dim=-1).permute(0, 2, 1)
-    received = (rows * layer.att_dst).sum(dim=-1).permute(0, 2, 1)
-    score = received.unsqueeze(-1) + sent.unsqueeze(-2)
-    score = functional.leaky_relu(score, layer.negative_slope)
-    attention = score.masked_fill(~linked.unsqueeze(1), -torch.inf).softmax(dim=-1)
-    attention = functional.dropout(attention, layer.dropout, layer.training)
-    mixed = (attention @ rows.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2)
-    return biased(layer, mixed)
-
-
-def dense_arma(layer: ARMAConv, feature: Tensor, affinity: Tensor) -> Tensor:
-    """``ARMAConv`` on a dense graph: ``X' = act(L X W + drop(X0) V + b)``, mean over stacks.
-
-    ``L = D^(-1/2) A D^(-1/2)`` without added self-edges; nodes without degree get no message.
-
-    Args:
-        layer: PyG's layer.
-        feature: ``(b, n, c)``.
-        affinity: ``(b, n, n)`` symmetric, non-negative.
-
-    Returns:
-        ``(b, n, c_out)``.
-    """
-    root = inverse_root(affinity.sum(dim=-1, keepdim=True))
-    graph = (root * affinity * root.transpose(1, 2)).unsqueeze(1)
-    return arma_steps(layer, feature, lambda state: graph @ state)
-
-
-def arma_steps(layer: ARMAConv, feature: Tensor, propagate: Callable[[Tensor], Tensor]) -> Tensor:
-    """The steps of ``ARMAConv`` on any graph.
-
-    Args:
-        layer: PyG's layer.
-        feature: ``(b, n, c)``.
-        propagate: ``(b, stacks, n, c)`` to ``L`` times it.
-
-    Returns:
-        ``(b, n, c_out)``.
-    """
+def _arma(layer: ARMAConv, feature: Tensor, propagate: Callable[[Tensor], Tensor]) -> Tensor:
+    """``X' = act(L X W + drop(X0) V + b)``, mean over stacks; ``propagate`` multiplies by ``L``."""
     weight = cast("Sequence[Tensor]", layer.weight)
     root_weight, bias = cast("Sequence[Tensor]", layer.root_weight), layer.bias
-    act = cast("Callable[[Tensor], Tensor] | None", layer.act)  # pyright: ignore[reportUnknownMemberType]
+    act = cast("Callable[[Tensor], Tensor] | None", layer.act)  # pyright: ignore[reportUnknownMemberType]  # PyG has no types
     given = state = feature.unsqueeze(1)
     for step in range(layer.num_layers):
         which = 0 if layer.shared_weights else step
@@ -145,8 +121,37 @@ def arma_steps(layer: ARMAConv, feature: Tensor, propagate: Callable[[Tensor], T
             state = state @ weight[0 if layer.shared_weights else step - 1]
         kept = functional.dropout(given, layer.dropout, layer.training)
         state = propagate(state) + kept @ root_weight[which]
-        if bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        if bias is not None:  # pyright: ignore[reportUnnecessaryComparison]  # PyG has no types
             state = state + bias[which]
         if act is not None:
             state = act(state)
     return state.mean(dim=1)
+
+
+def _attend_to_all(layer: GATConv, feature: Tensor) -> Tensor:
+    """Additive attention over all nodes, by one sort.
+
+        out_i = sum_j softmax_j(LeakyReLU(p_i + q_j)) x_j
+
+    The nodes with ``q_j > -p_i`` use ``exp(p_i) exp(q_j)``, the others the powers with the slope
+    of the leaky part, so sums over the sorted nodes serve every ``i``. All terms are positive.
+    """
+    rows, sent, received = _gat_inputs(layer, feature)
+    slope = layer.negative_slope
+    order = sent.argsort(dim=-1)
+    key = sent.gather(-1, order)
+    largest = key[..., -1:].detach()
+    signal = torch.cat([torch.ones_like(rows[..., :1]), rows], dim=-1)
+    signal = signal.gather(2, order.unsqueeze(-1).expand_as(signal))
+    steep = (key - largest).exp().unsqueeze(-1) * signal
+    flat = (slope * (key - largest)).exp().unsqueeze(-1) * signal
+    none = torch.zeros_like(steep[..., :1, :])
+    below = torch.cat([none, flat.cumsum(dim=-2)], dim=-2)
+    above = torch.cat([steep.flip(-2).cumsum(dim=-2).flip(-2), none], dim=-2)
+    first = torch.searchsorted(key.detach(), -received.detach(), right=True).unsqueeze(-1)
+    first = first.expand(*first.shape[:-1], signal.shape[-1])
+    top = received + largest
+    reach = torch.maximum(top, slope * top).detach()
+    total = (top - reach).exp().unsqueeze(-1) * above.gather(-2, first)
+    total = total + (slope * top - reach).exp().unsqueeze(-1) * below.gather(-2, first)
+    return _biased(layer, (total[..., 1:] / total[..., :1]).transpose(1, 2).flatten(2))

@@ -22,6 +22,7 @@ from graphnn_unet.graph.explicit import compressed_rows
 Symmetrize = Literal["sum", "max", "mutual"]
 
 BLOCK_ROWS = 512
+"""Rows compared at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,6 @@ def knn_affinity(
     n_neighbors: int,
     gamma: float = 1.0,
     symmetrize: Symmetrize = "sum",
-    block_rows: int = BLOCK_ROWS,
 ) -> Tensor:
     """Sparse affinity that links each node with its nearest ones.
 
@@ -59,7 +59,6 @@ def knn_affinity(
         n_neighbors: Links sought for each node, at least 1; more than ``n - 1`` means all.
         gamma: Positive; larger values favor near-identical nodes.
         symmetrize: ``sum`` counts a mutual link twice, as MLLC and GraphNet Zoo do.
-        block_rows: Rows compared at a time.
 
     Returns:
         ``(n, n)`` CSR, int32 indices, symmetric, zero diagonal, only positive weights stored; no
@@ -69,7 +68,7 @@ def knn_affinity(
         ShapeError: Not ``(n, c)``, or fewer than two nodes.
         InputError: A feature is not finite, a number is out of range, or a word is not known.
 
-    Source: MLLC eqs. 4-5, GraphNet Zoo. Cost: ``n^2 c`` time, ``block_rows n`` and ``n k`` memory.
+    Source: MLLC eqs. 4-5, GraphNet Zoo. Cost: ``n^2 c`` time, ``512 n`` and ``n k`` memory.
     Nodes with equal features tie exactly only as far as the matrix product rounds them alike,
     which is the same from run to run but may differ between devices.
 
@@ -82,19 +81,16 @@ def knn_affinity(
     """
     check_positive("gamma", gamma)
     check_choice("symmetrize", symmetrize, ("sum", "max", "mutual"))
-    neighbors = nearest_neighbors(node_feature, n_neighbors, block_rows=block_rows)
+    neighbors = nearest_neighbors(node_feature, n_neighbors)
     return symmetrized(neighbors, gamma=gamma, symmetrize=symmetrize)
 
 
-def nearest_neighbors(
-    node_feature: Tensor, n_neighbors: int, *, block_rows: int = BLOCK_ROWS
-) -> Neighbors:
+def nearest_neighbors(node_feature: Tensor, n_neighbors: int) -> Neighbors:
     """The ``n_neighbors`` other nodes of largest cosine, exactly; smaller index first on ties.
 
     Args:
         node_feature: ``(n, c)``.
         n_neighbors: At least 1; more than ``n - 1`` means all.
-        block_rows: Rows compared at a time.
 
     Returns:
         Index and cosine, ``(n, min(n_neighbors, n - 1))``.
@@ -111,8 +107,8 @@ def nearest_neighbors(
     unit, n_neighbors = _checked(node_feature, n_neighbors)
     with full_precision(unit):
         blocks = [
-            _nearest_in_block(unit, start, min(start + block_rows, len(unit)), n_neighbors)
-            for start in range(0, len(unit), block_rows)
+            _nearest_in_block(unit, start, min(start + BLOCK_ROWS, len(unit)), n_neighbors)
+            for start in range(0, len(unit), BLOCK_ROWS)
         ]
     index, cosine = zip(*blocks, strict=True)
     return Neighbors(torch.cat(index), torch.cat(cosine))

@@ -150,11 +150,10 @@ class CutProblem:
         return torch.where(self.given, self.label, signal.double().clamp(0, 1))
 
     def thresholds(self, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut and degree sum of every threshold set of a signal.
+        """Order of the nodes, largest first, and cut and volume of every threshold set of a signal.
 
-        Returns:
-            Order of the nodes, largest first; cuts and volumes of the sets of the first ``t``
-            nodes, ``t`` from the number of labels 1 to ``n`` minus that of labels 0.
+        The sets hold the first ``t`` nodes, ``t`` from the number of labels 1 to ``n`` minus that
+        of labels 0.
         """
         key = torch.where(self.given, 4 * self.label - 2, signal)  # labels before or behind all
         order = torch.argsort(key, descending=True, stable=True)
@@ -220,14 +219,11 @@ class CutProblem:
             p_e <- clip(p_e + (ub_i - ub_j) / 2, -1, 1)
             u'   = clip(u - (K^T p + c) / degree, 0, 1), labels inserted;  ub = 2 u' - u
 
-        Args:
-            linear: ``(n,)`` costs ``c``; zero without.
-            start: ``(n,)`` first signal.
-            tolerance: Of the gap between value and bound, relative to ``1 + |value|``.
-            max_iterations: Steps at most.
+        ``linear`` are the costs ``c``, ``start`` is the first signal, ``tolerance`` that of the gap
+        between value and bound, relative to ``1 + |value|``.
 
-        Source: Chambolle and Pock 2011 with the diagonal steps of Pock and Chambolle 2011.
-        Cost: ``e`` a step; a sweep, ``n log n + e``, every 25 steps.
+        Source: Chambolle and Pock 2011 with the diagonal steps of Pock and Chambolle 2011. Cost:
+        ``e`` a step; a sweep, ``n log n + e``, every 25 steps.
         """
         cost = torch.zeros_like(self.label) if linear is None else linear.double()
         signal = self.with_labels(torch.full_like(self.label, 0.5) if start is None else start)
@@ -271,7 +267,6 @@ def minimum_cut(
     label: Tensor,
     *,
     edge_norm: EdgeNorm = "sym",
-    tolerance: float = 1e-6,
     max_iterations: int = 5000,
 ) -> Cut:
     """The labels of least total variation: a minimum cut between labels 0 and 1.
@@ -284,8 +279,7 @@ def minimum_cut(
         affinity: ``(n, n)`` sparse or dense, symmetric, non-negative.
         label: ``(n,)`` 0 or 1, NaN for free nodes.
         edge_norm: ``sym`` for ``w_ij / sqrt(d_i d_j)``, or ``none``.
-        tolerance: Of the proven gap, relative to ``1 + value``.
-        max_iterations: Steps at most; the gap is in the result.
+        max_iterations: Steps at most, until the proven gap is below 1e-6 of ``1 + value``.
 
     Returns:
         The cut with its bound. Nodes without edges stay at 0.5 in ``signal``.
@@ -303,16 +297,11 @@ def minimum_cut(
     """
     with full_precision(affinity):
         problem = CutProblem(affinity, label, edge_norm)
-        return problem.minimize(tolerance=tolerance, max_iterations=max_iterations)
+        return problem.minimize(max_iterations=max_iterations)
 
 
 def balanced_cut(
-    affinity: Tensor,
-    label: Tensor,
-    starts: Sequence[Tensor],
-    *,
-    tolerance: float = 1e-6,
-    max_iterations: int = 5000,
+    affinity: Tensor, label: Tensor, starts: Sequence[Tensor], *, max_iterations: int = 5000
 ) -> BalancedCut:
     """A set of small ``cut / min(volume inside, volume outside)`` that agrees with the labels.
 
@@ -324,7 +313,6 @@ def balanced_cut(
         affinity: ``(n, n)`` sparse or dense, symmetric, non-negative.
         label: ``(n,)`` 0 or 1, NaN for free nodes.
         starts: ``(n,)`` signals in [0, 1].
-        tolerance: Of the inner cuts.
         max_iterations: Of the inner cuts.
 
     Raises:
@@ -345,7 +333,7 @@ def balanced_cut(
         paths: list[tuple[float, ...]] = []
         for start in starts:
             signal = problem.with_labels(start)
-            indicator, path = _descend(problem, signal, tolerance, max_iterations)
+            indicator, path = _descend(problem, signal, max_iterations)
             if indicator is None:
                 continue
             paths.append(tuple(path))
@@ -357,7 +345,7 @@ def balanced_cut(
 
 
 def _descend(
-    problem: CutProblem, signal: Tensor, tolerance: float, max_iterations: int
+    problem: CutProblem, signal: Tensor, max_iterations: int
 ) -> tuple[Tensor | None, list[float]]:
     """From one start to a set that no step improves, with the quotients on the way."""
     volume, slope = problem.balance(signal)
@@ -370,9 +358,7 @@ def _descend(
     for _ in range(MAX_ROUNDS):
         _, slope = problem.balance(signal)
         cost = -path[-1] * slope
-        cut = problem.minimize(
-            linear=cost, start=signal, tolerance=tolerance, max_iterations=max_iterations
-        )
+        cut = problem.minimize(linear=cost, start=signal, max_iterations=max_iterations)
         volume, _ = problem.balance(cut.indicator)
         if volume <= 0:
             break

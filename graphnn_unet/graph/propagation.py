@@ -96,20 +96,12 @@ def gram_convolution(
 def thresholded_convolution(
     feature: Tensor, signal: Tensor, *, tau: float = 2.0, block_rows: int = BLOCK_ROWS
 ) -> Tensor:
-    """Normalized product with the thresholded graph: ``D^(-1/2) W+ D^(-1/2) X``.
+    """Normalized product with the thresholded graph: ``D^(-1/2) W+ D^(-1/2) X``, ``(b, n, q)``.
 
     Equals PyG's ``GCNConv`` without weight and bias on the explicit graph of positive affinities
-    (:func:`graphnn_unet.graph.affinity.thresholded_affinity` with raw rows).
-
-    Args:
-        feature: ``(b, n, c)`` rows that span the graph; no gradient reaches them.
-        signal: ``(b, n, q)``.
-        tau: Threshold divisor, see :func:`graphnn_unet.graph.correlation_clustering_loss`.
-        block_rows: Up to this many nodes the matrix is kept, beyond it is made again in blocks for
-            the degrees, the product and its gradient.
-
-    Returns:
-        ``(b, n, q)``.
+    (:func:`graphnn_unet.graph.affinity.thresholded_affinity` with raw rows). No gradient reaches
+    the features. Up to ``block_rows`` nodes the matrix is kept, beyond it is made again in blocks
+    for the degrees, the product and its gradient.
 
     Source: GraphCL eq. 16, edges where the affinity is positive.
     """
@@ -132,16 +124,8 @@ def thresholded_product(
         y_i = sum_j w_ij x_j,    w_ij = max(0, f_i.f_j - threshold), w_ii = 1 where that is 0
 
     The matrix is symmetric, so each block above the diagonal serves twice, and the gradient with
-    respect to the signal is the same product again; the features and the threshold get none.
-
-    Args:
-        feature: ``(b, n, c)`` float32 or float64.
-        threshold: ``(b,)``.
-        signal: ``(b, n, q)`` of the same dtype.
-        block_rows: Rows held at a time; the value depends on it only through rounding.
-
-    Returns:
-        ``(b, n, q)``.
+    respect to the signal is the same product again; the features and the threshold get none. The
+    value depends on ``block_rows`` only through rounding.
 
     Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
     """

@@ -10,15 +10,11 @@ the second half of the batch (one for the inward, one for the outward mixed imag
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.autograd import Function
 from torch.nn import functional
 
-from graphnn_unet.graph._untyped import gather_into, run_function, sum_in_place
+from graphnn_unet.graph._untyped import gathered, summed
 
 
 def process_count() -> int:
@@ -47,15 +43,11 @@ def shared_images(n_images: int) -> list[int]:
 
 
 def all_images(tensor: Tensor) -> Tensor:
-    """The images of all processes, one process after the other.
+    """The images ``(b, ...)`` of all processes, one process after the other, ``(R b, ...)``.
 
-    Args:
-        tensor: ``(b, ...)``, of the same shape in every process.
-
-    Returns:
-        ``(R b, ...)``; its gradient is summed over the processes.
+    They have the same shape in every process; the gradient is summed over the processes.
     """
-    return tensor if process_count() == 1 else run_function(_Gather, tensor)
+    return tensor if process_count() == 1 else gathered(tensor)
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
@@ -64,35 +56,7 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     A loss made of such sums is that of the whole batch in every process. The mean over processes
     that distributed training takes of the gradients then gives that loss's own gradient.
     """
-    return tensor if process_count() == 1 else run_function(_Sum, tensor)
-
-
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        parts = [torch.empty_like(tensor) for _ in range(process_count())]
-        gather_into(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        sum_in_place(total)
-        return total.chunk(process_count())[process_rank()]
-
-
-class _Sum(Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        sum_in_place(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        sum_in_place(total)
-        return total
+    return tensor if process_count() == 1 else summed(tensor)
 
 
 class BatchDropout(nn.Dropout):
@@ -103,11 +67,7 @@ class BatchDropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own name of the argument
-        """Dropped values.
-
-        Args:
-            input: ``(b, ...)``, images in the order of :func:`shared_images`.
-        """
+        """Dropped values; images in the order of :func:`shared_images`."""
         if process_count() == 1 or not self.training or self.p == 0:
             return super().forward(input)
         n_images = len(input) * process_count()

@@ -29,10 +29,8 @@ class Estimate:
 
     def as_dict(self) -> dict[str, float | None]:
         """Plain values, ``None`` for what does not exist."""
-        return {
-            name: finite_or_none(value)
-            for name, value in (("mean", self.value), ("low", self.low), ("high", self.high))
-        }
+        ends = finite_or_none(self.low), finite_or_none(self.high)
+        return {"mean": finite_or_none(self.value), "low": ends[0], "high": ends[1]}
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,12 @@ def summarize(scores: Sequence[CaseScore]) -> Summary:
     return Summary(classes, _mean_of(classes, values))
 
 
+def finite_mean(values: Iterable[float]) -> float:
+    """Mean of the finite values; NaN without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan
+
+
 def finite_or_none(value: float) -> float | None:
     """``value``, or ``None`` for NaN: JSON has no NaN."""
     return float(value) if math.isfinite(value) else None
@@ -140,11 +144,11 @@ def _class_summary(name: str, scores: Sequence[CaseScore], ends: Floats) -> Clas
         n_invented=presences.count(Presence.INVENTED),
         n_absent_in_both=presences.count(Presence.NEITHER),
         estimates={
-            m: Estimate(_mean(score[m] for score in scores), float(low), float(high))
+            m: Estimate(finite_mean(score[m] for score in scores), float(low), float(high))
             for m, (low, high) in zip(METRICS, ends, strict=True)
         },
         where_both={
-            m: _mean(score[m] for score in both) for m in METRICS if METRICS[m].worst is None
+            m: finite_mean(score[m] for score in both) for m in METRICS if METRICS[m].worst is None
         },
     )
 
@@ -159,18 +163,13 @@ def _mean_of(classes: Sequence[ClassSummary], values: Floats) -> ClassSummary:
         n_absent_in_both=sum(summary.n_absent_in_both for summary in classes),
         estimates={
             m: Estimate(
-                _mean(summary[m].value for summary in classes),
+                finite_mean(summary[m].value for summary in classes),
                 *class_mean_interval(values[:, :, number]),
             )
             for number, m in enumerate(METRICS)
         },
         where_both={
-            m: _mean(summary.where_both[m] for summary in classes) for m in classes[0].where_both
+            m: finite_mean(summary.where_both[m] for summary in classes)
+            for m in classes[0].where_both
         },
     )
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Mean of the finite values; NaN without any."""
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan

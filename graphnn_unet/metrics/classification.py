@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import ShapeError
+from graphnn_unet.metrics.aggregate import finite_mean, finite_or_none
 from graphnn_unet.metrics.intervals import mean_intervals
 
 N_BINS = 10
@@ -40,7 +42,7 @@ class ClassScore:
 
     def as_dict(self) -> dict[str, float | None]:
         """Plain values without the name; what is not defined is ``None``."""
-        return {key: _plain(value) for key, value in asdict(self).items() if key != "name"}
+        return {key: finite_or_none(value) for key, value in asdict(self).items() if key != "name"}
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,13 @@ class ClassificationScore:
         """Plain values; what is not defined is ``None``."""
         return {
             "n": self.n,
-            "accuracy": _plain(self.accuracy),
-            "accuracy_95_interval": [_plain(end) for end in self.accuracy_interval],
-            "balanced_accuracy": _plain(self.balanced_accuracy),
-            "macro_f1": _plain(self.macro_f1),
-            "auc_one_vs_rest": _plain(self.auc),
-            "calibration_error": _plain(self.calibration_error),
-            "brier": _plain(self.brier),
+            "accuracy": finite_or_none(self.accuracy),
+            "accuracy_95_interval": [finite_or_none(end) for end in self.accuracy_interval],
+            "balanced_accuracy": finite_or_none(self.balanced_accuracy),
+            "macro_f1": finite_or_none(self.macro_f1),
+            "auc_one_vs_rest": finite_or_none(self.auc),
+            "calibration_error": finite_or_none(self.calibration_error),
+            "brier": finite_or_none(self.brier),
             "classes": {score.name: score.as_dict() for score in self.classes},
             "confusion": self.confusion.tolist(),
             "skipped_in_macro": [score.name for score in self.classes if not score.n],
@@ -121,12 +123,10 @@ def score_classification(
             f"{probability.shape} of {n_classes} classes do not fit",
             "there must be one of each a case, and one case at least",
         )
-    from graphnn_unet.metrics._scikit_learn import confusion_matrix  # takes a second to import
-
     right = (truth == predicted).astype(np.float64)
     known = truth < n_classes
     decision = np.where(predicted >= 0, predicted, n_classes)
-    confusion = confusion_matrix(truth, decision, n_classes + 1)[:n_classes]
+    confusion = _scikit_learn().confusion_matrix(truth, decision, labels=range(n_classes + 1))
     classes = _class_scores(truth[known], decision[known], probability[known], names)
     low, high = mean_intervals(right[:, None])
     one_hot = np.eye(n_classes + 1)[truth][:, :n_classes]
@@ -134,24 +134,23 @@ def score_classification(
         n=n,
         accuracy=float(right.mean()),
         accuracy_interval=(float(low[0]), float(high[0])),
-        balanced_accuracy=_mean([score.recall for score in classes]),
-        macro_f1=_mean([score.f1 for score in classes]),
-        auc=_mean([score.auc for score in classes]),
+        balanced_accuracy=finite_mean([score.recall for score in classes]),
+        macro_f1=finite_mean([score.f1 for score in classes]),
+        auc=finite_mean([score.auc for score in classes]),
         calibration_error=calibration_error(probability.max(axis=1), right),
         brier=float(((probability - one_hot) ** 2).sum(axis=1).mean()),
         classes=classes,
-        confusion=confusion,
+        confusion=confusion[:n_classes],
         n_unknown=int((~known).sum()),
     )
 
 
-def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -> float:
+def calibration_error(confidence: Floats, right: Floats) -> float:
     """Expected calibration error: ``sum_b n_b / n |accuracy_b - confidence_b|``.
 
     Args:
         confidence: ``(n,)`` in [0, 1].
         right: ``(n,)`` 1 where the decision was right.
-        n_bins: Bins of equal width.
 
     Example:
         >>> calibration_error(np.array([0.9, 0.9]), np.array([1.0, 0.0]))
@@ -159,8 +158,8 @@ def calibration_error(confidence: Floats, right: Floats, n_bins: int = N_BINS) -
 
     Source: Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599.
     """
-    number = np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
-    distance = np.bincount(number, weights=right - confidence, minlength=n_bins)
+    number = np.minimum((confidence * N_BINS).astype(np.int64), N_BINS - 1)
+    distance = np.bincount(number, weights=right - confidence, minlength=N_BINS)
     return float(np.abs(distance).sum() / len(confidence))
 
 
@@ -168,25 +167,22 @@ def _class_scores(
     truth: Ints, decision: Ints, probability: Floats, names: Sequence[str]
 ) -> tuple[ClassScore, ...]:
     """Figures of every class against the others; NaN where a class has no case."""
-    from graphnn_unet.metrics._scikit_learn import area_under_roc, class_figures
-
     if not len(truth):
         return tuple(ClassScore(name, 0, *[math.nan] * 4) for name in names)
-    precision, recall, f1, n_cases = class_figures(truth, decision, len(names))
+    metrics = _scikit_learn()
+    precision, recall, f1, n_cases = metrics.precision_recall_fscore_support(
+        truth, decision, labels=range(len(names)), zero_division=0.0
+    )
     scores: list[ClassScore] = []
     for number, (name, n) in enumerate(zip(names, map(int, n_cases), strict=True)):
         figures = [float(figure[number]) if n else math.nan for figure in (recall, precision, f1)]
-        two_sides = 0 < n < len(truth)
-        auc = area_under_roc(truth == number, probability[:, number]) if two_sides else math.nan
+        auc = math.nan
+        if 0 < n < len(truth):
+            auc = float(metrics.roc_auc_score(truth == number, probability[:, number]))
         scores.append(ClassScore(name, n, *figures, auc=auc))
     return tuple(scores)
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Mean of those that are defined."""
-    defined = [value for value in values if math.isfinite(value)]
-    return float(np.mean(defined)) if defined else math.nan
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _scikit_learn() -> Any:
+    """Its measures, which come without types and take a second to import."""
+    return import_module("sklearn.metrics")

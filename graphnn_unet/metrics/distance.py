@@ -67,17 +67,8 @@ def hd95(
     The two sets are put together before the percentile is taken, so the longer surface weighs
     more; a program that takes the larger of two directed percentiles gives another figure.
 
-    Args:
-        prediction: ``(z, y, x)`` or ``(y, x)``, not empty.
-        reference: Same shape, not empty.
-        spacing: mm in the order of the axes; ``None`` counts voxels.
-
     Returns:
-        mm, or voxels without ``spacing``.
-
-    Raises:
-        ShapeError: The shapes differ, or ``spacing`` does not fit them.
-        InputError: One of the two is empty: there is no surface to measure from.
+        mm, or voxels without ``spacing``. Arguments and errors: :func:`surface_distances`.
     """
     return surface_distances(prediction, reference, spacing).hd95
 
@@ -90,17 +81,8 @@ def asd(
     It has one direction, as in MedPy and as papers report it: ``asd(p, r) != asd(r, p)``. A
     prediction that covers a part of the reference exactly is therefore near 0.
 
-    Args:
-        prediction: ``(z, y, x)`` or ``(y, x)``, not empty.
-        reference: Same shape, not empty.
-        spacing: mm in the order of the axes; ``None`` counts voxels.
-
     Returns:
-        mm, or voxels without ``spacing``.
-
-    Raises:
-        ShapeError: The shapes differ, or ``spacing`` does not fit them.
-        InputError: One of the two is empty: there is no surface to measure from.
+        mm, or voxels without ``spacing``. Arguments and errors: :func:`surface_distances`.
     """
     return surface_distances(prediction, reference, spacing).asd
 
@@ -119,18 +101,9 @@ def nsd(
     voxels are counted; the program of the authors weighs by the area of surface elements between
     voxels (surfels), so figures differ, most where the spacing is anisotropic.
 
-    Args:
-        prediction: ``(z, y, x)`` or ``(y, x)``, not empty.
-        reference: Same shape, not empty.
-        spacing: mm in the order of the axes; ``None`` counts voxels.
-        tolerance: Largest distance that counts as near: mm, or voxels without ``spacing``.
-
     Returns:
-        A fraction.
-
-    Raises:
-        ShapeError: The shapes differ, or ``spacing`` does not fit them.
-        InputError: One of the two is empty: there is no surface to measure from.
+        A fraction; ``tolerance`` is in mm, or in voxels without ``spacing``. Other arguments and
+        errors: :func:`surface_distances`.
 
     Source: Nikolov et al. 2021, https://arxiv.org/abs/1809.04430.
 

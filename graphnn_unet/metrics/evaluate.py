@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,7 @@ _LOSSLESS = tuple(ending for ending in PICTURES if ending not in (".jpg", ".jpeg
 
 
 class PartlyEvaluatedError(CasesFailedError):
-    """Some cases could not be scored; ``result`` holds the figures of the others.
-
-    Attributes:
-        result: What was written for the cases that could be scored.
-    """
+    """Some cases could not be scored; ``result`` holds the figures of the others."""
 
     def __init__(self, faults: Sequence[Fault], result: EvaluationResult):
         self.result = result
@@ -168,12 +165,6 @@ class _Settings:
 
 
 @dataclass(frozen=True)
-class _Job:
-    files: CaseFiles
-    settings: _Settings
-
-
-@dataclass(frozen=True)
 class _Scored:
     """What a worker returns for a case; ``faults`` stand for a case that cannot be scored."""
 
@@ -194,12 +185,7 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
             faults.append(_fault(str(folder), cause, f"Give one with {content}"))
     if faults:
         raise FaultsError(faults)
-    if predictions.resolve() == labels.resolve():
-        raise RefusedError(
-            f"{predictions} is given for predictions and for labels",
-            "every figure would be perfect",
-            "Give two folders",
-        )
+    require_two_folders(predictions, labels)
     existing = target.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -208,6 +194,16 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
             f"{target} cannot take the results",
             f"{existing} is {'not writable' if existing.is_dir() else 'no folder'}",
             "Give another folder with -o",
+        )
+
+
+def require_two_folders(predictions: Path, labels: Path) -> None:
+    """Raise ``RefusedError`` for one folder that is given for predictions and labels."""
+    if predictions.resolve() == labels.resolve():
+        raise RefusedError(
+            f"{predictions} is given for predictions and for labels",
+            "every figure would be perfect",
+            "Give two folders",
         )
 
 
@@ -272,12 +268,12 @@ def _score_all(
             path.stat().st_size for pair in files for path in (pair.prediction, pair.reference)
         )
         n_workers = default_workers(len(files)) if n_bytes > SMALL_BYTES else 0
-    jobs = (_Job(pair, settings) for pair in files)
+    score = partial(_score_pair, settings=settings)
     outcomes: dict[str, Outcome] = {}
     with Progress(len(files), "evaluate") as progress:
-        for outcome in run_jobs(_score_job, jobs, n_workers=n_workers):
-            outcomes[outcome.job.files.case] = outcome
-            progress.update(outcome.job.files.case)
+        for outcome in run_jobs(score, files, n_workers=n_workers):
+            outcomes[outcome.job.case] = outcome
+            progress.update(outcome.job.case)
     scored: list[_Scored] = []
     faults: list[Fault] = []
     for pair in files:
@@ -292,9 +288,8 @@ def _score_all(
     return scored, faults
 
 
-def _score_job(job: _Job) -> _Scored:
+def _score_pair(files: CaseFiles, settings: _Settings) -> _Scored:
     """Read, check and score one case; runs in a worker."""
-    files, settings = job.files, job.settings
     maps: list[Volume] = []
     faults: list[Fault] = []
     for path, ids, may_ignore in (

@@ -115,8 +115,7 @@ def dice(prediction: BoolVolume, reference: BoolVolume) -> float:
         ShapeError: The shapes differ.
 
     Example:
-        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
-        >>> dice(prediction, reference)
+        >>> dice(np.array([True, True, False, False]), np.array([False, True, True, True]))
         0.4
     """
     return count_overlap(prediction, reference).dice
@@ -129,8 +128,7 @@ def jaccard(prediction: BoolVolume, reference: BoolVolume) -> float:
         ShapeError: The shapes differ.
 
     Example:
-        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
-        >>> jaccard(prediction, reference)
+        >>> jaccard(np.array([True, True, False, False]), np.array([False, True, True, True]))
         0.25
     """
     return count_overlap(prediction, reference).jaccard
@@ -143,8 +141,7 @@ def precision(prediction: BoolVolume, reference: BoolVolume) -> float:
         ShapeError: The shapes differ.
 
     Example:
-        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
-        >>> precision(prediction, reference)
+        >>> precision(np.array([True, True, False, False]), np.array([False, True, True, True]))
         0.5
     """
     return count_overlap(prediction, reference).precision
@@ -157,8 +154,7 @@ def recall(prediction: BoolVolume, reference: BoolVolume) -> float:
         ShapeError: The shapes differ.
 
     Example:
-        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
-        >>> recall(prediction, reference)
+        >>> recall(np.array([True, True, False, False]), np.array([False, True, True, True]))
         0.3333333333333333
     """
     return count_overlap(prediction, reference).recall
@@ -174,8 +170,7 @@ def volume_error(prediction: BoolVolume, reference: BoolVolume) -> float:
         ShapeError: The shapes differ.
 
     Example:
-        >>> prediction, reference = np.array([[1, 1, 0, 0], [0, 1, 1, 1]], dtype=bool)
-        >>> volume_error(prediction, reference)
+        >>> volume_error(np.array([True, True, False, False]), np.array([False, True, True, True]))
         -0.3333333333333333
     """
     return count_overlap(prediction, reference).volume_error

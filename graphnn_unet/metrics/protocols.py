@@ -199,7 +199,12 @@ def score_case(
         if (presence := presence_of(counts)) is Presence.BOTH:
             spacing_or_none = steps if protocol == "honest" else None
             structure = Comparison(*masks, spacing_or_none, counts, nsd_tolerance_mm)
-            values = _measured(structure, protocol)
+            values = {
+                m.name: m.function(structure)
+                if protocol == "honest" or m.is_published
+                else math.nan
+                for m in METRICS.values()
+            }
         else:
             values = _without_measuring(presence, protocol, diagonal)
         scores.append(CaseScore(case, name, values, protocol, presence, counts))
@@ -240,16 +245,6 @@ def absent_score(case: str, class_name: str, n_voxels: int, protocol: Protocol) 
     values = _without_measuring(Presence.NEITHER, protocol, math.nan)
     counts = OverlapCounts(0, 0, 0, n_voxels)
     return CaseScore(case, class_name, values, protocol, Presence.NEITHER, counts)
-
-
-def _measured(structure: Comparison, protocol: Protocol) -> dict[str, float]:
-    """Values of a structure that is in both maps."""
-    return {
-        name: metric.function(structure)
-        if protocol == "honest" or metric.is_published
-        else math.nan
-        for name, metric in METRICS.items()
-    }
 
 
 def _without_measuring(presence: Presence, protocol: Protocol, diagonal: float) -> dict[str, float]:

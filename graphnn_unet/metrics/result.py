@@ -126,12 +126,7 @@ def write_result(
 ) -> None:
     """Write ``metrics.csv``, ``summary.json`` and, where cases failed, ``failures.csv``.
 
-    Args:
-        result: The figures.
-        files: The scored cases.
-        table: The classes.
-        folders: ``predictions`` and ``labels``, for the record.
-        reason: Why ``is_estimate`` is what it is.
+    ``reason`` says why ``is_estimate`` is what it is.
     """
     write_csv(result.metrics_csv, (score.as_row() for score in result.scores), csv_columns())
     write_failures(result.metrics_csv.with_name(FAILURES), result.faults)

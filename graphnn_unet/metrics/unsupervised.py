@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
+from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]  # it has no type hints
+from scipy.stats import contingency  # pyright: ignore[reportMissingTypeStubs]  # nor has this
 
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -23,12 +24,12 @@ from graphnn_unet.errors import (
     FaultsError,
     InputError,
     MissingFileError,
-    RefusedError,
 )
 from graphnn_unet.images.find import VOLUMES, file_ending, image_files
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
+from graphnn_unet.metrics.evaluate import STAGE, require_two_folders
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.protocols import check_protocol, csv_columns
 from graphnn_unet.progress import Progress
@@ -41,7 +42,6 @@ Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")
 LABEL_MAPS = (*VOLUMES, ".png", ".tif", ".tiff", ".bmp")
 """Endings of label maps: pictures that lose nothing among them."""
-STAGE = "evaluate"
 SCHEMA_VERSION = 1
 MAX_CLASSES = 64
 
@@ -148,12 +148,7 @@ def evaluate_unsupervised(
     predictions, labels = Path(predictions), Path(labels)
     target = predictions if output is None else Path(output)
     predicted, true = _by_case(predictions), _by_case(labels)
-    if predictions.resolve() == labels.resolve():
-        raise RefusedError(
-            f"{predictions} is given for predictions and for labels",
-            "every figure would be perfect",
-            "Give two folders",
-        )
+    require_two_folders(predictions, labels)
     scores: list[UnsupervisedScore] = []
     faults: list[Fault] = []
     n_scored = 0
@@ -209,13 +204,9 @@ def overlap_counts(
         (array([[1, 1],
                [0, 1]]), [0, 7], [0, 5])
     """
-    clusters, row = np.unique(prediction, return_inverse=True)
-    classes, column = np.unique(reference, return_inverse=True)
-    flat = np.bincount(
-        row.ravel() * len(classes) + column.ravel(), minlength=len(clusters) * len(classes)
-    )
-    table = np.reshape(flat, (len(clusters), len(classes)))
-    return table, clusters.tolist(), classes.tolist()
+    table: Any = contingency.crosstab(prediction.ravel(), reference.ravel())
+    clusters, classes = table.elements
+    return table.count, clusters.tolist(), classes.tolist()
 
 
 def foreground_scores(
@@ -235,20 +226,6 @@ def foreground_scores(
     """
     scores = _overlap(prediction, reference)
     return max(scores, _overlap(~prediction, reference)) if oracle else scores
-
-
-def is_possible(mean_iou: float, mean_dice: float, tolerance: float = 0.0) -> bool:
-    """Whether a mean Dice can belong to a mean IoU.
-
-    Dice is a concave function of IoU, so by Jensen mean Dice <= 2 mIoU / (1 + mIoU); and no Dice is
-    below its IoU. A table that fails this holds an error.
-
-    Example:
-        >>> is_possible(0.62, 0.71), is_possible(0.27, 0.48)
-        (True, False)
-    """
-    bound = 2 * mean_iou / (1 + mean_iou)
-    return mean_iou - tolerance <= mean_dice <= bound + tolerance
 
 
 def _overlap(prediction: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[float, float]:
@@ -321,12 +298,7 @@ def _class_names(reference: Labels, matching: Matching, case: str) -> list[str]:
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
-    """Label maps of a folder by the name without its ending.
-
-    Raises:
-        MissingFileError: The folder is missing or holds none.
-        FaultsError: Two files have one name.
-    """
+    """Label maps of a folder, one at least, by the name without its ending."""
     listing = image_files(folder, LABEL_MAPS)
     listing.say_left_out()
     files = listing.one_per_case(STAGE)
@@ -386,6 +358,10 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
     )
     write_csv(result.metrics_csv, rows, csv_columns())
     write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
+    ends = [
+        [*interval] if all(map(math.isfinite, interval)) else None
+        for interval in (result.iou_interval, result.dice_interval)
+    ]
     write_json(
         result.metrics_csv.with_name("summary.json"),
         {
@@ -397,12 +373,8 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
             "matching_uses_truth": result.matching == "hungarian",
             "n_cases": result.n_cases,
             "failed_cases": sorted(fault.case for fault in result.faults),
-            "mean_iou": {"value": result.mean_iou, "interval": _plain(result.iou_interval)},
-            "mean_dice": {"value": result.mean_dice, "interval": _plain(result.dice_interval)},
+            "mean_iou": {"value": result.mean_iou, "interval": ends[0]},
+            "mean_dice": {"value": result.mean_dice, "interval": ends[1]},
             "inputs": {"predictions": str(predictions), "labels": str(labels)},
         },
     )
-
-
-def _plain(interval: tuple[float, float]) -> list[float] | None:
-    return list(interval) if all(map(math.isfinite, interval)) else None

@@ -30,10 +30,7 @@ class Tap:
 def collect_features(network: nn.Module, taps: Sequence[Tap]) -> Iterator[dict[Tap, Tensor]]:
     """Collect features of the forward passes inside the block; the last pass stays.
 
-    Args:
-        network: A U-Net of nnU-Net, with or without an alignment block. Features of an encoder
-            stage with such a block are those behind it.
-        taps: Where to listen.
+    Features of an encoder stage with an alignment block are those behind it.
 
     Yields:
         Tap to features ``(b, c, *s')``, filled by the forward pass, with gradients.
@@ -60,9 +57,7 @@ def _module_of(network: nn.Module, tap: Tap) -> nn.Module:
         if isinstance(network, AlignedUNet) and tap.scale == network.stage:
             return network.align
     else:
-        stages = list(planned_unet(network).decoder.stages)[
-            ::-1
-        ]  # the decoder begins at the coarsest scale
+        stages = list(planned_unet(network).decoder.stages)[::-1]  # it begins at the coarsest
     if not 0 <= tap.scale < len(stages):
         raise InputError(
             f"the {tap.part} has no scale {tap.scale}",

@@ -83,11 +83,7 @@ def encode(encoder: Any, x: Tensor, blocks: Mapping[int, nn.Module]) -> list[Ten
 
 
 def resolve_stage(stage: int, n_stages: int) -> int:
-    """A stage index from 0, given one that may count from the end.
-
-    Raises:
-        InputError: Outside the network.
-    """
+    """A stage index from 0, given one that may count from the end; outside it is refused."""
     if -n_stages <= stage < n_stages:
         return stage % n_stages
     raise InputError(

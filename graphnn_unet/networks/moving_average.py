@@ -12,13 +12,7 @@ def update_average(average: nn.Module, source: nn.Module, share: float, count: i
     """Move ``average`` towards ``source``: ``average <- share average + (1 - share) source``.
 
     Parameters and float buffers (statistics of normalizations) are averaged, integer buffers
-    copied.
-
-    Args:
-        average: Changed in place; of the architecture of ``source``.
-        source: The network after its optimizer step.
-        share: Share of the old average that is kept, in [0, 1].
-        count: Updates so far.
+    copied. ``count`` are the updates so far.
 
     Source: mean teacher, Tarvainen and Valpola, https://arxiv.org/abs/1703.01780.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,6 +20,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import ShapeError
+from graphnn_unet.graph import nearest_neighbors
 from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.storage.atomic import atomic_path
 
@@ -39,16 +41,7 @@ Ints = NDArray[np.int64]
 
 
 def layout(feature: Floats, neighbor: Ints, *, rounds: int = _ROUNDS) -> Floats:
-    """Places of nodes in the plane.
-
-    Args:
-        feature: ``(n, q)`` unit rows.
-        neighbor: ``(n, k)`` linked nodes of each.
-        rounds: Steps of attraction and repulsion.
-
-    Returns:
-        ``(n, 2)``, centered, deviation 1; the same for the same input.
-    """
+    """Places of nodes ``(n, 2)``, centered, deviation 1; the same for the same input."""
     n = len(feature)
     centered = feature - feature.mean(axis=0)
     _, vectors = np.linalg.eigh(centered.T @ centered)
@@ -89,14 +82,7 @@ def draw_map(
 ) -> Path:
     """Draw the graph: a dot an image in the color of its class, paler where it is uncertain.
 
-    Args:
-        target: PNG to write.
-        feature: ``(n, q)`` unit rows.
-        predicted: ``(n,)`` classes.
-        certainty: ``(n,)`` in [0, 1].
-        given: ``(n,)`` given classes, negative where there is none; these get a black ring.
-        names: Of the classes.
-        title: Line above.
+    Images whose class was given (negative: not) get a black ring.
 
     Raises:
         ShapeError: The arrays are not of one length.
@@ -106,7 +92,7 @@ def draw_map(
     step = -(-len(feature) // MAX_NODES)
     feature, predicted = feature[::step].astype(np.float64), predicted[::step]
     certainty, given = certainty[::step], given[::step]
-    neighbor = _nearest(feature, min(_LINKS_SHOWN, len(feature) - 1))
+    neighbor = nearest_neighbors(torch.from_numpy(feature), _LINKS_SHOWN).index.long().numpy()
     place = layout(feature, neighbor)
     figure = Figure(figsize=(8, 8))
     FigureCanvasAgg(figure)
@@ -140,7 +126,7 @@ def draw_map(
     return _save(figure, target)
 
 
-def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "") -> Path:
+def draw_confusion(target: Path, score: ClassificationScore) -> Path:
     """Draw the confusion matrix: rows are the ground truth, colors shares of rows."""
     names = [class_score.name for class_score in score.classes]
     counts = score.confusion
@@ -159,7 +145,7 @@ def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("ground truth")
-    axes.set_title(title or f"accuracy {score.accuracy:.3f} on {score.n} images")
+    axes.set_title(f"accuracy {score.accuracy:.3f} on {score.n} images")
     figure.tight_layout()
     return _save(figure, target)
 
@@ -167,8 +153,7 @@ def draw_confusion(target: Path, score: ClassificationScore, *, title: str = "")
 def draw_classification(result: ClassificationResult) -> list[Path]:
     """Map and, with a ground truth, confusion matrix of every finding, beside the tables.
 
-    Returns:
-        ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
+    ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
     """
     predictions, pictures = result.predictions, []
     feature = result.feature.numpy()
@@ -193,16 +178,6 @@ def draw_classification(result: ClassificationResult) -> list[Path]:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
-
-
-def _nearest(feature: Floats, k: int) -> Ints:
-    rows = []
-    for start in range(0, len(feature), 512):
-        cosine = feature[start : start + 512] @ feature.T
-        row = np.arange(len(cosine))
-        cosine[row, row + start] = -np.inf
-        rows.append(np.argpartition(-cosine, k - 1, axis=1)[:, :k])
-    return np.concatenate(rows)
 
 
 def _draw_links(axes: Axes, place: Floats, neighbor: Ints) -> None:

@@ -28,12 +28,9 @@ class TrainerResult:
     """Figures of one trainer on the test scans.
 
     Attributes:
-        trainer: Name.
         dice: Mean Dice over cases, then classes.
         hd95_mm: Mean 95HD in mm.
         train_s: Seconds of training.
-        predictions: Folder of label maps.
-        metrics: ``metrics.csv``.
         overlay: PNG of predictions over images.
     """
 

@@ -20,14 +20,7 @@ LABEL_NAMES = {1: "organ", 2: "lesion"}
 
 
 def synthetic_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """One scan and its label map.
-
-    Args:
-        seed: Decides everything.
-
-    Returns:
-        Image float32 and labels uint8, both ``SHAPE`` (z, y, x); 1 organ, 2 lesion inside it.
-    """
+    """Image float32 and labels uint8, both ``SHAPE`` (z, y, x); 1 organ, 2 lesion inside it."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij")).astype(float)
     bent = _bend(grid, rng)

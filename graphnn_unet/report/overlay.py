@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from matplotlib import colors as mcolors
 from matplotlib import patheffects
 from matplotlib.axes import Axes
@@ -21,7 +23,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.images.find import IMAGES, split_ending
@@ -29,7 +30,7 @@ from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.read import read_label_map, read_volume
-from graphnn_unet.images.volume import Volume
+from graphnn_unet.images.volume import Volume, from_itk, to_itk
 from graphnn_unet.metrics.distance import bounding_box
 from graphnn_unet.metrics.overlap import BoolVolume, dice
 from graphnn_unet.metrics.protocols import LabelIds, mask_of
@@ -57,6 +58,8 @@ _INCH_A_LETTER = 0.0085  # width of a letter of 1 point, on the safe side
 _SCALE_BARS_MM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 Array = NDArray[Any]
+Masks = tuple[BoolVolume, ...]
+"""A class in the prediction and, where there is one, in the reference."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,7 @@ class _Panel:
     """One slice, ready to be drawn; arrays are ``(row, column)``.
 
     Attributes:
-        head: Text above it.
         letters: Directions at left, right, top and bottom; empty without any.
-        image: Gray values from 0 to 1.
         masks: A prediction and a reference (``None`` without one) for each class.
         steps: mm a row and a column.
         center: Middle of the view in mm, row and column.
@@ -122,7 +123,7 @@ class _Panel:
     head: str
     letters: str
     image: Array
-    masks: list[tuple[BoolVolume, BoolVolume | None]]
+    masks: list[Masks]
     steps: tuple[float, float]
     center: tuple[float, float]
     view: tuple[float, float]
@@ -140,25 +141,6 @@ class _Case:
     unit: str
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """The volumes of a case, turned upright: axes run to superior, posterior and left."""
-
-    image: Array
-    masks: list[tuple[BoolVolume, BoolVolume | None]]
-    spacing: tuple[float, ...]
-    is_slice: bool
-
-    @property
-    def foreground(self) -> BoolVolume:
-        foreground = np.zeros(self.image.shape, dtype=bool)
-        for pair in self.masks:
-            for mask in pair:
-                if mask is not None:
-                    foreground |= mask
-        return foreground
-
-
 def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
     ids: set[int] = set()
     for row in rows:
@@ -171,27 +153,20 @@ def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
 def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
     in_pixels = is_picture(row.image)
     image = _picture(Path(row.image)) if in_pixels else read_volume(Path(row.image), n_dims=None)
-    prediction = read_label_map(Path(row.prediction))
-    reference = None if row.reference is None else read_label_map(Path(row.reference))
-    for path, other in ((row.prediction, prediction), (row.reference, reference)):
-        if other is not None and (
-            why := grid_mismatch(str(path), other.grid, str(row.image), image.grid)
-        ):
+    paths = [path for path in (row.prediction, row.reference) if path is not None]
+    maps = [read_label_map(Path(path)) for path in paths]
+    for path, label_map in zip(paths, maps, strict=True):
+        if why := grid_mismatch(str(path), label_map.grid, str(row.image), image.grid):
             raise ShapeError(why, "", "Give the image this label map belongs to")
-    masks: list[tuple[BoolVolume, BoolVolume | None]] = [
-        (
-            mask_of(prediction.array, ids),
-            None if reference is None else mask_of(reference.array, ids),
-        )
-        for ids in labels.values()
-    ]
     size = " × ".join(str(n) for n in image.array.shape[::-1])
     steps = " × ".join(f"{step:.3g}" for step in image.spacing[::-1])
+    upright = [_upright(label_map) for label_map in maps]
+    masks = [tuple(mask_of(volume.array, ids) for volume in upright) for ids in labels.values()]
     return _Case(
         title=row.title or split_ending(row.prediction, IMAGES)[0],
         detail=f"{size} pixels" if in_pixels else f"{size} voxels of {steps} mm",
-        dices=tuple(dice(predicted, true) for predicted, true in masks if true is not None),
-        panels=tuple(_panels(_turn_upright(image, masks))),
+        dices=tuple(dice(*pair) for pair in masks) if row.reference is not None else (),
+        panels=tuple(_panels(_upright(image), masks, is_slice=image.array.ndim == 2)),
         unit="px" if in_pixels else "mm",
     )
 
@@ -202,44 +177,34 @@ def _picture(path: Path) -> Volume:
     return Volume(gray, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 
 
-def _turn_upright(image: Volume, masks: list[tuple[BoolVolume, BoolVolume | None]]) -> _Scene:
-    if image.array.ndim == 2:
-        flat = [(p[np.newaxis], None if r is None else r[np.newaxis]) for p, r in masks]
-        return _Scene(image.array[np.newaxis], flat, (1.0, *image.spacing), is_slice=True)
-    # rows: superior, posterior, left (ITK's axes from behind); columns: the array's axes
-    cosines = np.array(image.direction).reshape(3, 3)[::-1, ::-1]
-    order = linear_sum_assignment(-np.abs(cosines))[1].tolist()
-    backwards = tuple(axis for axis in range(3) if cosines[axis, order[axis]] < 0)
-
-    def turn(array: Array) -> Array:
-        return np.flip(array.transpose(order), backwards)
-
-    turned = [(turn(p), None if r is None else turn(r)) for p, r in masks]
-    spacing = tuple(image.spacing[axis] for axis in order)
-    return _Scene(turn(image.array), turned, spacing, is_slice=False)
+def _upright(volume: Volume) -> Volume:
+    """Turned so that the axes run to superior, posterior and left; a slice gets a first axis."""
+    if volume.array.ndim == 2:
+        return Volume(volume.array[np.newaxis], (1.0, *volume.spacing))
+    return from_itk(sitk.DICOMOrient(to_itk(volume), "LPS"))
 
 
-def _panels(scene: _Scene) -> Iterator[_Panel]:
+def _panels(image: Volume, masks: list[Masks], *, is_slice: bool) -> Iterator[_Panel]:
     """Cut the slices that show most of the foreground."""
-    foreground = scene.foreground
-    center, side = _field_of_view(foreground, scene.spacing)
+    foreground = np.logical_or.reduce([np.zeros(image.array.shape, bool), *chain(*masks)])
+    center, side = _field_of_view(foreground, image.spacing)
     shown = tuple(
         slice(max(0, int((middle - side / 2) / step)), int((middle + side / 2) / step) + 1)
-        for middle, step in zip(center, scene.spacing, strict=True)
+        for middle, step in zip(center, image.spacing, strict=True)
     )
-    dark, bright = _window(scene.image[shown])
-    sizes = [n * step for n, step in zip(foreground.shape, scene.spacing, strict=True)]
-    for axis, index in _cuts(foreground, scene.spacing, scene.is_slice):
+    dark, bright = _window(image.array[shown])
+    sizes = [n * step for n, step in zip(foreground.shape, image.spacing, strict=True)]
+    for axis, index in _cuts(foreground, image.spacing, is_slice):
         rows, columns = (other for other in range(3) if other != axis)
         here = tuple(index if other == axis else slice(None) for other in range(3))
-        gray = np.nan_to_num(scene.image[here].astype(np.float32), posinf=bright, neginf=dark)
-        name, letters = ("", "") if scene.is_slice else _VIEWS[axis]
+        gray = np.nan_to_num(image.array[here].astype(np.float32), posinf=bright, neginf=dark)
+        name, letters = ("", "") if is_slice else _VIEWS[axis]
         yield _Panel(
-            head=f"{name} {index + 1} / {scene.image.shape[axis]}" if name else "",
+            head=f"{name} {index + 1} / {image.array.shape[axis]}" if name else "",
             letters=letters,
             image=np.clip((gray - dark) / max(bright - dark, 1e-12), 0, 1),
-            masks=[(p[here].copy(), None if r is None else r[here].copy()) for p, r in scene.masks],
-            steps=(scene.spacing[rows], scene.spacing[columns]),
+            masks=[tuple(mask[here].copy() for mask in pair) for pair in masks],
+            steps=(image.spacing[rows], image.spacing[columns]),
             center=(center[rows], center[columns]),
             view=(min(side, sizes[rows]), max(min(side, sizes[columns]), side / 3)),
             upwards=axis != 0,
@@ -304,23 +269,28 @@ def _save_sheet(
     target: Path,
 ) -> None:
     """Lay the rows out below each other."""
-    layouts = [_lay_out(case.panels, *ROW_INCHES) for case in cases]
-    width = max(_MIN_WIDTH, *(layout.width for layout in layouts))
+    layouts = [_lay_out(case.panels) for case in cases]
+    widths = [
+        scale * sum(panel.view[1] for panel in case.panels) + _GAP * (len(case.panels) + 1)
+        for case, (scale, _) in zip(cases, layouts, strict=True)
+    ]
+    width = max(_MIN_WIDTH, *widths)
     handles = _legend_handles(cases, names)
     n_columns = _legend_columns(handles, width)
     foot = _FOOT + _LEGEND_LINE * ((len(handles) - 1) // n_columns)
-    height = sum(layout.height + _HEAD for layout in layouts) + foot
+    height = sum(scale * height_mm + _HEAD for scale, height_mm in layouts) + foot
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor=_PAPER)
     FigureCanvasAgg(figure)
     top = height
-    for case, layout in zip(cases, layouts, strict=True):
+    for case, (scale, height_mm) in zip(cases, layouts, strict=True):
         _write_head(figure, case, names, x=_GAP / width, top=top / height, inch=1 / height)
-        top -= _HEAD + layout.height
+        top -= _HEAD + scale * height_mm
         left = _GAP
-        for panel, panel_width in zip(case.panels, layout.panel_widths, strict=True):
-            place = (left / width, top / height, panel_width / width, layout.height / height)
+        for panel in case.panels:
+            panel_width = scale * panel.view[1]
+            place = (left / width, top / height, panel_width / width, scale * height_mm / height)
             axes = figure.add_axes(place)
-            _draw_panel(axes, panel, layout.height_mm)
+            _draw_panel(axes, panel, height_mm)
             if panel is case.panels[0]:
                 _draw_scale_bar(axes, panel.view[1], case.unit)
             left += panel_width + _GAP
@@ -332,23 +302,12 @@ def _save_sheet(
         figure.savefig(temporary, format="png", facecolor=_PAPER, metadata={"Software": None})
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Sizes of a row in inches; its panels share one scale and one height."""
-
-    width: float
-    height: float
-    panel_widths: tuple[float, ...]
-    height_mm: float
-
-
-def _lay_out(panels: Sequence[_Panel], widest: float, highest: float) -> _Layout:
+def _lay_out(panels: Sequence[_Panel]) -> tuple[float, float]:
+    """Inches a mm, and height in mm of a row; its panels share both."""
     height_mm = max(panel.view[0] for panel in panels)
-    widths_mm = [panel.view[1] for panel in panels]
-    gaps = _GAP * (len(panels) + 1)
-    scale = min((widest - gaps) / sum(widths_mm), highest / height_mm)
-    widths = tuple(scale * mm for mm in widths_mm)
-    return _Layout(sum(widths) + gaps, scale * height_mm, widths, height_mm)
+    widest, highest = ROW_INCHES
+    width_mm = sum(panel.view[1] for panel in panels)
+    return min((widest - _GAP * (len(panels) + 1)) / width_mm, highest / height_mm), height_mm
 
 
 def _write_head(
@@ -380,14 +339,16 @@ def _draw_panel(axes: Axes, panel: _Panel, height_mm: float) -> None:
         extent=(0, n_columns * column_mm, n_rows * row_mm, 0),
         interpolation="bilinear",
     )
-    for number, (predicted, true) in enumerate(panel.masks):
+    for number, (predicted, *true) in enumerate(panel.masks):
         color = COLORS[number % len(COLORS)]
         if predicted.any():
             grid = _contour_grid(predicted, panel.steps)
             axes.contourf(*grid, levels=[0.5, 1.5], colors=[color], alpha=0.5)
-        if true is not None and true.any():
+        if true and true[0].any():
+            # half way to white, to stand out from the area of its own color
+            lighter = tuple((np.array(mcolors.to_rgb(color)) + 1) / 2)
             lines = axes.contour(
-                *_contour_grid(true, panel.steps), levels=[0.5], colors=[_lighter(color)],
+                *_contour_grid(true[0], panel.steps), levels=[0.5], colors=[lighter],
                 linewidths=1.5,
             )  # fmt: skip
             lines.set_path_effects([patheffects.withStroke(linewidth=2.8, foreground="#000000A0")])
@@ -441,14 +402,13 @@ def _small_text(axes: Axes) -> dict[str, Any]:
 
 def _legend_handles(cases: Sequence[_Case], names: tuple[str, ...]) -> list[Any]:
     """An entry for each class that is in one of the slices, and what areas and lines mean."""
-    pairs = [
-        (number, mask)
+    drawn = {
+        number
         for case in cases
         for panel in case.panels
         for number, pair in enumerate(panel.masks)
-        for mask in pair
-    ]
-    drawn = {number for number, mask in pairs if mask is not None and mask.any()}
+        if any(mask.any() for mask in pair)
+    }
     handles: list[Any] = [
         Patch(facecolor=COLORS[number % len(COLORS)], label=names[number])
         for number in sorted(drawn)
@@ -463,8 +423,3 @@ def _legend_columns(handles: Sequence[Any], width: float) -> int:
     """Entries that fit beside each other, by the longest one."""
     longest = max(len(handle.get_label()) for handle in handles)
     return min(len(handles), max(1, int(width / (0.55 + _INCH_A_LETTER * 9 * longest))))
-
-
-def _lighter(color: str) -> tuple[float, ...]:
-    """Half way to white: a line that stands out from the area of its own color."""
-    return tuple(float(value) for value in (np.array(mcolors.to_rgb(color)) + 1) / 2)

@@ -12,10 +12,10 @@ import errno
 import gzip
 import io
 import json
+import math
 import os
 import secrets
 import shutil
-import struct
 import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,10 +77,8 @@ def atomic_path(target: Path | str) -> Generator[Path]:
 def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Generator[None]:
     """Turn the errors of a writer that finds no room into ``NoSpaceError``.
 
-    Args:
-        target: What is written, for the message.
-        n_bytes: Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a
-            full disk when less than this is free.
+    Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a full disk when
+    less than ``n_bytes`` are free.
     """
     try:
         yield
@@ -144,7 +142,7 @@ def _require_whole(temporary: Path, target: Path) -> None:
     if target.name.endswith((".nii", ".nii.gz")):
         try:
             whole = _nifti_is_whole(temporary)
-        except (OSError, EOFError, zlib.error, struct.error):
+        except (OSError, EOFError, zlib.error, ValueError):
             whole = False
         if not whole:
             raise no_space(target)
@@ -156,25 +154,20 @@ def _nifti_is_whole(path: Path) -> bool:
     The last four bytes of a gzip stream are the length of what was compressed, modulo 2**32; only
     if they do not fit is the whole stream read.
     """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        voxels = cast(Any, nibabel).load(path).dataobj
+    except ImageFileError:
+        return False
+    promised = voxels.offset + voxels.dtype.itemsize * math.prod(voxels.shape)
     packed = path.name.endswith(".gz")
-    with gzip.open(path, "rb") if packed else path.open("rb") as file:
-        header = file.read(540)
-    order = "<" if struct.unpack_from("<i", header)[0] in (348, 540) else ">"
-    if struct.unpack_from(f"{order}i", header)[0] == 540:  # NIfTI-2
-        dim, bits = struct.unpack_from(f"{order}8q", header, 16), (header, 14)
-        offset = struct.unpack_from(f"{order}q", header, 168)[0]
-    else:
-        dim, bits = struct.unpack_from(f"{order}8h", header, 40), (header, 72)
-        offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
-    promised = struct.unpack_from(f"{order}h", *bits)[0] // 8
-    for edge in dim[1 : dim[0] + 1]:
-        promised *= edge
-    promised += offset
     if not packed:
         return path.stat().st_size >= promised
     with path.open("rb") as file:
         file.seek(-4, os.SEEK_END)
-        if struct.unpack("<I", file.read(4))[0] == promised % 2**32:
+        if int.from_bytes(file.read(4), "little") == promised % 2**32:
             return True
     with gzip.open(path, "rb") as file:  # several streams in a row, or more than was promised
         while block := file.read(2**22):
@@ -274,12 +267,7 @@ def remove_leftovers(folder: Path) -> int:
 
 
 def require_output_folder(source: Path, target: Path) -> None:
-    """Refuse to write label maps where they would be read as images.
-
-    Raises:
-        InputError: The output is a file.
-        RefusedError: It is the input folder.
-    """
+    """Refuse to write label maps into a file, or where they would be read as images."""
     if target.exists() and not target.is_dir():
         raise InputError(f"output {target} is a file", "", "Give a folder with -o")
     if target.exists() and source.resolve() == target.resolve():

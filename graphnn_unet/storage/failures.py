@@ -13,15 +13,7 @@ COLUMNS = ("case", "stage", "cause", "remedy")
 
 
 def write_failures(path: Path, faults: Sequence[Fault]) -> None:
-    """Write a row for each fault; where there is none, remove the file of an earlier call.
-
-    Args:
-        path: ``failures.csv`` of an output folder.
-        faults: What went wrong, in the order of the rows.
-
-    Raises:
-        NoSpaceError: The disk is full.
-    """
+    """Write a row for each fault; where there is none, remove the file of an earlier call."""
     if not faults:
         path.unlink(missing_ok=True)
         return

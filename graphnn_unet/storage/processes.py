@@ -44,7 +44,6 @@ class Outcome:
     """What became of one job.
 
     Attributes:
-        job: The job as it was given.
         value: What the function returned; ``None`` when it failed.
         error: One line without full stop that says why it failed; empty when it did not.
         expected: The failure was an error that the user can fix (a ``GraphnnError``).
@@ -123,9 +122,7 @@ def _attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
 class _Worker:
     process: Any
     pipe: Connection
-    job: Any = None
-    attempt: int = 0
-    busy: bool = False
+    task: tuple[Any, int] | None = None  # a job, and how often it was tried before
 
 
 class _Workers:
@@ -152,62 +149,45 @@ class _Workers:
         return _Worker(process, ours)
 
     def run(self, jobs: Iterator[Any], retries: int) -> Iterator[Outcome]:
+        fresh = ((job, 0) for job in jobs)
         again: deque[tuple[Any, int]] = deque()
-        exhausted = False
         while True:
-            for position, worker in enumerate(self._workers):
-                if worker.busy:
-                    continue
-                if again:
-                    job, attempt = again.popleft()
-                elif not exhausted:
-                    try:
-                        job, attempt = next(jobs), 0
-                    except StopIteration:
-                        exhausted = True
-                        continue
-                else:
-                    continue
-                self._give(position, job, attempt)
-            busy = [worker for worker in self._workers if worker.busy]
+            for worker in self._workers:
+                if worker.task is None:
+                    worker.task = again.popleft() if again else next(fresh, None)
+                    if worker.task is not None:
+                        with contextlib.suppress(OSError):  # died idle: found by _collect
+                            worker.pipe.send(worker.task[0])
+            busy = [worker for worker in self._workers if worker.task is not None]
             if not busy:
-                if exhausted and not again:
-                    return
-                continue
+                return
             wait([w.pipe for w in busy] + [w.process.sentinel for w in busy])
-            for position, worker in enumerate(self._workers):
-                if not worker.busy:
-                    continue
-                outcome = self._collect(position, worker, again, retries)
+            for worker in busy:
+                outcome = self._collect(worker, again, retries)
                 if outcome is not None:
                     yield outcome
 
-    def _give(self, position: int, job: Any, attempt: int) -> None:
-        worker = self._workers[position]
-        worker.job, worker.attempt, worker.busy = job, attempt, True
-        with contextlib.suppress(OSError):  # a worker that died idle is found by _collect
-            worker.pipe.send(job)
-
     def _collect(
-        self, position: int, worker: _Worker, again: deque[tuple[Any, int]], retries: int
+        self, worker: _Worker, again: deque[tuple[Any, int]], retries: int
     ) -> Outcome | None:
+        assert worker.task is not None  # noqa: S101  # it is busy
+        job, attempt = worker.task
         try:
-            answered = worker.pipe.poll()
-            message = worker.pipe.recv() if answered else None
+            message = worker.pipe.recv() if worker.pipe.poll() else None
         except (EOFError, OSError):
             message = None
         if message is not None:
-            worker.busy = False
-            return Outcome(worker.job, *message)
-        if worker.process.is_alive():
+            worker.task = None
+            return Outcome(job, *message)
+        dead = worker.process
+        if dead.is_alive():
             return None
-        worker.process.join()
-        self._workers[position] = self._start()
-        if worker.attempt < retries:
-            again.append((worker.job, worker.attempt + 1))
+        dead.join()
+        self._workers[self._workers.index(worker)] = self._start()
+        if attempt < retries:
+            again.append((job, attempt + 1))
             return None
-        cause = _cause_of_death(worker.process.exitcode, worker.attempt + 1)
-        return Outcome(worker.job, error=cause, expected=True)
+        return Outcome(job, error=_cause_of_death(dead.exitcode, attempt + 1), expected=True)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -255,9 +235,6 @@ def leave_with_parent(parent: int) -> None:
     A thread looks every second. On Linux the kernel does it at once, even while C code holds the
     interpreter's lock: it is asked to send SIGKILL when the pipe from the parent, which nobody ever
     writes to, is closed.
-
-    Args:
-        parent: Process id of the process whose results this one works for.
     """
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     starter = multiprocessing.parent_process()

@@ -64,25 +64,40 @@ def with_gradient(value: Tensor, inputs: Inputs) -> tuple[Tensor | None, ...]:
 
 
 def correlation(inputs: Inputs, method: str) -> Any:
-    value = graph.correlation_clustering_loss(inputs.feature, inputs.member, method=method)
+    if method == "linear":
+        value = graph.correlation_clustering_loss(inputs.feature, inputs.member)
+    else:
+        unit = graph.unit_rows(inputs.feature)
+        value = graph.correlation_clustering_loss_from(unit @ unit.T - 0.5, inputs.member)
     return with_gradient(value, inputs)
 
 
+def shifted_weight(inputs: Inputs) -> Tensor:
+    """The matrix of shifted cosines."""
+    phi = graph.shifted_cosine(inputs.feature)
+    return phi @ phi.T
+
+
 def cut(inputs: Inputs, method: str) -> Any:
-    value = graph.normalized_cut_loss(inputs.feature, inputs.member, method=method)
+    if method == "linear":
+        value = graph.normalized_cut_loss(inputs.feature, inputs.member)
+    else:
+        value = graph.normalized_cut_loss_from(shifted_weight(inputs), inputs.member)
     return with_gradient(value, inputs)
 
 
 def modularity(inputs: Inputs, method: str) -> Any:
-    value = graph.modularity_loss(inputs.feature, inputs.member, method=method)
+    if method == "linear":
+        value = graph.modularity_loss(inputs.feature, inputs.member)
+    else:
+        value = graph.modularity_loss_from(shifted_weight(inputs), inputs.member)
     return with_gradient(value, inputs)
 
 
 def convolution(inputs: Inputs, method: str) -> Any:
     if method == "linear":
         return with_gradient(graph.gram_convolution(inputs.feature, inputs.member), inputs)
-    phi = graph.shifted_cosine(inputs.feature)
-    weight = phi @ phi.T
+    weight = shifted_weight(inputs)
     root = weight.sum(1, keepdim=True).rsqrt()
     return with_gradient(root * (weight @ (root * inputs.member)), inputs)
 

@@ -97,7 +97,7 @@ def test_ties_of_the_cuts_are_broken_by_the_quadratic_scores(monkeypatch):
     indicator = torch.zeros(40, 2).double()
     indicator[:20, 1] = 1  # against the quadratic scores
     indicator[20:30] = 1  # in both cuts; the last ten are in none
-    sets = ClassSets(indicator, "tv", {})
+    sets = ClassSets(indicator, {"method": "tv"})
     monkeypatch.setattr(label_propagation, "class_sets", lambda *_, **__: sets)
     propagated = propagate_labels(graph, code, [2], TV)
     without_label = code[:, 0] < 0

@@ -64,7 +64,7 @@ def test_flat_images_have_finite_rows():
 def test_a_stored_describer_says_the_same():
     several = images()
     describe = DescriptorExtractor.learn(several, "standard")[0]
-    again = DescriptorExtractor.from_dict(describe.as_dict())
+    again = DescriptorExtractor(**vars(describe))
     assert torch.equal(describe(several), again(several))
 
 

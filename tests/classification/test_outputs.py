@@ -7,14 +7,12 @@ import torch
 
 from graphnn_unet.classification.outputs import (
     Predictions,
-    RunFacts,
     evaluate_predictions,
     prediction_rows,
     predictions_of,
     refuse_results,
     write_results,
 )
-from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import Finding
 from graphnn_unet.errors import Fault, InputError, RefusedError
 
@@ -83,13 +81,11 @@ def test_images_with_a_given_label_are_not_evaluated(tmp_path):
 
 
 def test_tables_hold_what_was_found(tmp_path):
-    facts = RunFacts("transductive", "small", ClassifySettings(seed=4), {"iterations": 9},
-                     [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "a": 0.5}], n_held_out=2)  # fmt: skip
+    log = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "a": 0.5}]
     faults = [Fault("bad", "read", "it is cut off", "Copy it again")]
-    write_results(tmp_path, predictions(), {}, faults, facts)
+    write_results(tmp_path, predictions(), {}, faults, {"n_held_out": 2}, log)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["n_images"], summary["n_labeled"], summary["n_held_out"]) == (3, 1, 2)
-    assert summary["settings"]["seed"] == 4
     assert summary["decided_by_network"] == ["q"]
     assert summary["macro_auc"] is None
     with (tmp_path / "rounds.csv").open(newline="") as file:

@@ -20,6 +20,7 @@ from graphnn_unet.graph import (
     shifted_cosine,
     unit_rows,
 )
+from graphnn_unet.graph.affinity import GramAffinity
 
 W = [[1.0, 0.8, 0.1, 0], [0.8, 1, 0, 0.1], [0.1, 0, 1, 0.6], [0, 0.1, 0.6, 1]]
 HARD = [[1.0, 0], [1, 0], [0, 1], [0, 1]]
@@ -56,7 +57,7 @@ def test_hand_worked_graph(layout, assignment, cut, balance, quality, released, 
     graph, member = laid_out(tensor(W), layout), tensor(assignment)
     tolerance = {"abs": 1e-6}
     approx = pytest.approx
-    assert normalized_cut_loss_from(graph, member, orthogonality=False) == approx(cut, **tolerance)
+    assert normalized_cut_loss_from(graph, member, balance_weight=0) == approx(cut, **tolerance)
     assert normalized_cut_loss_from(graph, member) == approx(cut + balance, **tolerance)
     half = normalized_cut_loss_from(graph, member, balance_weight=0.5)
     assert half == approx(cut + balance / 2, **tolerance)
@@ -105,13 +106,21 @@ def test_linear_equals_dense_in_value_and_gradient(loss, kernel, size):
         feature = feature.abs()
     if size[0] > 1:
         feature[0, 1] = 0
-    results = {}
-    for method in ("dense", "linear"):
+    dense_loss = {
+        normalized_cut_loss: normalized_cut_loss_from,
+        modularity_loss: modularity_loss_from,
+    }[loss]
+    results = []
+    for is_dense in (True, False):
         inputs = feature.clone().requires_grad_(), logits.clone().requires_grad_()
-        value = loss(inputs[0], inputs[1].softmax(-1), affinity=kernel, method=method)
+        member = inputs[1].softmax(-1)
+        if is_dense:
+            value = dense_loss(GramAffinity.of(inputs[0], kernel).dense(), member)
+        else:
+            value = loss(inputs[0], member, affinity=kernel)
         (value * tensor([1.0, -2.5])).sum().backward()
-        results[method] = (value.detach(), inputs[0].grad, inputs[1].grad)
-    for dense, linear in zip(*results.values(), strict=True):
+        results.append((value.detach(), inputs[0].grad, inputs[1].grad))
+    for dense, linear in zip(*results, strict=True):
         torch.testing.assert_close(linear, dense, atol=1e-12, rtol=1e-9)
 
 
@@ -123,11 +132,11 @@ def test_given_affinity_equals_features(variant):
     graph = phi @ phi.transpose(1, 2)
     options = {"variant": variant}
     torch.testing.assert_close(
-        modularity_loss(feature, member, method="linear", **options),
+        modularity_loss(feature, member, **options),
         modularity_loss_from(graph, member, **options),
     )
     torch.testing.assert_close(
-        normalized_cut_loss(feature, member, method="linear"),
+        normalized_cut_loss(feature, member),
         normalized_cut_loss_from(graph, member),
     )
     unit = unit_rows(feature)
@@ -141,7 +150,7 @@ def test_given_affinity_equals_features(variant):
 def test_gradcheck_from_features(loss):
     feature, logits = sample(12, 3, 4)
     assert torch.autograd.gradcheck(
-        lambda f, x: loss(f, x.softmax(-1), method="linear"),
+        lambda f, x: loss(f, x.softmax(-1)),
         (feature.requires_grad_(), logits.requires_grad_()),
     )
 
@@ -179,22 +188,19 @@ def test_losses_equal_those_of_pyg():
     graph = phi @ phi.transpose(1, 2)
     _, _, cut, balance = dense_mincut_pool(feature, graph, logits)
     member = logits.softmax(-1)
-    bare = normalized_cut_loss(feature, member, orthogonality=False, method="linear")
+    bare = normalized_cut_loss(feature, member, balance_weight=0)
     torch.testing.assert_close(bare[0], cut)
     torch.testing.assert_close(normalized_cut_loss(feature, member)[0], cut + balance)
     pooling = DMoNPooling(6, 4).double().eval()
     member, _, _, spectral, _, spread = pooling(feature, graph)
-    bare = modularity_loss(feature, member, collapse=False, method="linear")
+    bare = modularity_loss(feature, member, collapse=False)
     torch.testing.assert_close(bare[0], spectral)
     torch.testing.assert_close(modularity_loss(feature, member)[0], spectral + spread)
 
 
 def test_one_cluster_has_no_modularity_and_gram_graphs_never_a_negative_one():
     feature, logits = sample(40, 6, 3)
-    assert (
-        modularity_loss(feature, tensor([[[1.0]]]).expand(2, 40, 1), method="linear").abs().max()
-        < 1e-14
-    )
+    assert modularity_loss(feature, tensor([[[1.0]]]).expand(2, 40, 1)).abs().max() < 1e-14
     value = modularity_loss(feature, logits.softmax(-1), affinity="gram", collapse=False)
     assert (value <= 0).all()
 
@@ -204,7 +210,7 @@ def test_modularity_does_not_cancel_in_float32():
     n_nodes = 100_000
     feature = torch.randn(n_nodes, 8, generator=generator, dtype=torch.float64) * 0.05 + 1
     member = torch.randn(n_nodes, 4, generator=generator, dtype=torch.float64).mul(0.1).softmax(-1)
-    options = {"affinity": "gram", "collapse": False, "method": "linear"}
+    options = {"affinity": "gram", "collapse": False}
     exact = modularity_loss(feature, member, **options)
     narrow = modularity_loss(feature.float(), member.float(), **options)
     assert abs(exact) < 1e-6  # far below the rounding of the two terms it is the difference of
@@ -227,18 +233,16 @@ def test_symmetries(n: int, c: int, k: int, seed: int):
     nodes = torch.randperm(n, generator=generator)
     columns = torch.randperm(k, generator=generator)
     for loss in (normalized_cut_loss, modularity_loss):
-        value = loss(feature, member, method="linear")
+        value = loss(feature, member)
         for other in (
-            loss(feature[:, nodes], member[:, nodes], method="linear"),
-            loss(feature, member[..., columns], method="linear"),
-            loss(feature * 7, member, method="linear"),
-            torch.stack(
-                [loss(f, m, method="linear") for f, m in zip(feature, member, strict=True)]
-            ),
+            loss(feature[:, nodes], member[:, nodes]),
+            loss(feature, member[..., columns]),
+            loss(feature * 7, member),
+            torch.stack([loss(f, m) for f, m in zip(feature, member, strict=True)]),
         ):
             torch.testing.assert_close(other, value, atol=1e-12, rtol=1e-7)
-    assert (normalized_cut_loss(feature, member, orthogonality=False) <= 0).all()
-    assert (normalized_cut_loss(feature, member, orthogonality=False) >= -1 - 1e-12).all()
+    assert (normalized_cut_loss(feature, member, balance_weight=0) <= 0).all()
+    assert (normalized_cut_loss(feature, member, balance_weight=0) >= -1 - 1e-12).all()
 
 
 def test_scaling_a_graph_changes_nothing():
@@ -256,12 +260,11 @@ def test_degenerate_features_stay_finite(loss, case):
         "opposed": torch.tensor([1.0, -1]).repeat(3)[:, None].repeat(1, 3),
     }.get(case, torch.ones(n_nodes, 3)).requires_grad_()  # fmt: skip
     logits = torch.randn(n_nodes, 1 if case == "one cluster" else 3, requires_grad=True)
-    for method in ("linear", "dense"):
-        value = loss(feature, logits.softmax(-1), method=method)
-        value.backward()
-        assert torch.isfinite(value)
-        assert torch.isfinite(feature.grad).all()
-        assert torch.isfinite(logits.grad).all()
+    value = loss(feature, logits.softmax(-1))
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(feature.grad).all()
+    assert torch.isfinite(logits.grad).all()
 
 
 @pytest.mark.parametrize("loss", [normalized_cut_loss, modularity_loss])
@@ -276,13 +279,12 @@ def test_half_precision_inside_autocast_is_worked_in_float32(loss):
 
 def test_graphs_without_weight_are_refused():
     member = tensor(HARD)
-    for method in ("linear", "dense"):
-        with pytest.raises(InputError, match="no positive weight"):
-            modularity_loss(member * 0, member, affinity="gram", method=method)
-        noisy = sample(40, 5, 1, batch=1)[0][0].float()
-        noisy = noisy - noisy.mean(dim=0)
-        with pytest.raises(InputError, match="no positive weight"):
-            modularity_loss(noisy, torch.ones(40, 2) / 2, affinity="gram", method=method)
+    with pytest.raises(InputError, match="no positive weight"):
+        modularity_loss(member * 0, member, affinity="gram")
+    noisy = sample(40, 5, 1, batch=1)[0][0].float()
+    noisy = noisy - noisy.mean(dim=0)
+    with pytest.raises(InputError, match="no positive weight"):
+        modularity_loss(noisy, torch.ones(40, 2) / 2, affinity="gram")
     for loss in (normalized_cut_loss_from, modularity_loss_from):
         for layout in LAYOUTS:
             with pytest.raises(InputError, match="threshold tau"):

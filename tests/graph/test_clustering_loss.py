@@ -12,9 +12,10 @@ from graphnn_unet.graph import (
     CorrelationClusterHead,
     cluster_perplexity,
     correlation_clustering_loss,
+    correlation_clustering_loss_from,
     mean_cosine,
 )
-from graphnn_unet.graph.clustering_loss import picks_dense
+from graphnn_unet.graph.affinity import prepared_rows
 
 HARD = [[1.0, 0], [1, 0], [0, 1], [0, 1]]
 ONE = [[1.0, 0], [1, 0], [1, 0], [1, 0]]
@@ -33,7 +34,6 @@ def sample(n: int, c: int, k: int, seed: int = 0, batch: int = 2):
     return feature, logits
 
 
-@pytest.mark.parametrize("method", ["dense", "linear", "auto"])
 @pytest.mark.parametrize(
     ("rows", "assignment", "expected"),
     [
@@ -41,14 +41,20 @@ def sample(n: int, c: int, k: int, seed: int = 0, batch: int = 2):
         ("unit", HARD, -4.0), ("unit", ONE, 0.0), ("unit", SOFT, -1.44),
     ],
 )  # fmt: skip
-def test_hand_worked_values(method, rows, assignment, expected):
+def test_hand_worked_values(rows, assignment, expected):
     feature = tensor([[1.0, 0], [1, 0], [0, 1], [0, 2]])
-    total = correlation_clustering_loss(
-        feature, tensor(assignment), rows=rows, reduction="sum", method=method
-    )
-    mean = correlation_clustering_loss(feature, tensor(assignment), rows=rows, method=method)
+    total = correlation_clustering_loss(feature, tensor(assignment), rows=rows, reduction="sum")
+    mean = correlation_clustering_loss(feature, tensor(assignment), rows=rows)
     assert total.item() == pytest.approx(expected, abs=1e-12)
     assert mean.item() == pytest.approx(expected / 16, abs=1e-12)
+
+
+def dense_loss(feature, member, *, tau, rows):
+    """The definition, with the matrix written out."""
+    ready = prepared_rows(feature, rows)
+    product = ready @ ready.transpose(1, 2)
+    threshold = product.detach().amax(dim=(1, 2), keepdim=True) / tau
+    return correlation_clustering_loss_from(product - threshold, member)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -57,15 +63,13 @@ def test_linear_equals_dense_in_value_and_gradient(rows, size):
     feature, logits = sample(*size)
     if size[0] > 1:
         feature[0, 1] = 0
-    results = {}
-    for method in ("dense", "linear"):
+    results = []
+    for loss in (dense_loss, correlation_clustering_loss):
         inputs = feature.clone().requires_grad_(), logits.clone().requires_grad_()
-        value = correlation_clustering_loss(
-            inputs[0], inputs[1].softmax(-1), tau=1.7, rows=rows, method=method
-        )
+        value = loss(inputs[0], inputs[1].softmax(-1), tau=1.7, rows=rows)
         (value * tensor([1.0, -2.5])).sum().backward()
-        results[method] = (value.detach(), inputs[0].grad, inputs[1].grad)
-    for dense, linear in zip(*results.values(), strict=True):
+        results.append((value.detach(), inputs[0].grad, inputs[1].grad))
+    for dense, linear in zip(*results, strict=True):
         torch.testing.assert_close(linear, dense, atol=1e-13, rtol=1e-10)
 
 
@@ -74,7 +78,7 @@ def test_gradcheck(rows):
     # raw rows hold their maximum constant, so finite differences do not apply to them
     feature, logits = sample(12, 3, 4)
     assert torch.autograd.gradcheck(
-        lambda f, x: correlation_clustering_loss(f, x.softmax(-1), rows=rows, method="linear"),
+        lambda f, x: correlation_clustering_loss(f, x.softmax(-1), rows=rows),
         (feature.requires_grad_(), logits.requires_grad_()),
     )
 
@@ -134,7 +138,7 @@ def test_a_larger_tau_gives_fewer_clusters():
     many = feature.expand(len(partitions), -1, -1)
     results = []
     for tau in (0.9, 1.01, 1.1, 1.3, 1.6, 2.0):
-        value = correlation_clustering_loss(many, assignment, tau=tau, method="linear")
+        value = correlation_clustering_loss(many, assignment, tau=tau)
         results.append(len(set(partitions[int(value.argmin())])))
     assert results == [7, 7, 4, 4, 2, 2]
 
@@ -148,12 +152,11 @@ def is_first_seen_order(partition: tuple[int, ...]) -> bool:
     return True
 
 
-@pytest.mark.parametrize("method", ["dense", "linear"])
 @pytest.mark.parametrize("rows", ROWS)
-def test_all_zero_features_give_zero_and_no_nan(rows, method):
+def test_all_zero_features_give_zero_and_no_nan(rows):
     feature = torch.zeros(3, 5, 4, requires_grad=True)
     logits = torch.randn(3, 5, 2, requires_grad=True)
-    value = correlation_clustering_loss(feature, logits.softmax(-1), rows=rows, method=method)
+    value = correlation_clustering_loss(feature, logits.softmax(-1), rows=rows)
     value.sum().backward()
     assert torch.equal(value, torch.zeros(3))
     assert torch.isfinite(feature.grad).all()
@@ -188,13 +191,6 @@ def test_float32_follows_float64_on_many_nodes():
     exact = correlation_clustering_loss(feature, logits.softmax(-1))
     narrow = correlation_clustering_loss(feature.float(), logits.softmax(-1).float())
     torch.testing.assert_close(narrow.double(), exact, rtol=1e-5, atol=0)
-
-
-def test_auto_never_builds_a_large_matrix():
-    assert picks_dense("auto", 12, 256, 10)
-    assert not picks_dense("auto", 245, 256, 10)
-    assert not picks_dense("auto", 600, 4096, 4096)
-    assert picks_dense("dense", 10**6, 3, 3)
 
 
 def test_head_alone_separates_two_blobs():
@@ -233,7 +229,5 @@ def test_wrong_arguments_are_refused():
         correlation_clustering_loss(feature[:, :0], logits[:, :0])
     with pytest.raises(InputError, match="tau"):
         correlation_clustering_loss(feature, logits, tau=0)
-    with pytest.raises(InputError, match="method"):
-        correlation_clustering_loss(feature, logits, method="fast")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="reduction"):
         correlation_clustering_loss(feature, logits, reduction="max")  # type: ignore[arg-type]

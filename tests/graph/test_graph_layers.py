@@ -1,4 +1,4 @@
-"""PyG's layers as matrix products: two nodes by hand (whole networks: ``test_clusterer.py``)."""
+"""PyG's layers by hand and on complete graphs (whole networks: ``test_clusterer.py``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
-from graphnn_unet.graph.graph_layers import dense_arma, dense_gat, dense_gcn, dense_step
+from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.graph import ClustererSettings, GraphClusterer
+from graphnn_unet.graph.affinity import GramAffinity
+from graphnn_unet.graph.clusterer_settings import PRESETS
+from graphnn_unet.graph.graph_layers import complete_step, dense_step
 
 PAIR = [[1.0, 0.5], [0.5, 1.0]]
 
@@ -23,17 +27,19 @@ def test_two_nodes_by_hand():
     feature = torch.tensor([[[1.0], [0.0]]], dtype=torch.float64)
     weight = torch.tensor([PAIR], dtype=torch.float64)
     cases = [
-        (dense_gcn(filled(GCNConv(1, 1)), feature, weight), (0.666667, 0.333333)),
+        (dense_step("gcn", weight)(filled(GCNConv(1, 1)), feature), (0.666667, 0.333333)),
         (
-            dense_arma(filled(ARMAConv(1, 1, act=torch.relu)), feature, weight),
+            dense_step("arma", weight)(filled(ARMAConv(1, 1, act=torch.relu)), feature),
             (1.666667, 0.333333),
         ),
         (
-            dense_arma(filled(ARMAConv(1, 1, num_layers=2, act=torch.relu)), feature, weight),
+            dense_step("arma", weight)(
+                filled(ARMAConv(1, 1, num_layers=2, act=torch.relu)), feature
+            ),
             (2.222222, 0.777778),
         ),
         (
-            dense_gat(filled(GATConv(1, 1), att_dst=1.0, att_src=-1.0), feature, weight),
+            dense_step("gat", weight)(filled(GATConv(1, 1), att_dst=1.0, att_src=-1.0), feature),
             (0.268941, 0.450166),
         ),
     ]
@@ -43,20 +49,82 @@ def test_two_nodes_by_hand():
         )
 
 
-def test_a_step_runs_the_layer_of_its_name():
-    feature, weight = torch.rand(1, 2, 1), torch.tensor([PAIR])
-    for name, layer, direct in (
-        ("gcn", GCNConv(1, 2), dense_gcn),
-        ("arma", ARMAConv(1, 2), dense_arma),
-        ("gat", GATConv(1, 2), dense_gat),
-        ("gat_series", GATConv(1, 2), dense_gat),
-    ):
-        layer.eval()
-        assert torch.equal(dense_step(name, weight)(layer, feature), direct(layer, feature, weight))
-
-
 def test_lonely_nodes_keep_their_self_edge_in_gcn_and_get_no_message_in_arma():
     feature, alone = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
-    assert dense_gcn(filled(GCNConv(1, 1)).float(), feature, alone).item() == pytest.approx(1)
+    assert dense_step("gcn", alone)(filled(GCNConv(1, 1)).float(), feature).item() == pytest.approx(
+        1
+    )
     arma = filled(ARMAConv(1, 1, act=None), weight=5.0).float()
-    assert dense_arma(arma, feature, alone).item() == pytest.approx(1)  # the root weight alone
+    assert dense_step("arma", alone)(arma, feature).item() == pytest.approx(
+        1
+    )  # the root weight alone
+
+
+SETTINGS = {**PRESETS, "two heads": ClustererSettings(layer="gat", n_heads=2)}
+
+
+def rows(n: int, c: int = 5, batch: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, n, c, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_values_and_gradients_are_those_of_the_matrix(name: str):
+    torch.manual_seed(0)
+    network = GraphClusterer(5, 3, SETTINGS[name]).double().eval()
+    feature = rows(17)
+    feature[0, 3] = 0
+    graph = GramAffinity.of(feature, "shifted")
+    results = []
+    for affinity in (graph, graph.dense()):
+        feature.grad = None
+        assignment = network(feature.requires_grad_(), affinity)
+        network.zero_grad()
+        (assignment * torch.arange(3)).square().sum().backward()
+        gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
+        results.append((assignment.detach(), *gradients))
+        feature = feature.detach()
+    for linear, other in zip(*results, strict=True):
+        torch.testing.assert_close(linear, other)
+
+
+def test_signed_products_are_kept_without_normalization():
+    torch.manual_seed(0)
+    network = GraphClusterer(5, 3, ClustererSettings(signed=True)).double().eval()
+    graph = GramAffinity.of(rows(12), "gram")
+    assert bool((graph.dense() < 0).any())
+    torch.testing.assert_close(network(rows(12), graph), network(rows(12), graph.dense()))
+
+
+@pytest.mark.parametrize("far", [-500.0, 500.0])
+def test_attention_does_not_overflow(far: float):
+    layer = GATConv(1, 1, bias=False).double()
+    for parameter in layer.parameters():
+        torch.nn.init.ones_(parameter)
+    feature = torch.tensor([[[0.0], [1.0], [far], [far + 1]]], dtype=torch.float64)
+    results = complete_step("gat", GramAffinity.of(feature, "gram"))(layer, feature)
+    assert torch.isfinite(results).all()
+    torch.testing.assert_close(
+        results, dense_step("gat", torch.ones(1, 4, 4).double())(layer, feature)
+    )
+
+
+def test_large_graphs_never_hold_a_square_matrix():
+    n_nodes = 4000
+    feature = rows(n_nodes, 8, 1).float()
+    for name in ("grid_gcn", "grid_arma", "grid_gat"):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda kept, sizes=sizes: sizes.append(kept.numel()) or kept, lambda kept: kept
+        ):
+            network = GraphClusterer(8, 2, name)
+            network(feature, GramAffinity.of(feature, "shifted")).sum().backward()
+        assert max(sizes) <= n_nodes * 80
+
+
+def test_what_has_no_linear_form_is_refused():
+    graph = GramAffinity.of(rows(6), "shifted")
+    with pytest.raises(InputError, match="no linear form"):
+        GraphClusterer(5, 2, "unsegmedgat").double()(rows(6), graph)
+    with pytest.raises(ShapeError, match="6 nodes"):
+        GraphClusterer(5, 2, "grid_gcn").double()(rows(7), graph)

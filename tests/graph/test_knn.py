@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.graph import knn_affinity, nearest_neighbors, unit_rows
+from graphnn_unet.graph import knn, knn_affinity, nearest_neighbors, unit_rows
 
 
 def rows(n: int, c: int = 6, seed: int = 0) -> torch.Tensor:
@@ -56,11 +56,12 @@ def test_neighbors_equal_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize("make", [rows, signs])
-def test_size_of_blocks_does_not_matter(make):
+def test_size_of_blocks_does_not_matter(make, monkeypatch):
     feature = make(100)
     expected = knn_affinity(feature, n_neighbors=5).to_dense()
     for block_rows in (1, 7, 64, 1000):
-        neighbors = knn_affinity(feature, n_neighbors=5, block_rows=block_rows).to_dense()
+        monkeypatch.setattr(knn, "BLOCK_ROWS", block_rows)
+        neighbors = knn_affinity(feature, n_neighbors=5).to_dense()
         torch.testing.assert_close(neighbors, expected, atol=1e-12, rtol=0)
 
 

@@ -34,9 +34,10 @@ def test_the_largest_allocation_grows_with_the_nodes_only(name: str):
     assert 0 < largest <= 4 * N_NODES * max(CHANNELS + 1, 64)
 
 
-def test_neighbors_hold_a_block_of_rows():
+def test_neighbors_hold_a_block_of_rows(monkeypatch):
+    monkeypatch.setattr(graph.knn, "BLOCK_ROWS", 64)
     feature = torch.randn(4000, 8)
     with torch.profiler.profile(profile_memory=True) as profile:
-        graph.knn_affinity(feature, n_neighbors=5, block_rows=64)
+        graph.knn_affinity(feature, n_neighbors=5)
     largest = max(event.self_cpu_memory_usage for event in profile.events())
     assert largest <= 4 * 4000 * 64 + 4096
