@@ -22,6 +22,7 @@ import pydicom
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
@@ -299,7 +300,7 @@ def _relative(path: Path, folder: Path) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    many = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
+    many = isinstance(value, (list, tuple, MultiValue))
     return "\\".join(map(str, value)) if many else str(value)
 
 
@@ -355,7 +356,7 @@ def _frames(path: Path) -> Iterator[_Frame]:
                 if element.VR == "SQ" and element.value:
                     values |= dict(_plain_values(element.value[0]))
         try:
-            geometry = _geometry(values)
+            orientation, position, pixel_spacing = _geometry(values)
             shape = (int(header.Rows), int(header.Columns))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = "frames lie" if per_frame else "slice lies"
@@ -363,7 +364,7 @@ def _frames(path: Path) -> Iterator[_Frame]:
             raise BadFileError("I51", cause, "Export the series with positions") from error
         told = {key: _text(values[key]) for key in _TOLD_APART_BY if key in values}
         told |= {key: _text(values.get(key)) for key in (*_SCALE, *_SHOWN_AS)}
-        yield _Frame(path, index, shape, *geometry, told)
+        yield _Frame(path, index, shape, orientation, position, pixel_spacing, told)
 
 
 def _geometry(values: Mapping[str, Any]) -> list[tuple[float, ...]]:
