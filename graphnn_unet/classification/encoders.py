@@ -233,7 +233,7 @@ def timm_tensors(
 def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.Module, EncoderPlan]:
     """The encoder of a trained segmentation model, its first fold."""
     from graphnn_unet.models.find import available_folds
-    from graphnn_unet.models.load import load_model_state, read_description
+    from graphnn_unet.models.load import load_model_state, network_trainer, read_description
     from graphnn_unet.storage.checkpoints import FINAL
     from graphnn_unet.storage.safe_load import check_plans, read_json
 
@@ -246,7 +246,7 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
     details = {
         "plans": plans,
         "description": description,
-        "trainer": state["trainer_name"],
+        "trainer": network_trainer(state, folder),
         "configuration": state["init_args"]["configuration"],
     }
     encoder, network, takes = _unet_encoder(details)
@@ -270,10 +270,12 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
     from graphnn_unet.models.load import build_network
     from graphnn_unet.networks.hook import planned_unet
     from graphnn_unet.storage.safe_load import check_plans
+    from graphnn_unet.trainers.registry import require_class_name
 
     manager = PlansManager(check_plans(details["plans"], "the stored plan"))
     configuration, description = details["configuration"], details["description"]
-    network = build_network(details["trainer"], manager, configuration, description)
+    trainer = require_class_name(details["trainer"], "the stored encoder")
+    network = build_network(trainer, manager, configuration, description)
     if not hasattr(network, "encoder"):
         raise InputError("the segmentation model has no encoder that can be taken out")
     n_dims = len(manager.get_configuration(configuration).patch_size)

@@ -28,7 +28,7 @@ from graphnn_unet.classification.images import ImageSet, Normalization
 from graphnn_unet.classification.learner import Learner
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.table import Finding
-from graphnn_unet.errors import InputError, MissingFileError, RefusedError
+from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
 from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import atomic_path
 from graphnn_unet.storage.checkpoints import plain
@@ -135,7 +135,7 @@ def load_model(folder: Path, encoder: EncoderChoice | None = None) -> StoredMode
             DescriptorExtractor(**describer) if describer else None,
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, GraphnnError):  # says what is wrong already
             raise
         raise InputError(
             f"{path} is damaged",

@@ -24,6 +24,7 @@ from graphnn_unet.models.load import (
     build_network,
     load_model_state,
     load_weights,
+    network_trainer,
     read_description,
 )
 from graphnn_unet.networks.fold import fold_alignment
@@ -191,7 +192,8 @@ def _plain_weights(
 ) -> tuple[dict[str, Tensor], float]:
     """Weights of the plain network, and how far its logits are from those of the trained one."""
     plans = PlansManager(raw_plans)
-    trained = build_network(state["trainer_name"], plans, configuration, dataset_json)
+    trainer = network_trainer(state, state["trainer_name"])
+    trained = build_network(trainer, plans, configuration, dataset_json)
     load_weights(trained, state, state["trainer_name"])
     trained.eval()
     weights = state["network_weights"]

@@ -15,9 +15,10 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
 from graphnn_unet.prediction.predictor import Predictor
+from graphnn_unet.progress import say
 from graphnn_unet.storage.checkpoints import FINAL, require_finite
 from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
-from graphnn_unet.trainers.registry import trainer_class
+from graphnn_unet.trainers.registry import known_trainer, require_class_name
 
 
 def load_predictor(
@@ -54,7 +55,7 @@ def load_predictor(
     first = states[0]
     name, configuration = first["trainer_name"], first["init_args"]["configuration"]
     plans = PlansManager(raw_plans)
-    network = build_network(name, plans, configuration, dataset_json)
+    network = build_network(network_trainer(first, folder), plans, configuration, dataset_json)
     folding = can_fold(network)
     weights: list[Any] = []
     for fold, state in zip(folds, states, strict=True):
@@ -104,7 +105,7 @@ def load_model_state(path: Path) -> dict[str, Any]:
     Raises:
         MissingFileError: There is no such file.
         InputError: It is cut off, lacks a key, or its weights are not finite.
-        UnsafeFileError: It asks for code.
+        UnsafeFileError: It asks for code, or names a file as its trainer.
     """
     state = load_checkpoint(path)
     arguments = state.get("init_args")
@@ -112,8 +113,35 @@ def load_model_state(path: Path) -> dict[str, Any]:
         isinstance(arguments, dict) and "configuration" in arguments
     ):
         raise InputError(f"{path} does not say which trainer and configuration made it")
+    require_class_name(state["trainer_name"], path)
     require_finite(state["network_weights"], str(path))
     return state
+
+
+def network_trainer(state: dict[str, Any], source: Path | str) -> str:
+    """Name of a known trainer that builds the network of a checkpoint.
+
+    It is the checkpoint's own trainer, or where that is of a user's file that was not named, the
+    class from which it has its network.
+
+    Raises:
+        InputError: Only the user's file can build the network.
+        UnsafeFileError: The checkpoint names something else than classes.
+    """
+    name = state["trainer_name"]
+    ours = state.get("gnnunet")
+    base = ours.get("network_of") if isinstance(ours, dict) else None
+    try:
+        known_trainer(name)
+    except InputError as error:
+        if not base:
+            raise InputError(
+                f"the network of {source} cannot be built", error.what,
+                f"Give its file with -tr FILE.py:{name}, or name its folder in nnUNet_extTrainer",
+            ) from error  # fmt: skip
+        say(f"{name} is not known here: its network is that of {base}")
+        return require_class_name(base, source)
+    return name
 
 
 def load_weights(network: nn.Module, state: dict[str, Any], source: str) -> None:
@@ -150,5 +178,5 @@ def build_network(
     manager = plans.get_configuration(configuration)
     n_inputs = determine_num_input_channels(plans, manager, dataset_json)
     n_outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
-    build = trainer_class(trainer_name).build_network_architecture
+    build = known_trainer(trainer_name).build_network_architecture
     return build(plans, manager, n_inputs, n_outputs, enable_deep_supervision=False)

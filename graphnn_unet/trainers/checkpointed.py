@@ -16,6 +16,7 @@ from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.batch import Phase
+from graphnn_unet.trainers.registry import network_builder
 from graphnn_unet.trainers.run_log import RunLog
 from graphnn_unet.trainers.run_spec import RunSpec
 from graphnn_unet.trainers.student import Student
@@ -80,6 +81,7 @@ class Checkpointed(nnUNetTrainer):
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             "gnnunet": {
                 "schema_version": CHECKPOINT_SCHEMA_VERSION,
+                "network_of": network_builder(type(self)),
                 "phase": self.phase.name,
                 # step and seed are the whole random state: every draw is a function of them
                 "step": self.step,

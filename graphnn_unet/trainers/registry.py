@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers as own_trainers
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import InputError, UnsafeFileError
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.settings import Section
 from graphnn_unet.user_code import load_class
@@ -48,7 +49,9 @@ def known_trainers() -> list[str]:
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """Class of a trainer.
+    """Class of a trainer that the user names; its file, if it has one, is run.
+
+    Names that stand in files go to :func:`known_trainer` instead.
 
     Args:
         name: A trainer of ours, one that an installed package offers under the entry point
@@ -58,8 +61,18 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
         InputError: There is none; lists near names. Or it is no subclass of ``nnUNetTrainer``.
         MissingFileError: The file does not exist.
     """
-    if ".py:" in name:
-        return _from_file(name)
+    return _from_file(name) if ".py:" in name else known_trainer(name)
+
+
+def known_trainer(name: str) -> type[nnUNetTrainer]:
+    """Class of a trainer by its name alone, as a checkpoint or plan holds it.
+
+    No file is imported for it: it is ours, nnU-Net's, of an installed package, in the user's
+    folder ``nnUNet_extTrainer``, or a file's class that the user named in this process.
+
+    Raises:
+        InputError: There is none; lists near names.
+    """
     if name in own_trainers.TRAINERS:
         return getattr(own_trainers, name)
     for point in entry_points(group=ENTRY_POINTS):
@@ -85,6 +98,36 @@ def _from_file(name: str) -> type[nnUNetTrainer]:
     loaded = _checked(load_class(path, class_name, "trainer"), name)
     _loaded_from_files[class_name] = loaded
     return loaded
+
+
+def require_class_name(name: object, source: Path | str) -> str:
+    """Return the name of a trainer that stands in a file if it is one.
+
+    Raises:
+        UnsafeFileError: It is something else, such as a file to run.
+    """
+    if isinstance(name, str) and name.isidentifier():
+        return name
+    raise UnsafeFileError(
+        f"{source} is refused",
+        f"it names the trainer {name!r}, which is no name of a class",
+        "A file that is to be run can only be given with -tr FILE.py:Class",
+    )
+
+
+def network_builder(trainer: type[nnUNetTrainer]) -> str:
+    """Name of the class of ours or nnU-Net's that builds the same network; empty for none.
+
+    A model of a user's class predicts through it where the user's file is not at hand.
+    """
+    hook = "build_network_architecture"
+    for base in trainer.__mro__:
+        is_known = base.__module__.partition(".")[0] in ("graphnn_unet", "nnunetv2")
+        if is_known and inspect.getattr_static(base, hook, None) is inspect.getattr_static(
+            trainer, hook
+        ):
+            return base.__name__
+    return ""
 
 
 def _checked(candidate: object, name: str) -> type[nnUNetTrainer]:

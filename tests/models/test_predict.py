@@ -444,13 +444,18 @@ def _other_configuration(content):
     content["init_args"]["configuration"] = "3d_lowres"
 
 
+def _other_program(content):
+    content["trainer_name"] = "MyOwn"
+    del content["gnnunet"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (_drop_name, "does not say which trainer"),
         (_drop_weight, r"do not fit the network of GraphCLTrainer: .*align\.gate"),
         (_other_configuration, "no configuration '3d_lowres'"),
-        (lambda c: c.update(trainer_name="MyOwn"), r"'MyOwn' is unknown.*file\.py:ClassName"),
+        (_other_program, r"'MyOwn' is unknown.*Give its file with -tr FILE\.py:MyOwn"),
     ],
 )
 def test_checkpoint_that_does_not_fit_its_folder_is_refused(model, images, tmp_path, change, words):

@@ -8,7 +8,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from graphnn_unet import trainers
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.trainers import registry
-from graphnn_unet.trainers.registry import known_trainers, trainer_class
+from graphnn_unet.trainers.registry import (
+    known_trainer,
+    known_trainers,
+    network_builder,
+    trainer_class,
+)
 
 
 def test_own_trainers_are_found_and_listed():
@@ -77,3 +82,25 @@ def test_what_is_wrong_with_a_users_file_is_told(tmp_path, text, name, error, wo
 def test_unknown_trainer_lists_near_names(name):
     with pytest.raises(InputError, match=r"is unknown: trainers are .*GraphCLTrainer"):
         trainer_class(name)
+
+
+def test_a_name_without_a_user_behind_it_imports_no_file(tmp_path):
+    mark = tmp_path / "mark"
+    (tmp_path / "own.py").write_text(f"open({str(mark)!r}, 'w')\nclass Odd:\n    pass\n")
+    for name in ("own.py:Odd", f"{tmp_path}/own.py:Odd", "own:Odd", "own.Odd"):
+        with pytest.raises(InputError, match="is unknown"):
+            known_trainer(name)
+    assert not mark.exists()
+
+
+def test_the_builder_of_a_network_is_the_nearest_known_class_with_the_same_hook(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer\n"
+        "class Same(GraphCLTrainer):\n    pass\n"
+        "class Other(BCPTrainer):\n"
+        "    @staticmethod\n    def build_network_architecture(*arguments):\n        pass\n"
+    )
+    assert network_builder(trainer_class(f"{tmp_path}/own.py:Same")) == "GraphCLTrainer"
+    assert network_builder(trainer_class(f"{tmp_path}/own.py:Other")) == ""
+    assert network_builder(trainers.BCPTrainer) == "BCPTrainer"
+    assert network_builder(nnUNetTrainer) == "nnUNetTrainer"

@@ -261,6 +261,10 @@ def test_users_own_trainer_file_runs(tiny_copy, tmp_path):
     result = train_in(tiny_copy, f"{path}:MyTrainer")
     assert result.model.name.startswith("MyTrainer__")
     assert set(pd.read_csv(result.model / "fold_all" / "metrics.csv")["mine"]) == {42}
+    state = load_checkpoint(result.model / "fold_all" / FINAL)
+    assert (state["trainer_name"], state["gnnunet"]["network_of"]) == (
+        "MyTrainer", "SupervisedTrainer",
+    )  # fmt: skip
 
 
 def test_unknown_trainer_lists_near_names(tiny_copy):
