@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from graphnn_unet.images.nifti_forms import plain_files
 from graphnn_unet.images.orientation import TURNED, orientation_of, turned, turned_axes
 
 
@@ -27,7 +29,9 @@ def read_case(
         ``spacing`` belongs to the arrays; the geometry by which files are written is that of the
         file, and what is written is turned back to it (``orientation.turned_back``).
     """
-    data, properties = reader.read_images(tuple(images))
+    # nnU-Net's readers would add the intercept of a file without a slope
+    with plain_files([Path(path) for path in images], None) as placed:
+        data, properties = reader.read_images(tuple(map(str, placed)))
     seg = None if label is None else reader.read_seg(label)[0]
     direction = properties.get("sitk_stuff", {}).get("direction", ())
     stored = orientation_of(direction) if len(direction) == 9 else ""
