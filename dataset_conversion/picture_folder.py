@@ -17,9 +17,8 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folders
 from graphnn_unet.dataset_conversion.masks import Mask, MaskMeaning, masks_meaning
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.volumes import safe_id
 from graphnn_unet.errors import Fault, FaultsError, GraphnnError, InputError, MissingFileError
-from graphnn_unet.images.find import HIDDEN, PICTURES, image_files, split_ending
+from graphnn_unet.images.find import HIDDEN, PICTURES, image_files, safe_id, split_ending
 from graphnn_unet.images.flat_picture import RAW_ENDING, is_gray
 from graphnn_unet.images.pictures import read_picture
 

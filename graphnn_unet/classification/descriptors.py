@@ -172,11 +172,11 @@ def _responses(lightness: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         # but differentiates along the others too
         sigma = [0.0, *[scale] * n_dims]
         slopes = [
-            ndimage.gaussian_filter(lightness, sigma, order=[0, *unit])  # pyright: ignore[reportArgumentType]
+            ndimage.gaussian_filter(lightness, sigma, order=[0, *unit])  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
             for unit in np.eye(n_dims, dtype=int)
         ]
         bends = [
-            ndimage.gaussian_filter(lightness, sigma, order=[0, *(2 * unit)])  # pyright: ignore[reportArgumentType]
+            ndimage.gaussian_filter(lightness, sigma, order=[0, *(2 * unit)])  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
             for unit in np.eye(n_dims, dtype=int)
         ]
         responses += [sum(bends), np.sqrt(sum(slope**2 for slope in slopes))]

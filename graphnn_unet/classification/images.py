@@ -200,7 +200,7 @@ def fitted(image: Tensor, spacing: Sequence[float], size: int) -> Tensor:
         )
     else:  # there is no antialiasing in 3D: average what shrinks, then interpolate what grows
         pooled = [min(n, g) for n, g in zip(image.shape[1:], goal, strict=True)]
-        resized = functional.adaptive_avg_pool3d(image[None], pooled)  # pyright: ignore[reportArgumentType]
+        resized = functional.adaptive_avg_pool3d(image[None], pooled)  # pyright: ignore[reportArgumentType]  # adaptive pools take a list
         resized = functional.interpolate(resized, size=goal, mode="trilinear", align_corners=False)
     room = [size - n for n in goal]
     padding = [side for free in reversed(room) for side in (free // 2, free - free // 2)]

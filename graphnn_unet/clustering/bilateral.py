@@ -144,10 +144,10 @@ class _BilateralGrid:
         diagonal = np.maximum(smooth * (mass - scale * blur.diagonal() * scale) + data, 1e-5)
         shape = (self.n_cells, self.n_cells)
         solution, _ = cg(
-            LinearOperator(shape, matvec=product, dtype=np.float64),  # pyright: ignore[reportCallIssue]
+            LinearOperator(shape, matvec=product, dtype=np.float64),  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too narrow
             right,
             x0=right / np.maximum(data, 1e-12),
-            M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),  # pyright: ignore[reportCallIssue]
+            M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too narrow
             rtol=1e-5,
             maxiter=_N_STEPS,
         )

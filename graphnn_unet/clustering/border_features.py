@@ -116,7 +116,7 @@ def gradient(color: Floats, scale: float) -> Floats:
         ndimage.gaussian_gradient_magnitude(channel, scale).astype(np.float64) ** 2
         for channel in color
     ]
-    return np.sqrt(sum(squares)).astype(np.float64)  # pyright: ignore[reportReturnType]
+    return np.sqrt(sum(squares)).astype(np.float64)  # pyright: ignore[reportReturnType]  # sum() of arrays is no int here
 
 
 def color_difference(color: Floats, margin: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -69,7 +69,7 @@ def color_edges(
         return mask
     distance = ndimage.distance_transform_edt
     depth = distance(mask)
-    near = np.where(mask, depth <= min(width, CORE * depth.max()), distance(~mask) <= width)  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue, reportOptionalMemberAccess]
+    near = np.where(mask, depth <= min(width, CORE * depth.max()), distance(~mask) <= width)  # pyright: ignore[reportAttributeAccessIssue, reportOperatorIssue, reportOptionalMemberAccess]  # scipy's inferred types are too wide
     box = tuple(
         slice(max(0, part.start - 1), part.stop + 1)
         for part in ndimage.find_objects(near.astype(np.int8))[0]
@@ -107,7 +107,7 @@ def pixel_affinity(
     affinity, _ = pixel_graph(place, mask=reached, edge_function=weight, connectivity=near.ndim)
     steps = (step for step in product((-1, 0, 1), repeat=near.ndim) if any(step))
     total = sum(1 / math.hypot(*step) for step in steps)
-    return sparse.csr_matrix(affinity) * (SMOOTHNESS / total), reached  # pyright: ignore[reportReturnType]
+    return sparse.csr_matrix(affinity) * (SMOOTHNESS / total), reached  # pyright: ignore[reportReturnType]  # scipy's inferred types are too wide
 
 
 def _relaxed(
@@ -123,7 +123,7 @@ def _relaxed(
     inner = (scale @ rows[:, near] @ scale).tocsr()
     inner.sort_indices()
     parts = (torch.from_numpy(part) for part in (inner.indptr, inner.indices, inner.data))
-    matrix = compressed_rows(*parts, len(target))  # pyright: ignore[reportCallIssue]
+    matrix = compressed_rows(*parts, len(target))  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too wide
     solution = conjugate_gradients(
         lambda signal: signal - matrix @ signal,
         target[:, None], tolerance=_TOLERANCE, max_iterations=_MAX_STEPS,

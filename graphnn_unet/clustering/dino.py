@@ -158,7 +158,7 @@ def last_keys(
         )
     projection.stride = (stride, stride)
     triples: list[Tensor] = []
-    hook = backbone.blocks[-1].attn.qkv.register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+    hook = backbone.blocks[-1].attn.qkv.register_forward_hook(  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]  # timm says modules only
         lambda module, given, triple: triples.append(triple)
     )
     try:

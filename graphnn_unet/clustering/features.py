@@ -98,4 +98,4 @@ def working_image(image: Image, side: int) -> np.ndarray:
         smooth, [1, *(t / n for t, n in zip(target, array.shape[1:], strict=True))], order=1,
         grid_mode=True, mode="nearest",
     )  # fmt: skip
-    return zoomed.astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]
+    return zoomed.astype(np.float32)  # pyright: ignore[reportAttributeAccessIssue]  # scipy's inferred types are too wide

@@ -231,5 +231,5 @@ def kmeans(rows: Tensor, n_clusters: int) -> Tensor:
 
     # on several threads the order of sums, and with it the last digits, would vary
     with threadpool_limits(1):
-        model = KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=0)  # pyright: ignore[reportArgumentType]
+        model = KMeans(n_clusters, n_init=KMEANS_STARTS, random_state=0)  # pyright: ignore[reportArgumentType]  # annotated as a word, an int is documented
         return torch.from_numpy(model.fit_predict(rows.numpy())).long()

@@ -70,7 +70,7 @@ def structure(light: Floats) -> list[Floats]:
     maps: list[Floats] = []
     for scale in SCALES:
         slopes = [
-            ndimage.gaussian_filter(light, scale, order=[int(a == axis) for a in range(light.ndim)])  # pyright: ignore[reportArgumentType]
+            ndimage.gaussian_filter(light, scale, order=[int(a == axis) for a in range(light.ndim)])  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
             for axis in range(light.ndim)
         ]
         products = {
@@ -84,7 +84,7 @@ def structure(light: Floats) -> list[Floats]:
             maps += [np.sqrt(half + root), np.sqrt(np.maximum(half - root, 0))]
         else:
             maps += [np.sqrt(np.maximum(products[axis, axis], 0)) for axis in range(light.ndim)]
-            maps.append(ndimage.gaussian_gradient_magnitude(light, scale))  # pyright: ignore[reportArgumentType]
+            maps.append(ndimage.gaussian_gradient_magnitude(light, scale))  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
     return maps
 
 
@@ -92,8 +92,8 @@ def orientations(light: Floats) -> list[Floats]:
     """Gradient magnitude by its orientation in 8 bins over half a turn, at each scale."""
     maps: list[Floats] = []
     for scale in SCALES:
-        down = ndimage.gaussian_filter(light, scale, order=(1, 0))  # pyright: ignore[reportArgumentType]
-        right = ndimage.gaussian_filter(light, scale, order=(0, 1))  # pyright: ignore[reportArgumentType]
+        down = ndimage.gaussian_filter(light, scale, order=(1, 0))  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
+        right = ndimage.gaussian_filter(light, scale, order=(0, 1))  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
         magnitude = np.hypot(down, right)
         bins = np.floor(np.arctan2(down, right) / np.pi * N_ORIENTATIONS) % N_ORIENTATIONS
         maps += [np.where(bins == b, magnitude, 0).astype(np.float32) for b in range(8)]

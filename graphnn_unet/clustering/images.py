@@ -174,7 +174,7 @@ def read_array(source: Source) -> tuple[np.ndarray, tuple[float, ...]]:
 
 def _to_unit_range(array: np.ndarray) -> Floats:
     if array.dtype == np.uint8:
-        return array.astype(np.float32) / 255  # pyright: ignore[reportReturnType]
+        return array.astype(np.float32) / 255  # pyright: ignore[reportReturnType]  # numpy's division widens
     if array.dtype == bool:
         return array.astype(np.float32)
     values = np.stack([in_usual_unit(channel) for channel in array.astype(np.float32)])

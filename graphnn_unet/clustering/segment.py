@@ -169,7 +169,7 @@ def cleaned(labels: NDArray[np.int64], finish: PostProcessing) -> NDArray[np.int
             nearest = ndimage.distance_transform_edt(
                 kept == 0, return_distances=False, return_indices=True
             )
-            kept[holes] = kept[tuple(index[holes] for index in nearest)]  # pyright: ignore[reportOptionalIterable]
+            kept[holes] = kept[tuple(index[holes] for index in nearest)]  # pyright: ignore[reportOptionalIterable]  # scipy's inferred types are too wide
     return kept
 
 
@@ -179,7 +179,7 @@ def _heavy_components(mask: NDArray[np.bool_], *, share: float, pull: float) -> 
     The weight of a pixel is ``exp(-pull r^2)``, ``r`` its distance to the middle with 1 at the
     middle of each side.
     """
-    parts, n_parts = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]
+    parts, n_parts = ndimage.label(mask)  # pyright: ignore[reportGeneralTypeIssues]  # scipy's inferred types are too wide
     if n_parts < 2:
         return mask
     weight = np.exp(pull * center_prior(mask.shape))

@@ -7,7 +7,7 @@ imported with :class:`GraphClusterer`, when that is first asked for.
 
 from typing import TYPE_CHECKING
 
-from graphnn_unet.graph.affinity import shifted_cosine, thresholded_affinity, unit_rows
+from graphnn_unet.graph.affinity import thresholded_affinity, unit_rows
 from graphnn_unet.graph.affinity_loss import (
     correlation_clustering_loss_from,
     modularity_loss_from,
@@ -61,7 +61,6 @@ __all__ = [
     "normalized_cut_loss_from",
     "normalized_sample_graph",
     "pair_loss",
-    "shifted_cosine",
     "thresholded_affinity",
     "unit_rows",
 ]

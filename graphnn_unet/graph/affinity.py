@@ -151,32 +151,6 @@ def revive_diagonal(block: Tensor) -> None:
     diagonal.masked_fill_(diagonal == 0, 1.0)
 
 
-def shifted_cosine(feature: Tensor) -> Tensor:
-    """Features whose inner products are the shifted cosine, non-negative for any input.
-
-        phi_i = [1, u_i] / sqrt(2),    phi_i.phi_j = (1 + u_i.u_j) / 2
-
-    Args:
-        feature: ``(n, c)`` or ``(b, n, c)``.
-
-    Returns:
-        ``(..., n, c + 1)``; products lie in [0, 1], the diagonal is 1 (1/2 for a zero row).
-
-    Source: LF-15.
-
-    Example:
-        >>> phi = shifted_cosine(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]))
-        >>> (phi @ phi.T).round(decimals=2)
-        tensor([[1.0000, 0.5000, 0.0000],
-                [0.5000, 1.0000, 0.5000],
-                [0.0000, 0.5000, 1.0000]])
-    """
-    with full_precision(feature):
-        unit = unit_rows(feature)
-        constant = torch.ones_like(unit[..., :1])
-        return torch.cat([constant, unit], dim=-1) * 0.5**0.5
-
-
 @dataclass(frozen=True)
 class GramAffinity:
     """A complete graph ``W = Phi Phi^T`` that is never built, one a batch entry.

@@ -5,9 +5,6 @@ Papers:
     UnSegGNet: https://arxiv.org/abs/2405.06057
     UnSeGArmaNet: https://arxiv.org/abs/2410.06114
     UnSegMedGAT: https://arxiv.org/abs/2411.01966
-    ARMAConv: https://arxiv.org/abs/1901.01343
-    GATConv: https://arxiv.org/abs/1710.10903
-    GCNConv: https://arxiv.org/abs/1609.02907
 """
 
 from __future__ import annotations
@@ -16,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
 from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.clusterer_settings import ACTIVATIONS, PRESETS, ClustererSettings
 from graphnn_unet.graph.explicit import checked_affinity, is_sparse
-from graphnn_unet.graph.graph_layers import Step, complete_step, dense_step
+from graphnn_unet.graph.graph_layers import (
+    ARMAConv,
+    GATConv,
+    GCNConv,
+    Step,
+    complete_step,
+    dense_step,
+)
 
 
 class GraphClusterer(nn.Module):

@@ -278,8 +278,6 @@ def mean_cosine(node_feature: Tensor) -> Tensor:
         n_nodes = feature.shape[1]
         pairs = unit.sum(dim=1).square().sum(dim=-1) - unit.square().sum(dim=(1, 2))
         value = pairs / max(n_nodes * (n_nodes - 1), 1)
-        if n_nodes == 1:
-            value = torch.zeros_like(value)
     return value[0] if single else value
 
 

@@ -18,8 +18,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch_geometric.nn import (  # pyright: ignore[reportMissingTypeStubs]  # PyG has no types
+    ARMAConv,
+    GATConv,
+    GCNConv,
+)
 
-from graphnn_unet.graph._pyg import ARMAConv, GATConv, GCNConv
 from graphnn_unet.graph.affinity import GramAffinity, inverse_root, revive_diagonal
 
 Step = Callable[[nn.Module, Tensor], Tensor]

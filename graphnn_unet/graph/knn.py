@@ -32,10 +32,6 @@ class Neighbors:
     Attributes:
         index: ``(n, k)`` int32.
         cosine: ``(n, k)`` float32 or wider.
-
-    Example:
-        >>> nearest_neighbors(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), 1).index.tolist()
-        [[1], [0], [1]]
     """
 
     index: Tensor

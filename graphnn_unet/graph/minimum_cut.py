@@ -44,13 +44,6 @@ class Cut:
         bound: No set and no signal is better than this.
         n_iterations: Steps taken.
         converged: Whether ``value - bound <= tolerance (1 + |value|)``.
-
-    Example:
-        >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-        >>> label = torch.tensor([1.0, torch.nan, 0.0])
-        >>> cut = minimum_cut(chain, label, edge_norm="none")
-        >>> cut.indicator.tolist(), round(cut.value, 4), cut.converged
-        ([1.0, 1.0, 0.0], 1.0, True)
     """
 
     indicator: Tensor
@@ -69,13 +62,6 @@ class BalancedCut:
         indicator: ``(n,)`` 1 in the set, 0 outside.
         quotient: ``cut / min(volume inside, volume outside)``.
         history: Quotients from each start, each falling.
-
-    Example:
-        >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-        >>> label = torch.tensor([1.0, torch.nan, 0.0])
-        >>> best = balanced_cut(chain, label, [torch.tensor([1.0, 0.6, 0.0])])
-        >>> best.quotient, best.worst
-        (1.0, 1.0)
     """
 
     indicator: Tensor
@@ -292,8 +278,9 @@ def minimum_cut(
 
     Example:
         >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-        >>> minimum_cut(chain, torch.tensor([1.0, torch.nan, 0.0])).indicator.tolist()
-        [1.0, 1.0, 0.0]
+        >>> cut = minimum_cut(chain, torch.tensor([1.0, torch.nan, 0.0]), edge_norm="none")
+        >>> cut.indicator.tolist(), round(cut.value, 4), cut.converged
+        ([1.0, 1.0, 0.0], 1.0, True)
     """
     with full_precision(affinity):
         problem = CutProblem(affinity, label, edge_norm)
@@ -324,8 +311,9 @@ def balanced_cut(
     Example:
         >>> chain = torch.tensor([[0.0, 2.0, 0.0], [2.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
         >>> label = torch.tensor([1.0, torch.nan, 0.0])
-        >>> balanced_cut(chain, label, [torch.tensor([1.0, 0.6, 0.0])]).worst
-        1.0
+        >>> best = balanced_cut(chain, label, [torch.tensor([1.0, 0.6, 0.0])])
+        >>> best.quotient, best.worst
+        (1.0, 1.0)
     """
     with full_precision(affinity):
         problem = CutProblem(affinity, label, "none")

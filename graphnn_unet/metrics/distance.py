@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
+from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]  # SciPy has no types
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.metrics.overlap import BoolVolume, check_same_shape

@@ -37,6 +37,7 @@ from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
 _optimize: Any = optimize  # it has no type hints
+_contingency: Any = contingency
 
 Matching = Literal["foreground", "hungarian"]
 MATCHINGS = ("foreground", "hungarian")
@@ -204,7 +205,7 @@ def overlap_counts(
         (array([[1, 1],
                [0, 1]]), [0, 7], [0, 5])
     """
-    table: Any = contingency.crosstab(prediction.ravel(), reference.ravel())
+    table = _contingency.crosstab(prediction.ravel(), reference.ravel())
     clusters, classes = table.elements
     return table.count, clusters.tolist(), classes.tolist()
 

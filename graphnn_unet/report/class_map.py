@@ -108,7 +108,7 @@ def draw_map(
                 *place[dots].T,
                 s=size * (2 if labeled else 1),
                 c=COLORS[number % len(COLORS)],
-                alpha=0.3 + 0.7 * certainty[dots],  # pyright: ignore[reportArgumentType]
+                alpha=0.3 + 0.7 * certainty[dots],  # pyright: ignore[reportArgumentType]  # matplotlib takes an array, too
                 linewidths=1.2 if labeled else 0,
                 edgecolors="black",
                 zorder=3 if labeled else 2,

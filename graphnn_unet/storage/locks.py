@@ -44,7 +44,7 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
     lock = FileLock(folder / ".gnnunet.lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()  # pyright: ignore[reportUnknownMemberType]
+        lock.acquire()  # pyright: ignore[reportUnknownMemberType]  # filelock is partly typed
     except NotImplementedError as error:
         raise InputError(
             f"{folder} cannot be locked", "its file system has no locks", "Use another disk"

@@ -37,6 +37,7 @@ from _bench import (
 )
 
 from graphnn_unet import graph
+from graphnn_unet.graph.affinity import GramAffinity
 
 CHANNELS, CLUSTERS = 32, 10
 TOPICS = ("forms", "head", "step", "diffusion")
@@ -74,8 +75,7 @@ def correlation(inputs: Inputs, method: str) -> Any:
 
 def shifted_weight(inputs: Inputs) -> Tensor:
     """The matrix of shifted cosines."""
-    phi = graph.shifted_cosine(inputs.feature)
-    return phi @ phi.T
+    return GramAffinity.of(inputs.feature[None], "shifted").dense()[0]
 
 
 def cut(inputs: Inputs, method: str) -> Any:
@@ -126,7 +126,7 @@ def woodbury(inputs: Inputs, method: str) -> Any:
     label, feature = inputs.member.detach(), inputs.feature.detach()
     if method == "linear":
         return graph.diffuse_labels(label, node_feature=feature, alpha=0.99)
-    phi = graph.shifted_cosine(feature)
+    phi = GramAffinity.of(feature[None], "shifted").rows()[0]
     weight = phi @ phi.T
     root = weight.sum(1).rsqrt()
     system = torch.eye(len(weight), device=weight.device)

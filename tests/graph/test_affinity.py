@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graph.oracles import shifted_cosine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from graphnn_unet.graph.affinity import (
     inverse_root,
     largest_affinity,
     prepared_rows,
-    shifted_cosine,
     thresholded_affinity,
     unit_rows,
 )

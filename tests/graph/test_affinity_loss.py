@@ -5,6 +5,7 @@ from __future__ import annotations
 import networkx
 import pytest
 import torch
+from graph.oracles import shifted_cosine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn import DMoNPooling, dense_mincut_pool
@@ -17,7 +18,6 @@ from graphnn_unet.graph import (
     modularity_loss_from,
     normalized_cut_loss,
     normalized_cut_loss_from,
-    shifted_cosine,
     unit_rows,
 )
 from graphnn_unet.graph.affinity import GramAffinity

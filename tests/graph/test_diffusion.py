@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from graph.oracles import shifted_cosine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.semi_supervised import LabelSpreading
@@ -16,7 +17,6 @@ from graphnn_unet.graph import (
     diffuse_labels,
     knn_affinity,
     normalized_affinity,
-    shifted_cosine,
 )
 from graphnn_unet.graph.diffusion import NotConvergedWarning, conjugate_gradients
 

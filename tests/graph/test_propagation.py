@@ -4,13 +4,14 @@ import warnings
 
 import pytest
 import torch
+from graph.oracles import shifted_cosine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn import GCNConv
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph import class_graph_propagate, gram_convolution
-from graphnn_unet.graph.affinity import shifted_cosine, thresholded_affinity, unit_rows
+from graphnn_unet.graph.affinity import thresholded_affinity, unit_rows
 from graphnn_unet.graph.propagation import (
     GuardedRowsWarning,
     thresholded_convolution,

@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from graphnn_unet.errors import BadFileError, InputError
-from graphnn_unet.models.cases import find_cases
 from graphnn_unet.models.picture_cases import picture_cases, picture_data
 
 COLOR = np.random.default_rng(0).integers(0, 255, (8, 9, 3), dtype=np.uint8)
@@ -20,7 +19,7 @@ def save(folder, *names, array=COLOR):
 def test_any_kind_and_name_is_a_case(tmp_path):
     save(tmp_path, "a.png", "b_7.JPG", "c_0003.tif", "d.bmp")
     (tmp_path / "notes.txt").touch()
-    cases, faults, skipped = find_cases(tmp_path, ".png", 3)
+    cases, faults, skipped = picture_cases(tmp_path, 3)
     assert sorted(cases) == ["a", "b_7", "c_0003", "d"]
     assert (faults, skipped) == ([], ["notes.txt"])
 
