@@ -35,7 +35,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities import utils as nnunet_utils
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from graphnn_unet.errors import RecipeError
+from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.plans.recipe import (
     Layer,
     Recipe,
@@ -43,8 +43,10 @@ from graphnn_unet.plans.recipe import (
     resolve,
     resolved_configuration,
 )
+from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import write_json
-from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.safe_load import read_table
+from graphnn_unet.storage.schemas import is_table
 
 PLAN_SCHEMA_VERSION = 1
 MINIMAL_STUDENT_BATCH = 4
@@ -249,7 +251,7 @@ class _SemiSupervisedPlanning(_Planning):
         target = Path(str(nnUNet_preprocessed)) / self.dataset_name
         target /= f"{self.plans_identifier}.json"
         if target.is_file():  # configurations that a user added by hand are kept, as in nnU-Net
-            existing = read_json(target).get("configurations", {})
+            existing = _existing_configurations(target)
             kept = {k: v for k, v in existing.items() if k not in plans["configurations"]}
             stock = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
             plans["configurations"].update({k: v for k, v in kept.items() if k not in stock})
@@ -285,6 +287,16 @@ class _SemiSupervisedPlanning(_Planning):
             },
             "memory_gb": memory_gb,
         }
+
+
+def _existing_configurations(plan: Path) -> dict[str, Any]:
+    """The configurations of an older plan; none of a damaged one."""
+    try:
+        configurations = read_table(plan).get("configurations")
+    except InputError as error:
+        say(f"warning: the older plan is replaced ({error.line})")
+        return {}
+    return configurations if is_table(configurations) else {}
 
 
 class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):  # pyright: ignore[reportIncompatibleMethodOverride]
