@@ -97,6 +97,10 @@ def _check_names(opened: zipfile.ZipFile, archive: Path) -> str:
         if entry.flag_bits & 1:
             raise InputError(f"{archive} is encrypted", "", "Unpack and pack it without a password")
         roots.add(root)
+    if (claimed := sum(entry.file_size for entry in entries)) > MAX_BYTES:
+        raise UnsafeFileError(
+            f"{archive} is refused", f"it claims to unpack to {claimed / 2**30:.0f} GB"
+        )
     roots.discard("")
     if len(roots) != 1:
         raise InputError(

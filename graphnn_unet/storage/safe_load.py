@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import struct
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,7 @@ def load_plain(path: Path, what: str = "checkpoint", remedy: str = "") -> Any:
     admitted: list[Any] = [multiarray.scalar, np.dtype, np.ndarray, multiarray._reconstruct]
     admitted += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
     admitted += [(SimpleNamespace, "argparse.Namespace")]
+    _require_unpacked(path, what, remedy)
     try:
         with torch.serialization.safe_globals(admitted):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -201,6 +203,22 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     if not _is_dict(content) or "network_weights" not in content:
         raise InputError(f"{path} is not a checkpoint of this program or of nnU-Net")
     return content
+
+
+def _require_unpacked(path: Path, what: str, remedy: str) -> None:
+    """Refuse an archive with compressed entries: torch writes none, and would unpack a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # the older format, or damaged, which torch tells
+    unpacked, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+    if any(entry.compress_type for entry in entries) or unpacked > stored:
+        raise UnsafeFileError(
+            f"{what} {path} is refused",
+            f"it would unpack to {unpacked / 2**20:.0f} MB from {stored / 2**20:.1f} MB",
+            remedy or "Save it again with torch.save",
+        )
 
 
 def _broken(path: Path, error: Exception, what: str, remedy: str) -> InputError:
