@@ -16,6 +16,7 @@ from graphnn_unet.errors import BadFileError, Fault, FaultsError, InputError, Mi
 from graphnn_unet.images.find import VOLUMES, split_ending, walk
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
+from graphnn_unet.images.room import require_room
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.storage.text import read_text
 
@@ -100,6 +101,7 @@ def read_h5_array(path: Path, key: str) -> np.ndarray:
         with h5py.File(path, "r") as file:
             stored = file.get(key)
             if isinstance(stored, h5py.Dataset):
+                require_room(int(stored.size or 0), int(stored.nbytes), path.name)
                 return stored[()]
             keys = ", ".join(file)
     except OSError as error:

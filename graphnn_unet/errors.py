@@ -56,6 +56,8 @@ class InputError(GraphnnError, ValueError):
     """A file, a value or a combination of options cannot be used."""
 
 
+MAX_LINES = 100
+"""So many faults of one file are told."""
 COPY_AGAIN = "Copy or export the file again, or leave the case out"
 
 
@@ -102,6 +104,26 @@ class RefusedError(GraphnnError, RuntimeError):
 
 class UnsafeFileError(GraphnnError, ValueError):
     """A file asks for code or a path that is not on the closed list."""
+
+
+class SeveralFaultsError(InputError):
+    """All faults of one file together, one line each."""
+
+    def __init__(self, errors: Sequence[GraphnnError]):
+        self.errors = list(errors)
+        causes = "; ".join(error.why for error in self.errors)
+        super().__init__(self.errors[0].what, causes, self.errors[0].remedy)
+
+    @property
+    def lines(self) -> list[str]:
+        """One line a fault, for the first ones where there are very many."""
+        lines = [error.line for error in self.errors[:MAX_LINES]]
+        more = len(self.errors) - len(lines)
+        return [*lines, f"... and {more} more faults."] if more else lines
+
+
+class SeveralUnsafeError(SeveralFaultsError, UnsafeFileError):
+    """Several faults of a file, one of which asks for code."""
 
 
 class NoSpaceError(GraphnnError, OSError):

@@ -36,7 +36,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities import utils as nnunet_utils
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from graphnn_unet.errors import RecipeError
+from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.plans.recipe import (
     Layer,
     Recipe,
@@ -44,8 +44,10 @@ from graphnn_unet.plans.recipe import (
     resolve,
     resolved_configuration,
 )
+from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import write_json
-from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.safe_load import read_table
+from graphnn_unet.storage.schemas import is_table
 
 PLAN_SCHEMA_VERSION = 1
 _POOLABLE_EDGES = (8, 12, 16)
@@ -275,7 +277,7 @@ class _SemiSupervisedPlanning(_Planning):
         target = Path(str(nnUNet_preprocessed)) / self.dataset_name
         target /= f"{self.plans_identifier}.json"
         if target.is_file():  # configurations that a user added by hand are kept, as in nnU-Net
-            existing = read_json(target).get("configurations", {})
+            existing = _existing_configurations(target)
             kept = {k: v for k, v in existing.items() if k not in plans["configurations"]}
             stock = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
             plans["configurations"].update({k: v for k, v in kept.items() if k not in stock})
@@ -311,6 +313,16 @@ class _SemiSupervisedPlanning(_Planning):
             },
             "memory_gb": memory_gb,
         }
+
+
+def _existing_configurations(plan: Path) -> dict[str, Any]:
+    """The configurations of an older plan; none of a damaged one."""
+    try:
+        configurations = read_table(plan).get("configurations")
+    except InputError as error:
+        say(f"warning: the older plan is replaced ({error.line})")
+        return {}
+    return configurations if is_table(configurations) else {}
 
 
 class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -411,7 +423,7 @@ def _files_listed_here() -> Iterator[None]:
     (nnunetv2 2.8). Its reader of ``dataset.json`` stumbles over a byte order mark; ours does not.
     """
     before = nnunet_utils.Pool, default_experiment_planner.load_json
-    nnunet_utils.Pool, default_experiment_planner.load_json = ThreadPool, read_json
+    nnunet_utils.Pool, default_experiment_planner.load_json = ThreadPool, read_table
     try:
         yield
     finally:

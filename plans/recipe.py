@@ -331,7 +331,7 @@ def load_recipe(name_or_file: str | Path) -> dict[str, dict[str, Any]]:
         )
     try:
         layer = tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # not TOML, not text, not to be read
         raise RecipeError(f"recipe {path} is not TOML", str(error)) from error
     check_layer(layer, str(path))
     return layer
@@ -351,7 +351,7 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
             raise RecipeError(f"--set {text!r} cannot be read", "", "Write --set section.key=value")
         try:
             parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # a number of 5000 digits, brackets without end
             parsed = value.strip()
         layer.setdefault(section, {})[name] = parsed
     check_layer(layer, "--set")

@@ -235,7 +235,8 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
     from graphnn_unet.models.find import available_folds
     from graphnn_unet.models.load import load_model_state, network_trainer, read_description
     from graphnn_unet.storage.checkpoints import FINAL
-    from graphnn_unet.storage.safe_load import check_plans, read_json
+    from graphnn_unet.storage.plan_schema import check_plans
+    from graphnn_unet.storage.safe_load import read_json
 
     if not folder.is_dir():
         raise MissingFileError(f"the model {folder} is missing", "", "Give the folder of a model")
@@ -269,7 +270,7 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
 
     from graphnn_unet.models.load import build_network
     from graphnn_unet.networks.hook import planned_unet
-    from graphnn_unet.storage.safe_load import check_plans
+    from graphnn_unet.storage.plan_schema import check_plans
     from graphnn_unet.trainers.registry import require_class_name
 
     manager = PlansManager(check_plans(details["plans"], "the stored plan"))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from graphnn_unet.classification.settings import MIN_LABELS
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.storage.csv_cells import from_cell
 from graphnn_unet.storage.text import read_text
 
 UNLABELED = -1
@@ -87,7 +88,16 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
     first = text.partition("\n")[0]
     separator = ";" if ";" in first and "," not in first else ","
     reader = csv.reader(io.StringIO(text), delimiter=separator)
-    lines = [(number, [cell.strip() for cell in row]) for number, row in enumerate(reader, start=1)]
+    try:
+        lines = [
+            (number, [from_cell(cell.strip()) for cell in row])
+            for number, row in enumerate(reader, start=1)
+        ]
+    except csv.Error as error:
+        raise InputError(
+            f"the table {path} cannot be read", f"line {reader.line_num}: {error}",
+            "Correct the line",
+        ) from error  # fmt: skip
     return [(number, cells) for number, cells in lines if any(cells)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from graphnn_unet.storage.atomic import (
     write_csv,
     write_json,
 )
+from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers, run_jobs
@@ -212,8 +212,7 @@ def one_thread() -> Iterator[None]:
 def _old_rows(path: Path) -> dict[str, dict]:
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["case"]: dict(row) for row in csv.DictReader(file) if row.get("case")}
+    return {row["case"]: row for row in read_csv(path) if row.get("case")}
 
 
 def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphnn_unet.data.check_files import fault
-from graphnn_unet.errors import Fault, InputError, MissingFileError
+from graphnn_unet.errors import Fault, InputError, MissingFileError, SeveralFaultsError
 from graphnn_unet.images.find import (
     HIDDEN,
     NO_IMAGE,
@@ -21,6 +21,7 @@ from graphnn_unet.images.find import (
 )
 from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.storage.safe_load import CASE_ID, read_json
+from graphnn_unet.storage.schemas import description_faults, listed, read_metadata
 
 _REQUIRED = ("channel_names", "labels", "numTraining", "file_ending")
 _DATASET_JSON = "dataset.json"
@@ -111,6 +112,7 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
     if files is not None and not isinstance(files, dict):
         cause = f"the section 'dataset' of {path} is no table"
         faults.append(_json_fault("I39", cause, "Give images and label for each case"))
+    faults += _faults_of_form(content, path, faults)
     if any(f.code in ("I39", "I40") for f in faults):
         return None, faults
     return Description(
@@ -118,14 +120,30 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
     ), faults
 
 
+def _faults_of_form(content: dict[str, Any], path: Path, told: Iterable[Fault]) -> list[Fault]:
+    """What is wrong with the form of entries not told of yet, and of ``gnnunet.json``."""
+    causes = " ".join(fault.cause for fault in told)
+    if any(fault.code in ("I41", "I42", "I45") for fault in told):
+        causes += " labels"
+    faults = [
+        _json_fault("I39", f"{text} in {path}", "Correct it there")
+        for text, _ in description_faults(content)
+        if text.split(".")[0].split()[0] not in causes
+    ]
+    try:
+        read_metadata(path.parent)
+    except InputError as error:
+        remedy = "Correct it, or convert the data set again"
+        errors = error.errors if isinstance(error, SeveralFaultsError) else [error]
+        faults += [fault("gnnunet.json", "I39", f"{e.what}: {e.why}", remedy) for e in errors]
+    return faults
+
+
 def _label_values(content: dict[str, Any], path: Path) -> tuple[tuple[int, ...], list[Fault]]:
     """All values of ``labels`` and what is wrong with them, as nnU-Net would find out later."""
     labels = content["labels"]
     try:
-        ids = {
-            str(name): [int(v) for v in value] if isinstance(value, (list, tuple)) else [int(value)]
-            for name, value in labels.items()
-        }
+        ids = {str(name): [_as_id(v) for v in listed(value)] for name, value in labels.items()}
     except (AttributeError, TypeError, ValueError):
         cause = f"labels in {path} is {labels!r}"
         remedy = 'Give names with numbers: {"background": 0, "atrium": 1}'
@@ -141,6 +159,13 @@ def _label_values(content: dict[str, Any], path: Path) -> tuple[tuple[int, ...],
         cause = f"{path} has regions but no regions_class_order"
         faults.append(_json_fault("I39", cause, "Add regions_class_order"))
     return tuple(sorted({*values, *ignore})), faults
+
+
+def _as_id(value: object) -> int:
+    """A whole number, which may be written as text, as nnU-Net takes it."""
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        return int(value)
+    raise ValueError(value)
 
 
 def _repeated_values(ids: Mapping[str, list[int]], path: Path) -> list[Fault]:

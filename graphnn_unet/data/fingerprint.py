@@ -25,6 +25,7 @@ from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.processes import run_jobs
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import FingerprintCase, faults_of, is_table
 
 FINGERPRINT_SCHEMA_VERSION = 1
 SAVE_INTERVAL_S = 10.0
@@ -152,7 +153,10 @@ def _known_cases(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     wanted = {"schema_version": FINGERPRINT_SCHEMA_VERSION, **settings}
     same = all(record.get(key) == value for key, value in wanted.items())
-    return record["cases"] if same else {}
+    cases = record.get("cases") if same else None
+    if not is_table(cases):
+        return {}
+    return {case: entry for case, entry in cases.items() if not faults_of(FingerprintCase, entry)}
 
 
 def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:

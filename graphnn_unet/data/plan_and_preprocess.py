@@ -38,6 +38,7 @@ from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock, require_unread
 from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import read_metadata
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 
@@ -225,8 +226,8 @@ def _write_descriptions(
 ) -> str:
     """Description, patients, references and splits for training; a sentence on the splits."""
     write_json(target / "dataset.json", dataset_json)
-    if (raw / "gnnunet.json").is_file():  # order of labels and patients, for training elsewhere
-        write_json(target / "gnnunet.json", read_json(raw / "gnnunet.json"))
+    if metadata := read_metadata(raw):  # order of labels and patients, for training elsewhere
+        write_json(target / "gnnunet.json", metadata)
     _copy_references(target / "gt_segmentations", labeled)
     patients = patient_table(raw, labeled)
     splits = make_splits(patients)
@@ -252,8 +253,7 @@ def class_table(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def patient_table(raw: Path, cases: Mapping[str, Any] | Sequence[str]) -> dict[str, str]:
     """Patient of each case, from ``gnnunet.json``; a case without entry is its own patient."""
-    path = raw / "gnnunet.json"
-    known = read_json(path).get("patients", {}) if path.is_file() else {}
+    known = read_metadata(raw).get("patients", {})
     return {case: known.get(case, case) for case in cases}
 
 

@@ -40,6 +40,7 @@ from graphnn_unet.storage.atomic import (
 )
 from graphnn_unet.storage.processes import run_jobs
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import DoneCase, Manifest, faults_of, read_valid
 
 MANIFEST_SCHEMA_VERSION = 1
 UNLABELED = "__unlabeled"
@@ -333,6 +334,8 @@ def _done_files(stem: Path, key: str) -> dict[str, int]:
     if not _done(stem).is_file():
         return {}
     done = read_json(_done(stem))
+    if faults_of(DoneCase, done):
+        return {}
     whole = done["key"] == key and _are_whole(stem.parent, done.get("files", {}))
     return done["files"] if whole else {}
 
@@ -401,7 +404,9 @@ def _pending(dataset_folder: Path, identifier: str) -> Path:
 def _put_in_place(dataset_folder: Path, identifier: str) -> None:
     """Exchange the folders; started again after a stop at any point, it does what is left."""
     pending = _pending(dataset_folder, identifier)
-    wanted = {name for entry in read_json(pending)["cases"].values() for name in entry["files"]}
+    remedy = "Remove it and preprocess again"
+    cases = read_valid(pending, Manifest, remedy)["cases"]
+    wanted = {name for entry in cases.values() for name in entry["files"]}
     # without a manifest training refuses the set, so that it never sees half of an exchange
     manifest_path(dataset_folder, identifier).unlink(missing_ok=True)
     for name in _names(identifier):
@@ -436,12 +441,11 @@ def read_manifest(dataset_folder: Path, identifier: str) -> dict[str, Any] | Non
     if not path.is_file():
         return None
     try:
-        manifest = read_json(path)
+        manifest = read_valid(path, Manifest, "Preprocess again")
     except InputError as error:  # it can be made again
-        say(f"warning: {error.line}")
+        say(f"warning: {error.lines[0]}")
         return None
-    known = isinstance(manifest, dict) and manifest.get("schema_version") == MANIFEST_SCHEMA_VERSION
-    return manifest if known else None
+    return manifest if manifest.get("schema_version") == MANIFEST_SCHEMA_VERSION else None
 
 
 def drop_stale(

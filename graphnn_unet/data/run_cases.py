@@ -8,7 +8,7 @@ from pathlib import Path
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.data.preprocess import folder_name, require_preprocessed
 from graphnn_unet.data.splits import choose_labeled, held_out
-from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import read_metadata
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def select_cases(
     """
     manifest = require_preprocessed(dataset_folder, identifier)
     roles = {case: entry["role"] for case, entry in manifest["cases"].items()}
-    path = dataset_folder / "gnnunet.json"
-    description = read_json(path) if path.is_file() else {}
+    description = read_metadata(dataset_folder)
     known_patients = description.get("patients", {})
     patient_of = {case: known_patients.get(case, case) for case in roles}
     with_label = {case for case, role in roles.items() if role == "labeled"}

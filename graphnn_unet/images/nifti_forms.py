@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from graphnn_unet.errors import BadFileError, InputError
 from graphnn_unet.images.grid import Grid, compare_grids
+from graphnn_unet.images.room import require_room
 
 NiftiForm = Literal["sform", "qform"]
 NIFTI_FORMS: tuple[NiftiForm, ...] = ("sform", "qform")
@@ -249,7 +250,14 @@ def _as_one_reads(path: Path, form: NiftiForm | None, temporary: Path) -> Path:
     if header is None or not (places_twice or not scale_of(header)[1]):
         return path
     content = path.read_bytes()
-    unpacked = gzip.decompress(content) if content[:2] == _GZIP else content
+    # no more than the header claims, with the extension that may stand before the voxels
+    n_bytes = math.prod(_stored_shape(header)) * header.get_data_dtype().itemsize
+    require_room(0, n_bytes, path.name)
+    if content[:2] == _GZIP:
+        with gzip.open(path) as file:
+            unpacked = file.read(n_bytes + 2**20)
+    else:
+        unpacked = content
     header = parse_header(unpacked[:_HEADER_BYTES], path.name)
     if form is not None and places_twice:
         affine = _affine(header, form)

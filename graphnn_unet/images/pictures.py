@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import BadFileError
+from graphnn_unet.images.room import require_room
 
 if TYPE_CHECKING:
     import tifffile
     from PIL import Image as Pillow
 
-_MAX_PIXELS = 2**31
 _COLORED = frozenset({"P", "CMYK", "YCbCr", "HSV", "LAB", "PA", "RGBX", "RGBa"})
 _ORIENTATION = 0x0112
 """Tag of EXIF and TIFF: how the stored rows and columns lie in the picture, 1 to 8."""
@@ -233,6 +233,8 @@ def _tiff_page(path: Path) -> Iterator[tifffile.TiffPage]:
         if len(pages) != 1 or n_planes > 1 or pages[0].imagedepth > 1:
             n_pages = max(len(pages), n_planes, pages[0].imagedepth if pages else 0)
             raise BadFileError("I14", f"{path.name} is a stack of {n_pages} pages", _SEVERAL_PAGES)
+        n_values = int(np.prod(pages[0].shape, dtype=object))
+        require_room(n_values, n_values * max(1, pages[0].bitspersample // 8), path.name)
         yield pages[0]
 
 
@@ -253,9 +255,8 @@ def _opened(path: Path) -> Iterator[Pillow.Image]:
     from PIL import Image as Pillow
 
     with _naming_damage(path), Pillow.open(path) as picture:
-        if picture.width * picture.height > _MAX_PIXELS:
-            what = f"{path.name} claims {picture.width} x {picture.height} pixels"
-            raise BadFileError("I06", what)
+        n_values = picture.width * picture.height * 4  # Pillow's colors take four bytes a pixel
+        require_room(n_values, n_values, path.name)
         yield picture
 
 

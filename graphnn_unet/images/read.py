@@ -16,6 +16,7 @@ from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.one_file import as_one_file
 from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.room import require_room
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.images.volume_bytes import decode_volume
 
@@ -70,6 +71,7 @@ def read_volume(
         if reason == MISSING:
             raise MissingFileError(f"{name} is missing")
         raise BadFileError("I36", f"{name} is {reason}", "Remove or replace it")
+    require_room(0, path.stat().st_size, name)
     content = path.read_bytes()
     if not content:
         raise BadFileError("I07", f"{name} is empty (0 bytes)")

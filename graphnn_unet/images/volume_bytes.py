@@ -21,9 +21,13 @@ from graphnn_unet.images.find import VOLUMES, file_ending
 from graphnn_unet.images.header import last_line, quiet_itk, require_spacing
 from graphnn_unet.images.nifti_forms import parse_header, scale_of
 from graphnn_unet.images.one_file import KIND
+from graphnn_unet.images.room import require_room
 
 _MAX_DEFLATE_RATIO = 1040
 """Deflate cannot pack more than about 1032 bytes into one; a header that claims more lies."""
+
+_LONGEST_WORD = 64
+"""Letters of a number that is written as text."""
 
 _METAIMAGE_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
@@ -88,6 +92,7 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
     require_spacing(spacing, name)
     offset = max(int(header["vox_offset"]), int(header["sizeof_hdr"]) + 4)
     n_bytes = offset + math.prod(shape) * dtype.itemsize
+    _require_claim(math.prod(shape), n_bytes, len(content), name, packed=packed)
     layer = math.prod(shape[:2]) * dtype.itemsize  # some writers pad the end; none by a layer
     data = _unpack(content, n_bytes, layer - 1, name) if packed else content
     _require_bytes(len(data), n_bytes, name, code="I02" if packed else "I05")
@@ -113,7 +118,6 @@ def _nifti_shape(header: nib.Nifti1Header, name: str) -> tuple[int, ...]:
 
 def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
     """Decompress a gzip file of one or more members, to the checksum at its end."""
-    _require_possible(len(content), n_expected, name)
     parts: list[bytes] = []
     n_bytes = 0
     rest = content
@@ -123,7 +127,8 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
             # one byte more than expected is enough to see that there is more
             part = member.decompress(rest, max(1, n_expected + 1 - n_bytes))
             n_bytes += len(part)
-            while not member.eof:
+            # a little more is counted, for the message; a bomb is not unpacked to its end
+            while not member.eof and n_bytes <= 2 * n_expected + 2**26:
                 surplus = member.decompress(member.unconsumed_tail, 2**20)
                 if not surplus and not member.unconsumed_tail:
                     break
@@ -133,6 +138,8 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
                 "I03b", f"{name} is damaged: its gzip stream is not valid ({error})"
             ) from error
         parts.append(part)
+        if n_bytes > n_expected + slack:
+            raise _surplus(n_expected, n_bytes, name)
         if not member.eof:
             if n_bytes >= n_expected:
                 cause = f"{name} has lost the end of its gzip stream (checksum and length)"
@@ -142,8 +149,6 @@ def _unpack(content: bytes, n_expected: int, slack: int, name: str) -> bytes:
             )
             raise BadFileError("I01", cause)
         rest = member.unused_data
-    if n_bytes > n_expected + slack:
-        raise _surplus(n_expected, n_bytes, name)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -207,8 +212,10 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
     _require_plain_scale(fields, name)
     order = fields.get("BinaryDataByteOrderMSB", fields.get("ElementByteOrderMSB", "False"))
     dtype = dtype.newbyteorder(">" if order.lower() == "true" else "<")
-    n_bytes = math.prod(shape) * dtype.itemsize
-    if fields.get("CompressedData", "False").lower() == "true":
+    n_bytes = _require_size(shape, dtype, name)
+    is_packed = fields.get("CompressedData", "False").lower() == "true"
+    _require_claim(math.prod(shape), n_bytes, len(content), name, packed=is_packed)
+    if is_packed:
         _require_bytes(len(content) - start, n_packed, name, "I05")
         return _as_array(_inflate(content[start:], n_bytes, name), shape, dtype, name)
     if fields.get("BinaryData", "True").lower() == "false":
@@ -232,6 +239,22 @@ def _require_plain_scale(fields: dict[str, str], name: str) -> None:
         raise BadFileError("I54", cause, "Write the scaled values")
 
 
+def _require_size(shape: tuple[int, ...], dtype: np.dtype, name: str) -> int:
+    """Bytes of the voxels that a header claims."""
+    if min(shape) < 1:
+        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})")
+    return math.prod(shape) * dtype.itemsize
+
+
+def _require_claim(n_voxels: int, n_bytes: int, n_stored: int, name: str, *, packed: bool) -> None:
+    """Refuse what the file cannot hold and what the memory cannot, before it is unpacked."""
+    if packed:
+        _require_possible(n_stored, n_bytes, name)
+    elif n_bytes > 4 * n_stored:
+        _require_bytes(n_stored, n_bytes, name, "I06")
+    require_room(n_voxels, n_bytes, name)
+
+
 def _text_voxels(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     """Voxels written as words, as MetaIO reads them: through double precision."""
     words = data.split()
@@ -239,6 +262,8 @@ def _text_voxels(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str
     if len(words) != n_voxels:
         claim = f"the header claims {n_voxels} voxels, the file lists {len(words)}"
         raise BadFileError("I05", f"{name} is no whole text file: {claim}")
+    if max(map(len, words)) > _LONGEST_WORD:  # all of them would take as much room as the longest
+        raise BadFileError("I05", f"{name} has words among its voxels")
     try:
         values = np.array(words).astype(np.float64)
     except ValueError as error:
@@ -257,8 +282,12 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
     if not separator or not lines or not lines[0].startswith("NRRD"):
         raise BadFileError("I06", f"{name} has no readable NRRD header")
     # "key:=value" is the user's own and no field
-    pairs = (line.partition(":") for line in lines[1:] if line[:1] != "#" and ":=" not in line)
-    fields = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    pairs = (line.partition(":") for line in lines[1:] if line[:1] != "#")
+    fields = {
+        key.strip().lower(): value.strip() for key, _, value in pairs if not value.startswith("=")
+    }
+    if {"data file", "datafile"} & set(fields):
+        raise BadFileError("S14", f"{name} keeps its voxels in another file", "Save it as one file")
     try:
         shape = tuple(int(value) for value in fields["sizes"].split())
         dtype = np.dtype(_NRRD_TYPES[fields["type"].lower()])
@@ -278,10 +307,12 @@ def _nrrd(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarr
     dtype = dtype.newbyteorder(">" if fields.get("endian") == "big" else "<")
     encoding = fields.get("encoding", "raw").lower()
     is_packed = encoding in ("gzip", "gz")
-    is_elsewhere = bool({"data file", "datafile"} & set(fields))
-    if is_elsewhere or not (encoding == "raw" or is_packed) or (is_packed and skip_bytes < 0):
+    n_bytes = _require_size(shape, dtype, name)
+    _require_claim(math.prod(shape), n_bytes, len(content), name, packed=is_packed)
+    if not (encoding == "raw" or is_packed) or (is_packed and skip_bytes < 0):
+        # a voxel written as text takes a byte at least
+        _require_bytes(len(data), 0 if is_packed else math.prod(shape), name, "I05")
         return _by_simpleitk(path, name)
-    n_bytes = math.prod(shape) * dtype.itemsize
     for _ in range(skip_lines):
         data = data.partition(b"\n")[2]
     if is_packed:
@@ -316,8 +347,6 @@ def _inflate(data: bytes, n_expected: int, name: str) -> bytes:
 
 
 def _as_array(data: bytes, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
-    if min(shape) < 1:
-        raise BadFileError("I06", f"{name} has a damaged header (sizes {shape})")
     n_bytes = math.prod(shape) * dtype.itemsize
     _require_bytes(len(data), n_bytes, name, "I05")
     if len(data) >= n_bytes + math.prod(shape[:2]) * dtype.itemsize:  # as of NIfTI

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from graphnn_unet.metrics.protocols import (
 )
 from graphnn_unet.metrics.registry import METRICS
 from graphnn_unet.storage.atomic import write_csv, write_json
+from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
 SCHEMA_VERSION = 1
@@ -100,8 +100,7 @@ def read_metrics_csv(path: Path | str) -> list[dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"{path} is missing")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(path)
     if not rows or not _OLD_COLUMNS.keys() & rows[0].keys():
         return rows
     _OLD_COLUMN.warn(str(path))

@@ -31,7 +31,8 @@ from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
 from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
 from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
-from graphnn_unet.storage.safe_load import check_plans, read_json
+from graphnn_unet.storage.plan_schema import check_plans
+from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import trainer_class
 
 STOCK_TRAINER = "nnUNetTrainer"

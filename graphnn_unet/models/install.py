@@ -13,7 +13,8 @@ from graphnn_unet.errors import InputError, MissingFileError, RefusedError, Unsa
 from graphnn_unet.models.load import load_model_state
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import replace_folder
-from graphnn_unet.storage.safe_load import check_plans, read_json
+from graphnn_unet.storage.plan_schema import check_plans
+from graphnn_unet.storage.safe_load import read_json
 
 MAX_FILES = 1000
 MAX_BYTES = 20 * 2**30
@@ -96,6 +97,10 @@ def _check_names(opened: zipfile.ZipFile, archive: Path) -> str:
         if entry.flag_bits & 1:
             raise InputError(f"{archive} is encrypted", "", "Unpack and pack it without a password")
         roots.add(root)
+    if (claimed := sum(entry.file_size for entry in entries)) > MAX_BYTES:
+        raise UnsafeFileError(
+            f"{archive} is refused", f"it claims to unpack to {claimed / 2**30:.0f} GB"
+        )
     roots.discard("")
     if len(roots) != 1:
         raise InputError(

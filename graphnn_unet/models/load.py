@@ -11,13 +11,15 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.progress import say
 from graphnn_unet.storage.checkpoints import FINAL, require_finite
-from graphnn_unet.storage.safe_load import check_plans, load_checkpoint, read_json
+from graphnn_unet.storage.plan_schema import check_plans
+from graphnn_unet.storage.safe_load import load_checkpoint, read_json
+from graphnn_unet.storage.schemas import check_description
 from graphnn_unet.trainers.registry import known_trainer, require_class_name
 
 
@@ -85,7 +87,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: There is none.
-        InputError: It lacks channels, labels or the ending of files.
+        InputError: It lacks or misstates channels, labels or the ending of files.
     """
     path = folder / "dataset.json"
     content = read_json(path)
@@ -96,7 +98,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} lacks {', '.join(missing)}", "", "Copy the whole model folder again"
         )
-    return content
+    return check_description(content, path)
 
 
 def load_model_state(path: Path) -> dict[str, Any]:
@@ -179,4 +181,13 @@ def build_network(
     n_inputs = determine_num_input_channels(plans, manager, dataset_json)
     n_outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     build = known_trainer(trainer_name).build_network_architecture
-    return build(plans, manager, n_inputs, n_outputs, enable_deep_supervision=False)
+    try:
+        return build(plans, manager, n_inputs, n_outputs, enable_deep_supervision=False)
+    except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:
+        if isinstance(error, GraphnnError):
+            raise
+        raise InputError(
+            f"the network of configuration {configuration!r} cannot be built from the plan",
+            f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}",
+            "Copy the whole model folder again",
+        ) from error

@@ -49,7 +49,7 @@ from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import Outcome, run_jobs
-from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.safe_load import read_table
 from graphnn_unet.trainers.registry import trainer_class
 
 _log = logging.getLogger(__name__)
@@ -400,7 +400,7 @@ def _write_facts(
     }
     path = target / _FACTS
     if continue_prediction and path.is_file():
-        before = read_json(path)
+        before = read_table(path)
         changed = [key for key, value in facts.items() if before.get(key) != value]
         if changed:
             difference = ", ".join(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from graphnn_unet.errors import InputError, NoSpaceError, RefusedError
+from graphnn_unet.storage.csv_cells import as_cell
 
 TEMPORARY_MARK = ".partial-"
 """Part of every temporary name; what is left of a killed writer can be told by it."""
@@ -204,11 +205,14 @@ def _plain(value: object) -> object:
 def write_csv(
     target: Path | str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]
 ) -> None:
-    """Write rows as CSV atomically, with exactly ``columns`` in this order."""
+    """Write rows as CSV atomically, with exactly ``columns`` in this order.
+
+    Texts that a spreadsheet would run are marked as text; ``read_csv`` takes the mark off.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: as_cell(name) for name in columns})
+    writer.writerows({name: as_cell(value) for name, value in row.items()} for row in rows)
     write_text(target, buffer.getvalue())
 
 

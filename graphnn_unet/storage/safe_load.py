@@ -1,7 +1,7 @@
 """Reading files that came from elsewhere without running what is in them.
 
-Checkpoints load as tensors and plain values, properties through an unpickler with a closed list,
-plans only with networks, operations and functions that nnU-Net itself ships.
+Checkpoints load as tensors and plain values, properties through an unpickler with a closed list.
+What the tables of JSON files may hold stands in ``schemas.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import pickle
 import re
 import struct
-from collections.abc import Mapping
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,61 +22,8 @@ from graphnn_unet.storage.text import read_text
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-_NETWORKS = {
-    f"dynamic_network_architectures.architectures.unet.{name}"
-    for name in ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
-}
-_LAYERS = {
-    f"torch.nn.modules.{module}.{kind}{dim}d"
-    for module, kind in (
-        ("conv", "Conv"),
-        ("instancenorm", "InstanceNorm"),
-        ("batchnorm", "BatchNorm"),
-        ("dropout", "Dropout"),
-    )
-    for dim in (2, 3)
-} | {
-    "torch.nn.LeakyReLU",
-    "torch.nn.ReLU",
-    "torch.nn.modules.activation.LeakyReLU",
-    "torch.nn.modules.activation.ReLU",
-}
-_PREPROCESSORS = {"DefaultPreprocessor"}
-_RESAMPLING = {
-    "resample_data_or_seg_to_shape",
-    "resample_torch_simple",
-    "resample_torch_fornnunet",
-    "no_resampling_hack",
-}
-_NORMALIZATION = {
-    "CTNormalization",
-    "ZScoreNormalization",
-    "NoNormalization",
-    "RescaleTo01Normalization",
-    "RGBTo01Normalization",
-}
-_ORIENTATION = re.compile("|(?=.*[LR])(?=.*[AP])(?=.*[IS])[LRAPIS]{3}")
-_READERS = {
-    "SimpleITKIO",
-    "SimpleITKIOWithReorient",
-    "NibabelIO",
-    "NibabelIOWithReorient",
-    "NaturalImage2DIO",
-    "Tiff3DIO",
-}
-_LABEL_MANAGERS = {"LabelManager"}
-_NAMES = {
-    "preprocessor_name": _PREPROCESSORS,
-    "resampling_fn_data": _RESAMPLING,
-    "resampling_fn_seg": _RESAMPLING,
-    "resampling_fn_probabilities": _RESAMPLING,
-}
-"""Keys of a configuration that nnU-Net looks up by name, and the names it may find."""
-_NUMBERS: dict[str, type | tuple[type, ...]] = {
-    "patch_size": int,
-    "batch_size": int,
-    "spacing": (int, float),
-}
+MAX_DEPTH = 50
+"""Tables inside tables; plans and summaries have less than ten."""
 
 
 def read_json(path: Path | str) -> Any:
@@ -84,11 +31,11 @@ def read_json(path: Path | str) -> Any:
 
     Raises:
         MissingFileError: There is no such file.
-        InputError: It is not valid JSON.
+        InputError: It cannot be read, is not valid JSON, or is nested too deeply.
     """
     path = Path(path)
     try:
-        return json.loads(read_text(path))
+        content = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise MissingFileError(f"{path} is missing") from error
     except json.JSONDecodeError as error:
@@ -99,8 +46,34 @@ def read_json(path: Path | str) -> Any:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file", str(error)) from error
-    except RecursionError as error:
-        raise InputError(f"{path} cannot be read", "its tables are nested too deeply") from error
+    except (RecursionError, ValueError, OSError) as error:  # ValueError: a number of 5000 digits
+        why = (
+            "its tables are nested too deeply" if isinstance(error, RecursionError) else str(error)
+        )
+        raise InputError(f"{path} cannot be read", why) from error
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [v for part in level if isinstance(part, (dict, list)) for v in _values(part)]
+        if not level:
+            return content
+    raise InputError(f"{path} cannot be read", "its tables are nested too deeply")
+
+
+def _values(part: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(part.values()) if isinstance(part, dict) else part
+
+
+def read_table(path: Path | str) -> dict[str, Any]:
+    """Read a JSON file that holds a table.
+
+    Raises:
+        MissingFileError: There is no such file.
+        InputError: It is not valid JSON, or no table.
+    """
+    content = read_json(path)
+    if not _is_dict(content):
+        raise InputError(f"{path} holds no table", "", "Restore the file or write it again")
+    return content
 
 
 _DAMAGED_PICKLE = (
@@ -200,6 +173,7 @@ def load_plain(path: Path, what: str = "checkpoint", remedy: str = "") -> Any:
     admitted: list[Any] = [multiarray.scalar, np.dtype, np.ndarray, multiarray._reconstruct]
     admitted += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")]
     admitted += [(SimpleNamespace, "argparse.Namespace")]
+    _require_unpacked(path, what, remedy)
     try:
         with torch.serialization.safe_globals(admitted):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -232,6 +206,22 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def _require_unpacked(path: Path, what: str, remedy: str) -> None:
+    """Refuse an archive with compressed entries: torch writes none, and would unpack a bomb."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # the older format, or damaged, which torch tells
+    unpacked, stored = sum(entry.file_size for entry in entries), path.stat().st_size
+    if any(entry.compress_type for entry in entries) or unpacked > stored:
+        raise UnsafeFileError(
+            f"{what} {path} is refused",
+            f"it would unpack to {unpacked / 2**20:.0f} MB from {stored / 2**20:.1f} MB",
+            remedy or "Save it again with torch.save",
+        )
+
+
 def _broken(path: Path, error: Exception, what: str, remedy: str) -> InputError:
     return InputError(
         f"{what} {path} cannot be read",
@@ -240,92 +230,5 @@ def _broken(path: Path, error: Exception, what: str, remedy: str) -> InputError:
     )
 
 
-def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
-    """Return ``plans`` if every class and function it names is on the closed list.
-
-    nnU-Net imports and calls whatever the names in a plan point to; a plan from elsewhere is
-    therefore checked before it reaches nnU-Net.
-
-    Raises:
-        InputError: The file is no nnU-Net plan.
-        UnsafeFileError: A name is not on the list; says which.
-    """
-    if not _is_dict(plans) or not _is_dict(plans.get("configurations")):
-        raise InputError(f"{source} is not an nnU-Net plan")
-    _require(plans.get("image_reader_writer"), _READERS, "image_reader_writer", source)
-    _require(plans.get("label_manager", "LabelManager"), _LABEL_MANAGERS, "label_manager", source)
-    if not _ORIENTATION.fullmatch(str(plans.get("orientation", ""))):
-        raise _no_plan(source, f"orientation = {plans['orientation']!r}")
-    for name, configuration in plans["configurations"].items():
-        _check_configuration(
-            _table(configuration, f"configurations.{name}", source),
-            f"configurations.{name}",
-            source,
-        )
-    return plans
-
-
-def _check_configuration(configuration: Mapping[str, Any], where: str, source: Path | str) -> None:
-    for key, allowed in _NAMES.items():
-        if key in configuration:
-            _require(configuration[key], allowed, f"{where}.{key}", source)
-    schemes = configuration.get("normalization_schemes", [])
-    if not _is_sequence(schemes):
-        raise _no_plan(source, f"{where}.normalization_schemes is no list")
-    for scheme in schemes:
-        _require(scheme, _NORMALIZATION, f"{where}.normalization_schemes", source)
-    for key, kind in _NUMBERS.items():
-        if key in configuration and not _are_positive(configuration[key], kind):
-            raise _no_plan(source, f"{where}.{key} = {configuration[key]!r}")
-    if configuration.get("architecture") is not None:
-        where = f"{where}.architecture"
-        _check_architecture(_table(configuration["architecture"], where, source), where, source)
-
-
-def _check_architecture(architecture: Mapping[str, Any], where: str, source: Path | str) -> None:
-    _require(
-        architecture.get("network_class_name"), _NETWORKS, f"{where}.network_class_name", source
-    )
-    keywords = _table(architecture.get("arch_kwargs", {}), f"{where}.arch_kwargs", source)
-    imported = architecture.get("_kw_requires_import", [])
-    if not _is_sequence(imported):
-        raise _no_plan(source, f"{where}._kw_requires_import is no list")
-    for key in imported:
-        if not isinstance(key, str):
-            raise _no_plan(source, f"{where}._kw_requires_import holds {key!r}")
-        if keywords.get(key) is not None:
-            _require(keywords[key], _LAYERS, f"{where}.arch_kwargs.{key}", source)
-
-
 def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
-
-
-def _is_sequence(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
-    return isinstance(value, (list, tuple))
-
-
-def _table(value: Any, where: str, source: Path | str) -> dict[str, Any]:
-    if not _is_dict(value):
-        raise _no_plan(source, f"{where} is no table")
-    return value
-
-
-def _no_plan(source: Path | str, why: str) -> InputError:
-    return InputError(f"{source} is not an nnU-Net plan", why)
-
-
-def _are_positive(value: Any, kind: type | tuple[type, ...]) -> bool:
-    values = value if _is_sequence(value) else [value]
-    return bool(values) and all(
-        isinstance(v, kind) and not isinstance(v, bool) and v > 0 for v in values
-    )
-
-
-def _require(value: Any, allowed: set[str], key: str, source: Path | str) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        raise UnsafeFileError(
-            f"{source} is refused",
-            f"{key} = {value!r} is not one of nnU-Net's own",
-            "Use a plan written by nnU-Net or by gnnunet_plan_and_preprocess",
-        )

@@ -23,7 +23,9 @@ from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
-from graphnn_unet.storage.safe_load import check_plans, read_json
+from graphnn_unet.storage.plan_schema import check_plans
+from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import check_description, read_metadata
 from graphnn_unet.trainers.distributed import train_in_processes
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec
@@ -179,7 +181,8 @@ def _read_plan(preprocessed: Path, plans: str, configuration: str) -> tuple[dict
             f"configuration {configuration!r} is not in {path.name}",
             f"it has {', '.join(raw_plans['configurations'])}",
         )
-    return raw_plans, read_json(preprocessed / "dataset.json")
+    description = preprocessed / "dataset.json"
+    return raw_plans, check_description(read_json(description), description)
 
 
 def _resolve_recipe(
@@ -212,8 +215,7 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
     cases = select_cases(
         preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all"
     )
-    metadata_path = preprocessed / "gnnunet.json"
-    patients = read_json(metadata_path).get("patients", {}) if metadata_path.is_file() else {}
+    patients = read_metadata(preprocessed).get("patients", {})
     labeled = [case.case_id for case in cases.labeled]
     patient_of = {case: patients.get(case, case) for case in labeled}
     n_folds = 0

@@ -18,7 +18,7 @@ from tiny_study import DATASET, use_home, write_image
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.plans.planner import PLANNERS, make_plans, run_recipe
 from graphnn_unet.plans.recipe import load_recipe, parse_overrides, resolved_configuration
-from graphnn_unet.storage.safe_load import check_plans
+from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.trainers.copy_paste import box_edges
 
 LEFT_ATRIUM = ((88, 576, 576), (0.625, 0.625, 0.625))
