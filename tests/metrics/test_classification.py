@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
@@ -54,6 +54,7 @@ def test_interval_holds_the_accuracy_and_narrows_with_n():
     assert widths[1] < widths[0] / 2
 
 
+@settings(deadline=None)  # scikit-learn is imported in the first call
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
 def test_area_counts_ties_half(pairs):
     score = np.array([value / 5 for value, _ in pairs])
