@@ -110,7 +110,7 @@ class Request:
             return frozenset()
         from graphnn_unet.dataset_conversion.volumes import read_list
 
-        return frozenset(read_list(Path(self.test).expanduser()))  # pyright: ignore[reportArgumentType]
+        return frozenset(read_list(Path(self.test).expanduser()))  # pyright: ignore[reportArgumentType]  # no number
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _MODULE_OF = {
 }
 _ROOMS = ("graph", "metrics", "trainers")
 
-__all__ = ["__version__", *sorted(_MODULE_OF)]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["__version__", *sorted(_MODULE_OF)]  # pyright: ignore[reportUnsupportedDunderAll]  # a table
 
 
 def __getattr__(name: str) -> object:

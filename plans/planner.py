@@ -105,7 +105,7 @@ class _SemiSupervisedPlanning(_Planning):
     def determine_transpose(self) -> tuple[list[int], list[int]]:
         """The slice axis first; a coarse spacing inside the slices does not change which it is."""
         if self._spacing_in_slice() is None:
-            return super().determine_transpose()  # pyright: ignore[reportReturnType]
+            return super().determine_transpose()  # pyright: ignore[reportReturnType]  # lists in nnU-Net
         first = int(np.argmax(super().determine_fullres_target_spacing()))
         forward = [first, *(axis for axis in range(3) if axis != first)]
         return forward, [forward.index(axis) for axis in range(3)]
@@ -151,7 +151,7 @@ class _SemiSupervisedPlanning(_Planning):
         return plan
 
     @staticmethod
-    def static_estimate_VRAM_usage(*arguments: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def static_estimate_VRAM_usage(*arguments: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  # cached by nnU-Net
         """nnU-Net's estimate from a network without weights: five times as fast, same value."""
         with torch.device("meta"):
             return ExperimentPlanner.static_estimate_VRAM_usage(*arguments)
@@ -325,19 +325,19 @@ def _existing_configurations(plan: Path) -> dict[str, Any]:
     return configurations if is_table(configurations) else {}
 
 
-class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):  # pyright: ignore[reportIncompatibleMethodOverride]
+class GraphPlanner(_SemiSupervisedPlanning, ExperimentPlanner):  # pyright: ignore[reportIncompatibleMethodOverride]  # mixed in
     """nnU-Net's default planner (plain U-Net)."""
 
 
-class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):  # pyright: ignore[reportIncompatibleMethodOverride]
+class GraphPlannerResEncM(_SemiSupervisedPlanning, nnUNetPlannerResEncM):  # pyright: ignore[reportIncompatibleMethodOverride]  # mixed in
     """nnU-Net's residual encoder planner, size M."""
 
 
-class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):  # pyright: ignore[reportIncompatibleMethodOverride]
+class GraphPlannerResEncL(_SemiSupervisedPlanning, nnUNetPlannerResEncL):  # pyright: ignore[reportIncompatibleMethodOverride]  # mixed in
     """nnU-Net's residual encoder planner, size L."""
 
 
-class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):  # pyright: ignore[reportIncompatibleMethodOverride]
+class GraphPlannerResEncXL(_SemiSupervisedPlanning, nnUNetPlannerResEncXL):  # pyright: ignore[reportIncompatibleMethodOverride]  # mixed in
     """nnU-Net's residual encoder planner, size XL."""
 
 

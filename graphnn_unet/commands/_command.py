@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,6 +38,44 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
     )
     command_parser.add_argument("--version", action="version", version=f"{name} {__version__}")
     return command_parser
+
+
+MAX_SEED, MAX_COUNT = 2**32 - 1, 10**6
+"""NumPy's random numbers take seeds up to the first; no count on the command line needs more."""
+
+
+def number(
+    kind: type[int] | type[float], low: float = 0, high: float = MAX_COUNT
+) -> Callable[[str], float]:
+    """A type of argument with a range; argparse tells what is outside, with status 2.
+
+    Args:
+        kind: ``int`` or ``float``.
+        low: Smallest value; of a ``float`` the largest that is too small.
+        high: Largest value.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {wanted}") from error
+        if not (low < value <= high or (kind is int and value == low)):
+            above = "from" if kind is int else "above"
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]} is out of range: use a number {above} {low} to {high}"
+            )
+        return value
+
+    return read
+
+
+def folds_of(words: Sequence[str] | None) -> list[int | str] | None:
+    """Folds as the user names them: numbers, or ``all``."""
+    if words is None:
+        return None
+    return [int(word) if re.fullmatch("[0-9]{1,6}", word) else word for word in words]
 
 
 def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:

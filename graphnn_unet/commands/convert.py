@@ -37,9 +37,15 @@ def _parser() -> argparse.ArgumentParser:
     add("source", nargs="?", metavar="SOURCE", help="folder of the data")
     add("-d", dest="dataset", metavar="NAME_OR_ID", help="name, id or Dataset501_Name of the new "
         "data set (default: the form's own)")  # fmt: skip
-    add("--labeled", type=int, metavar="N", help="keep the label maps of the first N labeled "
-        "cases only; the others become unlabeled")  # fmt: skip
-    add("--unlabeled", type=int, metavar="N", help="keep the first N unlabeled cases only")
+    add("--labeled", type=_command.number(int), metavar="N",
+        help="keep the label maps of the first N labeled cases only; the others become "
+        "unlabeled")  # fmt: skip
+    add(
+        "--unlabeled",
+        type=_command.number(int),
+        metavar="N",
+        help="keep the first N unlabeled cases only",
+    )
     add("--test", metavar="N|FILE", help="the last N labeled cases, or those listed in FILE, "
         "are kept for testing")  # fmt: skip
     add(
@@ -81,7 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         "places: take this one, and write it as both")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an existing raw folder")
     add("--dry-run", action="store_true", help="show what would be written; write nothing")
-    add("-np", type=int, metavar="N", help="worker processes (default: by cores and data)")
+    add(
+        "-np",
+        type=_command.number(int, 0, 1024),
+        metavar="N",
+        help="worker processes (default: by cores and data)",
+    )
     return parser
 
 

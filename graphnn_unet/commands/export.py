@@ -33,11 +33,10 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.models.export import export
 
     _command.show_folders()
-    folds = arguments.f and [int(f) if f.isdigit() else f for f in arguments.f]
     result = export(
         arguments.model,
         arguments.o,
-        folds=folds,
+        folds=_command.folds_of(arguments.f),
         checkpoint=arguments.chk,
         overwrite=arguments.overwrite,
         trainer=arguments.tr,

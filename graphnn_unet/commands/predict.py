@@ -36,7 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
     )
-    parser.add_argument("-step_size", type=float, default=0.5, help="of the sliding window (0.5)")
+    parser.add_argument(
+        "-step_size",
+        type=_command.number(float, 0, 1),
+        default=0.5,
+        help="of the sliding window (0.5)",
+    )
     parser.add_argument("--save_probabilities", action="store_true", help="also CASE.npz and .pkl")
     parser.add_argument(
         "--uncertainty", action="store_true", help="also CASE_uncertainty: entropy in [0, 1]"
@@ -53,12 +58,24 @@ def _parser() -> argparse.ArgumentParser:
         help="for images whose NIfTI header gives two places: take this one",
     )
     parser.add_argument(
-        "--memory-budget", type=float, metavar="GB", help="memory one case may take for its export"
+        "--memory-budget",
+        type=_command.number(float),
+        metavar="GB",
+        help="memory one case may take for its export",
     )
-    parser.add_argument("-num_parts", type=int, default=1, help="share the cases among N calls")
-    parser.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0")
+    parser.add_argument(
+        "-num_parts", type=_command.number(int, 1), default=1, help="share the cases among N calls"
+    )
+    parser.add_argument(
+        "-part_id", type=_command.number(int), default=0, help="which of them this is, from 0"
+    )
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    parser.add_argument("-np", type=int, metavar="N", help="processes to prepare and export")
+    parser.add_argument(
+        "-np",
+        type=_command.number(int, 0, 1024),
+        metavar="N",
+        help="processes to prepare and export",
+    )
     return parser
 
 
@@ -66,7 +83,6 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.models.predict import predict
 
     _command.show_folders()
-    folds = arguments.f and [int(f) if f.isdigit() else f for f in arguments.f]
     result = predict(
         arguments.i,
         arguments.o,
@@ -75,7 +91,7 @@ def _work(arguments: argparse.Namespace) -> None:
         trainer=arguments.tr,
         configuration=arguments.c,
         plans=arguments.p,
-        folds=folds,
+        folds=_command.folds_of(arguments.f),
         checkpoint=arguments.chk,
         save_probabilities=arguments.save_probabilities,
         uncertainty=arguments.uncertainty,

@@ -57,12 +57,24 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         "fold", nargs="?", default="all", help="0-4, all (default) or cv (all folds, then summary)"
     )
     parser.add_argument(
-        "--labeled", type=int, metavar="N", help="count N labeled cases as labeled, the rest not"
+        "--labeled",
+        type=_command.number(int, 1),
+        metavar="N",
+        help="count N labeled cases as labeled, the rest not",
     )
     parser.add_argument(
-        "--draw", type=int, default=0, metavar="K", help="which N: 0 = published order (default)"
+        "--draw",
+        type=_command.number(int, 0, _command.MAX_SEED),
+        default=0,
+        metavar="K",
+        help="which N: 0 = published order (default)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches (0)")
+    parser.add_argument(
+        "--seed",
+        type=_command.number(int, 0, _command.MAX_SEED),
+        default=0,
+        help="seed of weights and batches (0)",
+    )
     parser.add_argument("--recipe", help="recipe name or TOML file, in place of the plan's")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -76,11 +88,21 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     mode.add_argument("--val", action="store_true", help="only predict and score validation cases")
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    parser.add_argument("-num_gpus", type=int, default=1, help="GPUs of this machine to use (1)")
+    parser.add_argument(
+        "-num_gpus",
+        type=_command.number(int, 1, 1024),
+        default=1,
+        help="GPUs of this machine to use (1)",
+    )
     parser.add_argument(
         "--output", metavar="DIR", help="model folder, instead of the usual one in nnUNet_results"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that make batches")
+    parser.add_argument(
+        "--workers",
+        type=_command.number(int, 0, 1024),
+        metavar="N",
+        help="processes that make batches",
+    )
     parser.add_argument("--deterministic", action="store_true", help="bitwise repeatable on CUDA")
     return parser
 

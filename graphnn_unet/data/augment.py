@@ -87,16 +87,16 @@ def training_augmentation(trainer: nnUNetTrainer) -> Augmentation:
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     )
     transform = trainer.get_training_transforms(
-        configuration.patch_size,  # pyright: ignore[reportArgumentType]
+        configuration.patch_size,  # pyright: ignore[reportArgumentType]  # a list in nnU-Net
         rotation,
         None,
         mirror,
         dummy_2d,
         use_mask_for_norm=configuration.use_mask_for_norm,
         is_cascaded=False,
-        foreground_labels=labels.foreground_labels,  # pyright: ignore[reportArgumentType]
-        regions=labels.foreground_regions if labels.has_regions else None,  # pyright: ignore[reportArgumentType]
-        ignore_label=labels.ignore_label,  # pyright: ignore[reportArgumentType]
+        foreground_labels=labels.foreground_labels,  # pyright: ignore[reportArgumentType]  # nnU-Net's own
+        regions=labels.foreground_regions if labels.has_regions else None,  # pyright: ignore[reportArgumentType]  # nnU-Net's own
+        ignore_label=labels.ignore_label,  # pyright: ignore[reportArgumentType]  # nnU-Net's own
     )
     for part in _all_transforms(transform):
         if isinstance(part, GaussianBlurTransform):
@@ -122,9 +122,9 @@ def validation_transform(trainer: nnUNetTrainer) -> Any:
     return trainer.get_validation_transforms(
         None,
         is_cascaded=False,
-        foreground_labels=labels.foreground_labels,  # pyright: ignore[reportArgumentType]
-        regions=labels.foreground_regions if labels.has_regions else None,  # pyright: ignore[reportArgumentType]
-        ignore_label=labels.ignore_label,  # pyright: ignore[reportArgumentType]
+        foreground_labels=labels.foreground_labels,  # pyright: ignore[reportArgumentType]  # nnU-Net's own
+        regions=labels.foreground_regions if labels.has_regions else None,  # pyright: ignore[reportArgumentType]  # nnU-Net's own
+        ignore_label=labels.ignore_label,  # pyright: ignore[reportArgumentType]  # nnU-Net's own
     )
 
 

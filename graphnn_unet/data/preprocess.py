@@ -430,7 +430,7 @@ def resampled_shape(
     target = list(resolved_configuration(plans, configuration)["spacing"])
     if len(target) == 2:
         target = [spacing[0], *target]
-    return tuple(  # pyright: ignore[reportReturnType]
+    return tuple(  # pyright: ignore[reportReturnType]  # three axes
         max(1, round(n * old / new)) for n, old, new in zip(shape, spacing, target, strict=True)
     )
 

@@ -334,7 +334,7 @@ class _Work:
         model = self.predictor
         needed = export_gb(
             prepared.properties,
-            prepared.data.shape[1:],  # pyright: ignore[reportOptionalMemberAccess]
+            prepared.data.shape[1:],  # pyright: ignore[reportOptionalMemberAccess]  # caller has looked
             model.plans,
             model.configuration,
             model.label_manager.num_segmentation_heads,
@@ -392,7 +392,7 @@ def _write_facts(
     facts = {
         "schema_version": 1,
         "dataset": predictor.plans.dataset_name,
-        "model": predictor.folder.resolve().name,  # pyright: ignore[reportOptionalMemberAccess]
+        "model": predictor.folder.resolve().name,  # pyright: ignore[reportOptionalMemberAccess]  # of a folder
         "trainer": predictor.trainer_name,
         "configuration": predictor.configuration_name,
         **predictor.settings,

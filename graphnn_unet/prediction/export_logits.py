@@ -118,7 +118,7 @@ def export_gb(
     current, spacing = _spacings(properties, plans, configuration)
     target = properties["shape_after_cropping_and_before_resampling"]
     resampled = tuple(int(n) for n in grid_shape) != tuple(int(n) for n in target)
-    apart = resampled and determine_do_sep_z_and_axis(None, current, spacing)[0]  # pyright: ignore[reportArgumentType]
+    apart = resampled and determine_do_sep_z_and_axis(None, current, spacing)[0]  # pyright: ignore[reportArgumentType]  # None is a value
     per_voxel = _BYTES_SEPARATE_AXIS if apart else _BYTES_PER_IMAGE_VOXEL
     per_voxel += 4 * n_outputs * with_probabilities + 12 * with_entropy
     return (image * per_voxel + grid * (_BYTES_PER_GRID_VOXEL + 2 * n_outputs)) / 2**30
@@ -192,7 +192,7 @@ class _Exclusive(_State):
         sums[0] = shrink * sums[0] + weight
 
     def entropy(self) -> np.ndarray:
-        total, weighted = self._sums  # pyright: ignore[reportGeneralTypeIssues]
+        total, weighted = self._sums  # pyright: ignore[reportGeneralTypeIssues]  # asked for
         weighted /= total
         np.log(total, out=total)
         total -= weighted
@@ -219,7 +219,7 @@ class _Overlapping(_State):
                 self._entropy[z] += bits / len(self._order)
 
     def entropy(self) -> np.ndarray:
-        return np.clip(self._entropy, 0, 1, out=self._entropy)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return np.clip(self._entropy, 0, 1, out=self._entropy)  # pyright: ignore[reportArgumentType, reportCallIssue]  # asked for
 
 
 def _canvas(

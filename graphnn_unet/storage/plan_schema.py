@@ -7,7 +7,7 @@ list; sizes are bounded, so that no plan describes a network larger than any mem
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -171,7 +171,7 @@ class _Plans(Table):
     transpose_backward: Annotated[list[_Axis], Field(min_length=3, max_length=3)]
     configurations: dict[str, _Part]
     orientation: Annotated[Any, PlainValidator(_orientation)] = ""
-    gnnunet: _Ours = _Ours()
+    gnnunet: _Ours | None = None
 
 
 def check_plans(plans: Any, source: Path | str) -> dict[str, Any]:
@@ -259,9 +259,9 @@ def _network_faults(keywords: Mapping[str, Any]) -> Iterator[str]:
         "n_conv_per_stage_decoder": (keywords.get("n_conv_per_stage_decoder"), n_stages - 1),
     }
     wrong = [
-        f".{key} has {len(values)} values, not {wanted}"
+        f".{key} has {len(listed(values))} values, not {wanted}"
         for key, (values, wanted) in lists.items()
-        if isinstance(values, (list, tuple)) and len(cast("Sequence[Any]", values)) != wanted
+        if isinstance(values, (list, tuple)) and len(listed(values)) != wanted
     ]
     yield from wrong
     for size in [*listed(keywords["kernel_sizes"]), *listed(keywords["strides"])]:
@@ -269,7 +269,7 @@ def _network_faults(keywords: Mapping[str, Any]) -> Iterator[str]:
             yield f" has a kernel or stride of {shown(size)}"
             return
     if not wrong and isinstance(features, (list, tuple)):
-        counts = cast("list[int]", [int(n) for n in listed(features)])
+        counts = [int(n) for n in listed(features)]
         repeats = [int(n) for n in listed(blocks or 1)]
         kernels = [prod(listed(size)) for size in listed(keywords["kernel_sizes"])]
         repeats, kernels = _spread(repeats, n_stages), _spread(kernels, n_stages)

@@ -15,7 +15,7 @@ import zipfile
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from graphnn_unet.errors import InputError, MissingFileError, UnsafeFileError
 from graphnn_unet.storage.text import read_text
@@ -53,14 +53,17 @@ def read_json(path: Path | str) -> Any:
         raise InputError(f"{path} cannot be read", why) from error
     level = [content]
     for _ in range(MAX_DEPTH):
-        level = [v for part in level if isinstance(part, (dict, list)) for v in _values(part)]
+        level = [value for part in level for value in _values(part)]
         if not level:
             return content
     raise InputError(f"{path} cannot be read", "its tables are nested too deeply")
 
 
-def _values(part: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(part.values()) if isinstance(part, dict) else part
+def _values(part: Any) -> list[Any]:
+    """Values of a table or list; none of anything else."""
+    if _is_dict(part):
+        return list(part.values())
+    return list(cast("list[Any]", part)) if isinstance(part, list) else []
 
 
 def read_table(path: Path | str) -> dict[str, Any]:

@@ -46,15 +46,14 @@ def one_of(allowed: set[str]) -> PlainValidator:
     return PlainValidator(check)
 
 
-def label_ids(value: object) -> int | list[int]:
+def label_ids(value: Any) -> int | list[int]:
     """A label's id, or those of a region; decimal texts count, as for nnU-Net.
 
     Raises:
         PydanticCustomError: It is something else, a ``ValueError``.
     """
-    if isinstance(value, (list, tuple)) and value:
-        return [_label_id(item) for item in cast("Sequence[object]", value)]
-    return _label_id(value)
+    items = listed(value)
+    return [_label_id(item) for item in items] if items and items != [value] else _label_id(value)
 
 
 def _label_id(value: object) -> int:

@@ -65,7 +65,7 @@ class BCPTrainer(SemiTrainer):
         edges = box_edges(size, self.recipe.of(CopyPasteSettings).box_fraction)
         mask = draw_mask(size, edges, batch.generator)
         mask = mask.to(batch.labeled.device, non_blocking=True)
-        (a, b), (p, q) = halves(batch.labeled), halves(batch.unlabeled)  # pyright: ignore[reportArgumentType]
+        (a, b), (p, q) = halves(batch.labeled), halves(batch.unlabeled)  # pyright: ignore[reportArgumentType]  # teach has looked
         output, extra = self.predict_mixed(torch.cat([mix(a, p, mask), mix(q, b, mask)]))
         pseudo = self.pseudo_labels.finish(pending)
         loss = self._mixed_loss(output, batch.target, self._with_ignore_channel(pseudo), mask)

@@ -48,7 +48,7 @@ def box_edges(patch_size: Sequence[int], box: float | Sequence[int]) -> tuple[in
         # integers where the share is exactly two thirds: int(96 * (2 / 3)) must stay 64
         edges = [2 * s // 3 if box == 2 / 3 else int(s * box + 1e-9) for s in patch_size]
         return tuple(max(1, edge) for edge in edges)
-    edges = tuple(int(edge) for edge in box)  # pyright: ignore[reportGeneralTypeIssues]
+    edges = tuple(int(edge) for edge in box)  # pyright: ignore[reportGeneralTypeIssues]  # a sequence
     fits = len(edges) == len(patch_size) and all(
         1 <= edge <= size for edge, size in zip(edges, patch_size, strict=True)
     )

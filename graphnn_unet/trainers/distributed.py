@@ -41,7 +41,7 @@ def train_in_processes(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    started = torch.multiprocessing.start_processes(  # pyright: ignore[reportPrivateImportUsage]
+    started = torch.multiprocessing.start_processes(  # pyright: ignore[reportPrivateImportUsage]  # public in docs
         _rank, (work, job, execution, port, quiet, errors), execution.num_gpus, join=False
     )
     context = cast(ProcessContext, started)  # which join=False returns

@@ -80,7 +80,7 @@ class ModelName:
             else:
                 rest.append(part)
         named: dict[str, Any] = {k: v if k == "variant" else int(v) for k, v in values.items()}
-        return cls(*parts[:3], **named, rest=tuple(rest))  # pyright: ignore[reportArgumentType]
+        return cls(*parts[:3], **named, rest=tuple(rest))  # pyright: ignore[reportArgumentType]  # names of fields
 
     def fits(self, trainer: str | None, configuration: str | None, plans: str | None) -> bool:
         """Whether the name has the parts that are given."""

@@ -171,9 +171,9 @@ class SemiTrainer(Checkpointed):
         self._set_folders()
         self._set_hyperparameters()
         # until `initialize`
-        self.student = None  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer = None  # pyright: ignore[reportAttributeAccessIssue]
-        self.pseudo_labels = None  # pyright: ignore[reportAttributeAccessIssue]
+        self.student = None  # pyright: ignore[reportAttributeAccessIssue]  # until initialize
+        self.optimizer = None  # pyright: ignore[reportAttributeAccessIssue]  # until initialize
+        self.pseudo_labels = None  # pyright: ignore[reportAttributeAccessIssue]  # until initialize
         self.teacher = None
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
         self.dataloader_train = self.dataloader_val = None
