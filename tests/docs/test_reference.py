@@ -23,7 +23,7 @@ def test_every_command_and_code_is_on_its_page():
     page = (TOOLS["FOLDER"] / "commands.md").read_text(encoding="utf-8")
     for name in ("cluster", "convert", "evaluate", "predict", "train"):
         assert f"\n## gnnunet_{name}\n" in page
-    assert "| `--labels DIR` |" in page
+    assert "| `--labels, --masks DIR` |" in page
     assert page.count("`--quiet`") == 1
     page = (TOOLS["FOLDER"] / "fault_codes.md").read_text(encoding="utf-8")
     assert all(f"| `{code}` | {meaning} |" in page for code, meaning in FAULT_CODES.items())
