@@ -125,9 +125,6 @@ def read(request: Request) -> ConvertedDataset:
             "Give the folder that holds the series",
         )
     notes = ["patient ids are kept as hashes, names and dates are not taken over"]
-    if skipped:
-        left_out = some(f"{where} ({reason})" for where, reason in skipped)
-        notes.append(f"{len(skipped)} left out: {left_out}")
     faults: list[Fault] = []
     for case_id, label in match_labels(cases, request.label_folder, faults, notes).items():
         inputs = (*cases[case_id].inputs, label)
@@ -272,6 +269,7 @@ def _without_copies(
 ) -> list[Path]:
     """The files of a series, of equal ones the first."""
     first: dict[str, list[Path]] = {}
+    copies: dict[tuple[Path, Path], list[Path]] = {}
     kept = []
     for path, tags in members:
         same_id = first.setdefault(tags["SOPInstanceUID"], [])
@@ -280,8 +278,11 @@ def _without_copies(
             same_id.append(path)
             kept.append(path)
         else:
-            reason = f"the same file as {_relative(original, folder)}"
-            skipped.append((_relative(path, folder), reason))
+            copies.setdefault((path.parent, original.parent), []).append(path)
+    for (where, source), paths in copies.items():
+        name = _relative(where if len(paths) > 1 else paths[0], folder)
+        reason = f"the same as in {_relative(source, folder)}"
+        skipped.append((name, f"{len(paths)} files: {reason}" if len(paths) > 1 else reason))
     return kept
 
 

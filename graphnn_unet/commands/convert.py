@@ -117,7 +117,7 @@ def _label_names(text: str | None) -> dict[int | str, str]:
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.dataset_conversion.convert import convert
     from graphnn_unet.dataset_conversion.forms import Request
-    from graphnn_unet.images.find import say_left_out
+    from graphnn_unet.images.find import left_out_line
     from graphnn_unet.progress import say
 
     _command.show_folders()
@@ -129,9 +129,13 @@ def _work(arguments: argparse.Namespace) -> None:
     }
     options = {field.name: given[field.name] for field in fields(Request)}
     result = convert(arguments.form, **options)
+    left_out = left_out_line("the data set", result.skipped)
     if arguments.dry_run:
         _print_cases(result)
-    say_left_out("the data set", result.skipped)
+        if left_out:  # of a dry run that is a result
+            print(left_out)
+    elif left_out:
+        say(left_out)
     for note in result.notes:
         say(f"note: {note}")
     _print_summary(result)

@@ -139,14 +139,19 @@ class ImageFiles:
         say_left_out(self.folder, self.left_out().items())
 
 
-def say_left_out(where: Path | str, names: Iterable[tuple[str, str]]) -> None:
-    """``left out of WHERE: a, b (reason); c (reason)``, where there is anything."""
+def left_out_line(where: Path | str, names: Iterable[tuple[str, str]]) -> str:
+    """``left out of WHERE: a, b (reason); c (reason)``; empty where there is nothing."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in names:
         by_reason.setdefault(reason, []).append(name)
-    if by_reason:
-        parts = (f"{some(listed, _SHOWN_LEFT_OUT)} ({why})" for why, listed in by_reason.items())
-        say(f"left out of {where}: {'; '.join(parts)}")
+    parts = (f"{some(listed, _SHOWN_LEFT_OUT)} ({why})" for why, listed in by_reason.items())
+    return f"left out of {where}: {'; '.join(parts)}" if by_reason else ""
+
+
+def say_left_out(where: Path | str, names: Iterable[tuple[str, str]]) -> None:
+    """Tell the user what was left out, where there is anything."""
+    if line := left_out_line(where, names):
+        say(line)
 
 
 def image_files(

@@ -58,8 +58,10 @@ def test_a_dry_run_shows_a_table_and_writes_nothing(data: Path, capsys: pytest.C
     assert main(arguments(data, "--dry-run")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["case", "role", "patient", "channels", "shape", "zyx", "spacing",
-                                "mm", "labels"]  # fmt: skip
-    assert lines[1].split() == ["case0", "labeled", "case0", "1", "6x8x10", "1x1x1", "0,1"]
+                                "mm", "axes", "labels"]  # fmt: skip
+    assert lines[1].split() == [
+        "case0", "labeled", "case0", "1", "6x8x10", "1x1x1", "LPS", "0,1",
+    ]  # fmt: skip
     assert len(lines) == 5
     assert not (data.parent / "nnUNet_raw").exists()
 
