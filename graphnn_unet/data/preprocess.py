@@ -15,7 +15,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -475,12 +475,23 @@ def missing_files(dataset_folder: Path, identifier: str, manifest: Mapping[str, 
 
 
 def require_whole(
-    dataset_folder: Path, plans: Mapping[str, Any], configuration: str, dataset_json: dict[str, Any]
+    dataset_folder: Path,
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: dict[str, Any],
+    with_label: Collection[str],
 ) -> None:
     """Refuse preprocessed cases of another plan, and files whose bytes have changed.
 
     Every file is read once, which also brings it to the memory that training reads from. Sets of
     earlier versions have no checksums; of them the sizes are compared.
+
+    Args:
+        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
+        plans: The plan.
+        configuration: Name of the configuration.
+        dataset_json: nnU-Net's description of the data set.
+        with_label: Cases whose label maps the run may see; those of others are not opened.
 
     Raises:
         MissingFileError: The set was never finished.
@@ -499,6 +510,7 @@ def require_whole(
         (case, dataset_folder / folder_name(identifier, entry["role"]) / name): value
         for case, entry in manifest["cases"].items()
         for name, value in entry.get("checksums", {}).items()
+        if case in with_label or name == f"{case}.b2nd"  # the others tell of the label map
     }
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         actual = threads.map(checksum, (path for _, path in sums))

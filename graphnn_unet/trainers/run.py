@@ -18,7 +18,14 @@ from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.plans.planner import run_recipe
-from graphnn_unet.plans.recipe import PLANNING_SECTIONS, Layer, Recipe, load_recipe, parse_overrides
+from graphnn_unet.plans.recipe import (
+    PLANNING_SECTIONS,
+    Layer,
+    Recipe,
+    load_recipe,
+    parse_overrides,
+    resolved_configuration,
+)
 from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
@@ -150,10 +157,23 @@ def train_run(
     spec = replace(spec, recipe=recipe)
     job = _Job(spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet())
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"):
-        require_whole(preprocessed, raw_plans, spec.configuration, dataset_json)
+        _require_data(preprocessed, spec, raw_plans, dataset_json)
         if spec.fold == "cv":
             return _cross_validate(job, preprocessed)
         return TrainingResult(model, [spec.fold], [_train_fold(job)])
+
+
+def _require_data(
+    preprocessed: Path, spec: RunSpec, raw_plans: dict[str, Any], dataset_json: dict[str, Any]
+) -> None:
+    """The cases of the run are whole and of its plan; label maps it may not see stay closed."""
+    identifier = resolved_configuration(raw_plans, spec.configuration)["data_identifier"]
+    cases = select_cases(
+        preprocessed, identifier, n_labeled=spec.n_labeled, draw=spec.draw,
+        fold="all" if spec.fold == "cv" else spec.fold,
+    )  # fmt: skip
+    seen = {case.case_id for case in (*cases.labeled, *cases.held_out)}
+    require_whole(preprocessed, raw_plans, spec.configuration, dataset_json, seen)
 
 
 def _own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> type[SemiTrainer]:

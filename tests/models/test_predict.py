@@ -576,9 +576,9 @@ def test_kinds_of_models_that_are_not_served_are_named(model, images, tmp_path):
     )
     with pytest.raises((InputError, KeyError), match=r"cascade|3d_lowres"):
         run(images, tmp_path / "out", cascade)
-    pictures = changed("pictures", lambda d: d.update(file_ending=".png"), "dataset.json")
-    with pytest.raises(InputError, match=r"reads \*\.png files.*nnUNetv2_predict"):
-        run(images, tmp_path / "out", pictures)
+    stacks = changed("stacks", lambda d: d.update(file_ending=".tif"), "dataset.json")
+    with pytest.raises(InputError, match=r"reads \*\.tif files.*nnUNetv2_predict"):
+        run(images, tmp_path / "out", stacks)
     nibabel = changed("nibabel", lambda p: p.update(image_reader_writer="NibabelIO"))
     with pytest.raises(InputError, match=r"--uncertainty is not possible .*NibabelIO"):
         run(images, tmp_path / "out", nibabel, uncertainty=True)

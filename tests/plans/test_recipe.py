@@ -233,7 +233,7 @@ def test_a_file_that_is_not_toml_is_named_with_its_line(tmp_path):
     (tmp_path / "my.toml").write_text("[batch]\nlabeled = = 3\n")
     with pytest.raises(RecipeError, match=r"my\.toml is not TOML.*line 2"):
         load_recipe(tmp_path / "my.toml")
-    (tmp_path / "my.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "my.toml").write_bytes(b"\xff\xe9")
     with pytest.raises(RecipeError, match=r"my\.toml is not TOML"):
         load_recipe(str(tmp_path / "my.toml"))
 
