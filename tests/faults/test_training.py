@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -135,16 +136,19 @@ def test_steps_without_a_finite_loss_are_counted_and_told(tiny_copy, capsys):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_termination_ends_like_an_interrupt(name, capsys):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
+    outside = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
 
     def work(_arguments):
         os.kill(os.getpid(), number)
-        signal.pause() if hasattr(signal, "pause") else None
+        time.sleep(5)
 
-    parser = _command.parser("gnnunet_test", "")
-    assert _command.main(work, parser, []) == _command.INTERRUPTED
+    try:
+        status = _command.main(work, _command.parser("gnnunet_test", ""), [])
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, outside)
+    assert status == _command.INTERRUPTED
     assert "interrupted" in capsys.readouterr().err
-    assert signal.getsignal(number) == before
 
 
 def test_a_hangup_that_nohup_ignores_stops_nothing():
