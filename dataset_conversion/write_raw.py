@@ -26,7 +26,7 @@ from graphnn_unet.errors import Fault, FaultsError, RefusedError
 from graphnn_unet.images.find import some
 from graphnn_unet.images.flat_picture import RAW_ENDING, READER
 from graphnn_unet.images.label_ids import ORIGINAL, label_values, original_labels
-from graphnn_unet.images.orientation import most_common
+from graphnn_unet.images.orientation import most_common, stored_otherwise
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
@@ -235,15 +235,14 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
 
 def _orientation_notes(rows: list[CaseRow]) -> list[str]:
     """What is said where scans are stored along different axes."""
-    usual = most_common(row.orientation for row in rows) if rows else ""
-    others: dict[str, list[str]] = {}
-    for row in rows:
-        if row.orientation != usual:
-            others.setdefault(row.orientation, []).append(row.case)
+    # as planning chooses: test scans do not count
+    usual = most_common(row.orientation for row in rows if row.role != "test")
+    others = stored_otherwise({row.case: row.orientation for row in rows}, usual)
     return [
         f"{some(cases)}: stored as {orientation}, most scans as {usual}; files stay as they are, "
         "planning and prediction turn what they read to one orientation and the answer back"
-        for orientation, cases in sorted(others.items())
+        for orientation, cases in others.items()
+        if usual
     ]
 
 

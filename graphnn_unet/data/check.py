@@ -44,7 +44,12 @@ from graphnn_unet.errors import BadFileError, Fault
 from graphnn_unet.images.find import some
 from graphnn_unet.images.flat_picture import flat_labels, is_picture
 from graphnn_unet.images.grid import numbers
-from graphnn_unet.images.orientation import most_common, orientation_of, turned_axes
+from graphnn_unet.images.orientation import (
+    most_common,
+    orientation_of,
+    stored_otherwise,
+    turned_axes,
+)
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
@@ -230,18 +235,15 @@ def _in_one_orientation(
     cases: dict[str, CaseMetadata],
 ) -> tuple[dict[str, CaseMetadata], str, list[Fault]]:
     """All cases in the orientation of most training scans, and a warning where some are turned."""
-    training = [m for m in cases.values() if m.orientation and m.role != "test"]
-    if not training:
+    usual = most_common(m.orientation for m in cases.values() if m.role != "test")
+    if not usual:
         return cases, "", []
-    usual = most_common(metadata.orientation for metadata in training)
-    others: dict[str, list[str]] = defaultdict(list)
-    for case, metadata in cases.items():
-        stored = metadata.orientation
-        if stored not in ("", usual):
-            others[stored].append(case)
-            shape = turned_axes(metadata.shape, stored, usual)
-            spacing = turned_axes(metadata.spacing, stored, usual)
-            cases[case] = replace(metadata, shape=shape, spacing=spacing)
+    others = stored_otherwise({case: m.orientation for case, m in cases.items()}, usual)
+    for stored, turned in others.items():
+        for case in turned:
+            shape = turned_axes(cases[case].shape, stored, usual)
+            spacing = turned_axes(cases[case].spacing, stored, usual)
+            cases[case] = replace(cases[case], shape=shape, spacing=spacing)
     faults = [
         fault(
             "dataset",
@@ -250,7 +252,7 @@ def _in_one_orientation(
             "Nothing to do",
             "warning",
         )
-        for stored, turned in sorted(others.items())
+        for stored, turned in others.items()
     ]
     return cases, usual, faults
 

@@ -1,6 +1,6 @@
 """The two places that a NIfTI header gives its voxels: qform and sform.
 
-Programs choose by rules of their own: nibabel, FSL and SPM take the sform where it has a code, ITK
+Programs choose by rules of their own: nibabel takes the sform where it has a code, ITK
 mostly the qform. That is the same while the two agree. Where they do not, nothing is guessed: the
 user chooses, and what is written beside an image gets the image's own forms, so that it lies on the
 image whichever of them a viewer takes.

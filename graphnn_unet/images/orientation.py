@@ -43,9 +43,23 @@ def orientation_of(direction: Sequence[float]) -> str:
 
 
 def most_common(orientations: Iterable[str]) -> str:
-    """The orientation that most files have; the first in the alphabet of several."""
-    counts = Counter(orientations)
-    return min(counts, key=lambda codes: (-counts[codes], codes))
+    """The orientation that most files have, the first in the alphabet of several; empty of none."""
+    counts = Counter(filter(None, orientations))
+    return min(counts, key=lambda codes: (-counts[codes], codes), default="")
+
+
+def stored_otherwise(orientations: Mapping[str, str], usual: str) -> dict[str, list[str]]:
+    """Cases by each orientation but the usual one; cases without any are not among them.
+
+    Example:
+        >>> stored_otherwise({"a": "LPS", "b": "PIR", "c": "", "d": "PIR"}, "LPS")
+        {'PIR': ['b', 'd']}
+    """
+    others: dict[str, list[str]] = {}
+    for case, stored in orientations.items():
+        if stored not in ("", usual):
+            others.setdefault(stored, []).append(case)
+    return dict(sorted(others.items()))
 
 
 def turned(array: NDArray[Any], stored: str, wanted: str) -> NDArray[Any]:

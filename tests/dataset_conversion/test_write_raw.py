@@ -298,3 +298,16 @@ def test_scans_along_other_axes_are_named_and_stay_as_they_are(source: Path, tmp
     np.testing.assert_array_equal(
         read(result.folder / "imagesUn" / "c2_0000.nii.gz"), sitk.GetArrayFromImage(stored)
     )
+
+
+def test_test_scans_do_not_say_what_is_usual(source: Path, tmp_path: Path):
+    """The note names the orientation that planning will choose."""
+    for name in ("c2", "c3"):  # unlabeled and test: two of four, one of the three that train
+        stored = sitk.DICOMOrient(sitk.ReadImage(str(source / f"{name}.nii.gz")), "AIR")
+        sitk.WriteImage(stored, str(source / f"{name}.nii.gz"), True)
+    for suffix in ("", "_label"):
+        path = source / f"c3{suffix}.nii.gz"
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "AIR"), str(path), True)
+    result = write_raw(make(source), tmp_path / "Dataset001_A", n_workers=0)
+    assert any(note.startswith("c2, c3: stored as AIR, most scans as LPS") for note in result.notes)
+    assert check_dataset(result.folder, n_workers=0).orientation == "LPS"
