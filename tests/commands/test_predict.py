@@ -70,7 +70,6 @@ def test_failing_case_ends_with_3_and_one_line(home, images, tmp_path, capsys):
         (["-chk", "best.pth"], "has no best.pth"),
         (["-device", "cuda:99"], "device 'cuda:99' is not available"),
         (["-num_parts", "2", "-part_id", "2"], "parts count from 0"),
-        (["-step_size", "0"], "it is a share of the patch"),
         (["-tr", "missing.py:Mine"], "trainer file"),
     ],
 )
