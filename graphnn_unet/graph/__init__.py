@@ -27,8 +27,10 @@ from graphnn_unet.graph.diffusion import DiffusionSystem, diffuse_labels
 from graphnn_unet.graph.embedding_loss import pair_loss
 from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
 from graphnn_unet.graph.knn import Neighbors, knn_affinity, nearest_neighbors
+from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
 from graphnn_unet.graph.minimum_cut import BalancedCut, Cut, balanced_cut, minimum_cut
 from graphnn_unet.graph.propagation import class_graph_propagate, gram_convolution
+from graphnn_unet.graph.random_walker import Walk, random_walker, random_walker_by_blocks
 
 if TYPE_CHECKING:
     from graphnn_unet.graph.clusterer import GraphClusterer
@@ -42,6 +44,7 @@ __all__ = [
     "GraphClusterer",
     "Neighbors",
     "StructureAlignment",
+    "Walk",
     "affinity_product",
     "balanced_cut",
     "class_graph_propagate",
@@ -50,7 +53,10 @@ __all__ = [
     "correlation_clustering_loss_from",
     "diffuse_labels",
     "gram_convolution",
+    "join_affinities",
     "knn_affinity",
+    "lattice_affinity",
+    "link_affinity",
     "mean_cosine",
     "minimum_cut",
     "modularity_loss",
@@ -61,6 +67,8 @@ __all__ = [
     "normalized_cut_loss_from",
     "normalized_sample_graph",
     "pair_loss",
+    "random_walker",
+    "random_walker_by_blocks",
     "thresholded_affinity",
     "unit_rows",
 ]

@@ -1,0 +1,167 @@
+"""Edges of regular grids: neighbors within an image, and links from its nodes into another one.
+
+Papers:
+    Random walker: https://doi.org/10.1109/TPAMI.2006.233
+    Graph cuts over registered voxels (Koch et al. 2015): https://arxiv.org/abs/1605.00029
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from graphnn_unet.errors import ShapeError
+from graphnn_unet.graph._tensors import check_positive, widen
+from graphnn_unet.graph._untyped import csr_tensor
+
+
+def lattice_affinity(
+    image: Tensor, bandwidth: float, spacing: Sequence[float] | None = None
+) -> Tensor:
+    """Edges between the 2 * d direct neighbors of a grid, weighted by how alike they look.
+
+    ``w = (smallest spacing / spacing of the axis)^2 exp(-|difference|^2 / bandwidth^2)``.
+
+    Args:
+        image: ``(c, *s)``, one value a channel and node; any number of axes.
+        bandwidth: Difference of intensity at which a weight has fallen to ``1 / e``.
+        spacing: Distance of neighbors, one value an axis; default 1.
+
+    Returns:
+        Sparse CSR ``(n, n)``, symmetric; nodes in raster order.
+
+    Raises:
+        InputError: The bandwidth or a spacing is not positive.
+        ShapeError: As many spacings as axes are needed.
+
+    Example:
+        >>> lattice_affinity(torch.tensor([[0.0, 0.0, 1.0]]), bandwidth=1.0).to_dense()
+        tensor([[0.0000, 1.0000, 0.0000],
+                [1.0000, 0.0000, 0.3679],
+                [0.0000, 0.3679, 0.0000]])
+    """
+    check_positive("bandwidth", bandwidth)
+    shape = image.shape[1:]
+    steps = [1.0] * len(shape) if spacing is None else [float(step) for step in spacing]
+    if len(steps) != len(shape) or not shape:
+        raise ShapeError(f"spacing {tuple(steps)} does not fit an image of axes {tuple(shape)}")
+    for step in steps:
+        check_positive("spacing", step)
+    wide = widen(image)
+    number = torch.arange(wide[0].numel(), device=image.device).reshape(shape)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for axis, length in enumerate(shape):
+        if length < 2:
+            continue
+        low, high = (wide.narrow(axis + 1, start, length - 1) for start in (0, 1))
+        weight = torch.exp(-(high - low).square().sum(0) / bandwidth**2)
+        weight = weight * (min(steps) / steps[axis]) ** 2
+        ends = [number.narrow(axis, start, length - 1).flatten() for start in (0, 1)]
+        parts.append((ends[0], ends[1], weight.flatten()))
+        parts.append((ends[1], ends[0], weight.flatten()))
+    return _matrix(parts, (number.numel(), number.numel()), wide)
+
+
+def link_affinity(point: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor:
+    """Links from nodes to the corners of the grid cells that their points fall into.
+
+    Args:
+        point: ``(n, d)``: where each node lies in the other grid, in its voxels.
+        weight: ``(n,)``, shared among the corners by multilinear interpolation.
+        shape: The other grid, ``d`` lengths.
+
+    Returns:
+        Sparse CSR ``(n, prod(shape))``. A row sums to its weight; of a point outside of the grid it
+        is empty, as are corners outside.
+
+    Raises:
+        ShapeError: The arguments do not fit each other.
+
+    Example:
+        >>> link_affinity(torch.tensor([[0.25], [5.0]]), torch.ones(2), [3]).to_dense()
+        tensor([[0.7500, 0.2500, 0.0000],
+                [0.0000, 0.0000, 0.0000]])
+    """
+    if point.dim() != 2 or point.shape[1] != len(shape) or tuple(weight.shape) != (len(point),):
+        raise ShapeError(
+            f"points {tuple(point.shape)}, weights {tuple(weight.shape)} and grid {tuple(shape)} "
+            "do not fit",
+            "they must be (n, d), (n,) and d lengths",
+        )
+    wide = widen(point)
+    length = torch.tensor(list(shape), device=point.device)
+    inside = ((wide >= 0) & (wide <= length - 1)).all(1)
+    low = wide.floor().clamp(min=torch.zeros_like(wide[0]), max=(length - 1).to(wide.dtype))
+    share = wide - low
+    source = torch.arange(len(point), device=point.device)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for corner in itertools.product((0, 1), repeat=len(shape)):
+        offset = torch.tensor(corner, device=point.device)
+        place = low.to(torch.int64) + offset
+        factor = torch.where(offset == 1, share, 1 - share).prod(1) * weight
+        keep = inside & (place < length).all(1) & (factor > 0)
+        column = torch.zeros_like(source)
+        for axis, size in enumerate(shape):
+            column = column * size + place[:, axis]
+        parts.append((source[keep], column[keep], factor[keep]))
+    n_columns = int(length.prod())
+    return _matrix(parts, (len(point), n_columns), wide)
+
+
+def join_affinities(inside: Sequence[Tensor], links: Sequence[tuple[int, int, Tensor]]) -> Tensor:
+    """One symmetric graph from the graphs of several images and the links between them.
+
+    Args:
+        inside: Affinity ``(n_i, n_i)`` of each image.
+        links: ``(i, j, (n_i, n_j) weights)``; given in both directions they add up.
+
+    Returns:
+        Sparse CSR; nodes of image 0 first.
+
+    Raises:
+        ShapeError: A link does not fit its two images.
+
+    Example:
+        >>> single = torch.zeros(1, 1)
+        >>> join_affinities([single, single], [(0, 1, torch.tensor([[2.0]]))]).to_dense()
+        tensor([[0., 2.],
+                [2., 0.]])
+    """
+    sizes = [len(affinity) for affinity in inside]
+    first = [sum(sizes[:number]) for number in range(len(sizes) + 1)]
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for number, affinity in enumerate(inside):
+        (row, column), value = _stored(affinity)
+        parts.append((row + first[number], column + first[number], value))
+    for i, j, weight in links:
+        if tuple(weight.shape) != (sizes[i], sizes[j]):
+            raise ShapeError(
+                f"link {i} to {j} has shape {tuple(weight.shape)}, not {(sizes[i], sizes[j])}"
+            )
+        (row, column), value = _stored(weight)
+        parts.append((row + first[i], column + first[j], value))
+        parts.append((column + first[j], row + first[i], value))
+    return _matrix(parts, (first[-1], first[-1]), widen(parts[0][2]))
+
+
+def _stored(affinity: Tensor) -> tuple[Tensor, Tensor]:
+    stored = affinity.to_sparse_coo().coalesce()
+    return stored.indices(), stored.values()
+
+
+def _matrix(
+    parts: Sequence[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int], like: Tensor
+) -> Tensor:
+    """CSR of rows, columns and weights; weights of equal places are added."""
+    row = torch.cat([like.new_zeros(0, dtype=torch.int64), *(part[0] for part in parts)])
+    column = torch.cat([like.new_zeros(0, dtype=torch.int64), *(part[1] for part in parts)])
+    value = torch.cat([like.new_zeros(0), *(part[2].to(like.dtype) for part in parts)])
+    stored = torch.sparse_coo_tensor(
+        torch.stack([row, column]), value, shape, check_invariants=False
+    ).coalesce()
+    row, column = stored.indices()
+    start = torch.searchsorted(row, torch.arange(shape[0] + 1, device=row.device))
+    return csr_tensor(start, column, stored.values(), shape)
