@@ -23,7 +23,7 @@ FLOORS = {
     "models": 5,
     "trainers": 4,
     "pseudo_labels": 3, "prediction": 3, "data": 3, "metrics": 3, "dataset_conversion": 3,
-    "networks": 2, "images": 2, "plans": 2,
+    "networks": 2, "images": 2, "plans": 2, "scan_graph": 2,
     "graph": 1,
     "storage": 0,
     "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "stopping": -1,
@@ -31,7 +31,7 @@ FLOORS = {
 }  # fmt: skip
 NEIGHBORS = {("dataset_conversion", "data")}
 """Rooms of one floor that may know each other, each pair in one direction."""
-NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "storage",
+NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "scan_graph", "storage",
              "dataset_conversion"}  # fmt: skip
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
