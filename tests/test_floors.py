@@ -31,8 +31,8 @@ FLOORS = {
 }  # fmt: skip
 NEIGHBORS = {("dataset_conversion", "data")}
 """Rooms of one floor that may know each other, each pair in one direction."""
-NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "scan_graph", "storage",
-             "dataset_conversion"}  # fmt: skip
+NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "scan_graph",
+             "storage", "dataset_conversion"}  # fmt: skip
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
     "graphnn_unet.models.install": "unpacks into a temporary folder",

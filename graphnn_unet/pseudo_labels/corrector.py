@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from graphnn_unet.plans.recipe import Recipe, declare_section
+from graphnn_unet.scan_graph.scan import Scan
 from graphnn_unet.settings import Section
 
 
@@ -56,12 +57,16 @@ class Surroundings:
         spacing_mm: Voxel size of the patches, one value an axis.
         overlapping: Outputs are regions that may overlap (sigmoid) instead of classes (softmax).
         dataset_folder: Folder of the preprocessed data set.
+        identifier: Folder name of the preprocessed cases in it.
+        n_classes: Classes of the labels, background included.
     """
 
     recipe: Recipe
     spacing_mm: tuple[float, ...]
     overlapping: bool = False
     dataset_folder: Path | None = None
+    identifier: str = ""
+    n_classes: int = 2
 
 
 class Corrector(ABC):
@@ -88,6 +93,16 @@ class Corrector(ABC):
 
     def __init__(self, surroundings: Surroundings):
         self.surroundings = surroundings
+
+    def prepare(  # noqa: B027  # most corrections need nothing
+        self, labeled: Sequence[Scan], unlabeled: Sequence[Scan]
+    ) -> None:
+        """Do what is done once, before the first step of a run.
+
+        Args:
+            labeled: Cases whose label maps train.
+            unlabeled: Cases that get pseudo-labels; their label maps cannot be opened.
+        """
 
     @abstractmethod
     def __call__(self, teaching: Teaching) -> Tensor:

@@ -15,6 +15,7 @@ from graphnn_unet.plans.recipe import declare_section
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.pseudo_labels.corrector import Corrector, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.largest_component import PendingLabels, PseudoLabeler
+from graphnn_unet.scan_graph.scan import Scan
 from graphnn_unet.settings import Section
 
 
@@ -60,6 +61,11 @@ class PseudoLabels:
     def feature_scales(self) -> tuple[int, ...]:
         """Decoder scales whose features the corrections read."""
         return tuple(sorted({scale for c in self.correctors for scale in c.feature_scales}))
+
+    def prepare(self, labeled: Sequence[Scan], unlabeled: Sequence[Scan]) -> None:
+        """Let the corrections do what they do once, before the first step of a run."""
+        for corrector in self.correctors:
+            corrector.prepare(labeled, unlabeled)
 
     @torch.no_grad()
     def correct(self, teaching: Teaching) -> Tensor:

@@ -7,6 +7,8 @@ a setting that changes gives other files.
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +60,11 @@ class Fields:
         Returns:
             A line for each link that cannot be made, with the reason; the others are there.
         """
-        missing = [link for link in links if not self.path(link).is_file()]
+        missing = [link for link in links if not self.has(link)]
         if not missing:
             return []
+        # several processes that need the same links begin at different ones and share the work
+        random.Random(os.getpid()).shuffle(missing)
         failed = []
         jobs = [_Job(link, self.path(link), self.spacing_mm, self.settings) for link in missing]
         with Progress(len(jobs), "graph of scans", "registration") as progress:
@@ -121,6 +125,8 @@ class _Job:
 
 def _make(job: _Job) -> None:
     """Register and write; half precision keeps displacements of up to 128 voxels to 1/16 voxel."""
+    if job.path.is_file():  # another process was faster
+        return
     fixed, moving = intensities(job.link.fixed), intensities(job.link.moving)
     point = register(fixed, moving, job.spacing_mm, job.settings)
     shift = (point - np.indices(fixed.shape, dtype=np.float32)).astype(np.float16)

@@ -14,9 +14,12 @@ from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
 from graphnn_unet.settings import Section
 
 
-class VoteSettings(Section):
-    """How far the labels of neighbors are trusted."""
+class ScanGraphSettings(Section):
+    """Labels that travel between patients: how far they are trusted."""
 
+    blend: float = Field(
+        0.5, ge=0, le=1, description="share of the vote where there is one; the rest is the teacher"
+    )
     power: float = Field(4.0, ge=0, le=32, description="exponent of the local correlation")
     radius: int = Field(2, ge=1, le=10, description="cube of the local correlation, in voxels")
     return_tolerance: float = Field(
@@ -39,7 +42,7 @@ class Voters:
     fields: Fields
     labeled: Sequence[Scan]
     n_classes: int
-    settings: VoteSettings
+    settings: ScanGraphSettings
 
     def links(self, scans: Sequence[Scan]) -> list[Link]:
         """Registrations that votes on these scans need; a scan does not vote on itself."""

@@ -294,6 +294,8 @@ class SemiTrainer(Checkpointed):
             ],
             self.label_manager.has_regions,
             Path(self.preprocessed_dataset_folder_base),
+            self.configuration_manager.data_identifier,
+            len(self.label_manager.all_labels),
         )
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -592,6 +594,8 @@ class SemiTrainer(Checkpointed):
         """Check the data, build everything and write what prediction needs."""
         self.initialize()
         self.prepare_data()
+        if self.teacher is not None:
+            self.pseudo_labels.prepare(self.cases.labeled, self.cases.unlabeled)
         if self.local_rank:
             return
         n_bytes = sum(parameter.numel() * 4 for parameter in self.student.parameters())

@@ -10,7 +10,7 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.scan_graph import fields as fields_module
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.registration import RegistrationSettings
-from graphnn_unet.scan_graph.votes import Voters, VoteSettings, leave_one_out
+from graphnn_unet.scan_graph.votes import ScanGraphSettings, Voters, leave_one_out
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -23,7 +23,7 @@ def scans():
 @pytest.fixture(scope="module")
 def voters(scans, tmp_path_factory):
     fields = Fields(tmp_path_factory.mktemp("links"), SPACING)
-    made = Voters(fields, scans, 3, VoteSettings())
+    made = Voters(fields, scans, 3, ScanGraphSettings())
     target = body(9, place=bent(amount=0.8, phase=9), with_label=False)
     assert fields.ensure(made.links([*scans, target])) == []
     return made
@@ -78,7 +78,7 @@ def test_stored_links_are_near_what_was_found(scans, tmp_path):
 def test_a_scan_that_cannot_be_linked_is_named_and_the_others_go_on(scans, tmp_path, capsys):
     flat = dataclasses.replace(scans[2], voxels=np.zeros((1, *SHAPE), np.float32))
     fields = Fields(tmp_path, SPACING)
-    voters = Voters(fields, [scans[0], flat], 3, VoteSettings())
+    voters = Voters(fields, [scans[0], flat], 3, ScanGraphSettings())
     (line,) = fields.ensure(voters.links([scans[1]]))
     assert line.startswith("scan_1 and scan_2: ")
     assert "warning: no link between scan_1 and scan_2" in capsys.readouterr().err
@@ -98,7 +98,7 @@ def test_a_damaged_link_is_named(scans, tmp_path):
 
 
 def test_the_way_back_needs_twice_the_links_and_lowers_trust(voters, scans):
-    both = dataclasses.replace(voters, settings=VoteSettings(return_tolerance=1.0))
+    both = dataclasses.replace(voters, settings=ScanGraphSettings(return_tolerance=1.0))
     links = both.links(scans)
     assert len(links) == len(voters.links(scans)) == 6  # among labeled scans both ways are there
     assert len(both.links([body(9, with_label=False)])) == 6
@@ -111,7 +111,7 @@ def test_the_way_back_needs_twice_the_links_and_lowers_trust(voters, scans):
 def test_nobody_opens_a_label_map_of_an_unlabeled_scan(scans, tmp_path):
     hidden = dataclasses.replace(scans[0], labels=None)
     fields = Fields(tmp_path, SPACING)
-    voters = Voters(fields, scans[1:], 3, VoteSettings())
+    voters = Voters(fields, scans[1:], 3, ScanGraphSettings())
     fields.ensure(voters.links([hidden]))
     assert voters.vote_on(hidden) is not None
 

@@ -1,0 +1,85 @@
+"""The vote of labeled scans, cut and mirrored with the patch, blended with the teacher."""
+
+import numpy as np
+import pytest
+import torch
+from scans import SHAPE, bent, body
+
+from graphnn_unet.errors import InputError
+from graphnn_unet.plans.recipe import load_recipe, parse_overrides, resolve
+from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
+from graphnn_unet.pseudo_labels.scan_graph import ScanGraph, cut
+
+PATCH = (12, 16, 10)
+
+
+def surroundings(folder, *overrides, **changes):
+    recipe = resolve(load_recipe("quick"), parse_overrides(list(overrides)))
+    facts = {"spacing_mm": (1.0, 1.0, 1.0), "dataset_folder": folder, "identifier": "x",
+             "n_classes": 3}  # fmt: skip
+    return Surroundings(recipe, **{**facts, **changes})
+
+
+@pytest.fixture(scope="module")
+def corrector(tmp_path_factory):
+    made = ScanGraph(surroundings(tmp_path_factory.mktemp("data")))
+    labeled = [body(n, place=bent(amount=0.8, phase=n)) for n in range(2)]
+    made.prepare(labeled, [body(9, place=bent(amount=0.8, phase=9), with_label=False)])
+    return made
+
+
+def teaching(places, logits=None):
+    if logits is None:
+        logits = torch.randn((len(places), 3, *PATCH), generator=torch.Generator().manual_seed(0))
+    return Teaching(logits, cases=["scan_9"] * len(places), places=places)
+
+
+def test_a_patch_inside_is_the_mean_of_teacher_and_vote(corrector):
+    start = (4, 3, 6)
+    given = teaching([Place(start)])
+    probability = corrector(given).softmax(1)[0]
+    vote = corrector.voters.vote_on(corrector._scans["scan_9"])
+    box = tuple(slice(s, s + n) for s, n in zip(start, PATCH, strict=True))
+    share = torch.from_numpy(vote.share[(slice(None), *box)])
+    expected = 0.5 * given.logits.softmax(1)[0] + 0.5 * share
+    torch.testing.assert_close(probability, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+def test_the_vote_is_mirrored_with_the_patch(corrector, axes):
+    flat = torch.zeros(1, 3, *PATCH)
+    plain = corrector(teaching([Place((4, 3, 6))], flat))
+    mirrored = corrector(teaching([Place((4, 3, 6), axes)], flat))
+    torch.testing.assert_close(mirrored, plain.flip([axis + 2 for axis in axes]))
+    assert not torch.allclose(mirrored, plain, atol=1e-2)
+
+
+def test_moved_patches_and_voxels_outside_keep_the_teacher(corrector):
+    places = [Place((4, 3, 6), is_moved=True), Place((-100, 0, 0)), Place((-4, 0, 0))]
+    given = teaching(places)
+    corrected, teacher = corrector(given).softmax(1), given.logits.softmax(1)
+    torch.testing.assert_close(corrected[:2], teacher[:2])
+    torch.testing.assert_close(corrected[2, :, :4], teacher[2, :, :4])
+    assert not torch.allclose(corrected[2, :, 4:], teacher[2, :, 4:], atol=1e-2)
+
+
+def test_cut_is_that_of_padding_first():
+    volume = np.random.default_rng(0).random((2, *SHAPE))
+    for start in [(0, 0, 0), (-3, 5, 20), (15, -8, -1), (30, 0, 0)]:
+        padded = np.pad(volume, [(0, 0)] + [(40, 40)] * 3)
+        box = tuple(slice(s + 40, s + 40 + n) for s, n in zip(start, PATCH, strict=True))
+        np.testing.assert_array_equal(cut(volume, Place(start), PATCH), padded[(slice(None), *box)])
+
+
+def test_where_votes_cannot_be_made_it_is_said(tmp_path):
+    with pytest.raises(InputError, match="regions that overlap"):
+        ScanGraph(surroundings(tmp_path, overlapping=True))
+    with pytest.raises(InputError, match="2d"):
+        ScanGraph(surroundings(tmp_path, spacing_mm=(1.0, 1.0)))
+
+
+def test_a_blend_of_zero_is_the_teacher(tmp_path, corrector):
+    off = ScanGraph(surroundings(tmp_path, "scan_graph.blend=0"))
+    off.voters, off._scans = corrector.voters, corrector._scans
+    given = teaching([Place((4, 3, 6))])
+    torch.testing.assert_close(off(given).softmax(1), given.logits.softmax(1))
