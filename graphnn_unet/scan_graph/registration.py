@@ -34,7 +34,7 @@ class RegistrationSettings(Section):
     )
     fine_iterations: int = Field(30, ge=0, le=1000, description="demons steps on the images")
     field_sigma: float = Field(
-        1.5, gt=0, le=10, description="smoothing of the displacements after each step, in voxels"
+        1.0, gt=0, le=10, description="smoothing of the displacements after each step, in voxels"
     )
 
 
