@@ -49,6 +49,17 @@ def csr_tensor(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, i
         return torch.sparse_csr_tensor(start, column, values, size, check_invariants=False)
 
 
+def summed_coordinates(
+    row: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, columns and weights in order, weights of equal places added."""
+    stored = torch.sparse_coo_tensor(
+        torch.stack([row, column]), values, size, check_invariants=False
+    ).coalesce()
+    row, column = stored.indices()
+    return row, column, stored.values()
+
+
 def run_function(function: type[Function], *arguments: object) -> Tensor:
     """Value of a function that brings its own gradient."""
     return function.apply(*arguments)

@@ -51,7 +51,7 @@ class Fields:
     ):
         self.folder = folder
         self.spacing_mm = tuple(float(step) for step in spacing_mm)
-        self.settings = settings or RegistrationSettings()
+        self.settings = settings or RegistrationSettings.model_validate({})
         self._digests: dict[str, str] = {}
 
     def ensure(self, links: Sequence[Link], *, n_workers: int = 0) -> list[str]:

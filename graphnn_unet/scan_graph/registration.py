@@ -62,7 +62,7 @@ def register(
     Source: affine by Mattes mutual information (32 bins, two levels), histogram matching, fast
         symmetric forces demons on smoothed and on plain images. One thread: the same everywhere.
     """
-    settings = settings or RegistrationSettings()
+    settings = settings or RegistrationSettings.model_validate({})
     for name, volume in (("the first", fixed), ("the second", moving)):
         if min(volume.shape) < MIN_LENGTH:
             raise InputError(

@@ -95,7 +95,7 @@ def solve_scans(
 
     Source: graph of scans; Grady's random walker with priors inside a scan.
     """
-    settings = settings or SolveSettings()
+    settings = settings or SolveSettings.model_validate({})
     state = [torch.where(_rows(d.certainty)[:, None] > 0, _columns(d.share), 0.0) for d in data]
     known = [_rows(d.certainty) > 0 for d in data]
     into = _starts(len(images), ties_of)

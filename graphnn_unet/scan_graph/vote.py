@@ -49,7 +49,7 @@ def warp(volume: np.ndarray, point: np.ndarray, *, outside: float = 0.0) -> np.n
 def is_inside(point: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Whether points ``(3, z, y, x)`` lie in a volume of this shape, border included."""
     length = np.asarray(shape).reshape(3, 1, 1, 1)
-    return ((point >= 0) & (point <= length - 1)).all(0)
+    return np.all((point >= 0) & (point <= length - 1), axis=0)
 
 
 def local_correlation(first: np.ndarray, second: np.ndarray, radius: int = 2) -> np.ndarray:
