@@ -63,15 +63,7 @@ def register(
         symmetric forces demons on smoothed and on plain images. One thread: the same everywhere.
     """
     settings = settings or RegistrationSettings.model_validate({})
-    for name, volume in (("the first", fixed), ("the second", moving)):
-        if min(volume.shape) < MIN_LENGTH:
-            raise InputError(
-                f"{name} scan is too small to be registered: {volume.shape} voxels",
-                f"every axis needs {MIN_LENGTH}",
-            )
-        if float(volume.max()) <= float(volume.min()):
-            raise InputError(f"{name} scan cannot be registered", "all its voxels are equal")
-    target, source = _as_image(fixed, spacing_mm), _as_image(moving, spacing_mm)
+    target, source = _images(fixed, moving, spacing_mm)
     affine = _affine(target, source, settings)
     moved = sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0)
     moved = sitk.HistogramMatching(moved, target, 128, 10, True)
@@ -83,6 +75,41 @@ def register(
     shift = np.moveaxis(sitk.GetArrayFromImage(field)[..., ::-1], -1, 0)
     steps = np.asarray(spacing_mm, dtype=np.float64).reshape(3, 1, 1, 1)
     return (np.indices(fixed.shape) + shift / steps).astype(np.float32)
+
+
+def align(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    spacing_mm: Sequence[float],
+    settings: RegistrationSettings | None = None,
+) -> np.ndarray:
+    """``moving`` on the grid of ``fixed`` after the affine part of :func:`register` alone.
+
+    Returns:
+        ``(z, y, x)`` float32, 0 outside.
+
+    Raises:
+        InputError: As :func:`register`.
+    """
+    settings = settings or RegistrationSettings.model_validate({})
+    target, source = _images(fixed, moving, spacing_mm)
+    affine = _affine(target, source, settings)
+    return sitk.GetArrayFromImage(sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0))
+
+
+def _images(
+    fixed: np.ndarray, moving: np.ndarray, spacing_mm: Sequence[float]
+) -> tuple[sitk.Image, sitk.Image]:
+    """Both volumes for SimpleITK, if they can be registered at all."""
+    for name, volume in (("the first", fixed), ("the second", moving)):
+        if min(volume.shape) < MIN_LENGTH:
+            raise InputError(
+                f"{name} scan is too small to be registered: {volume.shape} voxels",
+                f"every axis needs {MIN_LENGTH}",
+            )
+        if float(volume.max()) <= float(volume.min()):
+            raise InputError(f"{name} scan cannot be registered", "all its voxels are equal")
+    return _as_image(fixed, spacing_mm), _as_image(moving, spacing_mm)
 
 
 def _as_image(volume: np.ndarray, spacing_mm: Sequence[float]) -> sitk.Image:
