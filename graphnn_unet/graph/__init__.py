@@ -14,6 +14,7 @@ from graphnn_unet.graph.affinity_loss import (
     normalized_cut_loss_from,
 )
 from graphnn_unet.graph.alignment import StructureAlignment, normalized_sample_graph
+from graphnn_unet.graph.class_thresholds import class_thresholds, is_confident
 from graphnn_unet.graph.cluster_head import CorrelationClusterHead
 from graphnn_unet.graph.clusterer_settings import ClustererSettings
 from graphnn_unet.graph.clustering_loss import (
@@ -27,9 +28,23 @@ from graphnn_unet.graph.diffusion import DiffusionSystem, diffuse_labels
 from graphnn_unet.graph.embedding_loss import pair_loss
 from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
 from graphnn_unet.graph.knn import Neighbors, knn_affinity, nearest_neighbors
+from graphnn_unet.graph.label_correction import (
+    CorrectedNodes,
+    CorrectionSettings,
+    CorrectionStep,
+    LearnedStep,
+    VoteStep,
+    correct_labels,
+    semantic_propagate,
+)
 from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
 from graphnn_unet.graph.minimum_cut import BalancedCut, Cut, balanced_cut, minimum_cut
 from graphnn_unet.graph.propagation import class_graph_propagate, gram_convolution
+from graphnn_unet.graph.prototypes import (
+    ClassPrototypes,
+    prototype_loss,
+    self_weighted_entropy,
+)
 from graphnn_unet.graph.random_walker import Walk, random_walker, random_walker_by_blocks
 
 if TYPE_CHECKING:
@@ -37,22 +52,31 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BalancedCut",
+    "ClassPrototypes",
     "ClustererSettings",
+    "CorrectedNodes",
+    "CorrectionSettings",
+    "CorrectionStep",
     "CorrelationClusterHead",
     "Cut",
     "DiffusionSystem",
     "GraphClusterer",
+    "LearnedStep",
     "Neighbors",
     "StructureAlignment",
+    "VoteStep",
     "Walk",
     "affinity_product",
     "balanced_cut",
     "class_graph_propagate",
+    "class_thresholds",
     "cluster_perplexity",
+    "correct_labels",
     "correlation_clustering_loss",
     "correlation_clustering_loss_from",
     "diffuse_labels",
     "gram_convolution",
+    "is_confident",
     "join_affinities",
     "knn_affinity",
     "lattice_affinity",
@@ -67,8 +91,11 @@ __all__ = [
     "normalized_cut_loss_from",
     "normalized_sample_graph",
     "pair_loss",
+    "prototype_loss",
     "random_walker",
     "random_walker_by_blocks",
+    "self_weighted_entropy",
+    "semantic_propagate",
     "thresholded_affinity",
     "unit_rows",
 ]

@@ -52,6 +52,14 @@ def dense_network(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
     return network(feature[:, :50], graph.thresholded_affinity(feature[:, :50]))
 
 
+def correct(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
+    sure = graph.is_confident(member, graph.class_thresholds(member, sigma=0.5))
+    steps = [graph.VoteStep(), graph.VoteStep()]
+    states = graph.correct_labels(member, graph.unit_rows(feature), sure, steps)
+    # rows have unit length, so that their plain squares would carry no gradient
+    return torch.cat([states[-1].probability, states[-1].embedding[..., :3]], dim=-1)
+
+
 CALLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "correlation": graph.correlation_clustering_loss,
     "cut": graph.normalized_cut_loss,
@@ -63,6 +71,7 @@ CALLS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "classes": lambda f, s: graph.class_graph_propagate(s, f, detach_graph=False),
     "woodbury": lambda f, s: graph.diffuse_labels(s, node_feature=f, alpha=0.9),
     "sparse diffusion": diffuse_sparse,
+    "correct": correct,
     "align": align,
     "cluster": cluster,
     "network": dense_network,
