@@ -14,6 +14,7 @@ from graphnn_unet.graph.affinity_loss import (
     normalized_cut_loss_from,
 )
 from graphnn_unet.graph.alignment import StructureAlignment, normalized_sample_graph
+from graphnn_unet.graph.class_masses import keep_class_masses
 from graphnn_unet.graph.class_thresholds import class_thresholds, is_confident
 from graphnn_unet.graph.cluster_head import CorrelationClusterHead
 from graphnn_unet.graph.clusterer_settings import ClustererSettings
@@ -24,7 +25,7 @@ from graphnn_unet.graph.clustering_loss import (
     modularity_loss,
     normalized_cut_loss,
 )
-from graphnn_unet.graph.diffusion import DiffusionSystem, diffuse_labels
+from graphnn_unet.graph.diffusion import DiffusionSystem, diffuse_labels, similar_labels
 from graphnn_unet.graph.embedding_loss import pair_loss
 from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
 from graphnn_unet.graph.knn import Neighbors, knn_affinity, nearest_neighbors
@@ -78,6 +79,7 @@ __all__ = [
     "gram_convolution",
     "is_confident",
     "join_affinities",
+    "keep_class_masses",
     "knn_affinity",
     "lattice_affinity",
     "link_affinity",
@@ -96,6 +98,7 @@ __all__ = [
     "random_walker_by_blocks",
     "self_weighted_entropy",
     "semantic_propagate",
+    "similar_labels",
     "thresholded_affinity",
     "unit_rows",
 ]

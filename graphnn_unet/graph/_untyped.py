@@ -31,6 +31,11 @@ def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.cholesky_ex(matrix)
 
 
+def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of each symmetric matrix, ascending, and its eigenvectors as columns."""
+    return torch.linalg.eigh(matrix)
+
+
 def true_places(flags: Tensor) -> list[int]:
     """Places of the true entries of ``(n,)``."""
     return flags.nonzero().flatten().tolist()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import as_batch, as_pair, full_precision
-from graphnn_unet.graph._untyped import cholesky, run_function
+from graphnn_unet.graph._untyped import cholesky, eigenvectors, run_function
 from graphnn_unet.graph.affinity import GramAffinity, Kernel
 from graphnn_unet.graph.explicit import (
     affinity_product,
@@ -31,6 +31,11 @@ from graphnn_unet.graph.explicit import (
 
 # Rows worked at a time where Phi^T diag(w) Phi is summed.
 _ROW_BLOCK = 65_536
+
+# A graph whose second eigenvalue is below this hardly tells nodes apart; it is not amplified more.
+_FLATTEST = 1e-3
+
+_REMEDY = "Use kernel='shifted', or features without negative entries"
 
 
 class NotConvergedWarning(UserWarning):
@@ -123,6 +128,72 @@ def diffuse_labels(
             stacklevel=2,
         )
     return solution.value
+
+
+def similar_labels(
+    label: Tensor, *, node_feature: Tensor, alpha: float = 0.5, kernel: Kernel = "shifted"
+) -> Tensor:
+    """What nodes of similar features say of each node: diffusion without the node's own label.
+
+        M = T + [(I - alpha S' / lambda)^(-1) - I] Y,    T = phi phi^T Y,    S' = S - phi phi^T
+
+    with ``phi`` the root of the degrees at unit length, the eigenvector of S to the eigenvalue 1,
+    and ``lambda`` the largest eigenvalue of S'. On a complete graph :func:`diffuse_labels` returns
+    little else than ``T``, the mean label, amplified by ``1 / (1 - alpha)``. Here ``T`` stays as it
+    is, and the strongest difference between nodes gets the gain ``alpha / (1 - alpha)``: with
+    ``alpha`` = 1/2 two separate groups of nodes get the mean label of each. The sum over nodes,
+    weighed by the root of the degrees, is that of the labels.
+
+    Args:
+        label: ``(n, q)`` or ``(b, n, q)``.
+        node_feature: ``(n, c)`` or ``(b, n, c)``.
+        alpha: Reach, ``0 <= alpha < 1``; 0 returns ``T``, and so do equal features.
+        kernel: ``shifted`` or ``gram``, as in :func:`diffuse_labels`; degrees must be positive.
+
+    Returns:
+        The shape of ``label``, no gradient; entries may be negative.
+
+    Raises:
+        ShapeError: Label and features do not fit.
+        InputError: ``alpha`` is out of range, or a degree is not positive.
+
+    Source: ours, from p = 2 diffusion (Zhou et al. 2004) in the eigenbasis of LF-10.
+    Cost: ``n c^2``.
+
+    Example:
+        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+        >>> label = torch.tensor([[1.0], [0.6], [0.1], [0.3]])
+        >>> similar_labels(label, node_feature=feature, kernel="gram")
+        tensor([[0.8000],
+                [0.8000],
+                [0.2000],
+                [0.2000]])
+    """
+    if not 0 <= alpha < 1:
+        raise InputError(f"alpha={alpha} cannot be used", "the system is singular outside [0, 1)")
+    with torch.no_grad(), full_precision(label):
+        feature, wide, single = as_pair(node_feature, label, ("node_feature", "label"))
+        graph = GramAffinity.of(feature, kernel)
+        degree = graph.degree()
+        if bool((degree <= 0).any()):
+            raise InputError(
+                f"{int((degree <= 0).sum())} nodes have no positive degree",
+                "a diffusion divides by degrees",
+                _REMEDY,
+            )
+        unit = (degree / degree.sum(dim=1, keepdim=True)).sqrt().unsqueeze(-1)
+        root = degree.rsqrt().unsqueeze(-1)
+        # with U = D^(-1/2) Phi, S = U U^T: the part of U^T U beside U^T phi has the values of S'
+        small = _weighted_gram(graph, root.square()).double()
+        still = graph.project(root * unit).double()
+        values, vectors = eigenvectors(small - still @ still.mT)
+        gain = alpha / (values[:, -1:].clamp(min=_FLATTEST) - alpha * values)
+        inner = vectors.mT @ (graph.project(root * wide) - graph.project(
+            root * unit) @ (unit.mT @ wide)).double()  # fmt: skip
+        inner = vectors @ (gain.unsqueeze(-1) * inner)
+        inner = (inner - still @ (still.mT @ inner)).to(wide.dtype)
+        value = unit * (unit.mT @ wide) + root * graph.expand(inner)
+    return value[0] if single else value
 
 
 class DiffusionSystem:
@@ -230,12 +301,11 @@ def _woodbury(graph: GramAffinity, label: Tensor, alpha: float, diagonal: bool) 
     """
     itself = torch.zeros_like(label[..., 0]) if diagonal else graph.diagonal()
     degree = graph.degree() - itself
-    remedy = "Use kernel='shifted', or features without negative entries"
     if bool((degree <= 0).any()):
         raise InputError(
             f"{int((degree <= 0).sum())} nodes have no positive degree",
             "a diffusion divides by degrees",
-            remedy,
+            _REMEDY,
         )
     root = degree.rsqrt().unsqueeze(-1)
     inverse = (1 + alpha * itself / degree).reciprocal().unsqueeze(-1)
@@ -245,7 +315,7 @@ def _woodbury(graph: GramAffinity, label: Tensor, alpha: float, diagonal: bool) 
     factor, defect = cholesky(eye + small)
     if bool(defect.any()):
         # negative weights can push an eigenvalue of S beyond 1, with all degrees positive
-        raise InputError("the diffusion has no solution", "the graph has negative weights", remedy)
+        raise InputError("the diffusion has no solution", "the graph has negative weights", _REMEDY)
     inner = torch.cholesky_solve(graph.project(root * start), factor)
     return start + alpha * inverse * root * graph.expand(inner)
 

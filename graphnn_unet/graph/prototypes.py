@@ -98,7 +98,8 @@ class ClassPrototypes(nn.Module):
             moved = torch.where(
                 self.seen.unsqueeze(1), self.beta * self.mean + (1 - self.beta) * batch, batch
             )
-            present = count > 0
+            # a batch that overflowed must not stay in the memory
+            present = (count > 0) & torch.isfinite(batch).all(dim=-1).all(dim=0)
             self.mean.copy_(torch.where(present.unsqueeze(1), moved, self.mean))
             self.sightings += present
 

@@ -18,11 +18,11 @@ class Tap:
     """A place in a U-Net whose features are wanted.
 
     Attributes:
-        part: ``encoder`` or ``decoder``.
+        part: ``encoder``, ``decoder``, or ``head`` for the logits of a decoder scale.
         scale: Resolution, 0 is that of the image; in the encoder the stages' own numbers.
     """
 
-    part: Literal["encoder", "decoder"]
+    part: Literal["encoder", "decoder", "head"]
     scale: int
 
 
@@ -57,7 +57,9 @@ def _module_of(network: nn.Module, tap: Tap) -> nn.Module:
         if isinstance(network, AlignedUNet) and tap.scale == network.stage:
             return network.align
     else:
-        stages = list(planned_unet(network).decoder.stages)[::-1]  # it begins at the coarsest
+        decoder = planned_unet(network).decoder
+        stages = list(decoder.stages if tap.part == "decoder" else decoder.seg_layers)
+        stages = stages[::-1]  # it begins at the coarsest
     if not 0 <= tap.scale < len(stages):
         raise InputError(
             f"the {tap.part} has no scale {tap.scale}",

@@ -59,6 +59,8 @@ class Surroundings:
         dataset_folder: Folder of the preprocessed data set.
         identifier: Folder name of the preprocessed cases in it.
         n_classes: Classes of the labels, background included.
+        scale_sizes: Spatial size of a patch at each decoder scale that the loss trains, finest
+            first; :attr:`Teaching.features` counts scales the same way.
     """
 
     recipe: Recipe
@@ -67,6 +69,7 @@ class Surroundings:
     dataset_folder: Path | None = None
     identifier: str = ""
     n_classes: int = 2
+    scale_sizes: Sequence[tuple[int, ...]] = ()
 
 
 class Corrector(ABC):
@@ -80,11 +83,11 @@ class Corrector(ABC):
 
     Attributes:
         sections: Recipe sections of the correction, by name.
-        feature_scales: Decoder scales whose features it reads.
+        feature_scales: Decoder scales whose features it reads; may be set by the constructor.
     """
 
     sections: ClassVar[Mapping[str, type[Section]]] = {}
-    feature_scales: ClassVar[tuple[int, ...]] = ()
+    feature_scales: tuple[int, ...] = ()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

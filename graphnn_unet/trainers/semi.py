@@ -34,7 +34,7 @@ from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.errors import InputError
 from graphnn_unet.graph.shared_batch import shared_images
 from graphnn_unet.networks.features import Tap
-from graphnn_unet.networks.hook import planned_unet
+from graphnn_unet.networks.hook import planned_unet, stage_shapes
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
@@ -296,7 +296,18 @@ class SemiTrainer(Checkpointed):
             Path(self.preprocessed_dataset_folder_base),
             self.configuration_manager.data_identifier,
             len(self.label_manager.all_labels),
+            self.trained_scales(self.student.network),
         )
+
+    def trained_scales(self, network: nn.Module) -> list[tuple[int, ...]]:
+        """Spatial size of a patch at each decoder scale that the loss weighs, finest first."""
+        n_outputs = len(planned_unet(network).decoder.stages) if self.enable_deep_supervision else 1
+        weights = deep_supervision_weights(n_outputs)
+        sizes = stage_shapes(
+            self.configuration_manager.patch_size,
+            self.configuration_manager.network_arch_init_kwargs["strides"],
+        )
+        return [tuple(size) for size, weight in zip(sizes, weights, strict=False) if weight > 0]
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.recipe.optimizer

@@ -17,7 +17,9 @@ from graphnn_unet.graph import (
     diffuse_labels,
     knn_affinity,
     normalized_affinity,
+    similar_labels,
 )
+from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.diffusion import NotConvergedWarning, conjugate_gradients
 
 
@@ -244,3 +246,51 @@ def test_wrong_arguments_are_refused():
         diffuse_labels(label, affinity=path(6))
     with pytest.raises(ShapeError, match="do not fit"):
         diffuse_labels(label, node_feature=rows(6))
+
+
+@pytest.mark.parametrize("kernel", ["shifted", "gram"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
+def test_labels_of_similar_nodes_are_those_of_the_dense_graph(kernel, alpha):
+    generator = torch.Generator().manual_seed(0)
+    feature = torch.rand(2, 40, 5, generator=generator, dtype=torch.float64)
+    label = torch.randn(2, 40, 3, generator=generator, dtype=torch.float64).softmax(-1)
+    value = similar_labels(label, node_feature=feature, alpha=alpha, kernel=kernel)
+    weight = GramAffinity.of(feature, kernel).dense()
+    degree = weight.sum(-1)
+    operator = weight / (degree[:, :, None] * degree[:, None, :]).sqrt()
+    values, vectors = torch.linalg.eigh(operator)
+    torch.testing.assert_close(values[:, -1], torch.ones(2, dtype=torch.float64))
+    gain = 1 / (1 - alpha * values / values[:, -2:-1]) - 1
+    gain[:, -1] = 1.0
+    torch.testing.assert_close(value, vectors @ (gain[..., None] * (vectors.mT @ label)))
+    root = degree.sqrt().unsqueeze(-1)
+    torch.testing.assert_close((root * value).sum(1), (root * label).sum(1))
+    torch.testing.assert_close(
+        similar_labels(label[0], node_feature=feature[0], alpha=alpha, kernel=kernel), value[0]
+    )
+
+
+def test_separate_groups_have_their_own_means():
+    """The eigenvalue 1 is there once a group; which of its vectors is stationary must be told."""
+    feature = torch.eye(3)[torch.arange(12) % 3]
+    label = torch.rand(12, 2, generator=torch.Generator().manual_seed(0))
+    means = torch.stack([label[i::3].mean(0) for i in range(3)])
+    value = similar_labels(label, node_feature=feature, kernel="gram")
+    torch.testing.assert_close(value, means[torch.arange(12) % 3], atol=1e-5, rtol=0)
+
+
+def test_equal_and_nearly_equal_features_say_the_mean_label():
+    label = torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    noise = 1e-4 * torch.randn(30, 4, generator=torch.Generator().manual_seed(1))
+    for feature in (torch.ones(30, 4), torch.ones(30, 1), 1 + noise):
+        for kernel in ("shifted", "gram"):
+            value = similar_labels(label, node_feature=feature, alpha=0.9, kernel=kernel)
+            torch.testing.assert_close(value, label.mean(0).expand(30, 3), atol=1e-3, rtol=0)
+
+
+def test_labels_of_similar_nodes_need_a_reach_below_one_and_positive_degrees():
+    label = torch.eye(2)
+    with pytest.raises(InputError, match="alpha=1"):
+        similar_labels(label, node_feature=torch.eye(2), alpha=1.0)
+    with pytest.raises(InputError, match="no positive degree"):
+        similar_labels(label, node_feature=torch.tensor([[1.0], [-1.0]]), alpha=0.5, kernel="gram")
