@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from graphnn_unet.plans.recipe import Schedule
 from graphnn_unet.pseudo_labels.corrector import Place
 
 
@@ -25,6 +26,14 @@ class Phase:
     start: int
     stop: int
     unlabeled: bool
+
+
+def pretraining_and_self_training(schedule: Schedule) -> list[Phase]:
+    """Training on labeled cases, then with pseudo-labels; a phase without steps is left out."""
+    middle = schedule.pretrain_steps
+    end = middle + schedule.selftrain_steps
+    phases = [Phase("pretrain", 0, middle, False), Phase("selftrain", middle, end, True)]
+    return [phase for phase in phases if phase.stop > phase.start] or phases[:1]
 
 
 @dataclass

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
-from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
+from graphnn_unet.trainers.batch import (
+    Batch,
+    Phase,
+    StepLoss,
+    halves,
+    pretraining_and_self_training,
+)
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.semi import SemiTrainer
@@ -46,11 +52,7 @@ class BCPTrainer(SemiTrainer):
 
     def phases(self) -> list[Phase]:
         """Pre-training on labeled cases, then self-training."""
-        schedule = self.recipe.schedule
-        middle = schedule.pretrain_steps
-        end = middle + schedule.selftrain_steps
-        pretrain = [Phase("pretrain", 0, middle, False)] if middle else []
-        return [*pretrain, Phase("selftrain", middle, end, True)] if end > middle else pretrain
+        return pretraining_and_self_training(self.recipe.schedule)
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of the phase."""

@@ -30,10 +30,15 @@ class SupervisedTrainer(SemiTrainer):
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """Dice and cross-entropy over the whole (mixed) image."""
         del phase
-        if self.recipe.of(CopyPasteSettings).supervised:
-            return supervised_copy_paste_loss(self, batch)
-        output, _ = self.student.predict(batch.labeled)
-        return StepLoss(region_losses(output, batch.target, None, self.loss_settings)[0])
+        return supervised_loss(self, batch)
+
+
+def supervised_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
+    """Loss of labeled images, mixed with each other if the recipe says so."""
+    if trainer.recipe.of(CopyPasteSettings).supervised:
+        return supervised_copy_paste_loss(trainer, batch)
+    output, _ = trainer.student.predict(batch.labeled)
+    return StepLoss(region_losses(output, batch.target, None, trainer.loss_settings)[0])
 
 
 def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:

@@ -6,7 +6,7 @@ import torch
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.storage.checkpoints import LATEST, plain
-from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, SupervisedTrainer
+from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, MLLCTrainer, SupervisedTrainer
 
 
 class _Recording:
@@ -46,6 +46,10 @@ class RecordingBCP(_Recording, BCPTrainer):
 
 
 class RecordingGraphCL(_Recording, GraphCLTrainer):
+    pass
+
+
+class RecordingMLLC(_Recording, MLLCTrainer):
     pass
 
 
