@@ -16,10 +16,10 @@ from graphnn_unet.settings import Section
 class DiffusionSettings(Section):
     """Label diffusion over decoder features."""
 
-    alpha: Annotated[float, Field(ge=0, lt=1)] = Field(
+    reach: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5,
-        description="reach: the strongest difference between the voxels' features is amplified by "
-        "1 / (1 - alpha); 0 changes nothing",
+        description="alpha of the diffusion: what sets the voxels' features apart most counts "
+        "alpha / (1 - alpha) times; 0 changes nothing",
     )
 
 
@@ -45,7 +45,7 @@ class Diffusion(Corrector):
     def __call__(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` of the corrected probabilities."""
         logits = teaching.logits.float()
-        alpha = self.surroundings.recipe.of(DiffusionSettings).alpha
+        alpha = self.surroundings.recipe.of(DiffusionSettings).reach
         if alpha == 0:
             return logits
         feature = teaching.features[0].float().flatten(2)

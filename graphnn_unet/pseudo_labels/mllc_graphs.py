@@ -36,10 +36,10 @@ class MLLCSettings(Section):
     gamma: Annotated[float, Field(gt=0)] = Field(
         1.0, description="power of the cosine that weighs a link (MLLC: 1)"
     )
-    alpha: Fraction = Field(
+    neighbor_share: Fraction = Field(
         0.2,
         description="share that a confident position takes from its neighbors, others take "
-        "1 - alpha (MLLC: 0.2 in its best table, 0.8 in the text)",
+        "the rest (MLLC: alpha = 0.2 in its best table, 0.8 in the text)",
     )
     sigma: Annotated[float, Field(gt=0, le=1)] = Field(
         0.95, description="probability above which a position counts for its class's threshold"
@@ -63,7 +63,7 @@ class MLLCSettings(Section):
 
     def graphs(self, detach_graph: bool = True) -> CorrectionSettings:
         """How the graphs are made."""
-        return CorrectionSettings(self.neighbors, self.gamma, self.alpha, detach_graph)
+        return CorrectionSettings(self.neighbors, self.gamma, self.neighbor_share, detach_graph)
 
     def thresholds(self, probability: Tensor) -> Tensor:
         """Threshold of each class, ``(C,)``, from the nodes ``(b, n, C)`` of a batch."""

@@ -51,12 +51,8 @@ class MLLCTrainingSettings(Section):
     weight: Weight = Field(
         1.0, description="weight of both graph losses beside the supervised one (not published)"
     )
-    slg_weight: Weight = Field(
-        0.1, description="weight of the semantic-level loss (MLLC, section 4.1: 0.1)"
-    )
-    clg_weight: Weight = Field(
-        1.0, description="weight of the class-level loss (MLLC, section 4.1: 1)"
-    )
+    slg_weight: Weight = Field(0.1, description="weight of the semantic-level loss (MLLC: 0.1)")
+    clg_weight: Weight = Field(1.0, description="weight of the class-level loss (MLLC: 1)")
     pair_share: Fraction = Field(
         0.5, description="share of pairs against prototypes in the semantic-level loss (MLLC: 0.5)"
     )

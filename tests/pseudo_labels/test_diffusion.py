@@ -12,7 +12,7 @@ from graphnn_unet.pseudo_labels.diffusion import Diffusion
 
 def corrected(logits, feature, alpha=0.5, overlapping=False):
     surroundings = Surroundings(
-        resolve({"diffusion": {"alpha": alpha}}), (1.0,) * (logits.dim() - 2), overlapping
+        resolve({"diffusion": {"reach": alpha}}), (1.0,) * (logits.dim() - 2), overlapping
     )
     corrector = Diffusion(surroundings)
     assert corrector.feature_scales == (0,)

@@ -109,7 +109,7 @@ def test_unsure_blocks_take_the_class_of_similar_positions():
     result = corrector()(Teaching(logits, {1: feature}))
     assert (result.argmax(1) != truth).sum() <= 2
     controls = [
-        (corrector(alpha=0.8), {1: feature}),
+        (corrector(neighbor_share=0.8), {1: feature}),
         (corrector(neighbors=0), {1: feature}),
         (corrector(), {1: torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(1))}),
     ]

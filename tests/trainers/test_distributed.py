@@ -23,6 +23,13 @@ TWENTY_STEPS = [
 ]  # fmt: skip
 # enough that alignment and head matter, too little to make twenty steps chaotic
 GRAPH = ["graph.kappa=0.1", "optimizer.weight_decay=0.001"]
+MLLC = [
+    "batch.labeled=8", "batch.unlabeled=8", "mllc.max_nodes=512", "mllc.sigma=0.5",
+    "mllc_training.embedding_size=16", "mllc_training.cutmix_probability=1.0",
+    "schedule.pretrain_steps=1", "schedule.selftrain_steps=1",
+]  # fmt: skip
+"""Half of each kind of image makes a step: two pairs, one for each process. One such step: rounding
+changes neighbors and labels of nodes from the second on."""
 
 
 def train_recording(home, name, overrides, **keywords) -> list[dict]:
@@ -47,7 +54,12 @@ def largest_difference(a: dict, b: dict) -> float:
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [("RecordingSupervised", []), ("RecordingBCP", []), ("RecordingGraphCL", GRAPH)],
+    [
+        ("RecordingSupervised", []),
+        ("RecordingBCP", []),
+        ("RecordingGraphCL", GRAPH),
+        ("RecordingMLLC", MLLC),
+    ],
 )
 def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, name, overrides):
     overrides = [*TWENTY_STEPS, *overrides]
@@ -58,6 +70,8 @@ def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, na
     if name == "RecordingGraphCL":
         assert first["heads"]["cluster_head"]
         assert abs(float(first["network"]["align.gate"])) > 1e-4  # the graph has had an effect
+    if name == "RecordingMLLC":
+        assert first["heads"]["mllc_prototypes"]["sightings"].max() == 1
 
 
 def test_stopped_and_continued_processes_end_alike(tiny_copy):
