@@ -10,6 +10,7 @@ from trainers.small_trainers import equal_weights, make_trainer, random_batch
 
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.graph import LearnedStep
+from graphnn_unet.plans.recipe import load_recipe, resolve
 from graphnn_unet.pseudo_labels.largest_component import PendingLabels
 from graphnn_unet.pseudo_labels.mllc_graphs import MLLCSettings
 from graphnn_unet.storage.checkpoints import FINAL, LATEST
@@ -381,6 +382,32 @@ def test_views_follow_from_the_step_alone(trainer_with):
     assert torch.equal(first, again)
     assert (mask is None) == (mask_again is None)
     assert not torch.equal(first, random_batch(trainer).unlabeled)
+
+
+# ------------------------------------------------------------------------ which scale, which values
+
+
+def test_the_head_without_weight_is_never_chosen(trainer_with):
+    """The coarser of two heads, with 8 x 8 x 8 positions, is not trained."""
+    trainer = trainer_with("mllc.min_nodes=64")
+    assert len(trainer.network.decoder.stages) == 2
+    assert trainer.trained_scales(trainer.network) == [(16, 16, 16)]
+    assert (trainer.grid.scale, trainer.grid.size) == (0, (8, 8, 8))
+    single = trainer_with("loss.deep_supervision=false")
+    assert single.trained_scales(single.network) == [(16, 16, 16)]
+
+
+def test_defaults_and_the_papers_recipe_have_the_published_values():
+    for recipe in (resolve(), resolve(load_recipe("mllc_paper"))):
+        graphs, training = recipe.as_dict()["mllc"], recipe.as_dict()["mllc_training"]
+        assert [graphs[key] for key in ("iterations", "neighbors", "gamma", "sigma")] == [
+            2, 20, 1.0, 0.95,
+        ]  # fmt: skip
+        assert (graphs["neighbor_share"], graphs["threshold"]) == (0.2, "count")
+        assert [training[key] for key in ("slg_weight", "clg_weight", "pair_share")] == [
+            0.1, 1.0, 0.5,
+        ]  # fmt: skip
+        assert [training[key] for key in ("tau", "beta", "embedding_size")] == [0.1, 0.99, 256]
 
 
 # ------------------------------------------------------------------------------- what is refused
