@@ -1,7 +1,10 @@
 """Training step of MLLCTrainer against BCPTrainer's, with and without its graphs, in turn.
 
 Both students see as many patches. On a CPU the process's CPU time counts, so that other programs on
-the machine do not. Run: python tests/benchmarks/mllc.py [--quick] [--json FILE] [--device cuda]
+the machine do not. The graphs cost the same for any network, so that with --quick, whose network is
+tiny, they outweigh it: no goal is set there.
+
+Run: python tests/benchmarks/mllc.py [--quick] [--json FILE] [--device cuda]
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def main() -> int:
                     times[name].append(spent)
     median = {name: statistics.median(values) for name, values in times.items()}
     details = {name: round(value, 4) for name, value in median.items()} | {"sizes": sizes}
-    for name, at_most in (("mean teacher", None), ("mllc", 1.5)):
+    for name, at_most in (("mean teacher", None), ("mllc", None if options.quick else 1.5)):
         ratio = median[name] / median["bcp"]
         bench.add(f"step of {name} / step of BCPTrainer", ratio, "x", at_most=at_most, **details)
     return bench.finish()

@@ -253,10 +253,15 @@ SPECIAL = {
     "plan.gpu_memory_gb": st.floats(0.01, 1e6),
     "network.max_stages": st.integers(2, 9),
     "pseudo_label.correct": st.lists(st.text(max_size=8), max_size=3),
+    "diffusion.reach": st.floats(0, 1, exclude_max=True),
     "graph.stage": st.integers(-9, 9),
     "graph.cluster_stage": st.integers(-9, 9),
 }
-FRACTIONS = {"optimizer.momentum", "optimizer.gamma", "teacher.ema"}
+FRACTIONS = {
+    "optimizer.momentum", "optimizer.gamma", "teacher.ema", "mllc.neighbor_share", "mllc.sigma",
+    "mllc_training.pair_share", "mllc_training.beta", "mllc_training.change_probability",
+    "mllc_training.cutmix_probability",
+}  # fmt: skip
 
 
 def values_of(key: str, model_field) -> st.SearchStrategy:
