@@ -29,7 +29,7 @@ from graphnn_unet.dataset_conversion.volumes import (
     read_h5_array,
     stem_of,
 )
-from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.find import file_ending, files_below
 from graphnn_unet.images.volume import Volume
 
@@ -52,15 +52,12 @@ def read(request: Request) -> ConvertedDataset:
 
     Raises:
         MissingFileError: Neither form is there.
-        FaultsError: Slices of a volume are missing.
     """
     source = request.source_folder
     faults: list[Fault] = []
     notes: list[str] = []
-    cases = _challenge_cases(source) or _h5_cases(source, faults, notes)
-    if faults:
-        raise FaultsError(faults)
-    if not cases:
+    cases = _challenge_cases(source, faults) or _h5_cases(source, faults, notes)
+    if not (cases or faults):
         raise MissingFileError(
             f"no ACDC scans in {source}",
             "looked for patientNNN_frameMM.nii.gz with _gt, and patientNNN_frameMM[_slice_K].h5",
@@ -82,6 +79,7 @@ def read(request: Request) -> ConvertedDataset:
         skipped=[*skipped, *not_taken(source, cases.values())],
         reference=_REFERENCE,
         license=_LICENSE,
+        faults=faults,
     )
 
 
@@ -125,14 +123,15 @@ def _with_roles(
     return kept, skipped, notes
 
 
-def _challenge_cases(source: Path) -> dict[str, Case]:
+def _challenge_cases(source: Path, faults: list[Fault]) -> dict[str, Case]:
     volumes = [p for p in files_below(source, "patient*_frame*") if file_ending(p) in _NIFTI]
     label_of = {(path.parent, stem_of(path)): path for path in volumes}
-    return by_id(
+    cases = (
         file_case(match[0], [path], label_of.get((path.parent, f"{match[0]}_gt")), match[1])
         for path in volumes
         if (match := _VOLUME.fullmatch(stem_of(path)))
     )
+    return by_id(cases, faults)
 
 
 def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, Case]:
@@ -144,11 +143,12 @@ def _h5_cases(source: Path, faults: list[Fault], notes: list[str]) -> dict[str, 
             if twin != path:
                 cause = f"slice {match[2]} is there twice: {twin} and {path}"
                 faults.append(Fault(match[1], "convert", cause, "Remove one", code="I31"))
-    cases = by_id(
+    volumes = (
         h5_case(match[0], path, H5_SPACING_MM, "zyx", match[1])
         for path in files
         if (match := _VOLUME.fullmatch(path.stem))
     )
+    cases = by_id(volumes, faults)
     stacked = sorted(set(slices) - set(cases))
     for name in stacked:
         numbers = sorted(slices[name])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.data.paths import folders, new_dataset_name
+from graphnn_unet.data.paths import REPORT, folders, new_dataset_name
 from graphnn_unet.dataset_conversion.forms import FIXES, Request, form_named
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
@@ -35,7 +35,9 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     Raises:
         InputError: Arguments that do not fit each other or the data.
         MissingFileError: The source is not there or is not of this form.
-        FaultsError: Some cases cannot be used; all are named, nothing was written.
+        FaultsError: Some cases cannot be used; nothing was written but ``dataset_report.json`` in
+            the preprocessed folder of the data set, which names all of them. A dry run writes
+            nothing.
         RefusedError: The raw folder exists.
     """
     request = Request(source, **options)
@@ -55,26 +57,30 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     dataset = _without(dataset, request.exclude)
     dataset = _with_channels(dataset, request.channels)
     dataset = _with_patients(dataset, request.patient_regex)
-    dataset = _with_test(dataset, request)
-    dataset = _with_labeled(dataset, request.labeled)
-    dataset = _with_unlabeled(dataset, request.unlabeled)
+    dataset = _with_roles(dataset, request)
     dataset = replace(dataset, nifti_form=request.nifti_form)
     dataset = with_label_table(dataset, request.names_of_values, request.n_workers)
-    return write_raw(
+    report = folders().preprocessed / full_name / REPORT
+    result = write_raw(
         dataset,
         folder,
         overwrite=request.overwrite,
         dry_run=request.dry_run,
         fix_geometry=request.fix_geometry,
         n_workers=request.n_workers,
+        report=report,
     )
+    if result.written and not (report.parent / "dataset.json").exists():
+        report.unlink(missing_ok=True)  # of a conversion that found faults
+    return result
 
 
 def _without(dataset: ConvertedDataset, exclude: Sequence[str]) -> ConvertedDataset:
     if not exclude:
         return dataset
+    faulty = {fault.case for fault in dataset.faults}
     ids = {case.case_id for case in dataset.cases}
-    unknown = sorted(set(exclude) - ids)
+    unknown = sorted(set(exclude) - ids - faulty)
     if unknown:
         raise InputError(
             f"cases to exclude are not in the data: {', '.join(unknown)}",
@@ -83,6 +89,7 @@ def _without(dataset: ConvertedDataset, exclude: Sequence[str]) -> ConvertedData
     return replace(
         dataset,
         cases=[case for case in dataset.cases if case.case_id not in exclude],
+        faults=[fault for fault in dataset.faults if fault.case not in exclude],
         skipped=[*dataset.skipped, *((case, "excluded") for case in exclude)],
     )
 
@@ -130,6 +137,18 @@ def _with_patients(dataset: ConvertedDataset, pattern: str | None) -> ConvertedD
     n_patients = len({case.patient for case in cases})
     note = f"{len(cases)} cases belong to {n_patients} patients (by {pattern!r})"
     return replace(dataset, cases=cases, notes=[*dataset.notes, note])
+
+
+def _with_roles(dataset: ConvertedDataset, request: Request) -> ConvertedDataset:
+    """Test, labeled and unlabeled cases as asked for."""
+    try:
+        with_test = _with_test(dataset, request)
+        with_labeled = _with_labeled(with_test, request.labeled)
+        return _with_unlabeled(with_labeled, request.unlabeled)
+    except InputError:
+        if not dataset.faults:
+            raise
+        return dataset  # cases may be too few because of faults, which are told
 
 
 def _with_test(dataset: ConvertedDataset, request: Request) -> ConvertedDataset:

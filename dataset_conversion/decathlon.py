@@ -16,7 +16,7 @@ from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.label_table import require_distinct_names
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, Source
 from graphnn_unet.dataset_conversion.volumes import by_id, read_channel, stem_of
-from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import existing, file_ending, safe_id
 from graphnn_unet.storage.safe_load import read_json
 
@@ -40,7 +40,6 @@ def read(request: Request) -> ConvertedDataset:
     Raises:
         MissingFileError: There is no ``dataset.json``.
         InputError: It is not in the Decathlon's form.
-        FaultsError: Files that it lists are missing.
     """
     source = request.source_folder
     table = _table(source)
@@ -54,9 +53,7 @@ def read(request: Request) -> ConvertedDataset:
     once = list({repr(entry): entry for entry in entries}.values())
     read_cases = (_case(request, entry, len(channels), role, faults) for entry, role in once)
     cases = [case for case in read_cases if case is not None]
-    if faults:
-        raise FaultsError(faults)
-    by_id(cases)
+    by_id(cases, faults)
     notes = [f"dataset.json lists {len(entries) - len(once)} cases twice"] * (once != entries)
     ids, mapping = _label_table(labels)
     name, number = _name(source, table)
@@ -73,6 +70,7 @@ def read(request: Request) -> ConvertedDataset:
         skipped=_not_listed(source, cases),
         reference=str(table.get("reference", "")) or _REFERENCE,
         license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
+        faults=faults,
     )
 
 

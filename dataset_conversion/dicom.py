@@ -27,7 +27,7 @@ from pydicom.multival import MultiValue
 from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.find import safe_id, some, walk
 from graphnn_unet.images.header import last_line, quiet_itk
 from graphnn_unet.images.volume import Volume
@@ -111,7 +111,6 @@ def read(request: Request) -> ConvertedDataset:
 
     Raises:
         MissingFileError: There is no series.
-        FaultsError: Label maps without a case.
     """
     source = request.source_folder
     skipped: list[tuple[str, str]] = []
@@ -129,8 +128,6 @@ def read(request: Request) -> ConvertedDataset:
     for case_id, label in match_labels(cases, request.label_folder, faults, notes).items():
         inputs = (*cases[case_id].inputs, label)
         cases[case_id] = replace(cases[case_id], label=label, role="labeled", inputs=inputs)
-    if faults:
-        raise FaultsError(faults)
     if len(modalities) > 1:
         notes.append(f"the series have several modalities: {', '.join(sorted(modalities))}")
     channel = {"MR": "MRI"}.get(min(modalities), min(modalities)) or "image"
@@ -144,6 +141,7 @@ def read(request: Request) -> ConvertedDataset:
         cases=[cases[case_id] for case_id in sorted(cases)],
         notes=notes,
         skipped=skipped,
+        faults=faults,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from graphnn_unet.data.check_labels import count_values
+from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_value
 from graphnn_unet.dataset_conversion.records import ConvertedDataset, Source
 from graphnn_unet.dataset_conversion.segments import with_segments
 from graphnn_unet.dataset_conversion.volumes import load
@@ -131,7 +131,9 @@ def _stored_values(dataset: ConvertedDataset, n_workers: int | None) -> set[int]
     values: set[int] = set()
     outcomes = run_jobs(partial(_values_of, dataset.nifti_form), sources, n_workers=n_workers)
     for outcome in track(outcomes, len(sources), "read label values"):
-        values |= outcome.value or set()
+        of_file: set[int] = outcome.value or set()
+        if len(of_file) <= MAX_LABELS:
+            values |= of_file
         if len(values) > MAX_LABELS:
             what = outcome.job.name if isinstance(outcome.job, Path) else "a label map"
             raise InputError(
@@ -149,4 +151,6 @@ def _values_of(form: NiftiForm | None, source: Source) -> set[int]:
     except BadFileError:
         return set()
     integers = nearest_integers(array)
-    return set() if integers.n_wrong else set(count_values(integers.values))
+    if integers.n_wrong or largest_value(integers.values, array) > MAX_LABEL:
+        return set()
+    return set(count_values(integers.values))

@@ -12,7 +12,7 @@ from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, file_case
 from graphnn_unet.dataset_conversion.volumes import by_id, h5_case, not_taken
-from graphnn_unet.errors import MissingFileError
+from graphnn_unet.errors import Fault, MissingFileError
 from graphnn_unet.images.find import VOLUMES, files_below, image_files
 
 SPACING_MM = (0.625, 0.625, 0.625)
@@ -38,7 +38,8 @@ def read(request: Request) -> ConvertedDataset:
     """
     source = request.source_folder
     notes: list[str] = []
-    cases = _h5_cases(source) or _challenge_cases(source) or _nifti_cases(source)
+    faults: list[Fault] = []
+    cases = _h5_cases(source, faults) or _challenge_cases(source, faults) or _nifti_cases(source)
     if not cases:
         raise MissingFileError(
             f"no left atrium scans in {source}",
@@ -66,6 +67,7 @@ def read(request: Request) -> ConvertedDataset:
         skipped=not_taken(source, cases.values()),
         reference=_REFERENCE,
         license=_LICENSE,
+        faults=faults,
     )
 
 
@@ -76,17 +78,18 @@ FORM = Form(
 )
 
 
-def _h5_cases(source: Path) -> dict[str, Case]:
+def _h5_cases(source: Path, faults: list[Fault]) -> dict[str, Case]:
     paths = files_below(source, "mri_norm2.h5")
-    return by_id(h5_case(path.parent.name, path, SPACING_MM, "xyz") for path in paths)
+    return by_id((h5_case(p.parent.name, p, SPACING_MM, "xyz") for p in paths), faults)
 
 
-def _challenge_cases(source: Path) -> dict[str, Case]:
-    return by_id(
+def _challenge_cases(source: Path, faults: list[Fault]) -> dict[str, Case]:
+    cases = (
         file_case(path.parent.name, [path], label if label.is_file() else None)
         for path in files_below(source, "lgemri.nrrd")
         if (label := path.with_name("laendo.nrrd"))
     )
+    return by_id(cases, faults)
 
 
 def _nifti_cases(source: Path) -> dict[str, Case]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphnn_unet.errors import BadFileError, Fault, FaultsError, InputError
+from graphnn_unet.errors import BadFileError, InputError
 from graphnn_unet.images.flat_picture import FLAT_SPACING, is_gray
 from graphnn_unet.images.pictures import Picture, decode_picture
 from graphnn_unet.images.volume import Volume
@@ -115,11 +115,12 @@ def masks_meaning(paths: Sequence[Path], names: Mapping[int | str, str]) -> Mask
         names: Names of gray values (``128``) or colors (``#ff0000``) from the user.
 
     Raises:
-        FaultsError: Masks that cannot be read.
         InputError: They are blurred and there is no table to clean them by, they have smooth edges
             of many colors, or none of their colors is the background.
     """
     contents = _look_at(paths)
+    if not contents:
+        return MaskMeaning()
     named_colors = {name for name in names if isinstance(name, str)}
     if any(content.is_color for content in contents) or named_colors:
         return _colored(contents, names)
@@ -127,19 +128,12 @@ def masks_meaning(paths: Sequence[Path], names: Mapping[int | str, str]) -> Mask
 
 
 def _look_at(paths: Sequence[Path]) -> list[MaskContent]:
+    """What is in the masks that can be read; the others are told with their cases."""
     n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
     n_workers = default_workers(len(paths)) if n_bytes > _SMALL_BYTES else 0
-    contents, faults = [], []
     outcomes = run_jobs(mask_content, paths, n_workers=n_workers)
-    for outcome in track(outcomes, len(paths), "look at masks"):
-        if outcome.ok:
-            contents.append(outcome.value)
-        else:
-            what = outcome.error.rstrip(".")
-            faults.append(Fault(outcome.job.name, "convert", what, "Fix or remove it"))
-    if faults:
-        raise FaultsError(faults)
-    return contents
+    looked_at = track(outcomes, len(paths), "look at masks")
+    return [outcome.value for outcome in looked_at if outcome.ok]
 
 
 def mask_content(path: Path) -> MaskContent:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folders
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, Role, file_case
-from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.cases import (
     CaseFiles,
     Wanted,
@@ -37,7 +37,6 @@ def read(request: Request) -> ConvertedDataset:
     Raises:
         MissingFileError: A folder is missing or holds no image.
         InputError: The channels cannot be told apart.
-        FaultsError: Label maps without image, names that collide.
     """
     folders = existing_folders(request.images) or existing_folders(request.source)
     if not folders:
@@ -64,8 +63,6 @@ def read(request: Request) -> ConvertedDataset:
         cases += _cases(test, test_label_folder, "test", faults, notes)
         skipped += test.left_out
     faults += _collisions(cases)
-    if faults:
-        raise FaultsError(faults)
     given = [*folders, *test_folders, *([labels] if labels else []), *test_labels]
     source = folders[0] if len(given) == 1 else Path(os.path.commonpath(given))
     return ConvertedDataset(
@@ -78,6 +75,7 @@ def read(request: Request) -> ConvertedDataset:
         cases=cases,
         notes=[*notes, *_rewritten(cases)],
         skipped=list(dict.fromkeys(skipped)),
+        faults=faults,
     )
 
 

@@ -18,7 +18,7 @@ from graphnn_unet.dataset_conversion.forms import Form, Request
 from graphnn_unet.dataset_conversion.published import split_for
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import by_id, h5_case, load, not_taken
-from graphnn_unet.errors import BadFileError, Fault, FaultsError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.find import files_below, walk
 from graphnn_unet.images.volume import UPRIGHT, Volume, with_axes_of
 
@@ -40,15 +40,12 @@ def read(request: Request) -> ConvertedDataset:
 
     Raises:
         MissingFileError: Neither form is there.
-        FaultsError: A scan folder has no or several series.
     """
     source = request.source_folder
     faults: list[Fault] = []
-    h5_cases = _h5_cases(source)
+    h5_cases = _h5_cases(source, faults)
     cases = h5_cases or _publisher_cases(source, request.label_folder, faults)
-    if faults:
-        raise FaultsError(faults)
-    if not cases:
+    if not (cases or faults):
         raise MissingFileError(
             f"no Pancreas-CT scans in {source}",
             "looked for PANCREAS_0001/ with DICOM files and for 0001.h5 or image0001_norm.h5",
@@ -74,6 +71,7 @@ def read(request: Request) -> ConvertedDataset:
         skipped=not_taken(source, cases.values()),
         reference=_REFERENCE,
         license=_LICENSE,
+        faults=faults,
     )
 
 
@@ -85,12 +83,13 @@ FORM = Form(
 )
 
 
-def _h5_cases(source: Path) -> dict[str, Case]:
-    return by_id(
+def _h5_cases(source: Path, faults: list[Fault]) -> dict[str, Case]:
+    cases = (
         h5_case(match[1], path, H5_SPACING_MM, "xyz")
         for path in files_below(source, "*.h5")
         if (match := re.fullmatch(r"(?:image)?(\d{4})(?:_norm)?", path.stem))
     )
+    return by_id(cases, faults)
 
 
 def _publisher_cases(source: Path, labels: Path | None, faults: list[Fault]) -> dict[str, Case]:

@@ -42,7 +42,6 @@ def read(request: Request) -> ConvertedDataset:
     Raises:
         MissingFileError: A folder is missing or holds no picture.
         InputError: The masks cannot be understood, or lie among the pictures.
-        FaultsError: Masks without picture, names that collide.
     """
     folder = _single_folder(
         existing_folders(request.images) or existing_folders(request.source), "--images"
@@ -59,10 +58,14 @@ def read(request: Request) -> ConvertedDataset:
     pairs = _pairs(folder, request.label_folder, faults, skipped, notes)
     tests = _pairs(test_folder, test_masks, faults, skipped, notes) if test_folder else {}
     faults += _collisions([*pairs, *tests])
-    if faults:
-        raise FaultsError(faults)
     masks = [mask for _, mask in (*pairs.values(), *tests.values()) if mask is not None]
-    meaning = masks_meaning(masks, request.label_names or {}) if masks else MaskMeaning()
+    try:
+        meaning = masks_meaning(masks, request.label_names or {}) if masks else MaskMeaning()
+    except InputError as error:
+        if not faults:
+            raise
+        cause = f"{error.what}: {error.why}" if error.why else error.what
+        raise FaultsError([*faults, Fault("masks", "convert", cause, error.remedy)]) from error
     cases = [_case(name, *pair, meaning) for name, pair in pairs.items()]
     cases += [replace(_case(n, *pair, meaning), role="test") for n, pair in tests.items()]
     colored = _first_colored([case.inputs[0] for case in cases])
@@ -85,6 +88,7 @@ def read(request: Request) -> ConvertedDataset:
         skipped=skipped,
         file_ending=RAW_ENDING,
         label_colors=dict(meaning.colors or {}),
+        faults=faults,
     )
 
 

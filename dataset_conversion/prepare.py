@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from graphnn_unet.data.check_files import GRID_CODES
-from graphnn_unet.data.check_labels import count_values
+from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_value, voxels_of
 from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.dataset_conversion.volumes import hash_inputs, load
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
@@ -82,6 +82,8 @@ class CaseRow:
         minimum: Smallest intensity of the first channel.
         sha256: Input file to hash.
         notes: What was changed or assumed.
+        content: Hash of the voxels of each channel, the same for copies; empty where not all could
+            be read, or where they show nothing.
     """
 
     case: str
@@ -95,6 +97,7 @@ class CaseRow:
     minimum: float
     sha256: dict[str, str]
     notes: tuple[str, ...]
+    content: tuple[str, ...] = ()
 
 
 @dataclass
@@ -104,6 +107,7 @@ class _Work:
     job: CaseJob
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    content: list[str] = field(default_factory=list)
 
     def fault(self, code: str, cause: str, remedy: str = _LEAVE_OUT) -> None:
         self.faults.append(Fault(self.job.case.case_id, "convert", cause, remedy, code=code))
@@ -128,7 +132,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
     """Read, check and, where ``job.target`` is given, write one case.
 
     Returns:
-        The row of the case (``None`` with an error) and the faults found.
+        The row of the case (``None`` where its first image cannot be read) and the faults found.
     """
     work = _Work(job)
     case = job.case
@@ -138,10 +142,11 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         return None, work.faults
     first, minimum = _images(work)
     label_values: tuple[int, ...] = ()
-    if case.label is not None and first is not None:
-        label_values = _label(work, case.label, first.grid)
-    if work.faults or first is None:
+    if case.label is not None:
+        label_values = _label(work, case.label, first and first.grid)
+    if first is None:
         return None, work.faults
+    hashes = {} if work.faults or job.target is None else hash_inputs(case.inputs, job.source)
     row = CaseRow(
         case.case_id,
         case.role,
@@ -152,10 +157,11 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         orientation_of(first.direction),
         label_values,
         minimum,
-        {} if job.target is None else hash_inputs(case.inputs, job.source),
+        hashes,
         tuple(work.notes),
+        tuple(work.content) if len(work.content) == job.n_channels else (),
     )
-    return row, []
+    return row, work.faults
 
 
 def _images(work: _Work) -> tuple[Volume | None, float]:
@@ -176,11 +182,18 @@ def _images(work: _Work) -> tuple[Volume | None, float]:
         if first is None:
             first = replace(image, array=np.broadcast_to(np.uint8(0), image.array.shape))
             minimum = float(image.array.min())
+        if not _is_constant(image):
+            work.content.append(image.content_hash())
         if not image.array.any() and len(job.case.images) == 1:
             work.fault("I48", "all voxels of its image are 0")
         if job.target is not None and not work.faults:
             _save(job, 0, f"_{channel:04d}", image, _original(source, stored, image))
     return first, minimum
+
+
+def _is_constant(volume: Volume) -> bool:
+    """Whether all voxels have one value, so that another image with it need not be a copy."""
+    return bool(volume.array.min() == volume.array.max())
 
 
 def _numbers_only(work: _Work, volume: Volume, what: str) -> bool:
@@ -253,20 +266,25 @@ def _save(job: CaseJob, part: int, ending: str, volume: Volume, original: Path |
         sitk.WriteImage(to_itk(replace(volume, array=array)), str(temporary), True)
 
 
-def _label(work: _Work, source: Source, grid: Grid) -> tuple[int, ...]:
+def _label(work: _Work, source: Source, grid: Grid | None) -> tuple[int, ...]:
     """Check a label map, write it, return the values it has in the raw folder."""
     job = work.job
     stored = work.read(source, "label map")
-    label = stored and _on_grid(work, stored, grid, "its label map", nearest=True, code="I15")
-    integers = None if label is None else _as_integers(work, label.array)
-    if stored is None or label is None or integers is None:
+    integers = None if stored is None else _as_integers(work, stored.array)
+    if stored is None:
         return ()
+    label = stored if integers is None else replace(stored, array=integers)
+    if grid is not None:
+        label = _on_grid(work, label, grid, "its label map", nearest=True, code="I15")
+    if integers is None:
+        return ()
+    if label is not None:
+        integers = label.array
     table = dict(job.label_mapping) or {value: value for value in job.label_values}
     mapping = {value: table[value] for value in _expected_values(work, integers, table)}
-    if job.target is not None and not work.faults:
-        label, original = replace(label, array=integers), None
-        if all(old == new for old, new in mapping.items()):
-            original = _original(source, stored, label)
+    if job.target is not None and label is not None and not work.faults:
+        unchanged = all(old == new for old, new in mapping.items())
+        original = _original(source, stored, label) if unchanged else None
         if original is None:
             array = _mapped(integers, mapping, max(job.label_values))
             label = replace(label, array=array)
@@ -279,7 +297,7 @@ def _expected_values(work: _Work, integers: np.ndarray, mapping: Mapping[int, in
     counts = count_values(integers)
     strange = {value: n for value, n in counts.items() if value not in mapping}
     if strange:
-        listed = ", ".join(f"{value} ({n} voxels)" for value, n in strange.items())
+        listed = voxels_of(strange)
         code = "I26" if min(strange) < 0 else "I23"
         work.fault(code, f"its label map has values that are not expected: {listed}")
         return []
@@ -297,6 +315,11 @@ def _as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:
     if integers.n_wrong:
         cause = f"its label map has values that are no integers, such as {integers.example:g}"
         work.fault("I24", cause)
+        return None
+    if (largest := largest_value(integers.values, array)) > MAX_LABEL:
+        work.fault(
+            "I23", f"its label map has the value {largest:g}, which is larger than any label"
+        )
         return None
     if integers.n_rounded:
         work.notes.append(f"its label map was rounded to integers ({integers.n_rounded} voxels)")

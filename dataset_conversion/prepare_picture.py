@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graphnn_unet.data.check_labels import count_values
+from graphnn_unet.data.check_labels import count_values, voxels_of
 from graphnn_unet.dataset_conversion.prepare import FOLDERS, CaseJob, CaseRow
 from graphnn_unet.dataset_conversion.volumes import hash_inputs
 from graphnn_unet.errors import BadFileError, Fault
-from graphnn_unet.images.flat_picture import FLAT_SPACING, RAW_ENDING, network_picture
+from graphnn_unet.images.flat_picture import (
+    FLAT_SPACING,
+    RAW_ENDING,
+    NetworkPicture,
+    network_picture,
+)
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.storage.atomic import atomic_path
 
 _LEAVE_OUT = "--exclude leaves it out"
@@ -27,27 +36,31 @@ def prepare_picture_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         job: Its case has one file that holds all channels.
 
     Returns:
-        The row of the case (``None`` with an error) and the faults found.
+        The row of the case (``None`` where its picture cannot be read) and the faults found.
     """
     case = job.case
     path = case.images[0]
     assert isinstance(path, Path)  # noqa: S101  # the forms of pictures give files
-    try:
+    faults: list[Fault] = []
+    notes: list[str] = []
+    picture: NetworkPicture | None = None
+    labels: NDArray[np.unsignedinteger] | None = None
+    with _told_in(faults, case.case_id):
         picture = network_picture(path, job.n_channels)
-        notes = list(picture.notes)
-        labels = None if case.label is None else _labels(job, picture.array.shape[1:], notes)
-    except BadFileError as error:
-        remedy = f"{error.remedy} ({_LEAVE_OUT})"
-        return None, [Fault(case.case_id, "convert", error.what, remedy, code=error.code)]
+    size = None if picture is None else picture.array.shape[1:]
+    with _told_in(faults, case.case_id):
+        labels = None if case.label is None else _labels(job, size, notes)
+    if picture is None:
+        return None, faults
     if not picture.array.any():
         cause, remedy = "all pixels of its picture are 0", f"Fix the file ({_LEAVE_OUT})"
-        return None, [Fault(case.case_id, "convert", cause, remedy, code="I48")]
-    if job.target is not None:
+        faults.append(Fault(case.case_id, "convert", cause, remedy, code="I48"))
+    if job.target is not None and not faults:
         images, masks = FOLDERS[case.role]
         write_picture(job.target / str(images) / f"{case.case_id}_0000{RAW_ENDING}", picture.array)
         if labels is not None:
             write_picture(job.target / str(masks) / f"{case.case_id}{RAW_ENDING}", labels)
-    return CaseRow(
+    row = CaseRow(
         case.case_id,
         case.role,
         case.patient,
@@ -57,29 +70,48 @@ def prepare_picture_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         "",  # a picture has no place in a body
         () if labels is None else tuple(count_values(labels)),
         float(picture.array[0].min()),
-        {} if job.target is None else hash_inputs(case.inputs, job.source),
-        tuple(notes),
-    ), []
+        {} if faults or job.target is None else hash_inputs(case.inputs, job.source),
+        (*picture.notes, *notes),
+    )
+    if picture.array.min() != picture.array.max():
+        array = picture.array
+        content = tuple(Volume(channel, FLAT_SPACING).content_hash() for channel in array)
+        row = replace(row, content=content)
+    return row, faults
 
 
-def _labels(job: CaseJob, size: tuple[int, ...], notes: list[str]) -> NDArray[np.unsignedinteger]:
+@contextmanager
+def _told_in(faults: list[Fault], case: str) -> Iterator[None]:
+    """Turn a bad file in the block into a fault of the case."""
+    try:
+        yield
+    except BadFileError as error:
+        remedy = f"{error.remedy} ({_LEAVE_OUT})"
+        faults.append(Fault(case, "convert", error.what, remedy, code=error.code))
+
+
+def _labels(
+    job: CaseJob, size: tuple[int, ...] | None, notes: list[str]
+) -> NDArray[np.unsignedinteger]:
     """Label ids ``(1, y, x)`` of the mask.
 
     Raises:
-        BadFileError: It cannot be read, has another size, or holds other values.
+        BadFileError: It cannot be read, has another size than the picture (where that is known),
+            or holds other values.
     """
     label = job.case.label
     assert label is not None and not isinstance(label, Path)  # noqa: S101, PT018  # see above
     values = label().array
-    if values.shape[1:] != size:
+    if size is not None and values.shape[1:] != size:
         mask, picture = ("x".join(map(str, shape[::-1])) for shape in (values.shape[1:], size))
         what = f"its mask has {mask} pixels, the picture {picture}"
         raise BadFileError("I15", what, "Give the mask of this picture, in its size")
     table = dict(job.label_mapping) or {value: value for value in job.label_values}
     counts = count_values(values)
     if strange := {value: n for value, n in counts.items() if value not in table}:
-        listed = ", ".join(f"{value} ({n} pixels)" for value, n in strange.items())
-        raise BadFileError("I23", f"its mask has values that are not expected: {listed}")
+        raise BadFileError(
+            "I23", f"its mask has values that are not expected: {voxels_of(strange, 'pixels')}"
+        )
     if set(counts) == {0}:
         notes.append("its mask is all background")
     kind = np.uint8 if max(job.label_values) < 2**8 else np.uint16

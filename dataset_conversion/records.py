@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from graphnn_unet.errors import Fault
 from graphnn_unet.images.find import other_parts
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.volume import Volume
@@ -70,6 +71,8 @@ class ConvertedDataset:
         reference: What to cite.
         license: Terms of the data as far as known.
         file_ending: Of the files in the raw folder; ``.png`` writes pictures.
+        faults: What keeps files from being cases: nothing is written then, and they are told with
+            those of the cases.
         label_colors: Color ``#rrggbb`` in the masks to id; empty where they hold numbers.
     """
 
@@ -89,6 +92,7 @@ class ConvertedDataset:
     license: str = ""
     file_ending: str = ".nii.gz"
     label_colors: dict[str, int] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
 
     def with_role(self, role: Role) -> list[Case]:
         """Cases of one role, in order."""

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from graphnn_unet.dataset_conversion.records import Case, Source
-from graphnn_unet.errors import BadFileError, Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
 from graphnn_unet.images.find import VOLUMES, split_ending, walk
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
@@ -110,21 +110,14 @@ def read_h5_array(path: Path, key: str) -> np.ndarray:
     raise BadFileError("I39", f"{path.name} has no {key!r} (it has {keys})", "Give another file")
 
 
-def by_id(cases: Iterable[Case]) -> dict[str, Case]:
-    """Cases by id.
-
-    Raises:
-        FaultsError: Several have one id; the files of both are named.
-    """
+def by_id(cases: Iterable[Case], faults: list[Fault]) -> dict[str, Case]:
+    """Cases by id, the first of several; a fault that names the files of both is appended."""
     table: dict[str, Case] = {}
-    faults = []
     for case in cases:
         if (first := table.setdefault(case.case_id, case)) is not case:
             cause = f"two cases have this id: {first.inputs[0]} and {case.inputs[0]}"
             remedy = "Remove or rename one; ids keep letters, digits, '_', '-' and '.' only"
             faults.append(Fault(case.case_id, "convert", cause, remedy, code="I31"))
-    if faults:
-        raise FaultsError(faults)
     return table
 
 

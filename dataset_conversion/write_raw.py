@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from graphnn_unet._version import __version__
+from graphnn_unet.data.check_whole import Scan, copies, report_of, unlikely_spacings
 from graphnn_unet.dataset_conversion.prepare import (
     FOLDERS,
     CaseJob,
@@ -22,12 +24,12 @@ from graphnn_unet.dataset_conversion.prepare import (
 )
 from graphnn_unet.dataset_conversion.prepare_picture import prepare_picture_case
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
-from graphnn_unet.errors import Fault, FaultsError, RefusedError
+from graphnn_unet.errors import Fault, FaultsError, GraphnnError, RefusedError
 from graphnn_unet.images.find import some
 from graphnn_unet.images.flat_picture import RAW_ENDING, READER
 from graphnn_unet.images.label_ids import ORIGINAL, label_values, original_labels
-from graphnn_unet.images.orientation import most_common, stored_otherwise
-from graphnn_unet.progress import track
+from graphnn_unet.images.orientation import most_common, stored_otherwise, turned_axes
+from graphnn_unet.progress import say, track
 from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
     replace_folder,
@@ -48,6 +50,7 @@ LOCKS = ".gnnunet-locks"
 SMALL_INPUT_BYTES = 50 * 2**20
 """Below this all cases are prepared in this process: starting workers would take longer."""
 
+_PLACES = {"labeled": "labeled", "unlabeled": "unlabeled", "test": "a test case"}
 _LOOKS_LIKE_CT = -500.0
 
 
@@ -98,6 +101,7 @@ def write_raw(
     dry_run: bool = False,
     fix_geometry: str | None = None,
     n_workers: int | None = None,
+    report: Path | None = None,
 ) -> ConversionResult:
     """Write a data set to its raw folder, or find out what would be written.
 
@@ -108,6 +112,7 @@ def write_raw(
         dry_run: Read and check everything, write nothing.
         fix_geometry: ``None``, ``header`` or ``resample`` (see ``prepare.CaseJob``).
         n_workers: Worker processes, 0 for none; chosen from the size of the data without it.
+        report: File for all faults and warnings, where there are faults; not in a dry run.
 
     Raises:
         FaultsError: Some cases cannot be used; all of them are named and nothing was written.
@@ -117,9 +122,10 @@ def write_raw(
     """
     if n_workers is None:
         n_workers = workers_for(dataset)
-    if dry_run:
-        rows = _prepare(dataset, None, fix_geometry, n_workers)
-        return _result(dataset, folder, rows, written=False)
+    if dry_run or dataset.faults:
+        with _reported(dataset, folder, None if dry_run else report):
+            rows, warnings = _prepare(dataset, None, fix_geometry, n_workers)
+        return _result(dataset, folder, rows, warnings, written=False)
     with folder_lock(folder.parent / LOCKS / folder.name, "gnnunet_convert"):
         require_new(folder, overwrite=overwrite)
         require_free_space(folder, _input_bytes(dataset), "the raw data set")
@@ -130,8 +136,9 @@ def write_raw(
             for role in {case.role for case in dataset.cases}:
                 for name in filter(None, FOLDERS[role]):
                     (work / name).mkdir(parents=True)
-            rows = _prepare(dataset, work, fix_geometry, n_workers)
-            result = _result(dataset, folder, rows, written=True)
+            with _reported(dataset, folder, report):
+                rows, warnings = _prepare(dataset, work, fix_geometry, n_workers)
+            result = _result(dataset, folder, rows, warnings, written=True)
             write_json(work / "dataset.json", dataset_json(dataset))
             write_json(work / "gnnunet.json", gnnunet_json(dataset, result))
             if changed := _changed_names(dataset):
@@ -160,8 +167,12 @@ def _input_bytes(dataset: ConvertedDataset) -> int:
 
 def _prepare(
     dataset: ConvertedDataset, target: Path | None, fix_geometry: str | None, n_workers: int
-) -> list[CaseRow]:
-    """All cases, in order; every fault of every case in one error."""
+) -> tuple[list[CaseRow], list[Fault]]:
+    """All cases, in order, and what is odd about them.
+
+    Raises:
+        FaultsError: Every fault of every case and of the data set, with the warnings.
+    """
     values = label_values(dataset.labels)
     n_channels = len(dataset.channel_names)
     jobs = [
@@ -178,7 +189,7 @@ def _prepare(
         for case in dataset.cases
     ]
     rows: dict[str, CaseRow] = {}
-    faults: list[Fault] = []
+    faults = list(dataset.faults)
     verb = "convert" if target else "look at"
     prepare = prepare_picture_case if dataset.file_ending == RAW_ENDING else prepare_case
     for outcome in track(run_jobs(prepare, jobs, n_workers=n_workers), len(jobs), verb):
@@ -190,14 +201,54 @@ def _prepare(
         faults += case_faults
         if row is not None:
             rows[case_id] = row
-    if faults:
+    faults += _of_the_whole(rows)
+    warnings = [fault for fault in faults if fault.severity != "error"]
+    if len(warnings) < len(faults):
         order = {case.case_id: number for number, case in enumerate(dataset.cases)}
-        raise FaultsError(sorted(faults, key=lambda fault: order[fault.case]))
-    return [rows[case.case_id] for case in dataset.cases]
+        raise FaultsError(sorted(faults, key=lambda fault: order.get(fault.case, -1)))
+    return [rows[case.case_id] for case in dataset.cases], warnings
+
+
+def _of_the_whole(rows: Mapping[str, CaseRow]) -> list[Fault]:
+    """Copies, and spacings that cannot be right, as planning would find them."""
+    usual = most_common(row.orientation for row in rows.values() if row.role != "test")
+    scans = {}
+    for case, row in rows.items():
+        shape, spacing = row.shape, row.spacing
+        if row.orientation not in ("", usual):
+            shape = turned_axes(shape, row.orientation, usual)
+            spacing = turned_axes(spacing, row.orientation, usual)
+        scans[case] = Scan(row.role, shape, spacing, row.content)
+    return [
+        replace(fault, stage="convert", remedy=f"{fault.remedy} (--exclude leaves a case out)")
+        for fault in (*copies(scans, (), _PLACES), *unlikely_spacings(scans))
+    ]
+
+
+@contextmanager
+def _reported(dataset: ConvertedDataset, folder: Path, report: Path | None) -> Iterator[None]:
+    """Write the report of the faults that the block raises, and tell the errors among them."""
+    try:
+        yield
+    except FaultsError as error:
+        errors = [fault for fault in error.faults if fault.severity == "error"]
+        if report is not None:
+            facts = {"folder": str(folder), "source": str(dataset.source), "notes": dataset.notes}
+            try:
+                write_json(report, report_of(error.faults, **facts))
+            except GraphnnError as unwritten:
+                say(f"note: {unwritten.line}")
+                report = None
+        raise FaultsError(errors, report=report) from None
 
 
 def _result(
-    dataset: ConvertedDataset, folder: Path, rows: list[CaseRow], *, written: bool
+    dataset: ConvertedDataset,
+    folder: Path,
+    rows: list[CaseRow],
+    warnings: list[Fault],
+    *,
+    written: bool,
 ) -> ConversionResult:
     return ConversionResult(
         folder.name,
@@ -206,7 +257,7 @@ def _result(
         dict(dataset.channel_names),
         dict(dataset.labels),
         tuple(rows),
-        tuple(_notes(dataset, rows)),
+        (*_notes(dataset, rows), *(warning.line for warning in warnings)),
         tuple(dataset.skipped),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 
@@ -41,6 +42,11 @@ class GraphnnError(Exception):
     def lines(self) -> list[str]:
         """All lines to print, one a fault."""
         return [self.line]
+
+    @property
+    def note(self) -> str:
+        """What is said after the lines; mostly nothing."""
+        return ""
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -165,14 +171,22 @@ class Fault:
 
 
 MANY, SHOWN = 10, 50
-"""From so many cases with the same fault on, they share a line, which names at most so many."""
+"""From so many cases with the same fault on, they share a line, which names at most so many
+where a report names all."""
 
 
 class FaultsError(GraphnnError, ValueError):
-    """All faults of one pass together, one line each; a fault that many cases share has one."""
+    """All faults of one pass together, one line each; a fault that many cases share has one.
 
-    def __init__(self, faults: Sequence[Fault], summary: str = ""):
+    Args:
+        faults: The faults.
+        summary: One line for all of them; their number without it.
+        report: The file that holds all of them, where one was written.
+    """
+
+    def __init__(self, faults: Sequence[Fault], summary: str = "", report: Path | None = None):
         self.faults = list(faults)
+        self.report = report
         super().__init__(summary or f"{len(self.faults)} faults")
 
     @property
@@ -187,14 +201,19 @@ class FaultsError(GraphnnError, ValueError):
             if len(together) < MANY:
                 lines.append(fault.line)
             elif fault is together[0]:
-                lines.append(_shared_line(together))
+                lines.append(_shared_line(together, SHOWN if self.report else len(together)))
         return lines
 
+    @property
+    def note(self) -> str:
+        """Where all of them stand."""
+        return f"all faults stand in {self.report}" if self.report else ""
 
-def _shared_line(faults: Sequence[Fault]) -> str:
+
+def _shared_line(faults: Sequence[Fault], shown: int) -> str:
     """A fault of many cases on one line, their names last."""
-    names = ", ".join(fault.case for fault in faults[:SHOWN])
-    more = f" and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    names = ", ".join(fault.case for fault in faults[:shown])
+    more = f" and {len(faults) - shown} more" if len(faults) > shown else ""
     whole = replace(faults[0], case=f"{len(faults)} cases")
     return f"{whole.line} They are {names}{more}."
 

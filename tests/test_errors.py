@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from graphnn_unet.errors import MANY, SHOWN, Fault, FaultsError
 
 
@@ -21,6 +23,16 @@ def test_many_cases_with_one_fault_share_a_line_that_names_them():
     text = "there is no prediction. Predict the case."
     assert shared == f"{MANY} cases: {text} They are {names}."
     assert other == "c099: it is empty. Predict the case."
-    (line,) = FaultsError([fault(n) for n in range(SHOWN + 7)]).lines
+    many = [fault(n) for n in range(SHOWN + 7)]
+    error = FaultsError(many, report=Path("report.json"))
+    (line,) = error.lines
+    assert error.note == "all faults stand in report.json"
     assert line.endswith(f"c{SHOWN - 1:03d} and 7 more.")
     assert f"c{SHOWN:03d}" not in line
+
+
+def test_names_are_cut_only_where_a_report_holds_them():
+    error = FaultsError([fault(n) for n in range(SHOWN + 7)])
+    (line,) = error.lines
+    assert f"c{SHOWN + 6:03d}." in line
+    assert error.note == ""

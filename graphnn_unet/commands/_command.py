@@ -104,6 +104,8 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
             traceback.print_exc()
         for line in error.lines:
             print(f"error: {line}", file=sys.stderr)
+        if error.note:
+            print(f"note: {error.note}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         return 0  # the reader of our output has seen enough (| head)

@@ -7,14 +7,11 @@ whole and the report.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from graphnn_unet.data.check_files import (
     STAGE,
@@ -29,6 +26,7 @@ from graphnn_unet.data.check_labels import (
     class_metadata,
     count_values,
     integer_labels,
+    voxels_of,
 )
 from graphnn_unet.data.check_layout import (
     Description,
@@ -40,10 +38,10 @@ from graphnn_unet.data.check_layout import (
     read_description,
 )
 from graphnn_unet.data.check_pictures import channel_count_faults, n_files_of, storage_faults
+from graphnn_unet.data.check_whole import Scan, copies, report_of, unlikely_spacings
 from graphnn_unet.errors import BadFileError, Fault
 from graphnn_unet.images.find import some
 from graphnn_unet.images.flat_picture import flat_labels, is_picture
-from graphnn_unet.images.grid import numbers
 from graphnn_unet.images.orientation import (
     most_common,
     orientation_of,
@@ -61,13 +59,6 @@ __all__ = [
     "check_case_images",
     "check_dataset",
 ]
-
-MAX_RESAMPLED_VOXELS = 1_000_000_000
-"""A case that would be larger than this at the data set's median spacing (4 GB a channel in
-float32) has a wrong spacing far more often than it is such a large scan."""
-
-UNUSUAL_SPACING_RATIO = 8.0
-"""Voxels this many times larger or smaller than the median are worth a warning."""
 
 SMALL_DATASET_BYTES = 100 * 2**20
 """Below this all files are read in this process: starting workers would take longer."""
@@ -143,15 +134,13 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report as plain values, as it stands in ``dataset_report.json``."""
-        return {
-            "folder": str(self.folder),
-            "n_cases": {role: sum(f.role == role for f in self.cases.values()) for role in _IMAGES},
-            "orientation": self.orientation,
-            "n_errors": len(self.errors),
-            "n_warnings": len(self.warnings),
-            "faults": [f.as_dict() for f in self.faults],
-            "notes": self.notes,
-            "cases": {
+        return report_of(
+            self.faults,
+            folder=str(self.folder),
+            n_cases={role: sum(f.role == role for f in self.cases.values()) for role in _IMAGES},
+            orientation=self.orientation,
+            notes=self.notes,
+            cases={
                 case: {
                     **asdict(metadata),
                     "images": [str(path) for path in metadata.images],
@@ -160,7 +149,7 @@ class CheckReport:
                 }
                 for case, metadata in self.cases.items()
             },
-        }
+        )
 
 
 @dataclass(frozen=True)
@@ -225,7 +214,9 @@ def check_dataset(
             of_cases.append(fault(outcome.job.case, "C15", outcome.error, remedy))
     cases, orientation, turned = _in_one_orientation(dict(sorted(cases.items())))
     faults += turned
-    of_cases += _duplicates(cases, of_cases) + _sizes(cases)
+    constant = {f.case for f in of_cases if f.code in ("I47", "I48")}
+    scans = {case: Scan(m.role, m.shape, m.spacing, m.content) for case, m in cases.items()}
+    of_cases += copies(scans, constant, _IMAGES) + unlikely_spacings(scans)
     of_cases = _without_foreground(cases, of_cases)
     of_cases.sort(key=lambda f: (f.case, f.severity != "error"))
     return CheckReport(folder, faults + of_cases, cases, notes, orientation)
@@ -361,18 +352,21 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
         faults += label_faults
         if sha256 and records:
             hashes = {**metadata.sha256, job.name(job.label): sha256}
+            metadata = replace(metadata, sha256=hashes)
+        if sha256 and records and classes is not None:
             values = tuple(sorted({*classes, 0}))
-            metadata = replace(metadata, sha256=hashes, label_values=values, classes=classes)
+            metadata = replace(metadata, label_values=values, classes=classes)
     return metadata, faults
 
 
 def _check_label(
     job: _Job, image: FileRecord | None
-) -> tuple[str, dict[int, ClassMetadata], list[Fault]]:
+) -> tuple[str, dict[int, ClassMetadata] | None, list[Fault]]:
     """Read a label map, compare it with its image, judge its values and count its components.
 
     Returns:
-        Hash of its bytes (empty where it cannot be read), components by value, faults.
+        Hash of its bytes (empty where it cannot be read), components by value (``None`` where its
+        values are not those of labels), faults.
     """
     assert job.label is not None  # noqa: S101  # the caller has looked
     name = job.name(job.label)
@@ -381,7 +375,7 @@ def _check_label(
         label = read(job.label, name)
     except BadFileError as error:
         unread = error.as_fault(job.case, STAGE)
-        return "", {}, [replace(unread, code="I04") if unread.code in _CUT else unread]
+        return "", None, [replace(unread, code="I04") if unread.code in _CUT else unread]
     faults = []
     if image is not None:
         faults += grid_faults(
@@ -393,77 +387,30 @@ def _check_label(
     values, value_faults = integer_labels(label.array, name, job.case)
     faults += value_faults
     if values is None:
-        return label.sha256, {}, faults
+        return label.sha256, None, faults
     counts = count_values(values)
-    faults += _value_faults(job, name, counts)
-    return label.sha256, class_metadata(np.where(values > 0, values, 0), counts), faults
+    if strange := _value_faults(job, name, counts):
+        return label.sha256, None, faults + strange
+    return label.sha256, class_metadata(values, counts), faults
 
 
 def _value_faults(job: _Job, name: str, counts: Mapping[int, int]) -> list[Fault]:
     """Values of a label map that dataset.json does not list."""
-
-    def listed(unknown: Mapping[int, int]) -> str:
-        return ", ".join(f"{value} ({n} voxels)" for value, n in unknown.items())
-
     faults = []
     if unknown := {v: n for v, n in counts.items() if v >= 0 and v not in job.label_values}:
-        cause = f"{name} has values that dataset.json does not list: {listed(unknown)}"
+        cause = f"{name} has values that dataset.json does not list: {voxels_of(unknown)}"
         faults.append(fault(job.case, "I23", cause, "Correct the label map or name the label"))
     if negative := {v: n for v, n in counts.items() if v < 0}:
-        cause = f"{name} has negative values: {listed(negative)}"
+        cause = f"{name} has negative values: {voxels_of(negative)}"
         faults.append(fault(job.case, "I26", cause, "Use 0 for background"))
-    return faults
-
-
-def _duplicates(cases: Mapping[str, CaseMetadata], faults: Iterable[Fault]) -> list[Fault]:
-    """Cases with the same voxels; a constant image says nothing about its origin."""
-    constant = {f.case for f in faults if f.code in ("I47", "I48")}
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for case, metadata in cases.items():
-        if metadata.content and case not in constant:
-            groups[metadata.content].append(case)
-    return [
-        fault(
-            case,
-            "I31",
-            f"its images equal those of {first} ({_IMAGES[cases[first].role]})",
-            "Remove one of them, or scores are measured on training data",
-        )
-        for first, *copies in groups.values()
-        for case in copies
-    ]
-
-
-def _sizes(cases: Mapping[str, CaseMetadata]) -> list[Fault]:
-    """Cases whose spacing cannot be right beside that of the others."""
-    cases = {case: metadata for case, metadata in cases.items() if metadata.content}
-    training = [f.spacing for f in cases.values() if f.role != "test"]
-    if not training:
-        return []
-    median = np.median(np.asarray(training), axis=0)
-    faults = []
-    for case, metadata in cases.items():
-        ratio = np.asarray(metadata.spacing) / median
-        size = np.rint(np.asarray(metadata.shape) * ratio)
-        spacing, usual = numbers(metadata.spacing), numbers(median.tolist())
-        mm = f"its spacing is {spacing} mm (z, y, x), the median {usual}"
-        if size.prod() > MAX_RESAMPLED_VOXELS:
-            cause = f"{mm}: it would have {size.prod():.3g} voxels after resampling"
-            faults.append(fault(case, "I49", cause, "Correct the spacing in its header"))
-        elif size.min() < 1:
-            cause = f"{mm}: nothing of it would be left after resampling"
-            faults.append(fault(case, "I50", cause, "Correct the spacing in its header"))
-        elif max(ratio.max(), 1 / ratio.min()) > UNUSUAL_SPACING_RATIO:
-            code = "I49" if ratio.max() > UNUSUAL_SPACING_RATIO else "I50"
-            faults.append(fault(case, code, mm, "Look whether the header is right", "warning"))
     return faults
 
 
 def _without_foreground(cases: Mapping[str, CaseMetadata], faults: list[Fault]) -> list[Fault]:
     """Add a warning for every empty label map, or one error when all are empty."""
-    judged = [f for f in cases.values() if f.role == "labeled" and f.label_values]
-    empty = [metadata for metadata in judged if not metadata.classes]
-    if empty and len(empty) == len(judged):
+    labeled = [f for f in cases.values() if f.role == "labeled" and f.label is not None]
+    empty = [metadata for metadata in labeled if metadata.label_values and not metadata.classes]
+    if empty and len(empty) == len(labeled):  # one with strange values is not empty
         cause = f"no label map has any foreground ({len(empty)} looked at)"
         return [*faults, fault("labelsTr", "I30", cause, "Look at the label maps")]
     return faults + [

@@ -14,6 +14,8 @@ from graphnn_unet.errors import Fault
 from graphnn_unet.images.read import NEARLY_INTEGER, nearest_integers
 
 _COUNTABLE = 2**16
+MAX_LABEL = 2**24 - 1
+"""No atlas in use has larger label values, and tables of labels stay small."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,28 @@ def integer_labels(
         cause = f"{name} has {integers.n_wrong} values that are no integers, such as "
         remedy = "A label map holds integers; export it again"
         return None, [fault(case, "I24", f"{cause}{integers.example:g}", remedy)]
+    if (largest := largest_value(integers.values, array)) > MAX_LABEL:
+        cause = f"{name} has the value {largest:g}, which is larger than any label"
+        remedy = f"Give the structures numbers up to {MAX_LABEL}, or check that it is a label map"
+        return None, [fault(case, "I23", cause, remedy)]
     if integers.n_rounded:
         within = f"(within {NEARLY_INTEGER})"
         cause = f"{name} has {integers.n_rounded} values just beside an integer {within}"
         remedy = "They would be cut, not rounded: gnnunet_convert writes them rounded"
         faults = [fault(case, "I25", cause, remedy)]
     return integers.values, faults
+
+
+def largest_value(integers: np.ndarray, stored: np.ndarray) -> float:
+    """Largest value of a label map; of floats as stored, since their integers may not hold it."""
+    return float((stored if stored.dtype.kind == "f" else integers).max())
+
+
+def voxels_of(counts: Mapping[int, int], unit: str = "voxels", shown: int = 10) -> str:
+    """Values and how many voxels have them, for a sentence, the first ones where there are many."""
+    listed = [f"{value} ({n} {unit})" for value, n in counts.items()]
+    more = f" and {len(listed) - shown} more values" if len(listed) > shown else ""
+    return ", ".join(listed[:shown]) + more
 
 
 def count_values(values: np.ndarray) -> dict[int, int]:

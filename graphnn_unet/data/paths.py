@@ -20,6 +20,8 @@ _VARIABLES = {
     "preprocessed": "nnUNet_preprocessed",
     "results": "nnUNet_results",
 }
+REPORT = "dataset_report.json"
+"""In the preprocessed folder of a data set: all that a check found, with and without faults."""
 _DATASET = re.compile(r"Dataset(\d{3})_(.+)")
 
 
@@ -73,13 +75,22 @@ def use_folders() -> Folders:
 
 
 def known_datasets() -> list[str]:
-    """Names of all data sets in any of the three folders, sorted."""
+    """Names of all data sets in any of the three folders, sorted.
+
+    A folder that holds nothing but the report of a refused conversion is none.
+    """
     names: set[str] = set()
     where = folders()
     for folder in (where.raw, where.preprocessed, where.results):
         if folder.is_dir():
-            names.update(p.name for p in folder.iterdir() if p.is_dir() and _DATASET.match(p.name))
+            names.update(p.name for p in folder.iterdir() if _is_dataset(p))
     return sorted(names)
+
+
+def _is_dataset(folder: Path) -> bool:
+    if not (_DATASET.match(folder.name) and folder.is_dir()):
+        return False
+    return [path.name for path in folder.iterdir()] != [REPORT]
 
 
 def resolve_dataset(name_or_id: str | int) -> str:

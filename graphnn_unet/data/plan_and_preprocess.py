@@ -15,7 +15,7 @@ import psutil
 
 from graphnn_unet.data.check import CaseMetadata, CheckReport, check_dataset
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
-from graphnn_unet.data.paths import resolve_dataset, use_folders
+from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
@@ -102,7 +102,7 @@ def plan_and_preprocess(
         allow_origin_mismatch: Accept label maps whose origin differs from the image's.
 
     Raises:
-        FaultsError: The check found faults (nothing was written).
+        FaultsError: The check found faults; only ``dataset_report.json`` was written.
         CasesFailedError: Some cases could not be preprocessed; the others are done.
         LockedError: Another process works on the data set, or a training reads its cases.
     """
@@ -121,32 +121,35 @@ def plan_and_preprocess(
     report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
     if report.notes:
         say(f"left out of {raw}: {some(report.notes, 20)}")
-    cases, left_out = _usable_cases(report, skip_faulty)
+    report_file = target / REPORT
+    if report.errors:
+        write_json(report_file, report.as_json())
+    cases, left_out = _usable_cases(report, skip_faulty, report_file)
     with folder_lock(target, "gnnunet_plan_and_preprocess"):
         require_unread(target)
         remove_leftovers(target)
-        write_json(target / "dataset_report.json", report.as_json())
+        write_json(report_file, report.as_json())
         result, faults = _prepare(
             raw, target, cases, report.orientation, layers, configurations, planner, n_workers
         )
     failures = target / FAILURES
     write_failures(failures, [*left_out, *faults])
     if faults:
-        raise CasesFailedError(faults)
+        raise CasesFailedError(faults, report=failures)
     if left_out:
         result.notes.append(f"{len(left_out)} faults left cases out: {failures}")
     return result
 
 
 def _usable_cases(
-    report: CheckReport, skip_faulty: bool
+    report: CheckReport, skip_faulty: bool, report_file: Path
 ) -> tuple[dict[str, CaseMetadata], list[Fault]]:
     """Training cases, and the faults for which cases were left out."""
     for warning in report.warnings:
         say(f"warning: {warning.line}")
     faulty = {fault.case for fault in report.errors}
     if report.errors and not (skip_faulty and faulty <= report.cases.keys()):
-        raise FaultsError(report.errors)
+        raise FaultsError(report.errors, report=report_file)
     cases = {
         case: metadata
         for case, metadata in report.cases.items()

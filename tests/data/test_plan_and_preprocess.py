@@ -276,7 +276,7 @@ def test_nnunets_own_training_reads_splits_and_plan(tiny_copy):
 # ----------------------------------------------------------------------------- refused
 
 
-def test_faults_are_reported_together_and_nothing_is_written(raw):
+def test_faults_are_reported_together_and_nothing_but_the_report_is_written(raw):
     content = (raw / "imagesTr" / "case_00_0000.nii.gz").read_bytes()
     (raw / "imagesTr" / "case_00_0000.nii.gz").write_bytes(content[: len(content) // 2])
     (raw / "labelsTr" / "case_02.nii.gz").unlink()
@@ -284,7 +284,11 @@ def test_faults_are_reported_together_and_nothing_is_written(raw):
         plan()
     assert {fault.case for fault in caught.value.faults} == {"case_00", "case_02"}
     assert caught.value.exit_status == 2
-    assert not target_of(raw).exists()
+    assert [path.name for path in target_of(raw).iterdir()] == ["dataset_report.json"]
+    report = json.loads((target_of(raw) / "dataset_report.json").read_text())
+    assert {(f["case"], f["code"]) for f in report["faults"]} == {
+        ("case_00", "I01"), ("case_02", "I27"),
+    }  # fmt: skip
 
 
 def test_faulty_cases_are_left_out_on_request_and_listed(raw):

@@ -34,8 +34,9 @@ def test_dicom_slices_are_sorted_by_place(tmp_path: Path, raw: Path):
 
 
 def test_nothing_of_the_patient_reaches_the_record(tmp_path: Path, raw: Path):
-    for name in ("a", "b"):
-        save_series(tmp_path / "in" / name, image_array(1), uid=f"1.2.{ord(name)}", patient="ID77")
+    for seed, name in enumerate("ab"):
+        scan = image_array(seed)
+        save_series(tmp_path / "in" / name, scan, uid=f"1.2.{seed + 1}", patient="ID77")
     result = convert("dicom", tmp_path / "in", dataset="Scans")
     text = (result.folder / "gnnunet.json").read_text() + (
         result.folder / "dataset.json"

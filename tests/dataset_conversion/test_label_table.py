@@ -13,7 +13,7 @@ from graphnn_unet.data.check import check_dataset
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import FaultsError, InputError
 
 
 def run(data: Path, **options):
@@ -41,7 +41,17 @@ def test_any_label_ids_become_consecutive_and_the_mapping_is_kept(data: Path):
 
 def test_an_image_given_as_label_map_is_refused(data: Path):
     save((100 * image_array(1)).astype(np.int16), data / "labels" / "pat0_scan0.nii.gz")
-    with pytest.raises(InputError, match="is it an image"):
+    with pytest.raises(FaultsError, match="values that are not expected") as error:
+        run(data)
+    assert [(f.case, f.code) for f in error.value.faults] == [("pat0_scan0", "I23")]
+    assert "more values" in error.value.faults[0].cause
+
+
+def test_more_values_than_a_label_map_can_have_are_refused(data: Path):
+    for scan in range(5):
+        wide = (np.arange(480).reshape(6, 8, 10) % 100 + 100 * scan).astype(np.int16)
+        save(wide, data / "labels" / f"pat{scan // 2}_scan{scan}.nii.gz")
+    with pytest.raises(InputError, match="more than 255"):
         run(data)
 
 

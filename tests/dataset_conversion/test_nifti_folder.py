@@ -219,8 +219,8 @@ def test_an_image_is_never_its_own_label_map(data: Path):
 
 
 def test_label_maps_below_the_images_are_no_patients(raw: Path, tmp_path: Path):
-    for name in ("a", "b"):
-        save(image_array(), tmp_path / "d" / "scans" / f"{name}.nii.gz")
+    for seed, name in enumerate("ab"):
+        save(image_array(seed), tmp_path / "d" / "scans" / f"{name}.nii.gz")
         save(label_array(), tmp_path / "d" / "ours" / f"{name}.nii.gz")
     result = run(tmp_path, images=tmp_path / "d", labels=tmp_path / "d" / "ours")
     assert [row.case for row in result.rows] == ["a", "b"]

@@ -145,7 +145,7 @@ def test_gray_pictures_have_one_channel_and_gray_among_colors_three(work):
     assert len(result.channel_names) == 3
     assert any("p1: it is gray" in note for note in result.notes)
     for number in (0, 2):
-        save(work / "im" / f"p{number}.png", np.dstack([picture(1, number)] * 3))
+        save(work / "im" / f"p{number}.png", np.dstack([picture(1, number + 1)] * 3))
     result = converted(work, labels=None, overwrite=True)
     assert result.channel_names == {0: "gray"}
     assert Image.open(result.folder / "imagesUn" / "p0_0000.png").mode == "L"
