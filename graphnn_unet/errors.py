@@ -7,6 +7,7 @@ in a script keeps working. ``exit_status`` is what the console scripts return (0
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -134,6 +135,38 @@ class SeveralUnsafeError(SeveralFaultsError, UnsafeFileError):
 
 class NoSpaceError(GraphnnError, OSError):
     """The disk has too little room."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ENOTDIR, errno.EISDIR, errno.EBUSY, errno.ESTALE,
+)  # fmt: skip
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+
+
+def from_system(error: OSError) -> GraphnnError | None:
+    """What the system refuses and a user can mend; ``None`` for what only a bug explains.
+
+    Example:
+        >>> print(from_system(PermissionError(errno.EACCES, "Permission denied", "plans.json")))
+        plans.json cannot be used: permission denied. Choose files and folders that you may read \
+and write (gnnunet_info shows those in use).
+    """
+    name = error.filename2 or error.filename
+    why = (error.strerror or str(error)).lower()
+    if error.errno in _FULL:
+        where = f"while writing {name}" if name else "on a disk that is written to"
+        why = f"the disk or your quota is full ({why})"
+        return NoSpaceError(f"no space left {where}", why, "Free some space and run it again")
+    if error.errno in _TOO_MANY:
+        return InputError("too many files are open", why, "Raise 'ulimit -n' or use fewer workers")
+    if error.errno in _REFUSED and name:
+        remedy = "Choose files and folders that you may read and write"
+        return InputError(
+            f"{name} cannot be used", why, f"{remedy} (gnnunet_info shows those in use)"
+        )
+    return None
 
 
 class DivergedError(GraphnnError, RuntimeError):

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graphnn_unet._version import __version__
-from graphnn_unet.errors import GraphnnError
+from graphnn_unet.errors import GraphnnError, from_system
+from graphnn_unet.streams import use_streams, written_results
 
 if TYPE_CHECKING:
     from graphnn_unet.settings import Section
@@ -93,23 +94,33 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     from graphnn_unet.stopping import terminated_as_interrupted
 
     try:
-        with terminated_as_interrupted():
+        with terminated_as_interrupted(), written_results():
             work(arguments)
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt) or "Run the same command again to go on"
         print(f"interrupted: {hint}", file=sys.stderr)
         return INTERRUPTED
     except GraphnnError as error:
-        if arguments.verbose:
-            traceback.print_exc()
-        for line in error.lines:
-            print(f"error: {line}", file=sys.stderr)
-        if error.note:
-            print(f"note: {error.note}", file=sys.stderr)
-        return error.exit_status
+        return _told(error, arguments.verbose)
     except BrokenPipeError:
         return 0  # the reader of our output has seen enough (| head)
+    except OSError as error:
+        refused = from_system(error)
+        if refused is None:
+            raise
+        return _told(refused, arguments.verbose)
     return 0
+
+
+def _told(error: GraphnnError, verbose: bool = False) -> int:
+    """Print the lines of an error being handled; return its exit status."""
+    if verbose:
+        traceback.print_exc()
+    for line in error.lines:
+        print(f"error: {line}", file=sys.stderr)
+    if error.note:
+        print(f"note: {error.note}", file=sys.stderr)
+    return error.exit_status
 
 
 def add_settings(
@@ -186,7 +197,15 @@ def main(
     # same cores: with one core busy a training step on two threads took 2.7 s instead of 0.63 s.
     # It is read when torch is loaded, so it is set before any work; the user's own value stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return run(work, command_parser.parse_args(argv))
+    use_streams()
+    try:
+        with written_results():
+            arguments = command_parser.parse_args(argv)
+    except GraphnnError as error:
+        return _told(error)
+    except BrokenPipeError:
+        return 0
+    return run(work, arguments)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from graphnn_unet.models.load import (
 )
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
-from graphnn_unet.storage.atomic import atomic_path, replace_folder, write_json
+from graphnn_unet.storage.atomic import move_into_place, replace_folder, write_json
 from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
+from graphnn_unet.storage.locks import work_folder
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import trainer_class
@@ -92,12 +92,12 @@ def export(
     if trainer is not None:
         trainer_class(trainer)  # from now on it is known by its name
     exported_folds = available_folds(model, checkpoint, folds)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".gnnunet-export-", dir=output.parent) as folder:
-        work = Path(folder) / "model"
+    with work_folder(output) as folder:
+        work = folder / "model"
         difference, name = _write_model(model, work, exported_folds, checkpoint)
         if output.suffix == ".zip" and not output.is_dir():
-            _write_zip(work, output, name)
+            _write_zip(work, folder / output.name, name)
+            move_into_place(folder / output.name, output)
         else:
             replace_folder(work, output)
     return ExportResult(output, exported_folds, difference, _notes(model))
@@ -243,10 +243,7 @@ def _largest_difference(
 
 
 def _write_zip(work: Path, output: Path, name: str) -> None:
-    with (
-        atomic_path(output) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
+    with zipfile.ZipFile(output, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(work.rglob("*")):
             if path.is_file():
                 archive.write(path, f"{name}/{path.relative_to(work)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -12,7 +11,8 @@ from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
 from graphnn_unet.models.load import load_model_state
 from graphnn_unet.progress import say
-from graphnn_unet.storage.atomic import replace_folder
+from graphnn_unet.storage.atomic import naming_a_full_disk, replace_folder
+from graphnn_unet.storage.locks import work_folder
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
 
@@ -56,9 +56,8 @@ def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
     if not archive.is_file():
         raise MissingFileError(f"{archive} is missing")
     results = folders().results
-    results.mkdir(parents=True, exist_ok=True)
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with naming_a_full_disk(results), zipfile.ZipFile(archive) as opened:
             root = _check_names(opened, archive)
             target = results / root
             if target.exists() and not overwrite:
@@ -66,8 +65,8 @@ def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
                     f"{target} exists", "a model would be replaced",
                     "Use --overwrite, or move it away",
                 )  # fmt: skip
-            with tempfile.TemporaryDirectory(prefix=".gnnunet-install-", dir=results) as folder:
-                work = Path(folder) / "model"
+            with work_folder(results / root.partition("/")[0]) as folder:
+                work = folder / "model"
                 _extract(opened, root, work, archive)
                 _check_model(work, archive)
                 target.parent.mkdir(parents=True, exist_ok=True)

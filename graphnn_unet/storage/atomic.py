@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from graphnn_unet.errors import InputError, NoSpaceError, RefusedError
+from graphnn_unet.errors import GraphnnError, InputError, NoSpaceError, RefusedError, from_system
 from graphnn_unet.storage.csv_cells import as_cell
 
 TEMPORARY_MARK = ".partial-"
@@ -76,21 +76,47 @@ def atomic_path(target: Path | str) -> Generator[Path]:
 
 @contextmanager
 def naming_a_full_disk(target: Path, n_bytes: int = 2**20) -> Generator[None]:
-    """Turn the errors of a writer that finds no room into ``NoSpaceError``.
+    """Turn the errors of a writer that finds no room, or may not write, into those of a user.
 
-    Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a full disk when
-    less than ``n_bytes`` are free.
+    Writers in C++ do not say why they fail; their ``RuntimeError`` is put down to a full disk, a
+    quota or a limit on the size of files where ``n_bytes`` cannot be written beside the target.
+
+    Raises:
+        NoSpaceError: There is no room.
+        InputError: The system refuses something else, such as a file that may not be written.
     """
     try:
         yield
+    except GraphnnError:
+        raise
     except OSError as error:
         if error.errno in _FULL:
             raise no_space(target) from error
+        if refused := from_system(error):
+            raise refused from error
         raise
     except RuntimeError as error:
-        if shutil.disk_usage(_existing(target.parent)).free < n_bytes:
+        if not _has_room(_existing(target.parent), n_bytes):
             raise no_space(target) from error
         raise
+
+
+def _has_room(folder: Path, n_bytes: int) -> bool:
+    """Whether a file of a size can be written in a folder."""
+    if shutil.disk_usage(folder).free < n_bytes:
+        return False
+    probe = folder / f".{TEMPORARY_MARK}{secrets.token_hex(6)}"
+    try:
+        with probe.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):  # a quota shows only when blocks are taken
+                os.posix_fallocate(file.fileno(), 0, max(n_bytes, 1))
+            else:
+                file.truncate(n_bytes)
+    except OSError as error:
+        return error.errno not in _FULL
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def _reserve(target: Path) -> Path:
@@ -102,14 +128,14 @@ def _reserve(target: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
-        if error.errno in _FULL:
-            raise no_space(target) from error
         raise unwritable(target, error) from error
     return temporary
 
 
-def unwritable(target: Path, error: OSError) -> InputError:
+def unwritable(target: Path, error: OSError) -> GraphnnError:
     """The error for a file or folder that may not or cannot be made."""
+    if error.errno in _FULL:
+        return no_space(target)
     return InputError(
         f"{target} cannot be written",
         (error.strerror or str(error)).lower(),
@@ -174,6 +200,14 @@ def _nifti_is_whole(path: Path) -> bool:
         while block := file.read(2**22):
             promised -= len(block)
     return promised <= 0
+
+
+def move_into_place(new: Path, target: Path) -> None:
+    """Give a whole file its final name; it lies on the same disk."""
+    with new.open("rb+") as file:
+        os.fsync(file.fileno())
+    new.replace(target)
+    _sync_folder(target.parent)
 
 
 def write_bytes(target: Path | str, content: bytes) -> None:

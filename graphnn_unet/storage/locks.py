@@ -10,20 +10,29 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shutil
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from graphnn_unet.errors import InputError, LockedError
-from graphnn_unet.storage.atomic import unwritable, write_json
+from graphnn_unet.errors import InputError, LockedError, NoSpaceError
+from graphnn_unet.storage.atomic import (
+    TEMPORARY_MARK,
+    naming_a_full_disk,
+    no_space,
+    unwritable,
+    write_json,
+)
 
 _log = logging.getLogger(__name__)
 READERS = ".gnnunet-readers"
+WORK_FOLDER = f".{TEMPORARY_MARK}work-"
+"""Beginning of the name of a folder in which a result grows that is moved to its place."""
 
 
 @contextmanager
@@ -97,6 +106,33 @@ def require_unread(folder: Path) -> None:
         with folder_lock(reader, "look for readers"):
             pass
         shutil.rmtree(reader, ignore_errors=True)
+
+
+@contextmanager
+def work_folder(target: Path) -> Generator[Path]:
+    """A folder beside a target for what is moved there when it is whole.
+
+    It is removed at the end of the block. Those of killed processes, whose locks are free, are
+    removed by the next that works in the same place.
+
+    Raises:
+        NoSpaceError: The disk is full.
+        InputError: The folder cannot be made or written to.
+    """
+    parent = target.parent
+    with naming_a_full_disk(target):
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f"{WORK_FOLDER}*"):
+            with suppress(LockedError), folder_lock(left, "look for leftovers"):
+                shutil.rmtree(left, ignore_errors=True)
+        work = parent / f"{WORK_FOLDER}{secrets.token_hex(6)}"
+        try:
+            with folder_lock(work, "write what becomes whole"):
+                yield work
+        except NoSpaceError as error:
+            raise no_space(target) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _describe(note: Path) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 import psutil
 
-from graphnn_unet.errors import GraphnnError
+from graphnn_unet.errors import GraphnnError, NoSpaceError
 
 PARENT_CHECK_INTERVAL_S = 1.0
 HEAVY = (
@@ -94,21 +94,34 @@ def run_jobs(
 
     Yields:
         One ``Outcome`` a job; a failing job does not stop the others.
+
+    Raises:
+        NoSpaceError: A job found the disk full.
     """
     if n_workers == 0:
         for job in jobs:
-            yield _attempt(function, job)
+            yield _unless_full(_attempt(function, job))
         return
     pool = _Workers(function, n_workers)
     try:
-        yield from pool.run(iter(jobs), retries)
+        for outcome in pool.run(iter(jobs), retries):
+            yield _unless_full(outcome)
     finally:
         pool.close()
+
+
+def _unless_full(outcome: Outcome) -> Outcome:
+    """The outcome, unless the disk is full: no other job would find room."""
+    if isinstance(outcome.value, NoSpaceError):
+        raise outcome.value
+    return outcome
 
 
 def _attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
     try:
         return Outcome(job, value=function(job))
+    except NoSpaceError as error:
+        return Outcome(job, value=error)
     except GraphnnError as error:
         return Outcome(job, error=" ".join(error.lines).rstrip("."), expected=True)
     except MemoryError as error:

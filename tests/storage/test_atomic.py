@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import SimpleITK as sitk
 from graphnn_unet.errors import InputError, NoSpaceError
 from graphnn_unet.storage.atomic import (
     atomic_path,
+    naming_a_full_disk,
     remove_leftovers,
     replace_folder,
     require_free_space,
@@ -116,6 +118,20 @@ def test_a_flush_that_finds_no_room_counts_as_full_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(NoSpaceError):
         write_text(tmp_path / "a", "x")
+    assert names_in(tmp_path) == []
+
+
+def test_a_writer_that_does_not_say_why_it_failed_is_judged_by_the_room(tmp_path):
+    """blosc2 raises RuntimeError; a quota or a limit leaves the disk itself with room."""
+    with pytest.raises(RuntimeError, match="a defect"), naming_a_full_disk(tmp_path / "a", 10_000):
+        raise RuntimeError("a defect")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, before[1]))
+    try:
+        with pytest.raises(NoSpaceError), naming_a_full_disk(tmp_path / "a", 10_000):
+            raise RuntimeError("Error while creating the NDArray")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names_in(tmp_path) == []
 
 

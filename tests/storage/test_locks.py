@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
 from graphnn_unet.errors import InputError, LockedError
-from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.locks import folder_lock, work_folder
 
 HOLDER = """
 import sys, time
@@ -97,3 +98,36 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
         folder_lock(tmp_path / "file", "a test"),
     ):
         pass
+
+
+def test_a_work_folder_goes_with_its_block(tmp_path: Path):
+    target = tmp_path / "out" / "model"
+    with pytest.raises(ValueError, match="stop"), work_folder(target) as work:
+        assert work.parent == target.parent
+        (work / "part").write_text("x")
+        raise ValueError("stop")
+    assert not list(target.parent.iterdir())
+
+
+def test_work_folders_of_killed_processes_are_removed_and_those_of_living_ones_kept(tmp_path: Path):
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from graphnn_unet.storage.locks import work_folder\n"
+        "with work_folder(Path(sys.argv[1])) as work:\n"
+        "    (work / 'part').write_text('x'); print(work.name, flush=True); time.sleep(60)\n"
+    )
+    target = tmp_path / "model.zip"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(target)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    name = other.stdout.readline().strip()
+    try:
+        with work_folder(target):
+            assert (tmp_path / name / "part").exists()
+    finally:
+        other.kill()
+        other.wait()
+    with work_folder(target):
+        assert not (tmp_path / name).exists()
+    assert not list(tmp_path.iterdir())

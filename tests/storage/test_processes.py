@@ -11,6 +11,7 @@ import psutil
 import pytest
 import worker_jobs as jobs
 
+from graphnn_unet.errors import NoSpaceError
 from graphnn_unet.storage.processes import default_workers, run_jobs
 
 HERE = Path(__file__).parent
@@ -56,6 +57,12 @@ def test_a_failing_job_is_isolated_and_says_why(n_workers):
     assert not outcomes[2].expected
     assert outcomes[3].error == "three: it is odd. Give four"
     assert outcomes[3].expected
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_full_disk_ends_all_jobs_and_accuses_none(n_workers):
+    with pytest.raises(NoSpaceError, match=r"no space left while writing x\.b2nd"):
+        list(run_jobs(jobs.full_at_three, range(9), n_workers=n_workers))
 
 
 def test_a_job_that_kills_its_worker_is_tried_again_and_then_reported():
