@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ FORM = Form(name="MSD", help="a task folder of the Decathlon or of nnU-Net v1", 
 
 def _table(source: Path) -> dict[str, Any]:
     path = source / "dataset.json"
-    images, labels = source / "imagesTr", source / "labelsTr"
+    images, labels = (shlex.quote(str(source / name)) for name in ("imagesTr", "labelsTr"))
     as_nifti = f"gnnunet_convert nifti --images {images} --labels {labels} -d NAME"
     if not path.is_file():
         raise MissingFileError(

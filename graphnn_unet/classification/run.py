@@ -36,6 +36,7 @@ from graphnn_unet.classification.outputs import (
 )
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.stored import (
+    CHECKPOINT,
     StoredModel,
     fingerprint,
     load_model,
@@ -147,7 +148,13 @@ def classify(
             refuse_results(request.output, overwrite)
         if labels is not None:
             section = make_section(ClassifySettings, settings)
-            return _train(request, Path(labels), section, resume)
+            try:
+                return _train(request, Path(labels), section, resume)
+            except KeyboardInterrupt as interrupt:
+                if not (request.output / CHECKPOINT).is_file():
+                    raise
+                hint = "the same command with --c (instead of --overwrite) goes on"
+                raise KeyboardInterrupt(hint) from interrupt
         if settings or resume:
             raise InputError(
                 "a model is used as it was trained",
@@ -198,10 +205,7 @@ def _train(
     )
     if resume:
         learner.load_state_dict(load_state(request.output, mark))
-    try:
-        learner.fit()
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt("the same command with --c goes on") from interrupt
+    learner.fit()
     feature, logits, diffused = learner.diffused(use_validation=settings.final_uses_validation)
     given = split.everything
     edge = images.pixels.shape[-1]

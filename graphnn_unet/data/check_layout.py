@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -81,7 +82,7 @@ def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
         content["channel_names"] = content["modality"]
     if "training" in content and "file_ending" not in content:
         cause = f"{path} is in the form of nnU-Net v1 and the Decathlon"
-        remedy = f"Type gnnunet_convert MSD {folder} -d NAME"
+        remedy = f"Type gnnunet_convert MSD {shlex.quote(str(folder))} -d NAME"
         return None, [_json_fault("I39", cause, remedy)]
     if missing := [key for key in _REQUIRED if key not in content]:
         cause = f"{path} lacks {', '.join(missing)}"
@@ -227,7 +228,8 @@ def list_images(folder: Path, ending: str) -> Listing:
         else:
             listing.cases[case][channel] = path
     if not listing.cases:  # all are named as the Decathlon does
-        remedy = f"Type gnnunet_convert nifti --images {folder} -d NAME (and --labels DIR)"
+        images = shlex.quote(str(folder))
+        remedy = f"Type gnnunet_convert nifti --images {images} -d NAME (and --labels DIR)"
         listing.faults = [
             replace(bad, remedy=remedy) if bad.code == "I33" else bad for bad in listing.faults
         ]

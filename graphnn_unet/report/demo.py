@@ -64,10 +64,18 @@ def demo(output: Path | str = "gnnunet_demo", device: str = "auto") -> DemoResul
     Raises:
         RefusedError: The folder holds something.
     """
-    began = time.monotonic()
     folder = Path(output).absolute()
     if folder.exists() and any(folder.iterdir()):
         raise RefusedError(f"{folder} is not empty", "", "Give another folder with -o")
+    try:
+        return _demo_in(folder, device)
+    except KeyboardInterrupt as interrupt:
+        hint = f"remove {folder} and run the same command again, or give another folder with -o"
+        raise KeyboardInterrupt(hint) from interrupt
+
+
+def _demo_in(folder: Path, device: str) -> DemoResult:
+    began = time.monotonic()
     # this process alone works in the demonstration's folders
     os.environ |= {
         "nnUNet_raw": str(folder / "raw"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import SimpleQueue
@@ -15,11 +17,15 @@ import torch
 from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
-from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.errors import GraphnnError, InputError, from_system
 from graphnn_unet.progress import set_quiet
+from graphnn_unet.stopping import termination_signals
+from graphnn_unet.streams import use_streams
 from graphnn_unet.trainers.run_spec import Execution
 
 Job = TypeVar("Job")
+SECONDS_TO_SAVE = 3.0
+"""A process whose parent was killed has this long to save what it has."""
 
 
 def train_in_processes(
@@ -70,6 +76,8 @@ def _rank(
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C of a terminal reaches the parent alone, which passes it on
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    use_streams()
+    _leave_after_parent()
     set_quiet(quiet or rank > 0)
     backend = "nccl" if execution.device.startswith("cuda") else "gloo"
     if backend == "nccl":
@@ -78,17 +86,38 @@ def _rank(
     try:
         work(job)
         dist.barrier()
-    except (GraphnnError, KeyboardInterrupt) as error:
-        errors.put(error)
+    except (GraphnnError, KeyboardInterrupt, OSError) as error:
+        refused = from_system(error) if isinstance(error, OSError) else None
+        if isinstance(error, (GraphnnError, KeyboardInterrupt)) or refused:
+            errors.put(refused or error)
+        if refused:
+            raise refused from error
         if isinstance(error, GraphnnError):  # the others wait for this process: end them
             raise
     finally:
         dist.destroy_process_group()
 
 
+def _leave_after_parent() -> None:
+    """End this process a few seconds after its parent, which was killed.
+
+    torch lets the kernel interrupt it then; it finishes its step and saves, where that is quick.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        time.sleep(SECONDS_TO_SAVE)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def _signals_to(processes: list[Any]) -> Iterator[list[int]]:
-    """Pass Ctrl-C and SIGTERM on to the processes, which finish their step and save.
+    """Pass Ctrl-C and terminations on to the processes, which finish their step and save.
 
     Yields:
         The signals that came.
@@ -105,7 +134,8 @@ def _signals_to(processes: list[Any]) -> Iterator[list[int]]:
             if process.is_alive():
                 os.kill(process.pid, signal.SIGINT if again else signal.SIGTERM)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, *termination_signals())
+    before = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield received
     finally:

@@ -89,5 +89,6 @@ class LossWatch:
                     f"the loss was not finite in {NON_FINITE_LIMIT} steps in a row "
                     f"(step {when}, cases {', '.join(sorted(set(names)))})",
                     "the last checkpoint is from before",
-                    "Look at these cases, or lower optimizer.lr, and go on with --c",
+                    "Look at these cases and go on with --c, or train anew with a lower rate "
+                    "(--set optimizer.lr=...)",
                 )

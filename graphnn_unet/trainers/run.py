@@ -390,7 +390,12 @@ def _work(job: _Job) -> None:
             path = trainer.resume()
             if trainer.local_rank == 0:
                 say(f"continuing {path} at step {trainer.step} of {trainer.n_steps}")
-        trainer.run_training()
+        try:
+            trainer.run_training()
+        except KeyboardInterrupt as interrupt:
+            if job.mode != "restart" or not str(interrupt):
+                raise
+            raise KeyboardInterrupt(f"{interrupt} (instead of --restart)") from interrupt
     try:
         trainer.perform_actual_validation()
     except KeyboardInterrupt as interrupt:

@@ -102,10 +102,15 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
 
 def test_a_work_folder_goes_with_its_block(tmp_path: Path):
     target = tmp_path / "out" / "model"
-    with pytest.raises(ValueError, match="stop"), work_folder(target) as work:
-        assert work.parent == target.parent
-        (work / "part").write_text("x")
-        raise ValueError("stop")
+
+    def stop_half_way() -> None:
+        with work_folder(target) as work:
+            assert work.parent == target.parent
+            (work / "part").write_text("x")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        stop_half_way()
     assert not list(target.parent.iterdir())
 
 
