@@ -80,7 +80,7 @@ def load_resumable(folder: Path) -> tuple[Path, dict[str, Any]]:
             _log.warning("continuing from %s instead", path.name)
         return path, content
     if failure is not None:
-        raise failure
+        raise InputError(failure.what, failure.why, "Use --restart to train anew") from failure
     raise MissingFileError(
         f"nothing to continue in {folder}",
         f"there is no {LATEST}",

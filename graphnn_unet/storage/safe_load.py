@@ -12,6 +12,7 @@ import pickle
 import re
 import struct
 import zipfile
+import zlib
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -197,12 +198,14 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises:
         MissingFileError: There is no such file.
-        InputError: It is cut off or no checkpoint.
+        InputError: It is cut off, a bit of it has changed, or it is no checkpoint.
         UnsafeFileError: It holds an object outside the closed list.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingFileError(f"checkpoint {path} is missing")
+    _require_unpacked(path, "checkpoint", "")
+    _require_checksums(path)
     content = load_plain(path)
     if not _is_dict(content) or "network_weights" not in content:
         raise InputError(f"{path} is not a checkpoint of this program or of nnU-Net")
@@ -225,11 +228,27 @@ def _require_unpacked(path: Path, what: str, remedy: str) -> None:
         )
 
 
+def _require_checksums(path: Path) -> None:
+    """Compare the parts of a checkpoint with the checksums that torch has stored and never reads.
+
+    Raises:
+        InputError: A part is not what was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error):
+        return  # the older format, or damaged, which torch tells
+    if damaged is not None:
+        changed = ValueError(f"the checksum of {damaged} in it is another")
+        raise _broken(path, changed, "checkpoint", "")
+
+
 def _broken(path: Path, error: Exception, what: str, remedy: str) -> InputError:
     return InputError(
         f"{what} {path} cannot be read",
         f"it is cut off or damaged ({str(error).splitlines()[0][:120] if str(error) else 'empty'})",
-        remedy or "Use another checkpoint of the same folder or copy the file again",
+        remedy or "Use another checkpoint of the same folder (-chk FILE) or copy the file again",
     )
 
 
