@@ -16,6 +16,7 @@ from graphnn_unet.dataset_conversion.write_raw import ConversionResult, require_
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.find import safe_id
 from graphnn_unet.images.nifti_forms import require_form
+from graphnn_unet.ranges import MAX_WORKERS, require_count
 
 __all__ = ["ConversionResult", "convert"]
 
@@ -41,6 +42,9 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
         RefusedError: The raw folder exists.
     """
     request = Request(source, **options)
+    require_count("labeled", request.labeled)
+    require_count("unlabeled", request.unlabeled)
+    require_count("n_workers", request.n_workers, 0, MAX_WORKERS)
     if request.fix_geometry not in (None, *FIXES):
         raise InputError(
             f"fix_geometry {request.fix_geometry!r} is unknown", "", f"Use {' or '.join(FIXES)}"

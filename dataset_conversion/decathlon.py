@@ -20,6 +20,7 @@ from graphnn_unet.dataset_conversion.volumes import by_id, read_channel, stem_of
 from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import existing, file_ending, safe_id
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import TaskFolder, faults_of, raise_faults
 
 _TASKS = {
     "braintumour": 1, "heart": 2, "liver": 3, "hippocampus": 4, "prostate": 5,
@@ -44,12 +45,11 @@ def read(request: Request) -> ConvertedDataset:
     """
     source = request.source_folder
     table = _table(source)
-    channels = _numbered(table["modality"], "modality", source)
-    labels = _numbered(table["labels"], "labels", source)
+    channels, labels = table.modality, table.labels
     faults: list[Fault] = []
     entries = [
-        *((entry, "labeled") for entry in table["training"]),
-        *(({"image": entry}, "test") for entry in table.get("test", [])),
+        *((entry, "labeled") for entry in table.training),
+        *(({"image": entry}, "test") for entry in table.test),
     ]
     once = list({repr(entry): entry for entry in entries}.values())
     read_cases = (_case(request, entry, len(channels), role, faults) for entry, role in once)
@@ -69,8 +69,8 @@ def read(request: Request) -> ConvertedDataset:
         label_mapping=mapping,
         notes=notes + ([f"label values are consecutive inside: {mapping}"] if mapping else []),
         skipped=_not_listed(source, cases),
-        reference=str(table.get("reference", "")) or _REFERENCE,
-        license=str(table.get("licence", table.get("license", "CC-BY-SA 4.0"))),
+        reference=table.reference or _REFERENCE,
+        license=table.licence or table.license or "CC-BY-SA 4.0",
         faults=faults,
     )
 
@@ -78,7 +78,7 @@ def read(request: Request) -> ConvertedDataset:
 FORM = Form(name="MSD", help="a task folder of the Decathlon or of nnU-Net v1", read=read)
 
 
-def _table(source: Path) -> dict[str, Any]:
+def _table(source: Path) -> TaskFolder:
     path = source / "dataset.json"
     images, labels = (shlex.quote(str(source / name)) for name in ("imagesTr", "labelsTr"))
     as_nifti = f"gnnunet_convert nifti --images {images} --labels {labels} -d NAME"
@@ -89,7 +89,6 @@ def _table(source: Path) -> dict[str, Any]:
             f"Give the folder of one task, or type {as_nifti}",
         )
     table = read_json(path)
-    wanted = ("modality", "labels", "training")
     if isinstance(table, dict) and "channel_names" in table and "training" not in table:
         raise InputError(
             f"{source} is a raw folder of nnU-Net v2",
@@ -97,21 +96,11 @@ def _table(source: Path) -> dict[str, Any]:
             "Put it into $nnUNet_raw as Dataset101_NAME and type "
             f"gnnunet_plan_and_preprocess -d 101, or type {as_nifti}",
         )
-    if not isinstance(table, dict) or any(key not in table for key in wanted):
-        raise InputError(
-            f"{path} is not in the Decathlon's form",
-            f"it needs {', '.join(wanted)}",
-            f"Type {as_nifti}",
-        )
-    return table
-
-
-def _numbered(table: Any, key: str, source: Path) -> dict[int, str]:
-    try:
-        return dict(sorted((int(number), str(name)) for number, name in table.items()))
-    except (AttributeError, ValueError) as error:
-        cause = 'it must be a table such as {"0": "name"}'
-        raise InputError(f"{key} in {source / 'dataset.json'} is {table!r}", cause) from error
+    raise_faults(
+        faults_of(TaskFolder, table), path, "is not in the Decathlon's form",
+        f"Correct it, or type {as_nifti}",
+    )  # fmt: skip
+    return TaskFolder.model_validate(table)
 
 
 def _label_table(labels: dict[int, str]) -> tuple[dict[str, int | list[int]], dict[int, int]]:
@@ -124,11 +113,11 @@ def _label_table(labels: dict[int, str]) -> tuple[dict[str, int | list[int]], di
     return ids, mapping if values != list(range(len(values))) else {}
 
 
-def _name(source: Path, table: dict[str, Any]) -> tuple[str, int | None]:
+def _name(source: Path, table: TaskFolder) -> tuple[str, int | None]:
     match = re.fullmatch(r"Task(\d{2,3})_(.+)", source.resolve().name)
     if match:
         return safe_id(match[2]), int(match[1])
-    name = safe_id(str(table.get("name") or source.resolve().name))
+    name = safe_id(table.name or source.resolve().name)
     return name, _TASKS.get(name.lower())
 
 

@@ -25,6 +25,9 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]  # pyright: ignore[reportUnsuppor
 
 def __getattr__(name: str) -> object:
     if name in _MODULE_OF:
+        from graphnn_unet.data.paths import require_variables
+
+        require_variables()  # nnU-Net fails on them when it is imported
         value = getattr(_import_module(_MODULE_OF[name]), name)
         globals()[name] = value
         return value

@@ -27,7 +27,8 @@ FLOORS = {
     "graph": 1,
     "storage": 0,
     "errors": -2, "progress": -1, "device": -1, "seeds": -1, "settings": -1, "stopping": -1,
-    "deprecation": -1, "user_code": -1, "fault_codes": -1, "_version": -3,
+    "deprecation": -1, "user_code": -1, "streams": -1, "ranges": -1, "fault_codes": -1,
+    "_version": -3,
 }  # fmt: skip
 NEIGHBORS = {("dataset_conversion", "data")}
 """Rooms of one floor that may know each other, each pair in one direction."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, from_system
+from graphnn_unet.ranges import MAX_COUNT, out_of_range
 from graphnn_unet.streams import use_streams, written_results
 
 if TYPE_CHECKING:
@@ -41,20 +42,22 @@ def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentPa
     return command_parser
 
 
-MAX_SEED, MAX_COUNT = 2**32 - 1, 10**6
-"""NumPy's random numbers take seeds up to the first; no count on the command line needs more."""
-
-
 def number(
-    kind: type[int] | type[float], low: float = 0, high: float = MAX_COUNT
+    kind: type[int] | type[float],
+    low: float = 0,
+    high: float = MAX_COUNT,
+    *,
+    above: bool | None = None,
 ) -> Callable[[str], float]:
     """A type of argument with a range; argparse tells what is outside, with status 2.
 
     Args:
         kind: ``int`` or ``float``.
-        low: Smallest value; of a ``float`` the largest that is too small.
+        low: Smallest value.
         high: Largest value.
+        above: ``low`` itself is too small, as it is for a ``float`` where nothing is said.
     """
+    excluded = kind is float if above is None else above
 
     def read(text: str) -> float:
         try:
@@ -62,11 +65,8 @@ def number(
         except ValueError as error:
             wanted = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {wanted}") from error
-        if not (low < value <= high or (kind is int and value == low)):
-            above = "from" if kind is int else "above"
-            raise argparse.ArgumentTypeError(
-                f"{text[:40]} is out of range: use a number {above} {low} to {high}"
-            )
+        if wrong := out_of_range(value, low, high, above=excluded):
+            raise argparse.ArgumentTypeError(f"{text[:40]} {wrong}")
         return value
 
     return read
@@ -91,9 +91,11 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     )
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else level)
+    from graphnn_unet.data.paths import require_variables
     from graphnn_unet.stopping import terminated_as_interrupted
 
     try:
+        require_variables()
         with terminated_as_interrupted(), written_results():
             work(arguments)
     except KeyboardInterrupt as interrupt:

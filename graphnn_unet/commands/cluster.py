@@ -33,7 +33,12 @@ def _parser() -> argparse.ArgumentParser:
         "-i", required=True, metavar="IN", help="folder of PNG, JPEG, TIFF or NIfTI, 2D or 3D"
     )
     parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
-    parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    parser.add_argument(
+        "-np",
+        type=_command.number(int, 1, 1024),
+        metavar="N",
+        help="worker processes (default: by cores)",
+    )
     for section, title in zip(
         SECTIONS, ("clusters", "features", "label maps", "folder"), strict=True
     ):
@@ -44,11 +49,8 @@ def _parser() -> argparse.ArgumentParser:
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.clustering.cluster import cluster
     from graphnn_unet.clustering.settings import SECTIONS
-    from graphnn_unet.errors import InputError
     from graphnn_unet.progress import say
 
-    if arguments.np is not None and arguments.np < 1:
-        raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
     options: dict[str, Any] = {"n_workers": 0 if arguments.np == 1 else arguments.np}
     for section in SECTIONS:
         options |= _command.given_settings(arguments, section)

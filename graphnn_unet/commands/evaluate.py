@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--nsd-tolerance",
-        type=float,
+        type=_command.number(float, 0, above=False),
         metavar="MM",
         help="tolerance of the surface Dice (nsd) in mm (default: 2)",
     )
@@ -75,19 +75,21 @@ def _parser() -> argparse.ArgumentParser:
         choices=("foreground", "hungarian"),
         help="score label maps of gnnunet_cluster, PNG among them (default way: foreground)",
     )
-    parser.add_argument("-np", type=int, metavar="N", help="worker processes (default: by cores)")
+    parser.add_argument(
+        "-np",
+        type=_command.number(int, 1, 1024),
+        metavar="N",
+        help="worker processes (default: by cores)",
+    )
     return parser
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.errors import InputError
     from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
     from graphnn_unet.metrics.evaluate import PartlyEvaluatedError, evaluate
     from graphnn_unet.metrics.registry import SHOWN, metrics_of
     from graphnn_unet.progress import say
 
-    if arguments.np is not None and arguments.np < 1:
-        raise InputError(f"-np {arguments.np} is out of range", "", "Use 1 or more")
     measures = metrics_of(arguments.measures or SHOWN)
     output = arguments.o or arguments.p
     say(f"folders: predictions={arguments.p} labels={arguments.g} output={output}")

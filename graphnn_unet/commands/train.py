@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graphnn_unet.commands import _command
+from graphnn_unet.ranges import MAX_SEED
 
 _HELP = ("-h", "--help")
 
@@ -64,14 +65,14 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--draw",
-        type=_command.number(int, 0, _command.MAX_SEED),
+        type=_command.number(int, 0, MAX_SEED),
         default=0,
         metavar="K",
         help="which N: 0 = published order (default)",
     )
     parser.add_argument(
         "--seed",
-        type=_command.number(int, 0, _command.MAX_SEED),
+        type=_command.number(int, 0, MAX_SEED),
         default=0,
         help="seed of weights and batches (0)",
     )
@@ -138,9 +139,9 @@ def _work(arguments: argparse.Namespace) -> None:
 
 
 def _caution(summary: Path) -> str:
-    from graphnn_unet.storage.safe_load import read_json
+    from graphnn_unet.storage.schemas import read_summary
 
-    if read_json(summary)["is_estimate"] is False:
+    if read_summary(summary)["is_estimate"] is False:
         return " on the training cases themselves: no estimate of quality on new scans"
     return ""
 

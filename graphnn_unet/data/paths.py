@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.ranges import MAX_WORKERS
 
 _VARIABLES = {
     "raw": "nnUNet_raw",
@@ -22,6 +23,7 @@ _VARIABLES = {
 }
 REPORT = "dataset_report.json"
 """In the preprocessed folder of a data set: all that a check found, with and without faults."""
+_COUNTS = {"nnUNet_def_n_proc": 1, "nnUNet_n_proc_DA": 0}
 _DATASET = re.compile(r"Dataset(\d{3})_(.+)")
 
 
@@ -66,8 +68,29 @@ def folders() -> Folders:
     return Folders(**paths, sources=sources)
 
 
+def require_variables() -> None:
+    """Refuse values of nnU-Net's other variables on which it would fail when it is imported.
+
+    Raises:
+        InputError: One is no number of processes.
+    """
+    for name, low in _COUNTS.items():
+        value = os.environ.get(name, "").strip()
+        if value and not (value.isdecimal() and low <= int(value[:9]) <= MAX_WORKERS):
+            raise InputError(
+                f"{name} = {value[:40]!r} cannot be used",
+                "it is a number of processes",
+                f"Set it to {low} or more, or unset it",
+            )
+
+
 def use_folders() -> Folders:
-    """The folders in use, which nnU-Net's variables name for this process from now on."""
+    """The folders in use, which nnU-Net's variables name for this process from now on.
+
+    Raises:
+        InputError: Another variable of nnU-Net cannot be used.
+    """
+    require_variables()
     in_use = folders()
     for name, variable in _VARIABLES.items():
         os.environ[variable] = str(getattr(in_use, name))

@@ -28,6 +28,7 @@ from graphnn_unet.plans.recipe import (
     resolved_configuration,
 )
 from graphnn_unet.progress import say
+from graphnn_unet.ranges import MAX_WORKERS, require_count
 from graphnn_unet.storage.atomic import (
     atomic_path,
     remove_leftovers,
@@ -106,6 +107,7 @@ def plan_and_preprocess(
         CasesFailedError: Some cases could not be preprocessed; the others are done.
         LockedError: Another process works on the data set, or a training reads its cases.
     """
+    require_count("n_workers", n_workers, 0, MAX_WORKERS)
     layers: dict[str, Layer] = {}
     if recipe is not None:
         layers[f"recipe {recipe}"] = load_recipe(recipe)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +44,7 @@ from graphnn_unet.metrics.protocols import (
 )
 from graphnn_unet.metrics.result import CaseFiles, EvaluationResult, write_result
 from graphnn_unet.progress import Progress, say
+from graphnn_unet.ranges import MAX_WORKERS, require_count, require_number
 from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
 
 _log = logging.getLogger(__name__)
@@ -111,10 +111,8 @@ def evaluate(
         InputError: The protocol, the tolerance or ``dataset.json`` cannot be used.
     """
     protocol = check_protocol(protocol)
-    if not 0 <= nsd_tolerance_mm < math.inf:
-        raise InputError(
-            f"the tolerance {nsd_tolerance_mm} mm is out of range", "", "Give 0 or more"
-        )
+    require_number("nsd_tolerance_mm", nsd_tolerance_mm)
+    require_count("n_workers", n_workers, 0, MAX_WORKERS)
     predictions, labels = Path(predictions), Path(labels)
     target = predictions if output is None else Path(output)
     _check_folders(predictions, labels, target)

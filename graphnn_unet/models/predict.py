@@ -40,6 +40,7 @@ from graphnn_unet.prediction.export_logits import export_gb
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
 from graphnn_unet.progress import Progress, say
+from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
     require_output_folder,
@@ -133,8 +134,13 @@ def predict(
         RefusedError: The output folder is the input folder, or holds label maps of another model.
         MissingFileError, InputError: No model, no images.
     """
+    require_count("num_parts", num_parts, 1)
+    require_count("part_id", part_id)
+    require_count("n_workers", n_workers, 0, MAX_WORKERS)
+    require_number("step_size", step_size, 0, 1, above=True)
+    require_number("memory_budget_gb", memory_budget_gb, 0, MAX_COUNT, above=True)
     source, target = Path(input), Path(output)
-    _refuse_bad_arguments(source, target, num_parts, part_id, step_size)
+    _refuse_bad_arguments(source, target, num_parts, part_id)
     require_form(nifti_form)
     if trainer is not None and ".py:" in trainer:
         trainer = trainer_class(trainer).__name__
@@ -188,9 +194,7 @@ def predict(
     return PredictionResult(model_folder, done, kept, [name for name, _ in inputs.left_out])
 
 
-def _refuse_bad_arguments(
-    source: Path, target: Path, num_parts: int, part_id: int, step_size: float
-) -> None:
+def _refuse_bad_arguments(source: Path, target: Path, num_parts: int, part_id: int) -> None:
     if not source.exists():
         raise MissingFileError(f"input {source} is missing", "", "Give a file or folder with -i")
     require_output_folder(source if source.is_dir() else source.parent, target)
@@ -198,8 +202,6 @@ def _refuse_bad_arguments(
         raise InputError(
             f"-part_id {part_id} does not fit -num_parts {num_parts}", "parts count from 0"
         )
-    if not 0 < step_size <= 1:
-        raise InputError(f"-step_size {step_size} cannot be used", "it is a share of the patch")
 
 
 def _refuse_unsupported(predictor: Predictor, outputs: Outputs) -> None:

@@ -167,6 +167,46 @@ class _Metadata(Table):
     label_order: list[Text] = Field([])
 
 
+def _numbered_names(value: Any) -> dict[int, str]:
+    """Names by their numbers, in order; numbers of a JSON table are texts.
+
+    Raises:
+        PydanticCustomError: It is something else, a ``ValueError``.
+    """
+    if is_table(value) and value:
+        numbers = {number: re.fullmatch(r"\d{1,6}", number.strip()) for number in value}
+        if all(numbers.values()) and all(isinstance(name, str) for name in value.values()):
+            return dict(sorted((int(number), name) for number, name in value.items()))
+    raise PydanticCustomError("numbered", 'is no table such as {"0": "name"}')
+
+
+NumberedNames = Annotated[Any, PlainValidator(_numbered_names)]
+
+
+class TaskFolder(Table):
+    """``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net v1."""
+
+    modality: NumberedNames
+    labels: NumberedNames
+    training: list[Any]
+    test: list[Any] = Field([])
+    name: Text = ""
+    reference: Text = ""
+    licence: Text = ""
+    license: Text = ""
+
+
+class _Means(Table):
+    Dice: float | None
+
+
+class Summary(Table):
+    """What is read again of ``summary.json``."""
+
+    foreground_mean: _Means
+    is_estimate: bool | None
+
+
 class DoneCase(Table):
     """A finished preprocessed case: its key, its shape and the sizes of its files."""
 
@@ -261,6 +301,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     return read_valid(path, _Metadata, "Correct it, or convert the data set again")
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """``summary.json`` of an evaluation.
+
+    Raises:
+        InputError: It is no JSON, or lacks what is read of it.
+    """
+    return read_valid(path, Summary, "Score again (gnnunet_train ... --val, gnnunet_evaluate)")
 
 
 def read_valid(path: Path, schema: type[Table], remedy: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from graphnn_unet.streams import use_streams
 from graphnn_unet.trainers.run_spec import Execution
 
 Job = TypeVar("Job")
-SECONDS_TO_SAVE = 3.0
+SECONDS_TO_SAVE = 2.0
 """A process whose parent was killed has this long to save what it has."""
 
 

@@ -27,12 +27,13 @@ from graphnn_unet.plans.recipe import (
     resolved_configuration,
 )
 from graphnn_unet.progress import is_quiet, say
+from graphnn_unet.ranges import MAX_SEED, MAX_WORKERS, require_count
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.storage.schemas import check_description, read_metadata
+from graphnn_unet.storage.schemas import check_description, read_metadata, read_summary
 from graphnn_unet.trainers.distributed import train_in_processes
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec
@@ -121,6 +122,11 @@ def train(
         RefusedError: The fold is finished or begun and ``mode`` is ``new``.
         KeyboardInterrupt: Interrupted; the state is saved.
     """
+    require_count("n_labeled", n_labeled, 1)
+    require_count("draw", draw, 0, MAX_SEED)
+    require_count("seed", seed, 0, MAX_SEED)
+    require_count("num_gpus", num_gpus, 1, MAX_WORKERS)
+    require_count("n_loader_workers", n_loader_workers, 0, MAX_WORKERS)
     name = resolve_dataset(dataset)
     raw_plans, _ = _read_plan(use_folders().preprocessed / name, plans, configuration)
     _own_trainer(trainer, name, configuration, plans)  # declares its settings
@@ -407,4 +413,4 @@ def _work(job: _Job) -> None:
 
 def validation_means(summary: Path) -> dict[str, Any]:
     """``foreground_mean`` of a summary, for messages."""
-    return read_json(summary)["foreground_mean"]
+    return read_summary(summary)["foreground_mean"]

@@ -57,7 +57,6 @@ def test_partial_failure_ends_with_three_and_a_mistake_with_two(folder):
         (("--features", "encoder"), "error: features 'encoder' are not known: there are auto"),
         (("--features", "self"), "error: features 'self' are not known: there are auto"),
         (("--features", "dino"), "error: --features dino needs a weight file"),
-        (("-np", 0), "error: -np 0 is out of range"),
         (("-i", folder / "none"), "error: input folder"),
     ):
         done = call("cluster", *arguments, "--quiet", *wrong)

@@ -138,11 +138,11 @@ def test_other_names_for_the_classes_can_be_given(folders, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("-np", "0"), "error: -np 0 is out of range"),
+        (("-np", "0"), "error: argument -np: 0 is out of range: use a number from 1 to 1024"),
         (("-djfile", "nowhere.json"), "error: nowhere.json is missing"),
         (("--protocol", "fair"), "invalid choice: 'fair'"),
         (("--measures", "iou"), "error: there is no measure 'iou'. Use dice, jaccard, nsd"),
-        (("--nsd-tolerance", "-1"), "error: the tolerance -1.0 mm is out of range"),
+        (("--nsd-tolerance", "-1"), "argument --nsd-tolerance: -1 is out of range"),
         (("--unsupervised", "--measures", "dice"), "error: --measures does not go with --unsup"),
     ],
 )

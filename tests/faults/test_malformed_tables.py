@@ -9,12 +9,13 @@ import pytest
 from models.small_models import opened_model, write_good_images
 from tiny_study import DATASET, use_home, write_raw_dataset
 
+from graphnn_unet.commands import convert as convert_command
 from graphnn_unet.commands import plan_and_preprocess as plan_command
 from graphnn_unet.commands import predict as predict_command
 from graphnn_unet.commands import train as train_command
 from graphnn_unet.data.preprocess import manifest_path, read_manifest, require_preprocessed
-from graphnn_unet.errors import MissingFileError
-from graphnn_unet.storage.schemas import description_faults
+from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.storage.schemas import description_faults, read_summary
 
 DEEP = "[" * 100_000
 LABELS = {"background": 0, "shell": 1, "core": 2}
@@ -181,3 +182,40 @@ def test_a_malformed_recipe_ends_with_2(tiny_copy, tmp_path, capsys, text):
     lines = errors(plan_command.main, capsys, "-d", "801", "--recipe", tmp_path / "r.toml")
     assert "r.toml" in lines[0]
     assert errors(plan_command.main, capsys, "-d", "801", "--set", f"batch.labeled={'[' * 5000}")
+
+
+TASK = {
+    "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "organ"},
+    "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"modality": ["MRI"]}, ["modality"]),
+        ({"modality": {"zero": "MRI"}, "labels": {"0": 1}, "training": {}},
+         ["modality", "labels", "training"]),
+        ({"modality": {}, "name": 3, "test": "x"}, ["modality", "test", "name"]),
+        ({"labels": {"-1": "organ"}}, ["labels"]),
+        ({"reference": ["x"], "licence": None}, ["reference", "licence"]),
+    ],
+)  # fmt: skip
+def test_all_faults_of_a_task_of_the_decathlon_come_together(tmp_path, capsys, change, words):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "dataset.json").write_text(json.dumps(TASK | change))
+    lines = errors(convert_command.main, capsys, "MSD", tmp_path / "t")
+    assert len(lines) == len(words)
+    for line, word in zip(lines, words, strict=True):
+        assert f"is not in the Decathlon's form: {word} " in line
+        assert "gnnunet_convert nifti --images" in line
+
+
+@pytest.mark.parametrize("content", [[], {}, {"foreground_mean": {"Dice": "x"}, "is_estimate": 3}])
+def test_a_summary_that_lacks_its_means_is_named(tmp_path, content):
+    path = tmp_path / "summary.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"summary\.json is damaged.*Score again"):
+        read_summary(path)
+    path.write_text(json.dumps({"foreground_mean": {"Dice": None, "NSD": 1}, "is_estimate": None}))
+    assert read_summary(path)["foreground_mean"]["Dice"] is None
