@@ -18,7 +18,7 @@ from graphnn_unet import export, install_model
 from graphnn_unet.storage.locks import WORK_FOLDER
 from graphnn_unet.trainers import distributed
 
-LIMIT_S = 5.0
+LIMIT_S, ON_A_BUSY_MACHINE_S = 5.0, 20.0
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_ranks_are_gone_soon_after_their_parent_was_killed(tiny_copy: Path, monk
     finally:
         process.kill()
         process.wait()
-    until = time.monotonic() + LIMIT_S
+    until = time.monotonic() + ON_A_BUSY_MACHINE_S
     while (alive := [child for child in children if runs(child)]) and time.monotonic() < until:
         time.sleep(0.1)
     for child in alive:
