@@ -70,7 +70,7 @@ def read(request: Request) -> ConvertedDataset:
         notes=notes + ([f"label values are consecutive inside: {mapping}"] if mapping else []),
         skipped=_not_listed(source, cases),
         reference=table.reference or _REFERENCE,
-        license=table.licence or table.license or "CC-BY-SA 4.0",
+        license=table.license or "CC-BY-SA 4.0",
         faults=faults,
     )
 

@@ -146,7 +146,7 @@ _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
 def from_system(error: OSError) -> GraphnnError | None:
-    """What the system refuses and a user can mend; ``None`` for what only a bug explains.
+    """What the system refuses and a user can fix; ``None`` for what only a bug explains.
 
     Example:
         >>> print(from_system(PermissionError(errno.EACCES, "Permission denied", "plans.json")))

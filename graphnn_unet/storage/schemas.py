@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from graphnn_unet.errors import (
@@ -192,8 +192,7 @@ class TaskFolder(Table):
     test: list[Any] = Field([])
     name: Text = ""
     reference: Text = ""
-    licence: Text = ""
-    license: Text = ""
+    license: Text = Field("", validation_alias=AliasChoices("licence", "license"))
 
 
 class _Means(Table):
