@@ -58,7 +58,7 @@ def require_number(
     try:
         number = float(value)  # pyright: ignore[reportArgumentType]  # raises for others
         wrong = out_of_range(number, low, high, above=above)
-        wrong = wrong or ("is not a number" if math.isinf(number) else "")
+        wrong = wrong or ("is out of range: use a finite number" if math.isinf(number) else "")
     except (TypeError, ValueError, OverflowError):
         wrong = "is not a number"
     if wrong or isinstance(value, (bool, str)):
