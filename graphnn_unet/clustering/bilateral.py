@@ -6,6 +6,7 @@ sought that stays near the label map; it can change quickly only where the color
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,9 +70,9 @@ def refine_labels(
             "Leave --refine out",
         )
     sizes = settings or BilateralSettings()
-    grid = _BilateralGrid(_coordinates(array, is_color, sizes))
+    solve = _solver(_coordinates(array, is_color, sizes), sizes.smoothness)
     ids = [int(i) for i in np.unique(labels) if i]
-    values = np.stack([grid.solve((labels == i).astype(np.float64), sizes) for i in ids])
+    values = np.stack([solve((labels == i).astype(np.float64)) for i in ids])
     best = values.argmax(axis=0)
     refined = np.where(values.max(axis=0) > _THRESHOLD, np.array(ids)[best], 0)
     return refined.reshape(labels.shape)
@@ -98,57 +99,46 @@ def _coordinates(
     return np.stack([np.floor(axis).ravel().astype(np.int64) for axis in axes], axis=1)
 
 
-class _BilateralGrid:
-    """Occupied cells of the grid, the way to them from pixels, and their neighbors."""
+def _linked_cells(coordinates: NDArray[np.int64]) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
+    """Weights between occupied cells next to each other, and the cell of each pixel."""
+    coordinates = coordinates - coordinates.min(axis=0) + 1
+    base = coordinates.max(axis=0) + 2
+    weights = np.concatenate([[1], np.cumprod(base[:-1])])
+    keys, cell_of = np.unique(coordinates @ weights, return_inverse=True)
+    shape = (len(keys), len(keys))
+    blur = 2.0 * len(base) * sparse.identity(len(keys), format="csr")
+    for weight in weights:
+        _, first, second = np.intersect1d(keys + weight, keys, return_indices=True)
+        links = sparse.csr_matrix((np.ones(len(first)), (first, second)), shape=shape)
+        blur = blur + links + links.T
+    return sparse.csr_matrix(blur), cell_of.ravel()
 
-    def __init__(self, coordinates: NDArray[np.int64]):
-        coordinates = coordinates - coordinates.min(axis=0) + 1
-        base = coordinates.max(axis=0) + 2
-        weights = np.concatenate([[1], np.cumprod(base[:-1])])
-        keys, cell_of = np.unique(coordinates @ weights, return_inverse=True)
-        n_cells, n_pixels = len(keys), len(coordinates)
-        self.cell_of = cell_of.ravel()
-        self.count = np.bincount(self.cell_of, minlength=n_cells).astype(np.float64)
-        self.n_cells, self.n_pixels = n_cells, n_pixels
-        blur = 2.0 * len(base) * sparse.identity(n_cells, format="csr")
-        for weight in weights:
-            for step in (-weight, weight):
-                place = np.searchsorted(keys, keys + step)
-                place = np.minimum(place, n_cells - 1)
-                there = np.flatnonzero(keys[place] == keys + step)
-                blur = blur + sparse.csr_matrix(
-                    (np.ones(len(there)), (there, place[there])), shape=(n_cells, n_cells)
-                )
-        self.blur = sparse.csr_matrix(blur)
-        self.scale = self._bistochastic()
 
-    def _bistochastic(self) -> NDArray[np.float64]:
-        """Scale ``n`` with ``diag(n) B n`` equal to the pixel counts, ten fixed-point steps."""
-        scale = np.ones(self.n_cells)
-        for _ in range(10):
-            scale = np.sqrt(scale * self.count / (self.blur @ scale))
-        return scale
+def _solver(
+    coordinates: NDArray[np.int64], smoothness: float
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+    """The function that gives smooth values of all pixels near those it is given."""
+    blur, cell_of = _linked_cells(coordinates)
+    n_cells = blur.shape[0]
+    count = np.bincount(cell_of, minlength=n_cells).astype(np.float64)
+    scale = np.ones(n_cells)
+    for _ in range(10):  # bistochastic: diag(n) B n becomes the pixel counts
+        scale = np.sqrt(scale * count / (blur @ scale))
+    mass, data = scale * (blur @ scale), _CONFIDENCE * count
 
-    def solve(self, target: NDArray[np.float64], settings: BilateralSettings) -> np.ndarray:
-        """Smooth values of all pixels near ``target``."""
-        mass = self.scale * (self.blur @ self.scale)
-        data = _CONFIDENCE * self.count
-        right = _CONFIDENCE * np.bincount(self.cell_of, target.ravel(), minlength=self.n_cells)
-        smooth = settings.smoothness
-        scale, blur = self.scale, self.blur
+    def product(values: np.ndarray) -> np.ndarray:
+        values = values.ravel()
+        return smoothness * (mass * values - scale * (blur @ (scale * values))) + data * values
 
-        def product(values: np.ndarray) -> np.ndarray:
-            values = values.ravel()
-            return smooth * (mass * values - scale * (blur @ (scale * values))) + data * values
+    diagonal = np.maximum(smoothness * (mass - scale * blur.diagonal() * scale) + data, 1e-5)
+    shape = (n_cells, n_cells)
+    system = LinearOperator(shape, matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too narrow
+    inverse = LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64)  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too narrow
 
-        diagonal = np.maximum(smooth * (mass - scale * blur.diagonal() * scale) + data, 1e-5)
-        shape = (self.n_cells, self.n_cells)
-        solution, _ = cg(
-            LinearOperator(shape, matvec=product, dtype=np.float64),  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too narrow
-            right,
-            x0=right / np.maximum(data, 1e-12),
-            M=LinearOperator(shape, matvec=lambda v: v.ravel() / diagonal, dtype=np.float64),  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too narrow
-            rtol=1e-5,
-            maxiter=_N_STEPS,
-        )
-        return solution[self.cell_of]
+    def solve(target: NDArray[np.float64]) -> NDArray[np.float64]:
+        right = _CONFIDENCE * np.bincount(cell_of, target.ravel(), minlength=n_cells)
+        start = right / np.maximum(data, 1e-12)
+        solution, _ = cg(system, right, x0=start, M=inverse, rtol=1e-5, maxiter=_N_STEPS)
+        return solution[cell_of]
+
+    return solve

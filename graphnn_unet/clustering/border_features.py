@@ -16,7 +16,6 @@ from torch import Tensor
 from graphnn_unet.clustering.hand_features import to_lab
 from graphnn_unet.clustering.nodes import Grid, NodeFeatures, standardized
 
-SOURCE = "hand-made distance to the border"
 MARGIN = 0.04
 """Width of the image margin, a share of the shorter side."""
 

@@ -17,7 +17,6 @@ SCALES = (1.0, 2.0, 4.0)
 N_ORIENTATIONS = 8
 N_PATTERNS = 10
 POSITION_WEIGHT = 0.25
-SOURCE = "hand-made color, gradient and texture"
 
 Floats = NDArray[np.float32]
 
@@ -39,8 +38,8 @@ def hand_features(array: Floats, grid: Grid, *, is_color: bool) -> NodeFeatures:
     maps = [*color_moments(color), *structure(light)]
     if light.ndim == 2:
         maps += [*orientations(light), *patterns(light)]
-    pooled = grid.pooled(np.stack(maps))
-    values = standardized(np.concatenate([pooled, positions(grid)], axis=1))
+    position = np.indices(grid.size, dtype=np.float32).reshape(len(grid.size), -1).T
+    values = standardized(np.concatenate([grid.pooled(np.stack(maps)), position], axis=1))
     values[:, -len(grid.size) :] *= POSITION_WEIGHT
     return NodeFeatures(values, grid)
 
@@ -69,10 +68,7 @@ def structure(light: Floats) -> list[Floats]:
     """Eigenvalues of the structure tensor at each scale, largest first; 3D: gradients as well."""
     maps: list[Floats] = []
     for scale in SCALES:
-        slopes = [
-            ndimage.gaussian_filter(light, scale, order=[int(a == axis) for a in range(light.ndim)])  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
-            for axis in range(light.ndim)
-        ]
+        slopes = _slopes(light, scale)
         products = {
             (i, j): ndimage.gaussian_filter(slopes[i] * slopes[j], scale)
             for i in range(light.ndim)
@@ -92,8 +88,7 @@ def orientations(light: Floats) -> list[Floats]:
     """Gradient magnitude by its orientation in 8 bins over half a turn, at each scale."""
     maps: list[Floats] = []
     for scale in SCALES:
-        down = ndimage.gaussian_filter(light, scale, order=(1, 0))  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
-        right = ndimage.gaussian_filter(light, scale, order=(0, 1))  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
+        down, right = _slopes(light, scale)
         magnitude = np.hypot(down, right)
         bins = np.floor(np.arctan2(down, right) / np.pi * N_ORIENTATIONS) % N_ORIENTATIONS
         maps += [np.where(bins == b, magnitude, 0).astype(np.float32) for b in range(8)]
@@ -109,7 +104,7 @@ def patterns(light: Floats) -> list[Floats]:
     return [(codes == pattern).astype(np.float32) for pattern in range(N_PATTERNS)]
 
 
-def positions(grid: Grid) -> Floats:
-    """Coordinates of the cells, ``(node, axis)``."""
-    axes = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in grid.size), indexing="ij")
-    return np.stack([axis.ravel() for axis in axes], axis=1)
+def _slopes(light: Floats, scale: float) -> list[Floats]:
+    """Derivative along each axis under a Gaussian."""
+    orders = np.eye(light.ndim, dtype=int)
+    return [ndimage.gaussian_filter(light, scale, order=tuple(order)) for order in orders]  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow

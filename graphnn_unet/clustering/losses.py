@@ -5,8 +5,8 @@ PyTorch is imported when a loss is made, so that names and help need none of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,32 +23,33 @@ class ClusteringLoss:
     """How a loss is computed; a new one is one more entry of :data:`LOSSES`.
 
     Attributes:
-        title: Its name in full.
-        linear: From features ``(node, channel)`` and settings the value of an assignment
-            ``(node, cluster)`` on the complete graph of their shifted or plain products, without
-            building it.
-        graph: From features and settings the graph that papers use with this loss, ``(node,
-            node)``: the affinity that carries messages, and the affinity of the loss.
-        explicit: From the affinity of the loss and settings the value of an assignment.
+        function: Its name in :mod:`graphnn_unet.graph`, where it works on the complete graph of
+            feature products without building it; that name and ``_from`` works on a given affinity.
+        graph: From features ``(node, channel)`` and settings the graph that papers use with this
+            loss, ``(node, node)``: the affinity that carries messages, and that of the loss.
+        options: Arguments of both functions, called like the settings that give them.
+        linear_options: Further arguments of the first, with their settings.
     """
 
-    title: str
-    linear: Callable[[Tensor, ClusterSettings], Value]
+    function: str
     graph: Callable[[Tensor, ClusterSettings], tuple[Tensor, Tensor]]
-    explicit: Callable[[Tensor, ClusterSettings], Value]
+    options: tuple[str, ...] = ()
+    linear_options: Mapping[str, str] = field(default_factory=dict)
 
+    def linear(self, feature: Tensor, settings: ClusterSettings) -> Value:
+        """From features the value of an assignment ``(node, cluster)`` on the complete graph."""
+        values = {name: getattr(settings, word) for name, word in self.linear_options.items()}
+        return partial(self._with_options(self.function, feature, settings), **values)
 
-def _cut_linear(feature: Tensor, settings: ClusterSettings) -> Value:
-    from graphnn_unet.graph import normalized_cut_loss
+    def explicit(self, affinity: Tensor, settings: ClusterSettings) -> Value:
+        """From the affinity of the loss the value of an assignment."""
+        return self._with_options(f"{self.function}_from", affinity, settings)
 
-    weight = settings.balance_weight
-    return partial(normalized_cut_loss, feature, balance_weight=weight)
+    def _with_options(self, function: str, given: Tensor, settings: ClusterSettings) -> Value:
+        from graphnn_unet import graph
 
-
-def _cut_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:
-    from graphnn_unet.graph import normalized_cut_loss_from
-
-    return partial(normalized_cut_loss_from, affinity, balance_weight=settings.balance_weight)
+        values = {name: getattr(settings, name) for name in self.options}
+        return partial(getattr(graph, function), given, **values)
 
 
 def _positive_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tensor, Tensor]:
@@ -56,18 +57,6 @@ def _positive_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tens
     products, largest = _products(feature)
     positive = products.clamp(min=0)
     return positive / largest, positive
-
-
-def _correlation_linear(feature: Tensor, settings: ClusterSettings) -> Value:
-    from graphnn_unet.graph import correlation_clustering_loss
-
-    return partial(correlation_clustering_loss, feature, tau=settings.alpha, rows="unit")
-
-
-def _correlation_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:
-    from graphnn_unet.graph import correlation_clustering_loss_from
-
-    return partial(correlation_clustering_loss_from, affinity)
 
 
 def _signed_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tensor, Tensor]:
@@ -78,23 +67,6 @@ def _signed_products(feature: Tensor, settings: ClusterSettings) -> tuple[Tensor
     products, largest = _products(feature)
     signed = (products - largest / settings.alpha) / largest
     return signed, signed
-
-
-def _modularity_linear(feature: Tensor, settings: ClusterSettings) -> Value:
-    from graphnn_unet.graph import modularity_loss
-
-    return partial(modularity_loss, feature, **_modularity_options(settings))
-
-
-def _modularity_explicit(affinity: Tensor, settings: ClusterSettings) -> Value:
-    from graphnn_unet.graph import modularity_loss_from
-
-    return partial(modularity_loss_from, affinity, **_modularity_options(settings))
-
-
-def _modularity_options(settings: ClusterSettings) -> dict[str, object]:
-    names = ("collapse", "variant", "balance_weight")
-    return {name: getattr(settings, name) for name in names}
 
 
 def _thresholded_cosine(feature: Tensor, settings: ClusterSettings) -> tuple[Tensor, Tensor]:
@@ -120,13 +92,13 @@ def _products(feature: Tensor) -> tuple[Tensor, Tensor]:
     return feature @ feature.T, largest_affinity(feature.unsqueeze(0))[0].clamp(min=1e-30)
 
 
-LOSSES: dict[str, ClusteringLoss] = {
-    "ncut": ClusteringLoss("normalized cut", _cut_linear, _positive_products, _cut_explicit),
+LOSSES = {
+    "ncut": ClusteringLoss("normalized_cut_loss", _positive_products, ("balance_weight",)),
     "cc": ClusteringLoss(
-        "correlation clustering", _correlation_linear, _signed_products, _correlation_explicit
+        "correlation_clustering_loss", _signed_products, linear_options={"tau": "alpha"}
     ),
     "dmon": ClusteringLoss(
-        "modularity", _modularity_linear, _thresholded_cosine, _modularity_explicit
+        "modularity_loss", _thresholded_cosine, ("balance_weight", "collapse", "variant")
     ),
 }
 """All losses by the name that ``--loss`` takes."""

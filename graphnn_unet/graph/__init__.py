@@ -3,6 +3,22 @@
 Node features are ``(b, n, c)`` or ``(n, c)``, assignments ``(..., n, k)``; functions return a value
 per graph, work in float32 even inside autocast, and never mix the graphs of a batch. PyG is
 imported with :class:`GraphClusterer`, when that is first asked for.
+
+Papers that sources name:
+    ARMAConv: https://arxiv.org/abs/1901.01343
+    Chambolle and Pock 2011: https://doi.org/10.1007/s10851-010-0251-1
+    DeepCut: https://arxiv.org/abs/2212.05853
+    DMoN: https://arxiv.org/abs/2006.16904
+    GATConv: https://arxiv.org/abs/1710.10903
+    GCNConv: https://arxiv.org/abs/1609.02907
+    GraphCL: https://arxiv.org/abs/2411.13147
+    GraphNet Zoo: https://arxiv.org/abs/2003.06451
+    MLLC: https://arxiv.org/abs/2404.02065
+    Pock and Chambolle 2011: https://doi.org/10.1109/ICCV.2011.6126441
+    UnSeGArmaNet: https://arxiv.org/abs/2410.06114
+    UnSegGNet: https://arxiv.org/abs/2405.06057
+    UnSegMedGAT: https://arxiv.org/abs/2411.01966
+    Zhou et al. 2004: https://papers.nips.cc/paper/2506-learning-with-local-and-global-consistency
 """
 
 from typing import TYPE_CHECKING

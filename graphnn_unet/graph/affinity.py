@@ -3,9 +3,6 @@
 Notation of this package: ``F`` is ``(n, c)`` with rows ``f_i``, ``U`` its unit rows, ``S`` a soft
 assignment ``(n, k)`` with rows ``s_i``, ``1`` the vector of ones. Every function takes one graph
 ``(n, .)`` or a batch ``(b, n, .)``; nothing ever runs across the batch axis.
-
-Papers:
-    GraphCL: https://arxiv.org/abs/2411.13147
 """
 
 from __future__ import annotations

@@ -10,18 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
-from graphnn_unet.graph.clustering_loss import (
-    balance_term,
-    modularity_value,
-    positive_weight,
-)
+from graphnn_unet.graph.clustering_loss import balance_term, modularity_value, positive_weight
 from graphnn_unet.graph.explicit import (
     affinity_degree,
     affinity_product,
     checked_affinity,
-    is_sparse,
+    require_no_negative,
 )
 
 
@@ -41,7 +37,7 @@ def correlation_clustering_loss_from(
 
     Raises:
         ShapeError: The inputs do not fit.
-        InputError: A sparse affinity that wants a gradient, or an unknown word.
+        InputError: A sparse affinity wants a gradient, or a word is unknown.
 
     Example:
         >>> affinity = torch.tensor([[1.0, 0.8, -0.5], [0.8, 1.0, -0.5], [-0.5, -0.5, 1.0]])
@@ -84,13 +80,11 @@ def normalized_cut_loss_from(
     """
     with full_precision(assignment):
         weight, member, single = _prepared(affinity, assignment)
-        smallest = weight.values() if is_sparse(weight) else weight
-        if smallest.numel() and bool((smallest < 0).any()):
-            raise InputError(
-                "the affinity has negative weights",
-                "a normalized cut divides by degrees, which then mean nothing",
-                "Keep the positive weights, or use the correlation clustering loss",
-            )
+        require_no_negative(
+            weight,
+            "a normalized cut divides by degrees, which then mean nothing",
+            "Keep the positive weights, or use the correlation clustering loss",
+        )
         degree = _degree(weight)
         volume = (degree * member.square().sum(dim=2)).sum(dim=1)
         within = (member * _product(weight, member)).sum(dim=(1, 2))

@@ -2,9 +2,6 @@
 
 Source: GraphCL, eqs. 12-14. The paper publishes neither the score network nor how space and the
 merging with the plain feature are treated; the choices made here stand in the class docstring.
-
-Papers:
-    GraphCL: https://arxiv.org/abs/2411.13147
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""The head of GraphCL: soft clusters of the positions of one deep feature map.
-
-Papers:
-    GraphCL: https://arxiv.org/abs/2411.13147
-    DeepCut: https://arxiv.org/abs/2212.05853
-"""
+"""The head of GraphCL: soft clusters of the positions of one deep feature map."""
 
 from __future__ import annotations
 

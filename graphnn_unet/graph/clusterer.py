@@ -1,11 +1,4 @@
-"""Graph networks that assign the nodes of an image to clusters, from PyG's layers.
-
-Papers:
-    DeepCut: https://arxiv.org/abs/2212.05853
-    UnSegGNet: https://arxiv.org/abs/2405.06057
-    UnSeGArmaNet: https://arxiv.org/abs/2410.06114
-    UnSegMedGAT: https://arxiv.org/abs/2411.01966
-"""
+"""Graph networks that assign the nodes of an image to clusters, from PyG's layers."""
 
 from __future__ import annotations
 

@@ -3,14 +3,6 @@
 Each is exact and, for the complete graph on feature rows, linear in the number of nodes. A value
 per graph; nothing is shared between the graphs of a batch. On a matrix of weights the ``*_from``
 losses of ``affinity_loss.py`` give the same values.
-
-Papers:
-    GraphCL: https://arxiv.org/abs/2411.13147
-    DeepCut: https://arxiv.org/abs/2212.05853
-    UnSegGNet: https://arxiv.org/abs/2405.06057
-    UnSeGArmaNet: https://arxiv.org/abs/2410.06114
-    UnSegMedGAT: https://arxiv.org/abs/2411.01966
-    DMoN: https://arxiv.org/abs/2006.16904
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The loss that pulls embeddings of one class together and sets those of different ones apart.
-
-Papers:
-    MLLC: https://arxiv.org/abs/2404.02065
-"""
+"""The loss that pulls embeddings of one class together and sets those of different ones apart."""
 
 from __future__ import annotations
 

@@ -53,6 +53,13 @@ def checked_affinity(affinity: Tensor) -> Tensor:
     return rows if rows.dtype == widen(rows.values()).dtype else rows.to(torch.float32)
 
 
+def require_no_negative(weight: Tensor, why: str, remedy: str = "") -> None:
+    """``InputError`` for a dense or sparse affinity with a negative weight."""
+    stored = weight.values() if is_sparse(weight) else weight
+    if bool((stored < 0).any()):
+        raise InputError("the affinity has negative weights", why, remedy)
+
+
 def affinity_product(affinity: Tensor, signal: Tensor) -> Tensor:
     """``W X`` for a symmetric affinity.
 
@@ -126,15 +133,9 @@ def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
         ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and
         ``(e,)`` weights.
     """
-    weight = checked_affinity(affinity)
-    if is_sparse(weight):
-        counts = weight.crow_indices().diff()
-        target = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        source, values = weight.col_indices().long(), weight.values()
-        keep = values != 0
-        return torch.stack([source[keep], target[keep]]), values[keep]
-    target, source = weight.nonzero(as_tuple=True)
-    return torch.stack([source, target]), weight[target, source]
+    links = checked_affinity(affinity).to_sparse_coo().coalesce()
+    keep = links.values() != 0
+    return links.indices().flip(0)[:, keep], links.values()[keep]
 
 
 def compressed_rows(start: Tensor, column: Tensor, values: Tensor, n_nodes: int) -> Tensor:

@@ -3,11 +3,6 @@
 PyG sends messages edge by edge. A thresholded patch graph has half of all pairs as edges, where
 that copies a row of features for each pair; a product with the matrix does not, and is
 deterministic. On the complete graph of feature products the matrix is never built.
-
-Papers:
-    ARMAConv: https://arxiv.org/abs/1901.01343
-    GATConv: https://arxiv.org/abs/1710.10903
-    GCNConv: https://arxiv.org/abs/1609.02907
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Nearest-neighbor graphs in the cosine sense, by exact search in blocks.
-
-Papers:
-    MLLC: https://arxiv.org/abs/2404.02065
-    GraphNet Zoo: https://arxiv.org/abs/2003.06451
-"""
+"""Nearest-neighbor graphs in the cosine sense, by exact search in blocks."""
 
 from __future__ import annotations
 

@@ -3,11 +3,6 @@
 By the coarea formula the least total variation between labels 0 and 1 is the weight of a minimum
 cut, and every threshold of a minimizer is one. Solved by a primal-dual iteration, whose dual value
 proves how good the answer is.
-
-Papers:
-    GraphNet Zoo: https://arxiv.org/abs/2003.06451
-    Chambolle and Pock 2011: https://doi.org/10.1007/s10851-010-0251-1
-    Pock and Chambolle 2011: https://doi.org/10.1109/ICCV.2011.6126441
 """
 
 from __future__ import annotations
@@ -23,7 +18,12 @@ from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import check_choice, full_precision
 from graphnn_unet.graph._untyped import csr_tensor, numbers
 from graphnn_unet.graph.affinity import inverse_root
-from graphnn_unet.graph.explicit import affinity_degree, edge_list
+from graphnn_unet.graph.explicit import (
+    affinity_degree,
+    checked_affinity,
+    edge_list,
+    require_no_negative,
+)
 
 EdgeNorm = Literal["sym", "none"]
 
@@ -100,14 +100,12 @@ class CutProblem:
             raise InputError(
                 "a cut needs labels 0 and 1", f"found {given_kinds}", "Label both sides"
             )
-        pair, weight = edge_list(affinity.detach())
-        if bool((weight < 0).any()):
-            raise InputError(
-                "the affinity has negative weights", "a cut needs weights of 0 or more"
-            )
+        affinity = checked_affinity(affinity.detach())
+        require_no_negative(affinity, "a cut needs weights of 0 or more")
+        pair, weight = edge_list(affinity)
         once = pair[0] < pair[1]
         self.first, self.second = pair[0][once], pair[1][once]
-        self.degree = affinity_degree(affinity.detach()).double()
+        self.degree = affinity_degree(affinity).double()
         weight = weight[once].double()
         if edge_norm == "sym":
             root = inverse_root(self.degree)
@@ -136,11 +134,7 @@ class CutProblem:
         return torch.where(self.given, self.label, signal.double().clamp(0, 1))
 
     def thresholds(self, signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Order of the nodes, largest first, and cut and volume of every threshold set of a signal.
-
-        The sets hold the first ``t`` nodes, ``t`` from the number of labels 1 to ``n`` minus that
-        of labels 0.
-        """
+        """Order of the nodes, largest first, and cut and volume of their first 0 to ``n``."""
         key = torch.where(self.given, 4 * self.label - 2, signal)  # labels before or behind all
         order = torch.argsort(key, descending=True, stable=True)
         rank = torch.empty_like(order)
@@ -152,29 +146,20 @@ class CutProblem:
         volume = torch.cat([change.new_zeros(1), self.degree[order].cumsum(0)])
         return order, change.cumsum(0), volume
 
-    def range_of_sets(self) -> tuple[int, int]:
-        """Smallest and largest number of nodes a set may have."""
-        ones = int(self.label.sum())
-        return ones, self.n_nodes - (int(self.given.sum()) - ones)
 
     def sweep(self, signal: Tensor, linear: Tensor | None = None) -> tuple[Tensor, float]:
         """The threshold set of smallest cut plus linear cost, and its value."""
         order, cut, _ = self.thresholds(signal)
         if linear is not None:
             cut = cut + torch.cat([cut.new_zeros(1), linear[order].cumsum(0)])
-        low, high = self.range_of_sets()
-        best = low + int(cut[low : high + 1].argmin())
-        return self._set_of(order, best), float(cut[best])
+        return self._best_set(order, cut)
 
     def sweep_quotient(self, signal: Tensor) -> tuple[Tensor, float]:
         """The threshold set of smallest ``cut / min(volume, rest)``; infinite without a set."""
         order, cut, volume = self.thresholds(signal)
-        low, high = self.range_of_sets()
-        smaller = torch.minimum(volume, volume[-1] - volume)[low : high + 1]
-        cut = cut[low : high + 1]
+        smaller = torch.minimum(volume, volume[-1] - volume)
         quotient = torch.where(smaller > 0, cut / smaller.clamp(min=1e-300), torch.inf)
-        best = int(quotient.argmin())
-        return self._set_of(order, low + best), float(quotient[best])
+        return self._best_set(order, quotient)
 
     def balance(self, signal: Tensor) -> tuple[float, Tensor]:
         """``B(u) = sum d_i |u_i - median|`` and a subgradient whose sum is 0.
@@ -242,10 +227,14 @@ class CutProblem:
         """Dual value: labels pay their pull, free nodes choose the cheaper of 0 and 1."""
         return float(torch.where(self.given, self.label * pull, pull.clamp(max=0)).sum())
 
-    def _set_of(self, order: Tensor, size: int) -> Tensor:
+    def _best_set(self, order: Tensor, value: Tensor) -> tuple[Tensor, float]:
+        """The first nodes of smallest value, all labels 1 and no label 0 among them."""
+        low = int(self.label.sum())
+        high = low + self.n_nodes - int(self.given.sum())
+        size = low + int(value[low : high + 1].argmin())
         inside = torch.zeros_like(self.label)
         inside[order[:size]] = 1.0
-        return inside
+        return inside, float(value[size])
 
 
 def minimum_cut(

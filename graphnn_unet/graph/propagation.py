@@ -1,10 +1,4 @@
-"""Messages along the edges of a complete graph on feature rows, without building it.
-
-Papers:
-    GraphCL: https://arxiv.org/abs/2411.13147
-    MLLC: https://arxiv.org/abs/2404.02065
-    GCNConv: https://arxiv.org/abs/1609.02907
-"""
+"""Messages along the edges of a complete graph on feature rows, without building it."""
 
 from __future__ import annotations
 
