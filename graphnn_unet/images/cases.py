@@ -66,13 +66,17 @@ class CaseFiles:
         Raises:
             InputError: Another file is this channel of this case.
         """
-        first = self.cases.setdefault(case, {}).setdefault(channel, path)
-        if first != path:
-            raise InputError(
-                f"{first} and {path} would be the same case",
-                "file names without folder and ending must be unique",
-                "Remove or rename one of them",
-            )
+        _add_once(self.cases.setdefault(case, {}), channel, path)
+
+
+def _add_once(files: dict[str, Path], key: str, path: Path) -> None:
+    first = files.setdefault(key, path)
+    if first != path:
+        raise InputError(
+            f"{first} and {path} would be the same case",
+            "file names without folder and ending must be unique",
+            "Remove or rename one of them",
+        )
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,12 @@ def find_cases(folders: Sequence[Path], wanted: Wanted = Wanted()) -> CaseFiles:
     listing = image_files(folders[0], VOLUMES)
     if not listing.paths:
         return _in_subfolders(folders[0], wanted)
-    cases = _by_name(folders[0], list(listing.paths), wanted)
-    label_folder = wanted.exclude.name if wanted.exclude is not None else ""
-    cases.left_out = [
-        *((f"{folders[0].name}/{n}", why) for n, why in listing.left_out().items()
-          if n != label_folder),
-        *cases.left_out,
-    ]  # fmt: skip
-    return cases
+    images = _by_name(folders[0], list(listing.paths), wanted)
+    others = listing.left_out()
+    if wanted.exclude is not None:
+        others.pop(wanted.exclude.name, None)
+    images.left_out[:0] = [(f"{folders[0].name}/{name}", why) for name, why in others.items()]
+    return images
 
 
 # ---------------------------------------------------------------- one folder of files
@@ -133,9 +135,9 @@ def _by_folder(folders: Sequence[Path], wanted: Wanted) -> CaseFiles:
         raise InputError(f"{len(folders)} image folders but {len(names)} channel names")
     if len(set(names)) < len(names):
         raise InputError(
-            f"two image folders are both called {max(names, key=names.count)}", "",
-            "Name the channels with --channels",
-        )  # fmt: skip
+            f"two image folders are both called {max(names, key=names.count)}",
+            remedy="Name the channels with --channels",
+        )
     images = CaseFiles(names)
     for channel, folder in zip(names, folders, strict=True):
         listing = image_files(folder, VOLUMES)
@@ -199,8 +201,8 @@ def labels_among(stems: Collection[str], channels: Sequence[str] = ()) -> dict[s
         {'a_seg': 'a', 'b_seg': 'b'}
     """
     known = set(stems)
-    unlabeled = [stem for stem in stems if not _label_word(stem)]
-    images = {plain(without_channel(stem, channels)) for stem in unlabeled}
+    unlabeled = [s for s in stems if not (_is_label_key(s) or _LABEL_START.search(s))]
+    images = {plain(_split_channel_name(stem, channels)[0]) for stem in unlabeled}
     images |= {match[1] for stem in unlabeled if (match := _with_modality(stem))}
     words: set[str] = set()
     stripped: dict[str, tuple[str, str]] = {}
@@ -210,25 +212,18 @@ def labels_among(stems: Collection[str], channels: Sequence[str] = ()) -> dict[s
             if rest not in ("", stem):
                 word = stem.replace(rest, "\0", 1).lower()
                 stripped.setdefault(stem, (rest, word))
-                others = known - {stem}
-                if rest in others or f"{rest}_0000" in others or plain(rest) in images:
+                if known & {rest, f"{rest}_0000"} or plain(rest) in images:
                     stripped[stem] = (rest, word)
                     words.add(word)
                     break
     labels = {stem: rest for stem, (rest, word) in stripped.items() if word in words}
-    if not labels:
-        labels = {stem: stem for stem in stems if f"{stem}_0000" in known}
-    return labels
+    return labels or {stem: stem for stem in stems if f"{stem}_0000" in known}
 
 
 def _with_modality(stem: str) -> re.Match[str] | None:
     """Case and modality of ``CASE_t1``."""
     match = re.fullmatch(r"(.+)[_. -]([A-Za-z0-9]+)", stem)
     return match if match and _MODALITY.fullmatch(match[2]) else None
-
-
-def _label_word(stem: str) -> bool:
-    return _is_label_key(stem) or bool(_LABEL_START.search(stem))
 
 
 def plain(stem: str) -> str:
@@ -243,12 +238,12 @@ def plain(stem: str) -> str:
     return stem
 
 
-def without_channel(stem: str, channels: Sequence[str]) -> str:
-    """A name without the channel's name or number at its end."""
+def _split_channel_name(stem: str, channels: Sequence[str]) -> tuple[str, str | None]:
+    """A name without the channel's name or number at its end, and the name that it had."""
     for channel in sorted(channels, key=len, reverse=True):
         if ending := re.search(rf"[_. -]{re.escape(channel)}$", stem, re.IGNORECASE):
-            return stem[: ending.start()]
-    return split_channel(stem)[0]
+            return stem[: ending.start()], channel
+    return split_channel(stem)[0], None
 
 
 def _by_channel(where: Path, files: Sequence[Path], wanted: Wanted) -> CaseFiles:
@@ -302,31 +297,25 @@ def channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[in
     """
     n_wanted = len(wanted.channels)
     by_case: dict[str, set[int]] = {}
-    n_plain = 0
-    for stem in stems:
-        case, number = split_channel(stem)
-        if number is None:
-            n_plain += 1
-        else:
+    for case, number in map(split_channel, stems):
+        if number is not None:
             by_case.setdefault(case, set()).add(number)
     if not by_case:
         return None
+    has_plain = any(split_channel(stem)[1] is None for stem in stems)
     union = set.union(*by_case.values())
-    if n_wanted > 1:
-        return union
     counted = union == set(range(len(union)))
-    if wanted.label_names & set(by_case) and counted:
+    if n_wanted > 1 or (counted and wanted.label_names & set(by_case)):
         return union
     if wanted.label_names & set(stems):
         return None
-    if any(numbers == {0} for numbers in by_case.values()) and (n_wanted or counted):
+    if {0} in by_case.values() and (n_wanted or counted):
         return union
     if not counted or len(union) == 1:
         return None
-    if len(by_case) == 1 and (n_wanted == 1 or len(union) > _MANY_NUMBERS or n_plain):
+    if len(by_case) == 1 and (n_wanted or len(union) > _MANY_NUMBERS or has_plain):
         return None
-    full = [case for case, numbers in by_case.items() if numbers == union]
-    if len(by_case) > 1 and not n_wanted and full and not n_plain:
+    if len(by_case) > 1 and not n_wanted and union in by_case.values() and not has_plain:
         return union
     raise _both_ways(where, next(iter(by_case)), len(union), wanted)
 
@@ -373,14 +362,11 @@ def _by_number(files: Sequence[Path], numbers: set[int], wanted: Wanted) -> Case
 def _by_channel_name(files: Sequence[Path], wanted: Wanted) -> CaseFiles:
     images = CaseFiles(list(wanted.channels))
     for path in files:
-        stem = stem_of(path)
-        for channel in sorted(wanted.channels, key=len, reverse=True):
-            case = without_channel(stem, [channel])
-            if re.search(rf"[_. -]{re.escape(channel)}$", stem, re.IGNORECASE):
-                images.add(case, channel, path)
-                break
-        else:
+        case, channel = _split_channel_name(stem_of(path), wanted.channels)
+        if channel is None:
             images.left_out.append((path.name, "its name ends in none of the channels"))
+        else:
+            images.add(case, channel, path)
     if not images.cases:
         raise InputError(
             f"no file name ends in one of the channel names {', '.join(wanted.channels)}",
@@ -422,6 +408,7 @@ def _in_subfolders(folder: Path, wanted: Wanted) -> CaseFiles:
         place: files for place, files in inside.items() if _LABEL_FOLDER.fullmatch(place.name)
     }
     rest = {place: files for place, files in inside.items() if place not in label_folders}
+    label_files = [path for files in label_folders.values() for path in files]
     if names := _channel_folders(rest, wanted.channels):
         images = CaseFiles(list(names.values()))
         for place, channel in names.items():
@@ -429,10 +416,13 @@ def _in_subfolders(folder: Path, wanted: Wanted) -> CaseFiles:
                 images.add(re.sub(r"_0000$", "", stem_of(path)), channel, path)
     elif (patients := _patients(folder, rest, wanted)) is not None:
         images = patients
-        _add_label_folders(folder, images, rest, label_folders, wanted)
+        if wanted.labels_inside:
+            _add_label_folders(folder, images, rest, label_folders)
+        else:
+            beside = [path for paths in images.labels.values() for path in paths]
+            _leave_labels_out(folder, [*beside, *label_files], images, wanted)
     else:
         images = _by_name(folder, [path for files in rest.values() for path in files], wanted)
-        label_files = [path for files in label_folders.values() for path in files]
         left_out += [
             (path.relative_to(folder).as_posix(), "in a folder of label maps")
             for path in label_files
@@ -487,14 +477,17 @@ def _patients(
     if not keys or not all(keys.values()):
         return None
     shared = set.intersection(*(set(names) for names in keys.values()))
-    by_lower = {lower: key for names in keys.values() for lower, key in sorted(names.items())}
+    by_lower = {lower: key for names in keys.values() for lower, key in names.items()}
     by_lower = dict(sorted(by_lower.items()))
     chosen = [name.lower() for name in wanted.channels]
+    is_patient = _is_patient(table, shared)
+    has_labels = any(_is_label_key(key) for parts in table.values() for key in parts)
+    are_labeled = any(_n_labeled(parts) > 1 for parts in table.values())
     if chosen and set(chosen) <= set(by_lower) and (len(chosen) > 1 or shared):
         channels = dict(zip(chosen, wanted.channels, strict=True))
-    elif _are_cases(table, shared):
-        return None
-    elif not _is_certain(table, shared):
+    elif not shared or are_labeled or (len(table) == 1 and not is_patient):
+        return None  # the files are cases of their own
+    elif not (is_patient or has_labels or len(shared) == 1):
         raise InputError(
             f"the subfolders of {folder} can be patients or channels",
             f"{some(sorted(place.as_posix() for place in inside))} all hold {some(sorted(shared))}",
@@ -519,14 +512,7 @@ def _patients(
         names = list(wanted.channels) or list(by_lower.values())
         names = ["image"] if names == ["0000"] else names
         channels = dict(zip(by_lower, names, strict=True))
-    return _patient_cases(folder, table, channels, wanted)
-
-
-def _are_cases(table: Mapping[Path, Mapping[str, Path]], shared: Collection[str]) -> bool:
-    """Whether the files of subfolders are cases of their own, each with a name of its own."""
-    if not shared or any(_n_labeled(parts) > 1 for parts in table.values()):
-        return True
-    return len(table) == 1 and not _is_patient(table, shared)
+    return _patient_cases(folder, table, channels)
 
 
 def _n_labeled(parts: Collection[str]) -> int:
@@ -544,33 +530,20 @@ def _is_patient(table: Mapping[Path, Mapping[str, Path]], shared: Collection[str
     return has_prefix or are_words
 
 
-def _is_certain(table: Mapping[Path, Mapping[str, Path]], shared: Collection[str]) -> bool:
-    """Whether equal names in subfolders must be channels of patients, and not cases of channels."""
-    has_labels = any(_is_label_key(key) for parts in table.values() for key in parts)
-    return _is_patient(table, shared) or has_labels or len(shared) == 1
-
-
 def _patient_cases(
-    folder: Path,
-    table: Mapping[Path, Mapping[str, Path]],
-    channels: Mapping[str, str],
-    wanted: Wanted,
+    folder: Path, table: Mapping[Path, Mapping[str, Path]], channels: Mapping[str, str]
 ) -> CaseFiles:
     images = CaseFiles(list(channels.values()))
     names = _patient_names(list(table))
-    label_files = []
     for place, parts in table.items():
         for key, path in parts.items():
             if key.lower() in channels:
                 images.add(names[place], channels[key.lower()], path)
             elif _is_label_key(key):
-                label_files.append(path)
                 images.labels.setdefault(names[place], []).append(path)
             else:
                 relative = path.relative_to(folder).as_posix()
                 images.left_out.append((relative, "none of the channels"))
-    if not wanted.labels_inside:
-        _leave_labels_out(folder, label_files, images, wanted)
     return images
 
 
@@ -579,24 +552,15 @@ def _parts_of_patient(place: Path, files: Iterable[Path]) -> dict[str, Path]:
 
     ``BraTS-7/BraTS-7-t1n`` is ``t1n``; ``Patient_1/Patient_1`` is ``image``.
     """
-    parts = {}
+    parts: dict[str, Path] = {}
     for path in files:
         key = stem_of(path)
         for name in place.parts:
-            if _MODALITY.fullmatch(
-                name
-            ):  # ``dwi/sub-1_dwi``: the name of a channel, not of a patient
-                continue
-            if key.lower().startswith(name.lower()):
-                rest = key[len(name) :]
-                key = rest.lstrip("_. -") if not rest[:1].isalnum() else key
-        first = parts.setdefault(key or "image", path)
-        if first != path:
-            raise InputError(
-                f"{first} and {path} would be the same case",
-                "both have one name without folder and ending",
-                "Remove or rename one of them",
-            )
+            is_channel = _MODALITY.fullmatch(name)  # ``dwi/sub-1_dwi``
+            rest = key[len(name) :]
+            if not is_channel and key.lower().startswith(name.lower()) and not rest[:1].isalnum():
+                key = rest.lstrip("_. -")
+        _add_once(parts, key or "image", path)
     return parts
 
 
@@ -619,15 +583,8 @@ def _add_label_folders(
     images: CaseFiles,
     rest: Mapping[Path, Sequence[Path]],
     label_folders: Mapping[Path, Sequence[Path]],
-    wanted: Wanted,
 ) -> None:
     """Label maps in a subfolder of each patient (``s0001/segmentations/liver.nii.gz``)."""
-    if not label_folders:
-        return
-    if not wanted.labels_inside:
-        files = [path for files in label_folders.values() for path in files]
-        _leave_labels_out(folder, files, images, wanted)
-        return
     names = _patient_names(list(rest))
     for place, files in label_folders.items():
         patient = next((names[p] for p in (place.parent, place) if p in names), None)
