@@ -395,19 +395,21 @@ def _in_subfolders(folder: Path, wanted: Wanted) -> CaseFiles:
         ]
         if listing.paths:
             inside[relative] = list(listing.paths)
-    if not inside:
-        has_series = any("DICOM" in why for _, why in left_out)
-        remedy = "Give the folder that holds the image files"
-        raise MissingFileError(
-            f"no image in {folder}",
-            f"looked for {', '.join(VOLUMES)}",
-            f"Type gnnunet_convert dicom {folder} -d NAME" if has_series else remedy,
-        )
-    _require_one_kind(folder, inside, wanted)
     label_folders = {
         place: files for place, files in inside.items() if _LABEL_FOLDER.fullmatch(place.name)
     }
     rest = {place: files for place, files in inside.items() if place not in label_folders}
+    if not rest:
+        has_series = any("DICOM" in why for _, why in left_out)
+        remedy = "Give the folder that holds the image files"
+        raise MissingFileError(
+            f"no image in {folder}",
+            f"{some(map(str, inside))} is called a folder of label maps"
+            if inside
+            else f"looked for {', '.join(VOLUMES)}",
+            f"Type gnnunet_convert dicom {folder} -d NAME" if has_series else remedy,
+        )
+    _require_one_kind(folder, inside, wanted)
     label_files = [path for files in label_folders.values() for path in files]
     if names := _channel_folders(rest, wanted.channels):
         images = CaseFiles(list(names.values()))
