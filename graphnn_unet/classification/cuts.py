@@ -51,38 +51,42 @@ def class_sets(
     inside = (affinity_degree(affinity) > 0).nonzero().flatten()
     graph = _subgraph(affinity, inside)
     given, start = targets[inside], score[inside]
+    labels = list(_labels(given, n_classes))
     cuts: list[Cut] = []
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"method": settings.variation}
+    indicator = torch.empty(0)
     if settings.variation == "tv" or thorough:
-        for label in _labels(given, n_classes):
-            side = _only_side(label)
-            cuts.append(
-                minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
-                if side is None
-                else Cut(side, side, 0.0, 0.0, 0, True)
-            )
+        cuts = [_minimum_cut(graph, label) for label in labels]
         figures["tv_gap"] = [cut.value - cut.bound for cut in cuts]
     if settings.variation == "tv":
         indicator = _spread_out([cut.indicator for cut in cuts], n_classes)
-        collapsed = _collapsed(indicator, given, n_classes)
-        if not collapsed:
-            return ClassSets(_whole(indicator, inside, len(targets)), {"method": "tv", **figures})
-        figures["tv_collapsed"] = collapsed
-    balanced: list[BalancedCut] = []
-    for number, label in enumerate(_labels(given, n_classes)):
-        starts = [_column(start, number, n_classes)]
-        if thorough:
-            starts += [cuts[number].indicator, *_more_starts(graph, label)]
-        side = _only_side(label)
-        balanced.append(
-            balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
-            if side is None
-            else BalancedCut(side, 0.0, ((0.0,),))
-        )
-    figures["ratio_quotient"] = [cut.quotient for cut in balanced]
-    figures["ratio_worst_start"] = [cut.worst for cut in balanced]
-    indicator = _spread_out([cut.indicator for cut in balanced], n_classes)
-    return ClassSets(_whole(indicator, inside, len(targets)), {"method": "ratio", **figures})
+        if collapsed := _collapsed(indicator, given, n_classes):
+            figures |= {"method": "ratio", "tv_collapsed": collapsed}
+    if figures["method"] == "ratio":
+        balanced: list[BalancedCut] = []
+        for number, label in enumerate(labels):
+            starts = [_column(start, number, n_classes)]
+            if thorough:
+                starts += [cuts[number].indicator, *_more_starts(graph, label)]
+            balanced.append(_balanced_cut(graph, label, starts))
+        figures["ratio_quotient"] = [cut.quotient for cut in balanced]
+        figures["ratio_worst_start"] = [cut.worst for cut in balanced]
+        indicator = _spread_out([cut.indicator for cut in balanced], n_classes)
+    whole = torch.zeros(len(targets), indicator.shape[1], dtype=indicator.dtype)
+    whole[inside] = indicator
+    return ClassSets(whole, figures)
+
+
+def _minimum_cut(graph: Tensor, label: Tensor) -> Cut:
+    if (side := _only_side(label)) is not None:
+        return Cut(side, side, 0.0, 0.0, 0, True)
+    return minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
+
+
+def _balanced_cut(graph: Tensor, label: Tensor, starts: list[Tensor]) -> BalancedCut:
+    if (side := _only_side(label)) is not None:
+        return BalancedCut(side, 0.0, ((0.0,),))
+    return balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
 
 
 def _only_side(label: Tensor) -> Tensor | None:
@@ -145,9 +149,3 @@ def _subgraph(affinity: Tensor, inside: Tensor) -> Tensor:
     start = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
     column = number[affinity.col_indices().long()].to(torch.int32)
     return compressed_rows(start, column, affinity.values(), len(inside))
-
-
-def _whole(indicator: Tensor, inside: Tensor, n_nodes: int) -> Tensor:
-    whole = torch.zeros(n_nodes, indicator.shape[1], dtype=indicator.dtype)
-    whole[inside] = indicator
-    return whole

@@ -233,7 +233,12 @@ def timm_tensors(
 def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.Module, EncoderPlan]:
     """The encoder of a trained segmentation model, its first fold."""
     from graphnn_unet.models.find import available_folds
-    from graphnn_unet.models.load import load_model_state, network_trainer, read_description
+    from graphnn_unet.models.load import (
+        load_model_state,
+        load_weights,
+        network_trainer,
+        read_description,
+    )
     from graphnn_unet.storage.checkpoints import FINAL
     from graphnn_unet.storage.plan_schema import check_plans
     from graphnn_unet.storage.safe_load import read_json
@@ -258,8 +263,6 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
             f"{n_channels}",
             "Choose another model",
         )
-    from graphnn_unet.models.load import load_weights
-
     load_weights(network, state, str(folder))
     return encoder, EncoderPlan("unet", n_channels, n_dims, details)
 

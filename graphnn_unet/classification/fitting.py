@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.nn import functional
 from graphnn_unet.classification.augment import apply_views, draw_views
 from graphnn_unet.classification.encoders import EmbeddingNetwork
 from graphnn_unet.classification.images import ImageSet, Normalization
-from graphnn_unet.classification.settings import ClassifySettings
+from graphnn_unet.classification.settings import Augmentation, ClassifySettings
 from graphnn_unet.errors import DivergedError
 from graphnn_unet.networks.moving_average import update_average
 from graphnn_unet.seeds import Stream, torch_seed
@@ -41,12 +41,7 @@ class Targets:
 
     def rows(self, rows: Tensor) -> Targets:
         """Some of the images."""
-        return replace(
-            self,
-            index=self.index[rows],
-            class_index=self.class_index[rows],
-            weight=self.weight[rows],
-        )
+        return Targets(self.index[rows], self.class_index[rows], self.weight[rows])
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,8 @@ def weighted_cross_entropy(logits: Tensor, targets: Targets, sizes: Sequence[int
     """Mean over images, then findings, of ``weight * CE``; findings without a target left out."""
     losses = []
     for finding, part in enumerate(logits.split(list(sizes), dim=1)):
-        class_index, weight = targets.class_index[:, finding], targets.weight[:, finding]
+        class_index = targets.class_index[:, finding].to(logits.device)
+        weight = targets.weight[:, finding].to(logits.device)
         used = class_index >= 0
         if bool(used.any()):
             loss = functional.cross_entropy(part[used], class_index[used], reduction="none")
@@ -168,25 +164,22 @@ def _step(
     settings: ClassifySettings,
     parts: Sequence[tuple[Targets, float, torch.Generator]],
 ) -> float:
-    images = []
-    for targets, _, generator in parts:
-        batch = dataset.batch(targets.index)
-        kind = settings.augmentation
-        views = draw_views(len(batch), dataset.images.n_dims, kind, generator)
-        images.append(apply_views(batch, views))
+    images = [
+        _view(dataset.batch(targets.index), settings.augmentation, generator)
+        for targets, _, generator in parts
+    ]
     logits = network(torch.cat(images)).split([len(batch) for batch in images])
     loss = torch.zeros((), device=dataset.device)
     for part, (targets, share, _) in zip(logits, parts, strict=True):
-        here = replace(
-            targets,
-            class_index=targets.class_index.to(dataset.device),
-            weight=targets.weight.to(dataset.device),
-        )
-        loss = loss + share * weighted_cross_entropy(part, here, dataset.sizes)
+        loss = loss + share * weighted_cross_entropy(part, targets, dataset.sizes)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     return float(loss.detach())
+
+
+def _view(batch: Tensor, kind: Augmentation, generator: torch.Generator) -> Tensor:
+    return apply_views(batch, draw_views(len(batch), batch.dim() - 2, kind, generator))
 
 
 @torch.no_grad()
@@ -200,16 +193,14 @@ def embed(
     """
     network.eval()
     features, logits = [], []
-    for start in range(0, len(dataset.images.cases), _EVALUATION_BATCH):
-        stop = min(start + _EVALUATION_BATCH, len(dataset.images.cases))
-        batch = dataset.batch(torch.arange(start, stop))
+    kind = "standard" if settings.augmentation == "none" else settings.augmentation
+    for index in torch.arange(len(dataset.images.cases)).split(_EVALUATION_BATCH):
+        batch = dataset.batch(index)
         feature = network.features(batch)
         for view in range(1, settings.tta):
-            stream = Stream.CLASSIFIER_TEST_VIEWS
-            generator = torch_generator(settings.seed, stream, start, view)
-            kind = "standard" if settings.augmentation == "none" else settings.augmentation
-            drawn = draw_views(len(batch), dataset.images.n_dims, kind, generator)
-            feature = feature + network.features(apply_views(batch, drawn))
+            place = Stream.CLASSIFIER_TEST_VIEWS, int(index[0]), view
+            generator = torch_generator(settings.seed, *place)
+            feature = feature + network.features(_view(batch, kind, generator))
         feature = feature / settings.tta
         features.append(functional.normalize(feature.float(), dim=1).cpu())
         logits.append(network.classifier(feature).float().cpu())

@@ -14,14 +14,7 @@ from torch import Tensor
 
 from graphnn_unet.classification.descriptors import joined
 from graphnn_unet.classification.encoders import EmbeddingNetwork
-from graphnn_unet.classification.fitting import (
-    Dataset,
-    Epoch,
-    Targets,
-    embed,
-    loss_on,
-    train_epoch,
-)
+from graphnn_unet.classification.fitting import Dataset, Epoch, Targets, embed, loss_on, train_epoch
 from graphnn_unet.classification.label_propagation import (
     PropagatedLabels,
     build_graph,
@@ -141,9 +134,9 @@ class Learner:
         feature, logits = embed(self.mean, self.dataset, self.settings)
         feature = joined(feature, self.dataset.description, self.settings.descriptor_share)
         affinity = build_graph(feature, self.settings, self.dataset.images.cases)
-        sizes, settings = self.dataset.sizes, self.settings
-        diffused = propagate_labels(affinity, targets, sizes, settings, thorough=thorough)
-        return feature, logits, diffused
+        sizes = self.dataset.sizes
+        labels = propagate_labels(affinity, targets, sizes, self.settings, thorough=thorough)
+        return feature, logits, labels
 
     def _supervised(self) -> None:
         settings, here = self.settings, self.training_state
@@ -220,16 +213,10 @@ def targets_of(targets: Tensor) -> Targets:
 def weighted(targets: Targets, sizes: tuple[int, ...]) -> Targets:
     """Targets with the weights of their classes."""
     weight = targets.weight.clone()
-    for finding, size in enumerate(sizes):
-        weight[:, finding] *= of_class(
-            class_weights(targets.class_index[:, finding], size), targets.class_index[:, finding]
-        )
+    for finding, (index, size) in enumerate(zip(targets.class_index.T, sizes, strict=True)):
+        of_class = class_weights(index, size)[index.clamp(min=0)]
+        weight[:, finding] *= torch.where(index >= 0, of_class, 0.0).float()
     return Targets(targets.index, targets.class_index, weight)
-
-
-def of_class(weight: Tensor, targets: Tensor) -> Tensor:
-    """The weight of each class number, 0 for none."""
-    return torch.where(targets >= 0, weight[targets.clamp(min=0)], 0.0).float()
 
 
 def decisions(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
@@ -252,11 +239,7 @@ def pseudo_targets(labels: GivenLabels, propagated: PropagatedLabels, seen: Tens
 
 
 def hold_out(
-    targets: Tensor,
-    sizes: tuple[int, ...],
-    share: float,
-    generator: torch.Generator,
-    groups: Tensor | None = None,
+    targets: Tensor, share: float, generator: torch.Generator, groups: Tensor | None = None
 ) -> GivenLabels:
     """Set labeled images aside for early stopping, by class.
 
@@ -264,19 +247,16 @@ def hold_out(
     two for training. Where fewer than ``MIN_HELD_OUT`` would come together none are held out.
     Labels of all findings of an image go together, and so do the images of a patient (``groups``).
     """
-    quota, left = _quotas(targets, sizes, share)
+    left = _counts(targets)
+    least = 1 if share > 0 else 0
+    quota = Counter({k: max(round(share * n), least if n >= 5 else 0) for k, n in left.items()})
     labeled = (targets >= 0).any(dim=1)
     number = torch.arange(len(targets)) if groups is None else groups
     held_out = torch.zeros(len(targets), 1, dtype=torch.bool)
     patients = number[labeled].unique()
     for patient in patients[torch.randperm(len(patients), generator=generator)].tolist():
         rows = ((number == patient) & labeled).nonzero().flatten()
-        gives = Counter(
-            (finding, label)
-            for labels in targets[rows].tolist()
-            for finding, label in enumerate(labels)
-            if label >= 0
-        )
+        gives = _counts(targets[rows])
         is_wanted = any(quota[key] > 0 for key in gives)
         if is_wanted and all(left[key] - n >= MIN_LABELS for key, n in gives.items()):
             held_out[rows] = True
@@ -288,19 +268,11 @@ def hold_out(
     return GivenLabels(training, torch.where(held_out, targets, UNLABELED))
 
 
-def _quotas(
-    targets: Tensor, sizes: tuple[int, ...], share: float
-) -> tuple[Counter[tuple[int, int]], Counter[tuple[int, int]]]:
-    """Labels of each finding and class to hold out, and how many there are."""
-    quota: Counter[tuple[int, int]] = Counter()
-    count: Counter[tuple[int, int]] = Counter()
-    for finding, size in enumerate(sizes):
-        counts = torch.bincount(targets[targets[:, finding] >= 0, finding], minlength=size)
-        for label, n in enumerate(counts.tolist()):
-            at_least = 1 if n >= 5 and share > 0 else 0
-            quota[finding, label] = max(round(share * n), at_least)
-            count[finding, label] = n
-    return quota, count
+def _counts(targets: Tensor) -> Counter[tuple[int, int]]:
+    """Number of labels of each finding and class."""
+    finding = torch.arange(targets.shape[1]).expand_as(targets)
+    given = targets >= 0
+    return Counter(zip(finding[given].tolist(), targets[given].tolist(), strict=True))
 
 
 def _flat(figures: dict[str, Any]) -> dict[str, Any]:

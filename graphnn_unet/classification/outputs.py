@@ -71,11 +71,11 @@ def predictions_of(
     parts, by_network = [], []
     pairs = zip(score.split(sizes, 1), logits.double().split(sizes, 1), strict=True)
     for part, part_logits in pairs:
-        reached = part.sum(dim=1) > 0
-        parts.append(torch.where(reached.unsqueeze(1), part, part_logits.softmax(dim=1)))
-        by_network.append(~reached)
+        off_graph = part.sum(dim=1, keepdim=True) <= 0
+        parts.append(torch.where(off_graph, part_logits.softmax(dim=1), part))
+        by_network.append(off_graph)
     decided = to_predictions(normalized(torch.cat(parts, dim=1), sizes), given, sizes, {})
-    off_graph = torch.stack(by_network, dim=1) & (given < 0)
+    off_graph = torch.cat(by_network, dim=1) & (given < 0)
     return Predictions(
         cases=tuple(cases),
         findings=tuple(findings),
@@ -187,13 +187,8 @@ def prediction_rows(predictions: Predictions) -> list[dict[str, str]]:
         for finding in predictions.findings
         for name in finding.classes
     ]
-    best = torch.stack(
-        [
-            part.gather(1, predictions.predicted[:, number : number + 1]).squeeze(1)
-            for number, part in enumerate(predictions.parts())
-        ],
-        dim=1,
-    )
+    pairs = zip(predictions.parts(), predictions.predicted.T, strict=True)
+    best = torch.cat([part.gather(1, index[:, None]) for part, index in pairs], dim=1)
     rows = []
     for row, case in enumerate(predictions.cases):
         numbers = predictions.predicted[row].tolist()

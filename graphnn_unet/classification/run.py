@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,7 @@ from graphnn_unet.classification.encoders import (
     make_encoder,
 )
 from graphnn_unet.classification.fitting import Dataset, embed, torch_generator
-from graphnn_unet.classification.images import (
-    ImageSet,
-    Normalization,
-    find_images,
-    load_images,
-)
+from graphnn_unet.classification.images import ImageSet, Normalization, find_images, load_images
 from graphnn_unet.classification.label_propagation import extend, nearest_labeled, to_predictions
 from graphnn_unet.classification.learner import Learner, hold_out
 from graphnn_unet.classification.outputs import (
@@ -54,13 +50,7 @@ from graphnn_unet.classification.table import (
     read_table,
 )
 from graphnn_unet.device import resolve_device
-from graphnn_unet.errors import (
-    CasesFailedError,
-    Fault,
-    FaultsError,
-    InputError,
-    RefusedError,
-)
+from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, RefusedError
 from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.progress import say
 from graphnn_unet.seeds import Stream, torch_seed
@@ -193,16 +183,15 @@ def _train(
     dataset = Dataset(images, scale, sizes, request.device, description)
     generator = torch_generator(settings.seed, Stream.CLASSIFIER_SPLIT)
     groups = groups_of(table, images.cases)
-    split = hold_out(targets, sizes, settings.validation_share, generator, groups)
+    split = hold_out(targets, settings.validation_share, generator, groups)
     n_held_out = int((split.validation >= 0).any(dim=1).sum())
     _tell(images, findings, targets, n_held_out)
     network, plan = _new_network(request, dataset, settings)
-    shown = request.encoder or "small"
-    shown = shown if isinstance(shown, str) else type(shown).__name__
+    encoder = request.encoder or "small"
+    shown = encoder if isinstance(encoder, str) else type(encoder).__name__
     mark = fingerprint(images, targets, settings, shown)
-    learner = Learner(
-        network, dataset, split, settings, lambda state: save_state(state, request.output, mark)
-    )
+    save = partial(save_state, folder=request.output, mark=mark)
+    learner = Learner(network, dataset, split, settings, save)
     if resume:
         learner.load_state_dict(load_state(request.output, mark))
     learner.fit()
@@ -217,9 +206,9 @@ def _train(
     near = nearest_labeled(feature, feature, given, images.cases, torch.arange(len(feature)))
     predictions = predictions_of(images.cases, findings, diffused.score, logits, given, near)
     figures = to_predictions(diffused.score, given, sizes, diffused.figures).figures
-    facts = _facts("transductive", plan, settings, figures, n_held_out)
+    facts = {"kind": "transductive", "n_held_out": n_held_out, "diffusion": figures}
     log = learner.training_state.log
-    return _finish(request, predictions, feature, images.faults, facts, log)
+    return _finish(request, model, predictions, feature, images.faults, facts, log)
 
 
 def _new_network(
@@ -244,23 +233,6 @@ def _tell(images: ImageSet, findings: Sequence[Finding], targets: Tensor, n_held
         say("too few labels to hold some out: training runs its full length")
 
 
-def _facts(
-    kind: str,
-    plan: EncoderPlan,
-    settings: ClassifySettings,
-    figures: Mapping[str, Any],
-    n_held_out: int = 0,
-) -> dict[str, Any]:
-    """How predictions came about, for ``summary.json``."""
-    return {
-        "kind": kind,
-        "n_held_out": n_held_out,
-        "encoder": plan.kind,
-        "settings": settings.model_dump(),
-        "diffusion": dict(figures),
-    }
-
-
 def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     """New images beside the graph of a finished model."""
     if request.output.resolve() == folder.resolve():
@@ -282,18 +254,20 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     near = nearest_labeled(feature, model.feature, model.targets, model.cases)
     predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
-    facts = _facts("inductive", model.plan, model.settings, figures)
-    return _finish(request, predictions, feature, images.faults, facts)
+    facts = {"kind": "inductive", "n_held_out": 0, "diffusion": figures}
+    return _finish(request, model, predictions, feature, images.faults, facts)
 
 
 def _finish(
     request: _Request,
+    model: StoredModel,
     predictions: Predictions,
     feature: Tensor,
     faults: tuple[Fault, ...],
     facts: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]] = (),
 ) -> ClassificationResult:
+    facts = {**facts, "encoder": model.plan.kind, "settings": model.settings.model_dump()}
     scores = evaluate_predictions(predictions, request.truth)
     write_results(request.output, predictions, scores, faults, facts, log)
     result = ClassificationResult(request.output, predictions, scores, feature, faults)

@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,7 +75,14 @@ def read_table(path: Path | str) -> LabelTable:
     rows, faults = _rows(lines[1:], len(head), path.name)
     if faults:
         raise FaultsError(faults, f"{path} has faults")
-    return _without_patients(LabelTable(str(path), tuple(head[1:]), rows))
+    patients: dict[str, str] = {}
+    if PATIENT in head:
+        place = head.index(PATIENT)
+        patients = {case: cells[place] for case, cells in rows.items() if cells[place]}
+        for cells in (head, *rows.values()):
+            del cells[place]
+    cases = {case: tuple(cells[1:]) for case, cells in rows.items()}
+    return LabelTable(str(path), tuple(head[1:]), cases, patients)
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -95,45 +103,32 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
         ]
     except csv.Error as error:
         raise InputError(
-            f"the table {path} cannot be read", f"line {reader.line_num}: {error}",
+            f"the table {path} cannot be read",
+            f"line {reader.line_num}: {error}",
             "Correct the line",
-        ) from error  # fmt: skip
+        ) from error
     return [(number, cells) for number, cells in lines if any(cells)]
-
-
-def _without_patients(table: LabelTable) -> LabelTable:
-    """The column of patients is no finding: it becomes ``patients``."""
-    if PATIENT not in table.columns:
-        return table
-    place = table.columns.index(PATIENT)
-
-    def rest(cells: tuple[str, ...]) -> tuple[str, ...]:
-        return cells[:place] + cells[place + 1 :]
-
-    patients = {case: cells[place] for case, cells in table.rows.items() if cells[place]}
-    rows = {case: rest(cells) for case, cells in table.rows.items()}
-    return LabelTable(table.source, rest(table.columns), rows, patients)
 
 
 def _rows(
     lines: Sequence[tuple[int, list[str]]], n_columns: int, name: str
-) -> tuple[dict[str, tuple[str, ...]], list[Fault]]:
-    rows: dict[str, tuple[str, ...]] = {}
+) -> tuple[dict[str, list[str]], list[Fault]]:
+    """Cells of each case, its own id among them, and the faults of lines."""
+    rows: dict[str, list[str]] = {}
     faults = []
     for number, cells in lines:
-        case, fault = cells[0], None
+        fault = partial(Fault, f"{name}, line {number}", "check")
+        case = cells[0]
         if len(cells) != n_columns:
             cause = f"it has {len(cells)} cells, the first line {n_columns}"
-            fault = ("T01", cause, "Correct the line")
+            faults.append(fault(cause, "Correct the line", code="T01"))
         elif not case:
-            fault = ("T02", "it names no case", "Fill the first cell")
+            faults.append(fault("it names no case", "Fill the first cell", code="T02"))
         elif case in rows:
-            fault = ("T03", f"case {case} stands in the table twice", "Keep one of its lines")
+            cause = f"case {case} stands in the table twice"
+            faults.append(fault(cause, "Keep one of its lines", code="T03"))
         else:
-            rows[case] = tuple(cells[1:])
-        if fault:
-            code, cause, remedy = fault
-            faults.append(Fault(f"{name}, line {number}", "check", cause, remedy, code=code))
+            rows[case] = cells
     return rows, faults
 
 
@@ -161,17 +156,9 @@ def _too_few(column: str, counts: Mapping[str, int]) -> list[Fault]:
         remedy = "Label cases of at least two classes"
         return [Fault(column, "check", f"it has {has}", remedy, code="T04")]
     remedy = "Label more cases of this class, or empty the cells that name it"
-    return [
-        Fault(
-            column,
-            "check",
-            f"class {name} has {count} labeled case, at least {MIN_LABELS} are needed",
-            remedy,
-            code="T05",
-        )
-        for name, count in sorted(counts.items())
-        if count < MIN_LABELS
-    ]
+    few = [f"class {c} has {n} labeled case" for c, n in sorted(counts.items()) if n < MIN_LABELS]
+    needed = f"at least {MIN_LABELS} are needed"
+    return [Fault(column, "check", f"{has}, {needed}", remedy, code="T05") for has in few]
 
 
 def encode(table: LabelTable, findings: Sequence[Finding], cases: Sequence[str]) -> Tensor:

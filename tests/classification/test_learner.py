@@ -46,8 +46,8 @@ def learner(settings: ClassifySettings = QUICK, **options) -> Learner:
     return Learner(network, dataset(), labels(), settings, **options)
 
 
-def split_of(code: torch.Tensor, *options) -> GivenLabels:
-    return hold_out(code, *options[:2], torch_generator(0, Stream.CLASSIFIER_SPLIT), *options[2:])
+def split_of(code: torch.Tensor, share: float, *groups: torch.Tensor) -> GivenLabels:
+    return hold_out(code, share, torch_generator(0, Stream.CLASSIFIER_SPLIT), *groups)
 
 
 def same(first: torch.nn.Module, other: torch.nn.Module) -> bool:
@@ -146,7 +146,7 @@ def test_decisions_of_each_finding():
 
 def test_hold_out_takes_its_share_of_every_class_and_leaves_two():
     code = torch.tensor([[0]] * 100 + [[1]] * 50 + [[2]] * 3 + [[-1]] * 40)
-    split = split_of(code, (3,), 0.1)
+    split = split_of(code, 0.1)
     held = split.validation[:, 0]
     assert [int((held == class_index).sum()) for class_index in range(3)] == [10, 5, 0]
     assert torch.equal(split.everything, code)
@@ -155,14 +155,14 @@ def test_hold_out_takes_its_share_of_every_class_and_leaves_two():
 
 @pytest.mark.parametrize(("n", "held"), [(30, 0), (50, 10)])
 def test_too_few_labels_are_not_held_out(n, held):
-    split = split_of(torch.tensor([[0]] * n + [[1]] * n), (2,), 0.1)
+    split = split_of(torch.tensor([[0]] * n + [[1]] * n), 0.1)
     assert int((split.validation >= 0).sum()) == held
 
 
 def test_labels_of_all_findings_of_an_image_are_held_out_together():
     generator = torch.Generator().manual_seed(0)
     code = torch.randint(-1, 2, (200, 4), generator=generator)
-    split = split_of(code, (2, 2, 2, 2), 0.2)
+    split = split_of(code, 0.2)
     held = (split.validation >= 0).any(dim=1)
     assert int(held.sum()) >= 10
     assert (split.training[held] == -1).all()
@@ -172,7 +172,7 @@ def test_images_of_one_patient_stay_together():
     generator = torch.Generator().manual_seed(0)
     code = torch.randint(0, 2, (120, 1), generator=generator)
     groups = torch.arange(120) // 4
-    split = split_of(code, (2,), 0.2, groups)
+    split = split_of(code, 0.2, groups)
     held = split.validation[:, 0] >= 0
     assert 20 <= int(held.sum()) <= 36
     assert set(groups[held].tolist()).isdisjoint(groups[~held].tolist())
