@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from graphnn_unet.clustering.images import Source, read_array
 from graphnn_unet.data.paths import folders, new_dataset_name
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.write_raw import require_new, write_raw
 from graphnn_unet.images.flat_picture import FLAT_SPACING, RAW_ENDING, is_gray
-from graphnn_unet.images.header import read_grid
-from graphnn_unet.images.read import read_label_map
+from graphnn_unet.images.read import read_label_map, read_volume
 from graphnn_unet.images.volume import Volume
 
 
@@ -36,26 +34,18 @@ def write_pseudo_labels(
         RefusedError: The folder exists.
     """
     are_pictures = sources[0].ending == RAW_ENDING
-    n_channels = len(read_array(sources[0])[0])
-    if are_pictures:
-        n_channels = 1 if all(is_gray(read_array(source)[0]) for source in sources) else 3
+    names = [f"c{number}" for number in range(len(sources[0].paths))]
+    if are_pictures and not all(is_gray(read_array(source)[0]) for source in sources):
+        names = ["red", "green", "blue"]
+    cases = []
     n_labels = 1
     for source in sources:
-        n_labels = max(n_labels, int(_labels_of(source, maps).array.max()))
-    cases = [
-        Case(
-            source.case,
-            (source.paths[0],)
-            if are_pictures
-            else tuple(_channel(source, number) for number in range(n_channels)),
-            lambda source=source: _labels_of(source, maps),
-            "labeled",
-            source.case,
-            (*source.paths, maps / source.target_name),
-        )
-        for source in sources
-    ]
-    names = ["red", "green", "blue"] if n_channels == 3 else [f"c{n}" for n in range(n_channels)]
+        path = maps / source.target_name
+        label = partial(_picture_labels if are_pictures else _volume, path)
+        n_labels = max(n_labels, int(label().array.max()))
+        images = source.paths if are_pictures else [partial(_volume, p) for p in source.paths]
+        inputs = (*source.paths, path)
+        cases.append(Case(source.case, tuple(images), label, "labeled", source.case, inputs))
     dataset = ConvertedDataset(
         name=folder.name.split("_", 1)[1],
         default_id=None,
@@ -70,23 +60,13 @@ def write_pseudo_labels(
     return write_raw(dataset, folder, overwrite=overwrite, n_workers=0).folder
 
 
-def _channel(source: Source, number: int) -> Callable[[], Volume]:
-    def read() -> Volume:
-        array, _ = read_array(source)
-        return _as_volume(source, array[number] if number < len(array) else array[0])
-
-    return read
+def _picture_labels(path: Path) -> Volume:
+    return Volume(read_label_map(path).array[None], FLAT_SPACING)
 
 
-def _labels_of(source: Source, maps: Path) -> Volume:
-    return _as_volume(source, read_label_map(maps / source.target_name).array)
-
-
-def _as_volume(source: Source, array: np.ndarray) -> Volume:
-    """One slice for a picture; the geometry of the image for a volume."""
-    if source.ending == ".png":
-        return Volume(array[None], FLAT_SPACING)
-    grid = read_grid(source.paths[0])
-    if array.ndim == 2:
-        return Volume(array[None], (999.0, *grid.spacing))
-    return Volume(array, grid.spacing, grid.origin, grid.direction)
+def _volume(path: Path) -> Volume:
+    """A volume, or one slice of a file with two axes."""
+    volume = read_volume(path, n_dims=None)
+    if volume.array.ndim == 3:
+        return volume
+    return Volume(volume.array[None], (FLAT_SPACING[0], *volume.spacing))
