@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,9 +67,20 @@ def summed_coordinates(
     return row, column, stored.values()
 
 
-def run_function(function: type[Function], *arguments: object) -> Tensor:
-    """Value of a function that brings its own gradient."""
-    return function.apply(*arguments)
+class _Symmetric(Function):
+    @staticmethod
+    def forward(ctx: Any, operator: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
+        ctx.operator = operator
+        return operator(signal)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, symmetric_product(ctx.operator, gradients[0])
+
+
+def symmetric_product(operator: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
+    """Product with a constant linear operator that equals its transpose, as its gradient is."""
+    return _Symmetric.apply(operator, signal)
 
 
 def gathered(tensor: Tensor) -> Tensor:

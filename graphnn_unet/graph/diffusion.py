@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import as_batch, as_pair, full_precision
-from graphnn_unet.graph._untyped import cholesky, eigenvectors, run_function
+from graphnn_unet.graph._untyped import cholesky, eigenvectors, symmetric_product
 from graphnn_unet.graph.affinity import GramAffinity, Kernel
 from graphnn_unet.graph.explicit import (
     affinity_product,
@@ -41,7 +40,7 @@ class NotConvergedWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Solution:
-    """What conjugate gradients solution.
+    """What conjugate gradients give.
 
     Attributes:
         value: The solution, shaped as the right-hand side.
@@ -240,10 +239,18 @@ class DiffusionSystem:
         self.weight = self.weight.to(dtype)
         if tolerance is None:
             tolerance = 1e-8 if dtype == torch.float64 else 1e-6
-        report: list[Solution] = []
-        value = run_function(_Solve, self, wide.to(dtype), tolerance, max_iterations, report)
-        solution = report[0]
-        return Solution(value, solution.n_iterations, solution.residual, solution.converged)
+        solutions: list[Solution] = []
+
+        def inverse(column: Tensor) -> Tensor:
+            solutions.append(
+                conjugate_gradients(
+                    self, column, tolerance=tolerance, max_iterations=max_iterations
+                )
+            )
+            return solutions[-1].value
+
+        value = symmetric_product(inverse, wide.to(dtype))
+        return replace(solutions[0], value=value)
 
 
 def conjugate_gradients(
@@ -323,29 +330,3 @@ def _weighted_gram(graph: GramAffinity, weight: Tensor) -> Tensor:
         product = part.transpose(1, 2) @ (weight[:, block] * part)
         total = product if total is None else total + product
     return total  # type: ignore[return-value]  # a graph has at least one node
-
-
-class _Solve(torch.autograd.Function):
-    """Solution of a symmetric system; the gradient is the solution for the gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        system: DiffusionSystem,
-        target: Tensor,
-        tolerance: float,
-        max_iterations: int,
-        report: list[Solution],
-    ) -> Tensor:
-        ctx.how = (system, tolerance, max_iterations)
-        solution = conjugate_gradients(
-            system, target, tolerance=tolerance, max_iterations=max_iterations
-        )
-        report.append(solution)
-        return solution.value
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None, None]:
-        system, tolerance, max_iterations = ctx.how
-        back = run_function(_Solve, system, gradients[0], tolerance, max_iterations, [])
-        return None, back, None, None, None

@@ -6,14 +6,12 @@ with, not its weights. Products go through compressed rows, never through ``inde
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
-from graphnn_unet.graph._untyped import csr_tensor, run_function
+from graphnn_unet.graph._untyped import csr_tensor, symmetric_product
 from graphnn_unet.graph.affinity import inverse_root
 
 
@@ -89,7 +87,7 @@ def affinity_product(affinity: Tensor, signal: Tensor) -> Tensor:
                 f"affinity {tuple(affinity.shape)} and signal {tuple(signal.shape)} do not fit"
             )
         if is_sparse(weight):
-            return run_function(_SparseProduct, weight, wide)
+            return symmetric_product(weight.matmul, wide)
         return weight @ wide
 
 
@@ -141,16 +139,3 @@ def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
 def compressed_rows(start: Tensor, column: Tensor, values: Tensor, n_nodes: int) -> Tensor:
     """A square CSR tensor from its parts, columns ascending within a row."""
     return csr_tensor(start, column, values, (n_nodes, n_nodes))
-
-
-class _SparseProduct(torch.autograd.Function):
-    """Product with a constant symmetric sparse matrix; its gradient is the same product."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, signal: Tensor) -> Tensor:
-        ctx.weight = weight
-        return weight @ signal
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, run_function(_SparseProduct, ctx.weight, gradients[0])

@@ -26,15 +26,11 @@ Step = Callable[[nn.Module, Tensor], Tensor]
 
 
 def dense_step(layer_name: str, affinity: Tensor) -> Step:
-    """The function that runs one layer on a matrix of weights.
+    """The function that runs one layer on a symmetric matrix of weights ``(b, n, n)``.
 
     ``gcn`` adds missing self-edges with weight 1 where the layer normalizes, ``arma`` adds none.
     Attention sees which nodes are linked, themselves among them, and not the weights, as in the
-    released programs.
-
-    Args:
-        layer_name: ``gcn``, ``gat``, ``arma`` or ``gat_series``.
-        affinity: ``(b, n, n)`` symmetric; non-negative where the layer normalizes.
+    released programs. Weights are non-negative where the layer normalizes.
     """
 
     def step(layer: nn.Module, state: Tensor) -> Tensor:
@@ -66,12 +62,8 @@ def dense_step(layer_name: str, affinity: Tensor) -> Step:
 def complete_step(layer_name: str, graph: GramAffinity, *, signed: bool = False) -> Step:
     """The function that runs one layer on a complete graph, in time linear in its nodes.
 
-    Args:
-        layer_name: As in :func:`dense_step`; attention without dropout of single pairs.
-        graph: Complete graph whose degrees are positive, except under ``signed``.
-        signed: ``gcn`` without normalization.
-
-    Source: LF-5, and LF-14 for attention.
+    Attention is without dropout of single pairs. ``signed`` is ``gcn`` without normalization;
+    otherwise the degrees of the graph are positive. Source: LF-5, and LF-14 for attention.
     """
     if layer_name in ("gat", "gat_series"):
         return lambda layer, state: _attend_to_all(cast(GATConv, layer), state)
@@ -113,15 +105,9 @@ def _arma(layer: ARMAConv, feature: Tensor, propagate: Callable[[Tensor], Tensor
     act = cast("Callable[[Tensor], Tensor] | None", layer.act)  # pyright: ignore[reportUnknownMemberType]  # PyG has no types
     given = state = feature.unsqueeze(1)
     for step in range(layer.num_layers):
-        which = 0 if layer.shared_weights else step
-        if step == 0:
-            state = state @ cast(Tensor, layer.init_weight)
-        else:
-            state = state @ weight[0 if layer.shared_weights else step - 1]
+        state = state @ (weight[step - 1] if step else cast(Tensor, layer.init_weight))
         kept = functional.dropout(given, layer.dropout, layer.training)
-        state = propagate(state) + kept @ root_weight[which]
-        if bias is not None:  # pyright: ignore[reportUnnecessaryComparison]  # PyG has no types
-            state = state + bias[which]
+        state = propagate(state) + kept @ root_weight[step] + bias[step]
         if act is not None:
             state = act(state)
     return state.mean(dim=1)

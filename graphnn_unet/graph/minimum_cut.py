@@ -75,18 +75,7 @@ class BalancedCut:
 
 
 class CutProblem:
-    """One graph with some nodes fixed to 0 or 1.
-
-    Args:
-        affinity: ``(n, n)`` sparse or dense, symmetric, non-negative.
-        label: ``(n,)`` 0 or 1 where a label is given, NaN elsewhere.
-        edge_norm: ``sym`` divides a weight by the roots of its nodes' degrees, ``none`` does not.
-
-    Raises:
-        ShapeError: Label and graph do not fit.
-        InputError: A weight is negative, a label is neither 0 nor 1, or only one of them occurs
-            (the minimum would be 0, a constant).
-    """
+    """One graph with some nodes fixed to 0 or 1; arguments and errors as in :func:`minimum_cut`."""
 
     def __init__(self, affinity: Tensor, label: Tensor, edge_norm: EdgeNorm = "sym"):
         check_choice("edge_norm", edge_norm, ("sym", "none"))
@@ -95,11 +84,9 @@ class CutProblem:
             raise ShapeError(f"affinity {tuple(affinity.shape)}, label {tuple(label.shape)}")
         given = ~torch.isnan(label)
         kinds = set(numbers(label[given]))
-        if kinds != {0.0, 1.0}:
-            given_kinds = ", ".join(f"{kind:g}" for kind in sorted(kinds)) or "none"
-            raise InputError(
-                "a cut needs labels 0 and 1", f"found {given_kinds}", "Label both sides"
-            )
+        if kinds != {0.0, 1.0}:  # with one of them the minimum would be a constant
+            known = ", ".join(f"{kind:g}" for kind in sorted(kinds)) or "none"
+            raise InputError("a cut needs labels 0 and 1", f"found {known}", "Label both sides")
         affinity = checked_affinity(affinity.detach())
         require_no_negative(affinity, "a cut needs weights of 0 or more")
         pair, weight = edge_list(affinity)
@@ -145,7 +132,6 @@ class CutProblem:
         change = change.index_add(0, low + 1, self.weight).index_add(0, high + 1, -self.weight)
         volume = torch.cat([change.new_zeros(1), self.degree[order].cumsum(0)])
         return order, change.cumsum(0), volume
-
 
     def sweep(self, signal: Tensor, linear: Tensor | None = None) -> tuple[Tensor, float]:
         """The threshold set of smallest cut plus linear cost, and its value."""
@@ -261,7 +247,7 @@ def minimum_cut(
 
     Raises:
         ShapeError: Label and graph do not fit.
-        InputError: Negative weights, or labels of one kind only.
+        InputError: A weight is negative, a label is neither 0 nor 1, or only one of them occurs.
 
     Source: GraphNet Zoo, p = 1, as a convex problem; coarea formula.
 
@@ -272,8 +258,7 @@ def minimum_cut(
         ([1.0, 1.0, 0.0], 1.0, True)
     """
     with full_precision(affinity):
-        problem = CutProblem(affinity, label, edge_norm)
-        return problem.minimize(max_iterations=max_iterations)
+        return CutProblem(affinity, label, edge_norm).minimize(max_iterations=max_iterations)
 
 
 def balanced_cut(
@@ -325,7 +310,7 @@ def _descend(
     problem: CutProblem, signal: Tensor, max_iterations: int
 ) -> tuple[Tensor | None, list[float]]:
     """From one start to a set that no step improves, with the quotients on the way."""
-    volume, slope = problem.balance(signal)
+    volume, _ = problem.balance(signal)
     if volume <= 0:
         return None, []
     path = [problem.variation(signal) / volume]

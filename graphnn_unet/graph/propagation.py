@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.graph._tensors import as_pair, full_precision
-from graphnn_unet.graph._untyped import run_function
+from graphnn_unet.graph._untyped import symmetric_product
 from graphnn_unet.graph.affinity import (
     GramAffinity,
     Kernel,
@@ -123,9 +122,22 @@ def thresholded_product(
 
     Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
     """
-    return run_function(
-        _ThresholdedProduct, feature.detach(), threshold.detach(), signal, block_rows
-    )
+    fixed, limit = feature.detach(), threshold.detach()
+    n_nodes = fixed.shape[1]
+
+    def product(carried: Tensor) -> Tensor:
+        result = torch.zeros_like(carried)
+        for start in range(0, n_nodes, block_rows):
+            stop = min(start + block_rows, n_nodes)
+            block = positive_block(fixed[:, start:stop], fixed[:, start:], limit)
+            revive_diagonal(block[:, :, : stop - start])
+            result[:, start:stop] += block @ carried[:, start:]
+            if stop < n_nodes:
+                right = block[:, :, stop - start :].transpose(1, 2)
+                result[:, stop:] += right @ carried[:, start:stop]
+        return result
+
+    return symmetric_product(product, signal)
 
 
 def class_graph_propagate(
@@ -193,31 +205,3 @@ def _guarded(degree: Tensor) -> Tensor:
             stacklevel=3,
         )
     return torch.where(alive, degree, 0.0)
-
-
-class _ThresholdedProduct(torch.autograd.Function):
-    """Symmetric operator in ``signal``; everything else is constant."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, feature: Tensor, threshold: Tensor, signal: Tensor, block_rows: int
-    ) -> Tensor:
-        ctx.save_for_backward(feature, threshold)
-        ctx.block_rows = block_rows
-        n_nodes = feature.shape[1]
-        result = torch.zeros_like(signal)
-        for start in range(0, n_nodes, block_rows):
-            stop = min(start + block_rows, n_nodes)
-            block = positive_block(feature[:, start:stop], feature[:, start:], threshold)
-            revive_diagonal(block[:, :, : stop - start])
-            result[:, start:stop] += block @ signal[:, start:]
-            if stop < n_nodes:
-                right = block[:, :, stop - start :].transpose(1, 2)
-                result[:, stop:] += right @ signal[:, start:stop]
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
-        feature, threshold = ctx.saved_tensors
-        back = run_function(_ThresholdedProduct, feature, threshold, gradients[0], ctx.block_rows)
-        return None, None, back, None
