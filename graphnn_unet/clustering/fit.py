@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -71,7 +71,7 @@ class Fit:
 
     assignment: Tensor
     loss: float
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Tensor:
@@ -92,8 +92,7 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
     if n_nodes < settings.n_clusters:
         raise InputError(
             f"{n_nodes} nodes cannot form {settings.n_clusters} clusters",
-            "",
-            "Give fewer --clusters or a smaller --cell",
+            remedy="Give fewer --clusters or a smaller --cell",
         )
     loss = LOSSES[settings.loss]
     if settings.graph == "linear":
@@ -127,24 +126,21 @@ def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | 
         same[:, 0] = 1
         return Fit(same, 0.0, ("no_structure",))
     flags: list[str] = []
-    fit = None
     for retry in range(N_RETRIES + 1):
         start = state
         if start is None or retry:
             start = initial_state(graph.feature.shape[1], settings, retry)
-        attempt = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
-        flags += [flag for flag in attempt.flags if flag not in flags]
-        if not is_collapsed(attempt.labels, settings.n_clusters):
-            fit = attempt
+        fit = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
+        flags += fit.flags
+        if not is_collapsed(fit.labels, settings.n_clusters):
             break
-        if "retried" not in flags:
-            flags.append("retried")
-    if fit is None:
+        flags.append("retried")
+    else:
         flags.append("fallback")
         labels = kmeans(unit_rows(graph.feature), settings.n_clusters)
         member = torch.nn.functional.one_hot(labels, settings.n_clusters).float()
         fit = Fit(member, float(graph.loss(member)))
-    return replace(fit, flags=tuple(flags))
+    return replace(fit, flags=tuple(dict.fromkeys(flags)))
 
 
 def is_collapsed(labels: Tensor, n_clusters: int) -> bool:
@@ -154,10 +150,7 @@ def is_collapsed(labels: Tensor, n_clusters: int) -> bool:
 
 
 def run_steps(
-    network: GraphClusterer,
-    optimizer: torch.optim.Optimizer,
-    graph: Graph,
-    n_steps: int,
+    network: GraphClusterer, optimizer: torch.optim.Optimizer, graph: Graph, n_steps: int
 ) -> tuple[Tensor, float, bool]:
     """Take optimizer steps on one graph.
 

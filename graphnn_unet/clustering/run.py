@@ -27,12 +27,7 @@ from graphnn_unet.clustering.images import (
 from graphnn_unet.clustering.segment import Segmentation, segment_image
 from graphnn_unet.clustering.settings import ClusterSettings, PostProcessing, RunSettings
 from graphnn_unet.clustering.slices import segment_slices
-from graphnn_unet.errors import (
-    CasesFailedError,
-    Fault,
-    FaultsError,
-    RefusedError,
-)
+from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, RefusedError
 from graphnn_unet.progress import Progress
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
@@ -121,10 +116,10 @@ def cluster_folder(
         MissingFileError, InputError: No images.
     """
     overwrite, by_slice = run_settings.overwrite, run_settings.by_slice
-    as_labels = run_settings.as_labels
     sources, faults, skipped = find_images(source, run_settings.channels)
     require_output_folder(source, target)
-    raw = None if as_labels is None else raw_folder(as_labels, overwrite=overwrite)
+    name = run_settings.as_labels
+    raw = None if name is None else raw_folder(name, overwrite=overwrite)
     facts = run_facts(features, settings, finish, by_slice=by_slice)
     with folder_lock(target, "gnnunet_cluster"):
         remove_leftovers(target)
@@ -134,9 +129,7 @@ def cluster_folder(
         kept = [] if overwrite else [s for s in sources if is_whole(target / s.target_name, s)]
         rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
         todo = [s for s in sources if s not in kept]
-        state = None
-        if todo:
-            state = shared_weights(sources, features, settings, target)
+        state = shared_weights(sources, features, settings, target) if todo else None
         jobs = [Job(s, target, features, settings, finish, state, by_slice) for s in todo]
         done, failed = _run_all(jobs, rows, target, run_settings.n_workers, len(kept))
         faults += failed

@@ -164,12 +164,7 @@ class RunSettings(Section):
     )
 
 
-SECTIONS: tuple[type[Section], ...] = (
-    ClusterSettings,
-    FeatureSettings,
-    PostProcessing,
-    RunSettings,
-)
+SECTIONS = (ClusterSettings, FeatureSettings, PostProcessing, RunSettings)
 
 _PUBLISHED: dict[str, Any] = {"loss": "dmon", "graph": "published"}
 _SERIES: dict[str, Any] = {
@@ -239,10 +234,8 @@ def make_settings(method: str = "auto", **changes: Any) -> ClusterSettings:
                 f"programs were released for {', '.join(_AS_RELEASED)}",
             )
         values |= _AS_RELEASED[method]
-    for name, methods, words in (
-        ("layer", ("grid",), GRID_LAYERS),
-        ("loss", ("grid", "deepcut"), tuple(LOSSES)),
-    ):
+    allowed = (("layer", ("grid",), GRID_LAYERS), ("loss", ("grid", "deepcut"), tuple(LOSSES)))
+    for name, methods, words in allowed:
         word = given.get(name)
         if word is not None and (word not in words or method not in methods):
             raise InputError(

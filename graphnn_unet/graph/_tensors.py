@@ -33,11 +33,7 @@ def widen(value: Tensor) -> Tensor:
 
 
 def as_batch(value: Tensor, name: str) -> tuple[Tensor, bool]:
-    """Widen ``(n, c)`` or ``(b, n, c)`` and give it a batch axis; also, whether it had none.
-
-    Raises:
-        ShapeError: Other than two or three axes, or no node.
-    """
+    """Widen ``(n, c)`` or ``(b, n, c)`` and give it a batch axis; also, whether it had none."""
     if value.dim() not in (2, 3):
         raise ShapeError(
             f"{name} has shape {tuple(value.shape)}",
@@ -52,11 +48,7 @@ def as_batch(value: Tensor, name: str) -> tuple[Tensor, bool]:
 
 
 def as_pair(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Tensor, Tensor, bool]:
-    """Two tensors of the same graphs as ``(b, n, .)`` in one dtype.
-
-    Raises:
-        ShapeError: They differ in number of graphs or nodes, or one has a batch axis alone.
-    """
+    """Two tensors of the same graphs as ``(b, n, .)`` in one dtype; if they had no batch axis."""
     left, left_single = as_batch(first, names[0])
     right, right_single = as_batch(second, names[1])
     if left_single != right_single or left.shape[:2] != right.shape[:2]:

@@ -26,10 +26,7 @@ _NOISE = 32
 
 
 def inverse_norm(feature: Tensor, floor: Tensor | float | None = None) -> Tensor:
-    """``1/||f_i||`` as ``(..., n, 1)``; 0, with gradient 0, for rows that count as zero.
-
-    Norms up to ``floor`` count as zero; by default up to the smallest normal number's root.
-    """
+    """``1/||f_i||`` as ``(..., n, 1)``; 0, with gradient 0, for rows of a norm up to ``floor``."""
     norm = row_norm(feature, keepdim=True)
     smallest = torch.finfo(feature.dtype).tiny ** 0.5 if floor is None else floor
     alive = norm > smallest
@@ -61,9 +58,6 @@ def row_scale(feature: Tensor, rows: Rows) -> tuple[Tensor, Tensor | None]:
     Keeping the factor apart lets a product ``(scale * F)^T S`` be formed as ``F^T (scale * S)``,
     which never copies the ``n x c`` matrix. ``raw`` leaves rows as they are; ``unit`` gives them
     length 1; ``centred`` subtracts the mean row of each graph first.
-
-    Raises:
-        InputError: ``rows`` is another word.
     """
     check_choice("rows", rows, ROWS)
     if rows == "raw":
@@ -84,12 +78,9 @@ def prepared_rows(feature: Tensor, rows: Rows) -> Tensor:
 
 
 def largest_affinity(feature: Tensor, scale: Tensor | None = None) -> Tensor:
-    """``max_ij f_i.f_j`` of each graph over all pairs, the diagonal among them, without gradient.
+    """``max_ij f_i.f_j = max_i ||f_i||^2`` of each graph, the diagonal included, without gradient.
 
-    By Cauchy-Schwarz no product exceeds the larger squared norm, and the diagonal reaches it:
-
-        max_ij f_i.f_j = max_i ||f_i||^2
-
+    By Cauchy-Schwarz no product exceeds the larger squared norm, and the diagonal reaches it.
     ``scale`` holds factors of the rows, as :func:`row_scale` returns them. Source: LF-2.
     """
     with torch.no_grad():
@@ -159,14 +150,7 @@ class GramAffinity:
 
     ``shifted`` is the shifted cosine, ``(1 + u_i.u_j) / 2``: non-negative for any features.
     ``gram`` is ``f_i.f_j``: a graph in the usual sense only if no feature is negative.
-
-    Attributes:
-        matrix: ``(b, n, c)``.
-        scale: ``(b, n, 1)`` or ``None``.
-        constant: Weight of the constant part.
-        factor: Weight of the products.
-
-    Source: LF-1, LF-4, LF-15.
+    ``matrix`` is ``(b, n, c)``, ``scale`` ``(b, n, 1)``. Source: LF-1, LF-4, LF-15.
     """
 
     matrix: Tensor

@@ -125,11 +125,9 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
 
 
 def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
-    """Edges of one graph ``(n, n)``, the pairs whose weight is not 0.
+    """Edges of one graph ``(n, n)`` with weights that are not 0: ``(2, e)`` int64 and ``(e,)``.
 
-    Returns:
-        ``(2, e)`` int64 node pairs sorted by the second node, which receives the message, and
-        ``(e,)`` weights.
+    The pairs are sorted by the second node, which receives the message.
     """
     links = checked_affinity(affinity).to_sparse_coo().coalesce()
     keep = links.values() != 0

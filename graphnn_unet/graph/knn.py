@@ -106,11 +106,9 @@ def nearest_neighbors(node_feature: Tensor, n_neighbors: int) -> Neighbors:
 
 
 def symmetrized(neighbors: Neighbors, *, gamma: float, symmetrize: Symmetrize) -> Tensor:
-    """Symmetric CSR affinity of directed links, see :func:`knn_affinity`.
-
-    Both directions of every link are sorted by their place in the matrix, where a mutual link then
-    stands twice in a row; nothing is summed in an order that could change.
-    """
+    """Symmetric CSR affinity of directed links, see :func:`knn_affinity`."""
+    # sorted by their place in the matrix, mutual links stand twice in a row; nothing is summed in
+    # an order that could change
     n_nodes, device = len(neighbors.index), neighbors.index.device
     weight = neighbors.cosine.clamp(min=0).pow(gamma)
     keep = weight > 0

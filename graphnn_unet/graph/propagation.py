@@ -93,9 +93,7 @@ def thresholded_convolution(
 
     Equals PyG's ``GCNConv`` without weight and bias on the explicit graph of positive affinities
     (:func:`graphnn_unet.graph.affinity.thresholded_affinity` with raw rows). No gradient reaches
-    the features. Up to ``block_rows`` nodes the matrix is kept, beyond it is made again in blocks
-    for the degrees, the product and its gradient.
-
+    the features. Up to ``block_rows`` nodes the matrix is kept, beyond it is made again in blocks.
     Source: GraphCL eq. 16, edges where the affinity is positive.
     """
     fixed = feature.detach()
@@ -116,11 +114,8 @@ def thresholded_product(
 
         y_i = sum_j w_ij x_j,    w_ij = max(0, f_i.f_j - threshold), w_ii = 1 where that is 0
 
-    The matrix is symmetric, so each block above the diagonal serves twice, and the gradient with
-    respect to the signal is the same product again; the features and the threshold get none. The
-    value depends on ``block_rows`` only through rounding.
-
-    Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
+    Each block above the diagonal serves twice, as the matrix is symmetric. Features and threshold
+    get no gradient. Cost: ``n^2 (c/2 + q)`` multiply-adds a call, ``block_rows n`` memory.
     """
     fixed, limit = feature.detach(), threshold.detach()
     n_nodes = fixed.shape[1]
