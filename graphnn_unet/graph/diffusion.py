@@ -25,9 +25,6 @@ from graphnn_unet.graph.explicit import (
     require_no_negative,
 )
 
-# Rows worked at a time where Phi^T diag(w) Phi is summed.
-_ROW_BLOCK = 65_536
-
 # A graph whose second eigenvalue is below this hardly tells nodes apart; it is not amplified more.
 _FLATTEST = 1e-3
 
@@ -321,12 +318,6 @@ def _woodbury(graph: GramAffinity, label: Tensor, alpha: float, diagonal: bool) 
 
 
 def _weighted_gram(graph: GramAffinity, weight: Tensor) -> Tensor:
-    """``Phi^T diag(w) Phi`` as ``(b, r, r)``, summed over blocks of rows."""
-    total = None
-    for start in range(0, graph.n_nodes, _ROW_BLOCK):
-        block = slice(start, start + _ROW_BLOCK)
-        scale = None if graph.scale is None else graph.scale[:, block]
-        part = GramAffinity(graph.matrix[:, block], scale, graph.constant, graph.factor).rows()
-        product = part.transpose(1, 2) @ (weight[:, block] * part)
-        total = product if total is None else total + product
-    return total  # type: ignore[return-value]  # a graph has at least one node
+    """``Phi^T diag(w) Phi`` as ``(b, r, r)``."""
+    rows = graph.rows()
+    return rows.transpose(1, 2) @ (weight * rows)

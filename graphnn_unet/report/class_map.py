@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -95,33 +95,28 @@ def draw_map(
     neighbor = nearest_neighbors(torch.from_numpy(feature), _LINKS_SHOWN).index.long().numpy()
     place = layout(feature, neighbor)
     figure = Figure(figsize=(8, 8))
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0.02, 0.10, 0.96, 0.84))
     size = float(np.clip(6000 / len(place), 3, 40))
     _draw_links(axes, place, neighbor)
-    for number in range(len(names)):
-        for labeled in (False, True):
-            dots = (predicted == number) & ((given >= 0) == labeled)
-            if not dots.any():
-                continue
+    color = np.array(COLORS)[predicted % len(COLORS)]
+    for labeled in (False, True):
+        dots = (predicted >= 0) & ((given >= 0) == labeled)
+        if dots.any():
             axes.scatter(
                 *place[dots].T,
                 s=size * (2 if labeled else 1),
-                c=COLORS[number % len(COLORS)],
+                c=color[dots],
                 alpha=0.3 + 0.7 * certainty[dots],  # pyright: ignore[reportArgumentType]  # matplotlib takes an array, too
                 linewidths=1.2 if labeled else 0,
                 edgecolors="black",
-                zorder=3 if labeled else 2,
             )
     axes.set_axis_off()
     axes.set_title(title)
     shown = [
-        Line2D([], [], ls="", marker="o", color=COLORS[number % len(COLORS)], label=name)
-        for number, name in enumerate(names)
+        Line2D([], [], ls="", marker="o", color=color, label=name)
+        for name, color in zip(names, cycle(COLORS), strict=False)
     ]
-    shown.append(
-        Line2D([], [], ls="", marker="o", color="white", markeredgecolor="black", label="given")
-    )
+    shown.append(Line2D([], [], ls="", marker="o", mfc="white", mec="black", label="given"))
     figure.legend(handles=shown, loc="lower center", ncol=min(5, len(shown)), frameon=False)
     return _save(figure, target)
 
@@ -135,7 +130,6 @@ def draw_confusion(target: Path, score: ClassificationScore) -> Path:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     edge = 1.6 + 0.9 * len(columns)
     figure = Figure(figsize=(edge + 1, edge))
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):

@@ -263,12 +263,10 @@ def leave_with_parent(parent: int) -> None:
 
 
 def _leave_with(parent: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(parent)
         while _lives(process):
             time.sleep(PARENT_CHECK_INTERVAL_S)
-    except psutil.NoSuchProcess:
-        pass
     os._exit(1)
 
 
