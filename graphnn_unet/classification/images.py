@@ -56,12 +56,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Normalization:
-    """What brings pixels to mean 0 and deviation 1.
-
-    Attributes:
-        mean: A value a channel.
-        deviation: Positive, a value a channel.
-    """
+    """What brings pixels to mean 0 and deviation 1, a value a channel."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -72,16 +67,14 @@ class Normalization:
         n_channels = images.pixels.shape[1]
         if images.n_dims == 3:
             return cls((0.0,) * n_channels, (1.0,) * n_channels)
+        level = torch.arange(256, dtype=torch.float64)
         mean, deviation = [], []
         for channel in range(n_channels):
-            counts = torch.zeros(256, dtype=torch.float64)
-            for part in images.pixels[:, channel].split(4096):
-                counts += torch.bincount(part.flatten().long(), minlength=256)
-            level = torch.arange(256, dtype=torch.float64)
-            share = counts / counts.sum()
-            center = float((share * level).sum())
-            mean.append(center)
-            spread = float((share * (level - center).square()).sum()) ** 0.5
+            parts = images.pixels[:, channel].split(4096)
+            counts = sum(torch.bincount(part.flatten().long(), minlength=256) for part in parts)
+            share = torch.as_tensor(counts).double() / images.pixels[:, channel].numel()
+            mean.append(float((share * level).sum()))
+            spread = float((share * (level - mean[-1]).square()).sum()) ** 0.5
             deviation.append(max(spread, 1.0))  # all of one gray: nothing to stretch
         return cls(tuple(mean), tuple(deviation))
 

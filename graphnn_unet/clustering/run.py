@@ -69,10 +69,9 @@ class ClusteringResult:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One image on its way; goes to a worker process."""
+class _ClusterOne:
+    """Reads, clusters and writes one image; goes to each worker process once."""
 
-    source: Source
     target: Path
     features: FeatureSource
     settings: ClusterSettings
@@ -80,21 +79,20 @@ class Job:
     state: State | None
     by_slice: bool
 
+    def __call__(self, source: Source) -> dict[str, Any]:
+        """Its row of ``clusters.csv``."""
+        began = time.perf_counter()
+        image = read_image(source)
+        is_volume = image.array.ndim == 4
+        segment = self._segment
+        result = segment_slices(image, segment) if is_volume and self.by_slice else segment(image)
+        write_label_map(result.labels, image, self.target / source.target_name)
+        seconds = round(time.perf_counter() - began, 3)
+        row = {"case": source.case, "features": self.features.name, **result.facts}
+        return {**row, "seconds": seconds}
 
-def cluster_one(job: Job) -> dict[str, Any]:
-    """Read, cluster and write one image; returns its row of ``clusters.csv``."""
-    began = time.perf_counter()
-    image = read_image(job.source)
-
-    def segment(picture: Image) -> Segmentation:
-        return segment_image(picture, job.features(picture), job.settings, job.finish, job.state)
-
-    is_volume = image.array.ndim == 4
-    segmentation = segment_slices(image, segment) if is_volume and job.by_slice else segment(image)
-    write_label_map(segmentation.labels, image, job.target / job.source.target_name)
-    seconds = round(time.perf_counter() - began, 3)
-    row = {"case": job.source.case, "features": job.features.name, **segmentation.facts}
-    return {**row, "seconds": seconds}
+    def _segment(self, image: Image) -> Segmentation:
+        return segment_image(image, self.features(image), self.settings, self.finish, self.state)
 
 
 def cluster_folder(
@@ -130,8 +128,8 @@ def cluster_folder(
         rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
         todo = [s for s in sources if s not in kept]
         state = shared_weights(sources, features, settings, target) if todo else None
-        jobs = [Job(s, target, features, settings, finish, state, by_slice) for s in todo]
-        done, failed = _run_all(jobs, rows, target, run_settings.n_workers, len(kept))
+        cluster_one = _ClusterOne(target, features, settings, finish, state, by_slice)
+        done, failed = _run_all(cluster_one, todo, rows, run_settings.n_workers)
         faults += failed
         write_failures(target / FAILURES, faults)
         if raw is not None and (done or kept):
@@ -160,24 +158,25 @@ def run_facts(
 
 
 def _run_all(
-    jobs: list[Job], rows: dict[str, dict], target: Path, n_workers: int | None, n_kept: int
+    cluster_one: _ClusterOne, todo: list[Source], rows: dict[str, dict], n_workers: int | None
 ) -> tuple[list[str], list[Fault]]:
     """Cluster images; the table is written anew after each, so a kill loses none of it."""
     if n_workers is None:
-        n_workers = default_workers(len(jobs), 1.0) if len(jobs) > 4 else 0
+        n_workers = default_workers(len(todo), 1.0) if len(todo) > 4 else 0
     done: list[str] = []
     faults: list[Fault] = []
-    are_pictures = all(job.source.ending == ".png" for job in jobs)
+    n_kept = len(rows)
+    are_pictures = all(source.ending == ".png" for source in todo)
     threads = one_thread() if n_workers == 0 and are_pictures else nullcontext()
-    with threads, Progress(len(jobs) + n_kept, "cluster", "image", initial=n_kept) as progress:
-        for outcome in run_jobs(cluster_one, jobs, n_workers=n_workers):
-            case = outcome.job.source.case
+    with threads, Progress(len(todo) + n_kept, "cluster", "image", initial=n_kept) as progress:
+        for outcome in run_jobs(cluster_one, todo, n_workers=n_workers):
+            case = outcome.job.case
             if outcome.ok:
                 rows[case] = outcome.value
                 done.append(case)
                 table = sorted(rows.values(), key=lambda row: row["case"])
                 table = [{c: row.get(c, "") for c in COLUMNS} for row in table]
-                write_csv(target / TABLE, table, COLUMNS)
+                write_csv(cluster_one.target / TABLE, table, COLUMNS)
             else:
                 _log.debug("%s: %s", case, outcome.details)
                 cause = outcome.error.rstrip(".")

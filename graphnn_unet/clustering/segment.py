@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Segmentation:
     """
 
     labels: NDArray[np.int64]
-    facts: dict[str, object] = field(default_factory=dict)
+    facts: dict[str, Any]
 
 
 def segment_nodes(

@@ -40,12 +40,12 @@ def segment_slices(image: Image, segment: Callable[[Image], Segmentation]) -> Se
         slices.append(labels)
         rows.append(segmented.facts)
     stacked = np.stack(slices, axis=axis)
-    flags = sorted({flag for row in rows for flag in str(row["flags"]).split() if flag != "empty"})
+    flags = sorted({flag for row in rows for flag in row["flags"].split() if flag != "empty"})
     facts = {
-        "nodes": sum(int(str(row["nodes"])) for row in rows),
-        "clusters": max(int(str(row["clusters"])) for row in rows),
+        "nodes": sum(row["nodes"] for row in rows),
+        "clusters": max(row["clusters"] for row in rows),
         "foreground": round(float((stacked > 0).mean()), 4),
-        "loss": round(float(np.mean([float(str(row["loss"])) for row in rows])), 6),
+        "loss": round(float(np.mean([row["loss"] for row in rows])), 6),
         "flags": " ".join([*flags, *([] if stacked.any() else ["empty"])]),
     }
     return Segmentation(stacked, facts)
