@@ -223,13 +223,7 @@ def _masks(channel: NDArray[np.float64]) -> list[NDArray[np.bool_]]:
 
 def _shape(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Twelve numbers that stay when the mask is turned or mirrored; zeros if it is empty."""
-    from skimage.measure import (
-        label,
-        moments_central,
-        moments_hu,
-        moments_normalized,
-        regionprops,
-    )
+    from skimage.measure import label, moments_central, moments_hu, moments_normalized, regionprops
 
     regions = regionprops(label(mask))
     if not regions:

@@ -194,11 +194,7 @@ def ramp(t: int, settings: ClassifySettings) -> float:
 
 
 def extend(
-    feature: Tensor,
-    stored: Tensor,
-    score: Tensor,
-    sizes: Sequence[int],
-    settings: ClassifySettings,
+    feature: Tensor, stored: Tensor, score: Tensor, sizes: Sequence[int], settings: ClassifySettings
 ) -> tuple[Tensor, Tensor]:
     """Scores of images that were not there, from their neighbors among those that were.
 

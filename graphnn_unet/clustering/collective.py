@@ -72,9 +72,7 @@ def shared_weights(
 
 
 def train_together(
-    images: Sequence[tuple[str, Any]],
-    graph_of: Callable[[Any], Graph],
-    settings: ClusterSettings,
+    images: Sequence[tuple[str, Any]], graph_of: Callable[[Any], Graph], settings: ClusterSettings
 ) -> State | None:
     """The shared passes themselves, ``None`` where no image could be used.
 

@@ -251,11 +251,7 @@ class DiffusionSystem:
 
 
 def conjugate_gradients(
-    operator: Callable[[Tensor], Tensor],
-    target: Tensor,
-    *,
-    tolerance: float,
-    max_iterations: int,
+    operator: Callable[[Tensor], Tensor], target: Tensor, *, tolerance: float, max_iterations: int
 ) -> Solution:
     """Solve a symmetric positive definite system for every column of ``target``, without gradient.
 

@@ -13,10 +13,7 @@ from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
 
 
 def pair_loss(
-    embedding: Tensor,
-    label: Tensor,
-    *,
-    reduction: Literal["pairs", "mean", "sum"] = "pairs",
+    embedding: Tensor, label: Tensor, *, reduction: Literal["pairs", "mean", "sum"] = "pairs"
 ) -> Tensor:
     """Squared distance of all inner products from their targets, 1 within a class and 0 across.
 

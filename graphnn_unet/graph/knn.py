@@ -34,11 +34,7 @@ class Neighbors:
 
 
 def knn_affinity(
-    node_feature: Tensor,
-    *,
-    n_neighbors: int,
-    gamma: float = 1.0,
-    symmetrize: Symmetrize = "sum",
+    node_feature: Tensor, *, n_neighbors: int, gamma: float = 1.0, symmetrize: Symmetrize = "sum"
 ) -> Tensor:
     """Sparse affinity that links each node with its nearest ones.
 

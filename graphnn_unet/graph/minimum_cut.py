@@ -224,11 +224,7 @@ class CutProblem:
 
 
 def minimum_cut(
-    affinity: Tensor,
-    label: Tensor,
-    *,
-    edge_norm: EdgeNorm = "sym",
-    max_iterations: int = 5000,
+    affinity: Tensor, label: Tensor, *, edge_norm: EdgeNorm = "sym", max_iterations: int = 5000
 ) -> Cut:
     """The labels of least total variation: a minimum cut between labels 0 and 1.
 

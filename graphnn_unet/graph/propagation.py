@@ -32,11 +32,7 @@ class GuardedRowsWarning(UserWarning):
 
 
 def gram_convolution(
-    node_feature: Tensor,
-    signal: Tensor,
-    *,
-    affinity: Kernel = "shifted",
-    normalize: bool = True,
+    node_feature: Tensor, signal: Tensor, *, affinity: Kernel = "shifted", normalize: bool = True
 ) -> Tensor:
     """One graph convolution, without weights, on the graph of feature products.
 

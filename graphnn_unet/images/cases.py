@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.images.find import (
-    VOLUMES,
-    image_files,
-    some,
-    split_channel,
-    split_ending,
-    walk,
-)
+from graphnn_unet.images.find import VOLUMES, image_files, some, split_channel, split_ending, walk
 
 _LABEL = r"(?:seg(?:mentation)?s?|labels?|lbl|masks?|gt|ground[_-]?truth|manual|annotations?)"
 _LABEL_END = re.compile(rf"[_. -]{_LABEL}$", re.I)

@@ -75,11 +75,7 @@ def default_workers(n_jobs: int, memory_per_worker_gb: float = 2.0) -> int:
 
 
 def run_jobs(
-    function: Callable[[Any], Any],
-    jobs: Iterable[Any],
-    *,
-    n_workers: int,
-    retries: int = 1,
+    function: Callable[[Any], Any], jobs: Iterable[Any], *, n_workers: int, retries: int = 1
 ) -> Iterator[Outcome]:
     """Apply ``function`` to every job; yield outcomes as they come, in any order.
 

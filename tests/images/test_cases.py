@@ -263,5 +263,5 @@ def test_modalities_with_their_label_map_are_asked_about(tmp_path: Path):
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_folder_of_label_folders_alone_holds_no_image(tmp_path: Path, labels: bool):
     touch(tmp_path, "labels/a", "labels/b")
-    with pytest.raises(MissingFileError, match="no image in .*labels is called a folder of label"):
+    with pytest.raises(MissingFileError, match=r"no image in .*labels is called a folder of label"):
         cases(tmp_path, "t1", "flair", labels=labels)
