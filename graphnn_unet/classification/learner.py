@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,15 @@ from torch import Tensor
 
 from graphnn_unet.classification.descriptors import joined
 from graphnn_unet.classification.encoders import EmbeddingNetwork
-from graphnn_unet.classification.fitting import Dataset, Epoch, Targets, embed, loss_on, train_epoch
+from graphnn_unet.classification.fitting import (
+    Dataset,
+    Targets,
+    embed,
+    loss_on,
+    random_views,
+    torch_generator,
+    weighted_cross_entropy,
+)
 from graphnn_unet.classification.label_propagation import (
     PropagatedLabels,
     build_graph,
@@ -24,7 +32,10 @@ from graphnn_unet.classification.label_propagation import (
 )
 from graphnn_unet.classification.settings import MIN_LABELS, ClassifySettings
 from graphnn_unet.classification.table import UNLABELED
+from graphnn_unet.errors import DivergedError
+from graphnn_unet.networks.moving_average import update_average
 from graphnn_unet.progress import Progress
+from graphnn_unet.seeds import Stream, torch_seed
 
 SUPERVISED, DYNAMIC, DONE = "supervised", "dynamic", "done"
 MIN_HELD_OUT = 10
@@ -143,7 +154,7 @@ class Learner:
         labeled = weighted(targets_of(self.labels.training), self.dataset.sizes)
         with Progress(settings.max_epochs, "training", "epoch", initial=here.epoch) as progress:
             while here.epoch < settings.max_epochs and here.waited < settings.patience:
-                loss = self._train(Epoch(here.epoch, labeled))
+                loss = self.train_epoch(here.epoch, labeled)
                 self._judge({"phase": SUPERVISED, "epoch": here.epoch, "loss": loss})
                 progress.update(f"loss {loss:.3f}")
                 if here.epoch % _EPOCHS_A_CHECKPOINT == 0:
@@ -159,7 +170,7 @@ class Learner:
                 unlabeled = pseudo_targets(self.labels, diffused, seen)
                 a = ramp(here.epoch + 1, settings)
                 number = settings.max_epochs + here.epoch
-                loss = self._train(Epoch(number, labeled, unlabeled, a))
+                loss = self.train_epoch(number, labeled, unlabeled, a)
                 sure = float(diffused.certainty[self.labels.training < 0].mean())
                 self._judge(
                     {
@@ -175,9 +186,61 @@ class Learner:
                 progress.update(f"loss {loss:.3f}, certainty {sure:.2f}")
                 self._save(self)
 
-    def _train(self, epoch: Epoch) -> float:
-        mean = self.mean if self.settings.averaging else None
-        return train_epoch(self.network, self.optimizer, self.dataset, self.settings, epoch, mean)
+    def train_epoch(
+        self, number: int, labeled: Targets, unlabeled: Targets | None = None, a: float = 0.0
+    ) -> float:
+        """One epoch; returns the mean loss, ``mean_l zeta CE + a mean_u xi CE``.
+
+        A step takes ``batch_size`` labeled images and, where ``a > 0``, as many of those with
+        diffused labels. All that is random comes from the seed and ``number``, and what is drawn
+        for unlabeled images is drawn apart: with weight 0 they change nothing.
+
+        Raises:
+            DivergedError: A loss is not finite.
+        """
+        self.network.train()
+        settings = self.settings
+        steps = _batches(len(labeled.index), settings, number, part=0)
+        others: list[Tensor] = []
+        if unlabeled is not None and a > 0 and len(unlabeled.index):
+            others = _batches(len(unlabeled.index), settings, number, part=1)
+            n_steps = max(len(steps), len(others))
+            steps = [steps[i % len(steps)] for i in range(n_steps)]
+            others = [others[i % len(others)] for i in range(n_steps)]
+        views = [torch_generator(settings.seed, Stream.CLASSIFIER_VIEWS, number, i) for i in (0, 1)]
+        total = 0.0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(settings.seed, Stream.CLASSIFIER_DROPOUT, number))
+            for step, rows in enumerate(steps):
+                parts = [(labeled.rows(rows), 1.0, views[0])]
+                if unlabeled is not None and others:
+                    parts.append((unlabeled.rows(others[step]), a, views[1]))
+                loss = self._step(parts)
+                if not math.isfinite(loss):
+                    raise DivergedError(
+                        f"the loss is {loss} in epoch {number}",
+                        "training has diverged",
+                        "Lower the learning rate, or look at the images of this run",
+                    )
+                if settings.averaging:
+                    update_average(self.mean, self.network, settings.averaging, step)
+                total += loss
+        return total / len(steps)
+
+    def _step(self, parts: Sequence[tuple[Targets, float, torch.Generator]]) -> float:
+        dataset = self.dataset
+        images = [
+            random_views(dataset.batch(targets.index), self.settings.augmentation, generator)
+            for targets, _, generator in parts
+        ]
+        logits = self.network(torch.cat(images)).split([len(batch) for batch in images])
+        loss = torch.zeros((), device=dataset.device)
+        for part, (targets, share, _) in zip(logits, parts, strict=True):
+            loss = loss + share * weighted_cross_entropy(part, targets, dataset.sizes)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
 
     def _judge(self, record: dict[str, Any]) -> None:
         """Count the epoch, and keep the weights if held-out labels like them best."""
@@ -202,6 +265,17 @@ class Learner:
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+
+
+def _batches(n: int, settings: ClassifySettings, epoch: int, *, part: int) -> list[Tensor]:
+    """Rows of each step of an epoch: every image at least once, whole batches."""
+    generator = torch_generator(settings.seed, Stream.CLASSIFIER_BATCH, epoch, part)
+    size = settings.batch_size
+    n_steps = max(-(-n // size), settings.min_steps)
+    order: list[Tensor] = []
+    while sum(map(len, order)) < n_steps * size:
+        order.append(torch.randperm(n, generator=generator))
+    return list(torch.cat(order)[: n_steps * size].split(size))
 
 
 def targets_of(targets: Tensor) -> Targets:

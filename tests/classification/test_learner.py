@@ -1,12 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from graphnn_unet.classification import learner as learning
 from graphnn_unet.classification.encoders import EmbeddingNetwork, SmallEncoder
-from graphnn_unet.classification.fitting import (
-    Dataset,
-    torch_generator,
-)
+from graphnn_unet.classification.fitting import Dataset, Targets, loss_on, torch_generator
 from graphnn_unet.classification.images import ImageSet, Normalization
 from graphnn_unet.classification.label_propagation import PropagatedLabels
 from graphnn_unet.classification.learner import (
@@ -53,6 +52,64 @@ def split_of(code: torch.Tensor, share: float, *groups: torch.Tensor) -> GivenLa
 def same(first: torch.nn.Module, other: torch.nn.Module) -> bool:
     pairs = zip(first.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+LABELED = Targets(torch.arange(6), torch.tensor([[0]] * 3 + [[1]] * 3), torch.ones(6, 1))
+OTHERS = Targets(torch.arange(6, 20), torch.zeros(14, 1).long(), torch.ones(14, 1))
+
+
+def trained(others=None, a=0.0, epochs=(0, 1, 2), **changes) -> Learner:
+    fitted = learner(QUICK.model_copy(update=changes))
+    for epoch in epochs:
+        fitted.train_epoch(epoch, LABELED, others, a)
+    return fitted
+
+
+def test_weight_0_of_diffused_labels_is_supervised_training_bit_for_bit():
+    assert same(trained(others=OTHERS, a=0.0).network, trained().network)
+    assert not same(trained(others=OTHERS, a=0.5).network, trained().network)
+
+
+def test_an_epoch_depends_on_seed_and_number_alone():
+    third = trained(epochs=(3,)).network
+    assert same(third, trained(epochs=(3,)).network)
+    assert not same(third, trained(epochs=(4,)).network)
+    assert not same(third, trained(epochs=(3,), seed=1).network)
+
+
+def test_every_image_trains_once_an_epoch_before_any_comes_again(monkeypatch):
+    seen: list[int] = []
+    batch = Dataset.batch
+    monkeypatch.setattr(Dataset, "batch", lambda m, i: seen.extend(i.tolist()) or batch(m, i))
+    learner().train_epoch(0, LABELED.rows(torch.arange(5)))
+    assert sorted(seen[:5]) == list(range(5))
+    assert len(seen) == 8  # two steps of four
+    seen.clear()
+    learner().train_epoch(0, LABELED, OTHERS, 1.0)
+    assert set(seen) == set(range(20))
+
+
+def test_average_follows_every_step():
+    fitted = trained(epochs=(0,), averaging=0.5)
+    assert not same(fitted.mean, learner().network)
+    assert not same(fitted.mean, fitted.network)
+    plain = trained(averaging=0.0)
+    assert plain.mean is plain.network
+
+
+def test_training_lowers_the_loss_on_images_it_did_not_see():
+    held = Targets(
+        torch.tensor([8, 9, 10, 11]), torch.tensor([[0], [0], [1], [1]]), torch.ones(4, 1)
+    )
+    labeled = Targets(
+        torch.tensor([0, 1, 2, 17, 18, 19]), torch.tensor([[0]] * 3 + [[1]] * 3), torch.ones(6, 1)
+    )
+    fitted = learner(QUICK.model_copy(update={"learning_rate": 0.01}))
+    before = loss_on(fitted.network, dataset(), held)
+    assert before == pytest.approx(math.log(2), abs=0.2)
+    for epoch in range(20):
+        fitted.train_epoch(epoch, labeled)
+    assert loss_on(fitted.network, dataset(), held) < before / 2
 
 
 def test_a_max_0_ends_after_the_supervised_phase():
@@ -181,7 +238,7 @@ def test_images_of_one_patient_stay_together():
 def test_loss_that_is_not_finite_stops_the_run():
     fitted = learner()
     torch.nn.init.constant_(fitted.network.classifier.weight, float("nan"))
-    with pytest.raises(DivergedError, match="loss is nan"):
+    with pytest.raises(DivergedError, match="loss is nan in epoch 0"):
         fitted.fit()
 
 
