@@ -15,10 +15,9 @@ from graphnn_unet.clustering.fit import (
     Draw,
     Graph,
     State,
-    initial_state,
     make_graph,
+    make_network,
     make_optimizer,
-    network_of,
     run_steps,
     seed_of,
 )
@@ -94,8 +93,7 @@ def train_together(
                     continue
                 n_channels = graph.feature.shape[1]
                 if network is None or optimizer is None:
-                    start = initial_state(n_channels, settings)
-                    network = network_of(n_channels, settings, start)
+                    network = make_network(n_channels, settings)
                     optimizer = make_optimizer(network, settings)
                 if n_channels != network.in_channels:
                     raise InputError(

@@ -108,11 +108,21 @@ def make_graph(feature: Tensor, settings: ClusterSettings) -> Graph:
     return Graph(feature, links, loss.explicit(affinity, settings))
 
 
-def initial_state(in_channels: int, settings: ClusterSettings, retry: int = 0) -> State:
-    """Initial weights of a run, drawn once from its seed."""
+def make_network(
+    in_channels: int, settings: ClusterSettings, state: State | None = None, retry: int = 0
+) -> GraphClusterer:
+    """The network of a method with given weights, or with those that the run's seed draws."""
+    network_settings = PRESETS[settings.network]
+    if settings.signed:
+        network_settings = replace(network_settings, signed=True)
+    if settings.graph == "linear":  # dropout of single pairs has no linear form
+        network_settings = replace(network_settings, attention_dropout=0.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed + retry)  # the figures of the docs hang on these weights
-        return _network(in_channels, settings).state_dict()
+        network = GraphClusterer(in_channels, settings.n_clusters, network_settings)
+    if state is not None:
+        network.load_state_dict(state)
+    return network
 
 
 def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | None = None) -> Fit:
@@ -127,10 +137,8 @@ def fit_graph(graph: Graph, settings: ClusterSettings, key: str, state: State | 
         return Fit(same, 0.0, ("no_structure",))
     flags: list[str] = []
     for retry in range(N_RETRIES + 1):
-        start = state
-        if start is None or retry:
-            start = initial_state(graph.feature.shape[1], settings, retry)
-        fit = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, start)
+        network = make_network(graph.feature.shape[1], settings, None if retry else state, retry)
+        fit = _fit_once(graph, settings, f"{key}/{retry}" if retry else key, network)
         flags += fit.flags
         if not is_collapsed(fit.labels, settings.n_clusters):
             break
@@ -185,25 +193,7 @@ def make_optimizer(network: GraphClusterer, settings: ClusterSettings) -> torch.
     )
 
 
-def _network(in_channels: int, settings: ClusterSettings) -> GraphClusterer:
-    network_settings = PRESETS[settings.network]
-    if settings.signed:
-        network_settings = replace(network_settings, signed=True)
-    if settings.graph == "linear":  # dropout of single pairs has no linear form
-        network_settings = replace(network_settings, attention_dropout=0.0)
-    return GraphClusterer(in_channels, settings.n_clusters, network_settings)
-
-
-def network_of(in_channels: int, settings: ClusterSettings, state: State) -> GraphClusterer:
-    """A network with given weights."""
-    with torch.random.fork_rng(devices=[]):
-        network = _network(in_channels, settings)
-    network.load_state_dict(state)
-    return network
-
-
-def _fit_once(graph: Graph, settings: ClusterSettings, key: str, state: State) -> Fit:
-    network = network_of(graph.feature.shape[1], settings, state)
+def _fit_once(graph: Graph, settings: ClusterSettings, key: str, network: GraphClusterer) -> Fit:
     optimizer = make_optimizer(network, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(settings, Draw.DROPOUT, index_of(key)))

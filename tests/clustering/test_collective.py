@@ -6,7 +6,7 @@ from pictures import blob, save
 
 from graphnn_unet.clustering.collective import WEIGHTS, shared_weights, train_together
 from graphnn_unet.clustering.features import BorderFeatures
-from graphnn_unet.clustering.fit import fit_graph, initial_state, make_graph
+from graphnn_unet.clustering.fit import fit_graph, make_graph, make_network
 from graphnn_unet.clustering.images import find_images
 from graphnn_unet.clustering.settings import make_settings
 from graphnn_unet.errors import InputError
@@ -26,7 +26,7 @@ def test_no_shared_passes_are_the_plain_method_and_shared_weights_change_it():
         return make_graph(rows, settings)
 
     assert train_together(images, graph_of, settings) is None
-    start = initial_state(8, settings)
+    start = make_network(8, settings).state_dict()
     plain = fit_graph(graph_of(feature), settings, "a")
     same = fit_graph(graph_of(feature), settings, "a", start)
     assert torch.equal(plain.assignment, same.assignment)

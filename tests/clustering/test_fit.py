@@ -11,11 +11,10 @@ from pictures import iou
 from graphnn_unet.clustering.fit import (
     Graph,
     fit_graph,
-    initial_state,
     is_collapsed,
     kmeans,
     make_graph,
-    network_of,
+    make_network,
 )
 from graphnn_unet.clustering.foreground_selection import select_foreground
 from graphnn_unet.clustering.settings import METHODS, ClusterSettings, make_settings
@@ -95,7 +94,7 @@ def test_linear_time_gives_the_same_as_the_matrix_of_all_pairs(double, layer, lo
 def test_order_of_nodes_does_not_matter(order, layer):
     feature = disc()[0][:30]
     fit_settings = make_settings(layer=layer, loss="cc")
-    network = network_of(32, fit_settings, initial_state(32, fit_settings)).eval()
+    network = make_network(32, fit_settings).eval()
     graphs = [make_graph(rows, fit_settings) for rows in (feature, feature[order])]
     first, second = (network(graph.feature, graph.messages) for graph in graphs)
     torch.testing.assert_close(first[order], second, atol=1e-5, rtol=1e-4)
@@ -172,7 +171,7 @@ def test_signed_edges_keep_their_sign():
     settings = make_settings(layer="gcn", loss="cc", graph="published", signed=True, alpha=5.0)
     graph = make_graph(feature, settings)
     assert bool((graph.messages < 0).any())
-    assert network_of(32, settings, initial_state(32, settings)).settings.signed
+    assert make_network(32, settings).settings.signed
     quick = settings.model_copy(update={"steps": 3})
     assert torch.isfinite(fit_graph(graph, quick, "a").assignment).all()
 
