@@ -17,13 +17,7 @@ _CONTRAST, _BRIGHTNESS, _NOISE = 0.25, 0.25, 0.1
 
 @dataclass(frozen=True)
 class Views:
-    """One view an image.
-
-    Attributes:
-        affine: ``(n, d, d + 1)`` from places of the view to places of the image.
-        contrast: ``(n,)`` factors.
-        brightness: ``(n,)`` in deviations.
-    """
+    """One view an image: ``affine`` ``(n, d, d + 1)`` gives its places there, the rest ``(n,)``."""
 
     affine: Tensor
     contrast: Tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from graphnn_unet.classification.images import ImageSet
 from graphnn_unet.classification.settings import Augmentation
-from graphnn_unet.progress import Progress
+from graphnn_unet.progress import track
 
 _BATCH = 64
 _SCALES = (1.0, 2.0, 4.0)  # pixels
@@ -49,8 +50,7 @@ class DescriptorExtractor:
     Attributes:
         parts: Their names.
         bins: ``(2 * scales, bins - 1)`` borders of the histograms of ``edges``.
-        mean: Of each number of each part.
-        deviation: Of each; 1 where a number never changes.
+        mean, deviation: Of each number of each part; 1 for the deviation of a constant.
 
     Source: histograms of oriented gradients, Dalal and Triggs, CVPR 2005,
     https://doi.org/10.1109/CVPR.2005.177; moments of shapes, Hu, 1962,
@@ -101,26 +101,13 @@ class DescriptorExtractor:
         return torch.nn.functional.normalize(torch.cat(scaled, dim=1), dim=1).float()
 
     def _raw(self, pixels: Tensor) -> list[NDArray[np.float64]]:
-        parts: list[list[NDArray[np.float64]]] = [[] for _ in self.parts]
+        describe = {**_PARTS, "edges": partial(_edges, bins=self.bins.numpy())}
         batches = pixels.split(_BATCH)
-        with Progress(len(batches), "descriptors", "batch") as progress:
-            for batch in batches:
-                channels = _channels(batch)
-                for part, rows in zip(self.parts, parts, strict=True):
-                    rows.append(self._part(part, channels))
-                progress.update()
-        return [np.concatenate(rows) for rows in parts]
-
-    def _part(self, part: str, channels: NDArray[np.float64]) -> NDArray[np.float64]:
-        if part == "levels":
-            return _levels(channels)
-        if part == "edges":
-            responses = _responses(channels[:, 0])
-            pairs = zip(responses, self.bins.numpy(), strict=True)
-            return np.concatenate([_shares(np.searchsorted(b, r), len(b) + 1) for r, b in pairs], 1)
-        if part == "gradients":
-            return _gradients(channels[:, 0])
-        return {"rings": _rings, "shapes": _shapes, "thumbnail": _thumbnail}[part](channels)
+        rows = []
+        for batch in track(batches, len(batches), "descriptors", "batch"):
+            channels = _channels(batch)
+            rows.append([describe[part](channels) for part in self.parts])
+        return [np.concatenate(part) for part in zip(*rows, strict=True)]
 
 
 def joined(feature: Tensor, description: Tensor | None, share: float) -> Tensor:
@@ -158,9 +145,12 @@ def _shares(level: NDArray[np.intp], n_levels: int) -> NDArray[np.float64]:
 
 def _levels(channels: NDArray[np.float64]) -> NDArray[np.float64]:
     level = np.minimum((channels * _N_LEVELS).astype(np.intp), _N_LEVELS - 1)
-    return np.concatenate(
-        [_shares(level[:, channel], _N_LEVELS) for channel in range(level.shape[1])], axis=1
-    )
+    return np.concatenate([_shares(channel, _N_LEVELS) for channel in level.swapaxes(0, 1)], axis=1)
+
+
+def _edges(channels: NDArray[np.float64], bins: NDArray[np.float64]) -> NDArray[np.float64]:
+    pairs = zip(_responses(channels[:, 0]), bins, strict=True)
+    return np.concatenate([_shares(np.searchsorted(b, r), len(b) + 1) for r, b in pairs], axis=1)
 
 
 def _responses(lightness: NDArray[np.float64]) -> list[NDArray[np.float64]]:
@@ -245,13 +235,12 @@ def _shape(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     )
 
 
-def _gradients(lightness: NDArray[np.float64]) -> NDArray[np.float64]:
+def _gradients(channels: NDArray[np.float64]) -> NDArray[np.float64]:
     from skimage.feature import hog
 
-    cell = [n // _N_CELLS for n in lightness.shape[1:]]
-    return np.stack(
-        [hog(image, 8, pixels_per_cell=cell, cells_per_block=(2, 2)) for image in lightness]
-    )
+    cell = [n // _N_CELLS for n in channels.shape[2:]]
+    histogram = partial(hog, orientations=8, pixels_per_cell=cell, cells_per_block=(2, 2))
+    return np.stack([histogram(image[0]) for image in channels])
 
 
 def _thumbnail(channels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -260,3 +249,12 @@ def _thumbnail(channels: NDArray[np.float64]) -> NDArray[np.float64]:
     if n_dims == 3:
         pool = torch.nn.functional.adaptive_avg_pool3d
     return pool(torch.from_numpy(channels), _THUMBNAIL[n_dims]).flatten(1).numpy()
+
+
+_PARTS = {
+    "levels": _levels,
+    "rings": _rings,
+    "shapes": _shapes,
+    "gradients": _gradients,
+    "thumbnail": _thumbnail,
+}

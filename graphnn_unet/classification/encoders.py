@@ -33,8 +33,6 @@ class EncoderPlan:
 
     Attributes:
         kind: One of ``BUILT_IN``, ``unet``, or ``own`` for a user's module.
-        n_channels: Channels of the images.
-        n_dims: 2 or 3.
         details: For ``unet``: plans, description, trainer and configuration of the model.
     """
 
@@ -108,13 +106,7 @@ def make_encoder(
 ) -> tuple[nn.Module, EncoderPlan]:
     """The encoder that a user asks for, with weights where the word names some.
 
-    Args:
-        wanted: A word of ``BUILT_IN``, ``WORD:WEIGHTS`` with a file of weights,
-            ``unet:MODEL`` with the folder of a trained segmentation model, ``FILE.py:Class`` or
-            ``package.module:Class``, or in Python a module or a function
-            ``(n_channels, n_dims) -> module``.
-        n_channels: Channels of the images.
-        n_dims: 2 or 3.
+    ``wanted`` is what :func:`graphnn_unet.classify` takes; images have 2 or 3 spatial axes.
 
     Raises:
         InputError: The word is unknown, or the encoder does not fit the images.

@@ -25,7 +25,7 @@ from graphnn_unet.images.find import IMAGES, file_ending, image_files
 from graphnn_unet.images.intensities import in_usual_unit
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.read import read_volume
-from graphnn_unet.progress import Progress
+from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
 
 PICTURE_SIZE, VOLUME_SIZE = 64, 32
@@ -134,14 +134,13 @@ def load_images(files: Mapping[str, Path], size: int = 0, *, n_channels: int = 0
     arrays: dict[str, NDArray] = {}
     faults = []
     case_of = {path: case for case, path in files.items()}
-    with Progress(len(files), "reading images", "image") as progress:
-        for outcome in run_jobs(read, files.values(), n_workers=n_workers):
-            case = case_of[outcome.job]
-            if outcome.ok:
-                arrays[case] = outcome.value
-            else:
-                faults.append(Fault(case, "read", outcome.error, _TAKE_OUT))
-            progress.update()
+    outcomes = run_jobs(read, files.values(), n_workers=n_workers)
+    for outcome in track(outcomes, len(files), "reading images", "image"):
+        case = case_of[outcome.job]
+        if outcome.ok:
+            arrays[case] = outcome.value
+        else:
+            faults.append(Fault(case, "read", outcome.error, _TAKE_OUT))
     faults.sort(key=lambda fault: fault.case)
     if not arrays:
         raise FaultsError(faults, "no image could be read")

@@ -150,9 +150,9 @@ def to_predictions(
     for finding, part in enumerate(score.split(list(sizes), dim=1)):
         reached = part.sum(dim=1) > 0
         # max() may return any of equal values; the first is wanted
-        best = part.max(dim=1, keepdim=True).values
-        first = (part == best).int().argmax(dim=1)
-        ties.append(int((((part == best).sum(dim=1) > 1) & reached).sum()))
+        is_best = part == part.max(dim=1, keepdim=True).values
+        first = is_best.int().argmax(dim=1)
+        ties.append(int(((is_best.sum(dim=1) > 1) & reached).sum()))
         given = targets[:, finding]
         unreached.append(int((~reached & (given < 0)).sum()))
         choice = torch.where(reached, first, UNLABELED)
@@ -225,12 +225,8 @@ def nearest_labeled(
 ) -> list[list[tuple[str, float]]]:
     """Ids and cosines of up to ``NEIGHBORS_SHOWN`` labeled nodes for each image, nearest first.
 
-    Args:
-        feature: ``(m, q)`` unit rows.
-        stored: ``(n, q)`` unit rows of the graph.
-        targets: ``(n, f)`` given labels of the graph.
-        cases: ``n`` ids of the graph's nodes.
-        own_row: ``(m,)`` row of each image in ``stored``, which is no neighbor of itself.
+    Unit rows ``(m, q)`` are compared with those of the graph ``(n, q)``, whose nodes have ids and
+    labels ``(n, f)``. ``own_row`` ``(m,)`` is where an image stands there itself.
     """
     labeled = (targets >= 0).any(dim=1).nonzero().flatten()
     candidates = stored[labeled].T

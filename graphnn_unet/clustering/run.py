@@ -106,12 +106,7 @@ def cluster_folder(
     """Write a label map for every image of a folder.
 
     Label maps that are there, whole, younger than their image and of the same settings are kept.
-
-    Raises:
-        CasesFailedError: Some images failed; the others are written, ``failures.csv`` says why.
-        FaultsError: All images failed.
-        RefusedError: The output folder is the input folder, or holds label maps made otherwise.
-        MissingFileError, InputError: No images.
+    Errors are those of :func:`graphnn_unet.cluster`.
     """
     overwrite, by_slice = run_settings.overwrite, run_settings.by_slice
     sources, faults, skipped = find_images(source, run_settings.channels)

@@ -181,13 +181,11 @@ class _Workers:
     ) -> Outcome | None:
         assert worker.task is not None  # noqa: S101  # it is busy
         job, attempt = worker.task
-        try:
-            message = worker.pipe.recv() if worker.pipe.poll() else None
-        except (EOFError, OSError):
-            message = None
-        if message is not None:
-            worker.task = None
-            return Outcome(job, *message)
+        with contextlib.suppress(EOFError, OSError):
+            if worker.pipe.poll():
+                outcome = worker.pipe.recv()
+                outcome.job, worker.task = job, None
+                return outcome
         dead = worker.process
         if dead.is_alive():
             return None
@@ -232,10 +230,11 @@ def _serve(
         while True:
             job = pipe.recv()
             outcome = _attempt(function, job)
+            outcome.job = None  # the parent has it
             try:
-                pipe.send((outcome.value, outcome.error, outcome.expected, outcome.details))
+                pipe.send(outcome)
             except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
-                pipe.send((None, f"its result cannot be sent: {error}", False, ""))
+                pipe.send(Outcome(None, error=f"its result cannot be sent: {error}"))
 
 
 def leave_with_parent(parent: int) -> None:
