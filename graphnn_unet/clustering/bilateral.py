@@ -119,8 +119,8 @@ def _solver(
 ) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """The function that gives smooth values of all pixels near those it is given."""
     blur, cell_of = _linked_cells(coordinates)
-    n_cells = blur.shape[0]
-    count = np.bincount(cell_of, minlength=n_cells).astype(np.float64)
+    count = np.bincount(cell_of).astype(np.float64)
+    n_cells = len(count)
     scale = np.ones(n_cells)
     for _ in range(10):  # bistochastic: diag(n) B n becomes the pixel counts
         scale = np.sqrt(scale * count / (blur @ scale))

@@ -107,4 +107,4 @@ def patterns(light: Floats) -> list[Floats]:
 def _slopes(light: Floats, scale: float) -> list[Floats]:
     """Derivative along each axis under a Gaussian."""
     orders = np.eye(light.ndim, dtype=int)
-    return [ndimage.gaussian_filter(light, scale, order=tuple(order)) for order in orders]  # pyright: ignore[reportArgumentType]  # scipy's inferred types are too narrow
+    return [ndimage.gaussian_filter(light, scale, order=tuple(order)) for order in orders]  # pyright: ignore[reportArgumentType, reportReturnType]  # scipy's inferred types are too narrow
