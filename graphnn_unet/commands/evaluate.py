@@ -27,7 +27,8 @@ published  as the programs behind the published tables do it: voxels, an empty p
 to one to the classes of the reference (hungarian); IoU and Dice as means over images. There,
 published selects the foreground by the reference, as the published programs do: an oracle.
 
-Writes metrics.csv and summary.json, and failures.csv where cases could not be scored.
+Writes metrics.csv and summary.json, and failures.csv where cases could not be scored. Those of
+another evaluation stay: give another DIR, or --overwrite.
 Exit status: 0 done, 2 nothing could be scored, 3 some cases could not.
 """
 
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         help="score label maps of gnnunet_cluster, PNG among them (default way: foreground)",
     )
     parser.add_argument(
+        "--overwrite", action="store_true", help="take the place of another evaluation in DIR"
+    )
+    parser.add_argument(
         "-np",
         type=_command.number(int, 1, 1024),
         metavar="N",
@@ -106,6 +110,7 @@ def _work(arguments: argparse.Namespace) -> None:
             dataset_json=arguments.djfile,
             n_workers=0 if arguments.np == 1 else arguments.np,
             nsd_tolerance_mm=NSD_TOLERANCE_MM if tolerance is None else tolerance,
+            overwrite=arguments.overwrite,
         )
     except PartlyEvaluatedError as error:
         _show(error.result, measures)
@@ -131,6 +136,7 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
             arguments.o,
             arguments.protocol,
             matching=arguments.unsupervised,
+            overwrite=arguments.overwrite,
         )
     except PartlyPredictedError as error:
         _show_unsupervised(error.result)

@@ -28,6 +28,7 @@ from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume, with_axes_of
 from graphnn_unet.metrics.aggregate import summarize
 from graphnn_unet.metrics.distance import NSD_TOLERANCE_MM
+from graphnn_unet.metrics.earlier import require_no_other_evaluation
 from graphnn_unet.metrics.labels import (
     MAX_FOUND_CLASSES,
     LabelTable,
@@ -77,6 +78,7 @@ def evaluate(
     is_estimate: bool | None = None,
     n_workers: int | None = None,
     nsd_tolerance_mm: float = NSD_TOLERANCE_MM,
+    overwrite: bool = False,
 ) -> EvaluationResult:
     """Score predicted label maps and write ``metrics.csv`` and ``summary.json``.
 
@@ -99,6 +101,7 @@ def evaluate(
             ``labelsTs``, else ``None`` (not known).
         n_workers: Processes; 0 does all in this one, default by cores, memory and size.
         nsd_tolerance_mm: Tolerance of the surface Dice, 0 or more.
+        overwrite: Take the place of another evaluation.
 
     Returns:
         Records, means, intervals and the paths written.
@@ -107,7 +110,8 @@ def evaluate(
         FaultsError: No case could be scored; nothing was written.
         PartlyEvaluatedError: Some cases could not be scored; ``failures.csv`` names them, and
             ``error.result`` holds the figures of the others.
-        RefusedError: Both folders are the same.
+        RefusedError: Both folders are the same, or the results would take the place of those of
+            other folders, another protocol, tolerance or way.
         InputError: The protocol, the tolerance or ``dataset.json`` cannot be used.
     """
     protocol = check_protocol(protocol)
@@ -116,6 +120,8 @@ def evaluate(
     predictions, labels = Path(predictions), Path(labels)
     target = predictions if output is None else Path(output)
     _check_folders(predictions, labels, target)
+    options = {"protocol": protocol, "nsd_tolerance_mm": nsd_tolerance_mm}
+    require_no_other_evaluation(target, predictions, labels, options, overwrite)
     source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
     table = read_labels(source) if source else None
     files, faults = _match_cases(predictions, labels, None if cases is None else [*cases])

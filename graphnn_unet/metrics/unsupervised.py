@@ -29,6 +29,7 @@ from graphnn_unet.images.find import VOLUMES, file_ending, image_files
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
+from graphnn_unet.metrics.earlier import require_no_other_evaluation
 from graphnn_unet.metrics.evaluate import STAGE, require_two_folders
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.protocols import check_protocol, csv_columns
@@ -114,6 +115,7 @@ def evaluate_unsupervised(
     protocol: str = "honest",
     *,
     matching: Matching = "foreground",
+    overwrite: bool = False,
 ) -> UnsupervisedResult:
     """Score label maps of clusters and write ``metrics.csv`` and ``summary.json``.
 
@@ -129,11 +131,13 @@ def evaluate_unsupervised(
         matching: ``foreground``: everything but 0 on both sides. ``hungarian``: clusters matched to
             the classes of the reference, background among them, for the largest total overlap;
             unmatched clusters count as background.
+        overwrite: Take the place of another evaluation.
 
     Raises:
         FaultsError: No image could be scored.
         PartlyPredictedError: Some have no usable prediction; ``error.result`` holds the figures.
-        RefusedError: Both folders are the same.
+        RefusedError: Both folders are the same, or the results would take the place of those of
+            another evaluation.
         MissingFileError: A folder is missing or empty.
         InputError: The protocol or the matching is not known.
     """
@@ -150,6 +154,8 @@ def evaluate_unsupervised(
     target = predictions if output is None else Path(output)
     predicted, true = _by_case(predictions), _by_case(labels)
     require_two_folders(predictions, labels)
+    options = {"kind": "unsupervised", "protocol": protocol, "matching": matching}
+    require_no_other_evaluation(target, predictions, labels, options, overwrite)
     scores: list[UnsupervisedScore] = []
     faults: list[Fault] = []
     n_scored = 0
@@ -376,6 +382,9 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
             "failed_cases": sorted(fault.case for fault in result.faults),
             "mean_iou": {"value": result.mean_iou, "interval": ends[0]},
             "mean_dice": {"value": result.mean_dice, "interval": ends[1]},
-            "inputs": {"predictions": str(predictions), "labels": str(labels)},
+            "inputs": {
+                "predictions": str(predictions.absolute()),
+                "labels": str(labels.absolute()),
+            },
         },
     )

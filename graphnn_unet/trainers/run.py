@@ -295,7 +295,7 @@ def _pool_folds(
             shutil.copyfile(held_out_path, temporary)
     result = evaluate(
         target, preprocessed / "gt_segmentations", target, cases=labeled, is_estimate=True,
-        dataset_json=preprocessed / "dataset.json", n_workers=0,
+        dataset_json=preprocessed / "dataset.json", n_workers=0, overwrite=True,
     )  # fmt: skip
     return result.summary_json
 

@@ -50,6 +50,7 @@ def validate_cases(
         cases=[case.case_id for case in cases],
         is_estimate=is_estimate,
         n_workers=0,
+        overwrite=True,
     )
     return result.summary_json
 
