@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +12,8 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 LINE_INTERVAL_S = 30.0
+MEASURED_S, LONG_S = 5.0, 60.0
+"""An announcement follows after the first, and only where more than the second is left."""
 _state = {"quiet": False}
 
 
@@ -39,12 +41,27 @@ class Progress:
         description: What is counted, for the head of the bar.
         unit: Name of one unit.
         initial: Units already done when a run continues.
+        needs: Memory and disk that the run takes, asked for once its speed is known; with it, one
+            line then says how long the run takes on this machine. ``None`` says nothing.
+        work: Work of the first n units, where units differ; by default n.
     """
 
-    def __init__(self, total: int, description: str, unit: str = "case", initial: int = 0):
+    def __init__(
+        self,
+        total: int,
+        description: str,
+        unit: str = "case",
+        initial: int = 0,
+        *,
+        needs: Callable[[], str] | None = None,
+        work: Callable[[int], float] = float,
+    ):
         self.total, self.description, self.unit = total, description, unit
         self.done = self._initial = initial
+        self._needs, self._work = needs, work
         self._started = self._last_line = time.monotonic()
+        # the first unit pays for loading and warming up: it counts only where it is the only one
+        self._measured_from = (initial, self._started)
         on_terminal = sys.stderr.isatty() and not _state["quiet"]
         self._bar = (
             tqdm(
@@ -69,21 +86,37 @@ class Progress:
     def update(self, note: str = "") -> None:
         """Count one unit; ``note`` is shown behind the numbers."""
         self.done += 1
+        now = time.monotonic()
+        if self._needs is not None and now - self._started >= MEASURED_S:
+            self._announce(self._needs, now)
+        if self.done == self._initial + 1:
+            self._measured_from = (self.done, now)
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update()
             return
-        now = time.monotonic()
         if not _state["quiet"] and now - self._last_line >= LINE_INTERVAL_S:
             self._last_line = now
-            rate = (self.done - self._initial) / (now - self._started)
-            left = (self.total - self.done) / rate if rate else float("inf")
+            left = self._seconds_left(self._initial, self._started, now)
             print(  # noqa: T201  # the one place where progress is printed
                 f"{self.description}: {self.done}/{self.total} {self.unit}s, "
                 f"{_minutes(left)} left{'  ' + note if note else ''}",
                 file=sys.stderr,
                 flush=True,
+            )
+
+    def _seconds_left(self, since: int, since_s: float, now: float) -> float:
+        rate = (self._work(self.done) - self._work(since)) / max(now - since_s, 1e-9)
+        return (self._work(self.total) - self._work(self.done)) / rate if rate else float("inf")
+
+    def _announce(self, needs: Callable[[], str], now: float) -> None:
+        self._needs = None
+        left = self._seconds_left(*self._measured_from, now)
+        if left > LONG_S and not _state["quiet"]:
+            say(
+                f"{self.description}: {self.total - self._initial} {self.unit}s take about "
+                f"{_about(left + now - self._started)} on this machine; {needs()}"
             )
 
 
@@ -93,6 +126,52 @@ def track(items: Iterable[T], total: int, description: str, unit: str = "case") 
         for item in items:
             yield item
             progress.update()
+
+
+def needs_text(disk_bytes: float | None = None) -> str:
+    """Memory, and room on the disk where that is known.
+
+    Args:
+        disk_bytes: What the run writes.
+    """
+    if disk_bytes is None:
+        return _memory_text()
+    size = f"{disk_bytes / 2**30:.1f} GB" if disk_bytes >= 2**30 else f"{disk_bytes / 2**20:.0f} MB"
+    return f"{_memory_text()} and about {size} on the disk"
+
+
+def _memory_text() -> str:
+    """Memory of this process and its workers now, and of the GPU at most until now.
+
+    Pages that processes share count once each, so with many workers it is an upper bound.
+    """
+    import psutil  # not at the start of --help
+
+    process = psutil.Process()
+    total = process.memory_info().rss
+    for child in process.children(recursive=True):
+        try:
+            total += child.memory_info().rss
+        except psutil.Error:  # it has ended
+            continue
+    text = f"it takes {total / 2**30:.1f} GB of memory"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        text += f", {torch.cuda.max_memory_reserved() / 2**30:.1f} GB of GPU memory"
+    return text
+
+
+def _about(seconds: float) -> str:
+    """A duration to two digits, in the unit in which people think of it.
+
+    Example:
+        >>> _about(95), _about(5000), _about(11000), _about(400000)
+        ('1.6 min', '83 min', '3.1 h', '4.6 days')
+    """
+    for unit, size in (("days", 86400), ("h", 3600)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds / 60:.2g} min"
 
 
 def _minutes(seconds: float) -> str:

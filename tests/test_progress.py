@@ -1,12 +1,13 @@
 """Lines for people who watch a log, a bar for those at a terminal, nothing for scripts."""
 
 import io
+import re
 import sys
 
 import pytest
 
 from graphnn_unet import progress
-from graphnn_unet.progress import Progress, say, set_quiet, track
+from graphnn_unet.progress import Progress, needs_text, say, set_quiet, track
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +79,49 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
         shown.update()
     assert "check: 100%" in terminal.getvalue()
     assert "2/2" in terminal.getvalue()
+
+
+def test_a_long_run_is_announced_once_from_what_was_measured(capsys, clock):
+    with Progress(100, "train", "step", initial=10, needs=lambda: "1 GB") as shown:
+        clock.now += 4  # the first step pays for the start
+        shown.update()
+        for _ in range(20):
+            clock.now += 1
+            shown.update()
+    first, *others = capsys.readouterr().err.splitlines()
+    # 4 s, then 1 s for each of the 89 others
+    assert first == "train: 90 steps take about 1.6 min on this machine; 1 GB"
+    assert not any("on this machine" in line for line in others)
+
+
+def test_one_long_unit_tells_enough(capsys, clock):
+    with Progress(13, "predict", needs=lambda: "1 GB") as shown:
+        clock.now += 600
+        shown.update()
+    assert "13 cases take about 2.2 h on this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step_s", "needs"), [(0.5, str), (20, None)])
+def test_short_runs_and_those_that_do_not_ask_are_not_announced(capsys, clock, step_s, needs):
+    with Progress(20, "predict", needs=needs) as shown:
+        for _ in range(20):
+            clock.now += step_s
+            shown.update()
+    assert "on this machine" not in capsys.readouterr().err
+
+
+def test_later_units_that_take_longer_count(capsys, clock):
+    def work(step: int) -> float:
+        return step + 2 * max(0, step - 10)  # three times as much from step 10 on
+
+    with Progress(110, "train", "step", needs=lambda: "", work=work) as shown:
+        for _ in range(6):
+            clock.now += 1
+            shown.update()
+    assert "110 steps take about 5.2 min" in capsys.readouterr().err
+
+
+def test_needs_name_memory_and_disk():
+    assert re.fullmatch(r"it takes \d+\.\d GB of memory", needs_text())
+    assert needs_text(3 * 2**20).endswith(" GB of memory and about 3 MB on the disk")
+    assert needs_text(2**31).endswith("about 2.0 GB on the disk")

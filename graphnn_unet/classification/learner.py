@@ -34,7 +34,7 @@ from graphnn_unet.classification.settings import MIN_LABELS, ClassifySettings
 from graphnn_unet.classification.table import UNLABELED
 from graphnn_unet.errors import DivergedError
 from graphnn_unet.networks.moving_average import update_average
-from graphnn_unet.progress import Progress
+from graphnn_unet.progress import Progress, needs_text
 from graphnn_unet.seeds import Stream, torch_seed
 
 SUPERVISED, DYNAMIC, DONE = "supervised", "dynamic", "done"
@@ -152,7 +152,9 @@ class Learner:
     def _supervised(self) -> None:
         settings, here = self.settings, self.training_state
         labeled = weighted(targets_of(self.labels.training), self.dataset.sizes)
-        with Progress(settings.max_epochs, "training", "epoch", initial=here.epoch) as progress:
+        with Progress(
+            settings.max_epochs, "training", "epoch", here.epoch, needs=needs_text
+        ) as progress:
             while here.epoch < settings.max_epochs and here.waited < settings.patience:
                 loss = self.train_epoch(here.epoch, labeled)
                 self._judge({"phase": SUPERVISED, "epoch": here.epoch, "loss": loss})
@@ -163,7 +165,9 @@ class Learner:
     def _dynamic(self) -> None:
         settings, here = self.settings, self.training_state
         labeled = weighted(targets_of(self.labels.training), self.dataset.sizes)
-        with Progress(settings.rounds, "dynamic pass", "round", initial=here.epoch) as progress:
+        with Progress(
+            settings.rounds, "dynamic pass", "round", here.epoch, needs=needs_text
+        ) as progress:
             while here.epoch < settings.rounds and here.waited < settings.round_patience:
                 _, logits, diffused = self._propagate(self.labels.training, thorough=False)
                 seen = decisions(logits, self.dataset.sizes)

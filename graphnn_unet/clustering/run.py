@@ -28,7 +28,7 @@ from graphnn_unet.clustering.segment import Segmentation, segment_image
 from graphnn_unet.clustering.settings import ClusterSettings, PostProcessing, RunSettings
 from graphnn_unet.clustering.slices import segment_slices
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, RefusedError
-from graphnn_unet.progress import Progress
+from graphnn_unet.progress import Progress, needs_text
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
     require_output_folder,
@@ -163,7 +163,8 @@ def _run_all(
     n_kept = len(rows)
     are_pictures = all(source.ending == ".png" for source in todo)
     threads = one_thread() if n_workers == 0 and are_pictures else nullcontext()
-    with threads, Progress(len(todo) + n_kept, "cluster", "image", initial=n_kept) as progress:
+    n_all = len(todo) + n_kept
+    with threads, Progress(n_all, "cluster", "image", n_kept, needs=needs_text) as progress:
         for outcome in run_jobs(cluster_one, todo, n_workers=n_workers):
             case = outcome.job.case
             if outcome.ok:

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from graphnn_unet.errors import Fault, InputError, MissingFileError
 from graphnn_unet.images.find import some
 from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.plans.recipe import resolved_configuration
-from graphnn_unet.progress import Progress, say
+from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.storage.atomic import (
     checksum,
     naming_a_full_disk,
@@ -168,7 +168,8 @@ def preprocess_configuration(
     )
     faults = []
     n_kept = len(cases) - len(waiting)
-    with Progress(len(cases), f"preprocess {configuration}", initial=n_kept) as progress:
+    title, needs = f"preprocess {configuration}", partial(needs_text, n_bytes)
+    with Progress(len(cases), title, initial=n_kept, needs=needs) as progress:
         for outcome in run_jobs(_preprocess_case, jobs, n_workers=min(n_workers, len(waiting))):
             if not outcome.ok:
                 remedy = "Fix or remove the case, then run the command again"

@@ -39,7 +39,7 @@ from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.progress import Progress, say
+from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
 from graphnn_unet.seeds import Stream, torch_seed
@@ -451,7 +451,9 @@ class SemiTrainer(Checkpointed):
         title = f"{type(self).__name__} fold {self.fold}"
         with (
             stop_requests() as stop,
-            Progress(self.n_steps, title, "step", initial=self.step)
+            Progress(
+                self.n_steps, title, "step", self.step, needs=self._needs, work=self._work_until
+            )
             if self.local_rank == 0
             else nullcontext() as progress,
         ):
@@ -461,6 +463,23 @@ class SemiTrainer(Checkpointed):
                     self.start_phase(phase)
                 self._train_phase(phase, progress, stop)
         self.on_train_end()
+
+    def _work_until(self, step: int) -> float:
+        """Images of the first steps; one without a label counts twice, as the teacher sees it too."""
+        return float(
+            sum(
+                len(range(phase.start, min(step, phase.stop)))
+                * (self.recipe.batch.labeled + 2 * self.recipe.batch.unlabeled * phase.unlabeled)
+                for phase in self.phases()
+            )
+        )
+
+    def _needs(self) -> str:
+        return needs_text(self._checkpoint_bytes())
+
+    def _checkpoint_bytes(self) -> int:
+        """Room for three checkpoints: weights, and what the optimizer keeps of each."""
+        return 3 * 4 * sum(parameter.numel() * 4 for parameter in self.student.parameters())
 
     def _train_phase(self, phase: Phase, progress: Progress | None, stop: threading.Event) -> None:
         loader = self.loader(phase)
@@ -609,8 +628,8 @@ class SemiTrainer(Checkpointed):
             self.pseudo_labels.prepare(self.cases.labeled, self.cases.unlabeled)
         if self.local_rank:
             return
-        n_bytes = sum(parameter.numel() * 4 for parameter in self.student.parameters())
-        require_free_space(Path(self.output_folder), 4 * 3 * n_bytes, "three checkpoints")
+        folder = Path(self.output_folder)
+        require_free_space(folder, self._checkpoint_bytes(), "three checkpoints")
         model, preprocessed = (
             Path(self.output_folder_base),
             Path(self.preprocessed_dataset_folder_base),
