@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,8 +26,20 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
-def parser(name: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """An argument parser with the flags every command has."""
+def parser(
+    name: str, description: str, epilog: str = "", examples: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    """An argument parser with the flags every command has.
+
+    Args:
+        name: Of the command.
+        description: What it does.
+        epilog: What else ``--help`` says, before the examples.
+        examples: Command lines that can be typed; a test parses each.
+    """
+    if examples:
+        shown = "\n".join(["examples:", *(f"  {example}" for example in examples)])
+        epilog = f"{epilog.rstrip()}\n\n{shown}\n" if epilog else f"{shown}\n"
     command_parser = argparse.ArgumentParser(
         prog=name,
         description=description,
@@ -179,6 +192,15 @@ def _choices_and_kind(annotation: Any) -> tuple[tuple[Any, ...], type]:
         words = get_args(annotation)
         return words, type(words[0])
     return (), annotation
+
+
+def say_next(*words: object) -> None:
+    """The last line of a command: the command to type next."""
+    from graphnn_unet.progress import say
+
+    placeholder = re.compile(r"[A-Z_]+")
+    shown = [w if placeholder.fullmatch(w) else shlex.quote(w) for w in map(str, words)]
+    say(f"next: {' '.join(shown)}")
 
 
 def show_folders() -> None:

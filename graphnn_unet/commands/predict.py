@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from graphnn_unet.commands import _command
 
@@ -13,6 +14,16 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_predict",
         "Predict a file or folder; label maps carry the names of the input. Without -m or -d the "
         "training that finished last is used.",
+        "Writes label maps, volumes.csv (ml of each class), prediction.json (of which image and "
+        "which model\neach label map is), labels.ctbl and labels_itksnap.txt (names and colors for "
+        "3D Slicer and\nITK-SNAP) and, where cases failed, failures.csv. A label map of an earlier "
+        "run whose case fails is\nmoved to OUT/set_aside; those of another model whose cases are "
+        "not among the inputs are refused.\n",
+        (
+            "gnnunet_predict -i new_scans -o predictions",
+            "gnnunet_predict -i new_scans -o predictions -d MyStudy -tr GraphCLTrainer "
+            "--continue_prediction",
+        ),
     )
     parser.add_argument(
         "-i",
@@ -47,7 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         "--uncertainty", action="store_true", help="also CASE_uncertainty: entropy in [0, 1]"
     )
     parser.add_argument(
-        "--continue_prediction", action="store_true", help="keep whole label maps, redo the rest"
+        "--continue_prediction",
+        action="store_true",
+        help="keep label maps that are whole, of the same image, model and options (see "
+        "prediction.json), redo the rest",
     )
     parser.add_argument(
         "--disable_tta", action="store_true", help="no mirrored copies (8 x faster)"
@@ -81,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.models.predict import predict
+    from graphnn_unet.progress import say
 
     _command.show_folders()
     result = predict(
@@ -107,6 +122,15 @@ def _work(arguments: argparse.Namespace) -> None:
     )
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")
+    tables = "".join(f", {path.name}" for path in result.color_tables)
+    viewers = f"; names and colors for 3D Slicer and ITK-SNAP: {tables[2:]}" if tables else ""
+    source = Path(arguments.i)
+    labels = source.with_name(source.name.replace("images", "labels"))
+    is_labeled = labels != source and labels.is_dir()
+    say(f"volumes of each class in ml: {result.volumes_csv}{viewers}")
+    _command.say_next(
+        "gnnunet_evaluate", "-p", arguments.o, "-g", labels if is_labeled else "LABELS"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.images.volume import to_itk
 from graphnn_unet.models.picture_cases import picture_data
+from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import TEMPORARY_FOLDER, naming_a_full_disk
@@ -49,6 +50,7 @@ class PrepareJob:
         target: Output folder; copies that the model's reader needs lie in it for a while.
         plans, configuration, dataset_json: As in nnU-Net.
         nifti_form: What is taken where qform and sform of an image disagree.
+        files: All files that hold its voxels.
     """
 
     case: str
@@ -58,6 +60,7 @@ class PrepareJob:
     configuration: str
     dataset_json: dict
     nifti_form: NiftiForm | None = None
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,26 @@ class Prepared:
         data: ``(c, z, y, x)`` float32 on the network's grid; ``None`` where a fault is an error.
         properties: What nnU-Net's preprocessor noted.
         faults: What the check of the files found, warnings included.
+        image: Fingerprint of the files as they were read.
     """
 
     data: np.ndarray | None = None
     properties: dict[str, Any] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
+    image: Fingerprint = field(default_factory=dict)
 
 
 def prepare_case(job: PrepareJob) -> Prepared:
     """Check, read, normalize and resample one case."""
+    try:
+        # before they are read: what changes meanwhile is then told apart the next time
+        image = fingerprint(job.files)
+    except OSError:
+        image = {}  # the check says more
+    return replace(_checked_and_prepared(job), image=image)
+
+
+def _checked_and_prepared(job: PrepareJob) -> Prepared:
     plans = PlansManager(job.plans)
     # set by every reader of nnU-Net, not declared by their base
     endings: Sequence[str] = getattr(plans.image_reader_writer_class, "supported_file_endings")  # noqa: B009

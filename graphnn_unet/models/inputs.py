@@ -22,6 +22,7 @@ from graphnn_unet.images.find import (
     file_ending,
     image_files,
     is_dicom,
+    other_parts,
     safe_id,
     some,
     split_channel,
@@ -45,11 +46,13 @@ class InputCase:
         sources: A file or a function that reads, one a channel, in channel order.
         output: Stem of the files that are written: the user's own name.
         given: The first file or the folder of the case, as the user sees it.
+        files: All files that hold its voxels, in the order of the channels.
     """
 
     sources: tuple[Source, ...]
     output: str
     given: str
+    files: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -68,13 +71,21 @@ class Inputs:
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, sources: Sequence[Source], name: str, given: Path | str) -> None:
-        """Note one case under an id of its own."""
+    def add(
+        self,
+        sources: Sequence[Source],
+        name: str,
+        given: Path | str,
+        files: Sequence[Path] = (),
+    ) -> None:
+        """Note one case under an id of its own; ``files`` where the sources are none."""
         plain = case = safe_id(name)
         count = 2
         while case in self.cases:
             case, count = f"{plain}_{count}", count + 1
-        self.cases[case] = InputCase(tuple(sources), name, str(given))
+        paths = [source for source in sources if isinstance(source, Path)]
+        files = files or [part for path in paths for part in (path, *other_parts(path))]
+        self.cases[case] = InputCase(tuple(sources), name, str(given), tuple(files))
 
     def write_names(self, target: Path, ending: str) -> None:
         """Write ``names.csv``: what was given, the case id and the label map of each case."""
@@ -189,7 +200,8 @@ def _from_file(source: Path, channels: Sequence[str]) -> Inputs:
         raise InputError(f"{source} cannot be predicted", f"read are {kinds} and DICOM")
     for series in dicom.find_series(source.parent):
         if source.resolve() in {path.resolve() for path in series.files}:
-            inputs.add([partial(dicom.read_series, series.files)], source.parent.name, source)
+            read = partial(dicom.read_series, series.files)
+            inputs.add([read], source.parent.name, source, series.files)
     return inputs
 
 
@@ -214,7 +226,7 @@ def _from_series(source: Path, channels: Sequence[str]) -> Inputs:
         )
     inputs = Inputs(left_out=list(dataset.skipped))
     for case in dataset.cases:
-        inputs.add(case.images, *_series_name(source.absolute(), case))
+        inputs.add(case.images, *_series_name(source.absolute(), case), case.inputs)
     return inputs
 
 

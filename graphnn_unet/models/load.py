@@ -13,6 +13,7 @@ from torch import nn
 
 from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.models.find import available_folds
+from graphnn_unet.models.prediction_record import weights_id
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.progress import say
@@ -78,7 +79,8 @@ def load_predictor(
         mirroring=mirroring,
         folder=folder,
     )
-    predictor.settings |= {"folds": folds, "checkpoint": checkpoint}
+    weights_now = weights_id([state["network_weights"] for state in states])
+    predictor.settings |= {"folds": folds, "checkpoint": checkpoint, "weights": weights_now}
     return predictor
 
 

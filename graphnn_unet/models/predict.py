@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, TypeVar, cast
 import psutil
 import torch
 
+from graphnn_unet.data.preprocess import settings_hash
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import (
     CasesFailedError,
@@ -19,9 +22,8 @@ from graphnn_unet.errors import (
     FaultsError,
     InputError,
     MissingFileError,
-    RefusedError,
 )
-from graphnn_unet.images.find import RAW_VOLUMES, say_left_out
+from graphnn_unet.images.find import RAW_VOLUMES, safe_id, say_left_out
 from graphnn_unet.images.flat_picture import RAW_ENDING, is_picture
 from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.images.nifti_forms import NiftiForm, require_form
@@ -36,10 +38,17 @@ from graphnn_unet.models.cases import (
 from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
 from graphnn_unet.models.load import load_predictor
+from graphnn_unet.models.prediction_record import SET_ASIDE, Fingerprint, PredictionRecord
 from graphnn_unet.prediction.export_logits import export_gb
+from graphnn_unet.prediction.label_tables import (
+    ITKSNAP_TABLE,
+    SLICER_TABLE,
+    VOLUMES_CSV,
+    write_color_tables,
+)
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
-from graphnn_unet.progress import Progress, say
+from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
@@ -50,12 +59,10 @@ from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import Outcome, run_jobs
-from graphnn_unet.storage.safe_load import read_table
 from graphnn_unet.trainers.registry import trainer_class
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-_FACTS = "prediction.json"
 
 
 @dataclass(frozen=True)
@@ -67,12 +74,16 @@ class PredictionResult:
         predicted: Case ids predicted in this call.
         kept: Case ids whose label maps were there already.
         skipped: What of the input is no case.
+        volumes_csv: Table of the classes' volumes.
+        color_tables: Names and colors of the ids, for viewers; none of pictures.
     """
 
     model: Path
     predicted: list[str]
     kept: list[str]
     skipped: list[str] = field(default_factory=list)
+    volumes_csv: Path | None = None
+    color_tables: list[Path] = field(default_factory=list)
 
 
 def predict(
@@ -100,6 +111,11 @@ def predict(
 ) -> PredictionResult:
     """Predict all cases of a file or folder; label maps carry the names of the input.
 
+    ``prediction.json`` says of which image and which model each label map of the folder is. An
+    older label map of a case that fails is moved to ``set_aside``. ``volumes.csv`` has voxels and
+    ml of each class; ``labels.ctbl`` and ``labels_itksnap.txt`` show 3D Slicer and ITK-SNAP its
+    name and color.
+
     Args:
         input: What ``gnnunet_convert`` takes: a volume, a folder of them (one file a case, or
             ``CASE_0000.nii.gz`` and so on, one a channel), one folder a patient, or a file or
@@ -116,7 +132,8 @@ def predict(
         save_probabilities: Also ``CASE.npz`` with ``probabilities`` (k, z, y, x) and ``CASE.pkl``,
             as ``nnUNetv2_ensemble`` reads them.
         uncertainty: Also ``CASE_uncertainty.nii.gz``, the normalized entropy.
-        continue_prediction: Keep whole label maps that are there; redo the rest.
+        continue_prediction: Keep label maps that are whole, of the same image (by size and CRC-32),
+            and of the same weights, plan and options; redo the rest.
         mirroring: Average over mirrored copies.
         step_size: Step of the sliding window as a share of the patch.
         nifti_form: ``sform`` or ``qform``: what is taken where the two disagree in an image's
@@ -131,7 +148,8 @@ def predict(
     Raises:
         CasesFailedError: Some cases failed; the others are written, ``failures.csv`` says why.
         FaultsError: All cases failed.
-        RefusedError: The output folder is the input folder, or holds label maps of another model.
+        RefusedError: The output folder is the input folder, or holds label maps of another model
+            or other options that would stay, as their cases are not among the inputs.
         MissingFileError, InputError: No model, no images.
     """
     require_count("num_parts", num_parts, 1)
@@ -162,7 +180,8 @@ def predict(
         label_colors(predictor.dataset_json),
     )
     _refuse_unsupported(predictor, outputs)
-    inputs = find_inputs(source, predictor.channel_names, target, outputs.ending)
+    ending = outputs.ending
+    inputs = find_inputs(source, predictor.channel_names, target, ending)
     say_left_out(source, inputs.left_out)
     for note in inputs.notes:
         say(f"note: {note}")
@@ -174,16 +193,18 @@ def predict(
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
         if num_parts == 1:
             remove_leftovers(target)
-        _write_facts(target, predictor, continue_prediction, nifti_form)
+        record = _record(target, predictor, nifti_form, part_id if num_parts > 1 else None)
+        faulty = {fault.case for fault in inputs.faults}
+        stems = {case.output for case in inputs.cases.values()}
+        record.require_no_strangers(ending, stems, faulty)
+        _write_description(target, predictor, outputs)
+        record.begin()
         if part_id == 0:
-            inputs.write_names(target, outputs.ending)
-        kept = [
-            case
-            for case, entry in mine.items()
-            if continue_prediction
-            and is_whole(target, entry.output, entry.sources[0], outputs, nifti_form)
-        ]
-        work = _Work(predictor, outputs, target, n_workers, memory_budget_gb, nifti_form)
+            inputs.write_names(target, ending)
+            stems = [path.name.removesuffix(ending) for path in sorted(target.glob(f"*{ending}"))]
+            _set_aside(record, [name for name in stems if safe_id(name) in faulty], outputs)
+        kept = _kept(mine, record, outputs, nifti_form) if continue_prediction else []
+        work = _Work(predictor, outputs, record, n_workers, memory_budget_gb, nifti_form)
         done, failed = work.run({case: i for case, i in mine.items() if case not in kept})
     if part_id == 0:  # what no part can predict is told once
         failed = inputs.faults + failed
@@ -191,7 +212,11 @@ def predict(
     write_failures(target / table, failed)
     if failed:
         raise (CasesFailedError if done or kept else FaultsError)(failed)
-    return PredictionResult(model_folder, done, kept, [name for name, _ in inputs.left_out])
+    tables = [target / name for name in (SLICER_TABLE, ITKSNAP_TABLE)]
+    return PredictionResult(
+        model_folder, done, kept, [name for name, _ in inputs.left_out], work.volumes_csv,
+        [] if is_picture(ending) else tables,
+    )  # fmt: skip
 
 
 def _refuse_bad_arguments(source: Path, target: Path, num_parts: int, part_id: int) -> None:
@@ -237,13 +262,16 @@ class _Work:
         self,
         predictor: Predictor,
         outputs: Outputs,
-        target: Path,
+        record: PredictionRecord,
         n_workers: int,
         memory_budget_gb: float,
         nifti_form: NiftiForm | None = None,
     ):
         self.nifti_form: NiftiForm | None = nifti_form
-        self.predictor, self.outputs, self.target = predictor, outputs, target
+        self.predictor, self.outputs = predictor, outputs
+        self.record, self.target = record, record.folder
+        self.image_of: dict[str, Fingerprint] = {}
+        self.volumes_csv = record.folder / VOLUMES_CSV
         self.n_workers, self.memory_budget_gb = n_workers, memory_budget_gb
         self.output_of: dict[str, str] = {}
         self.faults: list[Fault] = []
@@ -262,12 +290,17 @@ class _Work:
                 f"the label maps in {self.target} are whole. Go on with the same command and "
                 "--continue_prediction"
             ) from interrupt
+        finally:
+            self.record.keep()
+            failed = [self.output_of[fault.case] for fault in self.faults]
+            _set_aside(self.record, failed, self.outputs)
+            self.volumes_csv = self.record.write_volumes(self.outputs.ending)
 
     def _run(self, cases: dict[str, InputCase]) -> list[str]:
         done: list[str] = []
         case_of = {wanted.output: case for case, wanted in cases.items()}
         self.output_of = {case: wanted.output for case, wanted in cases.items()}
-        with Progress(len(cases), "predict") as progress:
+        with Progress(len(cases), "predict", needs=lambda: self._needs(done, cases)) as progress:
             jobs = self._predicted(cases, progress)
             exports = (
                 run_jobs(export_case, jobs, n_workers=self.n_workers)
@@ -278,6 +311,7 @@ class _Work:
                 case = case_of[outcome.job.case]
                 if outcome.ok:
                     done.append(case)
+                    self.record.add(outcome.job.case, self.image_of.pop(case), outcome.value)
                 else:
                     self._fail(case, "export", outcome.error, details=outcome.details)
                 progress.update(case)
@@ -288,12 +322,20 @@ class _Work:
             )
         return sorted(done)
 
+    def _needs(self, done: Sequence[str], cases: Mapping[str, InputCase]) -> str:
+        """Memory until now, and room for all label maps as far as those that are there tell."""
+        stems = [self.output_of[case] for case in done]
+        sizes = [
+            p.stat().st_size for s in stems for p in self.target.glob(f"{glob.escape(s)}[._]*")
+        ]
+        return needs_text(sum(sizes) / len(done) * len(cases) if done else None)
+
     def _predicted(self, cases: dict[str, InputCase], progress: Progress) -> Iterator[ExportJob]:
         model = self.predictor
         jobs = (
             PrepareJob(
                 case, wanted.sources, str(self.target), model.plans.plans,
-                model.configuration_name, model.dataset_json, self.nifti_form,
+                model.configuration_name, model.dataset_json, self.nifti_form, wanted.files,
             )
             for case, wanted in cases.items()
         )  # fmt: skip
@@ -311,6 +353,7 @@ class _Work:
             self._fail(case, "preprocess", outcome.error, details=outcome.details)
             return None
         prepared: Prepared = outcome.value
+        self.image_of[case] = prepared.image
         for fault in prepared.faults:
             if fault.severity == "error":
                 self._fail(case, CHECK_STAGE, fault.cause, fault.remedy)
@@ -383,16 +426,11 @@ def overlap(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Out
             yield pending.result()
 
 
-def _write_facts(
-    target: Path, predictor: Predictor, continue_prediction: bool, nifti_form: NiftiForm | None
-) -> None:
-    """What nnU-Net's tools and the evaluation want to know about the label maps.
-
-    Raises:
-        RefusedError: To be continued, but the label maps there are of another model.
-    """
+def _record(
+    target: Path, predictor: Predictor, nifti_form: NiftiForm | None, part: int | None
+) -> PredictionRecord:
+    """The record of the output folder, with what decides about the voxels of this call."""
     facts = {
-        "schema_version": 1,
         "dataset": predictor.plans.dataset_name,
         "model": predictor.folder.resolve().name,  # pyright: ignore[reportOptionalMemberAccess]  # of a folder
         "trainer": predictor.trainer_name,
@@ -400,18 +438,59 @@ def _write_facts(
         **predictor.settings,
         **({"nifti_form": nifti_form} if nifti_form else {}),
     }
-    path = target / _FACTS
-    if continue_prediction and path.is_file():
-        before = read_table(path)
-        changed = [key for key, value in facts.items() if before.get(key) != value]
-        if changed:
-            difference = ", ".join(
-                f"{key} {before.get(key)} there, {facts[key]} here" for key in changed
-            )
-            raise RefusedError(
-                f"{target} holds label maps that were predicted in another way", difference,
-                "Give another folder with -o, or leave --continue_prediction out",
-            )  # fmt: skip
+    decides = {
+        "weights": predictor.settings["weights"],
+        "mirroring": predictor.settings["mirroring"],
+        "step_size": predictor.settings["step_size"],
+        "nifti_form": nifti_form,
+        "labels": as_user_has_them(predictor.dataset_json)["labels"],
+        "plan": settings_hash(
+            predictor.plans.plans, predictor.configuration_name, predictor.dataset_json
+        ),
+    }
+    return PredictionRecord(target, facts, decides, part)
+
+
+def _write_description(target: Path, predictor: Predictor, outputs: Outputs) -> None:
+    """What nnU-Net's tools, the evaluation and viewers want to know about the label maps."""
     write_json(target / "dataset.json", as_user_has_them(predictor.dataset_json))
     write_json(target / "plans.json", predictor.plans.plans)
-    write_json(path, facts)
+    if not is_picture(outputs.ending):  # pictures carry their palette
+        write_color_tables(target, predictor.dataset_json, outputs.colors)
+
+
+def _kept(
+    cases: Mapping[str, InputCase],
+    record: PredictionRecord,
+    outputs: Outputs,
+    nifti_form: NiftiForm | None,
+) -> list[str]:
+    """Cases whose label maps are whole, of their image and of this model; tells of the others."""
+    kept: list[str] = []
+    again: Counter[str] = Counter()
+    for case, entry in cases.items():
+        if not (record.folder / f"{entry.output}{outputs.ending}").is_file():
+            continue
+        why = record.why_again(entry.output, entry.files)
+        if not why and not is_whole(
+            record.folder, entry.output, entry.sources[0], outputs, nifti_form
+        ):
+            why = "whose files are not whole"
+        if why:
+            again[why] += 1
+        else:
+            kept.append(case)
+    if again:
+        reasons = ", ".join(f"{count} {why}" for why, count in sorted(again.items()))
+        say(f"{again.total()} label maps are predicted again: {reasons}")
+    return kept
+
+
+def _set_aside(record: PredictionRecord, names: Sequence[str], outputs: Outputs) -> None:
+    endings = (outputs.ending, f"_uncertainty{outputs.ending}", ".npz", ".pkl")
+    if count := record.set_aside(names, endings):
+        say(
+            f"{count} label maps of an earlier run, of cases that failed in this one, were moved "
+            f"to {record.folder / SET_ASIDE}"
+        )
+        record.keep()

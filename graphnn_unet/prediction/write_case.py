@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from graphnn_unet.images.nifti_forms import write_nifti_forms
 from graphnn_unet.images.orientation import turned_back
 from graphnn_unet.images.pictures import label_picture
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
+from graphnn_unet.prediction.label_tables import count_classes
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
 
 
@@ -74,8 +76,8 @@ class ExportJob:
     outputs: Outputs
 
 
-def export_case(job: ExportJob) -> None:
-    """Write the files of one case."""
+def export_case(job: ExportJob) -> dict[str, tuple[int, float | None]]:
+    """Write the files of one case; return voxels and ml of each class."""
     plans = PlansManager(job.plans)
     result = logits_to_labels(
         job.logits,
@@ -86,9 +88,14 @@ def export_case(job: ExportJob) -> None:
         with_probabilities=job.outputs.probabilities,
         with_entropy=job.outputs.uncertainty,
     )
+    counts = count_classes(result.labels, job.dataset_json["labels"])
     # what leaves the program has the ids of the user's own label maps
     result = replace(result, labels=with_ids(result.labels, ids_of_user(job.dataset_json)))
     write_case(result, Path(job.target), job.case, job.properties, plans, job.outputs)
+    if is_picture(job.outputs.ending):
+        return {name: (n_voxels, None) for name, n_voxels in counts.items()}
+    voxel_ml = math.prod(float(step) for step in job.properties["spacing"]) / 1000
+    return {name: (n_voxels, n_voxels * voxel_ml) for name, n_voxels in counts.items()}
 
 
 def write_case(

@@ -465,7 +465,7 @@ class SemiTrainer(Checkpointed):
         self.on_train_end()
 
     def _work_until(self, step: int) -> float:
-        """Images of the first steps; one without a label counts twice, as the teacher sees it too."""
+        """Images of the first steps; one without a label counts twice: the teacher sees it too."""
         return float(
             sum(
                 len(range(phase.start, min(step, phase.stop)))

@@ -208,19 +208,6 @@ def test_continuing_redoes_cases_whose_other_files_are_missing(model, images, ex
     assert same_maps(label_maps(target), label_maps(expected))
 
 
-@pytest.mark.parametrize(
-    ("options", "word"), [({"mirroring": False}, "mirroring True there"), ({}, "trainer GraphCL")]
-)
-def test_continuing_with_another_model_is_refused(
-    trained_home, model, images, expected, tmp_path, options, word
-):
-    target = shutil.copytree(expected, tmp_path / "out")
-    other = model if options else model_of(trained_home, "SupervisedTrainer")
-    with pytest.raises(RefusedError, match=word):
-        run(images, target, other, continue_prediction=True, **options)
-    assert same_maps(label_maps(target), label_maps(expected))
-
-
 _SLOW = """
 import sys, time
 from graphnn_unet.commands.predict import main

@@ -1,0 +1,224 @@
+"""``prediction.json``: of which image, and by which model and options, each label map is.
+
+Parts of a prediction run at the same time in one folder: each keeps ``prediction_partN.json``, and
+the next whole run takes these up. Where several know a case, the latest counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from graphnn_unet.errors import RefusedError
+from graphnn_unet.images.find import safe_id, some
+from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
+from graphnn_unet.storage.atomic import checksum, write_json
+from graphnn_unet.storage.safe_load import read_table
+from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
+
+RECORD = "prediction.json"
+SET_ASIDE = "set_aside"
+"""Folder for label maps of an earlier run whose case failed in this one."""
+
+_REMEDY = "Remove it; --continue_prediction then predicts all cases again"
+_WRITING_SHARE = 0.05
+"""Share of the time that the record may take to write: it grows with the cases."""
+
+Fingerprint = dict[str, int]
+Volumes = Mapping[str, tuple[int, float | None]]
+"""Class to voxels and ml."""
+_Number = Annotated[int, Field(strict=True, ge=0)]
+
+
+class _CaseRecord(Table):
+    made_by: Text
+    input: dict[str, _Number]
+    volumes: dict[str, Annotated[list[_Number | float | None], Field(min_length=2, max_length=2)]]
+    when: Text
+
+
+class _Record(Table):
+    made_by: dict[str, dict[str, Any]] = Field({})
+    cases: dict[str, _CaseRecord] = Field({})
+
+
+def fingerprint(files: Sequence[Path]) -> Fingerprint:
+    """Size and CRC-32 of the files of a case, in their order."""
+    checksums = b"".join(checksum(path).to_bytes(4, "big") for path in files)
+    n_bytes = sum(path.stat().st_size for path in files)
+    return {"bytes": n_bytes, "crc32": zlib.crc32(checksums)}
+
+
+def weights_id(states: Sequence[Mapping[str, Tensor]]) -> str:
+    """Hash of the weights of all folds; file names and logs do not count."""
+    digest = hashlib.sha256()
+    for state in states:
+        for name in sorted(state):
+            digest.update(name.encode())
+            digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class PredictionRecord:
+    """The label maps of a folder, and what this call adds to them.
+
+    Args:
+        folder: Output folder.
+        facts: The model of this call and its options, as they are told to people.
+        decides: What of model and options decides about voxels.
+        part: Number of this part; ``None`` for a whole run.
+
+    Raises:
+        InputError: A record that is there is damaged.
+    """
+
+    def __init__(
+        self, folder: Path, facts: Mapping[str, Any], decides: Mapping[str, Any], part: int | None
+    ):
+        text = json.dumps(decides, sort_keys=True, default=str)
+        self.folder, self.facts, self.part = folder, dict(facts), part
+        self.made_by = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._parts = sorted(folder.glob("prediction_part*.json"))
+        before = [_read(path) for path in (folder / RECORD, *self._parts) if path.is_file()]
+        self._makers: dict[str, Any] = {
+            name: maker for content in before for name, maker in content["made_by"].items()
+        }
+        self._makers[self.made_by] = self.facts
+        entries = [entry for content in before for entry in content["cases"].items()]
+        self.cases: dict[str, Any] = dict(sorted(entries, key=lambda entry: entry[1]["when"]))
+        self._new: dict[str, Any] = {}
+        self._written, self._writing_s = 0.0, 0.0
+
+    def require_no_strangers(
+        self, ending: str, inputs: Collection[str], faulty: Collection[str]
+    ) -> None:
+        """Refuse to leave label maps of another model beside new ones.
+
+        Args:
+            ending: Of label maps.
+            inputs: Stems of the label maps of this call.
+            faulty: Ids of inputs that cannot be predicted.
+
+        Raises:
+            RefusedError: There are some of cases that are not among the inputs.
+        """
+        strangers = [
+            name
+            for name, entry in sorted(self.cases.items())
+            if entry["made_by"] != self.made_by
+            and name not in inputs
+            and safe_id(name) not in faulty
+            and (self.folder / f"{name}{ending}").is_file()
+        ]
+        if not strangers:
+            return
+        other = self._makers.get(self.cases[strangers[0]]["made_by"], {})
+        keys = [key for key in self.facts if other.get(key) != self.facts[key]]
+        raise RefusedError(
+            f"{self.folder} holds {len(strangers)} label maps of another model or other options, "
+            f"of cases that are not among the inputs ({some(strangers)})",
+            ", ".join(f"{key} {other.get(key)} there, {self.facts[key]} here" for key in keys),
+            "Give another folder with -o, or move them away",
+        )
+
+    def why_again(self, name: str, files: Sequence[Path]) -> str:
+        """Why a label map that is there is not that of its image by this model; else empty."""
+        entry = self.cases.get(name)
+        if entry is None:
+            return "of which the record does not tell image and model"
+        if entry["made_by"] != self.made_by:
+            return "of another model or other options"
+        try:
+            same = entry["input"] == fingerprint(files)
+        except OSError:
+            same = False
+        return "" if same else "whose image has changed"
+
+    def add(self, name: str, image: Fingerprint, volumes: Volumes) -> None:
+        """Note a label map that is whole on the disk."""
+        when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        self._new[name] = {
+            "made_by": self.made_by, "input": image, "volumes": volumes, "when": when,
+        }  # fmt: skip
+        self.cases[name] = self._new[name]
+        if time.monotonic() - self._written > self._writing_s / _WRITING_SHARE:
+            self.keep()
+
+    def begin(self) -> None:
+        """Write what is known before the first case; a whole run takes up the parts' records."""
+        self._write(RECORD, self.cases)
+        if self.part is None:
+            for path in (*self._parts, *self.folder.glob("volumes_part*.csv")):
+                path.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Write what this call has added."""
+        began = time.monotonic()
+        if self.part is None:
+            self._write(RECORD, self.cases)
+        elif self._new:
+            self._write(f"prediction_part{self.part}.json", self._of_this_part() | self._new)
+        self._written = time.monotonic()
+        self._writing_s = self._written - began
+
+    def write_volumes(self, ending: str) -> Path:
+        """Write ``volumes.csv`` of the label maps that are there; a part, of its own."""
+        whole = self.part is None
+        cases = self.cases if whole else self._of_this_part() | self._new
+        there = {
+            name: entry["volumes"]
+            for name, entry in cases.items()
+            if (self.folder / f"{name}{ending}").is_file()
+        }
+        path = self.folder / (VOLUMES_CSV if whole else f"volumes_part{self.part}.csv")
+        write_volumes(path, there)
+        return path
+
+    def _of_this_part(self) -> dict[str, Any]:
+        path = self.folder / f"prediction_part{self.part}.json"
+        return _read(path)["cases"] if path.is_file() else {}
+
+    def _write(self, name: str, cases: Mapping[str, Any]) -> None:
+        used = {entry["made_by"] for entry in cases.values()} | {self.made_by}
+        makers = {key: maker for key, maker in self._makers.items() if key in used}
+        content = {"schema_version": 2, **self.facts, "made_by": makers}
+        content["cases"] = dict(sorted(cases.items()))
+        write_json(self.folder / name, content)
+
+    def set_aside(self, names: Collection[str], endings: Sequence[str]) -> int:
+        """Move the files of label maps of an earlier run out of the way.
+
+        Args:
+            names: Stems of the label maps.
+            endings: What may follow a stem, the label map's own ending first.
+
+        Returns:
+            How many label maps there were.
+        """
+        count = 0
+        for name in names:
+            paths = [self.folder / f"{name}{ending}" for ending in endings]
+            there = [path for path in paths if path.is_file()]
+            for path in there:
+                (self.folder / SET_ASIDE).mkdir(exist_ok=True)
+                path.replace(self.folder / SET_ASIDE / path.name)
+            count += paths[0] in there
+            self.cases.pop(name, None)
+        return count
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_table(path)
+    if content.get("schema_version", 1) == 1:  # it told the model of the last call alone
+        content = {key: value for key, value in content.items() if key not in ("made_by", "cases")}
+    raise_faults(faults_of(_Record, content), path, "is damaged", _REMEDY)
+    return {"made_by": {}, "cases": {}, **content}

@@ -1,0 +1,275 @@
+"""Every label map of a folder knows its image, its model and its options."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+import torch
+from models.small_models import (
+    GOOD,
+    change_checkpoint,
+    label_maps,
+    same_maps,
+    write_good_images,
+)  # fmt: skip
+from tiny_study import model_of
+
+from graphnn_unet import predict as predict_function
+from graphnn_unet.errors import CasesFailedError, FaultsError, InputError, RefusedError
+from graphnn_unet.models.prediction_record import fingerprint, weights_id
+from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.safe_load import read_json
+
+
+def run(images, target, model, **options):
+    options = {"mirroring": False, "step_size": 1.0, **options}
+    return predict_function(images, target, model=model, device="cpu", **options)
+
+
+def again(images, target, model, **options):
+    return run(images, target, model, continue_prediction=True, **options)
+
+
+@pytest.fixture(scope="module")
+def predicted(model, images, tmp_path_factory) -> Path:
+    """Label maps of ``images`` by ``model``. Read only."""
+    target = tmp_path_factory.mktemp("predicted")
+    run(images, target, model)
+    return target
+
+
+@pytest.fixture
+def there(predicted, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(predicted, tmp_path / "out")
+
+
+@pytest.fixture
+def scans(images, tmp_path) -> Path:
+    """A copy of the images that a test may change."""
+    return shutil.copytree(images, tmp_path / "in")
+
+
+def replace_image(path: Path) -> None:
+    """Other voxels on the same grid."""
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(sitk.Flip(image, [True, True, False]) * 1.5 + 3, str(path), True)
+    copied = sitk.ReadImage(str(path))
+    copied.CopyInformation(image)
+    sitk.WriteImage(copied, str(path), True)
+
+
+def test_replaced_image_is_predicted_again_and_no_other(model, scans, there, capsys):
+    replace_image(scans / "b_0000.nii.gz")
+    (scans / "a_1_0000.nii.gz").touch()  # younger, but the same bytes
+    result = again(scans, there, model)
+    assert (result.predicted, result.kept) == (["b"], ["a_1", "c.2"])
+    told = "1 label maps are predicted again: 1 whose image has changed"
+    assert told in capsys.readouterr().err.splitlines()
+    run(scans, there.with_name("clean"), model)
+    assert same_maps(label_maps(there), label_maps(there.with_name("clean")))
+    assert again(scans, there, model).predicted == []
+
+
+def test_map_of_a_channel_that_was_replaced_is_not_kept(tmp_path):
+    for name, content in (("a_0000.nii", b"first"), ("a_0001.nii", b"other")):
+        (tmp_path / name).write_bytes(content)
+    paths = sorted(tmp_path.iterdir())
+    before = fingerprint(paths)
+    assert before["bytes"] == 10
+    assert fingerprint(paths[::-1]) != before
+    paths[1].write_bytes(b"othes")
+    assert fingerprint(paths) != before
+
+
+def test_other_options_redo_all(model, images, there, capsys):
+    assert again(images, there, model, step_size=0.5).predicted == list(GOOD)
+    told = "3 label maps are predicted again: 3 of another model or other options"
+    assert told in capsys.readouterr().err.splitlines()
+    assert read_json(there / "prediction.json")["step_size"] == 0.5
+    assert again(images, there, model, step_size=0.5).kept == list(GOOD)
+
+
+def test_another_model_redoes_all_and_a_moved_model_nothing(
+    trained_home, model, images, there, tmp_path
+):
+    moved = shutil.copytree(model, tmp_path / "elsewhere" / "renamed")
+    assert again(images, there, moved).kept == list(GOOD)
+
+    def other_weights(content):
+        content["network_weights"]["decoder.seg_layers.1.bias"][1] += 5
+
+    change_checkpoint(moved / "fold_all" / FINAL, other_weights)
+    assert again(images, there, moved).predicted == list(GOOD)
+    run(images, tmp_path / "clean", moved)
+    assert same_maps(label_maps(there), label_maps(tmp_path / "clean"))
+    other = model_of(trained_home, "SupervisedTrainer")
+    assert again(images, there, other).predicted == list(GOOD)
+    record = read_json(there / "prediction.json")
+    assert record["trainer"] == "SupervisedTrainer"
+    makers = {record["made_by"][case["made_by"]]["trainer"] for case in record["cases"].values()}
+    assert makers == {"SupervisedTrainer"}
+
+
+def test_maps_without_a_record_are_predicted_again(model, images, there, capsys):
+    record = read_json(there / "prediction.json")
+    del record["cases"]["b"]
+    (there / "prediction.json").write_text(json.dumps(record))
+    assert again(images, there, model).predicted == ["b"]
+    assert "1 of which the record does not tell" in capsys.readouterr().err
+    facts = {key: value for key, value in record.items() if key not in ("cases", "made_by")}
+    # as versions before wrote it
+    (there / "prediction.json").write_text(json.dumps({**facts, "schema_version": 1}))
+    assert again(images, there, model).predicted == list(GOOD)
+
+
+def test_failed_case_leaves_no_older_map(model, scans, there, capsys):
+    run(scans, there, model, save_probabilities=True)
+    old = (there / "b.nii.gz").read_bytes()
+    (scans / "b_0000.nii.gz").write_bytes(b"no image")
+    with pytest.raises(CasesFailedError, match=r"^b: "):
+        run(scans, there, model)
+    assert list(label_maps(there)) == ["a_1", "c.2"]
+    assert (there / "set_aside" / "b.nii.gz").read_bytes() == old
+    assert sorted(p.name for p in there.glob("b.*")) == []
+    err = capsys.readouterr().err
+    assert "1 label maps of an earlier run, of cases that failed in this one, were moved to" in err
+    assert str(there / "set_aside") in err
+    assert list(read_json(there / "prediction.json")["cases"]) == ["a_1", "c.2"]
+
+
+def test_case_without_its_channels_leaves_no_older_map(model, scans, there):
+    shutil.copy(scans / "b_0000.nii.gz", scans / "b_0001.nii.gz")
+    with pytest.raises(CasesFailedError, match="channel 0001"):
+        again(scans, there, model)
+    assert list(label_maps(there)) == ["a_1", "c.2"]
+    for path in scans.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(FaultsError):
+        run(scans, there, model)
+    assert label_maps(there) == {}
+
+
+@pytest.mark.parametrize("continue_prediction", [False, True])
+def test_maps_of_another_model_do_not_stay_beside_new_ones(
+    trained_home, model, images, scans, there, tmp_path, continue_prediction
+):
+    (scans / "b_0000.nii.gz").unlink()
+    other = model_of(trained_home, "SupervisedTrainer")
+    before = {path: path.read_bytes() for path in there.iterdir()}
+    words = r"holds 1 label maps of another model .*\(b\).*trainer GraphCLTrainer there"
+    with pytest.raises(RefusedError, match=words):
+        run(scans, there, other, continue_prediction=continue_prediction)
+    assert {path: path.read_bytes() for path in there.iterdir()} == before
+    (there / "b.nii.gz").unlink()  # moved away: nothing of the old model stays
+    run(scans, there, other, continue_prediction=continue_prediction)
+    run(scans, tmp_path / "clean", other)
+    assert same_maps(label_maps(there), label_maps(tmp_path / "clean"))
+
+
+def test_maps_of_the_same_model_stay(model, scans, there):
+    (scans / "b_0000.nii.gz").unlink()
+    run(scans, there, model)
+    assert list(label_maps(there)) == list(GOOD)
+    assert list(read_json(there / "prediction.json")["cases"]) == list(GOOD)
+
+
+def test_parts_keep_records_that_a_whole_run_takes_up(model, images, tmp_path):
+    for part in (0, 1):
+        run(images, tmp_path, model, num_parts=2, part_id=part)
+    assert len(list(tmp_path.glob("prediction_part*.json"))) == 2
+    kept = again(images, tmp_path, model, num_parts=3, part_id=1).kept
+    assert kept == ["b"]
+    assert again(images, tmp_path, model).kept == list(GOOD)
+    assert not list(tmp_path.glob("prediction_part*.json"))
+    assert list(read_json(tmp_path / "prediction.json")["cases"]) == list(GOOD)
+
+
+def test_the_latest_part_counts(model, scans, tmp_path):
+    run(scans, tmp_path / "out", model, num_parts=2, part_id=1)  # b
+    replace_image(scans / "b_0000.nii.gz")
+    run(scans, tmp_path / "out", model, num_parts=3, part_id=1)  # b again
+    assert again(scans, tmp_path / "out", model).kept == ["b"]
+
+
+@pytest.mark.parametrize("case", [{"made_by": 3}, {"made_by": "x", "input": [], "when": "y"}, 7])
+def test_damaged_record_is_told(model, images, there, case):
+    record = read_json(there / "prediction.json")
+    record["cases"]["b"] = case
+    (there / "prediction.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"prediction\.json is damaged.*cases\.b"):
+        again(images, there, model)
+
+
+def test_case_is_recorded_once_its_map_is_whole(model, tmp_path, monkeypatch):
+    from graphnn_unet.models.prediction_record import PredictionRecord
+
+    images, target = write_good_images(tmp_path / "in"), tmp_path / "out"
+    original = PredictionRecord.add
+
+    def interrupted(self, name, *details):
+        if name == "c.2":
+            raise KeyboardInterrupt
+        original(self, name, *details)
+
+    monkeypatch.setattr(PredictionRecord, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="--continue_prediction"):
+        run(images, target, model)
+    monkeypatch.undo()
+    assert list(read_json(target / "prediction.json")["cases"]) == ["a_1", "b"]
+    assert again(images, target, model).predicted == ["c.2"]
+
+
+def test_weights_of_any_fold_count():
+    one = {"a": torch.ones(2), "b": torch.zeros(1)}
+    other = {"a": torch.ones(2), "b": torch.full((1,), 1e-7)}
+    assert weights_id([one, other]) != weights_id([one, one])
+    assert weights_id([dict(reversed(one.items()))]) == weights_id([one])
+
+
+def volumes_in(path: Path) -> dict[tuple[str, str], tuple[int, float]]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["case"], row["class"]): (int(row["voxels"]), float(row["ml"])) for row in rows}
+
+
+def test_volumes_are_those_of_the_label_maps(model, images, there):
+    rows = volumes_in(there / "volumes.csv")
+    assert len(rows) == 2 * len(GOOD)
+    for case, labels in label_maps(there).items():
+        voxel_ml = math.prod(sitk.ReadImage(str(there / f"{case}.nii.gz")).GetSpacing()) / 1000
+        for name, ids in (("shell", 1), ("core", 2)):
+            voxels, ml = rows[case, name]
+            assert voxels == (labels == ids).sum()
+            assert ml == pytest.approx(voxels * voxel_ml, rel=1e-5)
+    assert sum(voxels for voxels, _ in rows.values()) > 0
+    before = (there / "volumes.csv").read_text()
+    (there / "volumes.csv").unlink()
+    result = again(images, there, model)  # kept cases have rows as well
+    assert result.volumes_csv == there / "volumes.csv"
+    assert result.volumes_csv.read_text() == before
+    assert [path.name for path in result.color_tables] == ["labels.ctbl", "labels_itksnap.txt"]
+    assert "1 shell " in (there / "labels.ctbl").read_text()
+
+
+def test_volumes_have_no_row_of_a_map_that_is_gone(model, scans, there):
+    (there / "a_1.nii.gz").unlink()
+    (scans / "a_1_0000.nii.gz").unlink()
+    again(scans, there, model)
+    assert {case for case, _ in volumes_in(there / "volumes.csv")} == {"b", "c.2"}
+
+
+def test_parts_write_volumes_of_their_own(model, images, tmp_path):
+    for part in (0, 1):
+        run(images, tmp_path, model, num_parts=2, part_id=part)
+    cases = [
+        {case for case, _ in volumes_in(path)}
+        for path in sorted(tmp_path.glob("volumes_part*.csv"))
+    ]
+    assert cases == [{"a_1", "c.2"}, {"b"}]
+    again(images, tmp_path, model)
+    assert [path.name for path in tmp_path.glob("volumes*.csv")] == ["volumes.csv"]
