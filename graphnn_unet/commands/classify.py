@@ -21,7 +21,6 @@ encoder   small (default), resnet18, resnet50, vgg16, one of these with :WEIGHTS
           FILE.py:Class (a torch.nn.Module of your own, made with (n_channels, n_dims))
 
 Writes predictions.csv, summary.json, rounds.csv, model.pth and pictures.
-Later images:  gnnunet_classify --model OUT -i NEW -o NEW_OUT
 Exit status: 0 done, 2 nothing could be done, 3 some images could not be read.
 """
 
@@ -33,6 +32,10 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_classify",
         "Classify images from a few labels, on a graph of what a network sees in them.",
         _EPILOG,
+        (
+            "gnnunet_classify -i pictures --labels labels.csv -o results",
+            "gnnunet_classify --model results -i new_pictures -o new_results",
+        ),
     )
     add = parser.add_argument
     add("-i", required=True, metavar="IMAGES", help="folder of images")
@@ -91,6 +94,10 @@ def _show(result: ClassificationResult) -> None:
         _command.print_table(head, rows)
     pictures = ", ".join(path.name for path in draw_classification(result))
     say(f"wrote {result.output / 'predictions.csv'}, summary.json, {pictures}")
+    if (result.output / "model.pth").is_file():
+        _command.say_next(
+            "gnnunet_classify", "--model", result.output, "-i", "NEW_IMAGES", "-o", "NEW_OUT"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

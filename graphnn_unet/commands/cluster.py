@@ -28,6 +28,10 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_cluster",
         "Segment images without labels: patches are nodes, a small graph network clusters them.",
         _EPILOG,
+        (
+            "gnnunet_cluster -i pictures -o clusters",
+            "gnnunet_cluster -i pictures -o clusters --features hand --clusters 3",
+        ),
     )
     parser.add_argument(
         "-i", required=True, metavar="IN", help="folder of PNG, JPEG, TIFF or NIfTI, 2D or 3D"
@@ -62,6 +66,11 @@ def _work(arguments: argparse.Namespace) -> None:
     print(f"{len(result.clustered)} images clustered{kept}: {arguments.o}")
     if result.dataset is not None:
         print(f"pseudo-labels: {result.dataset}")
+        _command.say_next(
+            "gnnunet_plan_and_preprocess", "-d", result.dataset.name.partition("_")[2]
+        )
+    else:
+        _command.say_next("gnnunet_evaluate", "-p", arguments.o, "-g", "LABELS", "--unsupervised")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

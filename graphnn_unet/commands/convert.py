@@ -12,13 +12,12 @@ from graphnn_unet.commands import _command
 if TYPE_CHECKING:
     from graphnn_unet.dataset_conversion.write_raw import ConversionResult
 
-_EXAMPLES = """\
-examples:
-  gnnunet_convert LA "2018LA_Seg_Training Set" --labeled 8
-  gnnunet_convert nifti --images scans --labels masks -d MyStudy --test 10 --dry-run
-  gnnunet_convert pictures --images photos --masks masks -d Skin --labeled 50 --test 100
-  gnnunet_convert nifti --images t1 flair --labels masks -d Brain --channels T1 FLAIR
-"""
+_EXAMPLES = (
+    'gnnunet_convert LA "2018LA_Seg_Training Set" --labeled 8',
+    "gnnunet_convert nifti --images scans --labels masks -d MyStudy --test 10 --dry-run",
+    "gnnunet_convert pictures --images photos --masks masks -d Skin --labeled 50 --test 100",
+    "gnnunet_convert nifti --images t1 flair --labels masks -d Brain --channels T1 FLAIR",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,7 +29,8 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_convert",
         "Convert data to a raw folder. Cases with a label map become labeled cases, those "
         "without unlabeled ones.",
-        "\n".join(["forms and what SOURCE is:", *lines, "", _EXAMPLES]),
+        "\n".join(["forms and what SOURCE is:", *lines]),
+        _EXAMPLES,
     )
     add = parser.add_argument
     add("form", metavar="FORM", help=form_names())
@@ -139,6 +139,10 @@ def _work(arguments: argparse.Namespace) -> None:
     for note in result.notes:
         say(f"note: {note}")
     _print_summary(result)
+    if result.written:
+        _command.say_next("gnnunet_plan_and_preprocess", "-d", result.dataset.partition("_")[2])
+    else:
+        say("next: the same command without --dry-run")
 
 
 def _print_cases(result: ConversionResult) -> None:

@@ -13,6 +13,7 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_demo",
         "Make a small data set (4 labeled, 12 unlabeled, 6 test scans) and run convert, plan, "
         "train,\npredict and evaluate on it, with and without the unlabeled scans.",
+        examples=("gnnunet_demo", "gnnunet_demo -o my_demo -device cpu"),
     )
     parser.add_argument(
         "-o", default="gnnunet_demo", metavar="DIR", help="new folder (default: ./gnnunet_demo)"

@@ -38,6 +38,12 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_evaluate",
         "Score predicted label maps: overlaps, surface distances and volumes, with intervals.",
         _EPILOG,
+        (
+            "gnnunet_evaluate -p predictions -g labels",
+            "gnnunet_evaluate -p predictions -g labels -o scores --measures dice nsd "
+            "--nsd-tolerance 1",
+            "gnnunet_evaluate -p clusters -g masks --unsupervised hungarian",
+        ),
     )
     parser.add_argument("-p", required=True, metavar="PREDICTIONS", help="folder of predictions")
     parser.add_argument(

@@ -13,6 +13,10 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_export",
         "Write a model that stock nnU-Net predicts with, without this package.",
         "then: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m EXPORTED -f FOLD",
+        (
+            "gnnunet_export MODEL_FOLDER -o model.zip",
+            "gnnunet_export MODEL_FOLDER -o exported -f 0 1 2 --overwrite",
+        ),
     )
     parser.add_argument("model", help="model folder")
     parser.add_argument("-o", required=True, metavar="OUT", help="folder, or file ending in .zip")
@@ -47,6 +51,13 @@ def _work(arguments: argparse.Namespace) -> None:
     )
     for note in result.notes:
         print(f"note: {note}")
+    if result.target.suffix == ".zip":
+        _command.say_next("gnnunet_install_model", result.target)
+    else:
+        _command.say_next(
+            "nnUNetv2_predict_from_modelfolder", "-i", "NEW_SCANS", "-o", "OUT", "-m",
+            result.target, "-f", *result.folds,
+        )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,9 @@ from graphnn_unet.commands import _command
 
 def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
-        "gnnunet_info", "Show folders, data sets, trainers, recipes, versions and devices."
+        "gnnunet_info",
+        "Show folders, data sets, trainers, recipes, versions and devices.",
+        examples=("gnnunet_info", "gnnunet_info --paths"),
     )
     parser.add_argument("--paths", action="store_true", help="only the folders (fast)")
     return parser

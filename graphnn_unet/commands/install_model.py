@@ -10,7 +10,12 @@ from graphnn_unet.commands import _command
 
 def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
-        "gnnunet_install_model", "Install a model zip below nnUNet_results, after checking it."
+        "gnnunet_install_model",
+        "Install a model zip below nnUNet_results, after checking it.",
+        examples=(
+            "gnnunet_install_model model.zip",
+            "gnnunet_install_model model.zip --overwrite",
+        ),
     )
     parser.add_argument("archive", metavar="ZIP", help="zip of gnnunet_export or nnU-Net")
     parser.add_argument("--overwrite", action="store_true", help="replace an installed model")
@@ -22,7 +27,8 @@ def _work(arguments: argparse.Namespace) -> None:
 
     _command.show_folders()
     folder = install_model(arguments.archive, overwrite=arguments.overwrite)
-    print(f"installed: {folder}\npredict with: gnnunet_predict -i IN -o OUT -m {folder}")
+    print(f"installed: {folder}")
+    _command.say_next("gnnunet_predict", "-i", "NEW_SCANS", "-o", "OUT", "-m", folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

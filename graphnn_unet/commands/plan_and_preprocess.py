@@ -13,6 +13,10 @@ def _parser() -> argparse.ArgumentParser:
         "gnnunet_plan_and_preprocess",
         "Check a raw data set, plan patch size, network and batch, and preprocess labeled and "
         "unlabeled cases.",
+        examples=(
+            "gnnunet_plan_and_preprocess -d MyStudy",
+            "gnnunet_plan_and_preprocess -d 501 -c 3d_fullres --recipe quick -np 4",
+        ),
     )
     parser.add_argument(
         "-d", nargs="+", action="extend", required=True, metavar="DATASET", help="names or ids"
@@ -82,6 +86,14 @@ def _work(arguments: argparse.Namespace) -> None:
         _command.print_table(head, rows)
         for note in result.notes:
             print(f"  {note}")
+    if result.configurations:
+        ready = [c.name for c in result.configurations if c.preprocessed]
+        _command.say_next(
+            "gnnunet_train",
+            result.dataset.partition("_")[2],
+            "3d_fullres" if "3d_fullres" in ready else ready[0],
+            "GraphCLTrainer" if result.n_unlabeled else "SupervisedTrainer",
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

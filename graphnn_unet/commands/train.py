@@ -50,6 +50,11 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         "gnnunet_train",
         "Train a segmentation model on labeled and unlabeled cases.",
         _epilog(arguments),
+        (
+            "gnnunet_train MyStudy 3d_fullres GraphCLTrainer",
+            "gnnunet_train MyStudy 3d_fullres SupervisedTrainer cv --labeled 8 --seed 1",
+            "gnnunet_train MyStudy 3d_fullres GraphCLTrainer --c",
+        ),
     )
     parser.add_argument("dataset", help="name or id of the data set")
     parser.add_argument("configuration", help="2d, 3d_fullres or 3d_lowres")
@@ -136,6 +141,7 @@ def _work(arguments: argparse.Namespace) -> None:
     for summary in result.summaries:
         dice = validation_means(summary)["Dice"]
         print(f"{summary}  mean Dice {dice:.4f}{_caution(summary)}")
+    _command.say_next("gnnunet_predict", "-i", "NEW_SCANS", "-o", "OUT", "-m", result.model)
 
 
 def _caution(summary: Path) -> str:
