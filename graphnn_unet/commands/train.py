@@ -92,7 +92,12 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     mode.add_argument(
         "--restart", action="store_true", help="train anew; old results are set aside"
     )
-    mode.add_argument("--val", action="store_true", help="only predict and score validation cases")
+    mode.add_argument(
+        "--val",
+        action="store_true",
+        help="only predict and score validation cases; "
+        "of fold all every training case, of which a training predicts 5 for a look",
+    )
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
     parser.add_argument(
         "-num_gpus",

@@ -15,7 +15,7 @@ from graphnn_unet.data.preprocess import require_whole
 from graphnn_unet.data.run_cases import select_cases
 from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
-from graphnn_unet.errors import InputError, MissingFileError, RefusedError
+from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import (
@@ -70,6 +70,7 @@ class _Job:
     model: Path
     mode: str
     quiet: bool
+    validates_all: bool = False
 
     @property
     def fold_folder(self) -> Path:
@@ -110,7 +111,8 @@ def train(
         overrides: ``section.key=value`` texts.
         plans: Name of the plan.
         mode: ``new`` (refused over a finished or begun fold), ``continue``, ``restart`` (the old
-            fold is set aside) or ``validate`` (only predict and score).
+            fold is set aside) or ``validate`` (only predict and score: of fold ``all`` all training
+            cases, of which a training predicts a few for a look).
         device: As ``-device``.
         num_gpus: Processes of one machine that share the batch.
         n_loader_workers: Processes that make batches.
@@ -161,7 +163,10 @@ def train_run(
     model = execution.model_folder or spec.model_folder(folders().results)
     execution = replace(execution, device=str(resolve_device(execution.device)), model_folder=model)
     spec = replace(spec, recipe=recipe)
-    job = _Job(spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet())
+    job = _Job(
+        spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet(),
+        validates_all=mode == "validate",
+    )  # fmt: skip
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"):
         _require_data(preprocessed, spec, raw_plans, dataset_json)
         if spec.fold == "cv":
@@ -303,14 +308,34 @@ def _pool_folds(
 def _train_fold(job: _Job) -> Path:
     """Train one fold under its lock; return the summary of its validation."""
     folder = job.fold_folder
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     with folder_lock(folder, f"gnnunet_train {job.spec['trainer']}"):
-        remove_leftovers(folder)
-        job = replace(job, mode=_possible_mode(folder, job.mode))
-        if job.execution.num_gpus > 1:
-            train_in_processes(_work, job, job.execution, quiet=job.quiet)
-        else:
-            _work(job)
+        try:
+            remove_leftovers(folder)
+            job = replace(job, mode=_possible_mode(folder, job.mode))
+            if job.execution.num_gpus > 1:
+                train_in_processes(_work, job, job.execution, quiet=job.quiet)
+            else:
+                _work(job)
+        except GraphnnError:
+            if folder in new:
+                _remove_unused(new)
+            raise
     return folder / "validation" / "summary.json"
+
+
+def _remove_unused(folders: Sequence[Path]) -> None:
+    """Remove the folder of a fold, and those above it, that a refused training made.
+
+    Args:
+        folders: Those that were not there before, the fold first.
+    """
+    names = [path.name for path in folders[0].iterdir()]
+    if all(name.startswith((".gnnunet.lock", "training_log_")) for name in names):
+        shutil.rmtree(folders[0], ignore_errors=True)
+        for folder in folders[1:]:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _possible_mode(folder: Path, mode: str) -> str:
@@ -402,6 +427,7 @@ def _work(job: _Job) -> None:
             if job.mode != "restart" or not str(interrupt):
                 raise
             raise KeyboardInterrupt(f"{interrupt} (instead of --restart)") from interrupt
+    trainer.validates_all = job.validates_all
     try:
         trainer.perform_actual_validation()
     except KeyboardInterrupt as interrupt:

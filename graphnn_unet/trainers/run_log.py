@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphnn_unet.storage.atomic import atomic_path, write_csv, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 
@@ -59,9 +62,17 @@ def _cell(value: Any) -> Any:
 
 
 def plot_progress(rows: Sequence[Mapping[str, Any]], target: Path, title: str) -> None:
-    """Loss, held-out Dice and learning rate over the steps."""
+    """Draw loss, held-out Dice and learning rate over the steps."""
+    figure = progress_figure(rows, title)
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def progress_figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Loss, held-out Dice and learning rate over the steps; the title breaks behind its colon."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     steps = [row["step"] for row in rows]
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -87,13 +98,13 @@ def plot_progress(rows: Sequence[Mapping[str, Any]], target: Path, title: str) -
                 xytext=(3, -3),
                 textcoords="offset points",
             )
-    figure.legend(loc="outside upper right", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     lower.plot(steps, [row["lr"] for row in rows], color="#c92a2a")
     lower.set_ylabel("learning rate")
     lower.set_xlabel("optimizer step")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, dpi=100)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(title.replace(": ", ":\n", 1), x=0.01, ha="left", fontsize=10)
+    return figure
 
 
 def write_environment(target: Path, facts: Mapping[str, Any]) -> None:

@@ -77,6 +77,9 @@ CALLED_HOOKS = frozenset(
 )  # fmt: skip
 """Methods of nnU-Net's trainer that are called here, so that overriding them has an effect."""
 
+N_LOOKED_AT = 5
+"""Training cases that fold ``all`` predicts after training: their scores are no estimate."""
+
 _INSTEAD = {
     "_build_loss": "batch_loss",
     "configure_optimizers": "the recipe's section [optimizer], or learning_rate",
@@ -186,6 +189,7 @@ class SemiTrainer(Checkpointed):
         self._watch = LossWatch()
         self.was_initialized = False
         self.disable_checkpointing = False
+        self.validates_all = False
 
     # --------------------------------------------------------------------------- set-up
 
@@ -593,10 +597,11 @@ class SemiTrainer(Checkpointed):
             if cases.held_out
             else "none held out: no estimate of quality"
         )
+        with_unlabeled = any(phase.unlabeled for phase in self.phases())
+        unlabeled = f"{len(cases.unlabeled)} unlabeled, " if with_unlabeled else ""
         return (
             f"{type(self).__name__}  {self.plans_manager.dataset_name}  {self.configuration_name}  "
-            f"fold {self.fold}: {len(cases.labeled)} labeled, {len(cases.unlabeled)} unlabeled, "
-            f"{held}"
+            f"fold {self.fold}: {len(cases.labeled)} labeled, {unlabeled}{held}"
         )
 
     def _keep_best(self, dice: float) -> None:
@@ -679,10 +684,22 @@ class SemiTrainer(Checkpointed):
             self.log.line(" ".join(str(arg) for arg in args))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Predict whole held-out cases (fold ``all``: the training cases) and score them."""
+        """Predict whole held-out cases and score them.
+
+        Fold ``all`` has none: a few training cases are predicted for a look, without mirrored
+        copies, and all of them only with ``validates_all``.
+        """
         if self.local_rank:
             return
         network = self.deployed_network()
+        held_out, training = self.cases.held_out, self.cases.labeled
+        only_a_look = not held_out and not self.validates_all
+        if only_a_look and len(training) > N_LOOKED_AT:
+            say(
+                f"{N_LOOKED_AT} of {len(training)} training cases are predicted for a look; "
+                "all of them with --val"
+            )
+            training = training[:N_LOOKED_AT]
         with _one_output(network):
             predictor = Predictor(
                 network,
@@ -693,13 +710,14 @@ class SemiTrainer(Checkpointed):
                 self.inference_allowed_mirroring_axes,
                 trainer_name=type(self).__name__,
                 device=self.device,
+                mirroring=not only_a_look,
             )
             validate_cases(
-                self.cases.held_out or self.cases.labeled,
+                held_out or training,
                 predictor,
                 Path(self.output_folder) / "validation",
                 Path(self.preprocessed_dataset_folder_base),
-                is_estimate=bool(self.cases.held_out),
+                is_estimate=bool(held_out),
                 save_probabilities=save_probabilities,
             )
 

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_study import DATASET, plan_in, train_in
+from tiny_study import DATASET, plan_in, train_in, write_raw_dataset
 
 from graphnn_unet.commands import _command
-from graphnn_unet.errors import InputError, LockedError, RefusedError
+from graphnn_unet.errors import InputError, LockedError, MissingFileError, RefusedError
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.locks import READERS, reading
 from graphnn_unet.trainers import semi
@@ -160,3 +160,42 @@ def test_a_hangup_that_nohup_ignores_stops_nothing():
     finally:
         signal.signal(signal.SIGHUP, before)
     assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("trainer", "options"),
+    [
+        ("GraphCLTrainer", {"fold": 7}),
+        ("GraphCLTrainer", {"n_labeled": 9}),
+        ("GraphCLTrainer", {"mode": "continue"}),
+        ("SupervisedTrainer", {"mode": "validate", "fold": 1}),
+        ("GraphCLTrainer", {"configuration": "3d_lowres"}),
+        ("GraphCLTrainer", {"num_gpus": 4}),
+    ],
+)
+def test_a_refused_training_leaves_no_folder(tiny_copy: Path, trainer, options):
+    with pytest.raises((InputError, MissingFileError)):
+        train_in(tiny_copy, trainer, **options)
+    assert not (tiny_copy / "results").exists()
+
+
+def test_a_method_without_unlabeled_cases_leaves_no_folder(tmp_path: Path):
+    """It is refused only when the batches are built."""
+    write_raw_dataset(tmp_path / "raw", n_unlabeled=0)
+    plan_in(tmp_path)
+    with pytest.raises(InputError, match="needs unlabeled cases"):
+        train_in(tmp_path, "GraphCLTrainer", output=tmp_path / "mine" / "model")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_refused_training_leaves_what_was_there(tiny_copy: Path):
+    fold = tiny_copy / "mine" / "fold_all"
+    fold.mkdir(parents=True)
+    with pytest.raises(MissingFileError):
+        train_in(tiny_copy, "GraphCLTrainer", mode="continue", output=fold.parent)
+    assert fold.is_dir()
+    other = tiny_copy / "mine" / "fold_0"
+    with pytest.raises(MissingFileError):
+        train_in(tiny_copy, "GraphCLTrainer", 0, mode="continue", output=fold.parent)
+    assert fold.is_dir()
+    assert not other.exists()

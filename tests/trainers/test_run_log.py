@@ -1,0 +1,72 @@
+"""The picture of a training can be read."""
+
+import csv
+
+import pytest
+from tiny_study import model_of
+
+from graphnn_unet.trainers.run_log import progress_figure
+
+LONG = "GraphCLTrainer  Dataset501_ALongNameOfADataSetThatUsersLike  3d_fullres  fold all: "
+COUNTS = "53 labeled, 3000 unlabeled, none held out: no estimate of quality"
+
+
+@pytest.mark.parametrize("with_dice", [False, True])
+def test_title_and_legend_do_not_touch_anything(with_dice):
+    rows = [
+        {"step": 40 * i, "loss": 1 / i, "lr": 0.01, "phase": "selftrain" if i > 3 else "pretrain"}
+        | ({"val_dice": 0.1 * i} if with_dice else {})
+        for i in range(1, 9)
+    ]
+    figure = progress_figure(rows, LONG + COUNTS)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    boxes = [axes.get_tightbbox() for axes in figure.axes]
+    boxes += [legend.get_window_extent(), figure._suptitle.get_window_extent()]
+    title = boxes[-1]
+    assert title.x1 <= figure.bbox.x1
+    for box in boxes[:-1]:
+        assert not title.overlaps(box)
+    assert not any(legend.get_window_extent().overlaps(box) for box in boxes[:-2])
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "loss", "Dice of held-out patches",
+    ][: 1 + with_dice]  # fmt: skip
+
+
+@pytest.mark.parametrize("trainer", ["SupervisedTrainer", "GraphCLTrainer"])
+def test_only_methods_that_use_unlabeled_cases_count_them(trained_home, trainer):
+    folder = model_of(trained_home, trainer) / "fold_all"
+    (log,) = folder.glob("training_log_*.txt")
+    (title,) = [line for line in log.read_text().splitlines() if f": {trainer}  " in line]
+    assert "4 labeled, " in title
+    assert ("3 unlabeled" in title) == (trainer == "GraphCLTrainer")
+
+
+def test_a_few_training_cases_are_predicted_for_a_look(tiny_copy, monkeypatch, capsys):
+    from tiny_study import train_in
+
+    from graphnn_unet.trainers import semi
+
+    monkeypatch.setattr(semi, "N_LOOKED_AT", 3)
+    mirrored = []
+    original = semi.Predictor
+
+    def recorded(*arguments, **options):
+        mirrored.append(options["mirroring"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(semi, "Predictor", recorded)
+    (summary,) = train_in(tiny_copy, "SupervisedTrainer").summaries
+    told = "3 of 4 training cases are predicted for a look; all of them with --val"
+    assert told in capsys.readouterr().err.splitlines()
+    assert cases_in(summary.with_name("metrics.csv")) == 3
+    train_in(tiny_copy, "SupervisedTrainer", mode="validate")
+    assert cases_in(summary.with_name("metrics.csv")) == 4
+    (held_out,) = train_in(tiny_copy, "SupervisedTrainer", 0).summaries
+    assert cases_in(held_out.with_name("metrics.csv")) == 1
+    assert mirrored == [False, True, True]
+
+
+def cases_in(table):
+    with table.open(newline="") as file:
+        return len({row["case"] for row in csv.DictReader(file)})
