@@ -51,7 +51,7 @@ _OTHER_IMAGES = {
 
 _WRITTEN_HERE = re.compile(
     r"(dataset|plans|prediction|summary|clustering|gnnunet|dataset_report)\.json"
-    r"|(metrics|names|(failures|volumes)(_part\d+)?)\.csv"
+    r"|(metrics|names|clusters|(failures|volumes)(_part\d+)?)\.csv"
     r"|prediction_part\d+\.json|labels\.ctbl|labels_itksnap\.txt"
 )
 """Files that this program and nnU-Net write beside label maps; nobody takes them for images."""

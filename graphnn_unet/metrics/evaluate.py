@@ -219,10 +219,7 @@ def _match_cases(
     true, true_faults = _by_case(labels)
     faults += true_faults
     doubtful = {fault.case for fault in faults}
-    # CASE_0000 is the name of an image's channel; a map saved under it is still that case's map
-    for case in true.keys() - predicted.keys():
-        if (channel := f"{case}_0000") in predicted and channel not in true:
-            predicted[case] = predicted.pop(channel)
+    under_case_ids(predicted, true)
     # a prediction carries the user's name, a converted label map the case id made from it
     name_of = {safe_id(name): name for name in predicted.keys() - true.keys()}
     for case in true.keys() - predicted.keys():
@@ -249,6 +246,13 @@ def _match_cases(
     if cases is None and (spare := sorted(predicted.keys() - true.keys() - doubtful)):
         say(f"{len(spare)} predictions have no label map and are not scored: {some(spare)}")
     return files, faults + missing
+
+
+def under_case_ids(predicted: dict[str, Path], true: Mapping[str, Path]) -> None:
+    """Rename predictions that carry the name of an image's first channel, ``CASE_0000``."""
+    for case in true.keys() - predicted.keys():
+        if (channel := f"{case}_0000") in predicted and channel not in true:
+            predicted[case] = predicted.pop(channel)
 
 
 def _by_case(folder: Path) -> tuple[dict[str, Path], list[Fault]]:

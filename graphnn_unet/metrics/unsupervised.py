@@ -30,7 +30,7 @@ from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.earlier import require_no_other_evaluation
-from graphnn_unet.metrics.evaluate import STAGE, require_two_folders
+from graphnn_unet.metrics.evaluate import STAGE, require_two_folders, under_case_ids
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.protocols import check_protocol, csv_columns
 from graphnn_unet.progress import Progress
@@ -154,6 +154,7 @@ def evaluate_unsupervised(
     target = predictions if output is None else Path(output)
     predicted, true = _by_case(predictions), _by_case(labels)
     require_two_folders(predictions, labels)
+    under_case_ids(predicted, true)
     options = {"kind": "unsupervised", "protocol": protocol, "matching": matching}
     require_no_other_evaluation(target, predictions, labels, options, overwrite)
     scores: list[UnsupervisedScore] = []

@@ -147,7 +147,9 @@ def test_workers_find_the_same_in_the_same_order(folders, tmp_path: Path):
 def test_tolerance_of_the_surface_dice_is_recorded_and_reaches_workers(folders, tmp_path: Path):
     values = []
     for tolerance in (0.0, 5.0):
-        result = evaluate(*folders, tmp_path / "out", nsd_tolerance_mm=tolerance, n_workers=2)
+        result = evaluate(
+            *folders, tmp_path / f"out {tolerance}", nsd_tolerance_mm=tolerance, n_workers=2
+        )
         assert strict_json(result.summary_json)["nsd_tolerance_mm"] == tolerance
         values.append(result.scores[0]["nsd"])
     assert values[0] < 1.0 == values[1]
@@ -343,7 +345,7 @@ def test_the_ids_of_the_user_count_on_both_sides(folders, write_map, tmp_path: P
     for case, array in (("a", label_map()), ("b", label_map()), ("c", label_map(1, tumor=False))):
         write_map(outside / f"{case}.nii.gz", np.array([0, 1, 4], np.uint8)[array], SPACING)
     for predictions, labels in ((inside, outside), (outside, inside)):
-        result = evaluate(predictions, labels, tmp_path / "metrics")
+        result = evaluate(predictions, labels, tmp_path / "metrics", overwrite=True)
         assert {score.class_name for score in result.scores} == {"liver", "tumor"}
         assert result.mean["dice"].value == 1.0
     summary = json.loads((tmp_path / "metrics" / "summary.json").read_text())

@@ -83,10 +83,13 @@ def test_polarity_by_truth_is_an_oracle_of_the_published_protocol(folders):
     predictions, labels = folders
     save(predictions / "b.png", [[1, 0, 0, 1]])  # the complement
     honest = evaluate_unsupervised(predictions, labels)
-    published = evaluate_unsupervised(predictions, labels, protocol="published")
+    published = evaluate_unsupervised(
+        predictions, labels, predictions.with_name("published"), protocol="published"
+    )
     assert honest.mean_iou == pytest.approx(1.5 / 3)
     assert published.mean_iou == pytest.approx(2.5 / 3)
-    assert json.loads((predictions / "summary.json").read_text())["oracle"] is True
+    summary = published.metrics_csv.with_name("summary.json")
+    assert json.loads(summary.read_text())["oracle"] is True
 
 
 @given(st.lists(st.booleans(), min_size=4, max_size=12), st.randoms())
@@ -129,3 +132,10 @@ def test_mistakes_are_told(folders, tmp_path):
         evaluate_unsupervised(predictions, labels, matching="best")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="published protocol"):
         evaluate_unsupervised(predictions, labels, protocol="published", matching="hungarian")
+
+
+def test_clusters_of_a_raw_folders_images_are_matched_with_its_label_maps(folders):
+    before = evaluate_unsupervised(*folders).mean_iou
+    for path in list(folders[0].glob("*.png")):
+        path.rename(path.with_name(f"{path.stem}_0000.png"))
+    assert evaluate_unsupervised(*folders).mean_iou == before
