@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -64,7 +65,9 @@ def weights_id(states: Sequence[Mapping[str, Tensor]]) -> str:
     for state in states:
         for name in sorted(state):
             digest.update(name.encode())
-            digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+            # as bytes: NumPy lacks some types of torch, as bfloat16
+            flat = state[name].detach().cpu().reshape(-1).view(torch.uint8)
+            digest.update(flat.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -229,6 +229,8 @@ def test_weights_of_any_fold_count():
     other = {"a": torch.ones(2), "b": torch.full((1,), 1e-7)}
     assert weights_id([one, other]) != weights_id([one, one])
     assert weights_id([dict(reversed(one.items()))]) == weights_id([one])
+    half = {"scale": torch.tensor(1.5, dtype=torch.bfloat16)}
+    assert weights_id([half]) != weights_id([{"scale": half["scale"] + 1}])
 
 
 def volumes_in(path: Path) -> dict[tuple[str, str], tuple[int, float]]:
