@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -136,7 +137,8 @@ def needs_text(disk_bytes: float | None = None) -> str:
     """
     if disk_bytes is None:
         return _memory_text()
-    size = f"{disk_bytes / 2**30:.1f} GB" if disk_bytes >= 2**30 else f"{disk_bytes / 2**20:.0f} MB"
+    n_mb = max(1, math.ceil(disk_bytes / 2**20))
+    size = f"{n_mb / 2**10:.1f} GB" if n_mb >= 2**10 else f"{n_mb} MB"
     return f"{_memory_text()} and about {size} on the disk"
 
 

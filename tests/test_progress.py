@@ -124,4 +124,5 @@ def test_later_units_that_take_longer_count(capsys, clock):
 def test_needs_name_memory_and_disk():
     assert re.fullmatch(r"it takes \d+\.\d GB of memory", needs_text())
     assert needs_text(3 * 2**20).endswith(" GB of memory and about 3 MB on the disk")
+    assert needs_text(100).endswith("about 1 MB on the disk")
     assert needs_text(2**31).endswith("about 2.0 GB on the disk")
