@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.progress import say
     from graphnn_unet.report.demo import demo
 
     result = demo(arguments.o, arguments.device)
@@ -30,14 +31,22 @@ def _work(arguments: argparse.Namespace) -> None:
         f"\nfinished in {result.seconds / 60:.1f} min; 6 test scans, one seed: a try-out, no proof"
     )
     rows = [
-        (r.trainer, f"{r.dice:.3f}", f"{r.hd95_mm:.1f}", f"{r.train_s:.0f}") for r in result.results
+        (
+            r.method,
+            f"{r.dice.value:.3f}",
+            f"{r.dice.low:.3f} to {r.dice.high:.3f}",
+            f"{r.hd95_mm.value:.1f}",
+            f"{r.hd95_mm.low:.1f} to {r.hd95_mm.high:.1f}",
+            f"{r.train_s:.0f}",
+        )
+        for r in result.results
     ]
-    _command.print_table(("trainer", "Dice", "95HD mm", "training s"), rows)
-    for trainer_result in result.results:
-        print(f"\n{trainer_result.trainer}")
-        print(f"  predictions {trainer_result.predictions}")
-        print(f"  metrics     {trainer_result.metrics}")
-        print(f"  overlay     {trainer_result.overlay}")
+    _command.print_table(
+        ("method", "Dice", "95 % interval", "95HD mm", "95 % interval", "training s"), rows
+    )
+    print(f"\nworst, median and best scan: {result.overlay}")
+    print(f"label maps and metrics.csv: {result.folder / 'predictions'}")
+    say("next: gnnunet_convert nifti --images SCANS --labels LABELS -d MyStudy --dry-run")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

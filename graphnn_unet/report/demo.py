@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.errors import RefusedError
+from graphnn_unet.metrics.aggregate import Estimate
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.models.predict import predict
 from graphnn_unet.progress import say
@@ -18,42 +22,55 @@ from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet
 from graphnn_unet.trainers.run import train
 
 DATASET = "Dataset900_Demo"
-TRAINERS = ("SupervisedTrainer", "GraphCLTrainer")
+METHODS = {
+    "SupervisedTrainer, no copy-paste": ("SupervisedTrainer", ("copy_paste.supervised=false",)),
+    "SupervisedTrainer": ("SupervisedTrainer", ()),
+    "GraphCLTrainer": ("GraphCLTrainer", ()),
+}
+"""Rows of the table: trainer, and what differs from the recipe."""
+
 N_LABELED, N_UNLABELED, N_TEST = 4, 12, 6
-_SHOWN = 3
+_SHOWN = ("SupervisedTrainer", "GraphCLTrainer")
 
 
 @dataclass(frozen=True)
 class TrainerResult:
-    """Figures of one trainer on the test scans.
+    """Figures of one method on the test scans.
 
     Attributes:
-        dice: Mean Dice over cases, then classes.
-        hd95_mm: Mean 95HD in mm.
+        method: Key of ``METHODS``.
+        dice: Mean Dice over cases, then classes, with its interval.
+        hd95_mm: Mean 95HD in mm, with its interval.
+        case_dice: Case to its mean Dice over classes.
         train_s: Seconds of training.
-        overlay: PNG of predictions over images.
     """
 
-    trainer: str
-    dice: float
-    hd95_mm: float
+    method: str
+    dice: Estimate
+    hd95_mm: Estimate
+    case_dice: dict[str, float]
     train_s: float
     predictions: Path
     metrics: Path
-    overlay: Path
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration made."""
+    """What the demonstration made.
+
+    Attributes:
+        overlay: PNG of the worst, the median and the best test scan, with and without the
+            unlabeled scans.
+    """
 
     folder: Path
     results: list[TrainerResult]
+    overlay: Path
     seconds: float
 
 
 def demo(output: Path | str = "gnnunet_demo", device: str = "auto") -> DemoResult:
-    """Make scans, convert, plan, train two methods, predict, evaluate and draw.
+    """Make scans, convert, plan, train with and without the unlabeled ones, evaluate and draw.
 
     Everything lies below ``output``; the user's own nnU-Net folders are not touched.
 
@@ -75,14 +92,14 @@ def demo(output: Path | str = "gnnunet_demo", device: str = "auto") -> DemoResul
 
 
 def _demo_in(folder: Path, device: str) -> DemoResult:
-    began = time.monotonic()
+    n_parts = 2 + len(METHODS)
     # this process alone works in the demonstration's folders
     os.environ |= {
         "nnUNet_raw": str(folder / "raw"),
         "nnUNet_preprocessed": str(folder / "preprocessed"),
         "nnUNet_results": str(folder / "results"),
     }
-    say(f"1/4 making {N_LABELED} labeled, {N_UNLABELED} unlabeled and {N_TEST} test scans")
+    say(f"1/{n_parts} making {N_LABELED} labeled, {N_UNLABELED} unlabeled and {N_TEST} test scans")
     scans = folder / "scans"
     write_scans(scans, n_labeled=N_LABELED, n_unlabeled=N_UNLABELED, n_test=N_TEST)
     convert(
@@ -94,40 +111,60 @@ def _demo_in(folder: Path, device: str) -> DemoResult:
         label_names=LABEL_NAMES,
         dataset=DATASET,
     )
-    say("2/4 planning and preprocessing")
+    say(f"2/{n_parts} planning and preprocessing")
     plan_and_preprocess(DATASET, recipe="demo")
-    results = [_one_trainer(name, folder, device) for name in TRAINERS]
-    return DemoResult(folder, results, time.monotonic() - began)
+    results = []
+    for number, method in enumerate(METHODS, 3):
+        say(f"{number}/{n_parts} {method}: training, prediction of the test scans, evaluation")
+        results.append(_one_method(method, folder, device))
+    return DemoResult(folder, results, _draw(folder, results), time.monotonic() - began)
 
 
-def _one_trainer(name: str, folder: Path, device: str) -> TrainerResult:
-    step = 3 + TRAINERS.index(name)
-    say(f"{step}/4 {name}: training, prediction of the test scans, evaluation")
+def _one_method(method: str, folder: Path, device: str) -> TrainerResult:
+    trainer, overrides = METHODS[method]
     began = time.monotonic()
-    trained = train(DATASET, "3d_fullres", name, device=device)
+    trained = train(DATASET, "3d_fullres", trainer, device=device, overrides=overrides)
     train_s = time.monotonic() - began
     raw = folder / "raw" / DATASET
-    predictions = folder / "predictions" / name
-    predict(raw / "imagesTs", predictions, model=trained.model, device=device)
+    predictions = folder / "predictions" / trained.model.name
+    # mirrored copies take eight times as long and change little on scans of this size
+    predict(
+        raw / "imagesTs", predictions, model=trained.model, device=device, mirroring=False,
+        n_workers=0,
+    )  # fmt: skip
     scores = evaluate(predictions, raw / "labelsTs", n_workers=0)
-    overlay = folder / f"overlay_{name}.png"
-    cases = sorted(path.name[:-7] for path in (raw / "labelsTs").glob("*.nii.gz"))[:_SHOWN]
-    rows = [
-        OverlayRow(
-            raw / "imagesTs" / f"{case}_0000.nii.gz",
-            predictions / f"{case}.nii.gz",
-            raw / "labelsTs" / f"{case}.nii.gz",
-        )
-        for case in cases
-    ]
-    labels = {name: number for number, name in LABEL_NAMES.items()}
-    save_contact_sheet(rows, overlay, labels)
+    by_case: dict[str, list[float]] = {}
+    for score in scores.scores:
+        by_case.setdefault(score.case, []).append(score["dice"])
     return TrainerResult(
-        name,
-        scores.mean["dice"].value,
-        scores.mean["hd95"].value,
+        method,
+        scores.mean["dice"],
+        scores.mean["hd95"],
+        {case: float(np.nanmean(values)) for case, values in by_case.items()},
         train_s,
         predictions,
         scores.metrics_csv,
-        overlay,
     )
+
+
+def _draw(folder: Path, results: Sequence[TrainerResult]) -> Path:
+    """Worst, median and best scan by the mean of the two methods, a row for each of them."""
+    shown = [result for result in results if result.method in _SHOWN]
+    means = {case: sum(result.case_dice[case] for result in shown) for case in shown[0].case_dice}
+    ranked = sorted(means, key=lambda case: (means[case], case))
+    raw = folder / "raw" / DATASET
+    rows = [
+        OverlayRow(
+            raw / "imagesTs" / f"{case}_0000.nii.gz",
+            result.predictions / f"{case}.nii.gz",
+            raw / "labelsTs" / f"{case}.nii.gz",
+            f"{word}: {case}, {result.method}",
+        )
+        for word, case in (
+            ("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1]),
+        )
+        for result in shown
+    ]  # fmt: skip
+    overlay = folder / "comparison.png"
+    save_contact_sheet(rows, overlay, {name: number for number, name in LABEL_NAMES.items()})
+    return overlay
