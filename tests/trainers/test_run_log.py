@@ -70,3 +70,23 @@ def test_a_few_training_cases_are_predicted_for_a_look(tiny_copy, monkeypatch, c
 def cases_in(table):
     with table.open(newline="") as file:
         return len({row["case"] for row in csv.DictReader(file)})
+
+
+def test_steps_with_unlabeled_images_count_as_more_work(tiny_copy, monkeypatch):
+    from tiny_study import train_in
+
+    from graphnn_unet.trainers import semi
+
+    work = []
+    original = semi.Progress
+
+    def recorded(*arguments, **options):
+        work.append(options["work"])
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(semi, "Progress", recorded)
+    train_in(tiny_copy, "GraphCLTrainer")
+    train_in(tiny_copy, "SupervisedTrainer")
+    graphcl, supervised = ([function(step) for step in range(7)] for function in work)
+    assert supervised == [0, 1, 2, 3, 4, 5, 6]
+    assert graphcl == pytest.approx([0, 1, 2, 3, *(3 + i * semi.UNLABELED_COST for i in (1, 2, 3))])
