@@ -92,7 +92,7 @@ def demo(output: Path | str = "gnnunet_demo", device: str = "auto") -> DemoResul
 
 
 def _demo_in(folder: Path, device: str) -> DemoResult:
-    n_parts = 2 + len(METHODS)
+    n_parts, began = 2 + len(METHODS), time.monotonic()
     # this process alone works in the demonstration's folders
     os.environ |= {
         "nnUNet_raw": str(folder / "raw"),
