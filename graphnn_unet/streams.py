@@ -67,11 +67,11 @@ def _open_where_closed(number: int) -> None:
         os.set_inheritable(number, True)
 
 
-def _text(raw: io.FileIO, before: io.TextIOBase | None) -> io.TextIOWrapper:
+def _text(raw: io.FileIO, before: object) -> io.TextIOWrapper:
     """Text as before, but for letters that the encoding lacks."""
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
-        encoding=getattr(before, "encoding", None) or "utf-8",
+        encoding=getattr(before, "encoding", None) or "utf-8",  # a closed stream is None
         errors="backslashreplace",
         line_buffering=raw.fileno() == 2 or raw.isatty(),
     )

@@ -55,6 +55,7 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
 
     _command.show_folders()
+    result = None
     for dataset in arguments.d:
         result = plan_and_preprocess(
             dataset,
@@ -86,7 +87,7 @@ def _work(arguments: argparse.Namespace) -> None:
         _command.print_table(head, rows)
         for note in result.notes:
             print(f"  {note}")
-    if result.configurations:
+    if result is not None and result.configurations:
         ready = [c.name for c in result.configurations if c.preprocessed]
         _command.say_next(
             "gnnunet_train",

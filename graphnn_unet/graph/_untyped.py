@@ -91,3 +91,13 @@ def gathered(tensor: Tensor) -> Tensor:
 def summed(tensor: Tensor) -> Tensor:
     """Sum of the tensors of all processes; the gradient is summed likewise."""
     return all_reduce(tensor)
+
+
+def solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solution of dense systems, ``(b, n, n)`` and ``(b, n, q)``."""
+    return torch.linalg.solve(matrix, right)
+
+
+def diagonal_matrix(values: Tensor) -> Tensor:
+    """``(b, n)`` to ``(b, n, n)``."""
+    return torch.diag_embed(values)

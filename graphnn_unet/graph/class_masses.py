@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph._tensors import as_batch, full_precision
+from graphnn_unet.graph._untyped import diagonal_matrix, solved
 
 _STEPS = 30
 _TINY = 1e-12
@@ -50,7 +51,7 @@ def keep_class_masses(score: Tensor, mass: Tensor) -> Tensor:
         if target.shape != (rows.shape[0], rows.shape[2]):
             raise ShapeError(f"score {tuple(score.shape)} and mass {tuple(mass.shape)} do not fit")
         # classes first: a softmax over few neighboring entries is several times slower
-        logs = rows.clamp(min=torch.finfo(rows.dtype).tiny).log().mT.contiguous()
+        logs = rows.clamp(min=torch.finfo(rows.dtype).tiny).log().transpose(1, 2).contiguous()
         weight = torch.zeros_like(target, dtype=torch.float64)
         eye = torch.eye(target.shape[1], dtype=torch.float64, device=target.device)
         share = logs.softmax(dim=1)
@@ -61,13 +62,14 @@ def keep_class_masses(score: Tensor, mass: Tensor) -> Tensor:
             if step % 2 == 0:  # exact where all rows are alike, and never leads away
                 move = (target.double().clamp(min=_TINY) / mean.clamp(min=_TINY)).log()
             else:  # fast where rows are nearly hard
-                curvature = torch.diag_embed(mean) - (share @ share.mT).double() / rows.shape[1]
+                products = (share @ share.transpose(1, 2)).double()
+                curvature = diagonal_matrix(mean) - products / rows.shape[1]
                 # the weights are free up to a factor: a small ridge settles it
                 ridge = 1e-6 * mean.amax(dim=-1)[:, None, None] * eye
                 difference = (target.double() - mean).unsqueeze(-1)
-                move = torch.linalg.solve(curvature + ridge, difference).squeeze(-1)
+                move = solved(curvature + ridge, difference).squeeze(-1)
                 move = move.clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
             weight = weight + move
             share = (logs + weight.to(logs.dtype).unsqueeze(2)).softmax(dim=1)
-        value = share.mT
+        value = share.transpose(1, 2)
     return value[0] if single else value

@@ -45,7 +45,9 @@ def similarity_of(
             moved = intensities(scan)
             if number != reference:
                 moved = align(target, moved, spacing_mm, settings)
-            small = ndimage.zoom(ndimage.gaussian_filter(moved, 0.5 / factor), factor, order=1)
+            small = np.asarray(
+                ndimage.zoom(ndimage.gaussian_filter(moved, 0.5 / factor), factor, order=1)
+            )
             row = small.ravel() - small.mean()
             length = float(np.linalg.norm(row))
             rows.append(row / length if length > 0 else None)
