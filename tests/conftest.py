@@ -4,6 +4,7 @@ Tests run against the installed package. Tests that change files work on a copy 
 """
 
 import importlib.util
+import logging
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 from tiny_study import plan_in, train_in, use_home, write_raw_dataset
+
+from graphnn_unet.progress import set_quiet
 
 if importlib.util.find_spec("graphnn_unet.plans") is None:
     pytest.exit(
@@ -46,6 +49,14 @@ def _own_home(tmp_path, monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("GNNUNET_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+
+
+@pytest.fixture(autouse=True)
+def _loud():
+    """A command that was called with --quiet in this process silences none of the next tests."""
+    yield
+    set_quiet(False)
+    logging.getLogger("graphnn_unet").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -251,13 +251,13 @@ def _solve_block(
     pull = torch.zeros(n_block, dtype=value.dtype, device=block.device)
     pull = pull.index_add(0, row[live], weight[live].to(value.dtype))
     flow = weight[live].to(value.dtype).unsqueeze(1) * value[column[live]]
-    own = certainty[block].to(value.dtype)
-    finite = torch.where(torch.isinf(own), 0.0, own)
-    sums = finite.unsqueeze(1) * torch.where((own > 0).unsqueeze(1), target[block], 0.0)
+    certain = certainty[block].to(value.dtype)
+    finite = torch.where(torch.isinf(certain), 0.0, certain)
+    sums = finite.unsqueeze(1) * torch.where((certain > 0).unsqueeze(1), target[block], 0.0)
     sums = sums.index_add(0, row[live], flow)
-    total = torch.where(torch.isinf(own), own, own + pull)
+    total = torch.where(torch.isinf(certain), certain, certain + pull)
     mean = sums / torch.where(total > 0, total, 1.0).unsqueeze(1)
-    mean = torch.where(torch.isinf(own).unsqueeze(1), target[block].to(value.dtype), mean)
+    mean = torch.where(torch.isinf(certain).unsqueeze(1), target[block].to(value.dtype), mean)
     system = _System(
         torch.stack([place[column[inside]], row[inside]]),
         weight[inside].to(value.dtype),

@@ -169,13 +169,13 @@ def _solve_one(
     """One scan with everything that it is tied to held: links become part of the data term."""
     intensity = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     affinity = settings.inside * lattice_affinity(intensity[None], settings.bandwidth, spacing_mm)
-    own = _rows(data.certainty)
-    finite = torch.where(torch.isinf(own), 0.0, own)
-    certainty = own + pull
+    certain = _rows(data.certainty)
+    finite = torch.where(torch.isinf(certain), 0.0, certain)
+    certainty = certain + pull
     total = finite + pull
     values = torch.where((finite > 0)[:, None], finite[:, None] * _columns(data.share), 0.0) + flow
     target = values / torch.where(total > 0, total, 1.0)[:, None]
-    target = torch.where(torch.isinf(own)[:, None], _columns(data.share), target)
+    target = torch.where(torch.isinf(certain)[:, None], _columns(data.share), target)
     walk = random_walker(affinity, target, certainty)
     return walk.value, walk.reached
 

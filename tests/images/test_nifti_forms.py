@@ -202,12 +202,12 @@ def test_evaluation_compares_both_places(tmp_path: Path):
         save(tmp_path / folder / "a.nii.gz", sform=(THERE, 2), kind=np.uint8)
     save(tmp_path / "sform" / "a.nii.gz", qform=(THERE, 1), sform=(THERE, 2), kind=np.uint8)
     save(tmp_path / "qform" / "a.nii.gz", kind=np.uint8)
-    scores = evaluate(tmp_path / "same", tmp_path / "truth", tmp_path / "o")
+    scores = evaluate(tmp_path / "same", tmp_path / "truth", tmp_path / "o_same")
     assert scores.mean["dice"].value == 1.0
     assert read_label_map(tmp_path / "same" / "a.nii.gz").grid.other_form is not None
     for folder in ("sform", "qform"):
         with pytest.raises(FaultsError, match="not on the grid"):
-            evaluate(tmp_path / folder, tmp_path / "truth", tmp_path / "o")
+            evaluate(tmp_path / folder, tmp_path / "truth", tmp_path / f"o_{folder}")
 
 
 def test_a_prediction_with_both_places_is_continued(tmp_path: Path):

@@ -86,7 +86,7 @@ def evaluated(image: Path, label: Path) -> list[str]:
     causes = []
     for score in (evaluate, evaluate_unsupervised):
         try:
-            score(label.parent, folder, image.parent.parent / "scores")
+            score(label.parent, folder, image.parent.parent / f"scores_{score.__name__}")
         except (PartlyEvaluatedError, FaultsError) as error:
             causes.append(" ".join(fault.cause for fault in error.faults))
     assert len(causes) in (0, 2)

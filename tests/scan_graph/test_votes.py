@@ -61,7 +61,7 @@ def test_links_are_made_once_and_anew_when_a_scan_or_a_setting_changes(
     changed = dataclasses.replace(scans[1], voxels=scans[1].voxels + 1)
     assert not Fields(tmp_path, SPACING).has(Link(scans[0], changed))
     assert not Fields(tmp_path, (1.0, 1.0, 2.0)).has(link)
-    assert not Fields(tmp_path, SPACING, RegistrationSettings(field_sigma=1.0)).has(link)
+    assert not Fields(tmp_path, SPACING, RegistrationSettings(field_sigma=2.0)).has(link)
 
 
 def test_stored_links_are_near_what_was_found(scans, tmp_path):
