@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 
 import h5py
@@ -62,6 +63,7 @@ def save_series(
 ) -> None:
     """One DICOM series; files are named against the order of their positions."""
     folder.mkdir(parents=True, exist_ok=True)
+    before = locale.setlocale(locale.LC_ALL)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     n_slices = len(array)
@@ -86,6 +88,7 @@ def save_series(
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{n_slices - k:03d}_{uid}.dcm"))
         writer.Execute(image)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM's writer leaves that of C, which is ASCII
 
 
 def roles(dataset: ConvertedDataset) -> dict[str, str]:
