@@ -364,7 +364,8 @@ def test_results_of_a_classification_are_replaced_when_told_to(pictures, capsys)
 
 
 def test_clusters_made_otherwise_are_replaced_when_told_to(scans: Path, tmp_path, capsys):
-    words = ("-i", scans / "im", "-o", tmp_path / "out", "-device", "cpu", "--slices", "-np", "1")
+    words = ("-i", scans / "im", "-o", tmp_path / "out", "-device", "cpu", "--slices", "-np", "1",
+             "--steps", "5", "--side", "56")  # fmt: skip
     assert run("cluster", *words, "--clusters", "2") == 0
     assert run("cluster", *words, "--clusters", "3") == 2
     assert "another folder with -o, or --overwrite" in hint_of(capsys)

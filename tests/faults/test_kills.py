@@ -119,6 +119,7 @@ def test_ranks_are_gone_soon_after_their_parent_was_killed(tiny_copy: Path, monk
     assert not alive, [names[child.pid] for child in alive]
 
 
+@pytest.mark.slow
 def test_a_disk_that_a_rank_finds_full_is_one_line(tiny_copy: Path, monkeypatch):
     """Errors of the system inside a rank arrive like those of one process."""
     use_home(tiny_copy, monkeypatch)

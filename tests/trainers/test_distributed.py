@@ -55,8 +55,8 @@ def largest_difference(a: dict, b: dict) -> float:
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("RecordingSupervised", []),
-        ("RecordingBCP", []),
+        pytest.param("RecordingSupervised", [], marks=pytest.mark.slow),
+        pytest.param("RecordingBCP", [], marks=pytest.mark.slow),
         ("RecordingGraphCL", GRAPH),
         ("RecordingMLLC", MLLC),
     ],
@@ -74,6 +74,7 @@ def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, na
         assert first["heads"]["mllc_prototypes"]["sightings"].max() == 1
 
 
+@pytest.mark.slow
 def test_stopped_and_continued_processes_end_alike(tiny_copy):
     overrides = [*TWENTY_STEPS, *GRAPH]
     whole = train_recording(tiny_copy, "RecordingGraphCL", overrides, num_gpus=2)
@@ -143,6 +144,7 @@ def test_sigterm_stops_all_processes_after_the_same_step(tiny_copy, monkeypatch)
     assert step == pd.read_csv(metrics)["step"].iloc[-1]
 
 
+@pytest.mark.slow
 def test_two_processes_log_once(tiny_copy):
     result = train_in(tiny_copy, "GraphCLTrainer", num_gpus=2)
     assert result.model == model_of(tiny_copy, "GraphCLTrainer")
