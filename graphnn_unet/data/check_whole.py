@@ -45,7 +45,7 @@ class Scan:
 def copies(
     cases: Mapping[str, Scan], constant: Collection[str], place: Mapping[str, str]
 ) -> list[Fault]:
-    """Cases with the same voxels.
+    """Cases with the same voxels; a warning where both are unlabeled and no score can suffer.
 
     Args:
         cases: By id.
@@ -61,10 +61,13 @@ def copies(
             case,
             "I31",
             f"its images equal those of {first} ({place[cases[first].role]})",
-            "Remove one of them, or scores are measured on training data",
+            "Remove one of them"
+            + ("" if harmless else ", or scores are measured on training data"),
+            "warning" if harmless else "error",
         )
         for first, *others in groups.values()
         for case in others
+        for harmless in [{cases[first].role, cases[case].role} == {"unlabeled"}]
     ]
 
 

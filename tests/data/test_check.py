@@ -153,6 +153,14 @@ def test_a_foreign_origin_can_be_allowed_but_a_flip_cannot(dataset: Path):
     assert [f.code for f in check_dataset(dataset, allow_origin_mismatch=True).errors] == ["I18"]
 
 
+def test_a_copy_among_unlabeled_scans_is_only_a_warning(dataset: Path):
+    scan = dataset / "imagesUn" / "scan_9_0000.nii.gz"
+    shutil.copy(scan, scan.with_name("scan_10_0000.nii.gz"))
+    (fault,) = check_dataset(dataset).faults
+    assert (fault.code, fault.severity) == ("I31", "warning")
+    assert "training data" not in fault.line
+
+
 def test_stray_files_are_notes(dataset: Path):
     (dataset / "imagesTr" / "notes.txt").write_text("hello")
     (dataset / "imagesTr" / "._case_000_0000.nii.gz").write_bytes(b"\0\5\26\7")
