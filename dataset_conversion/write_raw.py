@@ -215,7 +215,8 @@ def _of_the_whole(rows: Mapping[str, CaseRow]) -> list[Fault]:
     scans = {}
     for case, row in rows.items():
         shape, spacing = row.shape, row.spacing
-        if row.orientation not in ("", usual):
+        # without orientations (h5, pictures) and of unlike axes there is nothing to turn
+        if row.orientation != usual and len(row.orientation) == len(usual) > 0:
             shape = turned_axes(shape, row.orientation, usual)
             spacing = turned_axes(spacing, row.orientation, usual)
         scans[case] = Scan(row.role, shape, spacing, row.content)
