@@ -212,11 +212,12 @@ def _prepare(
 def _of_the_whole(rows: Mapping[str, CaseRow]) -> list[Fault]:
     """Copies, and spacings that cannot be right, as planning would find them."""
     usual = most_common(row.orientation for row in rows.values() if row.role != "test")
+    others = stored_otherwise({case: row.orientation for case, row in rows.items()}, usual)
+    turned = {case for cases in others.values() for case in cases}
     scans = {}
     for case, row in rows.items():
         shape, spacing = row.shape, row.spacing
-        # without orientations (h5, pictures) and of unlike axes there is nothing to turn
-        if row.orientation != usual and len(row.orientation) == len(usual) > 0:
+        if case in turned:
             shape = turned_axes(shape, row.orientation, usual)
             spacing = turned_axes(spacing, row.orientation, usual)
         scans[case] = Scan(row.role, shape, spacing, row.content)
@@ -294,7 +295,6 @@ def _orientation_notes(rows: list[CaseRow]) -> list[str]:
         f"{some(cases)}: stored as {orientation}, most scans as {usual}; files stay as they are, "
         "planning and prediction turn what they read to one orientation and the answer back"
         for orientation, cases in others.items()
-        if usual
     ]
 
 

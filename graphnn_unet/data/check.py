@@ -227,8 +227,6 @@ def _in_one_orientation(
 ) -> tuple[dict[str, CaseMetadata], str, list[Fault]]:
     """All cases in the orientation of most training scans, and a warning where some are turned."""
     usual = most_common(m.orientation for m in cases.values() if m.role != "test")
-    if not usual:
-        return cases, "", []
     others = stored_otherwise({case: m.orientation for case, m in cases.items()}, usual)
     for stored, turned in others.items():
         for case in turned:

@@ -49,7 +49,10 @@ def most_common(orientations: Iterable[str]) -> str:
 
 
 def stored_otherwise(orientations: Mapping[str, str], usual: str) -> dict[str, list[str]]:
-    """Cases by each orientation but the usual one; cases without any are not among them.
+    """Cases by each orientation but the usual one, where there is a usual one.
+
+    Cases without any orientation are not among them. Where only test scans have one, there is no
+    usual one.
 
     Example:
         >>> stored_otherwise({"a": "LPS", "b": "PIR", "c": "", "d": "PIR"}, "LPS")
@@ -57,7 +60,7 @@ def stored_otherwise(orientations: Mapping[str, str], usual: str) -> dict[str, l
     """
     others: dict[str, list[str]] = {}
     for case, stored in orientations.items():
-        if stored not in ("", usual):
+        if usual and stored not in ("", usual):
             others.setdefault(stored, []).append(case)
     return dict(sorted(others.items()))
 

@@ -311,3 +311,11 @@ def test_test_scans_do_not_say_what_is_usual(source: Path, tmp_path: Path):
     result = write_raw(make(source), tmp_path / "Dataset001_A", n_workers=0)
     assert any(note.startswith("c2, c3: stored as AIR, most scans as LPS") for note in result.notes)
     assert check_dataset(result.folder, n_workers=0).orientation == "LPS"
+
+
+def test_test_scans_alone_have_no_usual_orientation_to_be_turned_to(source: Path, target: Path):
+    dataset = make(source)
+    cases = [replace(case, role="test") for case in dataset.cases]
+    result = write_raw(replace(dataset, cases=cases), target, dry_run=True)
+    assert [row.role for row in result.rows] == ["test"] * 4
+    assert not any("stored as" in note for note in result.notes)

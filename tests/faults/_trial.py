@@ -185,7 +185,7 @@ class Trial:
     def start(
         self, command: Sequence[str], *, limit: Callable[[], None] | None = None, **variables: str
     ) -> subprocess.Popen[str]:
-        """Start a command in a session of its own."""
+        """Start a command in a new process group, which can be killed as a whole."""
         return subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment(variables),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -10,6 +10,7 @@ from graphnn_unet.images.orientation import (
     TURNED,
     most_common,
     orientation_of,
+    stored_otherwise,
     turned,
     turned_axes,
     turned_back,
@@ -57,3 +58,9 @@ def test_oblique_axes_have_the_closest_orientation():
 def test_the_most_common_orientation_is_taken_and_ties_do_not_depend_on_the_order():
     assert most_common(["PIR", "LPS", "LPS"]) == "LPS"
     assert most_common(["RAS", "LPS"]) == most_common(["LPS", "RAS"]) == "LPS"
+
+
+def test_without_a_usual_orientation_no_scan_is_stored_otherwise():
+    """Only test scans have one: there is nothing to turn them to."""
+    assert stored_otherwise({"a": "", "b": "LPS"}, "") == {}
+    assert stored_otherwise({"a": "", "b": "LPS", "c": "PIR"}, "LPS") == {"PIR": ["c"]}
