@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,8 +17,7 @@ from graphnn_unet.pseudo_labels.corrector import Corrector, Place, Surroundings,
 from graphnn_unet.scan_graph.fields import Fields
 from graphnn_unet.scan_graph.registration import RegistrationSettings
 from graphnn_unet.scan_graph.scan import Scan
-from graphnn_unet.scan_graph.vote import Vote
-from graphnn_unet.scan_graph.votes import ScanGraphSettings, Voters
+from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
 from graphnn_unet.storage.processes import default_workers
 
 FOLDER = "scan_graph"
@@ -27,7 +27,8 @@ class ScanGraph(Corrector):
     """Votes of the labeled scans on each unlabeled one, blended with the teacher.
 
     Where no link casts a vote, and in patches that were rotated or scaled, the teacher stays as it
-    is. Links are made before the first step and kept beside the preprocessed cases.
+    is. Links and votes are made before the first step and kept beside the preprocessed cases; a
+    step reads the part of a vote that its patch shows.
 
     Source: graph of scans; local weighted voting (https://doi.org/10.1109/TMI.2009.2014372).
     """
@@ -53,15 +54,16 @@ class ScanGraph(Corrector):
         folder = (surroundings.dataset_folder or Path()) / FOLDER / surroundings.identifier
         fields = Fields(folder, surroundings.spacing_mm, recipe.of(RegistrationSettings))
         self.voters = Voters(fields, (), surroundings.n_classes, self.settings)
+        self.votes = StoredVotes(self.voters)
         self._scans: dict[str, Scan] = {}
-        self._votes: dict[str, Vote | None] = {}
 
     def prepare(self, labeled: Sequence[Scan], unlabeled: Sequence[Scan]) -> None:
-        """Register each unlabeled scan with each labeled one, where that is not done."""
+        """Let each labeled scan vote on each unlabeled one, where that is not done."""
         self.voters = replace(self.voters, labeled=labeled)
+        self.votes = StoredVotes(self.voters)
         self._scans = {scan.case_id: scan for scan in unlabeled}
-        links = self.voters.links(unlabeled)
-        self.voters.fields.ensure(links, n_workers=default_workers(len(links)))
+        n_links = len(labeled) * len(unlabeled)
+        self.votes.ensure(unlabeled, n_workers=default_workers(n_links))
 
     def __call__(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` of the blended probabilities."""
@@ -73,37 +75,47 @@ class ScanGraph(Corrector):
         return torch.stack(blended).clamp_min(torch.finfo(torch.float32).tiny).log()
 
     def _blend(self, teacher: Tensor, case: str, place: Place) -> Tensor:
-        if case not in self._votes:
-            self._votes[case] = self.voters.vote_on(self._scans[case])
-        vote = self._votes[case]
-        if vote is None:
+        scan = self._scans[case]
+        read = partial(self.votes.read, scan)
+        share = cut(read, tuple(scan.image().shape[1:]), place, tuple(teacher.shape))
+        if share is None:
             return teacher
-        share = torch.from_numpy(cut(vote.share, place, tuple(teacher.shape[1:]))).to(teacher)
+        share = torch.from_numpy(share).to(teacher)
         known = share.sum(0, keepdim=True) > 0
         weight = self.settings.blend * known
         return (1 - weight) * teacher + weight * share
 
 
-def cut(volume: np.ndarray, place: Place, shape: tuple[int, ...]) -> np.ndarray:
+def cut(
+    read: Callable[[Sequence[slice]], np.ndarray | None],
+    whole: Sequence[int],
+    place: Place,
+    shape: Sequence[int],
+) -> np.ndarray | None:
     """The part of a case's map that a patch shows, zero where it reaches over the border.
 
     Args:
-        volume: ``(k, z, y, x)`` of the whole case.
+        read: Box of voxels to that part of the map, ``(k, ...)``; ``None`` if there is no map.
+        whole: Size of the case, z, y, x.
         place: Where the patch lies and how it is mirrored.
-        shape: Size of the patch.
+        shape: ``(k, z, y, x)`` of the result.
 
     Returns:
-        ``(k, *shape)``.
+        ``(k, z, y, x)``, or ``None`` if there is no map.
     """
-    result = np.zeros((len(volume), *shape), volume.dtype)
-    inner, outer = [], []
-    for start, length, whole in zip(place.start, shape, volume.shape[1:], strict=True):
-        low, high = max(start, 0), min(start + length, whole)
+    result = np.zeros(tuple(shape), np.float32)
+    inner: list[slice] = []
+    outer: list[slice] = []
+    for start, length, end in zip(place.start, shape[1:], whole, strict=True):
+        low, high = max(start, 0), min(start + length, end)
         if high <= low:
             return result
         inner.append(slice(low - start, high - start))
         outer.append(slice(low, high))
-    result[(slice(None), *inner)] = volume[(slice(None), *outer)]
+    part = read(outer)
+    if part is None:
+        return None
+    result[(slice(None), *inner)] = part
     for axis in place.mirrored:
         result = np.flip(result, axis + 1)
     return np.ascontiguousarray(result)

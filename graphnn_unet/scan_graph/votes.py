@@ -1,17 +1,31 @@
-"""The vote of a run's labeled scans on each of its unlabeled ones, and on each other."""
+"""The vote of a run's labeled scans on each of its unlabeled ones, and on each other.
+
+Votes are made once and kept on disk, as large as label maps of probabilities are; a patch reads its
+part of one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
 
+import blosc2
 import numpy as np
 from pydantic import Field
 
+from graphnn_unet.errors import InputError
+from graphnn_unet.progress import Progress, say
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.scan import Scan, intensities, one_hot
 from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
 from graphnn_unet.settings import Section
+from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.processes import run_jobs
+
+_THREADS = {"nthreads": 1}
 
 
 class ScanGraphSettings(Section):
@@ -76,6 +90,82 @@ class Voters:
             labels.append(one_hot(voter, self.n_classes))
             points.append(point)
         return weighted_vote(labels, points, weights) if labels else None
+
+
+class StoredVotes:
+    """Votes on unlabeled scans, kept beside the links.
+
+    Args:
+        voters: Who votes.
+    """
+
+    def __init__(self, voters: Voters):
+        self.voters = voters
+
+    def ensure(self, scans: Sequence[Scan], *, n_workers: int = 0) -> None:
+        """Make the links and votes that are missing; a scan without any link gets no vote."""
+        self.voters.fields.ensure(self.voters.links(scans), n_workers=n_workers)
+        missing = [scan for scan in scans if not self.path(scan).is_file() and self._links(scan)]
+        if not missing:
+            return
+        make = partial(_make_vote, self.voters)
+        jobs = [(scan, self.path(scan)) for scan in missing]
+        with Progress(len(jobs), "graph of scans", "vote") as progress:
+            for outcome in run_jobs(make, jobs, n_workers=n_workers):
+                progress.update()
+                if not outcome.ok:
+                    say(f"warning: no vote on {outcome.job[0].case_id}: {outcome.error}")
+
+    def read(self, scan: Scan, box: Sequence[slice]) -> np.ndarray | None:
+        """Shares ``(k, *box)`` float32 of a part of a scan; ``None`` where nobody votes.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = self.path(scan)
+        if not path.is_file():
+            return None
+        try:
+            stored = blosc2.open(urlpath=str(path), mode="r", dparams=_THREADS)
+            return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise InputError(
+                f"the vote {path.name} cannot be read", str(error), f"Remove {path}"
+            ) from error
+
+    def path(self, scan: Scan) -> Path:
+        """File of a vote, named by its links, the label maps and how far they are trusted."""
+        settings = self.voters.settings
+        facts = [path.name for path in self._links(scan)]
+        facts += [self._labels, repr((settings.power, settings.radius, settings.return_tolerance))]
+        key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
+        return self.voters.fields.folder / "votes" / f"{scan.case_id}__{key}.b2nd"
+
+    def _links(self, scan: Scan) -> list[Path]:
+        links = self.voters.links([scan])
+        return sorted(
+            self.voters.fields.path(link) for link in links if self.voters.fields.has(link)
+        )
+
+    @cached_property
+    def _labels(self) -> str:
+        """Hash of the label maps that vote."""
+        digest = hashlib.sha256(str(self.voters.n_classes).encode())
+        for voter in self.voters.labeled:
+            digest.update(np.ascontiguousarray(voter.label()[0]).tobytes())
+        return digest.hexdigest()
+
+
+def _make_vote(voters: Voters, job: tuple[Scan, Path]) -> None:
+    scan, path = job
+    vote = voters.vote_on(scan)
+    if vote is None:
+        return
+    with atomic_path(path) as temporary:
+        # half precision: a share is right to 0.0005
+        blosc2.asarray(
+            vote.share.astype(np.float16), urlpath=str(temporary), mode="w", cparams=_THREADS
+        )
 
 
 def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:

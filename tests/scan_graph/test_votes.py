@@ -8,9 +8,10 @@ from scans import SHAPE, bent, body
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.scan_graph import fields as fields_module
+from graphnn_unet.scan_graph import votes as votes_module
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.registration import RegistrationSettings
-from graphnn_unet.scan_graph.votes import ScanGraphSettings, Voters, leave_one_out
+from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters, leave_one_out
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -46,6 +47,31 @@ def test_an_unlabeled_scan_gets_the_labels_of_the_others(voters):
     vote = voters.vote_on(body(9, place=place, with_label=False))
     assert np.mean(vote.share.argmax(0) == truth) > 0.97
     np.testing.assert_allclose(vote.share.sum(0)[vote.trust > 0], 1, atol=1e-4)
+
+
+def test_votes_are_kept_and_made_anew_when_labels_or_settings_change(voters, monkeypatch):
+    target = body(9, place=bent(amount=0.8, phase=9), with_label=False)
+    stored = StoredVotes(voters)
+    stored.ensure([target])
+    box = (slice(2, 9), slice(0, 5), slice(3, 20))
+    expected = voters.vote_on(target).share[(slice(None), *box)]
+    np.testing.assert_allclose(stored.read(target, box), expected, atol=5e-4)
+    monkeypatch.setattr(votes_module, "weighted_vote", lambda *_: pytest.fail("made again"))
+    StoredVotes(voters).ensure([target])
+    blend = dataclasses.replace(voters, settings=ScanGraphSettings(blend=0.1))
+    assert StoredVotes(blend).path(target) == stored.path(target)
+    power = dataclasses.replace(voters, settings=ScanGraphSettings(power=1.0))
+    assert not StoredVotes(power).path(target).exists()
+    labels = np.zeros_like(voters.labeled[0].labels)
+    other = [dataclasses.replace(voters.labeled[0], labels=labels), *voters.labeled[1:]]
+    changed = StoredVotes(dataclasses.replace(voters, labeled=other))
+    assert not changed.path(target).exists()
+    assert changed.read(target, box) is None
+    path = stored.path(target)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"cannot be read.*Remove"):
+        stored.read(target, box)
+    path.unlink()
 
 
 def test_links_are_made_once_and_anew_when_a_scan_or_a_setting_changes(
