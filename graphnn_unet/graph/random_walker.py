@@ -148,6 +148,8 @@ def random_walker_by_blocks(
     while sweep < max_sweeps and change > tolerance:
         change, sweep = 0.0, sweep + 1
         for number, block in enumerate(blocks):
+            if bool(fixed[block].all()):
+                continue
             rows = _coordinates(rows_of(number), (len(block), n_nodes))
             new, now_reached = _solve_block(rows, block, value, wide, certainty, reached, tolerance)
             spread = bool((now_reached != reached[block]).any())
@@ -266,8 +268,13 @@ def _solve_block(
     )
     now = system.reached
     known = torch.where(system.fixed.unsqueeze(1), mean, 0.0)
-    solution = system.solve(now & ~system.fixed, known, tolerance * 1e-2, 2000)
+    solution = system.solve(now & ~system.fixed, known, _inner(tolerance, value.dtype), 2000)
     return solution.value, now
+
+
+def _inner(tolerance: float, dtype: torch.dtype) -> float:
+    """Residual to which a block is solved: below what a sweep may change, and within reach."""
+    return max(1e-2 * tolerance, 1e-10 if dtype == torch.float64 else 1e-6)
 
 
 def _coordinates(rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

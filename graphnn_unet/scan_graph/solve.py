@@ -1,8 +1,7 @@
 """The whole graph of voxels: labels, the teacher and the neighborhood of every scan at once.
 
-One scan is solved exactly while its neighbors are held, and the scans take turns until nothing
-changes (block Gauss-Seidel). Only one scan and the links that touch it are in memory, so the
-number of scans has no bound.
+The scans are the blocks of :func:`graphnn_unet.graph.random_walker_by_blocks`: edges of one scan
+and of the links that touch it are in memory at a time, and the values of all.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from graphnn_unet.graph.lattice import lattice_affinity, link_affinity
-from graphnn_unet.graph.random_walker import random_walker
+from graphnn_unet.graph.random_walker import random_walker_by_blocks
 from graphnn_unet.settings import Section
 
 
@@ -96,26 +95,27 @@ def solve_scans(
     Source: graph of scans; Grady's random walker with priors inside a scan.
     """
     settings = settings or SolveSettings.model_validate({})
-    state = [torch.where(_rows(d.certainty)[:, None] > 0, _columns(d.share), 0.0) for d in data]
-    known = [_rows(d.certainty) > 0 for d in data]
+    sizes = [image.size for image in images]
+    blocks = list(torch.arange(sum(sizes)).split(sizes))
     into = _starts(len(images), ties_of)
-    sweep, change = 0, float("inf")
-    while sweep < settings.max_sweeps and change > settings.tolerance:
-        sweep, change = sweep + 1, 0.0
-        for number, image in enumerate(images):
-            if bool(torch.isinf(_rows(data[number].certainty)).all()):
-                continue
-            pull, flow = _pull(number, images, state, known, ties_of, into[number])
-            new, reached = _solve_one(image, data[number], pull, flow, spacing_mm, settings)
-            fresh = bool((reached & ~known[number]).any())
-            step = float((new - state[number]).abs().max())
-            change = max(change, float("inf") if fresh else step)
-            state[number], known[number] = new, reached
+
+    def rows_of(number: int) -> Tensor:
+        return _edges(number, images, blocks, ties_of, into[number], spacing_mm, settings)
+
+    walk = random_walker_by_blocks(
+        rows_of,
+        blocks,
+        torch.cat([_columns(known.share) for known in data]),
+        torch.cat([_flat(known.certainty) for known in data]),
+        tolerance=settings.tolerance,
+        max_sweeps=settings.max_sweeps,
+    )
+    parts = walk.value.split(sizes)
     share = {
-        number: np.ascontiguousarray(value.T.reshape(-1, *images[number].shape).float().numpy())
-        for number, value in enumerate(state)
+        number: np.ascontiguousarray(part.T.reshape(-1, *images[number].shape).numpy())
+        for number, part in enumerate(parts)
     }
-    return Solved(share, sweep, change)
+    return Solved(share, walk.n_iterations, walk.residual)
 
 
 def _starts(n_scans: int, ties_of: Callable[[int], Sequence[Tie]]) -> list[list[int]]:
@@ -127,60 +127,43 @@ def _starts(n_scans: int, ties_of: Callable[[int], Sequence[Tie]]) -> list[list[
     return into
 
 
-def _pull(
+def _edges(
     number: int,
     images: Sequence[np.ndarray],
-    state: Sequence[Tensor],
-    known: Sequence[Tensor],
+    blocks: Sequence[Tensor],
     ties_of: Callable[[int], Sequence[Tie]],
     into: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Weights and weighted values that all links bring to the voxels of a scan."""
-    n_voxels, n_classes = state[number].shape
-    pull, flow = torch.zeros(n_voxels), torch.zeros(n_voxels, n_classes)
-    for tie in ties_of(number):
-        matrix = _link(tie, images[tie.scan].shape)
-        live = known[tie.scan].float()
-        pull += matrix @ live
-        flow += matrix @ (live[:, None] * state[tie.scan])
-    for start in into:
-        for tie in ties_of(start):
-            if tie.scan == number:
-                matrix = _link(tie, images[number].shape).to_sparse_coo().t()
-                live = known[start].float()
-                pull += torch.sparse.mm(matrix, live[:, None])[:, 0]
-                flow += torch.sparse.mm(matrix, live[:, None] * state[start])
-    return pull, flow
+    spacing_mm: Sequence[float],
+    settings: SolveSettings,
+) -> Tensor:
+    """Edges of a scan's voxels: inside it, along the links that start in it, and that end in it."""
+    intensity = torch.from_numpy(np.ascontiguousarray(images[number], dtype=np.float32))
+    inside = settings.inside * lattice_affinity(intensity[None], settings.bandwidth, spacing_mm)
+    parts = [(number, inside.to_sparse_coo())]
+    parts += [(tie.scan, _link(tie, images[tie.scan].shape)) for tie in ties_of(number)]
+    parts += [
+        (start, _link(tie, images[number].shape).t())
+        for start in into
+        for tie in ties_of(start)
+        if tie.scan == number
+    ]
+    parts = [(int(blocks[scan][0]), part.coalesce()) for scan, part in parts]
+    shift = [torch.tensor([[0], [first]]) for first, _ in parts]
+    places = [part.indices() + step for step, (_, part) in zip(shift, parts, strict=True)]
+    return torch.sparse_coo_tensor(
+        torch.cat(places, dim=1),
+        torch.cat([part.values() for _, part in parts]),
+        (images[number].size, sum(map(len, blocks))),
+        check_invariants=False,
+    )
 
 
 def _link(tie: Tie, shape: tuple[int, ...]) -> Tensor:
     point = torch.from_numpy(np.ascontiguousarray(tie.point.reshape(3, -1).T, dtype=np.float32))
-    return link_affinity(point, _rows(tie.weight), shape)
+    return link_affinity(point, _flat(tie.weight), shape).to_sparse_coo()
 
 
-def _solve_one(
-    image: np.ndarray,
-    data: Data,
-    pull: Tensor,
-    flow: Tensor,
-    spacing_mm: Sequence[float],
-    settings: SolveSettings,
-) -> tuple[Tensor, Tensor]:
-    """One scan with everything that it is tied to held: links become part of the data term."""
-    intensity = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-    affinity = settings.inside * lattice_affinity(intensity[None], settings.bandwidth, spacing_mm)
-    certain = _rows(data.certainty)
-    finite = torch.where(torch.isinf(certain), 0.0, certain)
-    certainty = certain + pull
-    total = finite + pull
-    values = torch.where((finite > 0)[:, None], finite[:, None] * _columns(data.share), 0.0) + flow
-    target = values / torch.where(total > 0, total, 1.0)[:, None]
-    target = torch.where(torch.isinf(certain)[:, None], _columns(data.share), target)
-    walk = random_walker(affinity, target, certainty)
-    return walk.value, walk.reached
-
-
-def _rows(values: np.ndarray) -> Tensor:
+def _flat(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).flatten()
 
 
