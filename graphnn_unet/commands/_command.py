@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, from_system
-from graphnn_unet.ranges import MAX_COUNT, out_of_range
+from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, out_of_range
 from graphnn_unet.streams import use_streams, written_results
 
 if TYPE_CHECKING:
@@ -83,6 +83,21 @@ def number(
         return value
 
     return read
+
+
+def add_workers(
+    command_parser: argparse.ArgumentParser,
+    what: str = "worker processes (default: by cores)",
+    low: int = 0,
+) -> None:
+    """Add ``-np``.
+
+    Args:
+        command_parser: Parser of the command.
+        what: Its help.
+        low: Smallest number; 0 works in the command's own process.
+    """
+    command_parser.add_argument("-np", type=number(int, low, MAX_WORKERS), metavar="N", help=what)
 
 
 def folds_of(words: Sequence[str] | None) -> list[int | str] | None:

@@ -37,12 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "-i", required=True, metavar="IN", help="folder of PNG, JPEG, TIFF or NIfTI, 2D or 3D"
     )
     parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
-    parser.add_argument(
-        "-np",
-        type=_command.number(int, 1, 1024),
-        metavar="N",
-        help="worker processes (default: by cores)",
-    )
+    _command.add_workers(parser, low=1)
     for section, title in zip(
         SECTIONS, ("clusters", "features", "label maps", "folder"), strict=True
     ):

@@ -87,12 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "places: take this one, and write it as both")  # fmt: skip
     add("--overwrite", action="store_true", help="replace an existing raw folder")
     add("--dry-run", action="store_true", help="show what would be written; write nothing")
-    add(
-        "-np",
-        type=_command.number(int, 0, 1024),
-        metavar="N",
-        help="worker processes (default: by cores and data)",
-    )
+    _command.add_workers(parser, "worker processes (default: by cores and data)")
     return parser
 
 

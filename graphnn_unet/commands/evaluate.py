@@ -85,12 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="take the place of another evaluation in DIR"
     )
-    parser.add_argument(
-        "-np",
-        type=_command.number(int, 1, 1024),
-        metavar="N",
-        help="worker processes (default: by cores)",
-    )
+    _command.add_workers(parser, low=1)
     return parser
 
 

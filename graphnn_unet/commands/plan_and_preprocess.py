@@ -35,12 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--planner", default="default", choices=["default", "resenc_m", "resenc_l", "resenc_xl"],
         help="nnU-Net's plain U-Net or its residual encoder planners",
     )  # fmt: skip
-    parser.add_argument(
-        "-np",
-        type=_command.number(int, 0, 1024),
-        metavar="N",
-        help="worker processes (default: by cores)",
-    )
+    _command.add_workers(parser)
     parser.add_argument(
         "--skip-faulty", action="store_true", help="leave faulty cases out instead of stopping"
     )

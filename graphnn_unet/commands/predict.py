@@ -84,12 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "-part_id", type=_command.number(int), default=0, help="which of them this is, from 0"
     )
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    parser.add_argument(
-        "-np",
-        type=_command.number(int, 0, 1024),
-        metavar="N",
-        help="processes to prepare and export",
-    )
+    _command.add_workers(parser, "processes to prepare and export")
     return parser
 
 

@@ -60,6 +60,15 @@ def as_pair(first: Tensor, second: Tensor, names: tuple[str, str]) -> tuple[Tens
     return left.to(dtype), right.to(dtype), left_single
 
 
+def check_labels(label: Tensor, rows: Tensor, name: str) -> None:
+    """Raise ``ShapeError`` unless there is an integer for each of ``rows``, ``(..., c)``."""
+    if label.shape != rows.shape[:-1] or label.is_floating_point():
+        raise ShapeError(
+            f"{name} {tuple(rows.shape)} and label {tuple(label.shape)} do not fit",
+            "the label is an integer for each node",
+        )
+
+
 def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ``InputError`` for a word that is not among ``allowed``."""
     if value not in allowed:

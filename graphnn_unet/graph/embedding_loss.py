@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from graphnn_unet.errors import ShapeError
-from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
+from graphnn_unet.graph._tensors import as_batch, check_choice, check_labels, full_precision
 
 
 def pair_loss(
@@ -45,11 +44,7 @@ def pair_loss(
         0.6667
     """
     check_choice("reduction", reduction, ("pairs", "mean", "sum"))
-    if label.shape != embedding.shape[:-1] or label.is_floating_point():
-        raise ShapeError(
-            f"embedding {tuple(embedding.shape)} and label {tuple(label.shape)} do not fit",
-            "the label is an integer for each node",
-        )
+    check_labels(label, embedding, "embedding")
     with full_precision(embedding):
         rows, single = as_batch(embedding, "embedding")
         classes = label.unsqueeze(0) if single else label

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphnn_unet.errors import ShapeError
-from graphnn_unet.graph._tensors import as_batch, check_positive, full_precision, widen
+from graphnn_unet.graph._tensors import (
+    as_batch,
+    check_labels,
+    check_positive,
+    full_precision,
+    widen,
+)
 from graphnn_unet.graph.affinity import unit_rows
 from graphnn_unet.graph.shared_batch import sum_over_processes
 
@@ -133,11 +139,7 @@ def prototype_loss(
         tensor(1.3133)
     """
     check_positive("tau", tau)
-    if label.shape != embedding.shape[:-1] or label.is_floating_point():
-        raise ShapeError(
-            f"embedding {tuple(embedding.shape)} and label {tuple(label.shape)} do not fit",
-            "the label is an integer for each node",
-        )
+    check_labels(label, embedding, "embedding")
     with full_precision(embedding):
         rows, single = as_batch(embedding, "embedding")
         target = (label.unsqueeze(0) if single else label).long()
@@ -173,11 +175,7 @@ def self_weighted_entropy(probability: Tensor, label: Tensor) -> Tensor:
         >>> self_weighted_entropy(torch.tensor([[0.5, 0.5]]), torch.tensor([0]))
         tensor(0.3466)
     """
-    if label.shape != probability.shape[:-1] or label.is_floating_point():
-        raise ShapeError(
-            f"probability {tuple(probability.shape)} and label {tuple(label.shape)} do not fit",
-            "the label is an integer for each node",
-        )
+    check_labels(label, probability, "probability")
     with full_precision(probability):
         chosen = widen(probability).gather(-1, label.long().unsqueeze(-1)).squeeze(-1)
         return -(chosen.detach() * chosen.clamp(min=1e-8).log()).mean(dim=-1)

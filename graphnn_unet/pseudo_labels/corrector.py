@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from graphnn_unet.errors import RecipeError
 from graphnn_unet.plans.recipe import Recipe, declare_section
 from graphnn_unet.scan_graph.scan import Scan
 from graphnn_unet.settings import Section
@@ -84,9 +85,14 @@ class Corrector(ABC):
     Attributes:
         sections: Recipe sections of the correction, by name.
         feature_scales: Decoder scales whose features it reads; may be set by the constructor.
+        takes_regions: Whether outputs may overlap.
+
+    Raises:
+        RecipeError: Outputs overlap and the correction needs one class a voxel.
     """
 
     sections: ClassVar[Mapping[str, type[Section]]] = {}
+    takes_regions: ClassVar[bool] = True
     feature_scales: tuple[int, ...] = ()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -95,6 +101,13 @@ class Corrector(ABC):
             declare_section(name, section)
 
     def __init__(self, surroundings: Surroundings):
+        if surroundings.overlapping and not self.takes_regions:
+            name = type(self).__module__.rpartition(".")[2]
+            raise RecipeError(
+                f"pseudo_label.correct = {name!r} cannot correct overlapping regions",
+                "it needs one class a voxel",
+                "Leave it out, or use 'blur' or 'diffusion'",
+            )
         self.surroundings = surroundings
 
     def prepare(  # noqa: B027  # most corrections need nothing

@@ -6,7 +6,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from graphnn_unet.errors import RecipeError
 from graphnn_unet.graph import VoteStep, correct_labels, is_confident, unit_rows
 from graphnn_unet.pseudo_labels.corrector import Corrector, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.mllc_graphs import MLLCSettings, NodeGrid, corrected_logits
@@ -23,21 +22,13 @@ class MLLC(Corrector):
     Source: MLLC (https://arxiv.org/abs/2404.02065), algorithm 1. Without its trained parts:
     embeddings are the decoder's features, probabilities those of the full resolution averaged, and
     votes are counted as they are. ``MLLCTrainer`` trains all three.
-
-    Raises:
-        RecipeError: Outputs overlap; the graph of classes needs one class a position.
     """
 
     sections: ClassVar = {"mllc": MLLCSettings}
+    takes_regions: ClassVar = False
 
     def __init__(self, surroundings: Surroundings):
         super().__init__(surroundings)
-        if surroundings.overlapping:
-            raise RecipeError(
-                "pseudo_label.correct = 'mllc' cannot correct overlapping regions",
-                "a position of its graphs has one class",
-                "Leave it out, or use 'blur' or 'diffusion'",
-            )
         self.settings = surroundings.recipe.of(MLLCSettings)
         self.grid = NodeGrid.choose(
             surroundings.scale_sizes, self.settings.min_nodes, self.settings.max_nodes

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import RecipeError
 from graphnn_unet.pseudo_labels.corrector import Corrector, Place, Surroundings, Teaching
 from graphnn_unet.scan_graph.fields import Fields
 from graphnn_unet.scan_graph.registration import RegistrationSettings
@@ -34,18 +34,13 @@ class ScanGraph(Corrector):
     """
 
     sections: ClassVar = {"scan_graph": ScanGraphSettings, "registration": RegistrationSettings}
+    takes_regions: ClassVar = False
 
     def __init__(self, surroundings: Surroundings):
         super().__init__(surroundings)
-        if surroundings.overlapping:
-            raise InputError(
-                "pseudo_label.correct = scan_graph cannot be used",
-                "the labels of this data set are regions that overlap",
-                "Leave it out",
-            )
         if len(surroundings.spacing_mm) != 3:
-            raise InputError(
-                "pseudo_label.correct = scan_graph cannot be used",
+            raise RecipeError(
+                "pseudo_label.correct = 'scan_graph' cannot be used",
                 "scans are registered as volumes, this configuration is 2d",
                 "Use 3d_fullres, or leave it out",
             )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scans import SHAPE, bent, body
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import RecipeError
 from graphnn_unet.plans.recipe import load_recipe, parse_overrides, resolve
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.scan_graph import ScanGraph, cut
@@ -75,9 +75,9 @@ def test_cut_is_that_of_padding_first():
 
 
 def test_where_votes_cannot_be_made_it_is_said(tmp_path):
-    with pytest.raises(InputError, match="regions that overlap"):
+    with pytest.raises(RecipeError, match="'scan_graph' cannot correct overlapping regions"):
         ScanGraph(surroundings(tmp_path, overlapping=True))
-    with pytest.raises(InputError, match="2d"):
+    with pytest.raises(RecipeError, match="2d"):
         ScanGraph(surroundings(tmp_path, spacing_mm=(1.0, 1.0)))
 
 
