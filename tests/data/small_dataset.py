@@ -28,7 +28,7 @@ def label_array() -> np.ndarray:
     return label
 
 
-def save(array: np.ndarray, path: Path, **header) -> None:
+def save(array: np.ndarray, path: Path, **header) -> Path:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(header.get("spacing", (1.0, 1.0, 2.0)))
     image.SetOrigin(header.get("origin", (3.0, -4.0, 5.0)))
@@ -36,6 +36,7 @@ def save(array: np.ndarray, path: Path, **header) -> None:
         image.SetDirection(header["direction"])
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path), path.suffix != ".nii")
+    return path
 
 
 def make_dataset(

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import SimpleITK as sitk
+import small_dataset
 
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.dataset_conversion.volumes import load
@@ -29,14 +30,7 @@ def label_array(value: int = 1, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def save(array: np.ndarray, path: Path, **header) -> Path:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(header.get("spacing", (1.0, 1.5, 2.0)))
-    image.SetOrigin(header.get("origin", (3.0, -4.0, 5.0)))
-    if "direction" in header:
-        image.SetDirection(header["direction"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sitk.WriteImage(image, str(path), path.suffix != ".nii")
-    return path
+    return small_dataset.save(array, path, **{"spacing": (1.0, 1.5, 2.0), **header})
 
 
 def read(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ import torch
 from tiny_study import DATASET, use_home
 from torch import nn
 
+from graphnn_unet.data import patch_dataset
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import parse_overrides
 from graphnn_unet.storage.safe_load import read_json
@@ -30,6 +31,23 @@ def make_trainer(
     trainer.initialize()
     trainer.prepare_data()
     return trainer
+
+
+def files_of_last_phase(trainer: SemiTrainer, monkeypatch) -> set[str]:
+    """Train the last phase to its end; names of all files of cases that were opened for it."""
+    names = set()
+    for name in ("_open", "load_properties"):
+        original = getattr(patch_dataset, name)
+
+        def opened(path: Path, original=original):
+            names.add(path.name)
+            return original(path)
+
+        monkeypatch.setattr(patch_dataset, name, opened)
+    trainer.step = trainer.phases()[-1].start
+    for raw in trainer.loader(trainer.phase):
+        trainer.train_step(raw)
+    return names
 
 
 def random_batch(trainer: SemiTrainer, n_images: int = 4, seed: int = 0) -> Batch:

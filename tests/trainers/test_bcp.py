@@ -15,7 +15,13 @@ from tiny_study import (
     train_in,
     write_image,
 )  # fmt: skip
-from trainers.small_trainers import Given, equal_weights, make_trainer, random_batch
+from trainers.small_trainers import (
+    Given,
+    equal_weights,
+    files_of_last_phase,
+    make_trainer,
+    random_batch,
+)
 
 from graphnn_unet.data.augment import RecordedMirror
 from graphnn_unet.pseudo_labels.corrector import Teaching
@@ -261,22 +267,10 @@ def test_labels_of_unlabeled_and_test_cases_change_nothing(trained_home, tmp_pat
 
 
 def test_training_opens_no_label_and_no_property_of_an_unlabeled_case(tiny_home, monkeypatch):
-    from graphnn_unet.data import patch_dataset
-
     trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch)
-    opened = []
-    for name in ("_open", "load_properties"):
-        original = getattr(patch_dataset, name)
-        monkeypatch.setattr(
-            patch_dataset, name, lambda path, original=original: (opened.append(path),
-                                                                  original(path))[1]
-        )  # fmt: skip
-    trainer.step = trainer.phases()[SELFTRAIN].start
-    for raw in trainer.loader(trainer.phase):
-        trainer.train_step(raw)
+    names = files_of_last_phase(trainer, monkeypatch)
     labeled = {case.case_id for case in trainer.cases.labeled}
     known = labeled | {case.case_id for case in trainer.cases.unlabeled}
-    names = {path.name for path in opened}
     assert {name.partition(".")[0].removesuffix("_seg") for name in names} <= known
     read_as_label = {n for n in names if n.endswith(("_seg.b2nd", ".pkl"))}
     assert read_as_label

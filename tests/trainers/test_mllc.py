@@ -6,7 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from tiny_study import model_of, plan_in, train_in, use_home, write_raw_dataset
-from trainers.small_trainers import equal_weights, make_trainer, random_batch
+from trainers.small_trainers import (
+    equal_weights,
+    files_of_last_phase,
+    make_trainer,
+    random_batch,
+)
 
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.graph import LearnedStep
@@ -564,25 +569,14 @@ def test_stock_predictor_reads_the_model_and_export_drops_the_heads(whole, tmp_p
 
 
 def test_labels_of_unlabeled_cases_are_never_opened(tiny_home, monkeypatch):
-    from graphnn_unet.data import patch_dataset
-
     trainer = make_trainer(MLLCTrainer, tiny_home, monkeypatch, *COARSE)
-    opened = []
-    for name in ("_open", "load_properties"):
-        original = getattr(patch_dataset, name)
-        monkeypatch.setattr(
-            patch_dataset, name, lambda path, original=original: (opened.append(path),
-                                                                  original(path))[1]
-        )  # fmt: skip
-    trainer.step = trainer.phases()[-1].start
-    for raw in trainer.loader(trainer.phase):
-        trainer.train_step(raw)
+    names = files_of_last_phase(trainer, monkeypatch)
     labeled = {case.case_id for case in trainer.cases.labeled}
-    as_label = {p.name for p in opened if p.name.endswith(("_seg.b2nd", ".pkl"))}
+    as_label = {name for name in names if name.endswith(("_seg.b2nd", ".pkl"))}
     assert as_label
     assert {n.partition(".")[0].removesuffix("_seg") for n in as_label} <= labeled
     unlabeled = {case.case_id for case in trainer.cases.unlabeled}
-    assert unlabeled & {p.name.partition(".")[0] for p in opened}
+    assert unlabeled & {name.partition(".")[0] for name in names}
 
 
 def test_labels_of_a_draw_change_nothing_where_they_are_hidden(tiny_copy):
