@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import blosc2
 import numpy as np
@@ -101,6 +102,7 @@ class StoredVotes:
 
     def __init__(self, voters: Voters):
         self.voters = voters
+        self._paths: dict[str, Path] = {}
 
     def ensure(self, scans: Sequence[Scan], *, n_workers: int = 0) -> None:
         """Make the links and votes that are missing; a scan without any link gets no vote."""
@@ -122,11 +124,14 @@ class StoredVotes:
         Raises:
             InputError: The file is damaged.
         """
-        path = self.path(scan)
+        # links do not change while patches are read
+        if scan.case_id not in self._paths:
+            self._paths[scan.case_id] = self.path(scan)
+        path = self._paths[scan.case_id]
         if not path.is_file():
             return None
         try:
-            stored = blosc2.open(urlpath=str(path), mode="r", dparams=_THREADS)
+            stored: Any = blosc2.open(urlpath=str(path), mode="r", dparams=_THREADS)
             return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
         except (RuntimeError, OSError, ValueError) as error:
             raise InputError(
@@ -161,11 +166,9 @@ def _make_vote(voters: Voters, job: tuple[Scan, Path]) -> None:
     vote = voters.vote_on(scan)
     if vote is None:
         return
+    share: Any = vote.share.astype(np.float16)  # right to 0.0005
     with atomic_path(path) as temporary:
-        # half precision: a share is right to 0.0005
-        blosc2.asarray(
-            vote.share.astype(np.float16), urlpath=str(temporary), mode="w", cparams=_THREADS
-        )
+        blosc2.asarray(share, urlpath=str(temporary), mode="w", cparams=_THREADS)
 
 
 def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:
