@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scans import SHAPE, bent, body
+from tiny_study import train_in
 
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.plans.recipe import load_recipe, parse_overrides, resolve
@@ -86,3 +87,21 @@ def test_a_blend_of_zero_is_the_teacher(tmp_path, corrector):
     off.votes, off._scans = corrector.votes, corrector._scans
     given = teaching([Place((4, 3, 6))])
     torch.testing.assert_close(off(given).softmax(1), given.logits.softmax(1))
+
+
+def test_a_training_makes_links_and_votes_once_and_opens_no_hidden_label(tiny_copy, capsys):
+    overrides = ["pseudo_label.correct=['scan_graph']", "schedule.pretrain_steps=1",
+                 "schedule.selftrain_steps=1"]  # fmt: skip
+    folder = next((tiny_copy / "preprocessed").glob("*/gnnunetPlans_3d_fullres"))
+    for case in ("case_02", "case_03"):  # a reader would fail, and so would a changed size
+        for name in (f"{case}_seg.b2nd", f"{case}.pkl"):
+            (folder / name).write_bytes(b"x" * (folder / name).stat().st_size)
+    train_in(tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2)
+    assert "no link" not in capsys.readouterr().err
+    made = folder.parent / "scan_graph" / folder.name
+    links = {path: path.stat().st_mtime_ns for path in made.glob("*.npz")}
+    votes = {path: path.stat().st_mtime_ns for path in (made / "votes").iterdir()}
+    n_unlabeled = 3 + 2  # scans without label, and those whose label the draw leaves out
+    assert (len(links), len(votes)) == (2 * n_unlabeled, n_unlabeled)
+    train_in(tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2, mode="restart")
+    assert {path: path.stat().st_mtime_ns for path in (*links, *votes)} == links | votes
