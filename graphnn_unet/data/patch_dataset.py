@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
@@ -28,8 +27,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from graphnn_unet.data.augment import MIRRORED_AXES, outside_mask
 from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.scan_graph.pairs import WarpedPairs
 from graphnn_unet.seeds import Stream
 from graphnn_unet.seeds import generator as numpy_generator
+from graphnn_unet.storage.arrays import open_array
 from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import load_properties
 
@@ -39,6 +40,7 @@ Index = tuple[int, int]
 """(step, slot); slots count the labeled images of a step first, then the unlabeled ones."""
 
 MAX_WORKER_RESTARTS = 3
+_REMEDY = "Run gnnunet_plan_and_preprocess again"
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class StoredCase:
 
     def image(self) -> Any:
         """Blosc2 array ``(c, z, y, x)``, read on access."""
-        return _open(self.folder / f"{self.case_id}.b2nd")
+        return open_array(self.folder / f"{self.case_id}.b2nd", _REMEDY)
 
     def label(self) -> Any:
         """Blosc2 array ``(1, z, y, x)``."""
         self._require_label()
-        return _open(self.folder / f"{self.case_id}_seg.b2nd")
+        return open_array(self.folder / f"{self.case_id}_seg.b2nd", _REMEDY)
 
     def properties(self) -> dict[str, Any]:
         """What nnU-Net's preprocessor noted about the case."""
@@ -73,20 +75,6 @@ class StoredCase:
     def _require_label(self) -> None:
         if not self.use_label:
             raise PermissionError(f"{self.case_id} is unlabeled in this run")
-
-
-def _open(path: Path) -> Any:
-    blosc2.set_nthreads(1)
-    # blosc2 cannot map files into memory on Windows (nnU-Net#2723)
-    mapped: dict[str, Any] = {} if os.name == "nt" else {"mmap_mode": "r"}
-    try:
-        return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read",
-            (str(error).strip().splitlines() or ["it is damaged"])[0].rstrip("."),
-            "Run gnnunet_plan_and_preprocess again",
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -124,6 +112,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         n_unlabeled: Unlabeled slots of a step.
         settings: Patch and augmentation.
         seed: Seed of the run.
+        pairs: Labeled cases in the shape of unlabeled ones, which take a share of the labeled
+            slots.
     """
 
     def __init__(
@@ -134,10 +124,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         n_unlabeled: int,
         settings: PatchSettings,
         seed: int,
+        pairs: WarpedPairs | None = None,
     ):
         self.labeled, self.unlabeled = list(labeled), list(unlabeled)
         self.n_labeled, self.n_unlabeled = n_labeled, n_unlabeled
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.pairs = settings, seed, pairs
         self._properties: dict[str, dict[str, Any]] = {}
 
     def __len__(self) -> int:
@@ -182,12 +173,20 @@ class PatchDataset(Dataset[dict[str, Any]]):
     def _labeled_crop(
         self, case: StoredCase, generator: np.random.Generator, foreground: bool
     ) -> _Crop:
-        image = case.image()
         if case.case_id not in self._properties:
             self._properties[case.case_id] = case.properties()["class_locations"]
+        warped = self.pairs.draw(case, generator) if self.pairs is not None else None
         center = self._center(self._properties[case.case_id], generator, foreground)
-        box = self._box(image.shape[1:], self.settings.initial_patch_size, center, generator)
-        return self._cut(image, box, 0), self._cut(case.label(), box, -1), _start_of(box)
+        size = self.settings.initial_patch_size
+        if warped is None:
+            image = case.image()
+            box = self._box(image.shape[1:], size, center, generator)
+            return self._cut(image, box, 0), self._cut(case.label(), box, -1), _start_of(box)
+        center = None if center is None else warped.voxel_of(center)
+        box = self._box(warped.shape, size, center, generator)
+        parts = warped.cut([slice(low, high) for low, high in box])
+        image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+        return image, label, _start_of(box)
 
     def _unlabeled_crop(self, case: StoredCase, generator: np.random.Generator) -> _Crop:
         image, settings = case.image(), self.settings

@@ -14,13 +14,11 @@ from torch import Tensor
 
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.pseudo_labels.corrector import Corrector, Place, Surroundings, Teaching
-from graphnn_unet.scan_graph.fields import Fields
+from graphnn_unet.scan_graph.fields import fields_of
 from graphnn_unet.scan_graph.registration import RegistrationSettings
 from graphnn_unet.scan_graph.scan import Scan
 from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
 from graphnn_unet.storage.processes import default_workers
-
-FOLDER = "scan_graph"
 
 
 class ScanGraph(Corrector):
@@ -33,7 +31,6 @@ class ScanGraph(Corrector):
     Source: graph of scans; local weighted voting (https://doi.org/10.1109/TMI.2009.2014372).
     """
 
-    sections: ClassVar = {"scan_graph": ScanGraphSettings, "registration": RegistrationSettings}
     takes_regions: ClassVar = False
 
     def __init__(self, surroundings: Surroundings):
@@ -46,8 +43,10 @@ class ScanGraph(Corrector):
             )
         recipe = surroundings.recipe
         self.settings = recipe.of(ScanGraphSettings)
-        folder = (surroundings.dataset_folder or Path()) / FOLDER / surroundings.identifier
-        fields = Fields(folder, surroundings.spacing_mm, recipe.of(RegistrationSettings))
+        fields = fields_of(
+            surroundings.dataset_folder or Path(), surroundings.identifier,
+            surroundings.spacing_mm, recipe.of(RegistrationSettings),
+        )  # fmt: skip
         self.voters = Voters(fields, (), surroundings.n_classes, self.settings)
         self.votes = StoredVotes(self.voters)
         self._scans: dict[str, Scan] = {}

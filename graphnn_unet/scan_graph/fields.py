@@ -12,18 +12,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from graphnn_unet.errors import InputError
 from graphnn_unet.progress import Progress, say
-from graphnn_unet.scan_graph.registration import RegistrationSettings, register
+from graphnn_unet.scan_graph.registration import Displacement, RegistrationSettings, register
 from graphnn_unet.scan_graph.scan import Scan, intensities
-from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.arrays import facts_of, open_array, write_array
 from graphnn_unet.storage.processes import run_jobs
 
-_VERSION = 1
+_VERSION = 2
+FOLDER = "scan_graph"
+"""Folder of links and votes in that of a preprocessed data set."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,13 @@ class Fields:
             say(f"warning: no link between {line}")
         return failed
 
-    def load(self, link: Link) -> np.ndarray:
-        """Places ``(3, z, y, x)`` float32 of the voxels of ``fixed`` in ``moving``.
+    def load(self, link: Link) -> Displacement:
+        """Where the voxels of ``fixed`` lie in ``moving``.
 
         Raises:
             InputError: The link was not made, or its file is damaged.
         """
-        path = self.path(link)
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                shift = stored["shift"].astype(np.float32)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise InputError(
-                f"the link {path.name} cannot be read", str(error), f"Remove {path}"
-            ) from error
-        return shift + np.indices(shift.shape[1:], dtype=np.float32)
+        return read_field(self.path(link))
 
     def has(self, link: Link) -> bool:
         """Whether the link is there."""
@@ -106,13 +98,35 @@ class Fields:
             repr(self.spacing_mm), self.settings.model_dump_json(),
         )  # fmt: skip
         key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-        return self.folder / f"{link.fixed.case_id}__{link.moving.case_id}__{key}.npz"
+        return self.folder / f"{link.fixed.case_id}__{link.moving.case_id}__{key}.b2nd"
 
     def _digest(self, scan: Scan) -> str:
         if scan.case_id not in self._digests:
             content = np.ascontiguousarray(scan.image()[0]).tobytes()
             self._digests[scan.case_id] = hashlib.sha256(content).hexdigest()
         return self._digests[scan.case_id]
+
+
+def read_field(path: Path) -> Displacement:
+    """A stored link.
+
+    Raises:
+        InputError: It was not made, or its file is damaged.
+    """
+    stored = open_array(path, f"Remove {path}")
+    facts = facts_of(stored)
+    shift = np.asarray(stored[:], dtype=np.float32)
+    return Displacement(shift, tuple(facts["stride"]), tuple(facts["shape"]))
+
+
+def fields_of(
+    dataset_folder: Path,
+    identifier: str,
+    spacing_mm: Sequence[float],
+    settings: RegistrationSettings,
+) -> Fields:
+    """Links between the preprocessed cases of a configuration, kept beside them."""
+    return Fields(dataset_folder / FOLDER / identifier, spacing_mm, settings)
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,6 @@ def _make(job: _Job) -> None:
     if job.path.is_file():  # another process was faster
         return
     fixed, moving = intensities(job.link.fixed), intensities(job.link.moving)
-    point = register(fixed, moving, job.spacing_mm, job.settings)
-    shift = (point - np.indices(fixed.shape, dtype=np.float32)).astype(np.float16)
-    with atomic_path(job.path) as temporary:
-        np.savez_compressed(temporary, shift=shift)
+    field = register(fixed, moving, job.spacing_mm, job.settings)
+    facts = {"stride": list(field.stride), "shape": list(field.shape)}
+    write_array(job.path, field.shift.astype(np.float16), facts)

@@ -7,7 +7,10 @@ Papers:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk
@@ -36,6 +39,45 @@ class RegistrationSettings(Section):
     field_sigma: float = Field(
         1.0, gt=0, le=10, description="smoothing of the displacements after each step, in voxels"
     )
+    max_voxels: int = Field(
+        400_000, ge=4096, description="larger scans are registered on a coarser grid: time and "
+        "disk of a link are bounded"
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """How far each voxel of one scan lies from its place in another.
+
+    Attributes:
+        shift: ``(3, z', y', x')`` float32 in voxels, on a grid of every ``stride``-th voxel.
+        stride: Voxels between grid points, z, y, x.
+        shape: Size of the scan, z, y, x.
+    """
+
+    shift: np.ndarray
+    stride: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def places(self, box: Sequence[slice] | None = None, part: float = 1.0) -> np.ndarray:
+        """Places ``(3, z, y, x)`` float32 in the other scan, in voxels; they may lie outside.
+
+        Args:
+            box: Voxels of the scan, which may reach over its border; default all.
+            part: Share of the way: 0 stays, 1 arrives.
+        """
+        box = box or [slice(0, length) for length in self.shape]
+        voxels = [np.arange(axis.start, axis.stop, dtype=np.float32) for axis in box]
+        shift = self.shift
+        for axis, (positions, step) in enumerate(zip(voxels, self.stride, strict=True), start=1):
+            length = shift.shape[axis]
+            at = np.clip((positions - (step - 1) / 2) / step, 0, length - 1)
+            low = np.floor(at).astype(np.intp)
+            high = np.minimum(low + 1, length - 1)
+            share = (at - low).astype(np.float32).reshape(-1, *[1] * (3 - axis))
+            lower = shift.take(low, axis)
+            shift = lower + share * (shift.take(high, axis) - lower) if step > 1 else lower
+        return np.stack(np.meshgrid(*voxels, indexing="ij")) + np.float32(part) * shift
 
 
 def register(
@@ -43,18 +85,17 @@ def register(
     moving: np.ndarray,
     spacing_mm: Sequence[float],
     settings: RegistrationSettings | None = None,
-) -> np.ndarray:
+) -> Displacement:
     """Register two volumes; nothing but their intensities is seen.
 
     Args:
-        fixed: ``(z, y, x)`` float32; every voxel of it gets a point.
+        fixed: ``(z, y, x)`` float32; every voxel of it gets a place.
         moving: ``(z', y', x')`` float32, another size is fine.
         spacing_mm: Voxel size of both, z, y, x.
         settings: How; default :class:`RegistrationSettings`.
 
     Returns:
-        ``(3, z, y, x)`` float32: for each voxel of ``fixed`` its place in ``moving``, in voxels of
-        ``moving``, order z, y, x. Places may lie outside.
+        Where the voxels of ``fixed`` lie in ``moving``.
 
     Raises:
         InputError: A volume is too small or constant, or the two do not overlap.
@@ -63,18 +104,45 @@ def register(
         symmetric forces demons on smoothed and on plain images. One thread: the same everywhere.
     """
     settings = settings or RegistrationSettings.model_validate({})
-    target, source = _images(fixed, moving, spacing_mm)
-    affine = _affine(target, source, settings)
-    moved = sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0)
-    moved = sitk.HistogramMatching(moved, target, 128, 10, True)
-    transform = sitk.CompositeTransform([affine, _demons(target, moved, settings)])
-    field = sitk.TransformToDisplacementField(
-        transform, sitk.sitkVectorFloat64, target.GetSize(), target.GetOrigin(),
-        target.GetSpacing(), target.GetDirection(),
-    )  # fmt: skip
+    stride = coarse_stride(fixed.shape, spacing_mm, settings.max_voxels)
+    target, source = (_shrink(image, stride) for image in _images(fixed, moving, spacing_mm))
+    with _one_thread():
+        affine = _affine(target, source, settings)
+        moved = sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0)
+        moved = sitk.HistogramMatching(moved, target, 128, 10, True)
+        transform = sitk.CompositeTransform([affine, _demons(target, moved, settings)])
+        field = sitk.TransformToDisplacementField(
+            transform, sitk.sitkVectorFloat64, target.GetSize(), target.GetOrigin(),
+            target.GetSpacing(), target.GetDirection(),
+        )  # fmt: skip
     shift = np.moveaxis(sitk.GetArrayFromImage(field)[..., ::-1], -1, 0)
     steps = np.asarray(spacing_mm, dtype=np.float64).reshape(3, 1, 1, 1)
-    return (np.indices(fixed.shape) + shift / steps).astype(np.float32)
+    return Displacement((shift / steps).astype(np.float32), stride, fixed.shape)
+
+
+def coarse_stride(
+    shape: Sequence[int], spacing_mm: Sequence[float], max_voxels: int
+) -> tuple[int, ...]:
+    """Voxels that are averaged on each axis so that at most ``max_voxels`` are left.
+
+    The axis of the finest remaining spacing is halved first; none falls below ``MIN_LENGTH``.
+
+    Example:
+        >>> coarse_stride((40, 200, 200), (3.0, 1.0, 1.0), 400_000)
+        (1, 2, 2)
+    """
+    stride = [1, 1, 1]
+
+    def length(axis: int) -> int:
+        return shape[axis] // stride[axis]
+
+    while math.prod(map(length, range(3))) > max_voxels:
+        axes = [axis for axis in range(3) if length(axis) >= 2 * MIN_LENGTH]
+        if not axes:
+            break
+        finest = min(axes, key=lambda axis: (spacing_mm[axis] * stride[axis], -length(axis)))
+        stride[finest] *= 2
+    return tuple(stride)
 
 
 def align(
@@ -86,15 +154,28 @@ def align(
     """``moving`` on the grid of ``fixed`` after the affine part of :func:`register` alone.
 
     Returns:
-        ``(z, y, x)`` float32, 0 outside.
+        ``(z, y, x)`` float32, 0 outside; of a large scan the coarser grid that is registered.
 
     Raises:
         InputError: As :func:`register`.
     """
     settings = settings or RegistrationSettings.model_validate({})
-    target, source = _images(fixed, moving, spacing_mm)
-    affine = _affine(target, source, settings)
-    return sitk.GetArrayFromImage(sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0))
+    stride = coarse_stride(fixed.shape, spacing_mm, settings.max_voxels)
+    target, source = (_shrink(image, stride) for image in _images(fixed, moving, spacing_mm))
+    with _one_thread():
+        affine = _affine(target, source, settings)
+        return sitk.GetArrayFromImage(sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over threads come in another order each time; the metric has no setting of its own."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _images(
@@ -118,6 +199,12 @@ def _as_image(volume: np.ndarray, spacing_mm: Sequence[float]) -> sitk.Image:
     return image
 
 
+def _shrink(image: sitk.Image, stride: Sequence[int]) -> sitk.Image:
+    """Means of blocks of voxels; an axis that is too short for it stays as it is."""
+    sizes = zip(image.GetSize(), stride[::-1], strict=True)
+    return sitk.BinShrink(image, [step if size >= step else 1 for size, step in sizes])
+
+
 def _affine(
     fixed: sitk.Image, moving: sitk.Image, settings: RegistrationSettings
 ) -> sitk.Transform:
@@ -128,7 +215,6 @@ def _affine(
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([1.0, 0.0])
-    method.SetNumberOfThreads(1)
     start = sitk.CenteredTransformInitializer(
         fixed, moving, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.GEOMETRY
     )
@@ -143,7 +229,6 @@ def _demons(
     fixed: sitk.Image, moving: sitk.Image, settings: RegistrationSettings
 ) -> sitk.Transform:
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
-    demons.SetNumberOfThreads(1)
     demons.SetSmoothDisplacementField(True)
     demons.SetStandardDeviations(settings.field_sigma)
     one_voxel = fixed.GetSpacing()

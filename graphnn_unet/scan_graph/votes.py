@@ -11,22 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
-import blosc2
 import numpy as np
 from pydantic import Field
 
-from graphnn_unet.errors import InputError
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.scan import Scan, intensities, one_hot
 from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
 from graphnn_unet.settings import Section
-from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.arrays import open_array, write_array
 from graphnn_unet.storage.processes import run_jobs
-
-_THREADS = {"nthreads": 1}
 
 
 class ScanGraphSettings(Section):
@@ -37,6 +32,10 @@ class ScanGraphSettings(Section):
     )
     power: float = Field(4.0, ge=0, le=32, description="exponent of the local correlation")
     radius: int = Field(2, ge=1, le=10, description="cube of the local correlation, in voxels")
+    pairs: float = Field(
+        0.0, ge=0, le=1, description="share of the labeled patches that show a labeled scan in the "
+        "shape of an unlabeled one"
+    )  # fmt: skip
     return_tolerance: float = Field(
         0.0, ge=0, description="return error of a link in voxels at which its weight has fallen to "
         "1/e; 0 does not look at the way back (and needs half of the registrations)"
@@ -78,12 +77,13 @@ class Voters:
             link, back = Link(scan, voter), Link(voter, scan)
             if voter.case_id == scan.case_id or not self.fields.has(link):
                 continue
-            point = self.fields.load(link)
+            point = self.fields.load(link).places()
             settings = self.settings
             returned = settings.return_tolerance > 0 and self.fields.has(back)
             weights.append(
                 link_weight(
-                    image, intensities(voter), point, self.fields.load(back) if returned else None,
+                    image, intensities(voter), point,
+                    self.fields.load(back).places() if returned else None,
                     power=settings.power, radius=settings.radius,
                     tolerance=settings.return_tolerance or 1.0,
                 )
@@ -130,13 +130,8 @@ class StoredVotes:
         path = self._paths[scan.case_id]
         if not path.is_file():
             return None
-        try:
-            stored: Any = blosc2.open(urlpath=str(path), mode="r", dparams=_THREADS)
-            return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
-        except (RuntimeError, OSError, ValueError) as error:
-            raise InputError(
-                f"the vote {path.name} cannot be read", str(error), f"Remove {path}"
-            ) from error
+        stored = open_array(path, f"Remove {path}")
+        return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
 
     def path(self, scan: Scan) -> Path:
         """File of a vote, named by its links, the label maps and how far they are trusted."""
@@ -166,9 +161,7 @@ def _make_vote(voters: Voters, job: tuple[Scan, Path]) -> None:
     vote = voters.vote_on(scan)
     if vote is None:
         return
-    share: Any = vote.share.astype(np.float16)  # right to 0.0005
-    with atomic_path(path) as temporary:
-        blosc2.asarray(share, urlpath=str(temporary), mode="w", cparams=_THREADS)
+    write_array(path, vote.share.astype(np.float16))  # right to 0.0005
 
 
 def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:

@@ -99,9 +99,26 @@ def test_a_training_makes_links_and_votes_once_and_opens_no_hidden_label(tiny_co
     train_in(tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2)
     assert "no link" not in capsys.readouterr().err
     made = folder.parent / "scan_graph" / folder.name
-    links = {path: path.stat().st_mtime_ns for path in made.glob("*.npz")}
+    links = {path: path.stat().st_mtime_ns for path in made.glob("*.b2nd")}
     votes = {path: path.stat().st_mtime_ns for path in (made / "votes").iterdir()}
     n_unlabeled = 3 + 2  # scans without label, and those whose label the draw leaves out
     assert (len(links), len(votes)) == (2 * n_unlabeled, n_unlabeled)
     train_in(tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2, mode="restart")
     assert {path: path.stat().st_mtime_ns for path in (*links, *votes)} == links | votes
+
+
+def test_a_training_carries_labeled_scans_to_the_shape_of_unlabeled_ones(tiny_copy):
+    folder = next((tiny_copy / "preprocessed").glob("*/gnnunetPlans_3d_fullres"))
+    for case in ("case_02", "case_03"):
+        for name in (f"{case}_seg.b2nd", f"{case}.pkl"):
+            (folder / name).write_bytes(b"x" * (folder / name).stat().st_size)
+    overrides = ["schedule.pretrain_steps=2", "schedule.selftrain_steps=0"]
+    plain = train_in(tiny_copy, "SupervisedTrainer", overrides=overrides, n_labeled=2)
+    paired = train_in(
+        tiny_copy, "SupervisedTrainer", overrides=[*overrides, "scan_graph.pairs=0.7"], n_labeled=2
+    )
+    first, second = (
+        torch.load(next(path.rglob("checkpoint_final.pth")), weights_only=False)["network_weights"]
+        for path in (plain.model, paired.model)
+    )
+    assert any(not torch.equal(first[name], second[name]) for name in first)

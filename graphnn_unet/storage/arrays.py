@@ -1,0 +1,53 @@
+"""Compressed arrays on disk, whole or not there, read in parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from graphnn_unet.errors import InputError
+from graphnn_unet.storage.atomic import atomic_path
+
+_THREADS = {"nthreads": 1}
+
+
+def write_array(path: Path, array: np.ndarray, facts: Mapping[str, Any] | None = None) -> None:
+    """Write a ``.b2nd`` file with a few facts beside the values."""
+    values: Any = np.ascontiguousarray(array)
+    with atomic_path(path) as temporary:
+        stored: Any = blosc2.asarray(values, urlpath=str(temporary), mode="w", cparams=_THREADS)
+        for name, value in (facts or {}).items():
+            stored.schunk.vlmeta[name] = value
+
+
+def open_array(path: Path, remedy: str) -> Any:
+    """A ``.b2nd`` file whose parts are read on access.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is damaged.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    blosc2.set_nthreads(1)
+    # blosc2 cannot map files into memory on Windows (nnU-Net#2723)
+    mapped: dict[str, Any] = {} if os.name == "nt" else {"mmap_mode": "r"}
+    try:
+        return blosc2.open(urlpath=str(path), mode="r", dparams=_THREADS, **mapped)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read",
+            (str(error).strip().splitlines() or ["it is damaged"])[0].rstrip("."),
+            remedy,
+        ) from error
+
+
+def facts_of(array: Any) -> dict[str, Any]:
+    """The facts that were written beside the values."""
+    return dict(array.schunk.vlmeta[:])
