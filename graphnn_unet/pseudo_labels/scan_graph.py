@@ -53,11 +53,12 @@ class ScanGraph(Corrector):
 
     def prepare(self, labeled: Sequence[Scan], unlabeled: Sequence[Scan]) -> None:
         """Let each labeled scan vote on each unlabeled one, where that is not done."""
-        self.voters = replace(self.voters, labeled=labeled)
+        n_workers = default_workers(len(labeled) * len(unlabeled))
+        voters = replace(self.voters, labeled=labeled)
+        self.voters = voters.chosen_for(unlabeled, n_workers=n_workers)
         self.votes = StoredVotes(self.voters)
         self._scans = {scan.case_id: scan for scan in unlabeled}
-        n_links = len(labeled) * len(unlabeled)
-        self.votes.ensure(unlabeled, n_workers=default_workers(n_links))
+        self.votes.ensure(unlabeled, n_workers=n_workers)
 
     def __call__(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` of the blended probabilities."""

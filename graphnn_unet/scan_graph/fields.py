@@ -94,13 +94,14 @@ class Fields:
     def path(self, link: Link) -> Path:
         """File of a link, named by the contents of both scans and the settings."""
         facts = (
-            str(_VERSION), self._digest(link.fixed), self._digest(link.moving),
+            str(_VERSION), self.digest(link.fixed), self.digest(link.moving),
             repr(self.spacing_mm), self.settings.model_dump_json(),
         )  # fmt: skip
         key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
         return self.folder / f"{link.fixed.case_id}__{link.moving.case_id}__{key}.b2nd"
 
-    def _digest(self, scan: Scan) -> str:
+    def digest(self, scan: Scan) -> str:
+        """Hash of a scan's first channel."""
         if scan.case_id not in self._digests:
             content = np.ascontiguousarray(scan.image()[0]).tobytes()
             self._digests[scan.case_id] = hashlib.sha256(content).hexdigest()

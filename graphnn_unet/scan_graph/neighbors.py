@@ -6,60 +6,82 @@ cheap registrations and N^2 products of small images, not N^2 registrations.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.progress import Progress
+from graphnn_unet.scan_graph.fields import Fields
 from graphnn_unet.scan_graph.registration import RegistrationSettings, align
 from graphnn_unet.scan_graph.scan import Scan, intensities
+from graphnn_unet.storage.arrays import open_array, write_array
+from graphnn_unet.storage.processes import run_jobs
 
 _LONGEST = 32
 """Voxels of the longest axis of the small images that are compared."""
 
 
-def similarity_of(
-    scans: Sequence[Scan],
-    spacing_mm: Sequence[float],
-    settings: RegistrationSettings | None = None,
-    reference: int = 0,
-) -> np.ndarray:
-    """Correlation of all pairs of scans after affine registration to one of them.
+def similarity_of(fields: Fields, scans: Sequence[Scan], *, n_workers: int = 0) -> np.ndarray:
+    """Correlation of all pairs of scans after affine registration to the first of them.
+
+    Kept on disk beside the links, by content.
 
     Args:
+        fields: Where links are kept and how scans are registered.
         scans: N scans.
-        spacing_mm: Voxel size, z, y, x.
-        settings: How scans are registered.
-        reference: The scan that the others are brought to.
+        n_workers: Processes.
 
     Returns:
         ``(N, N)`` in [-1, 1], symmetric, 1 on the diagonal. A scan that cannot be registered is
         -1 to all others.
     """
-    target = intensities(scans[reference])
-    factor = min(1.0, _LONGEST / max(target.shape))
-    rows = []
-    for number, scan in enumerate(scans):
-        try:
-            moved = intensities(scan)
-            if number != reference:
-                moved = align(target, moved, spacing_mm, settings)
-            small = np.asarray(
-                ndimage.zoom(ndimage.gaussian_filter(moved, 0.5 / factor), factor, order=1)
-            )
-            row = small.ravel() - small.mean()
-            length = float(np.linalg.norm(row))
-            rows.append(row / length if length > 0 else None)
-        except InputError:
-            rows.append(None)
+    digests = "\n".join(fields.digest(scan) for scan in scans)
+    facts = f"{digests}\n{fields.spacing_mm}\n{fields.settings.model_dump_json()}"
+    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    path = fields.folder / f"similarity__{key}.b2nd"
+    if path.is_file():
+        return np.asarray(open_array(path, f"Remove {path}")[:])
+    jobs = [
+        _Job(n, scans[0], scan, fields.spacing_mm, fields.settings) for n, scan in enumerate(scans)
+    ]
+    rows: list[np.ndarray | None] = [None] * len(scans)
+    with Progress(len(jobs), "graph of scans", "scan") as progress:
+        for outcome in run_jobs(_small_image, jobs, n_workers=n_workers):
+            progress.update()
+            rows[outcome.job.number] = outcome.value if outcome.ok else None
     result = np.full((len(scans), len(scans)), -1.0)
-    for i, first in enumerate(rows):
-        for j, second in enumerate(rows):
-            if first is not None and second is not None:
-                result[i, j] = float(np.clip(first @ second, -1, 1))
+    known = [number for number, row in enumerate(rows) if row is not None]
+    if known:
+        small = np.stack([row for row in rows if row is not None])
+        result[np.ix_(known, known)] = np.clip(small @ small.T, -1, 1)
     np.fill_diagonal(result, 1.0)
+    write_array(path, result)
     return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    number: int
+    reference: Scan
+    scan: Scan
+    spacing_mm: tuple[float, ...]
+    settings: RegistrationSettings
+
+
+def _small_image(job: _Job) -> np.ndarray | None:
+    """Unit vector of a scan on a small grid of the reference; ``None`` of a constant one."""
+    target, moved = intensities(job.reference), intensities(job.scan)
+    if job.number > 0:
+        moved = align(target, moved, job.spacing_mm, job.settings)
+    factor = min(1.0, _LONGEST / max(moved.shape))
+    blurred = ndimage.gaussian_filter(moved, 0.5 / factor)
+    small = np.asarray(ndimage.zoom(blurred, factor, order=1))
+    row = small.ravel() - small.mean()
+    length = float(np.linalg.norm(row))
+    return row / length if length > 0 else None
 
 
 def choose_neighbors(similarity: np.ndarray, is_labeled: Sequence[bool], k: int) -> list[list[int]]:

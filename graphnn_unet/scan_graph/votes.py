@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.scan_graph.fields import Fields, Link
+from graphnn_unet.scan_graph.neighbors import choose_neighbors, similarity_of
 from graphnn_unet.scan_graph.scan import Scan, intensities, one_hot
 from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
 from graphnn_unet.settings import Section
@@ -36,6 +37,10 @@ class ScanGraphSettings(Section):
         0.0, ge=0, le=1, description="share of the labeled patches that show a labeled scan in the "
         "shape of an unlabeled one"
     )  # fmt: skip
+    neighbors: int = Field(
+        10, ge=1, le=1000, description="labeled scans that vote on a scan at most; of more, those "
+        "that are most alike after affine registration"
+    )  # fmt: skip
     return_tolerance: float = Field(
         0.0, ge=0, description="return error of a link in voxels at which its weight has fallen to "
         "1/e; 0 does not look at the way back (and needs half of the registrations)"
@@ -51,31 +56,59 @@ class Voters:
         labeled: The scans, whose label maps may be read.
         n_classes: Classes, background included.
         settings: How far they are trusted.
+        chosen: Case id to those that vote on it; cases that are not in it hear all.
     """
 
     fields: Fields
     labeled: Sequence[Scan]
     n_classes: int
     settings: ScanGraphSettings
+    chosen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def chosen_for(self, scans: Sequence[Scan], *, n_workers: int = 0) -> Voters:
+        """The same, with the most alike ones chosen for each scan where there are too many."""
+        known = {voter.case_id for voter in self.labeled}
+        others = [scan for scan in scans if scan.case_id not in known]
+        limit = self.settings.neighbors
+        if len(self.labeled) - (not others) <= limit:
+            return self
+        everyone = [*self.labeled, *others]
+        similarity = similarity_of(self.fields, everyone, n_workers=n_workers)
+        n_labeled = len(self.labeled)
+        flags = [True] * n_labeled + [False] * len(others)
+        chosen = choose_neighbors(similarity, flags, limit)
+        names = {
+            scan.case_id: frozenset(everyone[j].case_id for j in numbers if j < n_labeled)
+            for scan, numbers in zip(everyone, chosen, strict=True)
+        }
+        return replace(self, chosen=names)
+
+    def voters_of(self, scan: Scan) -> list[Scan]:
+        """Those that vote on a scan; it does not vote on itself."""
+        chosen = self.chosen.get(scan.case_id)
+        return [
+            voter
+            for voter in self.labeled
+            if voter.case_id != scan.case_id and (chosen is None or voter.case_id in chosen)
+        ]
 
     def links(self, scans: Sequence[Scan]) -> list[Link]:
-        """Registrations that votes on these scans need; a scan does not vote on itself."""
+        """Registrations that votes on these scans need."""
         links = []
         for scan in scans:
-            for voter in self.labeled:
-                if voter.case_id != scan.case_id:
-                    links.append(Link(scan, voter))
-                    if self.settings.return_tolerance > 0:
-                        links.append(Link(voter, scan))
+            for voter in self.voters_of(scan):
+                links.append(Link(scan, voter))
+                if self.settings.return_tolerance > 0:
+                    links.append(Link(voter, scan))
         return list({(link.fixed.case_id, link.moving.case_id): link for link in links}.values())
 
     def vote_on(self, scan: Scan) -> Vote | None:
         """What the labeled scans but itself say about a scan; ``None`` if no link leads to one."""
         image = intensities(scan)
         labels, points, weights = [], [], []
-        for voter in self.labeled:
+        for voter in self.voters_of(scan):
             link, back = Link(scan, voter), Link(voter, scan)
-            if voter.case_id == scan.case_id or not self.fields.has(link):
+            if not self.fields.has(link):
                 continue
             point = self.fields.load(link).places()
             settings = self.settings
@@ -162,26 +195,3 @@ def _make_vote(voters: Voters, job: tuple[Scan, Path]) -> None:
     if vote is None:
         return
     write_array(path, vote.share.astype(np.float16))  # right to 0.0005
-
-
-def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:
-    """Dice of the vote of the others on each labeled scan, a value a class, background left out.
-
-    A class that neither the label map nor the vote has counts as ``nan``.
-
-    Returns:
-        Case id to Dice of class 1, 2, ...; scans without any link are left out.
-    """
-    result: dict[str, list[float]] = {}
-    for scan in voters.labeled:
-        vote = voters.vote_on(scan)
-        if vote is None:
-            continue
-        decided, label = vote.share.argmax(0), np.asarray(scan.label()[0])
-        dice = []
-        for number in range(1, voters.n_classes):
-            both = np.count_nonzero((decided == number) & (label == number))
-            size = np.count_nonzero(decided == number) + np.count_nonzero(label == number)
-            dice.append(2 * both / size if size else float("nan"))
-        result[scan.case_id] = dice
-    return result

@@ -11,7 +11,7 @@ from graphnn_unet.scan_graph import fields as fields_module
 from graphnn_unet.scan_graph import votes as votes_module
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.registration import RegistrationSettings
-from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters, leave_one_out
+from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -28,17 +28,6 @@ def voters(scans, tmp_path_factory):
     target = body(9, place=bent(amount=0.8, phase=9), with_label=False)
     assert fields.ensure(made.links([*scans, target])) == []
     return made
-
-
-def test_leave_one_out_asks_the_others(voters):
-    dice = leave_one_out(voters)
-    assert list(dice) == ["scan_0", "scan_1", "scan_2"]
-    assert min(min(values) for values in dice.values()) > 0.85
-    shuffled = dataclasses.replace(
-        voters.labeled[1], labels=np.zeros_like(voters.labeled[1].labels)
-    )
-    others = dataclasses.replace(voters, labeled=[voters.labeled[0], shuffled])
-    assert leave_one_out(others)["scan_0"] == [0, 0]  # only the empty map of scan_1 votes
 
 
 def test_an_unlabeled_scan_gets_the_labels_of_the_others(voters):
@@ -150,3 +139,19 @@ def test_workers_make_the_same_links(scans, tmp_path):
     for link in links:
         np.testing.assert_array_equal(alone.load(link).shift, many.load(link).shift)
     assert not [path for path in (tmp_path / "b").iterdir() if "partial" in path.name]
+
+
+def test_the_most_alike_labeled_scans_vote_where_there_are_too_many(tmp_path):
+    """Two bent one way, three another way: each is asked those of its own kind."""
+    scans = [body(n, place=bent(amount=2.0, phase=0 if n < 2 else np.pi)) for n in range(5)]
+    target = dataclasses.replace(scans[4], labels=None)
+    fields = Fields(tmp_path, SPACING)
+    all_vote = Voters(fields, scans[:4], 3, ScanGraphSettings())
+    assert all_vote.chosen_for([target]) is all_vote
+    two = dataclasses.replace(all_vote, settings=ScanGraphSettings(neighbors=2))
+    voters = two.chosen_for([target])
+    assert [scan.case_id for scan in voters.voters_of(target)] == ["scan_2", "scan_3"]
+    assert len(voters.links([target])) == 2
+    assert next(scan.case_id for scan in voters.voters_of(scans[1])) == "scan_0"
+    exactly = dataclasses.replace(two, settings=ScanGraphSettings(neighbors=4))
+    assert exactly.chosen_for([target]) is exactly

@@ -1,0 +1,90 @@
+"""Is the graph of scans worth anything here? Labeled scans are asked, one left out at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphnn_unet.scan_graph.votes import Voters
+
+MIN_DICE = 0.7
+"""Mean Dice of the vote from which on it is taken (docs/methods/scan_graph.md has the figures)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What labeled scans say about each other.
+
+    Attributes:
+        dice: Class id to the mean Dice of the vote of the others.
+        n_scans: Labeled scans that were voted on.
+        is_worth: Whether the vote is near enough to be of use.
+        reason: Why, in a sentence.
+    """
+
+    dice: Mapping[int, float]
+    n_scans: int
+    is_worth: bool
+    reason: str
+
+    def as_dict(self) -> dict[str, object]:
+        """For the plan."""
+        return {
+            "dice": {str(number): round(value, 4) for number, value in self.dice.items()},
+            "n_scans": self.n_scans,
+            "is_worth": self.is_worth,
+            "reason": self.reason,
+        }
+
+
+def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:
+    """Dice of the vote of the others on each labeled scan, a value a class, background left out.
+
+    A class that neither the label map nor the vote has counts as ``nan``.
+
+    Returns:
+        Case id to Dice of class 1, 2, ...; scans without any link are left out.
+    """
+    result: dict[str, list[float]] = {}
+    for scan in voters.labeled:
+        vote = voters.vote_on(scan)
+        if vote is None:
+            continue
+        decided, label = vote.share.argmax(0), np.asarray(scan.label()[0])
+        dice = []
+        for number in range(1, voters.n_classes):
+            both = np.count_nonzero((decided == number) & (label == number))
+            size = np.count_nonzero(decided == number) + np.count_nonzero(label == number)
+            dice.append(2 * both / size if size else float("nan"))
+        result[scan.case_id] = dice
+    return result
+
+
+def judge(voters: Voters, *, n_workers: int = 0) -> Verdict:
+    """Make the links among the labeled scans that are missing, and let them vote on each other.
+
+    The vote is taken if its mean Dice over classes and scans reaches ``MIN_DICE``: an organ that
+    lies at about the same place in every scan does, a lesion does not.
+    """
+    voters = voters.chosen_for(voters.labeled, n_workers=n_workers)
+    voters.fields.ensure(voters.links(voters.labeled), n_workers=n_workers)
+    dice = leave_one_out(voters)
+    if not dice:
+        few = len(voters.labeled) < 2
+        reason = "one labeled scan tells nothing" if few else "no two labeled scans are linked"
+        return Verdict({}, 0, False, reason)
+    table = np.array(list(dice.values()), dtype=np.float64)
+    means = {
+        number: float(np.nanmean(column)) if np.isfinite(column).any() else float("nan")
+        for number, column in enumerate(table.T, start=1)
+    }
+    mean = float(np.nanmean(list(means.values())))
+    is_worth = mean >= MIN_DICE
+    words = "reaches" if is_worth else "is below"
+    return Verdict(
+        means, len(dice), is_worth,
+        f"the vote of the others on {len(dice)} labeled scans has Dice {mean:.3f}, "
+        f"which {words} {MIN_DICE}",
+    )  # fmt: skip
