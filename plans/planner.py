@@ -415,6 +415,26 @@ def run_recipe(plans: Mapping[str, Any], configuration: str, *layers: Layer) -> 
     return resolve(derived, *(for_configuration(layer, configuration) for layer in stacked))
 
 
+def add_layer(
+    plans: dict[str, Any], configuration: str, layer: Layer, facts: Mapping[str, Any]
+) -> None:
+    """Add what was measured after planning to the plan of a configuration.
+
+    Args:
+        plans: The plan, changed in place.
+        configuration: Name of the configuration.
+        layer: Recipe values, weaker than those of the user.
+        facts: What was seen, by name; it stands in the plan beside the recipes.
+    """
+    key = plans["gnnunet"]
+    derived = key["derived"][configuration]
+    for section, values in layer.items():
+        derived[section] = {**derived.get(section, {}), **values}
+    for name, value in facts.items():
+        key.setdefault(name, {})[configuration] = value
+    key["recipes"][configuration] = run_recipe(plans, configuration).as_dict()
+
+
 @contextlib.contextmanager
 def _files_listed_here() -> Iterator[None]:
     """nnU-Net's planner starts twelve processes to list the files of a folder; threads do it here.

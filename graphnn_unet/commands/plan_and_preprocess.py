@@ -43,6 +43,11 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-origin-mismatch", action="store_true",
         help="accept label maps whose origin differs from the image's",
     )  # fmt: skip
+    parser.add_argument(
+        "--scan-graph", action="store_true",
+        help="register the scans with each other (seconds a pair) and let the labeled ones vote on "
+        "each other, one left out at a time; where that works, trainings use the votes",
+    )  # fmt: skip
     return parser
 
 
@@ -61,6 +66,7 @@ def _work(arguments: argparse.Namespace) -> None:
             n_workers=None if arguments.np is None else (0 if arguments.np == 1 else arguments.np),
             skip_faulty=arguments.skip_faulty,
             allow_origin_mismatch=arguments.allow_origin_mismatch,
+            scan_graph=arguments.scan_graph,
         )
         print(
             f"{result.dataset}: {result.n_labeled} labeled and {result.n_unlabeled} unlabeled "

@@ -17,6 +17,7 @@ from graphnn_unet.data.check import CaseMetadata, CheckReport, check_dataset
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
 from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
+from graphnn_unet.data.scan_graph import judge_scan_graph, require_volumes
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
 from graphnn_unet.images.find import some
@@ -89,6 +90,7 @@ def plan_and_preprocess(
     n_workers: int | None = None,
     skip_faulty: bool = False,
     allow_origin_mismatch: bool = False,
+    scan_graph: bool = False,
 ) -> PlanningResult:
     """Check, plan and preprocess one data set.
 
@@ -101,6 +103,9 @@ def plan_and_preprocess(
         n_workers: Worker processes; default by cores and memory.
         skip_faulty: Leave cases with faults out instead of stopping.
         allow_origin_mismatch: Accept label maps whose origin differs from the image's.
+        scan_graph: Also register the scans with each other and let the labeled ones vote on each
+            other, one left out at a time. Where the vote is good enough the plan turns the graph
+            of scans on for all trainings.
 
     Raises:
         FaultsError: The check found faults; only ``dataset_report.json`` was written.
@@ -132,8 +137,9 @@ def plan_and_preprocess(
         remove_leftovers(target)
         write_json(report_file, report.as_json())
         result, faults = _prepare(
-            raw, target, cases, report.orientation, layers, configurations, planner, n_workers
-        )
+            raw, target, cases, report.orientation, layers, configurations, planner, n_workers,
+            scan_graph=scan_graph,
+        )  # fmt: skip
     failures = target / FAILURES
     write_failures(failures, [*left_out, *faults])
     if faults:
@@ -174,6 +180,8 @@ def _prepare(
     configurations: Sequence[str] | None,
     planner: str,
     n_workers: int | None,
+    *,
+    scan_graph: bool,
 ) -> tuple[PlanningResult, list[Fault]]:
     from graphnn_unet.plans.planner import make_plans
 
@@ -202,6 +210,8 @@ def _prepare(
     write_text(target / "planning_log.txt", account)
     splits_note = _write_descriptions(raw, target, dataset_json, labeled)
     to_preprocess = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
+    if scan_graph:
+        require_volumes(plans, to_preprocess, dataset_json)
     faults = [f for name in to_preprocess for f in _oversized(plans, name, cases)]
     if faults:
         raise FaultsError(faults)
@@ -215,9 +225,18 @@ def _prepare(
         faults += preprocess_configuration(
             target, cases, plans, name, dataset_json, n_workers=n_workers
         )
+    plans_file = target / f"{plans['plans_name']}.json"
+    if scan_graph:
+        roles = {case: metadata.role for case, metadata in cases.items()}
+        for fault in faults:
+            roles.pop(fault.case, None)
+        n_classes = len(class_table(dataset_json)) + 1
+        notes += judge_scan_graph(
+            target, plans_file, plans, to_preprocess, roles, n_classes, n_workers
+        )
     result = PlanningResult(
         raw.name,
-        target / f"{plans['plans_name']}.json",
+        plans_file,
         len(labeled),
         len(cases) - len(labeled),
         [_summary(plans, name, name in to_preprocess) for name in planned],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,10 @@ class Verdict:
     def as_dict(self) -> dict[str, object]:
         """For the plan."""
         return {
-            "dice": {str(number): round(value, 4) for number, value in self.dice.items()},
+            "dice": {
+                str(number): round(value, 4) if math.isfinite(value) else None
+                for number, value in self.dice.items()
+            },
             "n_scans": self.n_scans,
             "is_worth": self.is_worth,
             "reason": self.reason,

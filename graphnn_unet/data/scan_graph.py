@@ -1,0 +1,104 @@
+"""The graph of scans of a planned data set: its links, and whether it is turned on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphnn_unet.data.patch_dataset import StoredCase
+from graphnn_unet.data.preprocess import folder_name
+from graphnn_unet.errors import InputError
+from graphnn_unet.plans.planner import add_layer, run_recipe
+from graphnn_unet.plans.recipe import resolved_configuration
+from graphnn_unet.scan_graph.fields import fields_of
+from graphnn_unet.scan_graph.registration import RegistrationSettings
+from graphnn_unet.scan_graph.verdict import judge
+from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
+from graphnn_unet.storage.atomic import write_json
+
+TURNED_ON: Mapping[str, Mapping[str, Any]] = {"pseudo_label": {"correct": ["scan_graph"]}}
+"""What a good verdict changes in the recipe; ``--recipe`` and ``--set`` are stronger."""
+
+
+def require_volumes(
+    plans: Mapping[str, Any], configurations: Sequence[str], dataset_json: Mapping[str, Any]
+) -> None:
+    """Refuse what the graph of scans cannot serve, before anything is preprocessed.
+
+    Raises:
+        InputError: No configuration has volumes, or labels are regions that overlap.
+    """
+    if not _volumes(plans, configurations):
+        raise InputError(
+            "--scan-graph cannot be used",
+            "scans are registered as volumes, and no 3d configuration is preprocessed",
+            "Add -c 3d_fullres, or leave it out",
+        )
+    if any(isinstance(value, (list, tuple)) for value in dataset_json["labels"].values()):
+        raise InputError(
+            "--scan-graph cannot be used",
+            "the labels are regions, and a vote has one class a voxel",
+            "Leave it out",
+        )
+
+
+def judge_scan_graph(
+    dataset_folder: Path,
+    plans_file: Path,
+    plans: dict[str, Any],
+    configurations: Sequence[str],
+    roles: Mapping[str, str],
+    n_classes: int,
+    n_workers: int,
+) -> list[str]:
+    """Register, let the labeled scans vote, and write the verdict into the plan.
+
+    Where the graph is turned on the votes on the unlabeled scans are made too, so that the first
+    training with all labels finds them.
+
+    Args:
+        dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``.
+        plans_file: The plan on disk, which is written anew.
+        plans: Its content.
+        configurations: Those that were preprocessed; 2D ones are left out.
+        roles: Case id to ``labeled`` or ``unlabeled``.
+        n_classes: Classes of the labels, background included.
+        n_workers: Processes.
+
+    Returns:
+        A sentence for each configuration.
+    """
+    notes = []
+    for name in _volumes(plans, configurations):
+        configuration = resolved_configuration(plans, name)
+        identifier = configuration["data_identifier"]
+        cases = [
+            StoredCase(case, dataset_folder / folder_name(identifier, role), role == "labeled")
+            for case, role in sorted(roles.items())
+        ]
+        recipe = run_recipe(plans, name)
+        fields = fields_of(
+            dataset_folder, identifier, configuration["spacing"], recipe.of(RegistrationSettings)
+        )
+        labeled = [case for case in cases if case.use_label]
+        voters = Voters(fields, labeled, n_classes, recipe.of(ScanGraphSettings))
+        verdict = judge(voters, n_workers=n_workers)
+        unlabeled = [case for case in cases if not case.use_label]
+        if verdict.is_worth:
+            chosen = voters.chosen_for(unlabeled, n_workers=n_workers)
+            StoredVotes(chosen).ensure(unlabeled, n_workers=n_workers)
+        layer = TURNED_ON if verdict.is_worth else {}
+        add_layer(plans, name, layer, {"scan_graph": verdict.as_dict()})
+        write_json(plans_file, plans)
+        state = "on" if verdict.is_worth else "off"
+        notes.append(f"{name}: graph of scans {state}: {verdict.reason}")
+    return notes
+
+
+def _volumes(plans: Mapping[str, Any], configurations: Sequence[str]) -> list[str]:
+    return [
+        name
+        for name in configurations
+        if len(resolved_configuration(plans, name)["patch_size"]) == 3
+    ]

@@ -1,0 +1,86 @@
+"""The verdict on the graph of scans in the plan."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from tiny_study import DATASET, TINY, use_home, write_raw_dataset
+
+from graphnn_unet import plan_and_preprocess
+from graphnn_unet.errors import InputError
+from graphnn_unet.plans.planner import run_recipe
+from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
+
+
+def plan(home: Path, monkeypatch, *overrides: str, **keywords):
+    use_home(home, monkeypatch)
+    result = plan_and_preprocess(
+        DATASET, configurations=keywords.pop("configurations", ["3d_fullres"]),
+        overrides=[*TINY, *overrides], n_workers=0, scan_graph=True, **keywords,
+    )  # fmt: skip
+    return result, json.loads(result.plans_file.read_text())
+
+
+def corrections(plans) -> list[str]:
+    return run_recipe(plans, "3d_fullres").of(PseudoLabelSettings).correct
+
+
+def test_a_good_vote_turns_the_graph_on(tiny_copy, monkeypatch):
+    result, plans = plan(tiny_copy, monkeypatch)
+    verdict = plans["gnnunet"]["scan_graph"]["3d_fullres"]
+    assert verdict["is_worth"]
+    assert verdict["n_scans"] == 4
+    assert set(verdict["dice"]) == {"1", "2"}
+    assert all(0.6 < value <= 1 for value in verdict["dice"].values())
+    assert any("graph of scans on: the vote" in note for note in result.notes)
+    assert corrections(plans) == ["scan_graph"]
+    assert plans["gnnunet"]["recipes"]["3d_fullres"]["pseudo_label"]["correct"] == ["scan_graph"]
+    assert plans["gnnunet"]["derived"]["3d_fullres"]["pseudo_label"]["largest_component"]
+    folder = result.plans_file.parent / "scan_graph" / "gnnunetPlans_3d_fullres"
+    n_votes, n_links = 3, 4 * 3 + 4 * 3
+    assert len(list((folder / "votes").iterdir())) == n_votes
+    assert len(list(folder.glob("case_*.b2nd"))) == n_links
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.b2nd")}
+    plan(tiny_copy, monkeypatch)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.b2nd")} == before
+    _, chosen = plan(tiny_copy, monkeypatch, "pseudo_label.correct=['blur']")
+    assert corrections(chosen) == ["blur"]  # the user decides
+
+
+def test_a_bad_vote_leaves_it_off_and_says_so(tmp_path, monkeypatch):
+    """Label maps that have nothing to do with the images."""
+    home = tmp_path / "home"
+    raw = write_raw_dataset(home / "raw")
+    for number, path in enumerate(sorted((raw / "labelsTr").iterdir())):
+        image = sitk.ReadImage(str(path))
+        label = np.zeros(sitk.GetArrayFromImage(image).shape, np.uint8)
+        label[4 * number : 4 * number + 4, 3:8, 2:6] = 1
+        label[4 * number : 4 * number + 2, 12:16, 2:6] = 2
+        spots = sitk.GetImageFromArray(label)
+        spots.CopyInformation(image)
+        sitk.WriteImage(spots, str(path))
+    result, plans = plan(home, monkeypatch)
+    assert not plans["gnnunet"]["scan_graph"]["3d_fullres"]["is_worth"]
+    assert any("graph of scans off: the vote" in note for note in result.notes)
+    assert corrections(plans) == []
+    votes = result.plans_file.parent / "scan_graph" / "gnnunetPlans_3d_fullres" / "votes"
+    assert not votes.exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "configurations", "message"),
+    [
+        (None, ["2d"], "no 3d configuration is preprocessed"),
+        ({"background": 0, "whole": [1, 2], "core": 2}, ["3d_fullres"], "the labels are regions"),
+    ],
+)
+def test_what_it_cannot_serve_is_refused_first(
+    tmp_path, monkeypatch, labels, configurations, message
+):
+    home = tmp_path / "home"
+    write_raw_dataset(home / "raw", labels=labels)
+    with pytest.raises(InputError, match=f"--scan-graph cannot be used: .*{message}"):
+        plan(home, monkeypatch, configurations=configurations)
+    assert not list((home / "preprocessed" / DATASET).glob("gnnunetPlans_*"))
