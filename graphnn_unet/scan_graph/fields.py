@@ -21,7 +21,7 @@ from graphnn_unet.scan_graph.scan import Scan, intensities
 from graphnn_unet.storage.arrays import facts_of, open_array, write_array
 from graphnn_unet.storage.processes import run_jobs
 
-_VERSION = 2
+_VERSION = 3
 FOLDER = "scan_graph"
 """Folder of links and votes in that of a preprocessed data set."""
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+from _grid import ROOT, Run, score_run, train_run
+
 TRAINERS = ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer")
 COPIES = {"EMDS5": ("EMDS5-g20-15",), "WBC": ("139",)}
 """Pictures that are in the set twice."""
@@ -28,23 +27,6 @@ LABEL_NAMES = {
     "WBC": {128: "cytoplasm", 255: "nucleus"},
 }
 TEST_EVERY = 3
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training of the grid."""
-
-    dataset: str
-    trainer: str
-    labeled: int
-    draw: int
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Name of its folder of predictions."""
-        facts = (self.dataset, self.trainer, self.labeled, self.draw, self.seed)
-        return "_".join(map(str, facts))
 
 
 def prepare(data: Path, home: Path, name: str, recipe: str) -> None:
@@ -66,37 +48,6 @@ def prepare(data: Path, home: Path, name: str, recipe: str) -> None:
         test=test, exclude=COPIES[name], label_names=LABEL_NAMES[name],
     )  # fmt: skip
     plan_and_preprocess(name, recipe=recipe)
-
-
-def do(run: Run, home: Path, device: str, overrides: list[str], table: Path) -> None:
-    """Train, predict, evaluate and note the rows; a finished run is left alone."""
-    from graphnn_unet import evaluate, predict, train
-
-    target = home / "predictions" / run.name
-    if (target / "metrics.csv").is_file():
-        return
-    began = time.perf_counter()
-    model = home / "models" / run.name
-    if not (model / "fold_all" / "checkpoint_final.pth").is_file():
-        begun = (model / "fold_all" / "checkpoint_latest.pth").is_file()
-        train(
-            run.dataset, "2d", run.trainer, "all", n_labeled=run.labeled, draw=run.draw,
-            seed=run.seed, overrides=overrides, device=device, output=model,
-            mode="continue" if begun else "restart",
-        )  # fmt: skip
-    (raw,) = (home / "raw").glob(f"Dataset*_{run.dataset}")
-    predict(raw / "imagesTs", target, model=model, device=device)
-    result = evaluate(target, raw / "labelsTs", is_estimate=True)
-    print(
-        f"{run.name}: Dice {result.mean['dice'].value:.4f}, 95HD {result.mean['hd95'].value:.2f} "
-        f"{result.distance_unit}, {time.perf_counter() - began:.0f} s",
-        flush=True,
-    )
-    collect = [sys.executable, ROOT / "docs" / "collect_results.py", table, target / "metrics.csv"]
-    facts = {"run": run.trainer, "trainer": run.trainer, "labeled": run.labeled, "draw": run.draw,
-             "seed": run.seed}  # fmt: skip
-    flags = [part for name, value in facts.items() for part in (f"--{name}", str(value))]
-    subprocess.run([*map(str, collect), *flags], check=True)
 
 
 def main() -> None:
@@ -122,9 +73,13 @@ def main() -> None:
     for draw in arguments.draws:
         for name in arguments.sets:
             for trainer in arguments.trainers:
-                run = Run(name, trainer, arguments.labeled, draw, arguments.seed)
+                run = Run(
+                    name, "2d", trainer, arguments.labeled, draw, arguments.seed, trainer,
+                    arguments.overrides,
+                )  # fmt: skip
+                model = train_run(run, home, arguments.device)
                 table = arguments.results / f"pictures_{name}.csv"
-                do(run, home, arguments.device, arguments.overrides, table)
+                score_run(run, model, home, arguments.device, table)
 
 
 if __name__ == "__main__":
