@@ -182,7 +182,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
             image = case.image()
             box = self._box(image.shape[1:], size, center, generator)
             return self._cut(image, box, 0), self._cut(case.label(), box, -1), _start_of(box)
-        center = None if center is None else warped.voxel_of(center)
+        center = None if center is None else warped.voxel_of(center.tolist())
         box = self._box(warped.shape, size, center, generator)
         parts = warped.cut([slice(low, high) for low, high in box])
         image, label = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)

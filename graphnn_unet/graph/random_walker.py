@@ -282,7 +282,8 @@ def _coordinates(rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     if tuple(rows.shape) != shape:
         raise ShapeError(f"rows of a block have shape {tuple(rows.shape)}, expected {shape}")
     stored = rows.to_sparse_coo().coalesce()
-    return stored.indices(), widen(stored.values())
+    keep = stored.values() != 0  # a weight of 0 is no edge
+    return stored.indices()[:, keep], widen(stored.values()[keep])
 
 
 def _components(edges: Tensor, n_nodes: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
@@ -23,6 +24,18 @@ class PlannedUNet(Protocol):
 def planned_unet(network: nn.Module) -> PlannedUNet:
     """A network as one of nnU-Net's, of which types are known."""
     return cast(PlannedUNet, network)
+
+
+@contextmanager
+def one_output(network: nn.Module) -> Iterator[None]:
+    """Switch deep supervision off."""
+    decoder = planned_unet(network).decoder
+    was_deep = decoder.deep_supervision
+    decoder.deep_supervision = False
+    try:
+        yield
+    finally:
+        decoder.deep_supervision = was_deep
 
 
 class AlignedUNet(nn.Module):

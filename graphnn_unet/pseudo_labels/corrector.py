@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 from graphnn_unet.errors import RecipeError
@@ -86,6 +87,7 @@ class Corrector(ABC):
         sections: Recipe sections of the correction, by name.
         feature_scales: Decoder scales whose features it reads; may be set by the constructor.
         takes_regions: Whether outputs may overlap.
+        n_rounds: Times that it looks at the teacher's answers on whole scans.
 
     Raises:
         RecipeError: Outputs overlap and the correction needs one class a voxel.
@@ -94,6 +96,7 @@ class Corrector(ABC):
     sections: ClassVar[Mapping[str, type[Section]]] = {}
     takes_regions: ClassVar[bool] = True
     feature_scales: tuple[int, ...] = ()
+    n_rounds: int = 0
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -118,6 +121,18 @@ class Corrector(ABC):
         Args:
             labeled: Cases whose label maps train.
             unlabeled: Cases that get pseudo-labels; their label maps cannot be opened.
+        """
+
+    def begin_round(  # noqa: B027  # most corrections have none
+        self, folder: Path, answer: Callable[[Scan], np.ndarray]
+    ) -> None:
+        """Work on whole scans, ``n_rounds`` times at equal distances in self-training.
+
+        A stopped run goes on in the middle of a round: what is in the folder is whole and is used.
+
+        Args:
+            folder: The round's own; it may hold results.
+            answer: The teacher's probabilities ``(k, z, y, x)`` of an unlabeled scan.
         """
 
     @abstractmethod

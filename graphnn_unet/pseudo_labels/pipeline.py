@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -66,6 +68,17 @@ class PseudoLabels:
         """Let the corrections do what they do once, before the first step of a run."""
         for corrector in self.correctors:
             corrector.prepare(labeled, unlabeled)
+
+    @property
+    def n_rounds(self) -> int:
+        """Times that corrections look at the teacher's answers on whole scans."""
+        return max((corrector.n_rounds for corrector in self.correctors), default=0)
+
+    def begin_round(self, folder: Path, answer: Callable[[Scan], np.ndarray]) -> None:
+        """Let the corrections that have rounds work on whole scans."""
+        for corrector in self.correctors:
+            if corrector.n_rounds:
+                corrector.begin_round(folder, answer)
 
     @torch.no_grad()
     def correct(self, teaching: Teaching) -> Tensor:

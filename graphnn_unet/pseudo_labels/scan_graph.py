@@ -16,9 +16,16 @@ from graphnn_unet.errors import RecipeError
 from graphnn_unet.pseudo_labels.corrector import Corrector, Place, Surroundings, Teaching
 from graphnn_unet.scan_graph.fields import fields_of
 from graphnn_unet.scan_graph.registration import RegistrationSettings
+from graphnn_unet.scan_graph.rounds import solve_round
 from graphnn_unet.scan_graph.scan import Scan
+from graphnn_unet.scan_graph.solve import SolveSettings
 from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
+from graphnn_unet.storage.arrays import open_array
+from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.storage.processes import default_workers
+
+ROUND_DONE = "done"
+"""File in the folder of a round whose results are whole."""
 
 
 class ScanGraph(Corrector):
@@ -26,7 +33,8 @@ class ScanGraph(Corrector):
 
     Where no link casts a vote, and in patches that were rotated or scaled, the teacher stays as it
     is. Links and votes are made before the first step and kept beside the preprocessed cases; a
-    step reads the part of a vote that its patch shows.
+    step reads the part of a vote that its patch shows. With ``scan_graph.rounds`` the vote gives
+    way to the solution of the whole graph, in which the teacher's answers are data.
 
     Source: graph of scans; local weighted voting (https://doi.org/10.1109/TMI.2009.2014372).
     """
@@ -50,6 +58,8 @@ class ScanGraph(Corrector):
         self.voters = Voters(fields, (), surroundings.n_classes, self.settings)
         self.votes = StoredVotes(self.voters)
         self._scans: dict[str, Scan] = {}
+        self.n_rounds = self.settings.rounds
+        self._round: Path | None = None
 
     def prepare(self, labeled: Sequence[Scan], unlabeled: Sequence[Scan]) -> None:
         """Let each labeled scan vote on each unlabeled one, where that is not done."""
@@ -59,6 +69,25 @@ class ScanGraph(Corrector):
         self.votes = StoredVotes(self.voters)
         self._scans = {scan.case_id: scan for scan in unlabeled}
         self.votes.ensure(unlabeled, n_workers=n_workers)
+
+    def begin_round(self, folder: Path, answer: Callable[[Scan], np.ndarray]) -> None:
+        """Solve the whole graph with the teacher's answers; from now on its shares are blended."""
+        unlabeled = list(self._scans.values())
+        marker = folder / ROUND_DONE
+        if not marker.is_file():
+            settings = self.surroundings.recipe.of(SolveSettings)
+            n_workers = default_workers(len(unlabeled))
+            solve_round(self.voters, unlabeled, answer, settings, folder, n_workers=n_workers)
+            write_text(marker, "")
+        self._round = folder
+
+    def _read(self, scan: Scan, box: Sequence[slice]) -> np.ndarray | None:
+        """Shares of a part of a scan: of the round, or of the vote before the first one."""
+        if self._round is None:
+            return self.votes.read(scan, box)
+        path = self._round / f"{scan.case_id}.b2nd"
+        stored = open_array(path, f"Remove {self._round}")
+        return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
 
     def __call__(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` of the blended probabilities."""
@@ -71,7 +100,7 @@ class ScanGraph(Corrector):
 
     def _blend(self, teacher: Tensor, case: str, place: Place) -> Tensor:
         scan = self._scans[case]
-        read = partial(self.votes.read, scan)
+        read = partial(self._read, scan)
         share = cut(read, tuple(scan.image().shape[1:]), place, tuple(teacher.shape))
         if share is None:
             return teacher

@@ -116,8 +116,7 @@ def read_field(path: Path) -> Displacement:
     """
     stored = open_array(path, f"Remove {path}")
     facts = facts_of(stored)
-    shift = np.asarray(stored[:], dtype=np.float32)
-    return Displacement(shift, tuple(facts["stride"]), tuple(facts["shape"]))
+    return Displacement(np.asarray(stored[:]), tuple(facts["stride"]), tuple(facts["shape"]))
 
 
 def fields_of(

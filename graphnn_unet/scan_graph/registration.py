@@ -50,7 +50,8 @@ class Displacement:
     """How far each voxel of one scan lies from its place in another.
 
     Attributes:
-        shift: ``(3, z', y', x')`` float32 in voxels, on a grid of every ``stride``-th voxel.
+        shift: ``(3, z', y', x')`` in voxels, on a grid of every ``stride``-th voxel; float32, or
+            float16 from the disk.
         stride: Voxels between grid points, z, y, x.
         shape: Size of the scan, z, y, x.
     """

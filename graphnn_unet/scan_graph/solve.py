@@ -16,6 +16,7 @@ from torch import Tensor
 
 from graphnn_unet.graph.lattice import lattice_affinity, link_affinity
 from graphnn_unet.graph.random_walker import random_walker_by_blocks
+from graphnn_unet.scan_graph.registration import Displacement
 from graphnn_unet.settings import Section
 
 
@@ -52,12 +53,12 @@ class Tie:
 
     Attributes:
         scan: Number of the other scan.
-        point: ``(3, z, y, x)`` voxels of the other scan.
+        field: Where the voxels lie in it.
         weight: ``(z, y, x)``.
     """
 
     scan: int
-    point: np.ndarray
+    field: Displacement
     weight: np.ndarray
 
 
@@ -159,7 +160,7 @@ def _edges(
 
 
 def _link(tie: Tie, shape: tuple[int, ...]) -> Tensor:
-    point = torch.from_numpy(np.ascontiguousarray(tie.point.reshape(3, -1).T, dtype=np.float32))
+    point = torch.from_numpy(np.ascontiguousarray(tie.field.places().reshape(3, -1).T))
     return link_affinity(point, _flat(tie.weight), shape).to_sparse_coo()
 
 

@@ -18,6 +18,7 @@ from pydantic import Field
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.neighbors import choose_neighbors, similarity_of
+from graphnn_unet.scan_graph.registration import Displacement
 from graphnn_unet.scan_graph.scan import Scan, intensities, one_hot
 from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
 from graphnn_unet.settings import Section
@@ -40,6 +41,14 @@ class ScanGraphSettings(Section):
     neighbors: int = Field(
         10, ge=1, le=1000, description="labeled scans that vote on a scan at most; of more, those "
         "that are most alike after affine registration"
+    )  # fmt: skip
+    rounds: int = Field(
+        0, ge=0, le=100, description="times that the whole graph is solved with the teacher's "
+        "answers on whole scans, at equal distances in self-training; 0 uses the vote alone"
+    )  # fmt: skip
+    certainty: float = Field(
+        1.0, ge=0, description="weight of the teacher in the whole graph where it is sure, against "
+        "the links; it falls to 0 with the entropy of its answer"
     )  # fmt: skip
     return_tolerance: float = Field(
         0.0, ge=0, description="return error of a link in voxels at which its weight has fallen to "
@@ -104,26 +113,28 @@ class Voters:
 
     def vote_on(self, scan: Scan) -> Vote | None:
         """What the labeled scans but itself say about a scan; ``None`` if no link leads to one."""
-        image = intensities(scan)
-        labels, points, weights = [], [], []
-        for voter in self.voters_of(scan):
-            link, back = Link(scan, voter), Link(voter, scan)
-            if not self.fields.has(link):
-                continue
-            point = self.fields.load(link).places()
-            settings = self.settings
-            returned = settings.return_tolerance > 0 and self.fields.has(back)
-            weights.append(
-                link_weight(
-                    image, intensities(voter), point,
-                    self.fields.load(back).places() if returned else None,
-                    power=settings.power, radius=settings.radius,
-                    tolerance=settings.return_tolerance or 1.0,
-                )
-            )  # fmt: skip
-            labels.append(one_hot(voter, self.n_classes))
-            points.append(point)
-        return weighted_vote(labels, points, weights) if labels else None
+        ties = [(voter, self.tie(Link(scan, voter))) for voter in self.voters_of(scan)]
+        linked = [(voter, *tie) for voter, tie in ties if tie is not None]
+        if not linked:
+            return None
+        voters, fields, weights = zip(*linked, strict=True)
+        labels = [one_hot(voter, self.n_classes) for voter in voters]
+        return weighted_vote(labels, [field.places() for field in fields], weights)
+
+    def tie(self, link: Link) -> tuple[Displacement, np.ndarray] | None:
+        """A link and how far it is trusted at each voxel; ``None`` if it was not made."""
+        if not self.fields.has(link):
+            return None
+        settings, field = self.settings, self.fields.load(link)
+        back = Link(link.moving, link.fixed)
+        returned = settings.return_tolerance > 0 and self.fields.has(back)
+        weight = link_weight(
+            intensities(link.fixed), intensities(link.moving), field.places(),
+            self.fields.load(back).places() if returned else None,
+            power=settings.power, radius=settings.radius,
+            tolerance=settings.return_tolerance or 1.0,
+        )  # fmt: skip
+        return field, weight
 
 
 class StoredVotes:

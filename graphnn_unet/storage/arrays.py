@@ -7,20 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import blosc2
+import blosc2 as _blosc2  # pyright: ignore[reportMissingTypeStubs]  # it has none
 import numpy as np
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.storage.atomic import atomic_path
 
+blosc2: Any = _blosc2
 _THREADS = {"nthreads": 1}
 
 
 def write_array(path: Path, array: np.ndarray, facts: Mapping[str, Any] | None = None) -> None:
     """Write a ``.b2nd`` file with a few facts beside the values."""
-    values: Any = np.ascontiguousarray(array)
+    values = np.ascontiguousarray(array)
     with atomic_path(path) as temporary:
-        stored: Any = blosc2.asarray(values, urlpath=str(temporary), mode="w", cparams=_THREADS)
+        stored = blosc2.asarray(values, urlpath=str(temporary), mode="w", cparams=_THREADS)
         for name, value in (facts or {}).items():
             stored.schunk.vlmeta[name] = value
 

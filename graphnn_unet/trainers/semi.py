@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,10 +31,10 @@ from graphnn_unet.data.patch_dataset import (
 from graphnn_unet.data.paths import folders
 from graphnn_unet.data.plan_and_preprocess import class_table
 from graphnn_unet.data.run_cases import RunCases, select_cases
-from graphnn_unet.errors import InputError, RecipeError
+from graphnn_unet.errors import InputError
 from graphnn_unet.graph.shared_batch import shared_images
 from graphnn_unet.networks.features import Tap
-from graphnn_unet.networks.hook import planned_unet, stage_shapes
+from graphnn_unet.networks.hook import one_output, planned_unet, stage_shapes
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
@@ -42,19 +42,15 @@ from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
-from graphnn_unet.scan_graph.fields import fields_of
-from graphnn_unet.scan_graph.pairs import WarpedPairs, make_pairs
-from graphnn_unet.scan_graph.registration import RegistrationSettings
-from graphnn_unet.scan_graph.votes import ScanGraphSettings
 from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
-from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.distributed import StopAgreement
+from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.optimization import (
     LossWatch,
@@ -100,10 +96,6 @@ _INSTEAD = {
     "on_validation_epoch_end": "end_epoch",
     "set_deep_supervision_enabled": "the recipe key loss.deep_supervision",
 }
-
-
-declare_section("scan_graph", ScanGraphSettings)
-declare_section("registration", RegistrationSettings)
 
 
 class SemiTrainer(Checkpointed):
@@ -391,7 +383,7 @@ class SemiTrainer(Checkpointed):
             batch.unlabeled,
             settings,
             self.run.seed,
-            self._pairs(),
+            warped_pairs(self),
         )
         plain = PatchSettings(
             settings.patch_size,
@@ -405,28 +397,6 @@ class SemiTrainer(Checkpointed):
             if self.cases.held_out
             else None
         )
-
-    def _pairs(self) -> WarpedPairs | None:
-        """Labeled cases in the shape of unlabeled ones, if the recipe asks for them."""
-        share = self.recipe.of(ScanGraphSettings).pairs
-        if not share:
-            return None
-        spacing_mm = [float(mm) for mm in self.configuration_manager.spacing]
-        if len(spacing_mm) != 3 or len(self.configuration_manager.patch_size) != 3:
-            raise RecipeError(
-                "scan_graph.pairs cannot be used",
-                "scans are registered as volumes",
-                "Use 3d_fullres",
-            )
-        fields = fields_of(
-            Path(self.preprocessed_dataset_folder_base),
-            self.configuration_manager.data_identifier,
-            spacing_mm,
-            self.recipe.of(RegistrationSettings),
-        )
-        labeled, unlabeled = self.cases.labeled, self.cases.unlabeled
-        n_workers = default_workers(len(labeled) * len(unlabeled))
-        return make_pairs(fields, share, labeled, unlabeled, n_workers=n_workers)
 
     def slots(self, phase: Phase) -> list[int]:
         """Slots of a step that this process loads: its share of the pairs of each half."""
@@ -519,9 +489,11 @@ class SemiTrainer(Checkpointed):
 
     def _train_phase(self, phase: Phase, progress: Progress | None, stop: threading.Event) -> None:
         loader = self.loader(phase)
+        rounds = Rounds(self, phase)
         agree = StopAgreement() if self.is_ddp else bool
         waited = 0.0
         for raw in loader:
+            rounds.begin(self.step)
             terms = self.train_step(raw)
             self.step += 1
             for name, value in terms.items():
@@ -732,7 +704,7 @@ class SemiTrainer(Checkpointed):
                 "all of them with --val"
             )
             training = training[:N_LOOKED_AT]
-        with _one_output(network):
+        with one_output(network):
             predictor = Predictor(
                 network,
                 self.plans_manager,
@@ -752,18 +724,6 @@ class SemiTrainer(Checkpointed):
                 is_estimate=bool(held_out),
                 save_probabilities=save_probabilities,
             )
-
-
-@contextmanager
-def _one_output(network: nn.Module) -> Iterator[None]:
-    """Switch deep supervision off."""
-    decoder = planned_unet(network).decoder
-    was_deep = decoder.deep_supervision
-    decoder.deep_supervision = False
-    try:
-        yield
-    finally:
-        decoder.deep_supervision = was_deep
 
 
 def _refuse_unused_hook(cls: type, name: str) -> None:

@@ -187,3 +187,17 @@ def test_dtype_of_the_answer(alone, other):
     target = target.float() if other else target
     walk = random_walker(weight, target, certainty)
     assert walk.value.dtype == (torch.float32 if alone and other else torch.float64)
+
+
+def test_a_weight_of_zero_is_no_edge_in_blocks_either():
+    """Node 2 hangs on a stored zero: no path leads to it."""
+    indices = torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]])
+    chain = torch.sparse_coo_tensor(
+        indices, torch.tensor([1.0, 1.0, 0.0, 0.0]), (3, 3), check_invariants=True
+    )
+    target, certainty = torch.ones(3, 1), torch.tensor([torch.inf, 0.0, 0.0])
+    walk = random_walker_by_blocks(lambda _: chain, [torch.arange(3)], target, certainty)
+    assert walk.reached.tolist() == [True, True, False]
+    torch.testing.assert_close(
+        walk.value, torch.tensor([[1.0], [1.0], [0.0]], dtype=walk.value.dtype)
+    )

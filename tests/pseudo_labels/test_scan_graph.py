@@ -10,6 +10,7 @@ from graphnn_unet.errors import RecipeError
 from graphnn_unet.plans.recipe import load_recipe, parse_overrides, resolve
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.scan_graph import ScanGraph, cut
+from graphnn_unet.trainers.bcp import BCPTrainer
 
 PATCH = (12, 16, 10)
 
@@ -122,3 +123,42 @@ def test_a_training_carries_labeled_scans_to_the_shape_of_unlabeled_ones(tiny_co
         for path in (plain.model, paired.model)
     )
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_rounds_solve_the_graph_with_the_teacher_and_survive_a_stop(tiny_copy, monkeypatch):
+    from graphnn_unet.pseudo_labels import scan_graph as module
+
+    calls = []
+    solve = module.solve_round
+    monkeypatch.setattr(
+        module, "solve_round", lambda *a, **k: (calls.append(a[4].name), solve(*a, **k))
+    )
+    overrides = [
+        "pseudo_label.correct=['scan_graph']", "scan_graph.rounds=2", "scan_graph.neighbors=2",
+        "schedule.pretrain_steps=1", "schedule.selftrain_steps=4", "schedule.steps_per_epoch=1",
+    ]  # fmt: skip
+    whole = train_in(tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2)
+    assert calls == ["round_0", "round_1"]
+    folder = next(whole.model.rglob("scan_graph"))
+    assert len(list((folder / "round_1").glob("*.b2nd"))) == 5
+
+    train_step = BCPTrainer.train_step
+
+    def stopped(self, batch):
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return train_step(self, batch)
+
+    calls.clear()
+    monkeypatch.setattr(BCPTrainer, "train_step", stopped)
+    other = {"overrides": overrides, "n_labeled": 2, "output": tiny_copy / "other"}
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tiny_copy, "BCPTrainer", **other)
+    monkeypatch.setattr(BCPTrainer, "train_step", train_step)
+    train_in(tiny_copy, "BCPTrainer", mode="continue", **other)
+    assert calls.count("round_0") == 1
+    first, second = (
+        torch.load(next(path.rglob("checkpoint_final.pth")), weights_only=False)["network_weights"]
+        for path in (whole.model, tiny_copy / "other")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)

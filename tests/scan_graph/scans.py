@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from graphnn_unet.scan_graph.registration import Displacement
+
 SHAPE = (20, 24, 22)
 
 
@@ -53,3 +55,9 @@ def body(seed: int = 0, *, place: np.ndarray | None = None, with_label: bool = T
         f"scan_{seed}", image[None].astype(np.float32),
         label[None].astype(np.int16) if with_label else None,
     )  # fmt: skip
+
+
+def displacement(place: np.ndarray) -> Displacement:
+    """Places ``(3, z, y, x)`` as a link has them."""
+    shift = (place - np.indices(place.shape[1:])).astype(np.float32)
+    return Displacement(shift, (1, 1, 1), place.shape[1:])

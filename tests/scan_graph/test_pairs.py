@@ -4,20 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-from scans import SHAPE, bent, body
+from scans import SHAPE, bent, body, displacement
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.scan_graph.fields import Fields
 from graphnn_unet.scan_graph.pairs import WarpedScan, make_pairs
-from graphnn_unet.scan_graph.registration import Displacement
 
 SPACING = (1.0, 1.0, 1.0)
 WHOLE = [slice(0, n) for n in SHAPE]
-
-
-def displacement(place: np.ndarray) -> Displacement:
-    shift = (place - np.indices(place.shape[1:])).astype(np.float32)
-    return Displacement(shift, (1, 1, 1), place.shape[1:])
 
 
 def warped(scan, field, part, before=None, after=None) -> WarpedScan:

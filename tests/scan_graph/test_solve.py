@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scans import displacement
 
 from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
 from graphnn_unet.graph.random_walker import random_walker
@@ -23,7 +24,8 @@ def scene(seed: int = 0):
 
     def tie(start: int, end: int) -> Tie:
         top = np.asarray(SHAPES[end]).reshape(3, 1, 1, 1) - 1
-        return Tie(end, rng.random((3, *SHAPES[start])) * top, rng.random(SHAPES[start]))
+        point = rng.random((3, *SHAPES[start])) * top
+        return Tie(end, displacement(point), rng.random(SHAPES[start]))
 
     ties = [[], [tie(1, 0), tie(1, 2)], [tie(2, 1)]]
     return images, data, ties
@@ -38,7 +40,7 @@ def at_once(images, data, ties, settings=EXACT):
     ]
     links = [
         (start, tie.scan, link_affinity(
-            torch.from_numpy(tie.point.reshape(3, -1).T.astype(np.float32)),
+            torch.from_numpy(tie.field.places().reshape(3, -1).T.copy()),
             torch.from_numpy(tie.weight.ravel().astype(np.float32)), SHAPES[tie.scan]))
         for start, leaving in enumerate(ties) for tie in leaving
     ]  # fmt: skip
@@ -64,7 +66,7 @@ def test_order_of_scans_does_not_matter():
     images, data, ties = scene()
     order = [2, 0, 1]
     place = {old: new for new, old in enumerate(order)}
-    moved = [[Tie(place[t.scan], t.point, t.weight) for t in ties[old]] for old in order]
+    moved = [[Tie(place[t.scan], t.field, t.weight) for t in ties[old]] for old in order]
     there = solve_scans([images[o] for o in order], [data[o] for o in order],
                         lambda number: moved[number], SPACING, EXACT)  # fmt: skip
     here = solve_scans(images, data, lambda number: ties[number], SPACING, EXACT)
