@@ -28,18 +28,19 @@ def table(name: str) -> str:
 
 
 def segmentation_table(rows: pd.DataFrame) -> str:
-    """A row a run: means over cases, then classes."""
+    """A row a method: means over cases and runs, then classes."""
     names = [metric.name for metric in MEASURES]
     rows[[*names, "missed"]] = rows[[*names, "missed"]].apply(pd.to_numeric)
     (unit,) = set(rows["distance_unit"])
-    head = ["run", "seeds", *(metric.heading(unit) for metric in MEASURES), "missed"]
+    head = ["method", "runs", *(metric.heading(unit) for metric in MEASURES), "missed"]
     lines = []
     for run, part in rows.groupby("run", sort=False):
         means = part.groupby("class")[names].mean().mean()
         cells = [shown(metric, means[metric.name]) for metric in MEASURES]
-        low, high = mean_interval(part.groupby(["seed", "case"])["dice"].mean().to_numpy(), seed=0)
+        # cases are what differs: runs of one case are no further evidence
+        low, high = mean_interval(part.groupby("case")["dice"].mean().to_numpy(), seed=0)
         cells[0] += f" [{100 * low:.1f}, {100 * high:.1f}]"
-        lines.append([run, str(part["seed"].nunique()), *cells, str(part["missed"].sum())])
+        lines.append([run, str(len(part[["draw", "seed"]].drop_duplicates())), *cells, str(part["missed"].sum())])
     return markdown(head, lines)
 
 
