@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.pseudo_labels.corrector import Corrector, Place, Surroundings, Teaching
+from graphnn_unet.scan_graph.blend import blend
 from graphnn_unet.scan_graph.fields import fields_of
 from graphnn_unet.scan_graph.registration import RegistrationSettings
 from graphnn_unet.scan_graph.rounds import solve_round
@@ -104,10 +105,7 @@ class ScanGraph(Corrector):
         share = cut(read, tuple(scan.image().shape[1:]), place, tuple(teacher.shape))
         if share is None:
             return teacher
-        share = torch.from_numpy(share).to(teacher)
-        known = share.sum(0, keepdim=True) > 0
-        weight = self.settings.blend * known
-        return (1 - weight) * teacher + weight * share
+        return blend(teacher, torch.from_numpy(share).to(teacher), self.settings.blend)
 
 
 def cut(

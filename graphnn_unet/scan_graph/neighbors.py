@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from graphnn_unet.errors import InputError
 from graphnn_unet.progress import Progress
 from graphnn_unet.scan_graph.fields import Fields
 from graphnn_unet.scan_graph.registration import RegistrationSettings, align
@@ -49,7 +50,7 @@ def similarity_of(fields: Fields, scans: Sequence[Scan], *, n_workers: int = 0) 
     ]
     rows: list[np.ndarray | None] = [None] * len(scans)
     with Progress(len(jobs), "graph of scans", "scan") as progress:
-        for outcome in run_jobs(_small_image, jobs, n_workers=n_workers):
+        for outcome in run_jobs(_profile, jobs, n_workers=n_workers):
             progress.update()
             rows[outcome.job.number] = outcome.value if outcome.ok else None
     result = np.full((len(scans), len(scans)), -1.0)
@@ -71,14 +72,35 @@ class _Job:
     settings: RegistrationSettings
 
 
-def _small_image(job: _Job) -> np.ndarray | None:
-    """Unit vector of a scan on a small grid of the reference; ``None`` of a constant one."""
-    target, moved = intensities(job.reference), intensities(job.scan)
-    if job.number > 0:
-        moved = align(target, moved, job.spacing_mm, job.settings)
+def _profile(job: _Job) -> np.ndarray | None:
+    target = intensities(job.reference) if job.number else None
+    return profile(job.scan, target, job.spacing_mm, job.settings)
+
+
+def profile(
+    scan: Scan,
+    target: np.ndarray | None,
+    spacing_mm: Sequence[float],
+    settings: RegistrationSettings | None = None,
+) -> np.ndarray | None:
+    """What of a scan is compared: the product of two profiles is their correlation.
+
+    Args:
+        scan: The scan.
+        target: Intensities of the scan that all are brought to; ``None`` for that scan itself.
+        spacing_mm: Voxel size, z, y, x.
+        settings: How scans are registered.
+
+    Returns:
+        Voxels of a small image, mean 0 and length 1; ``None`` for a scan that cannot be registered.
+    """
+    moved = intensities(scan)
+    try:
+        moved = align(moved if target is None else target, moved, spacing_mm, settings)
+    except InputError:
+        return None
     factor = min(1.0, _LONGEST / max(moved.shape))
-    blurred = ndimage.gaussian_filter(moved, 0.5 / factor)
-    small = np.asarray(ndimage.zoom(blurred, factor, order=1))
+    small = np.asarray(ndimage.zoom(ndimage.gaussian_filter(moved, 0.5 / factor), factor, order=1))
     row = small.ravel() - small.mean()
     length = float(np.linalg.norm(row))
     return row / length if length > 0 else None

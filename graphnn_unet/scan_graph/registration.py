@@ -8,8 +8,8 @@ Papers:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,8 @@ def register(
     moving: np.ndarray,
     spacing_mm: Sequence[float],
     settings: RegistrationSettings | None = None,
+    *,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> Displacement:
     """Register two volumes; nothing but their intensities is seen.
 
@@ -94,12 +96,14 @@ def register(
         moving: ``(z', y', x')`` float32, another size is fine.
         spacing_mm: Voxel size of both, z, y, x.
         settings: How; default :class:`RegistrationSettings`.
+        is_stopped: Asked now and then whether the result is still wanted.
 
     Returns:
         Where the voxels of ``fixed`` lie in ``moving``.
 
     Raises:
-        InputError: A volume is too small or constant, or the two do not overlap.
+        InputError: A volume is too small or constant, the two do not overlap, or the result is no
+            longer wanted.
 
     Source: affine by Mattes mutual information (32 bins, two levels), histogram matching, fast
         symmetric forces demons on smoothed and on plain images. One thread: the same everywhere.
@@ -107,11 +111,12 @@ def register(
     settings = settings or RegistrationSettings.model_validate({})
     stride = coarse_stride(fixed.shape, spacing_mm, settings.max_voxels)
     target, source = (_shrink(image, stride) for image in _images(fixed, moving, spacing_mm))
-    with _one_thread():
+    with _one_thread:
+        _go_on(is_stopped)
         affine = _affine(target, source, settings)
         moved = sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0)
         moved = sitk.HistogramMatching(moved, target, 128, 10, True)
-        transform = sitk.CompositeTransform([affine, _demons(target, moved, settings)])
+        transform = sitk.CompositeTransform([affine, _demons(target, moved, settings, is_stopped)])
         field = sitk.TransformToDisplacementField(
             transform, sitk.sitkVectorFloat64, target.GetSize(), target.GetOrigin(),
             target.GetSpacing(), target.GetDirection(),
@@ -163,20 +168,36 @@ def align(
     settings = settings or RegistrationSettings.model_validate({})
     stride = coarse_stride(fixed.shape, spacing_mm, settings.max_voxels)
     target, source = (_shrink(image, stride) for image in _images(fixed, moving, spacing_mm))
-    with _one_thread():
+    with _one_thread:
         affine = _affine(target, source, settings)
         return sitk.GetArrayFromImage(sitk.Resample(source, target, affine, sitk.sitkLinear, 0.0))
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums over threads come in another order each time; the metric has no setting of its own."""
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+class _OneThread:
+    """SimpleITK with one thread: sums over threads come in another order each time.
+
+    The metric has no setting of its own, and registrations may run side by side: the last one that
+    ends puts the setting back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._n_inside, self._before = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._n_inside == 0:
+                self._before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+                sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if self._n_inside == 0:
+                sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self._before)
+
+
+_one_thread = _OneThread()
 
 
 def _images(
@@ -230,16 +251,31 @@ def _affine(
     return transform
 
 
+def _go_on(is_stopped: Callable[[], bool]) -> None:
+    if is_stopped():
+        raise InputError("the registration was stopped")
+
+
 def _demons(
-    fixed: sitk.Image, moving: sitk.Image, settings: RegistrationSettings
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    settings: RegistrationSettings,
+    is_stopped: Callable[[], bool],
 ) -> sitk.Transform:
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()
     demons.SetSmoothDisplacementField(True)
     demons.SetStandardDeviations(settings.field_sigma)
     one_voxel = fixed.GetSpacing()
     blurred = [sitk.SmoothingRecursiveGaussian(image, one_voxel) for image in (fixed, moving)]
-    demons.SetNumberOfIterations(settings.smooth_iterations)
-    field = demons.Execute(*blurred)
-    demons.SetNumberOfIterations(settings.fine_iterations)
-    field = demons.Execute(fixed, moving, field)
+    demons.AddCommand(sitk.sitkIterationEvent, lambda: demons.Abort() if is_stopped() else None)
+    try:
+        demons.SetNumberOfIterations(settings.smooth_iterations)
+        field = demons.Execute(*blurred)
+        demons.SetNumberOfIterations(settings.fine_iterations)
+        field = demons.Execute(fixed, moving, field)
+    except RuntimeError:
+        _go_on(is_stopped)
+        raise
+    finally:
+        demons.RemoveAllCommands()  # the command holds the filter, and the filter the command
     return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))

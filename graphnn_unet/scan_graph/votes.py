@@ -7,7 +7,7 @@ part of one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -103,38 +103,75 @@ class Voters:
 
     def links(self, scans: Sequence[Scan]) -> list[Link]:
         """Registrations that votes on these scans need."""
-        links = []
-        for scan in scans:
-            for voter in self.voters_of(scan):
-                links.append(Link(scan, voter))
-                if self.settings.return_tolerance > 0:
-                    links.append(Link(voter, scan))
+        with_return = self.settings.return_tolerance > 0
+        links = [
+            link
+            for scan in scans
+            for link in links_of(scan, self.voters_of(scan), with_return=with_return)
+        ]
         return list({(link.fixed.case_id, link.moving.case_id): link for link in links}.values())
 
     def vote_on(self, scan: Scan) -> Vote | None:
         """What the labeled scans but itself say about a scan; ``None`` if no link leads to one."""
-        ties = [(voter, self.tie(Link(scan, voter))) for voter in self.voters_of(scan)]
-        linked = [(voter, *tie) for voter, tie in ties if tie is not None]
-        if not linked:
-            return None
-        voters, fields, weights = zip(*linked, strict=True)
-        labels = [one_hot(voter, self.n_classes) for voter in voters]
-        return weighted_vote(labels, [field.places() for field in fields], weights)
+        return vote_through(scan, self.voters_of(scan), self._field, self.n_classes, self.settings)
 
     def tie(self, link: Link) -> tuple[Displacement, np.ndarray] | None:
         """A link and how far it is trusted at each voxel; ``None`` if it was not made."""
-        if not self.fields.has(link):
-            return None
-        settings, field = self.settings, self.fields.load(link)
-        back = Link(link.moving, link.fixed)
-        returned = settings.return_tolerance > 0 and self.fields.has(back)
-        weight = link_weight(
-            intensities(link.fixed), intensities(link.moving), field.places(),
-            self.fields.load(back).places() if returned else None,
-            power=settings.power, radius=settings.radius,
-            tolerance=settings.return_tolerance or 1.0,
-        )  # fmt: skip
-        return field, weight
+        return trusted(link, self._field, self.settings)
+
+    def _field(self, link: Link) -> Displacement | None:
+        return self.fields.load(link) if self.fields.has(link) else None
+
+
+def links_of(scan: Scan, voters: Sequence[Scan], *, with_return: bool) -> list[Link]:
+    """Registrations that a vote on a scan needs; a scan does not vote on itself."""
+    links: list[Link] = []
+    for voter in voters:
+        if voter.case_id != scan.case_id:
+            links += [Link(scan, voter), Link(voter, scan)] if with_return else [Link(scan, voter)]
+    return links
+
+
+def trusted(
+    link: Link, field_of: Callable[[Link], Displacement | None], settings: ScanGraphSettings
+) -> tuple[Displacement, np.ndarray] | None:
+    """A link and how far it is trusted at each voxel; ``None`` if there is none."""
+    field = field_of(link)
+    if field is None:
+        return None
+    back = field_of(Link(link.moving, link.fixed)) if settings.return_tolerance > 0 else None
+    weight = link_weight(
+        intensities(link.fixed), intensities(link.moving), field.places(),
+        None if back is None else back.places(),
+        power=settings.power, radius=settings.radius, tolerance=settings.return_tolerance or 1.0,
+    )  # fmt: skip
+    return field, weight
+
+
+def vote_through(
+    scan: Scan,
+    voters: Sequence[Scan],
+    field_of: Callable[[Link], Displacement | None],
+    n_classes: int,
+    settings: ScanGraphSettings,
+) -> Vote | None:
+    """What labeled scans but itself say about a scan; ``None`` if no link leads to one.
+
+    Args:
+        scan: The scan that is voted on.
+        voters: Labeled scans.
+        field_of: A link to where voxels lie; ``None`` where it was not made.
+        n_classes: Classes, background included.
+        settings: How far the voters are trusted.
+    """
+    asked = [voter for voter in voters if voter.case_id != scan.case_id]
+    ties = [trusted(Link(scan, voter), field_of, settings) for voter in asked]
+    linked = [(voter, *tie) for voter, tie in zip(asked, ties, strict=True) if tie is not None]
+    if not linked:
+        return None
+    labels = [one_hot(voter, n_classes) for voter, _, _ in linked]
+    points = [field.places() for _, field, _ in linked]
+    return weighted_vote(labels, points, [weight for _, _, weight in linked])
 
 
 class StoredVotes:
