@@ -28,6 +28,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")
     parser.add_argument(
+        "--scan-graph",
+        action="store_true",
+        help="put the labeled scans in for gnnunet_predict --scan-graph (patient data!)",
+    )
+    parser.add_argument(
         "-tr", metavar="FILE.py:CLASS", help="file of your own trainer, for a model of it"
     )
     return parser
@@ -44,6 +49,7 @@ def _work(arguments: argparse.Namespace) -> None:
         checkpoint=arguments.chk,
         overwrite=arguments.overwrite,
         trainer=arguments.tr,
+        scan_graph=arguments.scan_graph,
     )
     print(
         f"{result.target}: folds {', '.join(map(str, result.folds))}; logits differ by at most "

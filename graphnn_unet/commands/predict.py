@@ -67,6 +67,17 @@ def _parser() -> argparse.ArgumentParser:
         "--disable_tta", action="store_true", help="no mirrored copies (8 x faster)"
     )
     parser.add_argument(
+        "--scan-graph",
+        action="store_true",
+        help="register the training's labeled scans to each image and blend their vote in",
+    )
+    parser.add_argument(
+        "--scan-graph-blend",
+        type=_command.number(float, 0, 1, above=False),
+        metavar="B",
+        help="share of that vote (default: scan_graph.blend of the model's recipe)",
+    )
+    parser.add_argument(
         "--nifti-form",
         choices=["sform", "qform"],
         help="for images whose NIfTI header gives two places: take this one",
@@ -114,6 +125,8 @@ def _work(arguments: argparse.Namespace) -> None:
         part_id=arguments.part_id,
         device=arguments.device,
         n_workers=arguments.np,
+        scan_graph=arguments.scan_graph,
+        scan_graph_blend=arguments.scan_graph_blend,
     )
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")

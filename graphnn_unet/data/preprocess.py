@@ -481,6 +481,8 @@ def require_whole(
     configuration: str,
     dataset_json: dict[str, Any],
     with_label: Collection[str],
+    *,
+    others: bool = True,
 ) -> None:
     """Refuse preprocessed cases of another plan, and files whose bytes have changed.
 
@@ -493,6 +495,7 @@ def require_whole(
         configuration: Name of the configuration.
         dataset_json: nnU-Net's description of the data set.
         with_label: Cases whose label maps the run may see; those of others are not opened.
+        others: Whether the images of other cases are looked at.
 
     Raises:
         MissingFileError: The set was never finished.
@@ -511,7 +514,8 @@ def require_whole(
         (case, dataset_folder / folder_name(identifier, entry["role"]) / name): value
         for case, entry in manifest["cases"].items()
         for name, value in entry.get("checksums", {}).items()
-        if case in with_label or name == f"{case}.b2nd"  # the others tell of the label map
+        # the other files of a case tell of its label map
+        if case in with_label or (others and name == f"{case}.b2nd")
     }
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         actual = threads.map(checksum, (path for _, path in sums))

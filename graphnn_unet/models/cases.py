@@ -32,6 +32,7 @@ from graphnn_unet.models.picture_cases import picture_data
 from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
 from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.progress import say
+from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import TEMPORARY_FOLDER, naming_a_full_disk
 
 CHECK_STAGE = "check"
@@ -51,6 +52,7 @@ class PrepareJob:
         plans, configuration, dataset_json: As in nnU-Net.
         nifti_form: What is taken where qform and sform of an image disagree.
         files: All files that hold its voxels.
+        voting: Labeled scans that vote on it.
     """
 
     case: str
@@ -61,6 +63,22 @@ class PrepareJob:
     dataset_json: dict
     nifti_form: NiftiForm | None = None
     files: tuple[Path, ...] = ()
+    voting: VotingJob | None = None
+
+
+@dataclass(frozen=True)
+class VotingJob:
+    """The part of a job that lets labeled scans vote.
+
+    Attributes:
+        panel: The scans.
+        n_threads: Registrations at the same time.
+        while_there: Folder that is removed when votes are no longer wanted.
+    """
+
+    panel: Panel
+    n_threads: int
+    while_there: Path
 
 
 @dataclass(frozen=True)
@@ -72,22 +90,43 @@ class Prepared:
         properties: What nnU-Net's preprocessor noted.
         faults: What the check of the files found, warnings included.
         image: Fingerprint of the files as they were read.
+        share: ``(k, z, y, x)`` float32 shares of the votes of labeled scans, if they were cast.
     """
 
     data: np.ndarray | None = None
     properties: dict[str, Any] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     image: Fingerprint = field(default_factory=dict)
+    share: np.ndarray | None = None
 
 
 def prepare_case(job: PrepareJob) -> Prepared:
-    """Check, read, normalize and resample one case."""
+    """Check, read, normalize and resample one case; let labeled scans vote on it."""
     try:
         # before they are read: what changes meanwhile is then told apart the next time
         image = fingerprint(job.files)
     except OSError:
         image = {}  # the check says more
-    return replace(_checked_and_prepared(job), image=image)
+    prepared = replace(_checked_and_prepared(job), image=image)
+    if job.voting is None or prepared.data is None:
+        return prepared
+    return _voted(job.case, prepared, job.voting)
+
+
+def _voted(case: str, prepared: Prepared, job: VotingJob) -> Prepared:
+    vote = job.panel.vote_on(
+        prepared.data,  # pyright: ignore[reportArgumentType]  # caller has looked
+        n_threads=job.n_threads,
+        is_stopped=lambda: not job.while_there.is_dir(),
+    )
+    if not vote.failures and vote.share is not None:
+        return replace(prepared, share=vote.share)
+    why = vote.failures[0] if vote.failures else "they do not overlap"
+    cause = f"{len(vote.failures)} of {vote.n_voters} labeled scans cannot vote on it ({why})"
+    if vote.share is None:
+        cause = f"no labeled scan can be registered to it, the network decides alone ({why})"
+    fault = Fault(case, "scan graph", cause, "Look whether it shows the same anatomy", "warning")
+    return replace(prepared, share=vote.share, faults=(*prepared.faults, fault))
 
 
 def _checked_and_prepared(job: PrepareJob) -> Prepared:

@@ -26,8 +26,10 @@ from graphnn_unet.models.load import (
     network_trainer,
     read_description,
 )
+from graphnn_unet.models.voting_scans import FOLDER, find_voting_scans, write_voting_scans
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
+from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import move_into_place, replace_folder, write_json
 from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.locks import work_folder
@@ -66,6 +68,7 @@ def export(
     checkpoint: str = FINAL,
     overwrite: bool = False,
     trainer: str | None = None,
+    scan_graph: bool = False,
 ) -> ExportResult:
     """Export a model.
 
@@ -80,6 +83,9 @@ def export(
         checkpoint: File name of the checkpoint in each fold.
         overwrite: Replace an older export.
         trainer: ``path/to/file.py:ClassName`` for a model of a trainer of one's own.
+        scan_graph: Also put the labeled scans of the training, preprocessed, and their label maps
+            into the model, so that ``predict`` with ``scan_graph`` needs nothing else. Patient data
+            then travel with the model.
 
     Raises:
         RefusedError: The output exists, or is something else than an older export.
@@ -92,9 +98,16 @@ def export(
     if trainer is not None:
         trainer_class(trainer)  # from now on it is known by its name
     exported_folds = available_folds(model, checkpoint, folds)
+    voting = find_voting_scans(model, exported_folds, checkpoint) if scan_graph else None
     with work_folder(output) as folder:
         work = folder / "model"
         difference, name = _write_model(model, work, exported_folds, checkpoint)
+        if voting is not None:
+            n_bytes = write_voting_scans(voting, work)
+            say(
+                f"patient data travel with this model: {len(voting.panel.labeled)} labeled scans "
+                f"and their label maps ({n_bytes / 2**20:.1f} MB), folder {FOLDER}"
+            )
         if output.suffix == ".zip" and not output.is_dir():
             _write_zip(work, folder / output.name, name)
             move_into_place(folder / output.name, output)

@@ -10,6 +10,7 @@ from pathlib import Path
 from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
 from graphnn_unet.models.load import load_model_state
+from graphnn_unet.models.voting_scans import FACTS, FOLDER
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import naming_a_full_disk, replace_folder
 from graphnn_unet.storage.locks import work_folder
@@ -26,7 +27,8 @@ _ROOT = re.compile(rf"(Dataset\d{{3}}_{_NAME}/{_NAME})/(.+)")
 _KNOWN = re.compile(
     r"(plans|dataset|dataset_fingerprint|gnnunet_export|postprocessing)\.json|recipe\.toml|"
     r"fold_(\d+|all)/(checkpoint_(final|best|latest)\.pth|progress\.png|debug\.json|metrics\.csv|"
-    r"environment\.json|training_log_[0-9_]+\.txt|validation/summary\.json|validation/metrics\.csv)"
+    r"environment\.json|training_log_[0-9_]+\.txt|validation/summary\.json|validation/metrics\.csv)|"
+    rf"{FOLDER}/({re.escape(FACTS)}|{_NAME}\.npz)"
 )
 _LEFT_OUT = re.compile(
     rf"Dataset\d{{3}}_{_NAME}/(ensembles/.+|inference_information\.(json|txt)|"

@@ -7,8 +7,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 import psutil
@@ -32,6 +34,7 @@ from graphnn_unet.models.cases import (
     CHECK_STAGE,
     Prepared,
     PrepareJob,
+    VotingJob,
     is_whole,
     prepare_case,
 )
@@ -39,6 +42,7 @@ from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.models.prediction_record import SET_ASIDE, Fingerprint, PredictionRecord
+from graphnn_unet.models.voting_scans import find_voting_scans
 from graphnn_unet.prediction.export_logits import export_gb
 from graphnn_unet.prediction.label_tables import (
     ITKSNAP_TABLE,
@@ -50,7 +54,10 @@ from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
+from graphnn_unet.scan_graph.blend import blended_logits
+from graphnn_unet.scan_graph.panel import MAX_VOTERS, Panel
 from graphnn_unet.storage.atomic import (
+    TEMPORARY_FOLDER,
     remove_leftovers,
     require_output_folder,
     write_json,
@@ -58,7 +65,7 @@ from graphnn_unet.storage.atomic import (
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
-from graphnn_unet.storage.processes import Outcome, run_jobs
+from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
 from graphnn_unet.trainers.registry import trainer_class
 
 _log = logging.getLogger(__name__)
@@ -108,6 +115,8 @@ def predict(
     part_id: int = 0,
     device: str = "auto",
     n_workers: int | None = None,
+    scan_graph: bool = False,
+    scan_graph_blend: float | None = None,
 ) -> PredictionResult:
     """Predict all cases of a file or folder; label maps carry the names of the input.
 
@@ -144,6 +153,11 @@ def predict(
         device: As ``-device``.
         n_workers: Processes for preprocessing and for export; default 0 (a thread each) on a CPU,
             which the network keeps busy itself, and 2 beside a GPU.
+        scan_graph: Register the labeled scans of the training to each image, let them vote on its
+            labels, and blend the votes with the network's probabilities. The scans are read where
+            they were preprocessed, or in a model that ``export`` wrote with ``scan_graph``.
+        scan_graph_blend: Share of the vote, 0 to 1; default ``scan_graph.blend`` of the model's
+            recipe.
 
     Raises:
         CasesFailedError: Some cases failed; the others are written, ``failures.csv`` says why.
@@ -157,6 +171,9 @@ def predict(
     require_count("n_workers", n_workers, 0, MAX_WORKERS)
     require_number("step_size", step_size, 0, 1, above=True)
     require_number("memory_budget_gb", memory_budget_gb, 0, MAX_COUNT, above=True)
+    require_number("scan_graph_blend", scan_graph_blend, 0, 1)
+    if scan_graph_blend is not None and not scan_graph:
+        raise InputError("scan_graph_blend acts with scan_graph alone", "", "Give both or neither")
     source, target = Path(input), Path(output)
     _refuse_bad_arguments(source, target, num_parts, part_id)
     require_form(nifti_form)
@@ -180,6 +197,7 @@ def predict(
         label_colors(predictor.dataset_json),
     )
     _refuse_unsupported(predictor, outputs)
+    panel = _panel(predictor, scan_graph_blend) if scan_graph else None
     ending = outputs.ending
     inputs = find_inputs(source, predictor.channel_names, target, ending)
     say_left_out(source, inputs.left_out)
@@ -193,7 +211,8 @@ def predict(
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
         if num_parts == 1:
             remove_leftovers(target)
-        record = _record(target, predictor, nifti_form, part_id if num_parts > 1 else None)
+        part = part_id if num_parts > 1 else None
+        record = _record(target, predictor, nifti_form, part, panel)
         faulty = {fault.case for fault in inputs.faults}
         stems = {case.output for case in inputs.cases.values()}
         record.require_no_strangers(ending, stems, faulty)
@@ -204,7 +223,7 @@ def predict(
             stems = [path.name.removesuffix(ending) for path in sorted(target.glob(f"*{ending}"))]
             _set_aside(record, [name for name in stems if safe_id(name) in faulty], outputs)
         kept = _kept(mine, record, outputs, nifti_form) if continue_prediction else []
-        work = _Work(predictor, outputs, record, n_workers, memory_budget_gb, nifti_form)
+        work = _Work(predictor, outputs, record, n_workers, memory_budget_gb, nifti_form, panel)
         done, failed = work.run({case: i for case, i in mine.items() if case not in kept})
     if part_id == 0:  # what no part can predict is told once
         failed = inputs.faults + failed
@@ -252,6 +271,21 @@ def _refuse_unsupported(predictor: Predictor, outputs: Outputs) -> None:
         )
 
 
+def _panel(predictor: Predictor, blend: float | None) -> Panel:
+    """The labeled scans of the model that vote, and how."""
+    voting = find_voting_scans(
+        cast(Path, predictor.folder), predictor.settings["folds"], predictor.settings["checkpoint"]
+    )
+    panel = voting.panel.blending(blend)
+    count = len(panel.labeled)
+    most = f", the {MAX_VOTERS} most alike ones on each image" if count > MAX_VOTERS else ""
+    say(
+        f"graph of scans: {count} labeled scans vote{most}, blend {panel.settings.blend:g} "
+        f"({voting.source})"
+    )
+    return panel.ready(max(1, default_workers(count)))
+
+
 class _Work:
     """Preprocess, predict and export, each one case ahead of the next stage.
 
@@ -266,8 +300,10 @@ class _Work:
         n_workers: int,
         memory_budget_gb: float,
         nifti_form: NiftiForm | None = None,
+        panel: Panel | None = None,
     ):
         self.nifti_form: NiftiForm | None = nifti_form
+        self.panel = panel
         self.predictor, self.outputs = predictor, outputs
         self.record, self.target = record, record.folder
         self.image_of: dict[str, Fingerprint] = {}
@@ -332,19 +368,31 @@ class _Work:
 
     def _predicted(self, cases: dict[str, InputCase], progress: Progress) -> Iterator[ExportJob]:
         model = self.predictor
+        # what registers asks now and then whether this folder is there
+        at_work = (
+            TemporaryDirectory(prefix=TEMPORARY_FOLDER, dir=self.target) if self.panel else None
+        )
+        voting = self._voting(at_work.name) if at_work else None
         jobs = (
             PrepareJob(
                 case, wanted.sources, str(self.target), model.plans.plans,
-                model.configuration_name, model.dataset_json, self.nifti_form, wanted.files,
+                model.configuration_name, model.dataset_json, self.nifti_form, wanted.files, voting,
             )
             for case, wanted in cases.items()
         )  # fmt: skip
-        for outcome in prefetch(run_jobs(prepare_case, jobs, n_workers=self.n_workers)):
+        prepared = run_jobs(prepare_case, jobs, n_workers=self.n_workers)
+        for outcome in prefetch(prepared, at_work):
             export = self._predict_one(outcome)
             if export is None:
                 progress.update(outcome.job.case)
             else:
                 yield export
+
+    def _voting(self, while_there: str) -> VotingJob | None:
+        if self.panel is None:
+            return None
+        n_threads = default_workers(MAX_VOTERS) // max(1, self.n_workers)
+        return VotingJob(self.panel, max(1, n_threads), Path(while_there))
 
     def _predict_one(self, outcome: Outcome) -> ExportJob | None:
         """The case behind the network; ``None`` after noting why it failed."""
@@ -364,15 +412,17 @@ class _Work:
         if turn := prepared.properties.get(TURNED):
             self.turned[turn] = self.turned.get(turn, 0) + 1
         try:
-            logits = self.predictor.logits(torch.from_numpy(prepared.data)).numpy()
+            logits = self.predictor.logits(torch.from_numpy(prepared.data))
+            if self.panel is not None and prepared.share is not None:
+                logits = blended_logits(logits, prepared.share, self.panel.settings.blend)
         except (RuntimeError, InputError, MemoryError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self._fail(case, "predict", lines[0])
             return None
         model = self.predictor
         return ExportJob(
-            self.output_of[case], logits, prepared.properties, str(self.target), model.plans.plans,
-            model.configuration_name, model.dataset_json, self.outputs,
+            self.output_of[case], logits.numpy(), prepared.properties, str(self.target),
+            model.plans.plans, model.configuration_name, model.dataset_json, self.outputs,
         )  # fmt: skip
 
     def _fits_memory(self, case: str, prepared: Prepared) -> bool:
@@ -386,6 +436,8 @@ class _Work:
             with_probabilities=self.outputs.probabilities,
             with_entropy=self.outputs.uncertainty,
         )
+        if prepared.share is not None:
+            needed += prepared.share.nbytes / 2**30
         if needed <= self.memory_budget_gb:
             return True
         self._fail(
@@ -404,10 +456,17 @@ class _Work:
             _log.debug("%s: %s", case, details)
 
 
-def prefetch(items: Iterable[T]) -> Iterator[T]:
-    """Draw from ``items`` in a thread, one ahead of the consumer."""
+def prefetch(
+    items: Iterable[T], at_work: AbstractContextManager[object] | None = None
+) -> Iterator[T]:
+    """Draw from ``items`` in a thread, one ahead of the consumer.
+
+    Args:
+        items: What is drawn from.
+        at_work: Ends before the thread is waited for, so that its end may stop what is drawn.
+    """
     iterator, end = iter(items), cast(T, object())
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, at_work or nullcontext():
         upcoming = thread.submit(next, iterator, end)
         while (item := upcoming.result()) is not end:
             upcoming = thread.submit(next, iterator, end)
@@ -427,7 +486,11 @@ def overlap(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Out
 
 
 def _record(
-    target: Path, predictor: Predictor, nifti_form: NiftiForm | None, part: int | None
+    target: Path,
+    predictor: Predictor,
+    nifti_form: NiftiForm | None,
+    part: int | None,
+    panel: Panel | None,
 ) -> PredictionRecord:
     """The record of the output folder, with what decides about the voxels of this call."""
     facts = {
@@ -437,6 +500,7 @@ def _record(
         "configuration": predictor.configuration_name,
         **predictor.settings,
         **({"nifti_form": nifti_form} if nifti_form else {}),
+        **({"scan_graph": _facts_of(panel)} if panel else {}),
     }
     decides = {
         "weights": predictor.settings["weights"],
@@ -447,8 +511,13 @@ def _record(
         "plan": settings_hash(
             predictor.plans.plans, predictor.configuration_name, predictor.dataset_json
         ),
+        **({"scan_graph": panel.digest()} if panel else {}),
     }
     return PredictionRecord(target, facts, decides, part)
+
+
+def _facts_of(panel: Panel) -> dict[str, float]:
+    return {"labeled_scans": len(panel.labeled), "blend": panel.settings.blend}
 
 
 def _write_description(target: Path, predictor: Predictor, outputs: Outputs) -> None:

@@ -125,11 +125,12 @@ class PredictionRecord:
         if not strangers:
             return
         other = self._makers.get(self.cases[strangers[0]]["made_by"], {})
-        keys = [key for key in self.facts if other.get(key) != self.facts[key]]
+        here = self.facts
+        keys = [key for key in {**other, **here} if other.get(key) != here.get(key)]
         raise RefusedError(
             f"{self.folder} holds {len(strangers)} label maps of another model or other options, "
             f"of cases that are not among the inputs ({some(strangers)})",
-            ", ".join(f"{key} {other.get(key)} there, {self.facts[key]} here" for key in keys),
+            ", ".join(f"{key} {other.get(key)} there, {here.get(key)} here" for key in keys),
             "Give another folder with -o, or move them away",
         )
 
