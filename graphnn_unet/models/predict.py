@@ -55,7 +55,7 @@ from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, 
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
 from graphnn_unet.scan_graph.blend import blended_logits
-from graphnn_unet.scan_graph.panel import MAX_VOTERS, Panel
+from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import (
     TEMPORARY_FOLDER,
     remove_leftovers,
@@ -278,7 +278,8 @@ def _panel(predictor: Predictor, blend: float | None) -> Panel:
     )
     panel = voting.panel.blending(blend)
     count = len(panel.labeled)
-    most = f", the {MAX_VOTERS} most alike ones on each image" if count > MAX_VOTERS else ""
+    limit = panel.settings.neighbors
+    most = f", the {limit} most alike ones on each image" if count > limit else ""
     say(
         f"graph of scans: {count} labeled scans vote{most}, blend {panel.settings.blend:g} "
         f"({voting.source})"
@@ -391,7 +392,7 @@ class _Work:
     def _voting(self, while_there: str) -> VotingJob | None:
         if self.panel is None:
             return None
-        n_threads = default_workers(MAX_VOTERS) // max(1, self.n_workers)
+        n_threads = default_workers(self.panel.settings.neighbors) // max(1, self.n_workers)
         return VotingJob(self.panel, max(1, n_threads), Path(while_there))
 
     def _predict_one(self, outcome: Outcome) -> ExportJob | None:

@@ -130,9 +130,9 @@ class Panel:
         volumes = {each.case_id: intensities(each) for each in (scan, *voters)}
         make = partial(self._register, volumes, is_stopped)
         with ThreadPoolExecutor(n_threads) as threads:
-            made = dict(zip(map(_ends, links), threads.map(make, links), strict=True))
-        fields = {ends: p for ends, p in made.items() if not isinstance(p, str)}
-        failures = [p for (fixed, _), p in made.items() if fixed == "" and isinstance(p, str)]
+            outcomes = dict(zip(map(_ends, links), threads.map(make, links), strict=True))
+        fields = {ends: p for ends, p in outcomes.items() if not isinstance(p, str)}
+        failures = [p for (fixed, _), p in outcomes.items() if fixed == "" and isinstance(p, str)]
         vote = vote_through(
             scan, voters, lambda link: fields.get(_ends(link)), self.n_classes, self.settings
         )
