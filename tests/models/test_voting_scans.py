@@ -279,7 +279,7 @@ def test_scans_from_elsewhere_are_read_with_care(model, tmp_path):
         {"image": np.zeros((3, 4), np.float32)},
         {"image": np.zeros((4, 4, 4))},
         {"image": np.full((4, 4, 4), np.nan, np.float32)},
-        {"image": np.zeros((300, 300, 300), np.float32)},
+        {"image": np.zeros((100, 100, 100), np.float32)},
         {"label": np.zeros((4, 4, 4), np.int16)},
     ):
         np.savez_compressed(tmp_path / "x.npz", **arrays)
