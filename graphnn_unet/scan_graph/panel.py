@@ -160,7 +160,7 @@ class Panel:
         likeness = [
             -1.0 if row is None or other is None else float(row @ other) for other in self.profiles
         ]
-        order = np.argsort(-np.asarray(likeness), kind="stable")[:self.settings.neighbors]
+        order = np.argsort(-np.asarray(likeness), kind="stable")[: self.settings.neighbors]
         return [self.labeled[int(number)] for number in sorted(order)]
 
     def _profile(self, scan: Scan, target: np.ndarray | None) -> np.ndarray | None:

@@ -156,12 +156,12 @@ def test_an_exported_model_predicts_the_same_in_an_empty_home(
 
 def test_label_maps_of_other_cases_are_never_opened(model, images, tmp_path, monkeypatch):
     names: set[str] = set()
-    for module, function in ((patch_dataset, "_open"), (preprocess, "checksum")):
+    for module, function in ((patch_dataset, "open_array"), (preprocess, "checksum")):
         original = getattr(module, function)
 
-        def noted(path, original=original):
+        def noted(path, *rest, original=original):
             names.add(path.name)
-            return original(path)
+            return original(path, *rest)
 
         monkeypatch.setattr(module, function, noted)
     run(images, tmp_path / "out", model, scan_graph=True)

@@ -58,11 +58,10 @@ def test_scans_that_cannot_vote_are_told_and_the_others_do(scans):
     assert "too small" in small.failures[0]
 
 
-def test_the_most_alike_ones_vote_where_there_are_many(monkeypatch):
-    monkeypatch.setattr(panel_module, "MAX_VOTERS", 1)
+def test_the_most_alike_ones_vote_where_there_are_many():
     scans = [body(n, place=bent(amount=2.0, phase=np.pi * (n < 2))) for n in range(3)]
     flat = dataclasses.replace(scans[0], voxels=np.zeros((1, *SHAPE), np.float32))
-    panel = panel_of([*scans, flat]).ready(n_threads=2)
+    panel = panel_of([*scans, flat], neighbors=1).ready(n_threads=2)
     assert panel.profiles[3] is None
     for phase, number in ((0.0, 2), (np.pi, 0)):
         new = body(7, place=bent(amount=2.0, phase=phase), with_label=False)
