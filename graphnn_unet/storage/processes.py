@@ -3,7 +3,7 @@
 ``multiprocessing.Pool`` hangs when a worker is killed while it holds a queue's lock, and gives up
 all finished work when one case fails. Here every worker has one pipe of its own: a dead worker is
 seen at once, its job is tried once more and then reported, and everything else goes on. Workers
-leave when their parent is gone.
+and the server that forks them leave when their parent is gone, also while they import.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import psutil
@@ -37,6 +38,8 @@ HEAVY = (
     "nnunetv2.preprocessing.preprocessors.default_preprocessor",
 )
 """Slow imports that a fork server makes once for all workers, where the parent has made them."""
+_STARTING = threading.Lock()
+_OPEN_WHILE_WE_LIVE: list[int] = []
 
 
 @dataclass
@@ -143,7 +146,7 @@ class _Workers:
             # The server looks modules up from the current folder first, which may hold a checkout
             # of this repository: it loads what is heavy, never modules of ours.
             self._context.set_forkserver_preload([m for m in HEAVY if m in sys.modules])
-        self._function = function
+        self._function = bytes(ForkingPickler.dumps(function))
         self._workers = [self._start() for _ in range(n_workers)]
 
     def _start(self) -> _Worker:
@@ -153,6 +156,8 @@ class _Workers:
         process = self._context.Process(
             target=_serve, args=(theirs, self._function, os.getpid(), environment), daemon=True
         )
+        if self._context.get_start_method() == "forkserver":
+            _start_fork_server()
         process.start()
         theirs.close()
         return _Worker(process, ours)
@@ -217,13 +222,12 @@ def _cause_of_death(exit_code: int | None, attempts: int) -> str:
     return f"its worker process ended {times} with status {exit_code}; use fewer workers"
 
 
-def _serve(
-    pipe: Connection, function: Callable[[Any], Any], parent: int, environment: dict[str, str]
-) -> None:
+def _serve(pipe: Connection, pickled: bytes, parent: int, environment: dict[str, str]) -> None:
     """Answer jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ.update(environment)
     leave_with_parent(parent)
+    function = pickle.loads(pickled)  # only now: what it imports may be slow
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
@@ -247,14 +251,48 @@ def leave_with_parent(parent: int) -> None:
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     starter = multiprocessing.parent_process()
     if sys.platform == "linux" and starter is not None:
-        import fcntl
-
-        pipe = starter.sentinel
-        fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
-        fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
-        if wait([pipe], timeout=0):  # it was closed before we asked
+        _kill_when_closed(starter.sentinel, os.getpid())
+        if wait([starter.sentinel], timeout=0):  # it was closed before we asked
             os._exit(1)
+
+
+def _kill_when_closed(pipe: int, process: int) -> None:
+    """Ask Linux to kill a process when the other end of a pipe it reads from is closed."""
+    import fcntl
+
+    fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, process)
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _start_fork_server() -> None:
+    """Start the fork server where none runs, so that it ends with this process.
+
+    It looks whether its parent lives only when its imports are done, and at a pipe that waiting
+    workers hold too. It inherits the end of one more, whose other end nobody else has.
+    """
+    from multiprocessing import forkserver, util  # of POSIX systems alone
+
+    with _STARTING:
+        start = util.spawnv_passfds
+
+        def start_watched(path: bytes, args: Sequence[Any], passfds: Sequence[int]) -> int:
+            if "multiprocessing.forkserver" not in str(args[-1]):  # the tracker of resources
+                return start(path, args, passfds)
+            theirs, ours = os.pipe()
+            _OPEN_WHILE_WE_LIVE.append(ours)
+            try:
+                process = start(path, args, [*passfds, theirs])
+                _kill_when_closed(theirs, process)
+            finally:
+                os.close(theirs)
+            return process
+
+        util.spawnv_passfds = start_watched
+        try:
+            forkserver.ensure_running()
+        finally:
+            util.spawnv_passfds = start
 
 
 def _leave_with(parent: int) -> None:

@@ -32,7 +32,8 @@ from _trial import (
 from small_dataset import cut, image_array, image_path, label_path, make_dataset, rewrite, save
 
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
-SOON_S = 60
+SOON_S = 300
+"""What a command does in this time; after a worker was killed, one that runs on hangs."""
 LONG = {True: {"SHORT_EPOCHS": "60"}, False: {}}
 MANY_STEPS = ("--set", "schedule.pretrain_steps=60", "schedule.selftrain_steps=60")
 
@@ -348,7 +349,7 @@ def loader_killed(trial: Trial) -> str:
         return "not reached"
     for pid in workers(process.pid)[-1:]:
         os.kill(pid, signal.SIGKILL)
-    return finish(process, 2 * SOON_S).told("worker")
+    return finish(process, SOON_S).told("worker")
 
 
 def orphans(trial: Trial) -> str:

@@ -182,6 +182,39 @@ def test_workers_are_gone_soon_after_their_parent_was_killed(tmp_path, reap):
     parent.wait()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="fork servers")
+@pytest.mark.parametrize("preloads", [True, False], ids=["server", "worker"])
+def test_what_still_imports_is_gone_soon_after_its_parent_was_killed(tmp_path, preloads):
+    """The server looks for its parent, and a worker at its pipe, when their imports are done."""
+    (tmp_path / "slow_module.py").write_text(
+        "import os, time\n"
+        "from pathlib import Path\n"
+        "def job(number): return number\n"
+        f"if os.getpid() != int(os.environ['PARENT']):\n"
+        f"    Path({str(tmp_path)!r}, 'importing').write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "if __name__ == '__main__':\n"
+        "    os.environ['PARENT'] = str(os.getpid())\n"
+        "    import slow_module\n"
+        "    from graphnn_unet.storage import processes\n"
+        f"    processes.HEAVY = ('slow_module',) if {preloads} else ()\n"
+        "    list(processes.run_jobs(slow_module.job, range(4), n_workers=2))\n"
+    )
+    parent = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path)
+    note, deadline = tmp_path / "importing", time.monotonic() + 60
+    while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    family = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
+    parent.kill()
+    parent.wait()
+    assert int(note.read_text()) in family
+    assert gone_within(family, 5)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_an_interrupt_leaves_no_orphans(tmp_path):
     parent, workers = start_parent(tmp_path)
