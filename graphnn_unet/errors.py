@@ -140,8 +140,9 @@ class NoSpaceError(GraphnnError, OSError):
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.ENOTDIR, errno.EISDIR, errno.EBUSY, errno.ESTALE,
+    errno.ENOTDIR, errno.EISDIR,
 )  # fmt: skip
+_OF_A_NETWORK = (errno.EBUSY, errno.ESTALE)
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
@@ -161,6 +162,9 @@ and write (gnnunet_info shows those in use).
         return NoSpaceError(f"no space left {where}", why, "Free some space and run it again")
     if error.errno in _TOO_MANY:
         return InputError("too many files are open", why, "Raise 'ulimit -n' or use fewer workers")
+    if error.errno in _OF_A_NETWORK and name:
+        remedy = "Run it again; if that does not help, use a folder on a disk of this machine"
+        return InputError(f"{name} cannot be used", why, remedy)
     if error.errno in _REFUSED and name:
         remedy = "Choose files and folders that you may read and write"
         return InputError(

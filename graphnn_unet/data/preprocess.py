@@ -34,6 +34,7 @@ from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.storage.atomic import (
     checksum,
     naming_a_full_disk,
+    rename,
     replace_folder,
     require_free_space,
     write_json,
@@ -418,7 +419,7 @@ def _put_in_place(dataset_folder: Path, identifier: str) -> None:
             if path.name not in wanted:  # markers, and cases that are no longer in the set
                 path.unlink()
         replace_folder(folder, dataset_folder / name)
-    pending.replace(manifest_path(dataset_folder, identifier))
+    rename(pending, manifest_path(dataset_folder, identifier))
 
 
 def resampled_shape(

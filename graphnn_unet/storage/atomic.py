@@ -16,6 +16,7 @@ import math
 import os
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,9 @@ TEMPORARY_FOLDER = f".{TEMPORARY_MARK}folder-"
 
 _OLD_MARK = f".{TEMPORARY_MARK}old-"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSING = (errno.ESTALE, errno.EBUSY)
+PAUSES_S = (0.1, 0.5, 2.0)
+"""Between tries to rename where a file system of a network fails."""
 
 
 def _sync_folder(folder: Path) -> None:
@@ -68,7 +72,7 @@ def atomic_path(target: Path | str) -> Generator[Path]:
             _require_whole(temporary, target)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.replace(target)
+            rename(temporary, target)
             _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -202,11 +206,32 @@ def _nifti_is_whole(path: Path) -> bool:
     return promised <= 0
 
 
+def rename(source: Path, target: Path) -> None:
+    """Give a file or folder another name on the same disk, which replaces a file of that name.
+
+    File systems of a network fail now and then with an error that is gone a moment later.
+
+    Raises:
+        OSError: The last try failed too; names the target.
+    """
+    for pause_s in (*PAUSES_S, None):
+        try:
+            source.replace(target)
+        except OSError as error:
+            if error.errno not in _PASSING or pause_s is None:
+                raise
+            time.sleep(pause_s)
+            if target.exists() and not source.exists():  # the answer was lost, not the request
+                return
+        else:
+            return
+
+
 def move_into_place(new: Path, target: Path) -> None:
     """Give a whole file its final name; it lies on the same disk."""
     with new.open("rb+") as file:
         os.fsync(file.fileno())
-    new.replace(target)
+    rename(new, target)
     _sync_folder(target.parent)
 
 
@@ -260,12 +285,12 @@ def replace_folder(new: Path, target: Path) -> None:
     aside = target.with_name(f"{_OLD_MARK}{target.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
-        target.replace(aside)
+        rename(target, aside)
     try:
-        new.replace(target)
+        rename(new, target)
     except OSError:
         if aside.exists():
-            aside.replace(target)
+            rename(aside, target)
         raise
     _sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
@@ -300,7 +325,7 @@ def remove_leftovers(folder: Path) -> int:
         if target.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
-            aside.replace(target)
+            rename(aside, target)
     return len(files) + len(folders)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.atomic import atomic_path, no_space
+from graphnn_unet.storage.atomic import atomic_path, no_space, rename
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
                 raise no_space(path) from error
             raise
         if path.name == LATEST and path.exists():
-            path.replace(path.with_name(PREVIOUS))
+            rename(path, path.with_name(PREVIOUS))
 
 
 def plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ dead process is taken over with a message.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from graphnn_unet.storage.atomic import (
 )
 
 _log = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 READERS = ".gnnunet-readers"
 WORK_FOLDER = f".{TEMPORARY_MARK}work-"
 """Beginning of the name of a folder in which a result grows that is moved to its place."""
@@ -55,9 +57,7 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()  # pyright: ignore[reportUnknownMemberType]  # filelock is partly typed
     except NotImplementedError as error:
-        raise InputError(
-            f"{folder} cannot be locked", "its file system has no locks", "Use another disk"
-        ) from error
+        raise _without_locks(folder) from error
     except Timeout as error:
         raise LockedError(
             f"{folder} is in use",
@@ -65,6 +65,8 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
             "Wait for it to end or stop it, then run the command again",
         ) from error
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            raise _without_locks(folder) from error
         raise unwritable(folder, error) from error
     try:
         if previous := _describe(note):
@@ -82,6 +84,14 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def _without_locks(folder: Path) -> InputError:
+    return InputError(
+        f"{folder} cannot be locked",
+        "its file system has no locks, as some network drives",
+        "Use a folder on another disk (gnnunet_info --paths shows those in use)",
+    )
 
 
 @contextmanager

@@ -1,10 +1,16 @@
-"""Full disks, folders that may not be written, files that cannot be read: one line, status 2."""
+"""Full disks, disks without locks, folders that may not be written, files that cannot be read.
+
+Each is one line with status 2.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import importlib
 import resource
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,3 +172,56 @@ def test_python_calls_raise_the_same(home: Path):
         export(model, FORBIDDEN / "new.zip")
     with pytest.raises(GraphnnError, match=str(FORBIDDEN)):
         evaluate(home / "predicted", home / "raw" / DATASET / "labelsTs", FORBIDDEN / "new")
+
+
+@pytest.mark.parametrize(
+    "name", ["convert", "plan_and_preprocess", "train", "predict", "export", "cluster"]
+)
+def test_a_disk_without_locks_is_one_line(home: Path, name: str, capsys, monkeypatch):
+    """As network drives that are mounted without a lock service."""
+
+    def flock(_file: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    before = files_of(home)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    line = run(name, command(name, home), capsys)
+    assert "cannot be locked: its file system has no locks" in line
+    assert not [path for path in files_of(home) - before if ".partial" in path]
+
+
+@pytest.fixture
+def small_disk(model_home: Path, tmp_path: Path, monkeypatch) -> Iterator[Path]:
+    """A home on a disk of its own, which is full but for a few kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        shutil.copytree(model_home, disk / "h")
+        with (disk / "ballast").open("wb") as file:
+            file.write(bytes(max(0, shutil.disk_usage(disk).free - 12 * 1024)))
+        yield use_home(disk / "h", monkeypatch)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["convert", "plan_and_preprocess", "train", "predict", "export", "export folder",
+     "install_model"],
+)  # fmt: skip
+def test_a_disk_that_is_really_full_is_one_line_and_nothing_half(
+    small_disk: Path, name: str, capsys
+):
+    if name == "install_model":
+        shutil.rmtree(small_disk / "results")
+        with (small_disk.parent / "ballast").open("ab") as file:
+            file.write(bytes(max(0, shutil.disk_usage(small_disk).free - 12 * 1024)))
+    before = files_of(small_disk)
+    line = run(name, command(name, small_disk), capsys)
+    assert "no space left while writing" in line or "too little room" in line
+    new = files_of(small_disk) - before
+    assert not [path for path in new if ".partial" in path]
+    assert not [path for path in new if path.endswith((".pth", ".zip", ".nii.gz", ".b2nd"))]

@@ -7,6 +7,8 @@ import os
 import resource
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 from graphnn_unet.errors import InputError, NoSpaceError
+from graphnn_unet.storage import atomic
 from graphnn_unet.storage.atomic import (
     atomic_path,
     naming_a_full_disk,
@@ -318,3 +321,108 @@ def test_too_little_room_is_refused_before_work(tmp_path):
         NoSpaceError, match=r"too little room for a test.*it needs 1099511627776 MB"
     ):
         require_free_space(tmp_path / "not" / "made", 2**60, "a test")
+
+
+def failing_renames(monkeypatch: pytest.MonkeyPatch, number: int, n_times: int, lost: bool) -> list:
+    """Let the first renames fail, as a server does that is not there; ``lost``: they were done."""
+    inner, tries = Path.replace, []
+    monkeypatch.setattr(atomic, "PAUSES_S", (0.01, 0.01))
+
+    def replace(path: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) <= n_times:
+            if lost:
+                inner(path, target)
+            raise OSError(number, os.strerror(number), str(path), None, str(target))
+        return inner(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    return tries
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["not-done", "answer-lost"])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EBUSY])
+def test_a_rename_that_fails_once_is_tried_again(tmp_path, monkeypatch, number, lost):
+    tries = failing_renames(monkeypatch, number, 1, lost)
+    write_text(tmp_path / "a.txt", "new")
+    assert len(tries) == (1 if lost else 2)
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_rename_that_always_fails_is_one_line_and_the_old_file_is_there(tmp_path, monkeypatch):
+    write_text(tmp_path / "a.txt", "old")
+    tries = failing_renames(monkeypatch, errno.ESTALE, 9, lost=False)
+    with pytest.raises(InputError, match=r"a\.txt cannot be used: stale .*Run it again") as caught:
+        write_text(tmp_path / "a.txt", "new")
+    assert len(tries) == 3
+    assert len(caught.value.lines) == 1
+    assert names_in(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_rename_that_fails_for_good_is_not_tried_again(tmp_path, monkeypatch):
+    tries = failing_renames(monkeypatch, errno.EACCES, 9, lost=False)
+    with pytest.raises(InputError, match="permission denied"):
+        write_text(tmp_path / "a.txt", "new")
+    assert len(tries) == 1
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["aside", "into-place"])
+def test_a_folder_is_replaced_though_a_rename_fails_once(tmp_path, monkeypatch, failing):
+    for name in ("new", "target"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    inner, tries = Path.replace, []
+
+    def replace(path: Path, target: Path) -> Path:
+        tries.append(target)
+        if len(tries) == failing:
+            raise OSError(errno.EBUSY, "busy", str(path), None, str(target))
+        return inner(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    replace_folder(tmp_path / "new", tmp_path / "target")
+    assert len(tries) == 3
+    assert names_in(tmp_path) == ["target"]
+    assert (tmp_path / "target" / "a.txt").read_text() == "new"
+
+
+def test_a_slow_rename_shows_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    target, inner = tmp_path / "a.txt", Path.replace
+    write_text(target, "old")
+
+    def slow(path: Path, name: Path) -> Path:
+        time.sleep(0.3)
+        return inner(path, name)
+
+    monkeypatch.setattr(Path, "replace", slow)
+    seen = set()
+    writer = threading.Thread(target=write_text, args=(target, "new"))
+    writer.start()
+    while writer.is_alive():
+        seen.add(target.read_text())
+    assert seen <= {"old", "new"}
+    assert "old" in seen
+    assert target.read_text() == "new"
+
+
+def stale_listings(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:
+    """A folder lists files and folders that somebody has removed meanwhile."""
+    inner = Path.glob
+    gone = [folder / name for name in names]
+
+    def glob(path: Path, pattern: str, **options):
+        listed = list(inner(path, pattern, **options))
+        return iter([*(p for p in gone if path == folder and p.match(pattern)), *listed])
+
+    monkeypatch.setattr(Path, "glob", glob)
+
+
+def test_leftovers_that_are_listed_and_gone_are_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "..partial-1").write_text("x")
+    stale_listings(
+        monkeypatch, tmp_path, "..partial-0", "..partial-folder-0", "..partial-old-set-77",
+    )  # fmt: skip
+    remove_leftovers(tmp_path)
+    assert names_in(tmp_path) == []

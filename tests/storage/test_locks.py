@@ -1,5 +1,6 @@
 """One writer a folder; the next one learns who it is."""
 
+import errno
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from graphnn_unet.errors import InputError, LockedError
-from graphnn_unet.storage.locks import folder_lock, work_folder
+from graphnn_unet.storage.locks import WORK_FOLDER, folder_lock, work_folder
 
 HOLDER = """
 import sys, time
@@ -136,3 +137,33 @@ def test_work_folders_of_killed_processes_are_removed_and_those_of_living_ones_k
     with work_folder(target):
         assert not (tmp_path / name).exists()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch, number):
+    """Network drives are mounted so that locks fail, as NFS is without its lock service."""
+
+    def flock(_file: int, _operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    with (
+        pytest.raises(InputError, match="has no locks, as some network drives") as caught,
+        folder_lock(tmp_path / "folder", "a test"),
+    ):
+        pytest.fail("worked without a lock")
+    assert str(tmp_path / "folder") in caught.value.line
+    assert not (tmp_path / "folder" / ".gnnunet.lock.json").exists()
+    monkeypatch.undo()
+    with folder_lock(tmp_path / "folder", "a test"):
+        pass
+
+
+def test_a_work_folder_that_is_listed_and_gone_is_no_obstacle(tmp_path, monkeypatch):
+    inner = Path.glob
+    gone = tmp_path / f"{WORK_FOLDER}gone"
+    monkeypatch.setattr(Path, "glob", lambda p, pattern: iter([gone, *inner(p, pattern)]))
+    with work_folder(tmp_path / "target"):
+        pass
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == []
