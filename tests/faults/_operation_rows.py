@@ -34,8 +34,8 @@ from small_dataset import cut, image_array, image_path, label_path, make_dataset
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
 SOON_S = 300
 """What a command does in this time; after a worker was killed, one that runs on hangs."""
-LONG = {True: {"SHORT_EPOCHS": "60"}, False: {}}
-MANY_STEPS = ("--set", "schedule.pretrain_steps=60", "schedule.selftrain_steps=60")
+LONG = {True: {"SHORT_EPOCHS": "20"}, False: {}}
+MANY_STEPS = ("--set", "schedule.pretrain_steps=20", "schedule.selftrain_steps=20")
 
 
 def digest(path: Path) -> str:
@@ -44,7 +44,7 @@ def digest(path: Path) -> str:
 
 
 def long_training(trial: Trial, *flags: str, **variables: str) -> subprocess.Popen[str]:
-    """A training of about a minute of steps."""
+    """A training of many checkpoints."""
     more = () if trial.program.is_stock else MANY_STEPS
     given = {"nnUNet_n_proc_DA": "0", **LONG[trial.program.is_stock], **variables}
     return trial.start(trial.program.training("all", *more, *flags), **given)
@@ -113,9 +113,10 @@ def second_run_killed(trial: Trial) -> str:
     before = digest(fold / FINAL)
     (fold / LATEST).unlink(missing_ok=True)
     flags = () if trial.program.is_stock else ("--restart",)
-    if not killed_when(long_training(trial, *flags), (fold / LATEST).is_file):
+    again = long_training(trial, *flags, SHORT_EPOCHS="2")  # as many as the first
+    if not killed_when(again, (fold / LATEST).is_file):
         return "not reached"
-    told = trial.train("all", "--c", SHORT_EPOCHS="60").told("--c")
+    told = trial.train("all", "--c").told("--c")
     kept = any(digest(path) == before for path in (trial.home / "results").rglob(FINAL))
     begun = "on" if (fold / LATEST).is_file() or not kept else "lost"
     return f"--c: {told}; the first model is {'kept' if kept else 'lost'}, the second goes {begun}"
@@ -349,7 +350,7 @@ def loader_killed(trial: Trial) -> str:
         return "not reached"
     for pid in workers(process.pid)[-1:]:
         os.kill(pid, signal.SIGKILL)
-    return finish(process, SOON_S).told("worker")
+    return finish(process).told("worker")
 
 
 def orphans(trial: Trial) -> str:
@@ -449,12 +450,11 @@ def with_workers(trial: Trial) -> str:
 def resumed(trial: Trial) -> str:
     """C25: killed and continued, against not killed."""
     fold = trial.use("planned").program.fold(trial.home)
-    variables = {"nnUNet_n_proc_DA": "0", "SHORT_EPOCHS": "60"}
-    finish(long_training(trial, **variables))
+    finish(long_training(trial))
     kept = shutil.copy(fold / FINAL, trial.folder / "first.pth")
     shutil.rmtree(trial.home / "results")
-    killed_when(long_training(trial, **variables), (fold / LATEST).is_file, 0.2)
-    finish(long_training(trial, "--c", **variables))
+    killed_when(long_training(trial), (fold / LATEST).is_file, 0.2)
+    finish(long_training(trial, "--c"))
     return largest_difference(Path(kept), fold / FINAL)
 
 

@@ -38,8 +38,12 @@ HEAD = """# Faults: nnU-Net and GraphNN-UNet side by side
 Each row is one fault in a small data set, plan or model; what the commands did was written down by
 `python tests/faults/compare_with_nnunet.py --work DIR`, with nnunetv2 {version}, on a CPU.
 "Verified" is `nnUNetv2_plan_and_preprocess --verify_dataset_integrity`, which is off by default.
-"Named" is whether the case, the file or the word that the reader needs is in the output.
+"Named" is whether the case, the file or the word that the reader needs is in the output;
+"not run" is a row that nobody has measured yet.
 """
+
+
+NOT_RUN = "not run"
 
 
 def table(seen: dict[str, dict[str, str]]) -> str:
@@ -52,9 +56,8 @@ def table(seen: dict[str, dict[str, str]]) -> str:
             "|---|---|---|---|",
         ]
         for code, (title, _run) in rows.items():
-            if code in seen:
-                cells = (code, title, seen[code][STOCK.name], seen[code][OURS.name])
-                lines.append(f"| {' | '.join(cells)} |")
+            cells = [seen.get(code, {}).get(side.name, NOT_RUN) for side in (STOCK, OURS)]
+            lines.append(f"| {' | '.join((code, title, *cells))} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -82,7 +85,7 @@ def main() -> None:
             seen.setdefault(code, {})[program.name] = text
             print(f"{code} {program.name}: {text}", flush=True)
             record.write_text(json.dumps(seen, indent=1))
-    PAGE.write_text(table(seen))
+    PAGE.write_text(table(seen), encoding="utf-8")
 
 
 if __name__ == "__main__":
