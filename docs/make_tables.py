@@ -40,7 +40,8 @@ def segmentation_table(rows: pd.DataFrame) -> str:
         # cases are what differs: runs of one case are no further evidence
         low, high = mean_interval(part.groupby("case")["dice"].mean().to_numpy(), seed=0)
         cells[0] += f" [{100 * low:.1f}, {100 * high:.1f}]"
-        lines.append([run, str(len(part[["draw", "seed"]].drop_duplicates())), *cells, str(part["missed"].sum())])
+        n_runs = len(part[["draw", "seed"]].drop_duplicates())
+        lines.append([run, str(n_runs), *cells, str(part["missed"].sum())])
     return markdown(head, lines)
 
 
