@@ -114,6 +114,11 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         metavar="N",
         help="processes that make batches",
     )
+    parser.add_argument(
+        "--hidden-labels", metavar="DIR",
+        help="score pseudo-labels in every epoch with label maps of unlabeled cases; the training "
+        "itself does not see them",
+    )  # fmt: skip
     parser.add_argument("--deterministic", action="store_true", help="bitwise repeatable on CUDA")
     return parser
 
@@ -141,6 +146,7 @@ def _work(arguments: argparse.Namespace) -> None:
         n_loader_workers=arguments.workers,
         deterministic=arguments.deterministic,
         output=arguments.output,
+        hidden_labels=arguments.hidden_labels,
     )
     print(f"model: {result.model}")
     for summary in result.summaries:

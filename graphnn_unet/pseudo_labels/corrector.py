@@ -42,12 +42,15 @@ class Teaching:
             the corrections of the run ask for.
         cases: Case id of each image.
         places: Place of each image in its case.
+        uncorrected: What the teacher said before the method itself changed it, as ``logits``;
+            ``None`` where it did not.
     """
 
     logits: Tensor
     features: Mapping[int, Tensor] = field(default_factory=dict)
     cases: Sequence[str] = ()
     places: Sequence[Place] = ()
+    uncorrected: Tensor | None = None
 
 
 @dataclass(frozen=True)

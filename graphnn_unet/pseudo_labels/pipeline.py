@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,6 +39,21 @@ class PseudoLabelSettings(Section):
 
 declare_section("pseudo_label", PseudoLabelSettings)
 
+TEACHER, METHOD = "teacher", "method"
+"""Stages before the corrections of the recipe."""
+
+
+class Observer(Protocol):
+    """Looks at pseudo-labels while they are made, and changes nothing."""
+
+    def see_logits(self, stage: str, logits: Tensor, teaching: Teaching) -> None:
+        """Look at the logits ``(b, k, *s)`` after a stage of :meth:`PseudoLabels.stages`."""
+        ...
+
+    def see_labels(self, labels: Tensor) -> None:
+        """Look at the label maps that teach, of the images whose logits came last."""
+        ...
+
 
 class PseudoLabels:
     """Corrects and cleans the teacher's answers of one run.
@@ -46,13 +62,18 @@ class PseudoLabels:
         surroundings: What is known about the run; its recipe says what is done.
         class_names: Classes or regions in the order of the outputs, background left out.
 
+    Attributes:
+        observer: Told what comes of each stage in training; ``None`` for nobody.
+
     Raises:
         RecipeError: The recipe lists a correction that does not exist.
     """
 
     def __init__(self, surroundings: Surroundings, class_names: Sequence[str]):
         settings = surroundings.recipe.of(PseudoLabelSettings)
+        self.observer: Observer | None = None
         self.correctors = [_corrector(name, surroundings) for name in settings.correct]
+        self._stages = _distinct(settings.correct)
         wanted = settings.largest_component
         table = wanted if isinstance(wanted, dict) else dict.fromkeys(class_names, wanted)
         self._cleaner = PseudoLabeler(
@@ -83,17 +104,47 @@ class PseudoLabels:
     @torch.no_grad()
     def correct(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` after all corrections."""
-        for corrector in self.correctors:
-            teaching = replace(teaching, logits=corrector(teaching))
-        return teaching.logits
+        *_, (_, logits) = self.stages(teaching)
+        return logits
 
+    def stages(self, teaching: Teaching) -> Iterator[tuple[str, Tensor]]:
+        """Names and logits: the teacher's own, those of the method, then after each correction.
+
+        The names are ``teacher``, ``method`` where a method corrects by itself, and those of the
+        corrections; one that is listed twice has a number the second time.
+        """
+        if teaching.uncorrected is not None:
+            yield TEACHER, teaching.uncorrected
+        yield (TEACHER if teaching.uncorrected is None else METHOD), teaching.logits
+        for name, corrector in zip(self._stages, self.correctors, strict=True):
+            teaching = replace(teaching, logits=corrector(teaching))
+            yield name, teaching.logits
+
+    @torch.no_grad()
     def start(self, teaching: Teaching) -> PendingLabels:
         """Correct, and begin to clean while the device goes on with other work."""
-        return self._cleaner.start(self.correct(teaching))
+        logits = teaching.logits
+        for stage, logits in self.stages(teaching):
+            if self.observer is not None:
+                self.observer.see_logits(stage, logits, teaching)
+        return self._cleaner.start(logits)
 
     def finish(self, pending: PendingLabels) -> Tensor:
         """Label maps ``(b, 1, *s)`` int16, or ``(b, k, *s)`` bool where outputs overlap."""
-        return self._cleaner.finish(pending)
+        labels = self._cleaner.finish(pending)
+        if self.observer is not None:
+            self.observer.see_labels(labels)
+        return labels
+
+    def clean(self, logits: Tensor) -> Tensor:
+        """Label maps of logits that are corrected already, as :meth:`finish` gives them."""
+        return self._cleaner.finish(self._cleaner.start(logits))
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Names with their number where they come again: ``blur``, ``blur2``."""
+    counts = [list(names[: i + 1]).count(name) for i, name in enumerate(names)]
+    return [name if n == 1 else f"{name}{n}" for name, n in zip(names, counts, strict=True)]
 
 
 def _corrector(name: str, surroundings: Surroundings) -> Corrector:

@@ -16,6 +16,7 @@ from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.batch import Phase
+from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.registry import network_builder
 from graphnn_unet.trainers.run_log import RunLog
 from graphnn_unet.trainers.run_spec import RunSpec
@@ -42,6 +43,7 @@ class Checkpointed(nnUNetTrainer):
     log: RunLog
     cases: RunCases
     step: int
+    diagnostics: Diagnostics | None
     _ema_dice: float | None
     _epoch_sums: dict[str, list[Any]]
 
@@ -91,6 +93,7 @@ class Checkpointed(nnUNetTrainer):
                 "teacher": self.teacher.state_dict() if self.teacher else None,
                 "ema_dice": self._ema_dice,
                 "epoch_sums": {k: [float(v) for v in vs] for k, vs in self._epoch_sums.items()},
+                "diagnostics": self.diagnostics.state() if self.diagnostics else None,
                 "recipe": self.recipe.as_dict(),
                 "cases": self.cases.as_dict(),
             },
@@ -170,6 +173,8 @@ class Checkpointed(nnUNetTrainer):
         self.log.rows = list(state["logging"]["rows"])
         self._best_ema, self._ema_dice = state["_best_ema"], saved["ema_dice"]
         self._epoch_sums = {key: list(values) for key, values in saved["epoch_sums"].items()}
+        if self.diagnostics is not None:
+            self.diagnostics.load_state(saved.get("diagnostics") or {})
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
 
 

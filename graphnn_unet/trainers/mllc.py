@@ -120,6 +120,25 @@ class Nodes:
 
 
 @dataclass(frozen=True)
+class TaughtNodes:
+    """What the teacher says after its graphs.
+
+    Attributes:
+        teaching: Its answer about the unlabeled images at full resolution.
+        states: Nodes of all images after each update.
+        label: ``(u, n)`` labels of the unlabeled nodes.
+        confident: ``(u, n)`` bool.
+        terms: Numbers to log.
+    """
+
+    teaching: Teaching
+    states: list[CorrectedNodes]
+    label: Tensor
+    confident: Tensor
+    terms: dict[str, Tensor | float]
+
+
+@dataclass(frozen=True)
 class Lesson:
     """What the teacher says about the unlabeled images.
 
@@ -253,9 +272,24 @@ class MLLCTrainer(SemiTrainer):
         }  # fmt: skip
         return StepLoss(supervised + training.weight * graph, terms | lesson.terms)
 
+    def teach(self, batch: Batch) -> Teaching:
+        """What the teacher says about the unlabeled images after its graphs."""
+        return self._teach_nodes(batch).teaching
+
     @torch.no_grad()
     def correct_teacher(self, batch: Batch) -> Lesson:
         """Teacher's labels of the unlabeled images after its graphs; prototypes take them in."""
+        taught = self._teach_nodes(batch)
+        self._remember(taught.states, batch.target, taught.label)
+        return Lesson(
+            self.pseudo_labels.start(taught.teaching),
+            taught.label.unflatten(1, self.grid.size).unsqueeze(1),
+            taught.confident.unflatten(1, self.grid.size).unsqueeze(1),
+            taught.terms,
+        )
+
+    @torch.no_grad()
+    def _teach_nodes(self, batch: Batch) -> TaughtNodes:
         if self.teacher is None or batch.unlabeled is None:
             raise RuntimeError(f"phase {self.phase.name} has no teacher or no unlabeled images")
         scales = [Tap("decoder", scale) for scale in self.pseudo_labels.feature_scales]
@@ -270,22 +304,19 @@ class MLLCTrainer(SemiTrainer):
         confident = is_confident(nodes.probability, threshold)
         states = head.correct(nodes, confident, self.settings)
         label = _labels([start] if not states else [s.probability[unlabeled] for s in states])
-        self._remember(states, batch.target, label)
         changes = [CorrectedNodes(s.probability[unlabeled], s.embedding[unlabeled]) for s in states]
         teaching = Teaching(
             corrected_logits(logits[unlabeled], start, changes, self.grid),
             {tap.scale: features[tap][unlabeled] for tap in scales},
             batch.keys[n_labeled:],
             batch.places[n_labeled:],
+            logits[unlabeled],
         )
         terms = {f"threshold_{c}": value for c, value in enumerate(threshold)}
         terms["confident_nodes"] = confident[unlabeled].float().mean()
         terms["corrected_nodes"] = (label != start.argmax(-1)).float().mean()
-        return Lesson(
-            self.pseudo_labels.start(teaching),
-            label.unflatten(1, self.grid.size).unsqueeze(1),
-            confident[unlabeled].unflatten(1, self.grid.size).unsqueeze(1),
-            {name: terms[name] for name in sorted(terms)},
+        return TaughtNodes(
+            teaching, states, label, confident[unlabeled], {k: terms[k] for k in sorted(terms)}
         )
 
     def strong_view(self, batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -53,19 +53,31 @@ def hard_counts(logits: Tensor, target: Tensor, label_manager: Any) -> Tensor:
 
     Args:
         logits: ``(b, k, *s)``.
+        target: As in :func:`label_counts`.
+        label_manager: nnU-Net's.
+    """
+    labels = logits > 0 if label_manager.has_regions else logits.argmax(1, keepdim=True)
+    return label_counts(labels, target, label_manager)
+
+
+def label_counts(labels: Tensor, target: Tensor, label_manager: Any) -> Tensor:
+    """Voxels in both, predicted and true, of each foreground class: ``(3, k)``.
+
+    Args:
+        labels: ``(b, 1, *s)`` classes, or ``(b, k, *s)`` bool where outputs overlap.
         target: ``(b, 1, *s)`` labels, or ``(b, k, *s)`` bool where outputs overlap (one more
             channel marks ignored voxels).
         label_manager: nnU-Net's.
     """
     if label_manager.has_regions:
-        predicted, true = logits > 0, target[:, : logits.shape[1]].bool()
+        predicted, true = labels.bool(), target[:, : labels.shape[1]].bool()
         valid = ~target[:, -1:].bool() if label_manager.has_ignore_label else True
     else:
-        ids = torch.tensor(label_manager.foreground_labels, device=logits.device)
-        ids = ids.view(1, -1, *[1] * (logits.ndim - 2))
-        predicted, true = logits.argmax(1, keepdim=True) == ids, target == ids
+        ids = torch.tensor(label_manager.foreground_labels, device=labels.device)
+        ids = ids.view(1, -1, *[1] * (labels.ndim - 2))
+        predicted, true = labels == ids, target == ids
         ignored = label_manager.ignore_label
         valid = target != ignored if label_manager.has_ignore_label else True
     predicted, true = predicted & valid, true & valid
-    axes = [0, *range(2, logits.ndim)]
+    axes = [0, *range(2, labels.ndim)]
     return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)])

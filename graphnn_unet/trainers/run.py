@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import torch
 
+from graphnn_unet.data.hidden_labels import hidden_files
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import require_whole
-from graphnn_unet.data.run_cases import select_cases
+from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
@@ -96,6 +97,7 @@ def train(
     n_loader_workers: int | None = None,
     deterministic: bool = False,
     output: Path | str | None = None,
+    hidden_labels: Path | str | None = None,
 ) -> TrainingResult:
     """Train one fold, or with fold ``cv`` all of them, and validate it.
 
@@ -118,6 +120,9 @@ def train(
         n_loader_workers: Processes that make batches.
         deterministic: Bitwise repeatable on CUDA as well.
         output: Model folder instead of the usual one below ``nnUNet_results``.
+        hidden_labels: Folder of label maps of unlabeled cases, ``CASE`` with the data set's ending
+            and the user's ids. They score the pseudo-labels in every epoch, and change nothing
+            about the training.
 
     Raises:
         InputError: Something does not fit; the message says what.
@@ -139,9 +144,9 @@ def train(
         name, configuration, trainer, fold, plans, n_labeled, draw, seed, resolved, variant
     )
     model = Path(output) if output else None
-    return train_run(
-        spec, Execution(device, num_gpus, n_loader_workers, deterministic, model), mode=mode
-    )
+    hidden = Path(hidden_labels) if hidden_labels else None
+    execution = Execution(device, num_gpus, n_loader_workers, deterministic, model, hidden)
+    return train_run(spec, execution, mode=mode)
 
 
 def train_run(
@@ -160,6 +165,11 @@ def train_run(
     cls = _own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
     require_shareable(recipe.batch, execution.num_gpus, with_unlabeled=cls.uses_teacher)
+    if execution.hidden_labels and not cls.uses_teacher:
+        raise InputError(
+            f"hidden labels cannot score {spec.class_name}", "it makes no pseudo-labels",
+            "Leave --hidden-labels out",
+        )  # fmt: skip
     model = execution.model_folder or spec.model_folder(folders().results)
     execution = replace(execution, device=str(resolve_device(execution.device)), model_folder=model)
     spec = replace(spec, recipe=recipe)
@@ -168,7 +178,9 @@ def train_run(
         validates_all=mode == "validate",
     )  # fmt: skip
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"):
-        _require_data(preprocessed, spec, raw_plans, dataset_json)
+        cases = _require_data(preprocessed, spec, raw_plans, dataset_json)
+        if execution.hidden_labels:
+            hidden_files(execution.hidden_labels, cases.unlabeled, dataset_json)
         if spec.fold == "cv":
             return _cross_validate(job, preprocessed)
         return TrainingResult(model, [spec.fold], [_train_fold(job)])
@@ -176,7 +188,7 @@ def train_run(
 
 def _require_data(
     preprocessed: Path, spec: RunSpec, raw_plans: dict[str, Any], dataset_json: dict[str, Any]
-) -> None:
+) -> RunCases:
     """The cases of the run are whole and of its plan; label maps it may not see stay closed."""
     identifier = resolved_configuration(raw_plans, spec.configuration)["data_identifier"]
     cases = select_cases(
@@ -185,6 +197,7 @@ def _require_data(
     )  # fmt: skip
     seen = {case.case_id for case in (*cases.labeled, *cases.held_out)}
     require_whole(preprocessed, raw_plans, spec.configuration, dataset_json, seen)
+    return cases
 
 
 def _own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> type[SemiTrainer]:

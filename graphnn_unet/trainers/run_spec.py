@@ -186,6 +186,8 @@ class Execution:
         n_loader_workers: Processes that make batches; ``None`` for a default by device.
         deterministic: Bitwise repeatable on CUDA as well, at a cost in speed.
         model_folder: Folder of the model; ``None`` for the usual place.
+        hidden_labels: Label maps of unlabeled cases, to score pseudo-labels alone; ``None`` for no
+            scores.
     """
 
     device: str = "auto"
@@ -193,6 +195,7 @@ class Execution:
     n_loader_workers: int | None = None
     deterministic: bool = False
     model_folder: Path | None = None
+    hidden_labels: Path | None = None
 
 
 def parse_fold(text: str) -> int | str:

@@ -49,6 +49,7 @@ from graphnn_unet.storage.atomic import require_free_space, write_json, write_te
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
 from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.checkpointed import Checkpointed
+from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.distributed import StopAgreement
 from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
@@ -185,6 +186,8 @@ class SemiTrainer(Checkpointed):
         self.dataloader_train = self.dataloader_val = None
         self.inference_allowed_mirroring_axes: tuple[int, ...] | None = None
         self.log = RunLog(Path(self.output_folder))
+        hidden = self.execution.hidden_labels if self.local_rank == 0 else None
+        self.diagnostics = Diagnostics(hidden) if hidden else None
         self.step = 0
         self._best_ema: float | None = None
         self._ema_dice: float | None = None
@@ -569,6 +572,7 @@ class SemiTrainer(Checkpointed):
             "loss": means.pop("loss"),
             **means,
             **self.epoch_facts(phase),
+            **(self.diagnostics.row(self.label_names) if self.diagnostics else {}),
             "steps_left_out": n_left_out,
             "loader_wait_s": waited_s,
         }
@@ -633,6 +637,8 @@ class SemiTrainer(Checkpointed):
         """Check the data, build everything and write what prediction needs."""
         self.initialize()
         self.prepare_data()
+        if self.diagnostics is not None:
+            self.diagnostics.prepare(self)
         if self.teacher is not None:
             self.pseudo_labels.prepare(self.cases.labeled, self.cases.unlabeled)
         if self.local_rank:
@@ -659,6 +665,11 @@ class SemiTrainer(Checkpointed):
                 "unlabeled": [case.case_id for case in self.cases.unlabeled],
                 "held_out": [case.case_id for case in self.cases.held_out],
                 "parameters": sum(p.numel() for p in self.student.network.parameters()),
+                **(
+                    {"scored_by_hidden_labels": list(self.diagnostics.labels)}
+                    if self.diagnostics
+                    else {}
+                ),
             },
         )
         self.log.line(self._title())
@@ -695,6 +706,8 @@ class SemiTrainer(Checkpointed):
         """
         if self.local_rank:
             return
+        if self.diagnostics is not None:
+            self.diagnostics.label_whole_scans(self)
         network = self.deployed_network()
         held_out, training = self.cases.held_out, self.cases.labeled
         only_a_look = not held_out and not self.validates_all
