@@ -12,4 +12,5 @@ from graphnn_unet.models.export import export as export
 from graphnn_unet.models.install import install_model as install_model
 from graphnn_unet.models.predict import predict as predict
 from graphnn_unet.report.demo import demo as demo
+from graphnn_unet.report.pseudo_labels import draw_pseudo_labels as draw_pseudo_labels
 from graphnn_unet.trainers.run import train as train

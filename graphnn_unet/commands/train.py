@@ -152,7 +152,22 @@ def _work(arguments: argparse.Namespace) -> None:
     for summary in result.summaries:
         dice = validation_means(summary)["Dice"]
         print(f"{summary}  mean Dice {dice:.4f}{_caution(summary)}")
+    if arguments.hidden_labels:
+        _draw(result.model, result.folds, arguments.hidden_labels)
     _command.say_next("gnnunet_predict", "-i", "NEW_SCANS", "-o", "OUT", "-m", result.model)
+
+
+def _draw(model: Path, folds: Sequence[int | str], hidden_labels: str) -> None:
+    """Pictures of pseudo-labels; a training that is done does not fail for them."""
+    from graphnn_unet.errors import GraphnnError
+    from graphnn_unet.progress import say
+    from graphnn_unet.report.pseudo_labels import draw_pseudo_labels
+
+    for fold in folds:
+        try:
+            print(f"pseudo-labels: {draw_pseudo_labels(model / f'fold_{fold}', hidden_labels)}")
+        except GraphnnError as error:
+            say(f"warning: no picture of pseudo-labels: {error}")
 
 
 def _caution(summary: Path) -> str:

@@ -70,14 +70,16 @@ def label_counts(labels: Tensor, target: Tensor, label_manager: Any) -> Tensor:
         label_manager: nnU-Net's.
     """
     if label_manager.has_regions:
-        predicted, true = labels.bool(), target[:, : labels.shape[1]].bool()
-        valid = ~target[:, -1:].bool() if label_manager.has_ignore_label else True
+        valid = ~target[:, -1].bool() if label_manager.has_ignore_label else None
+        pairs = [(labels[:, c].bool(), target[:, c].bool()) for c in range(labels.shape[1])]
     else:
-        ids = torch.tensor(label_manager.foreground_labels, device=labels.device)
-        ids = ids.view(1, -1, *[1] * (labels.ndim - 2))
-        predicted, true = labels == ids, target == ids
         ignored = label_manager.ignore_label
-        valid = target != ignored if label_manager.has_ignore_label else True
-    predicted, true = predicted & valid, true & valid
-    axes = [0, *range(2, labels.ndim)]
-    return torch.stack([(predicted & true).sum(axes), predicted.sum(axes), true.sum(axes)])
+        valid = target != ignored if label_manager.has_ignore_label else None
+        pairs = [(labels == c, target == c) for c in label_manager.foreground_labels]
+    if valid is not None:
+        pairs = [(predicted & valid, true & valid) for predicted, true in pairs]
+    counts = [
+        torch.stack([torch.count_nonzero(m) for m in (predicted & true, predicted, true)])
+        for predicted, true in pairs
+    ]
+    return torch.stack(counts, dim=1)

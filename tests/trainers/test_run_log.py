@@ -90,3 +90,28 @@ def test_steps_with_unlabeled_images_count_as_more_work(tiny_copy, monkeypatch):
     graphcl, supervised = ([function(step) for step in range(7)] for function in work)
     assert supervised == [0, 1, 2, 3, 4, 5, 6]
     assert graphcl == pytest.approx([0, 1, 2, 3, *(3 + i * semi.UNLABELED_COST for i in (1, 2, 3))])
+
+
+def test_pseudo_labels_have_panels_of_their_own_where_they_were_logged():
+    rows = [{"step": i, "loss": 1 / i, "lr": 0.01, "phase": "pretrain"} for i in (1, 2)]
+    taught = {
+        "pseudo_dice_teacher": 0.8, "pseudo_dice_blur": 0.82, "pseudo_dice_scan_graph": 0.84,
+        "pseudo_dice_taught": 0.85, "pseudo_class_taught_1": 0.1, "pseudo_confident": 0.9,
+        "threshold_0": 0.95, "threshold_1": 0.4,
+    }  # fmt: skip
+    rows += [{**rows[0], **taught, "step": i, "phase": "selftrain"} for i in (3, 4)]
+    figure = progress_figure(rows, LONG + COUNTS)
+    figure.draw_without_rendering()
+    _, dice, confidence, _ = figure.axes
+    names = [[t.get_text() for t in axes.get_legend().get_texts()] for axes in (dice, confidence)]
+    assert names == [
+        ["teacher", "blur", "scan_graph", "taught"],
+        ["confident voxels", "threshold of class 0", "threshold of class 1"],
+    ]
+    assert [line.get_xdata().tolist() for line in dice.get_lines()] == [[3, 4]] * 4
+    looks = {(line.get_color(), line.get_linestyle()) for line in dice.get_lines()}
+    assert len(looks) == 4
+    for axes in (dice, confidence):
+        assert axes.get_legend().get_window_extent().x1 <= figure.bbox.x1
+        assert axes.get_legend().get_window_extent().x0 >= axes.bbox.x1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["loss"]
