@@ -166,7 +166,8 @@ class Diagnostics:
 
     def _add(self, stage: str, counts: Tensor) -> None:
         before = self._counts.get(stage)
-        self._counts[stage] = counts if before is None else before + counts
+        # those of a checkpoint are on the CPU
+        self._counts[stage] = counts if before is None else before.to(counts.device) + counts
 
     # --------------------------------------------------------------------------- an epoch
 
@@ -180,7 +181,7 @@ class Diagnostics:
                 for name, value in zip(class_names, dice, strict=True)
             }
         if self._confident:
-            columns[PSEUDO_CONFIDENT] = float(torch.stack(self._confident).mean())
+            columns[PSEUDO_CONFIDENT] = float(np.mean([float(share) for share in self._confident]))
         if self._n_patches or self._n_left_out:
             columns["pseudo_patches"] = self._n_patches
             columns["pseudo_patches_left_out"] = self._n_left_out

@@ -706,8 +706,6 @@ class SemiTrainer(Checkpointed):
         """
         if self.local_rank:
             return
-        if self.diagnostics is not None:
-            self.diagnostics.label_whole_scans(self)
         network = self.deployed_network()
         held_out, training = self.cases.held_out, self.cases.labeled
         only_a_look = not held_out and not self.validates_all
@@ -737,6 +735,8 @@ class SemiTrainer(Checkpointed):
                 is_estimate=bool(held_out),
                 save_probabilities=save_probabilities,
             )
+        if self.diagnostics is not None:
+            self.diagnostics.label_whole_scans(self)
 
 
 def _refuse_unused_hook(cls: type, name: str) -> None:
