@@ -64,8 +64,11 @@ def _chosen(table: Path) -> list[tuple[str, str]]:
     with table.open(newline="", encoding="utf-8") as file:
         dice = {row["case"]: float(row[TAUGHT]) for row in csv.DictReader(file)}
     ranked = sorted(dice, key=lambda case: (-1.0 if math.isnan(dice[case]) else dice[case], case))
-    places = {ranked[-1]: "best", ranked[len(ranked) // 2]: "median", ranked[0]: "worst"}
-    return [(word, case) for case, word in reversed(places.items())]
+    middle = ranked[1:-1]
+    places = [("worst", ranked[0])]
+    places += [("median", middle[len(middle) // 2])] if middle else []
+    places += [("best", ranked[-1])] if len(ranked) > 1 else []
+    return places
 
 
 def _image(raw: Path, name: str) -> Path:
