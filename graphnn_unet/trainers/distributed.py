@@ -55,8 +55,9 @@ def train_in_processes(
         try:
             while not context.join():
                 pass
-        except ProcessException:
+        except ProcessException as error:
             if errors.empty() and not received:
+                _tell_of_a_killed_process(context.processes, error)
                 raise
     if not errors.empty():
         raise errors.get() from None
@@ -96,6 +97,19 @@ def _rank(
             raise
     finally:
         dist.destroy_process_group()
+
+
+def _tell_of_a_killed_process(processes: list[Any], error: ProcessException) -> None:
+    """Raise one line where a signal ended a process: the others then fail for want of it."""
+    ends = {-(process.exitcode or 0) for process in processes}
+    # torch terminates the processes that are left
+    kills = [end for end in ends if end > 0 and end != signal.SIGTERM]
+    if kills:
+        raise GraphnnError(
+            f"one of the training processes was ended by {signal.Signals(kills[0]).name}",
+            "the system does so where memory runs out",
+            "Go on with the same command and --c",
+        ) from error
 
 
 def _leave_after_parent() -> None:
