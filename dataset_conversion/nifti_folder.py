@@ -70,7 +70,8 @@ def read(request: Request) -> ConvertedDataset:
         default_id=None,
         form="nifti",
         source=source,
-        channel_names=dict(enumerate(images.channels)),
+        # as they were given: two channels may have one name, which says how they are normalized
+        channel_names=dict(enumerate(request.channels or images.channels)),
         labels={},
         cases=cases,
         notes=[*notes, *_rewritten(cases)],

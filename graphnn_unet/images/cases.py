@@ -9,6 +9,7 @@ tell them apart. What the names leave open is not guessed: the error says what t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,6 +106,7 @@ def find_cases(folders: Sequence[Path], wanted: Wanted = Wanted()) -> CaseFiles:
         MissingFileError: There is no image.
         InputError: The names leave open what belongs together.
     """
+    wanted = replace(wanted, channels=told_apart(wanted.channels))
     if len(folders) > 1:
         return _by_folder(folders, wanted)
     listing = image_files(folders[0], VOLUMES)
@@ -119,6 +121,24 @@ def find_cases(folders: Sequence[Path], wanted: Wanted = Wanted()) -> CaseFiles:
 
 
 # ---------------------------------------------------------------- one folder of files
+
+
+def told_apart(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of channels, with a number behind each that comes again.
+
+    Two channels of a data set may have one name, which says how they are normalized.
+
+    Example:
+        >>> told_apart(["MRI", "CT", "mri"])
+        ('MRI', 'CT', 'mri (2)')
+    """
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name.lower()] += 1
+        times = seen[name.lower()]
+        unique.append(name if times == 1 else f"{name} ({times})")
+    return tuple(unique)
 
 
 def _by_folder(folders: Sequence[Path], wanted: Wanted) -> CaseFiles:

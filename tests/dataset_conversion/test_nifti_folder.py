@@ -164,6 +164,17 @@ def test_a_folder_a_channel(data: Path, tmp_path: Path):
     assert [f.case for f in error.value.faults] == ["pat1_scan2"]
 
 
+def test_two_channels_may_have_one_name(data: Path, tmp_path: Path):
+    images, first = tmp_path / "images", next(iter(sorted((data / "images").iterdir())))
+    images.mkdir()
+    for number in range(2):
+        (images / f"a_000{number}.nii.gz").write_bytes(first.read_bytes())
+    result = convert("nifti", images=images, dataset="Two", channels=["CT", "CT"])
+    description = json.loads((result.folder / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "CT", "1": "CT"}
+    assert len(list((result.folder / "imagesUn").iterdir())) == 2
+
+
 def test_channel_names_must_fit(tmp_path: Path):
     touch(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
     with pytest.raises(InputError, match="3 channel names"):

@@ -30,6 +30,13 @@ def names(folder: Path, *channels: str) -> dict[str, list[str]]:
     return {case: [p.name for p in given.sources] for case, given in inputs.cases.items()}
 
 
+def test_channels_of_one_name_are_told_apart_by_their_numbers(tmp_path: Path):
+    touch(tmp_path, *(f"a_000{n}.nii.gz" for n in range(3)))
+    assert names(tmp_path, "MRI", "noNorm", "noNorm") == {
+        "a": ["a_0000.nii.gz", "a_0001.nii.gz", "a_0002.nii.gz"]
+    }
+
+
 def save_series(folder: Path, image: Path, uid: str = "1.2.3") -> None:
     """An image as DICOM slices."""
     folder.mkdir(parents=True)
