@@ -506,18 +506,6 @@ def test_arrays_are_those_of_nnunet(cases, tiny_home):
     assert case.properties().keys() == properties.keys()
 
 
-def test_files_are_not_mapped_on_windows(cases, monkeypatch):
-    keywords = []
-    monkeypatch.setattr(blosc2, "open", lambda **given: keywords.append(given))
-    cases["3d_fullres"][0].image()
-    path = cases["3d_fullres"][0].folder / "case_00.b2nd"
-    monkeypatch.setattr(module.os, "name", "nt")
-    module._open(path)
-    monkeypatch.undo()
-    assert keywords[0]["mmap_mode"] == "r"
-    assert "mmap_mode" not in keywords[1]
-
-
 def test_a_seeded_block_leaves_no_trace_after_an_error():
     torch.manual_seed(1)
     expected = torch.rand(2)
