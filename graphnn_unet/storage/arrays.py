@@ -14,14 +14,13 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.storage.atomic import atomic_path
 
 blosc2: Any = _blosc2
-_THREADS = {"nthreads": 1}
 
 
 def write_array(path: Path, array: np.ndarray, facts: Mapping[str, Any] | None = None) -> None:
     """Write a ``.b2nd`` file with a few facts beside the values."""
     values = np.ascontiguousarray(array)
     with atomic_path(path) as temporary:
-        stored = blosc2.asarray(values, urlpath=str(temporary), mode="w", cparams=_THREADS)
+        stored = blosc2.asarray(values, urlpath=str(temporary), mode="w", cparams={"nthreads": 1})
         for name, value in (facts or {}).items():
             stored.schunk.vlmeta[name] = value
 
@@ -40,7 +39,7 @@ def open_array(path: Path, remedy: str) -> Any:
     # blosc2 cannot map files into memory on Windows (nnU-Net#2723)
     mapped: dict[str, Any] = {} if os.name == "nt" else {"mmap_mode": "r"}
     try:
-        return blosc2.open(urlpath=str(path), mode="r", dparams=_THREADS, **mapped)
+        return blosc2.open(urlpath=str(path), mode="r", dparams={"nthreads": 1}, **mapped)
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read",
