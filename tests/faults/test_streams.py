@@ -57,6 +57,7 @@ def test_messages_that_nobody_reads_stop_nothing(tmp_path: Path, stream: str):
     assert (folder / "gnnunet.json").read_bytes().startswith(b"{")
 
 
+@pytest.mark.slow
 def test_planning_and_training_go_on_without_a_place_for_messages(tiny_copy: Path):
     lines = (
         f"gnnunet_plan_and_preprocess -d {DATASET} -c 3d_fullres -np 2 --set {' '.join(TINY)}",

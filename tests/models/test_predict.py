@@ -223,7 +223,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_stopped_prediction_is_continued(model, tmp_path, number):
     folder, target = tmp_path / "in", tmp_path / "out"
     names = [f"case{i}" for i in range(6)]

@@ -273,7 +273,8 @@ def values_of(key: str, model_field) -> st.SearchStrategy:
     limits = {name: getattr(m, name) for m in model_field.metadata for name in ("le", "lt")
               if hasattr(m, name)}  # fmt: skip
     if isinstance(default, int) or "int" in str(model_field.annotation):
-        return st.integers(1, min(limits.values())) if limits else POSITIVE
+        least = max([1, *(m.ge for m in model_field.metadata if hasattr(m, "ge"))])
+        return st.integers(least, min(limits.values(), default=10**6))
     if limits:
         return st.floats(0.001, min(limits.values()), exclude_max="lt" in limits)
     return FLOAT

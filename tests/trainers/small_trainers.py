@@ -36,12 +36,12 @@ def make_trainer(
 def files_of_last_phase(trainer: SemiTrainer, monkeypatch) -> set[str]:
     """Train the last phase to its end; names of all files of cases that were opened for it."""
     names = set()
-    for name in ("_open", "load_properties"):
+    for name in ("open_array", "load_properties"):
         original = getattr(patch_dataset, name)
 
-        def opened(path: Path, original=original):
+        def opened(path: Path, *rest, original=original):
             names.add(path.name)
-            return original(path)
+            return original(path, *rest)
 
         monkeypatch.setattr(patch_dataset, name, opened)
     trainer.step = trainer.phases()[-1].start

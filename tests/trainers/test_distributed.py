@@ -58,7 +58,7 @@ def largest_difference(a: dict, b: dict) -> float:
         pytest.param("RecordingSupervised", [], marks=pytest.mark.slow),
         pytest.param("RecordingBCP", [], marks=pytest.mark.slow),
         ("RecordingGraphCL", GRAPH),
-        ("RecordingMLLC", MLLC),
+        pytest.param("RecordingMLLC", MLLC, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, name, overrides):
