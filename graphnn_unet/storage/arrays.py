@@ -50,4 +50,5 @@ def open_array(path: Path, remedy: str) -> Any:
 
 def facts_of(array: Any) -> dict[str, Any]:
     """The facts that were written beside the values."""
-    return dict(array.schunk.vlmeta[:])
+    stored = array.schunk.vlmeta[:]  # names are bytes in blosc2 3.3
+    return {n.decode() if isinstance(n, bytes) else n: value for n, value in stored.items()}
