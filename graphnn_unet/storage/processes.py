@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import psutil
@@ -146,7 +145,7 @@ class _Workers:
             # The server looks modules up from the current folder first, which may hold a checkout
             # of this repository: it loads what is heavy, never modules of ours.
             self._context.set_forkserver_preload([m for m in HEAVY if m in sys.modules])
-        self._function = bytes(ForkingPickler.dumps(function))
+        self._function = function
         self._workers = [self._start() for _ in range(n_workers)]
 
     def _start(self) -> _Worker:
@@ -154,12 +153,14 @@ class _Workers:
         # a fork server keeps the environment it was started with
         environment = {k: v for k, v in os.environ.items() if k.startswith(("nnUNet", "GNNUNET"))}
         process = self._context.Process(
-            target=_serve, args=(theirs, self._function, os.getpid(), environment), daemon=True
+            target=_serve, args=(theirs, os.getpid(), environment), daemon=True
         )
         if self._context.get_start_method() == "forkserver":
             _start_fork_server()
         process.start()
         theirs.close()
+        with contextlib.suppress(OSError):  # it has died: that is seen with its first job
+            ours.send(self._function)
         return _Worker(process, ours)
 
     def run(self, jobs: Iterator[Any], retries: int) -> Iterator[Outcome]:
@@ -222,15 +223,15 @@ def _cause_of_death(exit_code: int | None, attempts: int) -> str:
     return f"its worker process ended {times} with status {exit_code}; use fewer workers"
 
 
-def _serve(pipe: Connection, pickled: bytes, parent: int, environment: dict[str, str]) -> None:
-    """Answer jobs until the pipe closes."""
+def _serve(pipe: Connection, parent: int, environment: dict[str, str]) -> None:
+    """Answer jobs until the pipe closes; the function comes first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ.update(environment)
     leave_with_parent(parent)
-    function = pickle.loads(pickled)  # only now: what it imports may be slow
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
     with contextlib.suppress(EOFError, OSError):
+        function = pipe.recv()  # only now: what it imports may be slow
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
         while True:
             job = pipe.recv()
             outcome = _attempt(function, job)
