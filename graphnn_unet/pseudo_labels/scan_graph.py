@@ -20,8 +20,7 @@ from graphnn_unet.scan_graph.registration import RegistrationSettings
 from graphnn_unet.scan_graph.rounds import solve_round
 from graphnn_unet.scan_graph.scan import Scan
 from graphnn_unet.scan_graph.solve import SolveSettings
-from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
-from graphnn_unet.storage.arrays import open_array
+from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters, read_shares
 from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.storage.processes import default_workers
 
@@ -87,8 +86,7 @@ class ScanGraph(Corrector):
         if self._round is None:
             return self.votes.read(scan, box)
         path = self._round / f"{scan.case_id}.b2nd"
-        stored = open_array(path, f"Remove {self._round}")
-        return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
+        return read_shares(path, box, f"Remove {self._round}")
 
     def __call__(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` of the blended probabilities."""

@@ -211,8 +211,7 @@ class StoredVotes:
         path = self._paths[scan.case_id]
         if not path.is_file():
             return None
-        stored = open_array(path, f"Remove {path}")
-        return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
+        return read_shares(path, box, f"Remove {path}")
 
     def path(self, scan: Scan) -> Path:
         """File of a vote, named by its links, the label maps and how far they are trusted."""
@@ -235,6 +234,16 @@ class StoredVotes:
         for voter in self.voters.labeled:
             digest.update(np.ascontiguousarray(voter.label()[0]).tobytes())
         return digest.hexdigest()
+
+
+def read_shares(path: Path, box: Sequence[slice], remedy: str) -> np.ndarray:
+    """Shares ``(k, *box)`` float32 of a part of a scan.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    stored = open_array(path, remedy)
+    return np.asarray(stored[(slice(None), *box)], dtype=np.float32)
 
 
 def _make_vote(voters: Voters, job: tuple[Scan, Path]) -> None:

@@ -12,7 +12,6 @@ from torch import distributed as dist
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.networks.hook import one_output
 from graphnn_unet.plans.recipe import declare_section
-from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.scan_graph.fields import fields_of
 from graphnn_unet.scan_graph.pairs import WarpedPairs, make_pairs
 from graphnn_unet.scan_graph.registration import RegistrationSettings
@@ -85,24 +84,10 @@ class Rounds:
     def _work(self, folder: Path) -> None:
         network = self.trainer.teacher.network  # pyright: ignore[reportOptionalMemberAccess]  # counted
         with one_output(network), torch.no_grad():
-            predictor = self._predictor(network)
+            predictor = self.trainer.predictor_of(network, mirroring=False)
 
             def answer(scan: Scan) -> np.ndarray:
                 image = torch.from_numpy(np.asarray(scan.image()[:], dtype=np.float32))
                 return predictor.logits(image).float().softmax(0).numpy()
 
             self.trainer.pseudo_labels.begin_round(folder, answer)
-
-    def _predictor(self, network: torch.nn.Module) -> Predictor:
-        trainer = self.trainer
-        return Predictor(
-            network,
-            trainer.plans_manager,
-            trainer.configuration_name,
-            trainer.dataset_json,
-            [network.state_dict()],
-            trainer.inference_allowed_mirroring_axes,
-            trainer_name=type(trainer).__name__,
-            device=trainer.device,
-            mirroring=False,
-        )

@@ -698,6 +698,20 @@ class SemiTrainer(Checkpointed):
         if self.local_rank == 0 and Path(self.output_folder).is_dir():
             self.log.line(" ".join(str(arg) for arg in args))
 
+    def predictor_of(self, network: nn.Module, *, mirroring: bool) -> Predictor:
+        """The sliding window over whole scans with a network of this training."""
+        return Predictor(
+            network,
+            self.plans_manager,
+            self.configuration_name,
+            self.dataset_json,
+            [network.state_dict()],
+            self.inference_allowed_mirroring_axes,
+            trainer_name=type(self).__name__,
+            device=self.device,
+            mirroring=mirroring,
+        )
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict whole held-out cases and score them.
 
@@ -716,20 +730,9 @@ class SemiTrainer(Checkpointed):
             )
             training = training[:N_LOOKED_AT]
         with one_output(network):
-            predictor = Predictor(
-                network,
-                self.plans_manager,
-                self.configuration_name,
-                self.dataset_json,
-                [network.state_dict()],
-                self.inference_allowed_mirroring_axes,
-                trainer_name=type(self).__name__,
-                device=self.device,
-                mirroring=not only_a_look,
-            )
             validate_cases(
                 held_out or training,
-                predictor,
+                self.predictor_of(network, mirroring=not only_a_look),
                 Path(self.output_folder) / "validation",
                 Path(self.preprocessed_dataset_folder_base),
                 is_estimate=bool(held_out),
