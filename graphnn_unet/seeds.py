@@ -2,7 +2,8 @@
 
 Two streams never share numbers, so that a draw added to one changes no other, and a stream is
 indexed (step, slot, round ...) instead of read one number after the other, so that work can be
-continued, split over processes or repeated in part with the same result.
+continued, split over processes or repeated in part with the same result. Initial weights and the
+draw of labeled cases are older than the streams and take the plain number.
 """
 
 from __future__ import annotations
@@ -49,6 +50,26 @@ def torch_seed(seed: int, stream: Stream, *index: int) -> int:
     """A 63-bit seed for ``torch.manual_seed`` at one place of a stream; see :func:`generator`."""
     state = np.random.SeedSequence([int(stream), seed, *index]).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
+
+
+def weights_seed(seed: int, number: int = 0) -> int:
+    """Seed of initial weights: the user's own, and the next ones for what is drawn beside them.
+
+    No stream: published figures hang on the weights that the plain seed draws.
+
+    Args:
+        seed: The user's seed, not negative.
+        number: 0 for the network, 1 for its heads or the second attempt ...
+    """
+    return seed + number
+
+
+def case_draw(draw: int) -> np.random.Generator:
+    """Numbers that draw labeled cases; the same for every seed, so that draws and seeds cross.
+
+    No stream, for the same reason as :func:`weights_seed`.
+    """
+    return np.random.default_rng(draw)
 
 
 def index_of(name: str) -> int:

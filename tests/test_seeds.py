@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphnn_unet.seeds import Stream, generator, index_of, torch_seed
+from graphnn_unet.seeds import Stream, case_draw, generator, index_of, torch_seed, weights_seed
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -26,3 +26,8 @@ def test_seeds_streams_and_places_do_not_share_numbers():
 def test_names_have_numbers_of_their_own():
     assert len({index_of(name) for name in ("a", "b", "ab", "")}) == 4
     assert index_of("scan_1") == index_of("scan_1") < 2**56
+
+
+def test_published_weights_and_draws_follow_from_the_plain_number():
+    assert [weights_seed(7), weights_seed(7, 1)] == [7, 8]
+    assert case_draw(3).permutation(6).tolist() == [2, 5, 4, 1, 3, 0]

@@ -17,7 +17,7 @@ from graphnn_unet.graph import unit_rows
 from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.clusterer import GraphClusterer
 from graphnn_unet.graph.clusterer_settings import PRESETS
-from graphnn_unet.seeds import Stream, index_of, torch_seed
+from graphnn_unet.seeds import Stream, index_of, torch_seed, weights_seed
 
 COLLAPSED = 0.995
 """From this share of nodes in one cluster on, the fit counts as collapsed."""
@@ -118,7 +118,7 @@ def make_network(
     if settings.graph == "linear":  # dropout of single pairs has no linear form
         network_settings = replace(network_settings, attention_dropout=0.0)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed + retry)  # the figures of the docs hang on these weights
+        torch.manual_seed(weights_seed(settings.seed, retry))
         network = GraphClusterer(in_channels, settings.n_clusters, network_settings)
     if state is not None:
         network.load_state_dict(state)

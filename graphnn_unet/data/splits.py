@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from graphnn_unet.errors import InputError
+from graphnn_unet.seeds import case_draw
 
 N_FOLDS = 5
 SPLIT_SEED = 12345
@@ -86,7 +85,7 @@ def choose_labeled(
     order = list(label_order)
     if draw:
         patients = list(dict.fromkeys(patient_of[case] for case in order))
-        drawn = np.random.default_rng(draw).permutation(patients)
+        drawn = case_draw(draw).permutation(patients)
         rank = {patient: place for place, patient in enumerate(drawn)}
         order.sort(key=lambda case: rank[patient_of[case]])
     labeled, rest = order[:n_labeled], order[n_labeled:]

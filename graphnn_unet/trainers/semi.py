@@ -42,7 +42,7 @@ from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
-from graphnn_unet.seeds import Stream, torch_seed
+from graphnn_unet.seeds import Stream, torch_seed, weights_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
@@ -258,7 +258,7 @@ class SemiTrainer(Checkpointed):
         """Build network, teacher, optimizer and loss."""
         if self.was_initialized:
             return
-        torch.manual_seed(self.run.seed)
+        torch.manual_seed(weights_seed(self.run.seed))
         if self.execution.deterministic:
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.benchmark = False
@@ -284,7 +284,7 @@ class SemiTrainer(Checkpointed):
 
     def _new_heads(self, network: nn.Module) -> dict[str, nn.Module]:
         """The heads, with random numbers of their own: they change no weight of the network."""
-        torch.manual_seed(self.run.seed + 1)
+        torch.manual_seed(weights_seed(self.run.seed, 1))
         return {name: head.to(self.device) for name, head in self.heads(network).items()}
 
     def _new_teacher(self, network: nn.Module) -> Teacher:

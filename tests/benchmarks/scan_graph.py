@@ -14,10 +14,14 @@ docs/results/scan_graph_development.csv, or scan_graph_test.csv.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 from _grid import ROOT, Run, score_run, train_run
@@ -62,6 +66,26 @@ def prepare(data: Path, home: Path, dataset: str, first: int, count: int) -> Non
     plan_and_preprocess(dataset, recipe="hippocampus")
 
 
+def remember_votes(folder: Path) -> None:
+    """Keep the votes on scored scans: they hang on the labeled scans alone, not on the network."""
+    from graphnn_unet.scan_graph.panel import NewVote, Panel
+
+    vote = Panel.vote_on
+
+    def vote_on(panel: Panel, image: np.ndarray, **options: Any) -> NewVote:
+        scan = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
+        path = folder / f"{panel.blending(0.5).digest()}_{scan}.npy"
+        if path.is_file():
+            return NewVote(np.load(path), len(panel.labeled), [])
+        new = vote(panel, image, **options)
+        if new.share is not None and not new.failures:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, new.share)
+        return new
+
+    Panel.vote_on = vote_on
+
+
 def main() -> None:
     """The grid, row by row within a draw."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,6 +106,7 @@ def main() -> None:
         first = N_TRAINING + N_DEVELOPMENT
         dataset, table, scored = "HippTest", "scan_graph_test.csv", (first, 10**6)
     prepare(arguments.data, home, dataset, *scored)
+    remember_votes(home / "votes")
     half = arguments.steps // 2
     schedule = [f"schedule.pretrain_steps={half}", f"schedule.selftrain_steps={half}"]
     for draw in arguments.draws:
