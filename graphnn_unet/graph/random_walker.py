@@ -108,11 +108,12 @@ def random_walker_by_blocks(
     """Solve the same system block by block, so that the whole graph need not be in memory.
 
     Every sweep solves each block exactly with its neighbors held (block Gauss-Seidel, which
-    converges for an M-matrix), until no value changes by more than ``tolerance``.
+    converges for an M-matrix), until no value changes by more than ``tolerance``. A block whose
+    neighbors have moved by no more than that since it was solved is left as it is.
 
     Args:
         rows_of: Block number to the rows of its nodes, ``(len(block), n)`` sparse or dense. It is
-            called once a sweep; ``rows_of`` may load them from disk.
+            called at most once a sweep; ``rows_of`` may load them from disk.
         blocks: Node numbers of each block; together every node once.
         target: ``(n, q)``.
         certainty: ``(n,)``, ``inf`` fixes a node.
@@ -144,18 +145,26 @@ def random_walker_by_blocks(
     fixed = torch.isinf(certainty)
     value = torch.where((certainty > 0).unsqueeze(1), wide, 0.0)
     reached = certainty > 0
+    block_of = torch.empty(n_nodes, dtype=torch.int64, device=value.device)
+    for number, block in enumerate(blocks):
+        block_of[block] = number
+    # how far the neighbors of a block have moved since it was solved: its values move no further
+    moved = torch.full((len(blocks),), torch.inf, dtype=torch.float64)
     sweep, change = 0, float("inf")
     while sweep < max_sweeps and change > tolerance:
         change, sweep = 0.0, sweep + 1
         for number, block in enumerate(blocks):
-            if bool(fixed[block].all()):
+            if moved[number] <= tolerance or bool(fixed[block].all()):
                 continue
             rows = _coordinates(rows_of(number), (len(block), n_nodes))
             new, now_reached = _solve_block(rows, block, value, wide, certainty, reached, tolerance)
             spread = bool((now_reached != reached[block]).any())
             difference = float((new - value[block]).abs().max()) if len(block) else 0.0
-            change = max(change, difference, float("inf") if spread else 0.0)
+            difference = float("inf") if spread else difference
+            change = max(change, difference)
             value[block], reached[block] = new, now_reached | fixed[block]
+            moved[block_of[rows[0][1]].unique().cpu()] += difference
+            moved[number] = 0.0
     return Walk(value, reached, sweep, change, change <= tolerance)
 
 

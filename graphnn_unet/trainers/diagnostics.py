@@ -222,7 +222,7 @@ class Diagnostics:
         for number in track(numbers.tolist(), len(numbers), "label unlabeled scans"):
             case = known[number]
             target = self._as_target(torch.from_numpy(self.labels[case.case_id][:])[None])
-            maps = _whole_maps(trainer, case)
+            maps = whole_maps(trainer, case)
             dice = {
                 stage: _mean(dice_of(label_counts(labels, target, self._manager)))
                 for stage, labels in maps.items()
@@ -288,7 +288,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def _whole_maps(trainer: SemiTrainer, case: StoredCase) -> dict[str, Tensor]:
+def whole_maps(trainer: SemiTrainer, case: StoredCase) -> dict[str, Tensor]:
     """Label maps of a case after each stage, ``(1, 1, z, y, x)`` or ``(1, k, z, y, x)`` bool."""
     overlapping = trainer.label_manager.has_regions
     sums: dict[str, Tensor] = {}

@@ -201,3 +201,28 @@ def test_a_weight_of_zero_is_no_edge_in_blocks_either():
     torch.testing.assert_close(
         walk.value, torch.tensor([[1.0], [1.0], [0.0]], dtype=walk.value.dtype)
     )
+
+
+def test_blocks_whose_neighbors_rest_are_not_solved_again():
+    """Blocks 1 and 2 pull at each other over sweeps; block 3 hangs on the fixed block alone."""
+    edges = {(0, 1): 1.0, (1, 2): 1.0, (0, 3): 2.0}
+    affinity = torch.zeros(4, 4, dtype=torch.float64)
+    for (i, j), weight in edges.items():
+        affinity[i, j] = affinity[j, i] = weight
+    target = torch.tensor([[1.0], [0], [0], [0]], dtype=torch.float64)
+    certainty = torch.tensor([torch.inf, 0, 1, 1], dtype=torch.float64)
+    calls = []
+    blocks = [torch.tensor([number]) for number in range(4)]
+
+    def rows_of(number):
+        calls.append(number)
+        return affinity[blocks[number]]
+
+    walk = random_walker_by_blocks(rows_of, blocks, target, certainty, tolerance=1e-9)
+    assert walk.converged
+    assert walk.n_iterations > 5
+    assert calls.count(3) == 1
+    assert calls.count(1) > 5
+    assert 0 not in calls
+    whole = random_walker(affinity, target, certainty)
+    assert torch.allclose(walk.value, whole.value, atol=1e-8)
