@@ -81,6 +81,13 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         default=0,
         help="seed of weights and batches (0)",
     )
+    parser.add_argument(
+        "--development",
+        type=_command.number(int, 0),
+        default=0,
+        metavar="N",
+        help="keep N labeled cases apart, for choosing between methods: they train in no role (0)",
+    )
     parser.add_argument("--recipe", help="recipe name or TOML file, in place of the plan's")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides",
@@ -139,6 +146,7 @@ def _work(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         recipe=arguments.recipe,
         overrides=arguments.overrides,
+        development=arguments.development,
         plans=arguments.p,
         mode="validate" if arguments.val else mode,
         device=arguments.device,

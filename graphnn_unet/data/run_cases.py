@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.data.preprocess import folder_name, require_preprocessed
-from graphnn_unet.data.splits import choose_labeled, held_out
+from graphnn_unet.data.splits import choose_labeled, held_out, set_apart
 from graphnn_unet.storage.schemas import read_metadata
 
 
@@ -20,18 +20,22 @@ class RunCases:
         unlabeled: Train without; labeled cases that the draw leaves out are among them, other
             scans of held-out patients are not.
         held_out: Labeled cases that do not train.
+        development: Ids of labeled cases that the run does not touch: they are kept for choosing
+            between runs.
     """
 
     labeled: list[StoredCase]
     unlabeled: list[StoredCase]
     held_out: list[StoredCase]
+    development: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, list[str]]:
         """Case ids by role."""
-        return {
+        roles = {
             role: [case.case_id for case in getattr(self, role)]
             for role in ("labeled", "unlabeled", "held_out")
         }
+        return roles | ({"development": self.development} if self.development else {})
 
 
 def select_cases(
@@ -41,6 +45,7 @@ def select_cases(
     n_labeled: int | None,
     draw: int,
     fold: int | str,
+    development: int = 0,
 ) -> RunCases:
     """Choose the cases of a run from the manifest of a preprocessed configuration.
 
@@ -50,6 +55,7 @@ def select_cases(
         n_labeled: How many labeled cases count as labeled; ``None`` for all.
         draw: Which ones.
         fold: Fold number or ``all``; folds are made of the labeled cases of the run, by patient.
+        development: Labeled cases that are kept for choosing; no scan of their patients trains.
     """
     manifest = require_preprocessed(dataset_folder, identifier)
     roles = {case: entry["role"] for case, entry in manifest["cases"].items()}
@@ -59,9 +65,10 @@ def select_cases(
     with_label = {case for case, role in roles.items() if role == "labeled"}
     order = [case for case in description.get("label_order", []) if case in with_label]
     order += sorted(with_label - set(order))  # those that the published order does not name
+    order, kept = set_apart(order, patient_of, development)
     labeled = choose_labeled(order, n_labeled, draw, patient_of)
     training, validation = held_out(labeled, patient_of, fold)
-    scored_patients = {patient_of[case] for case in validation}
+    scored_patients = {patient_of[case] for case in (*validation, *kept)}
     unlabeled = [
         case for case in set(roles) - set(labeled) if patient_of[case] not in scored_patients
     ]
@@ -73,4 +80,5 @@ def select_cases(
         [stored(case, True) for case in training],
         [stored(case, False) for case in sorted(unlabeled)],
         [stored(case, True) for case in validation],
+        kept,
     )

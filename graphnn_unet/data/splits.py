@@ -106,6 +106,41 @@ def choose_labeled(
     return labeled
 
 
+def set_apart(
+    label_order: Sequence[str], patient_of: Mapping[str, str], n_development: int
+) -> tuple[list[str], list[str]]:
+    """Labeled cases that may train, and those that are kept for choosing between methods.
+
+    Whole patients from the end of the order, the same for every draw, seed and method.
+
+    Args:
+        label_order: All labeled cases in published order.
+        patient_of: Case to patient.
+        n_development: Cases to keep; more are kept where the last patient has further scans.
+
+    Returns:
+        The other cases in their order, and the development cases in theirs.
+
+    Raises:
+        InputError: None would be left.
+
+    Example:
+        >>> set_apart(["a", "b1", "b2"], {"a": "a", "b1": "b", "b2": "b"}, 1)
+        (['a'], ['b1', 'b2'])
+    """
+    kept: set[str] = set()
+    for patient in reversed(list(dict.fromkeys(patient_of[case] for case in label_order))):
+        if len(kept) >= n_development:
+            break
+        kept |= {case for case in label_order if patient_of[case] == patient}
+    if n_development and len(kept) == len(label_order):
+        raise InputError(
+            f"--development {n_development} is not possible",
+            f"the data set has {len(label_order)} labeled cases, and some must train",
+        )
+    return [c for c in label_order if c not in kept], [c for c in label_order if c in kept]
+
+
 def held_out(
     labeled: Sequence[str], patient_of: Mapping[str, str], fold: int | str
 ) -> tuple[list[str], list[str]]:

@@ -28,7 +28,7 @@ from graphnn_unet.plans.recipe import (
     resolved_configuration,
 )
 from graphnn_unet.progress import is_quiet, say
-from graphnn_unet.ranges import MAX_SEED, MAX_WORKERS, require_count
+from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
@@ -90,6 +90,7 @@ def train(
     seed: int = 0,
     recipe: str | Path | None = None,
     overrides: Sequence[str] = (),
+    development: int = 0,
     plans: str = DEFAULT_PLANS,
     mode: str = "new",
     device: str = "auto",
@@ -111,6 +112,8 @@ def train(
         seed: Seed of weights, batches and boxes.
         recipe: Name or TOML file, in place of the one the data were planned with.
         overrides: ``section.key=value`` texts.
+        development: Keep this many labeled cases apart for choosing between methods; they train in
+            no role, and are the same for every draw, seed and method.
         plans: Name of the plan.
         mode: ``new`` (refused over a finished or begun fold), ``continue``, ``restart`` (the old
             fold is set aside) or ``validate`` (only predict and score: of fold ``all`` all training
@@ -132,6 +135,7 @@ def train(
     require_count("n_labeled", n_labeled, 1)
     require_count("draw", draw, 0, MAX_SEED)
     require_count("seed", seed, 0, MAX_SEED)
+    require_count("development", development, 0, MAX_COUNT)
     require_count("num_gpus", num_gpus, 1, MAX_WORKERS)
     require_count("n_loader_workers", n_loader_workers, 0, MAX_WORKERS)
     name = resolve_dataset(dataset)
@@ -141,8 +145,9 @@ def train(
     resolved = _resolve_recipe(raw_plans, configuration, recipe, overrides)
     variant = "" if resolved.as_dict() == planned.as_dict() else resolved.fingerprint()
     spec = RunSpec(
-        name, configuration, trainer, fold, plans, n_labeled, draw, seed, resolved, variant
-    )
+        name, configuration, trainer, fold, plans, n_labeled, draw, seed, resolved, variant,
+        development,
+    )  # fmt: skip
     model = Path(output) if output else None
     hidden = Path(hidden_labels) if hidden_labels else None
     execution = Execution(device, num_gpus, n_loader_workers, deterministic, model, hidden)
@@ -193,7 +198,7 @@ def _require_data(
     identifier = resolved_configuration(raw_plans, spec.configuration)["data_identifier"]
     cases = select_cases(
         preprocessed, identifier, n_labeled=spec.n_labeled, draw=spec.draw,
-        fold="all" if spec.fold == "cv" else spec.fold,
+        fold="all" if spec.fold == "cv" else spec.fold, development=spec.development,
     )  # fmt: skip
     seen = {case.case_id for case in (*cases.labeled, *cases.held_out)}
     require_whole(preprocessed, raw_plans, spec.configuration, dataset_json, seen)
@@ -257,8 +262,9 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
     spec = job.spec
     identifier = job.plans["configurations"][spec["configuration"]]["data_identifier"]
     cases = select_cases(
-        preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all"
-    )
+        preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all",
+        development=spec["development"],
+    )  # fmt: skip
     patients = read_metadata(preprocessed).get("patients", {})
     labeled = [case.case_id for case in cases.labeled]
     patient_of = {case: patients.get(case, case) for case in labeled}

@@ -2,7 +2,7 @@
 
 This is the only place that knows the grammar of model folders:
 
-    TRAINER__PLANS__CONFIGURATION[__labeledN[_drawK]][__seedS][__recipeHHHHHHHH]
+    TRAINER__PLANS__CONFIGURATION[__labeledN[_drawK]][__seedS][__developmentM][__recipeHHHHHHHH]
 
 The last part is there where the recipe is not the one that the data were planned with.
 """
@@ -21,7 +21,7 @@ from graphnn_unet.plans.recipe import Recipe, load_recipe, resolve
 DEFAULT_PLANS = "gnnunetPlans"
 _SUFFIX = re.compile(
     r"labeled(?P<n_labeled>\d+)(?:_draw(?P<draw>\d+))?|seed(?P<seed>\d+)|"
-    r"recipe(?P<variant>[0-9a-f]{8})"
+    r"development(?P<development>\d+)|recipe(?P<variant>[0-9a-f]{8})"
 )
 
 
@@ -36,6 +36,7 @@ class ModelName:
         n_labeled: Cases that counted as labeled; ``None`` for all.
         draw: Which ones; 0 is the published order.
         seed: Seed of weights, batches and boxes.
+        development: Labeled cases that were kept for choosing.
         variant: Fingerprint of a recipe that is not the plan's; empty for the plan's own.
         rest: Parts that this version does not know.
 
@@ -53,6 +54,7 @@ class ModelName:
     n_labeled: int | None = None
     draw: int = 0
     seed: int = 0
+    development: int = 0
     variant: str = ""
     rest: tuple[str, ...] = ()
 
@@ -62,6 +64,8 @@ class ModelName:
             parts.append(f"labeled{self.n_labeled}" + (f"_draw{self.draw}" if self.draw else ""))
         if self.seed:
             parts.append(f"seed{self.seed}")
+        if self.development:
+            parts.append(f"development{self.development}")
         if self.variant:
             parts.append(f"recipe{self.variant}")
         return "__".join([*parts, *self.rest])
@@ -103,6 +107,7 @@ class RunSpec:
         seed: Seed of weights, batches and boxes.
         recipe: The resolved recipe; ``None`` takes the plan's own.
         variant: Its fingerprint where it is not the plan's own.
+        development: Labeled cases that are kept for choosing between runs and train in none.
     """
 
     dataset: str
@@ -115,6 +120,7 @@ class RunSpec:
     seed: int = 0
     recipe: Recipe | None = None
     variant: str = ""
+    development: int = 0
 
     @property
     def class_name(self) -> str:
@@ -126,7 +132,7 @@ class RunSpec:
         """Name of the model folder."""
         return ModelName(
             self.class_name, self.plans, self.configuration, self.n_labeled, self.draw, self.seed,
-            self.variant,
+            self.development, self.variant,
         )  # fmt: skip
 
     @property

@@ -358,6 +358,7 @@ class SemiTrainer(Checkpointed):
             n_labeled=self.run.n_labeled,
             draw=self.run.draw,
             fold=self.fold,
+            development=self.run.development,
         )
         if any(phase.unlabeled for phase in self.phases()) and not self.cases.unlabeled:
             raise InputError(

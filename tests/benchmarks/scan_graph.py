@@ -108,7 +108,8 @@ def main() -> None:
     prepare(arguments.data, home, dataset, *scored)
     remember_votes(home / "votes")
     half = arguments.steps // 2
-    schedule = [f"schedule.pretrain_steps={half}", f"schedule.selftrain_steps={half}"]
+    schedule = [f"schedule.pretrain_steps={half}", f"schedule.selftrain_steps={half}",
+                "batch.labeled=2", "batch.unlabeled=2"]  # fmt: skip
     for draw in arguments.draws:
         for row in arguments.rows:
             trainer, overrides = ROWS[row]

@@ -61,6 +61,30 @@ def test_every_case_is_opened_in_its_own_folder(folder):
         assert case.folder == folder / f"{IDENTIFIER}{ending}"
 
 
+def test_development_cases_have_no_role_and_are_the_same_in_every_draw(folder):
+    for draw in range(3):
+        selected = select_cases(
+            folder, IDENTIFIER, n_labeled=1, draw=draw, fold="all", development=2
+        ).as_dict()
+        assert selected["development"] == LABELED[2:]
+        assert set(selected["labeled"]) <= set(LABELED[:2])
+        assert sorted(selected["labeled"] + selected["unlabeled"]) == LABELED[:2] + UNLABELED
+
+
+def test_scans_of_a_development_patient_do_not_train_unlabeled(with_metadata):
+    folder = with_metadata(patients={LABELED[3]: "eve", UNLABELED[0]: "eve"})
+    selected = select_cases(
+        folder, IDENTIFIER, n_labeled=None, draw=0, fold="all", development=1
+    ).as_dict()
+    assert selected["development"] == LABELED[3:]
+    assert selected["unlabeled"] == UNLABELED[1:]
+
+
+def test_a_case_must_be_left_to_train(folder):
+    with pytest.raises(InputError, match="--development 4 is not possible"):
+        select_cases(folder, IDENTIFIER, n_labeled=None, draw=0, fold="all", development=4)
+
+
 def test_held_out_cases_train_in_no_role(folder):
     for fold in range(4):
         selected = select(folder, fold=fold)
