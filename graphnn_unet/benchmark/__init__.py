@@ -1,0 +1,1 @@
+"""A grid of trainings, compared honestly: what runs, how it is kept, and what it shows."""

@@ -1,0 +1,151 @@
+"""What a comparison knows about its runs: one small file a run, and the tables made of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphnn_unet.benchmark.grid import GridRun
+from graphnn_unet.benchmark.one_run import DEVELOPMENT, DONE, TEST, Job, RunResult
+from graphnn_unet.errors import RefusedError
+from graphnn_unet.metrics.registry import METRICS
+from graphnn_unet.metrics.result import csv_columns, read_metrics_csv
+from graphnn_unet.storage.atomic import write_csv, write_json, write_text
+from graphnn_unet.storage.safe_load import read_json
+
+FACTS = ("row", "trainer", "labeled", "draw", "seed")
+SCORES, RUNS, COMMANDS, STATE = "benchmark.csv", "runs.csv", "commands.sh", "benchmark.json"
+_RUN_COLUMNS = (*FACTS, "name", "part", "status", "attempts", "minutes", "device",
+                "peak_memory_gb", "peak_gpu_memory_gb", "error")  # fmt: skip
+_PARTS = (DEVELOPMENT, TEST)
+MAX_ATTEMPTS = 2
+"""A run that failed is tried once more in a call of the command."""
+
+
+@dataclass
+class Book:
+    """The folder of a comparison.
+
+    Attributes:
+        folder: It.
+        state: Data set, rows in the order of the table, and how the test labels were used.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path, facts: dict[str, Any], patients: dict[str, str]) -> Book:
+        """Begin a comparison, or go on with one of the same data.
+
+        Args:
+            folder: Folder of the comparison.
+            facts: Data set, plan and development cases, which cannot change.
+            patients: Case to patient, where they differ.
+
+        Raises:
+            RefusedError: The folder has runs on other data.
+        """
+        path = folder / STATE
+        new = {**facts, "rows": [], "opened_test": []}
+        state = {**(read_json(path) if path.is_file() else new), "patients": patients}
+        for key, value in facts.items():
+            if state.get(key) != value:
+                raise RefusedError(
+                    f"{folder} holds a comparison with {key} {state.get(key)}",
+                    f"this one has {value}",
+                    "Give another folder with -o",
+                )
+        return cls(folder, state)
+
+    def add_rows(self, names: Iterable[str]) -> None:
+        """Remember rows in the order in which they came."""
+        self.state["rows"] = list(dict.fromkeys([*self.state["rows"], *names]))
+        self._save()
+
+    def note_test(self, when: str, command: str) -> None:
+        """Remember that test labels are opened now."""
+        self.state["opened_test"].append({"when": when, "command": command})
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self.folder / STATE, self.state)
+
+    def _path(self, name: str, part: str) -> Path:
+        return self.folder / "runs" / name / f"{part}.json"
+
+    def begin(self, run: GridRun, part: str) -> None:
+        """Note a run before it is carried out, so that none can be forgotten."""
+        path = self._path(run.name, part)
+        if not path.is_file():
+            facts = {**run.facts, "name": run.name, "command": run.command, "attempts": []}
+            write_json(path, {**facts, "part": part})
+
+    def record(self, run: GridRun, part: str, result: RunResult) -> None:
+        """Note how an attempt ended."""
+        path = self._path(run.name, part)
+        entry = read_json(path)
+        entry["attempts"].append(vars(result))
+        write_json(path, entry)
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All runs that were begun, in the order of the table."""
+        order = {name: place for place, name in enumerate(self.state["rows"])}
+        entries = [read_json(path) for part in _PARTS
+                   for path in sorted((self.folder / "runs").glob(f"*/{part}.json"))]  # fmt: skip
+
+        def key(entry: dict[str, Any]) -> tuple[Any, ...]:
+            labeled = entry["labeled"]
+            number = float("inf") if isinstance(labeled, str) else labeled
+            place = order.get(entry["row"], len(order))
+            return _PARTS.index(entry["part"]), number, place, entry["draw"], entry["seed"]
+
+        return sorted(entries, key=key)
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Runs whose last attempt failed, with ``error``."""
+        summaries = [
+            {**entry, **self._summary(entry, Job(entry["name"], {}, str(self.folder), {},
+                                                 entry["part"]))}
+            for entry in self.entries()
+        ]  # fmt: skip
+        return [summary for summary in summaries if summary["status"] == "failed"]
+
+    def write_tables(self) -> None:
+        """``benchmark.csv``, ``runs.csv`` and ``commands.sh`` from what is there."""
+        entries = self.entries()
+        scores: list[dict[str, Any]] = []
+        runs: list[dict[str, Any]] = []
+        for entry in entries:
+            job = Job(entry["name"], {}, str(self.folder), {}, entry["part"])
+            facts = {name: entry[name] for name in FACTS}
+            runs.append({**facts, **self._summary(entry, job)})
+            if job.is_scored:
+                for row in read_metrics_csv(job.predictions / "metrics.csv"):
+                    values = {n: f"{float(row[n]):.5f}" for n in METRICS if row.get(n)}
+                    scores.append({**row, **values, **facts, "part": entry["part"]})
+        write_csv(self.folder / SCORES, scores, (*FACTS, "part", *csv_columns()))
+        write_csv(self.folder / RUNS, runs, _RUN_COLUMNS)
+        lines = dict.fromkeys(shlex.join(entry["command"]) for entry in entries)
+        write_text(self.folder / COMMANDS, "\n".join(["#!/bin/sh", *lines, ""]))
+
+    def _summary(self, entry: dict[str, Any], job: Job) -> dict[str, Any]:
+        attempts: Sequence[dict[str, Any]] = entry["attempts"]
+        last = attempts[-1] if attempts else {}
+        status = "done" if job.is_scored else "not done"
+        if not job.is_scored and attempts and last["status"] not in (DONE, 130):
+            status = "failed"
+        return {
+            "name": entry["name"],
+            "part": entry["part"],
+            "status": status,
+            "attempts": len(attempts),
+            "minutes": f"{sum(a['minutes'] for a in attempts):.1f}",
+            "device": last.get("device", ""),
+            "peak_memory_gb": max((a["peak_memory_gb"] for a in attempts), default=""),
+            "peak_gpu_memory_gb": max((a["peak_gpu_memory_gb"] for a in attempts), default=""),
+            "error": "" if job.is_scored else last.get("error", ""),
+        }

@@ -1,0 +1,309 @@
+"""Carry out a grid of trainings on one data set, and keep what comes of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from graphnn_unet.benchmark.book import MAX_ATTEMPTS, Book
+from graphnn_unet.benchmark.grid import GridRun, GridSettings, Row, runs_of
+from graphnn_unet.benchmark.one_run import (
+    DEVELOPMENT,
+    DONE,
+    STOPPED,
+    TEST,
+    Job,
+    RunResult,
+    carry_out,
+    stop_all,
+)
+from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
+from graphnn_unet.data.run_cases import select_cases
+from graphnn_unet.device import resolve_device
+from graphnn_unet.errors import CasesFailedError, Fault, InputError, MissingFileError
+from graphnn_unet.images.find import split_ending
+from graphnn_unet.plans.planner import resolved_configuration
+from graphnn_unet.progress import Progress, say
+from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count, require_number
+from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.plan_schema import check_plans
+from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import read_metadata
+from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Where a comparison stands.
+
+    Attributes:
+        folder: Its folder.
+        n_done: Runs that are scored.
+        n_runs: Runs of the grid.
+        n_failed: Runs that failed, in ``runs.csv``.
+    """
+
+    folder: Path
+    n_done: int
+    n_runs: int
+    n_failed: int
+
+
+def benchmark(
+    dataset: str,
+    output: Path | str,
+    *,
+    rows: Sequence[Row],
+    labeled: Sequence[int | None] = (None,),
+    draws: int = 5,
+    seeds: int = 1,
+    configuration: str | None = None,
+    development: int = 0,
+    final: bool = False,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    plans: str = DEFAULT_PLANS,
+    budget_minutes: float | None = None,
+    n_jobs: int = 1,
+    mirroring: bool = True,
+    device: str = "auto",
+) -> BenchmarkResult:
+    """Train every method on the same draws and seeds, and score all of them alike.
+
+    All rows have the plan, network, augmentation and number of student patches of one recipe; the
+    last checkpoint of each is scored. A run that is done is not done again, whatever stopped the
+    command. Label maps of test cases are opened with ``final`` alone, each after its run.
+
+    Args:
+        dataset: Name, id or both.
+        output: Folder of the comparison; another call of the same data adds to it.
+        rows: Methods; see ``rows_of``.
+        labeled: Counts of labeled cases, ``None`` for all.
+        draws: Draws of labeled cases, numbered from 1; 0 takes the published order alone.
+        seeds: Seeds, from 0, crossed with the draws.
+        configuration: ``2d``, ``3d_fullres`` or ``3d_lowres``; default the one of the plan.
+        development: Labeled cases that are kept apart and scored, for choosing.
+        final: Score the test cases (``imagesTs``, ``labelsTs``) as well.
+        recipe: Name or TOML file, in place of the plan's.
+        overrides: ``section.key=value`` of all rows.
+        plans: Name of the plan.
+        budget_minutes: Begin no run that would probably end later than this.
+        n_jobs: Runs at the same time.
+        mirroring: Average predictions over mirrored copies.
+        device: As ``-device``.
+
+    Raises:
+        InputError: Something does not fit; the message says what.
+        CasesFailedError: Some runs failed twice; the others are done and in the tables.
+        KeyboardInterrupt: Interrupted; what is done is kept, trainings have saved their state.
+    """
+    for name, value, low, high in (
+        ("draws", draws, 0, MAX_SEED), ("seeds", seeds, 1, MAX_SEED),
+        ("development", development, 0, MAX_COUNT), ("n_jobs", n_jobs, 1, MAX_WORKERS),
+    ):  # fmt: skip
+        require_count(name, value, low, high)
+    if budget_minutes is not None:
+        require_number("budget_minutes", budget_minutes)
+    if not development and not final:
+        raise InputError(
+            "there is nothing to score", "no development cases, and test cases stay closed",
+            "Give --development N to choose among methods, or --final to open the test cases",
+        )  # fmt: skip
+    where, name = use_folders(), resolve_dataset(dataset)
+    configuration = configuration or _planned_configuration(name, plans)
+    settings = GridSettings(
+        name, configuration, [_absolute(row) for row in rows], labeled, draws, seeds, development,
+        recipe, overrides, plans,
+    )  # fmt: skip
+    parts = _parts(where.raw / name, settings, final)
+    chosen_device = str(resolve_device(device))
+    folder = Path(output).absolute()
+    facts = {"dataset": name, "configuration": configuration, "plans": plans,
+             "development": development}  # fmt: skip
+    environment = {f"nnUNet_{key}": str(getattr(where, key))
+                   for key in ("raw", "preprocessed", "results")}  # fmt: skip
+    with folder_lock(folder, "gnnunet_benchmark"):
+        book = Book.open(folder, facts, _patients(where.preprocessed / name))
+        grid = list(runs_of(settings, has_unlabeled=_has_unlabeled(settings)))
+        book.add_rows(row.name for row in settings.rows)
+        todo = [
+            (run, Job(run.name, run.spec.as_dict(), str(folder), environment, part, cases,
+                      chosen_device, {"mirroring": mirroring}))
+            for run in grid for part, cases in parts
+        ]  # fmt: skip
+        _Driver(book, budget_minutes, n_jobs).carry_out(todo)
+        book.write_tables()
+        failed = book.failed()
+        done = sum(job.is_scored for _, job in todo)
+    result = BenchmarkResult(folder, done, len(todo), len(failed))
+    if failed:
+        raise CasesFailedError(
+            [Fault(e["name"], "benchmark", e["error"], "Type the same command to try again")
+             for e in failed],
+            f"{len(failed)} of {len(todo)} runs failed; the others are done ({folder}/runs.csv)",
+        )  # fmt: skip
+    return result
+
+
+Todo = list[tuple[GridRun, Job]]
+
+
+class _Driver:
+    """Carries runs out, one or several at a time, and notes each.
+
+    Args:
+        book: Where they are noted.
+        budget_minutes: No run begins that would probably end later; ``None`` for no end.
+        n_jobs: Runs at the same time.
+    """
+
+    def __init__(self, book: Book, budget_minutes: float | None, n_jobs: int):
+        self.book, self.budget_minutes, self.n_jobs = book, budget_minutes, n_jobs
+        self._began = time.monotonic()
+        self._minutes: list[float] = []
+
+    def carry_out(self, todo: Todo) -> None:
+        """All runs that are not done, in their order."""
+        open_runs = deque((run, job, 0) for run, job in todo if not job.is_scored)
+        n_done = len(todo) - len(open_runs)
+        if n_done:
+            say(f"{n_done} of {len(todo)} runs are done already")
+        tests = [job for _, job, _ in open_runs if job.part == TEST]
+        if tests:
+            words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            self.book.note_test(datetime.now().astimezone().isoformat(timespec="seconds"), words)
+        with (
+            Progress(len(todo), "benchmark", "run", initial=n_done) as progress,
+            ThreadPoolExecutor(self.n_jobs) as threads,
+        ):
+            running: dict[Future[RunResult], tuple[GridRun, Job, int]] = {}
+            try:
+                while open_runs or running:
+                    while open_runs and len(running) < self.n_jobs and self._has_time():
+                        run, job, attempt = open_runs.popleft()
+                        self.book.begin(run, job.part)
+                        running[threads.submit(carry_out, job)] = (run, job, attempt)
+                    if not running:
+                        break
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        run, job, attempt = running.pop(future)
+                        again = self._note(run, job, attempt, future.result())
+                        if again:
+                            open_runs.append((run, job, attempt + 1))
+                        else:
+                            progress.update(run.row.name)
+            except KeyboardInterrupt:
+                stop_all()
+                for future, (run, job, _) in running.items():
+                    self.book.record(run, job.part, future.result())
+                self.book.write_tables()
+                left = len(open_runs) + len(running)
+                raise KeyboardInterrupt(
+                    f"{left} runs are left; trainings have saved their state. Type the same "
+                    "command to go on"
+                ) from None
+        if open_runs:
+            say(f"{len(open_runs)} runs are left for another call: the budget of "
+                f"{self.budget_minutes:g} minutes is used")  # fmt: skip
+
+    def _note(self, run: GridRun, job: Job, attempt: int, result: RunResult) -> bool:
+        """Note how an attempt ended; whether it is to be tried again."""
+        self.book.record(run, job.part, result)
+        self.book.write_tables()
+        if result.status == DONE:
+            self._minutes.append(result.minutes)
+            return False
+        if result.status == STOPPED:
+            raise KeyboardInterrupt
+        again = attempt + 1 < MAX_ATTEMPTS
+        say(f"{run.name} failed{', it is tried once more' * again}: {result.error}")
+        return again
+
+    def _has_time(self) -> bool:
+        """Whether another run would probably end within the budget."""
+        if self.budget_minutes is None:
+            return True
+        used = (time.monotonic() - self._began) / 60
+        return used + (max(self._minutes) if self._minutes else 0.0) <= self.budget_minutes
+
+
+def _absolute(row: Row) -> Row:
+    """A row whose trainer's file is found from every folder."""
+    path, colon, name = row.trainer.rpartition(":")
+    return replace(row, trainer=f"{Path(path).resolve()}:{name}") if colon else row
+
+
+def _planned_configuration(dataset: str, plans: str) -> str:
+    """The configuration that is preprocessed; ``3d_fullres`` where several are."""
+    folder = folders().preprocessed / dataset
+    path = folder / f"{plans}.json"
+    if not path.is_file():
+        raise MissingFileError(
+            f"plan {path} is missing", "", f"Run gnnunet_plan_and_preprocess -d {dataset}"
+        )
+    content = check_plans(read_json(path), path)
+    ready = [
+        name for name in ("3d_fullres", "2d", *content["configurations"])
+        if name in content["configurations"]
+        and (folder / f"{_identifier(content, name)}.manifest.json").is_file()
+    ]  # fmt: skip
+    if not ready:
+        raise MissingFileError(
+            f"no configuration of {dataset} is preprocessed", "",
+            f"Run gnnunet_plan_and_preprocess -d {dataset}",
+        )  # fmt: skip
+    return ready[0]
+
+
+def _identifier(plans: dict[str, Any], configuration: str) -> str:
+    return resolved_configuration(plans, configuration)["data_identifier"]
+
+
+def _has_unlabeled(settings: GridSettings) -> bool:
+    """Whether a run with all labels has scans without."""
+    folder = folders().preprocessed / settings.dataset
+    path = folder / f"{settings.plans}.json"
+    identifier = _identifier(check_plans(read_json(path), path), settings.configuration)
+    cases = select_cases(
+        folder, identifier, n_labeled=None, draw=0, fold="all", development=settings.development
+    )
+    return bool(cases.unlabeled)
+
+
+def _patients(preprocessed: Path) -> dict[str, str]:
+    """Patients of cases that do not have one of their own."""
+    patients = read_metadata(preprocessed).get("patients", {})
+    return {case: patient for case, patient in patients.items() if case != patient}
+
+
+def _parts(raw: Path, settings: GridSettings, final: bool) -> list[tuple[str, tuple[str, ...]]]:
+    """Which cases are scored: those kept for choosing, and in the end those of the test."""
+    parts: list[tuple[str, tuple[str, ...]]] = []
+    folder = folders().preprocessed / settings.dataset
+    path = folder / f"{settings.plans}.json"
+    if settings.development:
+        identifier = _identifier(check_plans(read_json(path), path), settings.configuration)
+        cases = select_cases(
+            folder, identifier, n_labeled=None, draw=0, fold="all",
+            development=settings.development,
+        )  # fmt: skip
+        parts.append((DEVELOPMENT, tuple(cases.development)))
+    if final:
+        labels = raw / "labelsTs"
+        cases = sorted(split_ending(p)[0] for p in labels.glob("*")) if labels.is_dir() else []
+        cases = [case for case in cases if case and not case.startswith(".")]
+        if not cases:
+            raise MissingFileError(
+                f"{labels} has no label maps of test cases", "",
+                "Convert the data set with --test, or compare on --development cases",
+            )  # fmt: skip
+        parts.append((TEST, tuple(cases)))
+    return parts

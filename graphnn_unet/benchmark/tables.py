@@ -1,0 +1,239 @@
+"""The tables of a comparison, from ``benchmark.csv`` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphnn_unet.benchmark.grid import ALL
+from graphnn_unet.benchmark.statistics import (
+    Difference,
+    crossed_interval,
+    paired_difference,
+    variance_parts,
+)
+from graphnn_unet.errors import InputError
+from graphnn_unet.metrics.registry import SHOWN, Metric, metrics_of
+from graphnn_unet.metrics.result import read_metrics_csv
+from graphnn_unet.storage.csv_cells import read_csv
+
+BASELINE = "SupervisedTrainer"
+NOT_SHOWN = "no difference shown"
+_PUBLISHED = Path(__file__).parent / "published.csv"
+
+Floats = NDArray[np.float64]
+Key = tuple[str, str]
+"""Row and count of labeled cases."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a part of a comparison, as arrays.
+
+    Attributes:
+        records: Rows of ``benchmark.csv`` of the part.
+        patient_of: Case to patient, where they differ.
+    """
+
+    records: Sequence[Mapping[str, str]]
+    patient_of: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path, part: str, patient_of: Mapping[str, str] | None = None) -> Scores:
+        """The rows of one part.
+
+        Raises:
+            InputError: There are none.
+        """
+        records = [row for row in read_metrics_csv(path) if row["part"] == part]
+        if not records:
+            raise InputError(f"{path} has no scores of {part} cases", "", "Carry out a run first")
+        return cls(records, patient_of or {})
+
+    @cached_property
+    def keys(self) -> list[Key]:
+        """Rows and counts in the order of the file."""
+        return list(dict.fromkeys((row["row"], row["labeled"]) for row in self.records))
+
+    @property
+    def labeled(self) -> list[str]:
+        """Counts of labeled cases in the order of the file."""
+        return list(dict.fromkeys(labeled for _, labeled in self.keys))
+
+    @property
+    def names(self) -> list[str]:
+        """Rows in the order of the file."""
+        return list(dict.fromkeys(row for row, _ in self.keys))
+
+    @cached_property
+    def cases(self) -> list[str]:
+        """Scored cases."""
+        return sorted({row["case"] for row in self.records})
+
+    @cached_property
+    def patients(self) -> NDArray[np.int64]:
+        """``(case,)`` number of each case's patient."""
+        names = [self.patient_of.get(case, case) for case in self.cases]
+        return np.unique(names, return_inverse=True)[1]
+
+    @cached_property
+    def _draws(self) -> list[str]:
+        return sorted({row["draw"] for row in self.records}, key=int)
+
+    @cached_property
+    def _seeds(self) -> list[str]:
+        return sorted({row["seed"] for row in self.records}, key=int)
+
+    def of(self, key: Key, metric: str = "dice") -> Floats:
+        """``(draw, seed, case)`` means over classes; NaN where there is no run or no figure."""
+        sums = np.zeros((len(self._draws), len(self._seeds), len(self.cases)))
+        counts = np.zeros_like(sums)
+        place = {case: number for number, case in enumerate(self.cases)}
+        for row in self.records:
+            if (row["row"], row["labeled"]) != key or not row[metric]:
+                continue
+            value = float(row[metric])
+            if math.isnan(value):
+                continue
+            at = self._draws.index(row["draw"]), self._seeds.index(row["seed"]), place[row["case"]]
+            sums[at] += value
+            counts[at] += 1
+        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+    def n_runs(self, key: Key) -> int:
+        """Runs of a row."""
+        return int(np.isfinite(self.of(key)).any(2).sum())
+
+    def mean(self, key: Key, metric: str = "dice") -> float:
+        """Mean over draws, each of its seeds and cases."""
+        values = self.of(key, metric)
+        values = values[np.isfinite(values).any((1, 2))]
+        return float(np.mean([np.nanmean(draw) for draw in values])) if len(values) else math.nan
+
+    def interval(self, key: Key) -> tuple[float, float]:
+        """95 % interval of the mean Dice over draws and patients."""
+        values = self.of(key)
+        values = values[np.isfinite(values).any((1, 2))]
+        return crossed_interval(values, self.patients)
+
+    def difference(self, key: Key, other: Key) -> Difference:
+        """Difference in Dice on the draws and seeds that both rows have."""
+        return paired_difference(self.of(key), self.of(other), self.patients)
+
+    def baseline(self, wanted: str | None = None) -> str:
+        """The row that the others are compared with.
+
+        Raises:
+            InputError: There is no row of this name.
+        """
+        if wanted is None:
+            return BASELINE if BASELINE in self.names else self.names[0]
+        if wanted not in self.names:
+            raise InputError(f"there is no row {wanted!r} to compare with", ", ".join(self.names))
+        return wanted
+
+
+def method_table(scores: Scores, labeled: str, baseline: str) -> list[list[str]]:
+    """Means of all rows of a count of labels, and their difference from one of them."""
+    measures = metrics_of(SHOWN)
+    (unit,) = {row["distance_unit"] for row in scores.records}
+    head = ["method", "runs", *(measure.heading(unit) for measure in measures), "missed",
+            f"against {baseline}", "draws that agree", "verdict"]  # fmt: skip
+    rows = [head]
+    for key in scores.keys:
+        if key[1] != labeled:
+            continue
+        low, high = scores.interval(key)
+        cells = [_shown(measure, scores.mean(key, measure.name)) for measure in measures]
+        cells[0] += f" [{_percent(low)}, {_percent(high)}]"
+        missed = sum(int(row["missed"] or 0) for row in scores.records
+                     if (row["row"], row["labeled"]) == key)  # fmt: skip
+        other = (baseline, labeled)
+        comparison = ["", "", ""]
+        if key != other and other in scores.keys:
+            comparison = _comparison(scores.difference(key, other))
+        rows.append([key[0], str(scores.n_runs(key)), *cells, str(missed), *comparison])
+    return rows
+
+
+def _comparison(difference: Difference) -> list[str]:
+    if not difference.n_draws:
+        return ["no draw in common", "", ""]
+    ends = f"[{_signed(difference.low)}, {_signed(difference.high)}]"
+    verdict = ("leads" if difference.mean > 0 else "is behind") * difference.is_shown or NOT_SHOWN
+    if difference.is_shown and difference.n_draws == 1:
+        verdict += " in one draw"
+    return [f"{_signed(difference.mean)} {ends}",
+            f"{difference.n_agreeing} of {difference.n_draws}", verdict]  # fmt: skip
+
+
+def variance_table(scores: Scores, labeled: str, baseline: str) -> list[list[str]]:
+    """What Dice varies with, as standard deviations, and draws that one point would need."""
+    rows = [["method", "draw", "seed", "case", "rest", "draws to see one point"]]
+    for key in scores.keys:
+        if key[1] != labeled:
+            continue
+        parts = variance_parts(scores.of(key))
+        cells = ["-" if value is None else _percent(value)
+                 for value in (parts.draw, parts.seed, parts.case, parts.rest)]  # fmt: skip
+        other = (baseline, labeled)
+        needed = None
+        if key != other and other in scores.keys:
+            needed = scores.difference(key, other).n_draws_needed
+        shown = "" if needed is None else "more cases" if math.isinf(needed) else str(needed)
+        rows.append([key[0], *cells, shown])
+    return rows
+
+
+def count_title(labeled: str) -> str:
+    """A count of labeled cases, for a heading."""
+    return "all cases labeled" if labeled == ALL else f"labeled cases: {labeled}"
+
+
+def published_table(dataset: str, labeled: str) -> list[list[str]]:
+    """Published Dice on a data set; only the heading where none is known."""
+    name = dataset.partition("_")[2] or dataset
+    rows = [["published, other splits and networks", "Dice", "source"]]
+    for row in read_csv(_PUBLISHED):
+        if (row["dataset"], row["labeled"]) == (name, labeled):
+            rows.append([row["method"], row["dice_percent"], row["source"]])
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table of a page."""
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:], ""])
+
+
+def page(scores: Scores, dataset: str, baseline: str | None = None) -> str:
+    """All tables of a part as Markdown."""
+    against = scores.baseline(baseline)
+    parts: list[str] = []
+    for labeled in scores.labeled:
+        parts += [f"## {count_title(labeled)}\n", markdown(method_table(scores, labeled, against))]
+        published = published_table(dataset, labeled)
+        if len(published) > 1:
+            parts += ["Not measured here, and not comparable in split, network or choice of the "
+                      "checkpoint:\n", markdown(published)]  # fmt: skip
+        parts += ["What Dice varies with (standard deviations):\n",
+                  markdown(variance_table(scores, labeled, against))]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _shown(measure: Metric, value: float) -> str:
+    return _percent(value) if measure.unit == "fraction" else f"{value:.{measure.digits}f}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.1f}"

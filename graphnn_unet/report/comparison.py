@@ -1,0 +1,187 @@
+"""A comparison of methods as one page that can be read without the program: report.html."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from graphnn_unet.benchmark.book import COMMANDS, RUNS, SCORES, STATE
+from graphnn_unet.benchmark.one_run import DEVELOPMENT, TEST
+from graphnn_unet.benchmark.tables import (
+    Scores,
+    count_title,
+    method_table,
+    page,
+    published_table,
+    variance_table,
+)
+from graphnn_unet.errors import MissingFileError
+from graphnn_unet.report.class_map import COLORS
+from graphnn_unet.storage.atomic import write_text
+from graphnn_unet.storage.csv_cells import read_csv
+from graphnn_unet.storage.safe_load import read_json
+
+REPORT, TABLES = "report.html", "benchmark.md"
+_TITLES = {DEVELOPMENT: "Development cases (for choosing)", TEST: "Test cases"}
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
+table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .25em .7em; text-align: right;
+border-bottom: 1px solid #ddd } td:first-child, th:first-child { text-align: left }
+pre { background: #f5f5f5; padding: 1em; overflow-x: auto } img { max-width: 100% }
+.failed { color: #a00 }
+"""
+_HOW = """Every method was trained on the same draws of labeled cases and the same seeds, with one
+plan, network, augmentation and number of patches a step. The last checkpoint was scored; no score
+chose a checkpoint. Dice is the mean over cases of the means over classes; a structure that is
+missed scores 0 and costs the diagonal of the image in distance. Intervals are 95 %, from
+resamples of draws and patients together. A method <em>leads</em> where the interval of its paired
+difference excludes 0 and at least four of five draws (or all of fewer) agree in sign; else no
+difference is shown."""
+
+
+def report_comparison(folder: Path | str, against: str | None = None) -> Path:
+    """Write ``report.html`` and ``benchmark.md`` of a comparison.
+
+    Args:
+        folder: Folder of ``gnnunet_benchmark``.
+        against: Row that the others are compared with; default SupervisedTrainer, or the first.
+
+    Returns:
+        The page.
+
+    Raises:
+        MissingFileError: The folder has no scores yet.
+        InputError: There is no row ``against``.
+    """
+    folder = Path(folder)
+    if not (folder / SCORES).is_file():
+        raise MissingFileError(f"{folder} has no {SCORES}", "", "Carry out gnnunet_benchmark first")
+    state, runs = read_json(folder / STATE), read_csv(folder / RUNS)
+    body = [f"<h1>{html.escape(state['dataset'])}: comparison of methods</h1>", f"<p>{_HOW}</p>"]
+    tables: list[str] = [f"# {state['dataset']}\n"]
+    scored = {row["part"] for row in runs if row["status"] == "done"}
+    for part in (part for part in _TITLES if part in scored):
+        scores = Scores.read(folder / SCORES, part, state.get("patients"))
+        tables += [f"# {_TITLES[part]}\n", page(scores, state["dataset"], against)]
+        body += _part(scores, part, state["dataset"], scores.baseline(against))
+    body += _runs(runs)
+    commands = (folder / COMMANDS).read_text(encoding="utf-8")
+    body += ["<h2>Commands</h2>", "<p>The same trainings by hand:</p>",
+             f"<pre>{html.escape(commands)}</pre>"]  # fmt: skip
+    write_text(folder / TABLES, "\n".join(tables))
+    text = "\n".join(body)
+    write_text(
+        folder / REPORT,
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{state['dataset']}</title>"
+        f"<style>{_STYLE}</style><body>{text}</body></html>\n",
+    )
+    return folder / REPORT
+
+
+def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
+    body = [f"<h2>{_TITLES[part]}: {len(scores.cases)} of "
+            f"{len(set(scores.patients.tolist()))} patients</h2>"]  # fmt: skip
+    if len(scores.labeled) > 1:
+        body.append(_image(_label_efficiency(scores), "Dice against the number of labeled cases"))
+    for labeled in scores.labeled:
+        body += [f"<h3>{count_title(labeled)}</h3>", _table(method_table(scores, labeled, against))]
+        others = [key for key in scores.keys if key[1] == labeled and key[0] != against]
+        if others and (against, labeled) in scores.keys:
+            figure = _paired(scores, labeled, against)
+            body.append(_image(figure, f"Difference in Dice from {against}"))
+        published = published_table(dataset, labeled)
+        if len(published) > 1:
+            body += ["<p>Published elsewhere, with another split, network or choice of the "
+                     "checkpoint; not measured here:</p>", _table(published)]  # fmt: skip
+        body += ["<p>What Dice varies with (standard deviations, in points), and how many draws "
+                 "would show a difference of one point:</p>",
+                 _table(variance_table(scores, labeled, against))]  # fmt: skip
+    return body
+
+
+def _label_efficiency(scores: Scores) -> Figure:
+    """Dice against the number of labeled cases, a line a method."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    place = {labeled: number for number, labeled in enumerate(scores.labeled)}
+    for number, name in enumerate(scores.names):
+        keys = [key for key in scores.keys if key[0] == name]
+        middle = np.array([scores.mean(key) for key in keys])
+        ends = np.array([scores.interval(key) for key in keys]).T
+        axes.errorbar(
+            [place[key[1]] + 0.03 * number for key in keys], 100 * middle,
+            yerr=100 * np.abs(ends - middle), marker="o", capsize=3, label=name,
+            color=COLORS[number % len(COLORS)],
+        )  # fmt: skip
+    axes.set_xticks(range(len(place)), list(place))
+    axes.set_xlabel("labeled cases")
+    axes.set_ylabel("Dice (%), 95 % interval")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _paired(scores: Scores, labeled: str, against: str) -> Figure:
+    """Differences from one row: the mean of each draw, the mean and its interval."""
+    keys = [key for key in scores.keys if key[1] == labeled and key[0] != against]
+    figure = Figure(figsize=(7, 0.9 + 0.42 * len(keys)), layout="constrained")
+    axes = figure.subplots()
+    for number, key in enumerate(keys):
+        _draw_difference(axes, scores, key, (against, labeled), number)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(keys)), [key[0] for key in keys])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"Dice less {against} (points); dots are draws")
+    return figure
+
+
+def _draw_difference(
+    axes: Axes, scores: Scores, key: tuple[str, str], other: tuple[str, str], number: int
+) -> None:
+    difference = scores.difference(key, other)
+    paired = scores.of(key) - scores.of(other)
+    paired = paired[np.isfinite(paired).any((1, 2))]
+    color = COLORS[number % len(COLORS)]
+    of_draws = [100 * np.nanmean(draw) for draw in paired]
+    axes.plot(of_draws, np.full(len(of_draws), number + 0.16), "o", color=color, markersize=4)
+    if not math.isnan(difference.low):
+        axes.plot([100 * difference.low, 100 * difference.high], [number] * 2, color=color)
+    axes.plot(100 * difference.mean, number, "D", color=color)
+
+
+def _image(figure: Figure, title: str) -> str:
+    """A figure inside the page."""
+    buffer = io.BytesIO()
+    figure.set_dpi(110)
+    FigureCanvasAgg(figure).print_png(buffer)
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"<p><img alt='{html.escape(title)}' src='data:image/png;base64,{content}'></p>"
+
+
+def _runs(runs: Sequence[dict[str, str]]) -> list[str]:
+    """Every run with its minutes and memory, the failed ones with their reason."""
+    columns = ("row", "labeled", "draw", "seed", "part", "status", "minutes", "device",
+               "peak_memory_gb", "error")  # fmt: skip
+    done = sum(row["status"] == "done" for row in runs)
+    body = [f"<h2>Runs: {done} of {len(runs)} done</h2>"]
+    failed = [row for row in runs if row["status"] == "failed"]
+    if failed:
+        body.append(f"<p class='failed'>{len(failed)} failed; they are in no table above.</p>")
+    head = [column.replace("_", " ").replace("gb", "GB") for column in columns]
+    return [*body, _table([head, *[[row[column] for column in columns] for row in runs]])]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *lines = [[html.escape(cell) for cell in cells] for cells in rows]
+    parts = ["<table><tr>", *(f"<th>{cell}</th>" for cell in head), "</tr>"]
+    for cells in lines:
+        parts += ["<tr>", *(f"<td>{cell}</td>" for cell in cells), "</tr>"]
+    return "".join([*parts, "</table>"])
