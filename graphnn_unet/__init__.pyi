@@ -3,6 +3,7 @@ from graphnn_unet import graph as graph
 from graphnn_unet import metrics as metrics
 from graphnn_unet import trainers as trainers
 from graphnn_unet._version import __version__ as __version__
+from graphnn_unet.benchmark.choose import choose as choose
 from graphnn_unet.benchmark.run import benchmark as benchmark
 from graphnn_unet.classification.run import classify as classify
 from graphnn_unet.clustering.cluster import cluster as cluster

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from graphnn_unet.benchmark.grid import GridRun
-from graphnn_unet.benchmark.one_run import DEVELOPMENT, DONE, TEST, Job, RunResult
+from graphnn_unet.benchmark.one_run import (
+    DEVELOPMENT,
+    DONE,
+    HELD_OUT,
+    STOPPED,
+    TEST,
+    Job,
+    RunResult,
+)
+from graphnn_unet.benchmark.one_run import METRICS as METRICS_CSV
 from graphnn_unet.errors import RefusedError
 from graphnn_unet.metrics.registry import METRICS
 from graphnn_unet.metrics.result import csv_columns, read_metrics_csv
@@ -20,7 +29,7 @@ FACTS = ("row", "trainer", "labeled", "draw", "seed")
 SCORES, RUNS, COMMANDS, STATE = "benchmark.csv", "runs.csv", "commands.sh", "benchmark.json"
 _RUN_COLUMNS = (*FACTS, "name", "part", "status", "attempts", "minutes", "device",
                 "peak_memory_gb", "peak_gpu_memory_gb", "error")  # fmt: skip
-_PARTS = (DEVELOPMENT, TEST)
+_PARTS = (DEVELOPMENT, TEST, HELD_OUT)
 MAX_ATTEMPTS = 2
 """A run that failed is tried once more in a call of the command."""
 
@@ -77,12 +86,14 @@ class Book:
     def _path(self, name: str, part: str) -> Path:
         return self.folder / "runs" / name / f"{part}.json"
 
-    def begin(self, run: GridRun, part: str) -> None:
+    def begin(self, run: GridRun, job: Job) -> None:
         """Note a run before it is carried out, so that none can be forgotten."""
-        path = self._path(run.name, part)
+        path = self._path(run.name, job.part)
         if not path.is_file():
-            facts = {**run.facts, "name": run.name, "command": run.command, "attempts": []}
-            write_json(path, {**facts, "part": part})
+            write_json(path, {
+                **run.facts, "name": run.name, "part": job.part, "command": run.command,
+                "scores": str(job.predictions / METRICS_CSV), "attempts": [],
+            })  # fmt: skip
 
     def record(self, run: GridRun, part: str, result: RunResult) -> None:
         """Note how an attempt ended."""
@@ -107,11 +118,7 @@ class Book:
 
     def failed(self) -> list[dict[str, Any]]:
         """Runs whose last attempt failed, with ``error``."""
-        summaries = [
-            {**entry, **self._summary(entry, Job(entry["name"], {}, str(self.folder), {},
-                                                 entry["part"]))}
-            for entry in self.entries()
-        ]  # fmt: skip
+        summaries = [{**entry, **_summary(entry)} for entry in self.entries()]
         return [summary for summary in summaries if summary["status"] == "failed"]
 
     def write_tables(self) -> None:
@@ -120,11 +127,10 @@ class Book:
         scores: list[dict[str, Any]] = []
         runs: list[dict[str, Any]] = []
         for entry in entries:
-            job = Job(entry["name"], {}, str(self.folder), {}, entry["part"])
             facts = {name: entry[name] for name in FACTS}
-            runs.append({**facts, **self._summary(entry, job)})
-            if job.is_scored:
-                for row in read_metrics_csv(job.predictions / "metrics.csv"):
+            runs.append({**facts, **_summary(entry)})
+            if (path := Path(entry["scores"])).is_file():
+                for row in read_metrics_csv(path):
                     values = {n: f"{float(row[n]):.5f}" for n in METRICS if row.get(n)}
                     scores.append({**row, **values, **facts, "part": entry["part"]})
         write_csv(self.folder / SCORES, scores, (*FACTS, "part", *csv_columns()))
@@ -132,20 +138,23 @@ class Book:
         lines = dict.fromkeys(shlex.join(entry["command"]) for entry in entries)
         write_text(self.folder / COMMANDS, "\n".join(["#!/bin/sh", *lines, ""]))
 
-    def _summary(self, entry: dict[str, Any], job: Job) -> dict[str, Any]:
-        attempts: Sequence[dict[str, Any]] = entry["attempts"]
-        last = attempts[-1] if attempts else {}
-        status = "done" if job.is_scored else "not done"
-        if not job.is_scored and attempts and last["status"] not in (DONE, 130):
-            status = "failed"
-        return {
-            "name": entry["name"],
-            "part": entry["part"],
-            "status": status,
-            "attempts": len(attempts),
-            "minutes": f"{sum(a['minutes'] for a in attempts):.1f}",
-            "device": last.get("device", ""),
-            "peak_memory_gb": max((a["peak_memory_gb"] for a in attempts), default=""),
-            "peak_gpu_memory_gb": max((a["peak_gpu_memory_gb"] for a in attempts), default=""),
-            "error": "" if job.is_scored else last.get("error", ""),
-        }
+
+def _summary(entry: dict[str, Any]) -> dict[str, Any]:
+    """Columns of ``runs.csv``."""
+    attempts: Sequence[dict[str, Any]] = entry["attempts"]
+    last = attempts[-1] if attempts else {}
+    is_scored = Path(entry["scores"]).is_file()
+    status = "done" if is_scored else "not done"
+    if not is_scored and attempts and last["status"] not in (DONE, STOPPED):
+        status = "failed"
+    return {
+        "name": entry["name"],
+        "part": entry["part"],
+        "status": status,
+        "attempts": len(attempts),
+        "minutes": f"{sum(a['minutes'] for a in attempts):.1f}",
+        "device": last.get("device", ""),
+        "peak_memory_gb": max((a["peak_memory_gb"] for a in attempts), default=""),
+        "peak_gpu_memory_gb": max((a["peak_gpu_memory_gb"] for a in attempts), default=""),
+        "error": "" if is_scored else last.get("error", ""),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from graphnn_unet.data.paths import use_folders
@@ -81,7 +81,8 @@ class GridRun:
     @property
     def name(self) -> str:
         """Name of its folders."""
-        return str(self.spec.model_name)
+        fold = "" if self.spec.fold == "all" else f"__fold{self.spec.fold}"
+        return f"{self.spec.model_name}{fold}"
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -157,23 +158,32 @@ def runs_of(settings: GridSettings, *, has_unlabeled: bool) -> Iterator[GridRun]
         settings: The grid.
         has_unlabeled: Whether the data set has scans without labels.
     """
-    recipes = {row.name: _recipe(settings, row) for row in settings.rows}
+    runs = {row.name: run_of(settings, row) for row in settings.rows}
     draws = range(1, settings.draws + 1) if settings.draws else [0]
     for draw, seed in itertools.product(draws, range(settings.seeds)):
         for n_labeled, row in itertools.product(settings.labeled, settings.rows):
-            if n_labeled is None and (draw > 1 or not (has_unlabeled or _is_supervised(row))):
+            if n_labeled is None and (draw > 1 or not (has_unlabeled or is_supervised(row))):
                 continue
-            planned, recipe = recipes[row.name]
-            variant = "" if recipe.as_dict() == planned.as_dict() else recipe.fingerprint()
-            spec = RunSpec(
-                settings.dataset, settings.configuration, row.trainer, "all", settings.plans,
-                n_labeled, 0 if n_labeled is None else draw, seed, recipe, variant,
-                settings.development,
-            )  # fmt: skip
+            of_row = runs[row.name].spec
+            spec = replace(
+                of_row, n_labeled=n_labeled, draw=0 if n_labeled is None else draw, seed=seed
+            )
             yield GridRun(row, spec, _command(settings, row, spec))
 
 
-def _is_supervised(row: Row) -> bool:
+def run_of(settings: GridSettings, row: Row, fold: int | str = "all") -> GridRun:
+    """The run of a row with all labels and the first seed."""
+    planned, recipe = _recipe(settings, row)
+    variant = "" if recipe.as_dict() == planned.as_dict() else recipe.fingerprint()
+    spec = RunSpec(
+        settings.dataset, settings.configuration, row.trainer, fold, settings.plans, None, 0, 0,
+        recipe, variant, settings.development,
+    )  # fmt: skip
+    return GridRun(row, spec, _command(settings, row, spec))
+
+
+def is_supervised(row: Row) -> bool:
+    """Whether a method learns from labeled scans alone."""
     return not getattr(trainer_class(row.trainer), "uses_teacher", False)
 
 
@@ -196,7 +206,7 @@ def _recipe(settings: GridSettings, row: Row) -> tuple[Recipe, Recipe]:
 
 def _command(settings: GridSettings, row: Row, spec: RunSpec) -> list[str]:
     """What a user types for the same training."""
-    words = ["gnnunet_train", spec.dataset, spec.configuration, row.trainer, "all"]
+    words = ["gnnunet_train", spec.dataset, spec.configuration, row.trainer, str(spec.fold)]
     if spec.n_labeled is not None:
         words += ["--labeled", str(spec.n_labeled), "--draw", str(spec.draw)]
     words += ["--seed", str(spec.seed)]

@@ -27,8 +27,7 @@ from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
 from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import read_json
 
-FOLDS = "fold_all"
-DEVELOPMENT, TEST = "development", "test"
+DEVELOPMENT, TEST, HELD_OUT = "development", "test", "held_out"
 METRICS = "metrics.csv"
 DONE, REFUSED, STOPPED = 0, 2, 130
 _GIB = 2**30
@@ -47,10 +46,11 @@ class Job:
         spec: ``RunSpec.as_dict``.
         folder: Folder of the comparison.
         environment: nnU-Net's folders.
-        part: Cases to score: ``development`` or ``test``.
+        part: Cases to score: ``development``, ``test``, or ``held_out`` by the run itself.
         cases: Their ids; all that have a label map where it is empty.
         device: As ``-device``.
         predict: Options of the prediction.
+        model_folder: Where the model lies; in the folder of the comparison where it is empty.
     """
 
     name: str
@@ -61,21 +61,29 @@ class Job:
     cases: tuple[str, ...] = ()
     device: str = "auto"
     predict: dict[str, Any] = field(default_factory=dict)
+    model_folder: str = ""
 
     @property
     def model(self) -> Path:
         """Model folder."""
-        return Path(self.folder) / "models" / self.name
+        return Path(self.model_folder or Path(self.folder) / "models" / self.name)
+
+    @property
+    def fold(self) -> Path:
+        """Folder of the fold."""
+        return self.model / f"fold_{self.spec.get('fold', 'all')}"
 
     @property
     def predictions(self) -> Path:
         """Folder of label maps and scores."""
+        if self.part == HELD_OUT:
+            return self.fold / "validation"
         return Path(self.folder) / "predictions" / self.part / self.name
 
     @property
     def is_trained(self) -> bool:
         """Whether the training has ended."""
-        return (self.model / FOLDS / FINAL).is_file()
+        return (self.fold / FINAL).is_file()
 
     @property
     def is_scored(self) -> bool:
@@ -165,11 +173,11 @@ def work(job: Job) -> None:
     trainer_class(job.spec["trainer"])  # declares its settings
     spec = RunSpec.from_dict(job.spec)
     raw = use_folders().raw / spec.dataset
-    if not job.is_trained:
-        begun = any((job.model / FOLDS / name).is_file() for name in RESUME_ORDER)
+    if not job.is_trained or (job.part == HELD_OUT and not job.is_scored):
+        begun = any((job.fold / name).is_file() for name in (FINAL, *RESUME_ORDER))
         execution = Execution(job.device, model_folder=job.model)
         train_run(spec, execution, mode="continue" if begun else "new")
-    if job.is_scored:
+    if job.part == HELD_OUT or job.is_scored:
         return
     images, labels = labeled_scans(raw, job.part)
     source = _gathered(images, job, Path(job.folder) / "images" / job.part)

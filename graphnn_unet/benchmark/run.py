@@ -26,7 +26,7 @@ from graphnn_unet.benchmark.one_run import (
     stop_all,
 )
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
-from graphnn_unet.data.run_cases import select_cases
+from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import CasesFailedError, Fault, InputError, MissingFileError
 from graphnn_unet.images.find import split_ending
@@ -118,7 +118,7 @@ def benchmark(
             "Give --development N to choose among methods, or --final to open the test cases",
         )  # fmt: skip
     where, name = use_folders(), resolve_dataset(dataset)
-    configuration = configuration or _planned_configuration(name, plans)
+    configuration = configuration or ready_configurations(name, plans)[0]
     settings = GridSettings(
         name, configuration, [_absolute(row) for row in rows], labeled, draws, seeds, development,
         recipe, overrides, plans,
@@ -132,14 +132,14 @@ def benchmark(
                    for key in ("raw", "preprocessed", "results")}  # fmt: skip
     with folder_lock(folder, "gnnunet_benchmark"):
         book = Book.open(folder, facts, _patients(where.preprocessed / name))
-        grid = list(runs_of(settings, has_unlabeled=_has_unlabeled(settings)))
+        grid = list(runs_of(settings, has_unlabeled=bool(all_labels(settings).unlabeled)))
         book.add_rows(row.name for row in settings.rows)
         todo = [
             (run, Job(run.name, run.spec.as_dict(), str(folder), environment, part, cases,
                       chosen_device, {"mirroring": mirroring}))
             for run in grid for part, cases in parts
         ]  # fmt: skip
-        _Driver(book, budget_minutes, n_jobs).carry_out(todo)
+        Driver(book, budget_minutes, n_jobs).carry_out(todo)
         book.write_tables()
         failed = book.failed()
         done = sum(job.is_scored for _, job in todo)
@@ -156,7 +156,7 @@ def benchmark(
 Todo = list[tuple[GridRun, Job]]
 
 
-class _Driver:
+class Driver:
     """Carries runs out, one or several at a time, and notes each.
 
     Args:
@@ -189,7 +189,7 @@ class _Driver:
                 while open_runs or running:
                     while open_runs and len(running) < self.n_jobs and self._has_time():
                         run, job, attempt = open_runs.popleft()
-                        self.book.begin(run, job.part)
+                        self.book.begin(run, job)
                         running[threads.submit(carry_out, job)] = (run, job, attempt)
                     if not running:
                         break
@@ -241,8 +241,12 @@ def _absolute(row: Row) -> Row:
     return replace(row, trainer=f"{Path(path).resolve()}:{name}") if colon else row
 
 
-def _planned_configuration(dataset: str, plans: str) -> str:
-    """The configuration that is preprocessed; ``3d_fullres`` where several are."""
+def ready_configurations(dataset: str, plans: str) -> list[str]:
+    """The configurations that are preprocessed, ``3d_fullres`` first.
+
+    Raises:
+        MissingFileError: There is none.
+    """
     folder = folders().preprocessed / dataset
     path = folder / f"{plans}.json"
     if not path.is_file():
@@ -250,8 +254,9 @@ def _planned_configuration(dataset: str, plans: str) -> str:
             f"plan {path} is missing", "", f"Run gnnunet_plan_and_preprocess -d {dataset}"
         )
     content = check_plans(read_json(path), path)
+    names = dict.fromkeys(("3d_fullres", "2d", *content["configurations"]))
     ready = [
-        name for name in ("3d_fullres", "2d", *content["configurations"])
+        name for name in names
         if name in content["configurations"]
         and (folder / f"{_identifier(content, name)}.manifest.json").is_file()
     ]  # fmt: skip
@@ -260,22 +265,21 @@ def _planned_configuration(dataset: str, plans: str) -> str:
             f"no configuration of {dataset} is preprocessed", "",
             f"Run gnnunet_plan_and_preprocess -d {dataset}",
         )  # fmt: skip
-    return ready[0]
+    return ready
 
 
 def _identifier(plans: dict[str, Any], configuration: str) -> str:
     return resolved_configuration(plans, configuration)["data_identifier"]
 
 
-def _has_unlabeled(settings: GridSettings) -> bool:
-    """Whether a run with all labels has scans without."""
+def all_labels(settings: GridSettings) -> RunCases:
+    """The cases of a run with all labels."""
     folder = folders().preprocessed / settings.dataset
     path = folder / f"{settings.plans}.json"
     identifier = _identifier(check_plans(read_json(path), path), settings.configuration)
-    cases = select_cases(
+    return select_cases(
         folder, identifier, n_labeled=None, draw=0, fold="all", development=settings.development
     )
-    return bool(cases.unlabeled)
 
 
 def _patients(preprocessed: Path) -> dict[str, str]:
@@ -287,15 +291,8 @@ def _patients(preprocessed: Path) -> dict[str, str]:
 def _parts(raw: Path, settings: GridSettings, final: bool) -> list[tuple[str, tuple[str, ...]]]:
     """Which cases are scored: those kept for choosing, and in the end those of the test."""
     parts: list[tuple[str, tuple[str, ...]]] = []
-    folder = folders().preprocessed / settings.dataset
-    path = folder / f"{settings.plans}.json"
     if settings.development:
-        identifier = _identifier(check_plans(read_json(path), path), settings.configuration)
-        cases = select_cases(
-            folder, identifier, n_labeled=None, draw=0, fold="all",
-            development=settings.development,
-        )  # fmt: skip
-        parts.append((DEVELOPMENT, tuple(cases.development)))
+        parts.append((DEVELOPMENT, tuple(all_labels(settings).development)))
     if final:
         labels = raw / "labelsTs"
         cases = sorted(split_ending(p)[0] for p in labels.glob("*")) if labels.is_dir() else []

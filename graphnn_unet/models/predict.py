@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import psutil
 import torch
 
+from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import settings_hash
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import (
@@ -38,6 +39,7 @@ from graphnn_unet.models.cases import (
     is_whole,
     prepare_case,
 )
+from graphnn_unet.models.choice import read_choice
 from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
 from graphnn_unet.models.load import load_predictor
@@ -179,13 +181,20 @@ def predict(
     require_form(nifti_form)
     if trainer is not None and ".py:" in trainer:
         trainer = trainer_class(trainer).__name__
-    model_folder = (
-        Path(model) if model is not None else find_model(dataset, trainer, configuration, plans)
-    )
+    choice = None
+    if dataset is not None and not (model or trainer or configuration or plans):
+        choice = read_choice(use_folders().results / resolve_dataset(dataset))
+    if choice is not None:
+        model_folder = choice.model
+    elif model is not None:
+        model_folder = Path(model)
+    else:
+        model_folder = find_model(dataset, trainer, configuration, plans)
     if not model_folder.is_dir():
         raise MissingFileError(f"model folder {model_folder} is missing")
     torch_device = resolve_device(device)
-    say(f"model: {model_folder}  device: {torch_device}")
+    say(f"model: {model_folder}{'  (chosen by gnnunet_choose)' * bool(choice)}  "
+        f"device: {torch_device}")  # fmt: skip
     predictor = load_predictor(
         model_folder, folds=folds, checkpoint=checkpoint, device=torch_device, step_size=step_size,
         mirroring=mirroring,
@@ -195,6 +204,7 @@ def predict(
         save_probabilities,
         uncertainty,
         label_colors(predictor.dataset_json),
+        choice.ids(predictor.dataset_json["labels"]) if choice else (),
     )
     _refuse_unsupported(predictor, outputs)
     panel = _panel(predictor, scan_graph_blend) if scan_graph else None
@@ -212,7 +222,7 @@ def predict(
         if num_parts == 1:
             remove_leftovers(target)
         part = part_id if num_parts > 1 else None
-        record = _record(target, predictor, nifti_form, part, panel)
+        record = _record(target, predictor, nifti_form, part, panel, outputs)
         faulty = {fault.case for fault in inputs.faults}
         stems = {case.output for case in inputs.cases.values()}
         record.require_no_strangers(ending, stems, faulty)
@@ -492,6 +502,7 @@ def _record(
     nifti_form: NiftiForm | None,
     part: int | None,
     panel: Panel | None,
+    outputs: Outputs,
 ) -> PredictionRecord:
     """The record of the output folder, with what decides about the voxels of this call."""
     facts = {
@@ -502,6 +513,7 @@ def _record(
         **predictor.settings,
         **({"nifti_form": nifti_form} if nifti_form else {}),
         **({"scan_graph": _facts_of(panel)} if panel else {}),
+        **_cleaned(outputs),
     }
     decides = {
         "weights": predictor.settings["weights"],
@@ -513,8 +525,14 @@ def _record(
             predictor.plans.plans, predictor.configuration_name, predictor.dataset_json
         ),
         **({"scan_graph": panel.digest()} if panel else {}),
+        **_cleaned(outputs),
     }
     return PredictionRecord(target, facts, decides, part)
+
+
+def _cleaned(outputs: Outputs) -> dict[str, list[int]]:
+    cleaned = list(outputs.largest_component)
+    return {"largest_component": cleaned} if cleaned else {}
 
 
 def _facts_of(panel: Panel) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from graphnn_unet.images.components import keep_largest_components
 from graphnn_unet.images.flat_picture import is_picture
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.images.nifti_forms import write_nifti_forms
@@ -31,12 +32,14 @@ class Outputs:
         probabilities: Also ``CASE.npz`` and ``CASE.pkl``, as ``nnUNetv2_ensemble`` reads them.
         uncertainty: Also ``CASE_uncertainty`` with the normalized entropy.
         colors: Red, green and blue of label ids in the palette of pictures.
+        largest_component: Label ids of which only the largest connected component is kept.
     """
 
     ending: str
     probabilities: bool = False
     uncertainty: bool = False
     colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
+    largest_component: tuple[int, ...] = ()
 
 
 def label_colors(dataset_json: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:
@@ -88,6 +91,8 @@ def export_case(job: ExportJob) -> dict[str, tuple[int, float | None]]:
         with_probabilities=job.outputs.probabilities,
         with_entropy=job.outputs.uncertainty,
     )
+    cleaned = keep_largest_components(result.labels, job.outputs.largest_component)
+    result = replace(result, labels=cleaned)
     counts = count_classes(result.labels, job.dataset_json["labels"])
     # what leaves the program has the ids of the user's own label maps
     result = replace(result, labels=with_ids(result.labels, ids_of_user(job.dataset_json)))

@@ -1,0 +1,291 @@
+"""Which method for these data: cross-validation on the labeled patients decides, or says it cannot.
+
+Candidates come from simple to complex. A later one takes the place of the choice so far only where
+the interval of its paired difference, over patients that neither has seen, lies above 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphnn_unet.benchmark.book import Book
+from graphnn_unet.benchmark.grid import GridRun, GridSettings, Row, is_supervised, run_of
+from graphnn_unet.benchmark.one_run import HELD_OUT, METRICS, Job
+from graphnn_unet.benchmark.run import Driver, all_labels, ready_configurations
+from graphnn_unet.benchmark.statistics import crossed_interval
+from graphnn_unet.data.paths import resolve_dataset, use_folders
+from graphnn_unet.data.splits import make_splits
+from graphnn_unet.device import resolve_device
+from graphnn_unet.errors import CasesFailedError, Fault, InputError
+from graphnn_unet.images.components import keep_largest_components
+from graphnn_unet.images.read import read_label_map
+from graphnn_unet.metrics.result import read_metrics_csv
+from graphnn_unet.models.choice import Choice
+from graphnn_unet.progress import say
+from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import read_metadata
+from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
+
+DEFAULT_TRAINERS = ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer")
+MIN_PATIENTS = 6
+"""Fewer cannot tell: even where all agree, chance does as much once in 16 to 4 times."""
+FOLDER = "choose"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method that was cross-validated.
+
+    Attributes:
+        name: Trainer and configuration.
+        model: Its folder, with all folds.
+        dice: Case to mean Dice over classes, of the fold that held the case out.
+    """
+
+    name: str
+    model: Path
+    dice: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean over cases."""
+        return float(np.mean(list(self.dice.values())))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A comparison on the way to the choice.
+
+    Attributes:
+        name: What was compared.
+        against: With what.
+        mean: Difference in Dice.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        n_patients: Patients that were held out.
+        taken: Whether it became the choice.
+    """
+
+    name: str
+    against: str
+    mean: float
+    low: float
+    high: float
+    n_patients: int
+    taken: bool
+
+    @property
+    def sentence(self) -> str:
+        """The comparison in words."""
+        points = f"{100 * self.mean:+.1f} Dice"
+        if self.n_patients < MIN_PATIENTS:
+            return (f"{self.name}: {points} against {self.against}; {self.n_patients} patients are "
+                    f"too few to tell, {MIN_PATIENTS} are needed")  # fmt: skip
+        interval = f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        verdict = "taken" if self.taken else "worse" if self.high < 0 else "no difference shown"
+        return (f"{self.name}: {points} {interval} against {self.against}, {self.n_patients} "
+                f"patients: {verdict}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ChoiceResult:
+    """What ``choose`` says.
+
+    Attributes:
+        candidates: All methods, from simple to complex.
+        steps: Comparisons in their order.
+        choice: What predicts from now on; ``None`` where runs are left.
+        path: ``choice.json``.
+        n_left: Runs that the budget left.
+    """
+
+    candidates: list[Candidate]
+    steps: list[Step] = field(default_factory=list)
+    choice: Choice | None = None
+    path: Path | None = None
+    n_left: int = 0
+
+
+def choose(
+    dataset: str,
+    *,
+    trainers: Sequence[str] = DEFAULT_TRAINERS,
+    configurations: Sequence[str] | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    plans: str = DEFAULT_PLANS,
+    budget_hours: float | None = None,
+    n_jobs: int = 1,
+    device: str = "auto",
+) -> ChoiceResult:
+    """Cross-validate methods on the labeled patients, choose, and make ``predict`` take the choice.
+
+    The trainings are those of ``gnnunet_train ... cv``: folds that are done are not done again,
+    and the chosen model predicts with all of its folds.
+
+    Args:
+        dataset: Name, id or both.
+        trainers: From simple to complex; those that need unlabeled scans are left out where there
+            are none.
+        configurations: From simple to complex; default all that are preprocessed.
+        recipe: Name or TOML file, in place of the plan's.
+        overrides: ``section.key=value`` of all trainings.
+        plans: Name of the plan.
+        budget_hours: Begin no training that would probably end later.
+        n_jobs: Trainings at the same time.
+        device: As ``-device``.
+
+    Raises:
+        InputError: Fewer than two labeled patients, so nothing can be held out.
+        CasesFailedError: A training failed twice; nothing was chosen.
+        KeyboardInterrupt: Interrupted; the same call goes on.
+    """
+    where, name = use_folders(), resolve_dataset(dataset)
+    results = where.results / name
+    ready = ready_configurations(name, plans)
+    chosen_device = str(resolve_device(device))
+    environment = {f"nnUNet_{key}": str(getattr(where, key))
+                   for key in ("raw", "preprocessed", "results")}  # fmt: skip
+    patient_of = read_metadata(where.preprocessed / name).get("patients", {})
+    todo: list[tuple[GridRun, Job]] = []
+    for configuration in configurations or ready:
+        rows = [Row(f"{trainer.rpartition(':')[2]} {configuration}", trainer)
+                for trainer in trainers]  # fmt: skip
+        settings = GridSettings(name, configuration, rows, [None], 0, 1, 0, recipe, overrides,
+                                plans)  # fmt: skip
+        for row, fold in _folds(settings, patient_of):
+            run = run_of(settings, row, fold)
+            model = str(run.spec.model_folder(where.results))
+            job = Job(run.name, run.spec.as_dict(), str(results / FOLDER), environment, HELD_OUT,
+                      (), chosen_device, {}, model)  # fmt: skip
+            todo.append((run, job))
+    with folder_lock(results / FOLDER, "gnnunet_choose"):
+        book = Book.open(results / FOLDER, {"dataset": name}, {})
+        book.add_rows(run.row.name for run, _ in todo)
+        Driver(book, None if budget_hours is None else 60 * budget_hours, n_jobs).carry_out(todo)
+        book.write_tables()
+        failed = book.failed()
+    if failed:
+        raise CasesFailedError(
+            [Fault(e["name"], "choose", e["error"], "Type the same command to try again")
+             for e in failed],
+            f"{len(failed)} of {len(todo)} trainings failed; nothing was chosen",
+        )  # fmt: skip
+    candidates = _candidates(todo)
+    n_left = sum(not job.is_scored for _, job in todo)
+    if n_left:
+        return ChoiceResult(candidates, n_left=n_left)
+    best, steps = _compared(candidates, patient_of)
+    classes, cleaned = _single_components(best, where.preprocessed / name, patient_of)
+    steps += cleaned
+    choice = Choice(best.model, classes, tuple(step.sentence for step in steps))
+    return ChoiceResult(candidates, steps, choice, choice.write(results))
+
+
+def _folds(settings: GridSettings, patient_of: Mapping[str, str]) -> Iterator[tuple[Row, int]]:
+    """Rows and folds that can be trained."""
+    cases = all_labels(settings)
+    labeled = [case.case_id for case in cases.labeled]
+    n_folds = len(make_splits({case: patient_of.get(case, case) for case in labeled}))
+    if not n_folds:
+        raise InputError(
+            f"nothing can be compared on {settings.dataset}",
+            f"{len(labeled)} labeled cases of one patient: none can be held out",
+            "Label a scan of another patient, or take SupervisedTrainer",
+        )
+    for row in settings.rows:
+        if not cases.unlabeled and not is_supervised(row):
+            say(f"{row.name} is left out: the data set has no unlabeled scans")
+            continue
+        yield from ((row, fold) for fold in range(n_folds))
+
+
+def _candidates(todo: Sequence[tuple[GridRun, Job]]) -> list[Candidate]:
+    """Scores of the methods whose folds are all done."""
+    jobs: dict[str, list[Job]] = {}
+    for run, job in todo:
+        jobs.setdefault(run.row.name, []).append(job)
+    return [
+        Candidate(name, folds[0].model, _dice(folds))
+        for name, folds in jobs.items()
+        if all(job.is_scored for job in folds)
+    ]
+
+
+def _dice(folds: Sequence[Job]) -> dict[str, float]:
+    """Case to mean Dice over classes."""
+    values: dict[str, list[float]] = {}
+    for job in folds:
+        for row in read_metrics_csv(job.predictions / METRICS):
+            if row["dice"] and not math.isnan(float(row["dice"])):
+                values.setdefault(row["case"], []).append(float(row["dice"]))
+    return {case: float(np.mean(numbers)) for case, numbers in sorted(values.items())}
+
+
+def _compared(
+    candidates: Sequence[Candidate], patient_of: Mapping[str, str]
+) -> tuple[Candidate, list[Step]]:
+    """The simplest method that no later one beats."""
+    best, steps = candidates[0], []
+    for candidate in candidates[1:]:
+        step = _step(candidate.name, best.name, candidate.dice, best.dice, patient_of)
+        steps.append(step)
+        best = candidate if step.taken else best
+    return best, steps
+
+
+def _step(
+    name: str, against: str, dice: Mapping[str, float], other: Mapping[str, float],
+    patient_of: Mapping[str, str],
+) -> Step:  # fmt: skip
+    """A paired difference over the patients that both were scored on."""
+    cases = sorted(set(dice) & set(other))
+    difference = np.array([dice[case] - other[case] for case in cases])
+    patients = np.unique([patient_of.get(case, case) for case in cases], return_inverse=True)[1]
+    low, high = crossed_interval(difference[np.newaxis, np.newaxis], patients)
+    n_patients = int(patients.max()) + 1
+    taken = n_patients >= MIN_PATIENTS and low > 0
+    return Step(name, against, float(difference.mean()), low, high, n_patients, taken)
+
+
+def _single_components(
+    best: Candidate, preprocessed: Path, patient_of: Mapping[str, str]
+) -> tuple[tuple[str, ...], list[Step]]:
+    """Classes of which keeping the largest component alone helps, each looked at by itself."""
+    description = read_json(preprocessed / "dataset.json")
+    labels = {name: number for name, number in description["labels"].items()
+              if isinstance(number, int) and number > 0 and name != "ignore"}  # fmt: skip
+    if any(isinstance(number, list) for number in description["labels"].values()):
+        return (), []
+    plain: dict[str, dict[str, float]] = {name: {} for name in labels}
+    cleaned: dict[str, dict[str, float]] = {name: {} for name in labels}
+    ending = description["file_ending"]
+    for case in best.dice:
+        (path,) = best.model.glob(f"fold_[0-9]*/validation/{case}{ending}")
+        predicted = read_label_map(path).array
+        true = read_label_map(preprocessed / "gt_segmentations" / f"{case}{ending}").array
+        kept = keep_largest_components(predicted, list(labels.values()))
+        for name, number in labels.items():
+            for array, scores in ((predicted, plain[name]), (kept, cleaned[name])):
+                if (value := _overlap(array == number, true == number)) is not None:
+                    scores[case] = value
+    steps = [
+        _step(f"largest component of {name}", best.name, cleaned[name], plain[name], patient_of)
+        for name in labels
+        if plain[name]
+    ]
+    names = [name for name in labels if plain[name]]
+    return tuple(name for name, step in zip(names, steps, strict=True) if step.taken), steps
+
+
+def _overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float | None:
+    """Dice; ``None`` where neither map has the class."""
+    total = int(predicted.sum()) + int(true.sum())
+    return 2 * int((predicted & true).sum()) / total if total else None
