@@ -23,7 +23,7 @@ Papers that sources name:
 
 from typing import TYPE_CHECKING
 
-from graphnn_unet.graph.affinity import thresholded_affinity, unit_rows
+from graphnn_unet.graph.affinity import unit_rows
 from graphnn_unet.graph.affinity_loss import (
     correlation_clustering_loss_from,
     modularity_loss_from,
@@ -54,7 +54,7 @@ from graphnn_unet.graph.label_correction import (
     correct_labels,
     semantic_propagate,
 )
-from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
+from graphnn_unet.graph.lattice import lattice_affinity, link_affinity
 from graphnn_unet.graph.minimum_cut import BalancedCut, Cut, balanced_cut, minimum_cut
 from graphnn_unet.graph.propagation import class_graph_propagate, gram_convolution
 from graphnn_unet.graph.prototypes import (
@@ -94,7 +94,6 @@ __all__ = [
     "diffuse_labels",
     "gram_convolution",
     "is_confident",
-    "join_affinities",
     "keep_class_masses",
     "knn_affinity",
     "lattice_affinity",
@@ -115,7 +114,6 @@ __all__ = [
     "self_weighted_entropy",
     "semantic_propagate",
     "similar_labels",
-    "thresholded_affinity",
     "unit_rows",
 ]
 

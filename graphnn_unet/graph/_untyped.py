@@ -28,9 +28,9 @@ def entropy(share: Tensor) -> Tensor:
     return torch.special.entr(share).sum(dim=-1)
 
 
-def cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Lower factor of each matrix, and a number that is not 0 where it has none."""
-    return torch.linalg.cholesky_ex(matrix)
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower factor of each matrix."""
+    return torch.linalg.cholesky(matrix)
 
 
 def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from graphnn_unet.graph._tensors import as_batch, check_choice, check_positive, full_precision
+from graphnn_unet.graph._tensors import as_batch, check_choice, full_precision
 from graphnn_unet.graph._untyped import row_norm
 
 Rows = Literal["unit", "raw", "centred"]
@@ -88,42 +88,6 @@ def largest_affinity(feature: Tensor, scale: Tensor | None = None) -> Tensor:
         if scale is not None:
             norm = norm * scale.squeeze(-1)
         return norm.amax(dim=-1).square()
-
-
-def thresholded_affinity(feature: Tensor, *, tau: float = 2.0, rows: Rows = "unit") -> Tensor:
-    """Positive part of the shifted affinity, with the diagonal kept alive; a dense matrix.
-
-        w_ij = max(0, f_i.f_j - max_lm(f_l.f_m) / tau),    w_ii = 1 where that is 0
-
-    Args:
-        feature: ``(n, c)`` or ``(b, n, c)``.
-        tau: Positive; a larger value links more pairs.
-        rows: See :func:`row_scale`.
-
-    Returns:
-        ``(n, n)`` or ``(b, n, n)``, symmetric, non-negative, positive diagonal, no gradient.
-
-    Raises:
-        InputError: ``tau`` is not positive.
-
-    Source: GraphCL eq. 15 with the edges of its graph network. Cost: ``n^2`` memory; see
-    :class:`graphnn_unet.graph.CorrelationClusterHead` for the form without it.
-
-    Example:
-        >>> feature = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
-        >>> thresholded_affinity(feature, tau=2.0).round(decimals=2)
-        tensor([[0.5000, 0.3000, 0.0000],
-                [0.3000, 0.5000, 0.1000],
-                [0.0000, 0.1000, 0.5000]])
-    """
-    check_positive("tau", tau)
-    with torch.no_grad(), full_precision(feature):
-        batch, single = as_batch(feature, "feature")
-        ready = prepared_rows(batch, rows)
-        threshold = largest_affinity(ready) / tau
-        affinity = positive_block(ready, ready, threshold)
-        revive_diagonal(affinity)
-    return affinity[0] if single else affinity
 
 
 def positive_block(left: Tensor, right: Tensor, threshold: Tensor) -> Tensor:

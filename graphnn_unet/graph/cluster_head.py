@@ -107,6 +107,6 @@ class CorrelationClusterHead(nn.Module):
             if self.graph == "positive":
                 mixed = thresholded_convolution(ready, signal, tau=self.tau)
             else:
-                mixed = gram_convolution(ready.detach(), signal, affinity="shifted")
+                mixed = gram_convolution(ready.detach(), signal)
             assignment = self.head(functional.elu(mixed + self.bias)).softmax(dim=-1)
         return assignment[0] if single else assignment

@@ -16,7 +16,7 @@ from torch import Tensor
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import as_batch, as_pair, full_precision
 from graphnn_unet.graph._untyped import cholesky, eigenvectors, symmetric_product
-from graphnn_unet.graph.affinity import GramAffinity, Kernel
+from graphnn_unet.graph.affinity import GramAffinity
 from graphnn_unet.graph.explicit import (
     affinity_product,
     checked_affinity,
@@ -27,8 +27,6 @@ from graphnn_unet.graph.explicit import (
 
 # A graph whose second eigenvalue is below this hardly tells nodes apart; it is not amplified more.
 _FLATTEST = 1e-3
-
-_REMEDY = "Use kernel='shifted', or features without negative entries"
 
 
 class NotConvergedWarning(UserWarning):
@@ -58,8 +56,6 @@ def diffuse_labels(
     node_feature: Tensor | None = None,
     affinity: Tensor | None = None,
     alpha: float = 0.99,
-    kernel: Kernel = "shifted",
-    diagonal: bool = True,
     max_iterations: int = 500,
 ) -> Tensor:
     """Spread labels over a graph: ``H = (I - alpha D^(-1/2) W D^(-1/2))^(-1) Y``.
@@ -70,12 +66,10 @@ def diffuse_labels(
 
     Args:
         label: ``(n, q)`` or ``(b, n, q)``: rows of labeled nodes one-hot, others zero.
-        node_feature: ``(n, c)`` or ``(b, n, c)``.
+        node_feature: ``(n, c)`` or ``(b, n, c)``; all pairs, each node with itself among them, are
+            linked by their shifted cosine, ``(1 + cosine) / 2``.
         affinity: Symmetric, non-negative; ``(n, n)`` sparse or dense, or ``(b, n, n)`` dense.
         alpha: Reach, ``0 <= alpha < 1``; 0 returns the labels.
-        kernel: For ``node_feature``: ``shifted``, ``(1 + cosine) / 2``, or ``gram``, ``f_i.f_j``.
-        diagonal: For ``node_feature``: whether nodes have an edge to themselves. ``False`` is the
-            convention of LabelSpreading.
         max_iterations: For ``affinity``: steps at most, until ``||residual|| / ||column||`` is
             below 1e-8 in float64 or 1e-6 in float32.
 
@@ -84,8 +78,7 @@ def diffuse_labels(
 
     Raises:
         ShapeError: Label and graph do not fit.
-        InputError: Neither or both graphs, ``alpha`` out of range (1 is singular), or a ``gram``
-            graph with a degree that is not positive.
+        InputError: Neither or both graphs, or ``alpha`` out of range (1 is singular).
 
     Warns:
         NotConvergedWarning: The tolerance was not met within ``max_iterations``.
@@ -109,7 +102,7 @@ def diffuse_labels(
     with full_precision(label):
         if node_feature is not None:
             feature, wide, single = as_pair(node_feature, label, ("node_feature", "label"))
-            value = _woodbury(GramAffinity.of(feature, kernel), wide, alpha, diagonal)
+            value = _woodbury(GramAffinity.of(feature, "shifted"), wide, alpha)
             return value[0] if single else value
         system = DiffusionSystem(affinity, alpha)  # type: ignore[arg-type]  # one is not None
         solution = system.solve(label, max_iterations=max_iterations)
@@ -123,25 +116,23 @@ def diffuse_labels(
     return solution.value
 
 
-def similar_labels(
-    label: Tensor, *, node_feature: Tensor, alpha: float = 0.5, kernel: Kernel = "shifted"
-) -> Tensor:
+def similar_labels(label: Tensor, *, node_feature: Tensor, alpha: float = 0.5) -> Tensor:
     """What nodes of similar features say of each node: diffusion without the node's own label.
 
         M = T + [(I - alpha S' / lambda)^(-1) - I] Y,    T = phi phi^T Y,    S' = S - phi phi^T
 
-    with ``phi`` the root of the degrees at unit length, the eigenvector of S to the eigenvalue 1,
-    and ``lambda`` the largest eigenvalue of S'. On a complete graph :func:`diffuse_labels` returns
-    little else than ``T``, the mean label, amplified by ``1 / (1 - alpha)``. Here ``T`` stays as it
-    is, and the strongest difference between nodes gets the gain ``alpha / (1 - alpha)``: with
-    ``alpha`` = 1/2 two separate groups of nodes get the mean label of each. The sum over nodes,
-    weighed by the root of the degrees, is that of the labels.
+    with weights ``f_i.f_j``, ``phi`` the root of the degrees at unit length, the eigenvector of S
+    to the eigenvalue 1, and ``lambda`` the largest eigenvalue of S'. On a complete graph
+    :func:`diffuse_labels` returns little else than ``T``, the mean label, amplified by
+    ``1 / (1 - alpha)``. Here ``T`` stays as it is, and the strongest difference between nodes gets
+    the gain ``alpha / (1 - alpha)``: with ``alpha`` = 1/2 two separate groups of nodes get the mean
+    label of each. The sum over nodes, weighed by the root of the degrees, is that of the labels.
 
     Args:
         label: ``(n, q)`` or ``(b, n, q)``.
-        node_feature: ``(n, c)`` or ``(b, n, c)``.
+        node_feature: ``(n, c)`` or ``(b, n, c)``, usually without negative entries: degrees must
+            be positive.
         alpha: Reach, ``0 <= alpha < 1``; 0 returns ``T``, and so do equal features.
-        kernel: ``shifted`` or ``gram``, as in :func:`diffuse_labels`; degrees must be positive.
 
     Returns:
         The shape of ``label``, no gradient; entries may be negative.
@@ -156,7 +147,7 @@ def similar_labels(
     Example:
         >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
         >>> label = torch.tensor([[1.0], [0.6], [0.1], [0.3]])
-        >>> similar_labels(label, node_feature=feature, kernel="gram")
+        >>> similar_labels(label, node_feature=feature)
         tensor([[0.8000],
                 [0.8000],
                 [0.2000],
@@ -166,13 +157,13 @@ def similar_labels(
         raise InputError(f"alpha={alpha} cannot be used", "the system is singular outside [0, 1)")
     with torch.no_grad(), full_precision(label):
         feature, wide, single = as_pair(node_feature, label, ("node_feature", "label"))
-        graph = GramAffinity.of(feature, kernel)
+        graph = GramAffinity.of(feature, "gram")
         degree = graph.degree()
         if bool((degree <= 0).any()):
             raise InputError(
                 f"{int((degree <= 0).sum())} nodes have no positive degree",
                 "a diffusion divides by degrees",
-                _REMEDY,
+                "Use features without negative entries",
             )
         unit = (degree / degree.sum(dim=1, keepdim=True)).sqrt().unsqueeze(-1)
         root = degree.rsqrt().unsqueeze(-1)
@@ -284,33 +275,13 @@ def conjugate_gradients(
     return Solution(value, steps, largest, not bool((square > goal).any()))
 
 
-def _woodbury(graph: GramAffinity, label: Tensor, alpha: float, diagonal: bool) -> Tensor:
-    """LF-10 for ``S = B^(-1/2) Phi Phi^T B^(-1/2)``, with or without its diagonal.
-
-    With ``U = D^(-1/2) Phi`` and the diagonal matrix ``A`` (identity, or
-    ``1 + alpha ||phi_i||^2 / d_i`` where self-edges are left out):
-
-        H = A^-1 Y + alpha A^-1 U (I - alpha U^T A^-1 U)^-1 U^T A^-1 Y
-    """
-    itself = torch.zeros_like(label[..., 0]) if diagonal else graph.diagonal()
-    degree = graph.degree() - itself
-    if bool((degree <= 0).any()):
-        raise InputError(
-            f"{int((degree <= 0).sum())} nodes have no positive degree",
-            "a diffusion divides by degrees",
-            _REMEDY,
-        )
-    root = degree.rsqrt().unsqueeze(-1)
-    inverse = (1 + alpha * itself / degree).reciprocal().unsqueeze(-1)
-    start = inverse * label
-    small = -alpha * _weighted_gram(graph, root.square() * inverse)
+def _woodbury(graph: GramAffinity, label: Tensor, alpha: float) -> Tensor:
+    """LF-10: ``H = Y + alpha U (I - alpha U^T U)^-1 U^T Y`` with ``U = D^(-1/2) Phi``."""
+    root = graph.degree().rsqrt().unsqueeze(-1)
+    small = -alpha * _weighted_gram(graph, root.square())
     eye = torch.eye(small.shape[1], dtype=small.dtype, device=small.device)
-    factor, defect = cholesky(eye + small)
-    if bool(defect.any()):
-        # negative weights can push an eigenvalue of S beyond 1, with all degrees positive
-        raise InputError("the diffusion has no solution", "the graph has negative weights", _REMEDY)
-    inner = torch.cholesky_solve(graph.project(root * start), factor)
-    return start + alpha * inverse * root * graph.expand(inner)
+    inner = torch.cholesky_solve(graph.project(root * label), cholesky(eye + small))
+    return label + alpha * root * graph.expand(inner)
 
 
 def _weighted_gram(graph: GramAffinity, weight: Tensor) -> Tensor:

@@ -111,47 +111,6 @@ def link_affinity(point: Tensor, weight: Tensor, shape: Sequence[int]) -> Tensor
     return _matrix(parts, (len(point), n_columns), wide)
 
 
-def join_affinities(inside: Sequence[Tensor], links: Sequence[tuple[int, int, Tensor]]) -> Tensor:
-    """One symmetric graph from the graphs of several images and the links between them.
-
-    Args:
-        inside: Affinity ``(n_i, n_i)`` of each image.
-        links: ``(i, j, (n_i, n_j) weights)``; given in both directions they add up.
-
-    Returns:
-        Sparse CSR; nodes of image 0 first.
-
-    Raises:
-        ShapeError: A link does not fit its two images.
-
-    Example:
-        >>> single = torch.zeros(1, 1)
-        >>> join_affinities([single, single], [(0, 1, torch.tensor([[2.0]]))]).to_dense()
-        tensor([[0., 2.],
-                [2., 0.]])
-    """
-    sizes = [len(affinity) for affinity in inside]
-    first = [sum(sizes[:number]) for number in range(len(sizes) + 1)]
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for number, affinity in enumerate(inside):
-        (row, column), value = _stored(affinity)
-        parts.append((row + first[number], column + first[number], value))
-    for i, j, weight in links:
-        if tuple(weight.shape) != (sizes[i], sizes[j]):
-            raise ShapeError(
-                f"link {i} to {j} has shape {tuple(weight.shape)}, not {(sizes[i], sizes[j])}"
-            )
-        (row, column), value = _stored(weight)
-        parts.append((row + first[i], column + first[j], value))
-        parts.append((column + first[j], row + first[i], value))
-    return _matrix(parts, (first[-1], first[-1]), widen(parts[0][2]))
-
-
-def _stored(affinity: Tensor) -> tuple[Tensor, Tensor]:
-    stored = affinity.to_sparse_coo().coalesce()
-    return stored.indices(), stored.values()
-
-
 def _matrix(
     parts: Sequence[tuple[Tensor, Tensor, Tensor]], shape: tuple[int, int], like: Tensor
 ) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,73 +10,45 @@ from graphnn_unet.graph._tensors import as_pair, full_precision
 from graphnn_unet.graph._untyped import symmetric_product
 from graphnn_unet.graph.affinity import (
     GramAffinity,
-    Kernel,
     inverse_root,
     largest_affinity,
     positive_block,
     revive_diagonal,
-    thresholded_affinity,
 )
 
 # Rows of a thresholded affinity held at a time; up to this many nodes all of it is kept.
 BLOCK_ROWS = 512
 
-# Degrees below this share of the largest one count as not positive (features that cancel out).
-_DEGREE_FLOOR = 1e-12
 
+def gram_convolution(node_feature: Tensor, signal: Tensor) -> Tensor:
+    """One graph convolution, without weights, on the shifted cosines of all pairs.
 
-class GuardedRowsWarning(UserWarning):
-    """Nodes without positive degree got a zero message."""
-
-
-def gram_convolution(
-    node_feature: Tensor, signal: Tensor, *, affinity: Kernel = "shifted", normalize: bool = True
-) -> Tensor:
-    """One graph convolution, without weights, on the graph of feature products.
-
-        y = D^(-1/2) W D^(-1/2) x,    or W x with ``normalize=False``
+        y = D^(-1/2) W D^(-1/2) x,    w_ij = (1 + cosine) / 2
 
     Args:
         node_feature: ``(b, n, c)`` or ``(n, c)`` rows that span the graph.
         signal: ``(b, n, q)`` or ``(n, q)``; apply a weight that narrows it beforehand.
-        affinity: ``shifted``, ``(1 + cosine) / 2``, whose degrees are positive for any features;
-            ``gram``, ``f_i.f_j``, for features without negative entries or, with
-            ``normalize=False``, as a signed graph.
-        normalize: Whether messages are scaled by the degrees at both ends.
 
     Returns:
-        The shape of ``signal``. The normalized operator has eigenvalues in [0, 1].
+        The shape of ``signal``. The operator has eigenvalues in [0, 1].
 
     Raises:
         ShapeError: The inputs do not describe the same graphs and nodes.
-        InputError: An unknown word.
-
-    Warns:
-        GuardedRowsWarning: Nodes of a normalized ``gram`` graph have no positive degree; they
-            send and receive nothing.
 
     Source: GraphCL eq. 14 on products of features; identities LF-1, LF-5, LF-15.
     Cost: ``n c q`` time, ``c q`` memory.
 
     Example:
-        >>> signal = torch.tensor([[1.0], [0.0], [0.0]])
-        >>> feature = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        >>> gram_convolution(feature, signal, affinity="gram")
-        tensor([[0.5000],
-                [0.5000],
-                [0.0000]])
+        >>> signal = torch.tensor([[1.0], [0.0]])
+        >>> gram_convolution(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), signal)
+        tensor([[0.6667],
+                [0.3333]])
     """
     with full_precision(node_feature):
         feature, carried, single = as_pair(node_feature, signal, ("node_feature", "signal"))
-        graph = GramAffinity.of(feature, affinity)
-        if not normalize:
-            value = graph.expand(graph.project(carried))
-        else:
-            degree = graph.degree()
-            if affinity == "gram":
-                degree = _guarded(degree)
-            root = inverse_root(degree).unsqueeze(-1)
-            value = root * graph.expand(graph.project(root * carried))
+        graph = GramAffinity.of(feature, "shifted")
+        root = inverse_root(graph.degree()).unsqueeze(-1)
+        value = root * graph.expand(graph.project(root * carried))
     return value[0] if single else value
 
 
@@ -87,17 +57,21 @@ def thresholded_convolution(
 ) -> Tensor:
     """Normalized product with the thresholded graph: ``D^(-1/2) W+ D^(-1/2) X``, ``(b, n, q)``.
 
-    Equals PyG's ``GCNConv`` without weight and bias on the explicit graph of positive affinities
-    (:func:`graphnn_unet.graph.affinity.thresholded_affinity` with raw rows). No gradient reaches
-    the features. Up to ``block_rows`` nodes the matrix is kept, beyond it is made again in blocks.
+    Equals PyG's ``GCNConv`` without weight and bias on the explicit graph of positive affinities,
+
+        w_ij = max(0, f_i.f_j - max_lm(f_l.f_m) / tau),    w_ii = 1 where that is 0
+
+    No gradient reaches the features. Up to ``block_rows`` nodes the matrix is kept, beyond it is
+    made again in blocks.
     Source: GraphCL eq. 16, edges where the affinity is positive.
     """
     fixed = feature.detach()
+    threshold = largest_affinity(fixed) / tau
     if fixed.shape[1] <= block_rows:
-        affinity = thresholded_affinity(fixed, tau=tau, rows="raw")
+        affinity = positive_block(fixed, fixed, threshold)
+        revive_diagonal(affinity)
         root = inverse_root(affinity.sum(dim=-1, keepdim=True))
         return root * (affinity @ (root * signal))
-    threshold = largest_affinity(fixed) / tau
     ones = torch.ones_like(fixed[..., :1])
     root = inverse_root(thresholded_product(fixed, threshold, ones, block_rows))
     return root * thresholded_product(fixed, threshold, root * signal, block_rows)
@@ -181,18 +155,3 @@ def class_graph_propagate(
             value = value + rows_of_class @ (rows_of_class.transpose(1, 2) @ scaled)
         value = root * value
     return value[0] if single else value
-
-
-def _guarded(degree: Tensor) -> Tensor:
-    """Degrees with those that are not clearly positive set to 0, and a warning that counts them."""
-    floor = _DEGREE_FLOOR * degree.detach().abs().amax(dim=-1, keepdim=True)
-    alive = degree > floor
-    n_dead = int((~alive).sum())
-    if n_dead:
-        warnings.warn(
-            f"{n_dead} of {degree.numel()} nodes have no positive degree and get a zero message; "
-            "affinity='shifted' has none of them",
-            GuardedRowsWarning,
-            stacklevel=3,
-        )
-    return torch.where(alive, degree, 0.0)

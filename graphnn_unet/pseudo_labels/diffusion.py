@@ -66,7 +66,7 @@ class Diffusion(Corrector):
 
 def diffused(probability: Tensor, rows: Tensor, alpha: float) -> Tensor:
     """Probabilities ``(b, n, k)`` of the nodes after diffusion over non-negative unit rows."""
-    message = similar_labels(probability, node_feature=rows, alpha=alpha, kernel="gram")
+    message = similar_labels(probability, node_feature=rows, alpha=alpha)
     # a message is of the size of the mean; a class that similar voxels rule out keeps a trace
     floor = 1e-3 * probability.mean(dim=1, keepdim=True) * message.sum(dim=-1, keepdim=True)
     message = torch.maximum(message, floor)

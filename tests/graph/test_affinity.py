@@ -13,7 +13,6 @@ from graphnn_unet.graph.affinity import (
     inverse_root,
     largest_affinity,
     prepared_rows,
-    thresholded_affinity,
     unit_rows,
 )
 
@@ -79,21 +78,6 @@ def test_largest_affinity_is_taken_for_each_graph():
     torch.testing.assert_close(largest_affinity(feature)[0], alone[0])
 
 
-def test_thresholded_affinity_by_hand():
-    feature = torch.tensor([[1.0, 0], [0.8, 0.6], [0, 1], [-1, 0]], dtype=torch.float64)
-    expected = [[0.5, 0.3, 0, 0], [0.3, 0.5, 0.1, 0], [0, 0.1, 0.5, 0], [0, 0, 0, 0.5]]
-    torch.testing.assert_close(
-        thresholded_affinity(feature), torch.tensor(expected, dtype=torch.float64)
-    )
-
-
-def test_thresholded_affinity_revives_dead_diagonals_only():
-    feature = torch.tensor([[1.0, 0], [0, 0], [0, 1]])
-    affinity = thresholded_affinity(feature)
-    torch.testing.assert_close(affinity, torch.diag(torch.tensor([0.5, 1.0, 0.5])))
-    torch.testing.assert_close(thresholded_affinity(feature, tau=0.5), torch.eye(3))
-
-
 def test_shifted_cosine_products_lie_between_zero_and_one():
     feature = rows(30, 4)
     feature[3] = 0
@@ -138,8 +122,6 @@ def test_inverse_root_of_nothing_is_zero_with_finite_gradient():
     torch.testing.assert_close(degree.grad, torch.tensor([-0.0625, 0.0, 0.0]))
 
 
-def test_unknown_rows_and_tau_are_refused():
+def test_unknown_rows_are_refused():
     with pytest.raises(InputError, match="unit, raw, centred"):
         prepared_rows(rows(3, 2, batch=1), "cosine")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="tau"):
-        thresholded_affinity(rows(3, 2), tau=0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from graph.oracles import thresholded
 
 from graphnn_unet import graph
 from graphnn_unet.graph.propagation import thresholded_convolution
@@ -49,7 +50,7 @@ def cluster(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
 def dense_network(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:
     torch.manual_seed(0)
     network = graph.GraphClusterer(9, 3, "unsegmedgat").to(feature).eval()
-    return network(feature[:, :50], graph.thresholded_affinity(feature[:, :50]))
+    return network(feature[:, :50], thresholded(graph.unit_rows(feature[:, :50].detach())))
 
 
 def correct(feature: torch.Tensor, member: torch.Tensor) -> torch.Tensor:

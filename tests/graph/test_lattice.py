@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
+from graphnn_unet.graph.lattice import lattice_affinity, link_affinity
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4), (1, 1, 3)])
@@ -54,17 +54,6 @@ def test_points_outside_have_no_link_and_the_border_has_one():
     assert dense[3, 3] == 1
 
 
-def test_joined_graph_is_symmetric_and_keeps_every_part():
-    a, b = torch.rand(3, 3), torch.rand(2, 2)
-    a, b = a + a.T, b + b.T
-    forth, back = torch.rand(3, 2), torch.rand(2, 3)
-    whole = join_affinities([a, b], [(0, 1, forth), (1, 0, back)]).to_dense()
-    torch.testing.assert_close(whole, whole.T)
-    torch.testing.assert_close(whole[:3, :3], a)
-    torch.testing.assert_close(whole[3:, 3:], b)
-    torch.testing.assert_close(whole[:3, 3:], forth + back.T)
-
-
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="bandwidth"):
         lattice_affinity(torch.zeros(1, 3), 0.0)
@@ -72,5 +61,3 @@ def test_what_does_not_fit_is_refused():
         lattice_affinity(torch.zeros(1, 3, 3), 1.0, [1.0])
     with pytest.raises(ShapeError, match="do not fit"):
         link_affinity(torch.zeros(3, 2), torch.zeros(3), (4,))
-    with pytest.raises(ShapeError, match="link 0 to 1"):
-        join_affinities([torch.zeros(1, 1), torch.zeros(2, 2)], [(0, 1, torch.zeros(2, 1))])

@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
-from graph.oracles import shifted_cosine
+from graph.oracles import shifted_cosine, thresholded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn import GCNConv
 
-from graphnn_unet.errors import InputError, ShapeError
+from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph import class_graph_propagate, gram_convolution
-from graphnn_unet.graph.affinity import thresholded_affinity, unit_rows
-from graphnn_unet.graph.propagation import (
-    GuardedRowsWarning,
-    thresholded_convolution,
-    thresholded_product,
-)
+from graphnn_unet.graph.affinity import unit_rows
+from graphnn_unet.graph.propagation import thresholded_convolution, thresholded_product
 
 
 def rows(n: int, c: int = 5, batch: int = 2, seed: int = 0) -> torch.Tensor:
@@ -39,12 +33,21 @@ def test_hand_worked_graph_weights():
     )
 
 
+@pytest.mark.parametrize("block_rows", [2, 64])
+def test_a_node_that_no_edge_reaches_keeps_its_signal(block_rows: int):
+    feature = torch.tensor([[[1.0, 0], [0, 0], [0, 1]]])
+    kept = thresholded_convolution(feature, torch.eye(3)[None], block_rows=block_rows)
+    torch.testing.assert_close(kept, torch.eye(3)[None])
+    kept = thresholded_convolution(feature, torch.eye(3)[None], tau=0.5, block_rows=block_rows)
+    torch.testing.assert_close(kept, torch.eye(3)[None])
+
+
 @pytest.mark.parametrize("block_rows", [3, 64])
 def test_positive_graph_equals_pyg_on_the_explicit_graph(block_rows: int):
     feature = unit_rows(rows(17, batch=1))
     feature[0, 4] = 0
     convolution = GCNConv(5, 3, add_self_loops=True).double()
-    affinity = thresholded_affinity(feature[0], rows="raw")
+    affinity = thresholded(feature[0])
     source, target = affinity.nonzero().T
     reference = convolution(feature[0], torch.stack([source, target]), affinity[source, target])
     signal = feature @ convolution.lin.weight.T
@@ -82,45 +85,21 @@ def test_blocked_product_gradcheck():
 def test_gram_convolution_equals_its_dense_form_with_gradients(n_nodes: int):
     feature, signal = rows(n_nodes).requires_grad_(), rows(n_nodes, 3, seed=1).requires_grad_()
     phi = shifted_cosine(feature)
-    cases = [
-        (gram_convolution(feature, signal), normalized(phi @ phi.transpose(1, 2)) @ signal),
-        (
-            gram_convolution(feature, signal, affinity="gram", normalize=False),
-            feature @ feature.transpose(1, 2) @ signal,
-        ),
-        (
-            gram_convolution(feature.abs() + 0.1, signal, affinity="gram"),
-            normalized((feature.abs() + 0.1) @ (feature.abs() + 0.1).transpose(1, 2)) @ signal,
-        ),
-    ]
+    propagated = gram_convolution(feature, signal)
+    dense = normalized(phi @ phi.transpose(1, 2)) @ signal
+    torch.testing.assert_close(propagated, dense, rtol=1e-10, atol=1e-10)
     weight = rows(n_nodes, 3, seed=2)
-    for propagated, dense in cases:
-        torch.testing.assert_close(propagated, dense, rtol=1e-10, atol=1e-10)
-        by_form = [
-            torch.autograd.grad((value * weight).sum(), (feature, signal), retain_graph=True)
-            for value in (propagated, dense)
-        ]
-        for first_form, other in zip(*by_form, strict=True):
-            torch.testing.assert_close(first_form, other, rtol=1e-8, atol=1e-8)
+    by_form = [
+        torch.autograd.grad((value * weight).sum(), (feature, signal), retain_graph=True)
+        for value in (propagated, dense)
+    ]
+    for first_form, other in zip(*by_form, strict=True):
+        torch.testing.assert_close(first_form, other, rtol=1e-8, atol=1e-8)
 
 
-def test_signed_gram_rows_without_degree_are_silent_and_counted():
-    feature = torch.tensor([[1.0, 0.2], [1, 0.1], [-0.5, 0], [0, 0]], dtype=torch.float64)
-    signal = torch.eye(4, dtype=torch.float64).requires_grad_()
-    with pytest.warns(GuardedRowsWarning, match="2 of 4"):
-        value = gram_convolution(feature, signal, affinity="gram")
-    value.sum().backward()
-    assert torch.equal(value[2:], torch.zeros(2, 4, dtype=torch.float64))
-    assert value[0, 0] > 0
-    assert torch.isfinite(signal.grad).all()
-
-
-def test_the_guard_is_not_needed_by_the_shifted_graph():
+def test_rows_that_point_apart_or_nowhere_still_get_a_message():
     feature = torch.tensor([[1.0, 0.2], [1, 0.1], [-0.5, 0], [0, 0]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        value = gram_convolution(feature, torch.eye(4))
-    assert (value > 0).all()
+    assert (gram_convolution(feature, torch.eye(4)) > 0).all()
 
 
 def test_normalized_gram_operator_has_eigenvalues_between_zero_and_one():
@@ -211,12 +190,10 @@ def test_order_of_nodes_and_classes_does_not_matter(nodes: list[int], classes: l
         class_graph_propagate(probability[:, nodes][..., classes], signal[:, nodes]),
         propagated[:, nodes],
     )
-    for kernel in ("shifted", "gram"):
-        options = {"affinity": kernel, "normalize": kernel == "shifted"}
-        torch.testing.assert_close(
-            gram_convolution(feature[:, nodes], signal[:, nodes], **options),
-            gram_convolution(feature, signal, **options)[:, nodes],
-        )
+    torch.testing.assert_close(
+        gram_convolution(feature[:, nodes], signal[:, nodes]),
+        gram_convolution(feature, signal)[:, nodes],
+    )
     torch.testing.assert_close(
         thresholded_convolution(feature[:, nodes], signal[:, nodes], block_rows=4),
         thresholded_convolution(feature, signal, block_rows=4)[:, nodes],
@@ -240,5 +217,3 @@ def test_wrong_arguments_are_refused():
         gram_convolution(rows(4), rows(5))
     with pytest.raises(ShapeError, match="do not fit"):
         class_graph_propagate(rows(4), rows(4)[0])
-    with pytest.raises(InputError, match="shifted, gram"):
-        gram_convolution(rows(4), rows(4), affinity="cosine")  # type: ignore[arg-type]

@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from graph.oracles import joined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph.diffusion import NotConvergedWarning
-from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
+from graphnn_unet.graph.lattice import lattice_affinity, link_affinity
 from graphnn_unet.graph.random_walker import random_walker, random_walker_by_blocks
 
 INF = float("inf")
@@ -120,7 +121,7 @@ def test_links_from_labeled_nodes_alone_give_the_weighted_vote():
     one_hot = torch.nn.functional.one_hot(labels, 3).to(torch.float64)
     vote = sum(link @ one_hot[n] for n, link in enumerate(links)) / weights.sum(0)[:, None]
     empty = torch.zeros(20, 20, dtype=torch.float64).to_sparse()
-    graph = join_affinities([empty] * 3, [(0, 1, links[0]), (0, 2, links[1])])
+    graph = joined([empty] * 3, [(0, 1, links[0]), (0, 2, links[1])])
     target = torch.cat([torch.zeros(20, 3, dtype=torch.float64), one_hot[0], one_hot[1]])
     certainty = torch.cat([torch.zeros(20), torch.full((40,), INF)]).to(torch.float64)
     walk = random_walker(graph, target, certainty)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from graph.oracles import joined
 from scans import displacement
 
-from graphnn_unet.graph.lattice import join_affinities, lattice_affinity, link_affinity
+from graphnn_unet.graph.lattice import lattice_affinity, link_affinity
 from graphnn_unet.graph.random_walker import random_walker
 from graphnn_unet.scan_graph.solve import Data, SolveSettings, Tie, solve_scans
 
@@ -47,7 +48,7 @@ def at_once(images, data, ties, settings=EXACT):
     target = np.concatenate([d.share.reshape(3, -1).T for d in data])
     certainty = np.concatenate([d.certainty.ravel() for d in data])
     walk = random_walker(
-        join_affinities(inside, links).to_dense().double(), torch.from_numpy(target),
+        joined(inside, links).double(), torch.from_numpy(target),
         torch.from_numpy(certainty),
     )  # fmt: skip
     parts = walk.value.split([int(np.prod(shape)) for shape in SHAPES])
