@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.graph import BalancedCut, Cut, DiffusionSystem, balanced_cut, minimum_cut
-from graphnn_unet.graph.explicit import affinity_degree, compressed_rows
+from graphnn_unet.graph.explicit import affinity_degree
 
 _SHARE_FACTOR = 3.0
 """A minimum cut counts only where every class gets its labeled share within this factor."""
@@ -18,20 +18,6 @@ _SHARE_FACTOR = 3.0
 _ALPHAS = (0.5, 0.9, 0.99)
 _SMALL, _N_RANDOM = 300, 8
 """Up to so many nodes random starts are tried too."""
-
-_MAX_ITERATIONS = 5000
-
-
-class ClassSets(NamedTuple):
-    """Cuts of all classes of one finding.
-
-    Attributes:
-        indicator: ``(n, c)`` 1 where the cut of a class holds the node; classes may overlap.
-        figures: ``method`` (``tv`` or ``ratio``), gaps, or quotients and their spread over starts.
-    """
-
-    indicator: Tensor
-    figures: dict[str, Any]
 
 
 def class_sets(
@@ -42,11 +28,15 @@ def class_sets(
     settings: ClassifySettings,
     *,
     thorough: bool,
-) -> ClassSets:
+) -> tuple[Tensor, dict[str, Any]]:
     """One cut a class between its labels and those of all others; two classes need one.
 
     ``score`` of ``p = 2`` breaks ties and starts ``ratio``; ``thorough`` tries more starts. With
     ``variation = "tv"`` the cuts are those of ``ratio`` where a minimum cut collapsed.
+
+    Returns:
+        ``(n, c)`` 1 where the cut of a class holds the node, classes may overlap; and the method
+        (``tv`` or ``ratio``), gaps, or quotients and their spread over starts.
     """
     inside = (affinity_degree(affinity) > 0).nonzero().flatten()
     graph = _subgraph(affinity, inside)
@@ -74,19 +64,19 @@ def class_sets(
         indicator = _spread_out([cut.indicator for cut in balanced], n_classes)
     whole = torch.zeros(len(targets), indicator.shape[1], dtype=indicator.dtype)
     whole[inside] = indicator
-    return ClassSets(whole, figures)
+    return whole, figures
 
 
 def _minimum_cut(graph: Tensor, label: Tensor) -> Cut:
     if (side := _only_side(label)) is not None:
         return Cut(side, side, 0.0, 0.0, 0, True)
-    return minimum_cut(graph, label, max_iterations=_MAX_ITERATIONS)
+    return minimum_cut(graph, label)
 
 
 def _balanced_cut(graph: Tensor, label: Tensor, starts: list[Tensor]) -> BalancedCut:
     if (side := _only_side(label)) is not None:
-        return BalancedCut(side, 0.0, ((0.0,),))
-    return balanced_cut(graph, label, starts, max_iterations=_MAX_ITERATIONS)
+        return BalancedCut(side, 0.0, 0.0)
+    return balanced_cut(graph, label, starts)
 
 
 def _only_side(label: Tensor) -> Tensor | None:
@@ -143,9 +133,4 @@ def _subgraph(affinity: Tensor, inside: Tensor) -> Tensor:
     """The graph without its isolated nodes, whose step in a cut is not defined."""
     if len(inside) == affinity.shape[0]:
         return affinity
-    number = torch.full((affinity.shape[0],), -1, dtype=torch.int64)
-    number[inside] = torch.arange(len(inside))
-    counts = affinity.crow_indices().diff()[inside]  # isolated rows are empty
-    start = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
-    column = number[affinity.col_indices().long()].to(torch.int32)
-    return compressed_rows(start, column, affinity.values(), len(inside))
+    return affinity.to_sparse_coo().index_select(0, inside).index_select(1, inside)

@@ -122,13 +122,13 @@ def _with_cuts(
     """Scores of ``p = 1``, and for each finding which cut was used."""
     parts, used = [], []
     for finding, part in enumerate(score.split(list(sizes), dim=1)):
-        sets = class_sets(
+        indicator, figures = class_sets(
             affinity, targets[:, finding], sizes[finding], part, settings, thorough=thorough
         )
         reached = part.sum(dim=1, keepdim=True) > 0
-        indicator = torch.where(reached, sets.indicator, 0.0)
+        indicator = torch.where(reached, indicator, 0.0)
         parts.append(torch.where(reached, (indicator + part) / 2, 0.0))
-        used.append(sets.figures)
+        used.append(figures)
     return normalized(torch.cat(parts, dim=1), sizes), used
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from torch import Tensor
 
+from graphnn_unet.graph._untyped import csr_tensor
 from graphnn_unet.graph.diffusion import conjugate_gradients
-from graphnn_unet.graph.explicit import compressed_rows
 
 SMOOTHNESS = 140.0
 """Weight of all edges of a pixel to neighbors of one color, beside the log likelihood ratio."""
@@ -123,7 +123,7 @@ def _relaxed(
     inner = (scale @ rows[:, near] @ scale).tocsr()
     inner.sort_indices()
     parts = (torch.from_numpy(part) for part in (inner.indptr, inner.indices, inner.data))
-    matrix = compressed_rows(*parts, len(target))  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too wide
+    matrix = csr_tensor(*parts, (len(target), len(target)))  # pyright: ignore[reportCallIssue]  # scipy's inferred types are too wide
     solution = conjugate_gradients(
         lambda signal: signal - matrix @ signal,
         target[:, None], tolerance=_TOLERANCE, max_iterations=_MAX_STEPS,

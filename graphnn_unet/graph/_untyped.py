@@ -23,11 +23,6 @@ def matrix_norm(value: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(value)
 
 
-def entropy(share: Tensor) -> Tensor:
-    """Entropy in nats of each row of shares, ``(..., k)`` to ``(...)``."""
-    return torch.special.entr(share).sum(dim=-1)
-
-
 def cholesky(matrix: Tensor) -> Tensor:
     """Lower factor of each matrix."""
     return torch.linalg.cholesky(matrix)
@@ -43,11 +38,6 @@ def true_places(flags: Tensor) -> list[int]:
     return flags.nonzero().flatten().tolist()
 
 
-def numbers(values: Tensor) -> list[float]:
-    """The entries of ``(n,)``."""
-    return values.tolist()
-
-
 def csr_tensor(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
     """A sparse tensor of compressed rows, columns ascending within a row."""
     with warnings.catch_warnings():
@@ -56,15 +46,16 @@ def csr_tensor(start: Tensor, column: Tensor, values: Tensor, size: tuple[int, i
         return torch.sparse_csr_tensor(start, column, values, size, check_invariants=False)
 
 
-def summed_coordinates(
+def csr_of_coordinates(
     row: Tensor, column: Tensor, values: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, columns and weights in order, weights of equal places added."""
+) -> Tensor:
+    """A sparse tensor of compressed rows; weights of equal places are added."""
     stored = torch.sparse_coo_tensor(
         torch.stack([row, column]), values, size, check_invariants=False
     ).coalesce()
     row, column = stored.indices()
-    return row, column, stored.values()
+    start = torch.searchsorted(row, torch.arange(size[0] + 1, device=row.device))
+    return csr_tensor(start, column, stored.values(), size)
 
 
 class _Symmetric(Function):
@@ -96,8 +87,3 @@ def summed(tensor: Tensor) -> Tensor:
 def solved(matrix: Tensor, right: Tensor) -> Tensor:
     """Solution of dense systems, ``(b, n, n)`` and ``(b, n, q)``."""
     return torch.linalg.solve(matrix, right)
-
-
-def diagonal_matrix(values: Tensor) -> Tensor:
-    """``(b, n)`` to ``(b, n, n)``."""
-    return torch.diag_embed(values)

@@ -176,11 +176,6 @@ class GramAffinity:
             return body
         return torch.cat([torch.full_like(body[..., :1], self.constant**0.5), body], dim=-1)
 
-    def dense(self) -> Tensor:
-        """``W`` written out, ``(b, n, n)``: the definition to compare with."""
-        rows = self.rows()
-        return rows @ rows.transpose(1, 2)
-
 
 def inverse_root(degree: Tensor) -> Tensor:
     """``d^(-1/2)``, and 0 with gradient 0 where the degree is not positive."""

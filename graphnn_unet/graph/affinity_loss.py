@@ -21,36 +21,30 @@ from graphnn_unet.graph.explicit import (
 )
 
 
-def correlation_clustering_loss_from(
-    affinity: Tensor, assignment: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
-) -> Tensor:
-    """``-Tr(W S S^T)``, divided by ``n^2`` under ``mean``; ``W`` may be signed.
+def correlation_clustering_loss_from(affinity: Tensor, assignment: Tensor) -> Tensor:
+    """``-Tr(W S S^T) / n^2``; ``W`` may be signed.
 
     Args:
         affinity: Symmetric; dense ``(b, n, n)`` or ``(n, n)``, or sparse ``(n, n)``, where pairs
             that are not stored count as 0.
         assignment: ``(b, n, k)`` or ``(n, k)``, rows on the simplex.
-        reduction: ``mean`` over the ``n^2`` pairs, or ``sum``.
 
     Returns:
         ``(b,)``, or a scalar for one graph without batch axis.
 
     Raises:
         ShapeError: The inputs do not fit.
-        InputError: A sparse affinity wants a gradient, or a word is unknown.
+        InputError: A sparse affinity wants a gradient.
 
     Example:
         >>> affinity = torch.tensor([[1.0, 0.8, -0.5], [0.8, 1.0, -0.5], [-0.5, -0.5, 1.0]])
         >>> split = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        >>> correlation_clustering_loss_from(affinity, split, reduction="sum").item()
-        -4.599999904632568
+        >>> round(correlation_clustering_loss_from(affinity, split).item(), 4)
+        -0.5111
     """
-    check_choice("reduction", reduction, ("mean", "sum"))
     with full_precision(assignment):
         weight, member, single = _prepared(affinity, assignment)
-        value = -(member * _product(weight, member)).sum(dim=(1, 2))
-        if reduction == "mean":
-            value = value / float(member.shape[1]) ** 2
+        value = -(member * _product(weight, member)).sum(dim=(1, 2)) / float(member.shape[1]) ** 2
     return value[0] if single else value
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
-from graphnn_unet.graph.affinity import inverse_root
+from graphnn_unet.graph.explicit import normalized_affinity
 from graphnn_unet.graph.shared_batch import all_images, process_count, process_rank
 
 
@@ -41,9 +41,8 @@ def normalized_sample_graph(scores: Tensor) -> Tensor:
     with full_precision(scores):
         work = widen(scores)
         affinity = (work @ work.T).clamp(min=0)
-        degree = affinity.sum(dim=1)
-        root = inverse_root(degree)
-        return root[:, None] * affinity * root[None, :] + torch.diag((degree <= 0).to(work.dtype))
+        lonely = affinity.sum(dim=1) <= 0
+        return normalized_affinity(affinity) + torch.diag(lonely.to(work.dtype))
 
 
 def pool_to_halves(feature: Tensor) -> Tensor:

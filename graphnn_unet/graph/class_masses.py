@@ -7,7 +7,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph._tensors import as_batch, full_precision
-from graphnn_unet.graph._untyped import diagonal_matrix, solved
+from graphnn_unet.graph._untyped import solved
 
 _STEPS = 30
 _TINY = 1e-12
@@ -63,7 +63,7 @@ def keep_class_masses(score: Tensor, mass: Tensor) -> Tensor:
                 move = (target.double().clamp(min=_TINY) / mean.clamp(min=_TINY)).log()
             else:  # fast where rows are nearly hard
                 products = (share @ share.transpose(1, 2)).double()
-                curvature = diagonal_matrix(mean) - products / rows.shape[1]
+                curvature = torch.diag_embed(mean) - products / rows.shape[1]
                 # the weights are free up to a factor: a small ridge settles it
                 ridge = 1e-6 * mean.amax(dim=-1)[:, None, None] * eye
                 difference = (target.double() - mean).unsqueeze(-1)

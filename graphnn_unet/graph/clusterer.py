@@ -96,12 +96,7 @@ class GraphClusterer(nn.Module):
         self._check_shapes(node_feature, affinity)
         with full_precision(node_feature):
             feature, single = as_batch(node_feature, "node_feature")
-            step = (
-                self._complete(affinity)
-                if isinstance(affinity, GramAffinity)
-                else (self._dense(affinity))
-            )
-            assignment = self.head(self._mix(feature, step)).softmax(dim=-1)
+            assignment = self.head(self._mix(feature, self._step(affinity))).softmax(dim=-1)
         return assignment[0] if single else assignment
 
     def _check_shapes(self, node_feature: Tensor, affinity: Tensor | GramAffinity) -> None:
@@ -118,8 +113,18 @@ class GraphClusterer(nn.Module):
                 "channels",
             )
 
-    def _dense(self, affinity: Tensor) -> Step:
-        """The layers on a matrix of weights."""
+    def _step(self, affinity: Tensor | GramAffinity) -> Step:
+        """How a layer runs on the graph."""
+        settings = self.settings
+        if isinstance(affinity, GramAffinity):
+            is_attention = settings.layer in ("gat", "gat_series")
+            if is_attention and self.training and settings.attention_dropout:
+                raise InputError(
+                    "attention dropout on a complete graph of feature products",
+                    "dropout of single pairs has no linear form",
+                    "Set attention_dropout=0, or pass an explicit affinity",
+                )
+            return complete_step(settings.layer, affinity, signed=settings.signed)
         if is_sparse(affinity):
             raise InputError(
                 "the affinity is stored sparse",
@@ -127,21 +132,8 @@ class GraphClusterer(nn.Module):
                 "Pass affinity.to_dense()",
             )
         weight = checked_affinity(affinity)
-        if not self.settings.signed:
-            weight = weight.clamp(min=0)
-        return dense_step(self.settings.layer, weight if weight.dim() == 3 else weight[None])
-
-    def _complete(self, graph: GramAffinity) -> Step:
-        """The layers on a complete graph of feature products."""
-        settings = self.settings
-        is_attention = settings.layer in ("gat", "gat_series")
-        if is_attention and self.training and settings.attention_dropout:
-            raise InputError(
-                "attention dropout on a complete graph of feature products",
-                "dropout of single pairs has no linear form",
-                "Set attention_dropout=0, or pass an explicit affinity",
-            )
-        return complete_step(settings.layer, graph, signed=settings.signed)
+        weight = weight if settings.signed else weight.clamp(min=0)
+        return dense_step(settings.layer, weight if weight.dim() == 3 else weight[None])
 
     def _layers(self, width: int) -> list[nn.Module]:
         """The graph layers of one series."""

@@ -20,7 +20,7 @@ from graphnn_unet.graph._tensors import (
     check_positive,
     full_precision,
 )
-from graphnn_unet.graph._untyped import entropy, matrix_norm, row_norm, true_places
+from graphnn_unet.graph._untyped import matrix_norm, row_norm, true_places
 from graphnn_unet.graph.affinity import (
     GramAffinity,
     Kernel,
@@ -288,7 +288,8 @@ def cluster_perplexity(assignment: Tensor) -> Tensor:
     """
     with torch.no_grad(), full_precision(assignment):
         member, single = as_batch(assignment, "assignment")
-        value = entropy(member.mean(dim=1)).exp()
+        share = member.mean(dim=1)
+        value = (-torch.xlogy(share, share)).sum(dim=-1).exp()
     return value[0] if single else value
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
-from graphnn_unet.graph._untyped import csr_tensor, symmetric_product
+from graphnn_unet.graph._untyped import csr_of_coordinates, csr_tensor, symmetric_product
 from graphnn_unet.graph.affinity import inverse_root
 
 
@@ -44,10 +44,9 @@ def checked_affinity(affinity: Tensor) -> Tensor:
     if affinity.layout == torch.sparse_csr:
         rows = affinity
     else:
-        coordinates = affinity.to_sparse_coo().coalesce()
-        row, column = coordinates.indices()
-        start = torch.searchsorted(row, torch.arange(coordinates.shape[0] + 1, device=row.device))
-        rows = compressed_rows(start, column, coordinates.values(), coordinates.shape[0])
+        links = affinity.to_sparse_coo().coalesce()
+        row, column = links.indices()
+        rows = csr_of_coordinates(row, column, links.values(), (len(links), len(links)))
     return rows if rows.dtype == widen(rows.values()).dtype else rows.to(torch.float32)
 
 
@@ -121,7 +120,7 @@ def normalized_affinity(affinity: Tensor) -> Tensor:
     start, column = weight.crow_indices(), weight.col_indices()
     row = torch.repeat_interleave(torch.arange(len(root), device=root.device), start.diff())
     values = weight.values() * root[row] * root[column]
-    return compressed_rows(start, column, values, weight.shape[0])
+    return csr_tensor(start, column, values, (len(root), len(root)))
 
 
 def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,8 +131,3 @@ def edge_list(affinity: Tensor) -> tuple[Tensor, Tensor]:
     links = checked_affinity(affinity).to_sparse_coo().coalesce()
     keep = links.values() != 0
     return links.indices().flip(0)[:, keep], links.values()[keep]
-
-
-def compressed_rows(start: Tensor, column: Tensor, values: Tensor, n_nodes: int) -> Tensor:
-    """A square CSR tensor from its parts, columns ascending within a row."""
-    return csr_tensor(start, column, values, (n_nodes, n_nodes))

@@ -20,6 +20,7 @@ from torch_geometric.nn import (  # pyright: ignore[reportMissingTypeStubs]  # P
 )
 
 from graphnn_unet.graph.affinity import GramAffinity, inverse_root, revive_diagonal
+from graphnn_unet.graph.explicit import normalized_affinity
 
 Step = Callable[[nn.Module, Tensor], Tensor]
 """Runs one layer: the layer and ``(b, n, c)`` features give ``(b, n, c_out)``."""
@@ -44,8 +45,7 @@ def dense_step(layer_name: str, affinity: Tensor) -> Step:
             root = inverse_root(weight.sum(dim=-1, keepdim=True))
             return _biased(gcn, root * (weight @ (root * gcn.lin(state))))
         if layer_name == "arma":
-            root = inverse_root(weight.sum(dim=-1, keepdim=True))
-            scaled = (root * weight * root.transpose(1, 2)).unsqueeze(1)
+            scaled = normalized_affinity(weight).unsqueeze(1)
             return _arma(cast(ARMAConv, layer), state, lambda signal: scaled @ signal)
         gat = cast(GATConv, layer)
         rows, sent, received = _gat_inputs(gat, state)

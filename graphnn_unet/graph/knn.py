@@ -10,9 +10,8 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import check_choice, check_positive, full_precision, widen
-from graphnn_unet.graph._untyped import true_places
+from graphnn_unet.graph._untyped import csr_tensor, true_places
 from graphnn_unet.graph.affinity import unit_rows
-from graphnn_unet.graph.explicit import compressed_rows
 
 Symmetrize = Literal["sum", "max", "mutual"]
 
@@ -127,7 +126,7 @@ def symmetrized(neighbors: Neighbors, *, gamma: float, symmetrize: Symmetrize) -
     place, weight = place[first], weight[first]
     degree = torch.bincount(place // n_nodes, minlength=n_nodes)
     start = torch.cat([degree.new_zeros(1), degree.cumsum(0)]).to(torch.int32)
-    return compressed_rows(start, (place % n_nodes).to(torch.int32), weight, n_nodes)
+    return csr_tensor(start, (place % n_nodes).to(torch.int32), weight, (n_nodes, n_nodes))
 
 
 def _nearest_in_block(
@@ -149,15 +148,11 @@ def _nearest_in_block(
         nearest = above | (level & (level.cumsum(dim=1) <= missing))
         index[tied] = nearest.nonzero()[:, 1].view(len(tied), n_neighbors)
         best[tied] = rows.gather(1, index[tied])
-    best, index = _in_order(best, index)
-    return index.to(torch.int32), best.clamp(-1, 1)
-
-
-def _in_order(cosine: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort each row by falling cosine, equal ones by index."""
+    # by falling cosine, equal ones by index
     index, order = index.sort(dim=1)
-    cosine, order = cosine.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return cosine, index.gather(1, order)
+    best, order = best.gather(1, order).sort(dim=1, descending=True, stable=True)
+    index = index.gather(1, order)
+    return index.to(torch.int32), best.clamp(-1, 1)
 
 
 def _checked(node_feature: Tensor, n_neighbors: int) -> tuple[Tensor, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph._tensors import check_positive, widen
-from graphnn_unet.graph._untyped import csr_tensor, summed_coordinates
+from graphnn_unet.graph._untyped import csr_of_coordinates
 
 
 def lattice_affinity(
@@ -118,6 +118,4 @@ def _matrix(
     row = torch.cat([like.new_zeros(0, dtype=torch.int64), *(part[0] for part in parts)])
     column = torch.cat([like.new_zeros(0, dtype=torch.int64), *(part[1] for part in parts)])
     value = torch.cat([like.new_zeros(0), *(part[2].to(like.dtype) for part in parts)])
-    row, column, value = summed_coordinates(row, column, value, shape)
-    start = torch.searchsorted(row, torch.arange(shape[0] + 1, device=row.device))
-    return csr_tensor(start, column, value, shape)
+    return csr_of_coordinates(row, column, value, shape)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import check_choice, full_precision
-from graphnn_unet.graph._untyped import csr_tensor, numbers
+from graphnn_unet.graph._untyped import csr_tensor
 from graphnn_unet.graph.affinity import inverse_root
 from graphnn_unet.graph.explicit import (
     affinity_degree,
@@ -61,17 +61,12 @@ class BalancedCut:
     Attributes:
         indicator: ``(n,)`` 1 in the set, 0 outside.
         quotient: ``cut / min(volume inside, volume outside)``.
-        history: Quotients from each start, each falling.
+        worst: Largest quotient that a start ended with.
     """
 
     indicator: Tensor
     quotient: float
-    history: tuple[tuple[float, ...], ...]
-
-    @property
-    def worst(self) -> float:
-        """Largest quotient that a start ended with."""
-        return max(path[-1] for path in self.history)
+    worst: float
 
 
 class CutProblem:
@@ -83,7 +78,7 @@ class CutProblem:
         if label.shape != (n_nodes,) or affinity.dim() != 2:
             raise ShapeError(f"affinity {tuple(affinity.shape)}, label {tuple(label.shape)}")
         given = ~torch.isnan(label)
-        kinds = set(numbers(label[given]))
+        kinds = {float(kind) for kind in label[given].unbind()}
         if kinds != {0.0, 1.0}:  # with one of them the minimum would be a constant
             known = ", ".join(f"{kind:g}" for kind in sorted(kinds)) or "none"
             raise InputError("a cut needs labels 0 and 1", f"found {known}", "Label both sides")
@@ -195,7 +190,9 @@ class CutProblem:
                 moved = torch.where(self.given, self.label, moved)
                 ahead, signal = 2 * moved - signal, moved
                 steps += 1
-            bound = max(bound, self._bound(pull))
+            # dual value: labels pay their pull, free nodes choose the cheaper of 0 and 1
+            paid = torch.where(self.given, self.label * pull, pull.clamp(max=0))
+            bound = max(bound, float(paid.sum()))
             threshold_set, cut = self.sweep(signal, linear)
             if cut < value:
                 best, value = threshold_set, cut
@@ -208,10 +205,6 @@ class CutProblem:
         if not len(dual):
             return torch.zeros_like(self.label)
         return (self._gather @ dual.unsqueeze(1)).squeeze(1)
-
-    def _bound(self, pull: Tensor) -> float:
-        """Dual value: labels pay their pull, free nodes choose the cheaper of 0 and 1."""
-        return float(torch.where(self.given, self.label * pull, pull.clamp(max=0)).sum())
 
     def _best_set(self, order: Tensor, value: Tensor) -> tuple[Tensor, float]:
         """The first nodes of smallest value, all labels 1 and no label 0 among them."""
@@ -287,42 +280,31 @@ def balanced_cut(
     """
     with full_precision(affinity):
         problem = CutProblem(affinity, label, "none")
-        best: tuple[Tensor, float] | None = None
-        paths: list[tuple[float, ...]] = []
-        for start in starts:
-            signal = problem.with_labels(start)
-            indicator, path = _descend(problem, signal, max_iterations)
-            if indicator is None:
-                continue
-            paths.append(tuple(path))
-            if best is None or path[-1] < best[1]:
-                best = (indicator, path[-1])
-    if best is None:
+        ends = [_descend(problem, problem.with_labels(start), max_iterations) for start in starts]
+    sets = [end for end in ends if end is not None]
+    if not sets:
         raise InputError("no start has contrast", "all nodes with edges are on one level")
-    return BalancedCut(best[0], best[1], tuple(paths))
+    indicator, quotient = min(sets, key=lambda end: end[1])
+    return BalancedCut(indicator, quotient, max(end[1] for end in sets))
 
 
 def _descend(
     problem: CutProblem, signal: Tensor, max_iterations: int
-) -> tuple[Tensor | None, list[float]]:
-    """From one start to a set that no step improves, with the quotients on the way."""
+) -> tuple[Tensor, float] | None:
+    """From one start to a set that no step improves, and its quotient; none without contrast."""
     volume, _ = problem.balance(signal)
     if volume <= 0:
-        return None, []
-    path = [problem.variation(signal) / volume]
-    indicator, quotient = problem.sweep_quotient(signal)
+        return None
+    indicator, best = problem.sweep_quotient(signal)
     # by the coarea formula a threshold is never worse than the signal
-    signal, path = indicator, [*path, min(quotient, path[-1])]
+    best = min(best, problem.variation(signal) / volume)
     for _ in range(MAX_ROUNDS):
-        _, slope = problem.balance(signal)
-        cost = -path[-1] * slope
-        cut = problem.minimize(linear=cost, start=signal, max_iterations=max_iterations)
+        _, slope = problem.balance(indicator)
+        cost = -best * slope
+        cut = problem.minimize(linear=cost, start=indicator, max_iterations=max_iterations)
         volume, _ = problem.balance(cut.indicator)
-        if volume <= 0:
+        quotient = problem.variation(cut.indicator) / volume if volume > 0 else float("inf")
+        if quotient >= best - 1e-12:
             break
-        quotient = problem.variation(cut.indicator) / volume
-        if quotient >= path[-1] - 1e-12:
-            break
-        signal = cut.indicator
-        path.append(quotient)
-    return (signal > 0.5).to(signal.dtype), path
+        indicator, best = cut.indicator, quotient
+    return indicator, best

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
-from graphnn_unet.graph._untyped import csr_tensor
+from graphnn_unet.graph._untyped import csr_of_coordinates
 from graphnn_unet.graph.diffusion import NotConvergedWarning, conjugate_gradients
 from graphnn_unet.graph.explicit import edge_list
 
@@ -228,7 +228,7 @@ class _System:
         root = (degree + finite)[free].rsqrt()
         rows, columns = place[target[inside]], place[source[inside]]
         values = self.weight[inside] * root[rows] * root[columns]
-        matrix = _csr(rows, columns, values, (len(root), len(root)))
+        matrix = csr_of_coordinates(rows, columns, values, (len(root), len(root)))
         result = conjugate_gradients(
             lambda signal: signal - matrix @ signal,
             root.unsqueeze(1) * right,
@@ -277,13 +277,10 @@ def _solve_block(
     )
     now = system.reached
     known = torch.where(system.fixed.unsqueeze(1), mean, 0.0)
-    solution = system.solve(now & ~system.fixed, known, _inner(tolerance, value.dtype), 2000)
+    # below what a sweep may change, and within reach
+    inner = max(1e-2 * tolerance, 1e-10 if value.dtype == torch.float64 else 1e-6)
+    solution = system.solve(now & ~system.fixed, known, inner, 2000)
     return solution.value, now
-
-
-def _inner(tolerance: float, dtype: torch.dtype) -> float:
-    """Residual to which a block is solved: below what a sweep may change, and within reach."""
-    return max(1e-2 * tolerance, 1e-10 if dtype == torch.float64 else 1e-6)
 
 
 def _coordinates(rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -307,9 +304,3 @@ def _components(edges: Tensor, n_nodes: int) -> Tensor:
         if torch.equal(lowest, parent):
             return parent
         parent = lowest
-
-
-def _csr(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    order = torch.argsort(rows * shape[1] + columns)
-    start = torch.searchsorted(rows[order], torch.arange(shape[0] + 1, device=rows.device))
-    return csr_tensor(start, columns[order], values[order], shape)

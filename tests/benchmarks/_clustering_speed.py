@@ -37,7 +37,8 @@ def fit_linear(feature: torch.Tensor, layer: str = "gcn") -> torch.Tensor:
 def fit_dense(feature: torch.Tensor, layer: str = "gcn") -> torch.Tensor:
     """The same on explicit matrices, each made once."""
     settings = make_settings(layer=layer, loss="cc", steps=N_STEPS, lr=1e-2)
-    messages = GramAffinity.of(feature.unsqueeze(0), "shifted").dense()[0]
+    rows = GramAffinity.of(feature.unsqueeze(0), "shifted").rows()[0]
+    messages = rows @ rows.T
     unit = unit_rows(feature)
     signed = unit @ unit.T - 1 / settings.alpha
 

@@ -75,7 +75,8 @@ def correlation(inputs: Inputs, method: str) -> Any:
 
 def shifted_weight(inputs: Inputs) -> Tensor:
     """The matrix of shifted cosines."""
-    return GramAffinity.of(inputs.feature[None], "shifted").dense()[0]
+    rows = GramAffinity.of(inputs.feature[None], "shifted").rows()[0]
+    return rows @ rows.T
 
 
 def cut(inputs: Inputs, method: str) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from graphnn_unet.graph import unit_rows
+from graphnn_unet.graph.affinity import GramAffinity
 
 
 def shifted_cosine(feature: torch.Tensor) -> torch.Tensor:
@@ -32,3 +33,9 @@ def joined(
         whole[place[start][:, None], place[end]] += weight.to_dense()
         whole[place[end][:, None], place[start]] += weight.to_dense().T
     return whole
+
+
+def written_out(graph: GramAffinity) -> torch.Tensor:
+    """The weights of a graph that is never built, ``(b, n, n)``."""
+    rows = graph.rows()
+    return rows @ rows.mT

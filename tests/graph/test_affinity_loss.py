@@ -5,7 +5,7 @@ from __future__ import annotations
 import networkx
 import pytest
 import torch
-from graph.oracles import shifted_cosine
+from graph.oracles import shifted_cosine, written_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.nn import DMoNPooling, dense_mincut_pool
@@ -75,8 +75,6 @@ def test_correlation_clustering_of_a_given_graph_by_hand(layout):
     graph = laid_out(tensor(W) - 0.2, layout)
     for assignment, total in ((HARD, -5.2), (ONE, -4.0), (SOFT, -3.204)):
         member = tensor(assignment)
-        value = correlation_clustering_loss_from(graph, member, reduction="sum")
-        assert value == pytest.approx(total, abs=1e-12)
         assert correlation_clustering_loss_from(graph, member) == pytest.approx(total / 16)
 
 
@@ -115,7 +113,7 @@ def test_linear_equals_dense_in_value_and_gradient(loss, kernel, size):
         inputs = feature.clone().requires_grad_(), logits.clone().requires_grad_()
         member = inputs[1].softmax(-1)
         if is_dense:
-            value = dense_loss(GramAffinity.of(inputs[0], kernel).dense(), member)
+            value = dense_loss(written_out(GramAffinity.of(inputs[0], kernel)), member)
         else:
             value = loss(inputs[0], member, affinity=kernel)
         (value * tensor([1.0, -2.5])).sum().backward()

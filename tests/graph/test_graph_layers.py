@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graph.oracles import written_out
 from torch_geometric.nn import ARMAConv, GATConv, GCNConv
 
 from graphnn_unet.errors import InputError, ShapeError
@@ -76,7 +77,7 @@ def test_values_and_gradients_are_those_of_the_matrix(name: str):
     feature[0, 3] = 0
     graph = GramAffinity.of(feature, "shifted")
     results = []
-    for affinity in (graph, graph.dense()):
+    for affinity in (graph, written_out(graph)):
         feature.grad = None
         assignment = network(feature.requires_grad_(), affinity)
         network.zero_grad()
@@ -92,8 +93,8 @@ def test_signed_products_are_kept_without_normalization():
     torch.manual_seed(0)
     network = GraphClusterer(5, 3, ClustererSettings(signed=True)).double().eval()
     graph = GramAffinity.of(rows(12), "gram")
-    assert bool((graph.dense() < 0).any())
-    torch.testing.assert_close(network(rows(12), graph), network(rows(12), graph.dense()))
+    assert bool((written_out(graph) < 0).any())
+    torch.testing.assert_close(network(rows(12), graph), network(rows(12), written_out(graph)))
 
 
 @pytest.mark.parametrize("far", [-500.0, 500.0])

