@@ -23,16 +23,11 @@ class ForegroundSelection:
 
     Attributes:
         foreground: Ids of clusters that are foreground, the largest first.
-        margin_share: Share of the image margin in the foreground.
+        is_on_border: Whether the object reaches along more than a quarter of the border.
     """
 
     foreground: tuple[int, ...]
-    margin_share: float
-
-    @property
-    def is_on_border(self) -> bool:
-        """Whether the object reaches along more than a quarter of the border."""
-        return self.margin_share > ON_MARGIN
+    is_on_border: bool = False
 
 
 def select_foreground(labels: Labels, margin: NDArray[np.bool_]) -> ForegroundSelection:
@@ -45,7 +40,7 @@ def select_foreground(labels: Labels, margin: NDArray[np.bool_]) -> ForegroundSe
     """
     used = np.unique(labels)
     if len(used) == 1:
-        return ForegroundSelection((), 0.0)
+        return ForegroundSelection(())
     share = {int(c): float((labels[margin] == c).mean()) for c in used}
     size = {int(c): int((labels == c).sum()) for c in used}
     background = max(share, key=lambda c: (share[c], size[c], c == labels[0]))
@@ -54,7 +49,7 @@ def select_foreground(labels: Labels, margin: NDArray[np.bool_]) -> ForegroundSe
         inside = [c for c in others if share[c] < FOREGROUND_SHARE]
         others = inside or [min(others, key=lambda c: (share[c], -size[c]))]
     others.sort(key=lambda c: -size[c])
-    return ForegroundSelection(tuple(others), sum(share[c] for c in others))
+    return ForegroundSelection(tuple(others), sum(share[c] for c in others) > ON_MARGIN)
 
 
 def as_label_map(labels: Labels, selection: ForegroundSelection, *, merge: bool) -> Labels:
@@ -69,4 +64,4 @@ def select_by_corners(labels: Labels, size: Sequence[int]) -> ForegroundSelectio
     """DeepCut's rule for two clusters: the second is foreground, unless it holds most corners."""
     corners = labels.reshape(size)[np.ix_(*((0, -1) for _ in size))]
     foreground = 0 if int((corners == 1).sum()) > corners.size // 2 else 1
-    return ForegroundSelection((foreground,) if bool((labels == foreground).any()) else (), 0.0)
+    return ForegroundSelection((foreground,) if bool((labels == foreground).any()) else ())

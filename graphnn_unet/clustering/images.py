@@ -98,7 +98,9 @@ def find_images(
     by_name, faults = files.by_case()
     usable = {}
     for name, path in by_name.items():
-        if not CASE_ID.fullmatch(name) and _is_unsafe(name):
+        # names may hold spaces and letters of any language, but nothing that leads elsewhere
+        leads_elsewhere = not name.strip(". ") or any(mark in name for mark in '/\\:*?"<>|\n\r\t\0')
+        if not CASE_ID.fullmatch(name) and leads_elsewhere:
             cause = f"the file name {path.name!r} cannot be that of a label map"
             faults.append(Fault(name, "find", cause, "Rename it"))
         else:
@@ -122,11 +124,6 @@ def _joined_channels(folder: Path, files: dict[str, Path], n_channels: int | Non
         case = case if len(names) > 1 else names[0]
         sources.append(Source(case, paths, file_ending(paths[0]) or ".png"))
     return sorted(sources, key=lambda source: source.case)
-
-
-def _is_unsafe(name: str) -> bool:
-    """Names may hold spaces and letters of any language, but nothing that leads elsewhere."""
-    return not name.strip(". ") or any(mark in name for mark in '/\\:*?"<>|\n\r\t\0')
 
 
 def read_image(source: Source) -> Image:

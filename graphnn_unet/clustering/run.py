@@ -118,7 +118,8 @@ def cluster_folder(
         remove_leftovers(target)
         _require_same(target, facts, overwrite=overwrite)
         write_json(target / FACTS, facts)
-        rows = {} if overwrite else _old_rows(target / TABLE)
+        known = [] if overwrite or not (target / TABLE).is_file() else read_csv(target / TABLE)
+        rows = {row["case"]: row for row in known if row.get("case")}
         kept = [] if overwrite else [s for s in sources if is_whole(target / s.target_name, s)]
         rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
         todo = [s for s in sources if s not in kept]
@@ -195,12 +196,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _old_rows(path: Path) -> dict[str, dict]:
-    if not path.is_file():
-        return {}
-    return {row["case"]: row for row in read_csv(path) if row.get("case")}
 
 
 def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> None:

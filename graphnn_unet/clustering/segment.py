@@ -46,17 +46,6 @@ class Segmentation:
     facts: dict[str, Any]
 
 
-def segment_nodes(
-    nodes: NodeFeatures, settings: ClusterSettings, key: str, state: State | None = None
-) -> Fit:
-    """Cluster the nodes of one image; the foreground again where the settings say so."""
-    first = settings.model_copy(update={"n_clusters": 2}) if settings.two_stage else settings
-    fit = fit_graph(make_graph(nodes.values, first), first, key, state)
-    if settings.two_stage:
-        return _parts_of_foreground(nodes, fit, settings, key)
-    return fit
-
-
 def _parts_of_foreground(nodes: NodeFeatures, fit: Fit, settings: ClusterSettings, key: str) -> Fit:
     """DeepCut's second stage: the nodes of the foreground clustered again, into parts."""
     labels = fit.labels.numpy()
@@ -88,7 +77,10 @@ def segment_image(
 
     ``state`` are the shared initial weights of the collective schedule.
     """
-    fit = segment_nodes(nodes, settings, image.source.case, state)
+    first = settings.model_copy(update={"n_clusters": 2}) if settings.two_stage else settings
+    fit = fit_graph(make_graph(nodes.values, first), first, image.source.case, state)
+    if settings.two_stage:
+        fit = _parts_of_foreground(nodes, fit, settings, image.source.case)
     labels = fit.labels.numpy()
     selection = select_foreground(labels, nodes.grid.margin)
     if finish.nearest and settings.n_clusters == 2:
