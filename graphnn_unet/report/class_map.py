@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -35,6 +34,7 @@ MAX_NODES = 20_000
 
 _LINKS_SHOWN, _ROUNDS, _REPELLED = 5, 200, 5
 _DPI = 150
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -97,7 +97,9 @@ def draw_map(
     figure = Figure(figsize=(8, 8))
     axes = figure.add_axes((0.02, 0.10, 0.96, 0.84))
     size = float(np.clip(6000 / len(place), 3, 40))
-    _draw_links(axes, place, neighbor)
+    source = place.repeat(neighbor.shape[1], axis=0)
+    lines = np.stack([source, place[neighbor.ravel()], np.full_like(source, np.nan)], axis=1)
+    axes.plot(*lines.reshape(-1, 2).T, color="#00000018", lw=0.5, zorder=1)
     color = np.array(COLORS)[predicted % len(COLORS)]
     for labeled in (False, True):
         dots = (predicted >= 0) & ((given >= 0) == labeled)
@@ -152,7 +154,11 @@ def draw_classification(result: ClassificationResult) -> list[Path]:
     predictions, pictures = result.predictions, []
     feature = result.feature.numpy()
     for number, finding in enumerate(predictions.findings):
-        end = "" if len(predictions.findings) == 1 else f"_{_file_name(finding.name)}"
+        end = (
+            ""
+            if len(predictions.findings) == 1
+            else f"_{_NO_FILE_NAME.sub('_', finding.name)[:80]}"
+        )
         pictures.append(
             draw_map(
                 result.output / f"map{end}.png",
@@ -168,17 +174,6 @@ def draw_classification(result: ClassificationResult) -> list[Path]:
             target = result.output / f"confusion{end}.png"
             pictures.append(draw_confusion(target, result.scores[finding.name]))
     return pictures
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:80]
-
-
-def _draw_links(axes: Axes, place: Floats, neighbor: Ints) -> None:
-    source = np.repeat(np.arange(len(place)), neighbor.shape[1])
-    gap = np.full(len(source), np.nan)
-    lines = np.stack([place[source], place[neighbor.ravel()], np.stack([gap, gap], axis=1)], axis=1)
-    axes.plot(*lines.reshape(-1, 2).T, color="#00000018", lw=0.5, zorder=1)
 
 
 def _standardized(place: Floats) -> Floats:

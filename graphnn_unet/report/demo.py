@@ -18,7 +18,7 @@ from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.models.predict import predict
 from graphnn_unet.progress import say
 from graphnn_unet.report.demo_scans import LABEL_NAMES, write_scans
-from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet
+from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet, worst_median_best
 from graphnn_unet.trainers.run import train
 
 DATASET = "Dataset900_Demo"
@@ -151,7 +151,6 @@ def _draw(folder: Path, results: Sequence[TrainerResult]) -> Path:
     """Worst, median and best scan by the mean of the two methods, a row for each of them."""
     shown = [result for result in results if result.method in _SHOWN]
     means = {case: sum(result.case_dice[case] for result in shown) for case in shown[0].case_dice}
-    ranked = sorted(means, key=lambda case: (means[case], case))
     raw = folder / "raw" / DATASET
     rows = [
         OverlayRow(
@@ -160,11 +159,9 @@ def _draw(folder: Path, results: Sequence[TrainerResult]) -> Path:
             raw / "labelsTs" / f"{case}.nii.gz",
             f"{word}: {case}, {result.method}",
         )
-        for word, case in (
-            ("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1]),
-        )
+        for word, case in worst_median_best(means)
         for result in shown
-    ]  # fmt: skip
+    ]
     overlay = folder / "comparison.png"
     save_contact_sheet(rows, overlay, {name: number for number, name in LABEL_NAMES.items()})
     return overlay

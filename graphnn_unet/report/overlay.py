@@ -7,6 +7,7 @@ the left, front or head is up. Sides are taken from the header, which is all the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -77,6 +78,16 @@ class OverlayRow:
     prediction: Path | str
     reference: Path | str | None = None
     title: str = ""
+
+
+def worst_median_best(dice: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Worst, median and best case with these words; fewer where there are fewer cases."""
+    ranked = sorted(dice, key=lambda case: (-1.0 if math.isnan(dice[case]) else dice[case], case))
+    middle = ranked[1:-1]
+    places = [("worst", ranked[0])]
+    places += [("median", middle[len(middle) // 2])] if middle else []
+    places += [("best", ranked[-1])] if len(ranked) > 1 else []
+    return places
 
 
 def save_contact_sheet(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from graphnn_unet.data.paths import use_folders
 from graphnn_unet.errors import MissingFileError
 from graphnn_unet.images.find import existing
 from graphnn_unet.metrics.protocols import LabelIds
-from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet
+from graphnn_unet.report.overlay import OverlayRow, save_contact_sheet, worst_median_best
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.diagnostics import FOLDER, TABLE, TAUGHT, TEACHER
 
@@ -42,6 +41,8 @@ def draw_pseudo_labels(fold_folder: Path | str, hidden_labels: Path | str) -> Pa
             f"{table} is missing", "the fold was trained without hidden labels",
             "Make it with gnnunet_train ... --val --hidden-labels DIR",
         )  # fmt: skip
+    with table.open(newline="", encoding="utf-8") as file:
+        dice = {row["case"]: float(row[TAUGHT]) for row in csv.DictReader(file)}
     description = read_json(fold.parent / "dataset.json")
     dataset = read_json(fold.parent / "plans.json")["dataset_name"]
     ending = description["file_ending"]
@@ -52,23 +53,11 @@ def draw_pseudo_labels(fold_folder: Path | str, hidden_labels: Path | str) -> Pa
             existing(hidden / f"{case}{ending}"),
             f"{word}: {case}, {title}",
         )
-        for word, case in _chosen(table)
+        for word, case in worst_median_best(dice)
         for stage, title in ((TEACHER, "the teacher's label"), (TAUGHT, "after all corrections"))
     ]
     save_contact_sheet(rows, fold / PICTURE, _classes(description, ids_in(hidden, description)))
     return fold / PICTURE
-
-
-def _chosen(table: Path) -> list[tuple[str, str]]:
-    """Worst, median and best scan by what teaches; fewer where there are fewer scans."""
-    with table.open(newline="", encoding="utf-8") as file:
-        dice = {row["case"]: float(row[TAUGHT]) for row in csv.DictReader(file)}
-    ranked = sorted(dice, key=lambda case: (-1.0 if math.isnan(dice[case]) else dice[case], case))
-    middle = ranked[1:-1]
-    places = [("worst", ranked[0])]
-    places += [("median", middle[len(middle) // 2])] if middle else []
-    places += [("best", ranked[-1])] if len(ranked) > 1 else []
-    return places
 
 
 def _image(raw: Path, name: str) -> Path:
