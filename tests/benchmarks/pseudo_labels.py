@@ -4,6 +4,7 @@ The teacher is that of the row ``BCPTrainer`` of ``scan_graph.py`` at its last s
 all; whole scans are labeled as in training, and compared with the label maps that it never saw.
 
 Run: python tests/benchmarks/pseudo_labels.py --home HOME [--draws 1 2] [--rows NAME ...]
+     [--scans 48]
 
 HOME is that of ``scan_graph.py``, whose rows ``BCPTrainer`` are trained. Rows go to
 docs/results/pseudo_labels.csv; what is there is not computed again.
@@ -52,7 +53,7 @@ def load_trainer(model: Path, corrector: str, overrides: list[str]):
     """The trainer of a finished model, its teacher with one correction."""
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
-    from graphnn_unet.storage.safe_load import read_json
+    from graphnn_unet.storage.safe_load import load_checkpoint, read_json
     from graphnn_unet.trainers.registry import trainer_class
     from graphnn_unet.trainers.run_spec import Execution, RunSpec
 
@@ -68,11 +69,13 @@ def load_trainer(model: Path, corrector: str, overrides: list[str]):
     )  # fmt: skip
     trainer.initialize()
     trainer.prepare_data()
-    trainer.load_checkpoint(str(model / "fold_all" / "checkpoint_final.pth"))
+    state = load_checkpoint(model / "fold_all" / "checkpoint_final.pth")
+    state["gnnunet"]["recipe"] = trainer.recipe.as_dict()  # its corrections are others
+    trainer.load_state(state, str(model))
     return trainer
 
 
-def score(trainer, hidden: Path, round_folder: Path) -> list[dict[str, str]]:
+def score(trainer, hidden: Path, round_folder: Path, n_scans: int) -> list[dict[str, str]]:
     """Dice of whole scans before and after the correction, with the largest component kept."""
     from graphnn_unet.data.hidden_labels import HiddenLabels
     from graphnn_unet.networks.hook import one_output
@@ -95,7 +98,8 @@ def score(trainer, hidden: Path, round_folder: Path) -> list[dict[str, str]]:
 
             labels.begin_round(round_folder, answer)
     rows = []
-    for case in trainer.cases.unlabeled:
+    cases = trainer.cases.unlabeled
+    for case in cases[:: max(1, len(cases) // n_scans)]:
         target = torch.from_numpy(reader.on_grid(hidden / f"{case.case_id}.nii.gz", case))
         maps = whole_maps(trainer, case)
         dice = {
@@ -138,6 +142,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--draws", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--scans", type=int, default=48, help="so many, evenly spread")
     arguments = parser.parse_args()
     home = arguments.home.absolute()
     for folder in ("raw", "preprocessed", "results"):
@@ -157,7 +162,8 @@ def main() -> None:
             corrector, overrides = ROWS[name]
             trainer = load_trainer(model, corrector, overrides)
             settings = "_".join(o.replace("scan_graph.", "") for o in overrides if "blend" not in o)
-            done = score(trainer, raw / "labelsTr", home / "rounds" / f"{draw}_{settings}")
+            rounds = home / "rounds" / f"{draw}_{settings}"
+            done = score(trainer, raw / "labelsTr", rounds, arguments.scans)
             seconds = f"{time.process_time() - began:.0f}"
             rows += [{"row": name, "draw": str(draw), **row, "seconds": seconds} for row in done]
             write_csv(table, rows, COLUMNS)
