@@ -138,7 +138,7 @@ def _paired(scores: Scores, labeled: str, against: str) -> Figure:
         _draw_difference(axes, scores, key, (against, labeled), number)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(keys)), [key[0] for key in keys])
-    axes.invert_yaxis()
+    axes.set_ylim(len(keys) - 0.5, -0.5)
     axes.set_xlabel(f"Dice less {against} (points); dots are draws")
     return figure
 
