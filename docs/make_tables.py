@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from graphnn_unet.benchmark.tables import Scores, method_table
 from graphnn_unet.metrics.intervals import mean_interval
 from graphnn_unet.metrics.registry import SHOWN, Metric, metrics_of
 from graphnn_unet.metrics.result import read_metrics_csv
@@ -22,8 +23,14 @@ MEASURES = metrics_of(SHOWN)
 def table(name: str) -> str:
     """Markdown table of one CSV."""
     path = ROOT / "docs" / "results" / f"{name}.csv"
+    if not path.is_file():
+        return "Not measured yet.\n"
     if name.startswith("classification"):
         return classification_table(pd.read_csv(path))
+    if name.startswith("scan_graph"):
+        return comparison_table(path)
+    if name == "pseudo_labels":
+        return pseudo_label_table(pd.read_csv(path))
     return segmentation_table(pd.DataFrame(read_metrics_csv(path)))
 
 
@@ -42,6 +49,42 @@ def segmentation_table(rows: pd.DataFrame) -> str:
         cells[0] += f" [{100 * low:.1f}, {100 * high:.1f}]"
         n_runs = len(part[["draw", "seed"]].drop_duplicates())
         lines.append([run, str(n_runs), *cells, str(part["missed"].sum())])
+    return markdown(head, lines)
+
+
+def comparison_table(path: Path) -> str:
+    """Means of all rows and their differences from the supervised one, over draws and cases."""
+    records = [{**row, "row": row["run"]} for row in read_metrics_csv(path)]
+    scores = Scores(records, {})
+    (labeled,) = scores.labeled
+    head, *lines = method_table(scores, labeled, scores.baseline())
+    return markdown(head, lines)
+
+
+def pseudo_label_table(rows: pd.DataFrame) -> str:
+    """Dice of pseudo-labels before and after each correction, paired, a draw at a time."""
+    head = ["correction", "draw", "teacher", "corrected", "against the teacher",
+            "against the best blur"]  # fmt: skip
+    lines = []
+    for draw, part in rows.groupby("draw"):
+        dice = part.pivot_table("dice", "case", "row")
+        teacher = part.groupby("case")["teacher"].first()
+        blurred = dice[[name for name in dice if name.startswith("blur")]]
+        best = blurred[blurred.mean().idxmax()]
+        for name in part["row"].unique():
+            cells = [
+                name,
+                str(draw),
+                f"{100 * teacher.mean():.1f}",
+                f"{100 * dice[name].mean():.1f}",
+            ]
+            for other in (teacher, best):
+                difference = (dice[name] - other).to_numpy()
+                low, high = mean_interval(difference)
+                cells.append(
+                    f"{100 * difference.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+                )
+            lines.append(cells)
     return markdown(head, lines)
 
 

@@ -31,6 +31,7 @@ def our_step(small_study: Study, name: str, device: str, *overrides: str):
     trainer = our_trainer(small_study, name, device, *SGD, *schedule, *overrides)
     if trainer.uses_teacher:
         trainer.step = 1
+        trainer.pseudo_labels.prepare(trainer.cases.labeled, trainer.cases.unlabeled)
     batches = batches_of(trainer)
 
     def step() -> None:

@@ -1,10 +1,10 @@
-"""Training step of MLLCTrainer against BCPTrainer's, with and without its graphs, in turn.
+"""Training steps of MLLCTrainer and of corrections against BCPTrainer's, in turn.
 
 Both students see as many patches. On a CPU the process's CPU time counts, so that other programs on
 the machine do not. The graphs cost the same for any network, so that with --quick, whose network is
 tiny, they outweigh it: no goal is set there.
 
-Run: python tests/benchmarks/mllc.py [--quick] [--json FILE] [--device cuda]
+Run: python tests/benchmarks/corrections.py [--quick] [--json FILE] [--device cuda]
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ SIDES = {
     "bcp": ("BCPTrainer",),
     "mean teacher": ("MLLCTrainer", "mllc.iterations=0"),
     "mllc": ("MLLCTrainer",),
+    **{
+        f"bcp, {name}": ("BCPTrainer", f"pseudo_label.correct=['{name}']")
+        for name in ("blur", "diffusion", "mllc", "scan_graph")
+    },
 }
+GOALS = {"mllc": 1.5, "bcp, scan_graph": 1.05}
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
@@ -57,7 +62,8 @@ def main() -> int:
                     times[name].append(spent)
     median = {name: statistics.median(values) for name, values in times.items()}
     details = {name: round(value, 4) for name, value in median.items()} | {"sizes": sizes}
-    for name, at_most in (("mean teacher", None), ("mllc", None if options.quick else 1.5)):
+    for name in list(SIDES)[1:]:
+        at_most = None if options.quick else GOALS.get(name)
         ratio = median[name] / median["bcp"]
         bench.add(f"step of {name} / step of BCPTrainer", ratio, "x", at_most=at_most, **details)
     return bench.finish()
