@@ -103,8 +103,11 @@ class PseudoLabels:
 
     @torch.no_grad()
     def correct(self, teaching: Teaching) -> Tensor:
-        """Logits ``(b, k, *s)`` after all corrections."""
-        *_, (_, logits) = self.stages(teaching)
+        """Logits ``(b, k, *s)`` after all corrections; the observer sees each stage."""
+        logits = teaching.logits
+        for stage, logits in self.stages(teaching):
+            if self.observer is not None:
+                self.observer.see_logits(stage, logits, teaching)
         return logits
 
     def stages(self, teaching: Teaching) -> Iterator[tuple[str, Tensor]]:
@@ -123,11 +126,7 @@ class PseudoLabels:
     @torch.no_grad()
     def start(self, teaching: Teaching) -> PendingLabels:
         """Correct, and begin to clean while the device goes on with other work."""
-        logits = teaching.logits
-        for stage, logits in self.stages(teaching):
-            if self.observer is not None:
-                self.observer.see_logits(stage, logits, teaching)
-        return self._cleaner.start(logits)
+        return self._cleaner.start(self.correct(teaching))
 
     def finish(self, pending: PendingLabels) -> Tensor:
         """Label maps ``(b, 1, *s)`` int16, or ``(b, k, *s)`` bool where outputs overlap."""

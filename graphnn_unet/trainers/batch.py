@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from graphnn_unet.errors import InputError
+from graphnn_unet.graph.shared_batch import process_count, shared_images
+from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import Schedule
 from graphnn_unet.pseudo_labels.corrector import Place
 
@@ -69,3 +72,33 @@ def halves(batch: Tensor) -> tuple[Tensor, Tensor]:
     """First and second half of a batch, for the inward and the outward mixed images."""
     first = len(batch) // 2
     return batch[:first], batch[first:]
+
+
+def of_images(output: Tensor | list[Tensor], images: slice) -> Tensor | list[Tensor]:
+    """The outputs of some images of a batch, at every scale."""
+    return output[images] if isinstance(output, Tensor) else [scale[images] for scale in output]
+
+
+def half_of_each(batch: BatchSettings) -> list[int]:
+    """Slots of this process among the first half of the labeled and of the unlabeled images.
+
+    For methods whose student sees images of both kinds: as many patches as in the other methods.
+
+    Raises:
+        InputError: Processes cannot share them: each needs pairs of images.
+    """
+    unlabeled = _half(batch.unlabeled)
+    return [*_half(batch.labeled), *(batch.labeled + image for image in unlabeled)]
+
+
+def _half(n_images: int) -> list[int]:
+    half = n_images // 2
+    if process_count() == 1:
+        return list(range(half))
+    if half % (2 * process_count()):
+        raise InputError(
+            f"half of {n_images} images cannot be shared by {process_count()} processes",
+            "each needs pairs of images",
+            f"Make batch.labeled and batch.unlabeled multiples of {4 * process_count()}",
+        )
+    return shared_images(half)

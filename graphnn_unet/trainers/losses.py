@@ -71,7 +71,8 @@ def region_losses(
     Args:
         outputs: Logits ``(b, k, *s)``, or a list of them from fine to coarse.
         target: Labels ``(b, 1, *s)``, or ``(b, k, *s)`` bool where outputs overlap (with one more
-            channel for ignored voxels).
+            channel for ignored voxels); or float shares ``(b, k, *s)`` of the classes, see
+            :func:`target_shares`, with settings that have no label to ignore.
         regions: ``(b or 1, r, *s)`` bool; ``None`` is one region that covers everything.
         settings: How regions are scored.
         with_dice: For each region whether Dice counts beside cross-entropy; ``None`` for all.
@@ -126,9 +127,13 @@ def _losses_at_scale(
         else:
             log_probability = functional.log_softmax(logits, dim=1)
             probability = log_probability.exp()
-            index = target.long()
-            onehot = torch.zeros_like(probability).scatter_(1, index, 1)
-            entropy = -log_probability.gather(1, index)[:, 0]
+            if target.is_floating_point() and target.shape[1] == logits.shape[1]:
+                onehot = target.float()
+                entropy = -(onehot * log_probability).sum(1)
+            else:
+                index = target.long()
+                onehot = torch.zeros_like(probability).scatter_(1, index, 1)
+                entropy = -log_probability.gather(1, index)[:, 0]
         dice_loss = -_dice(probability, onehot, regions, settings)
         if settings.variant != "nnunet":
             dice_loss = 1 + dice_loss
@@ -136,6 +141,50 @@ def _losses_at_scale(
             dice_loss = dice_loss * torch.tensor(with_dice, device=dice_loss.device)
         total = _region_means(entropy, regions) + dice_loss
         return total if settings.variant == "nnunet" else total / 2
+
+
+def probabilities(logits: Tensor, *, overlapping: bool) -> Tensor:
+    """Softmax over classes, or the sigmoid of each output where they overlap, in float32."""
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.float()
+        return logits.sigmoid() if overlapping else logits.softmax(1)
+
+
+def entropy_of(probability: Tensor, *, overlapping: bool) -> Tensor:
+    """Entropy in nats.
+
+    Args:
+        probability: ``(b, k, *s)``.
+        overlapping: Each output is a probability by itself.
+
+    Returns:
+        ``(b, 1, *s)``, or ``(b, k, *s)`` where outputs overlap.
+    """
+    if overlapping:
+        return torch.special.entr(probability) + torch.special.entr(1 - probability)
+    return torch.special.entr(probability).sum(1, keepdim=True)
+
+
+def target_shares(
+    target: Tensor, n_outputs: int, settings: LossSettings
+) -> tuple[Tensor, Tensor | None]:
+    """Labels as shares of the outputs, to be mixed with soft labels.
+
+    Args:
+        target: As for :func:`region_losses`.
+        n_outputs: Channels k of the network's output.
+        settings: How regions are scored.
+
+    Returns:
+        ``(b, k, *s)`` float32 of zeros and ones, and ``(b, 1, *s)`` bool, False where the label is
+        to be ignored; ``None`` where none is.
+    """
+    target, valid = _without_ignored(target, None, settings)
+    if settings.overlapping:
+        return target.float(), valid
+    shape = (len(target), n_outputs, *target.shape[2:])
+    shares = torch.zeros(shape, device=target.device).scatter_(1, target.long(), 1)
+    return shares, valid
 
 
 def _without_ignored(

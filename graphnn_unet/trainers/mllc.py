@@ -22,7 +22,6 @@ from graphnn_unet.graph import (
     self_weighted_entropy,
     unit_rows,
 )
-from graphnn_unet.graph.shared_batch import process_count, shared_images
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import planned_unet
 from graphnn_unet.plans.recipe import Fraction, Positive
@@ -31,11 +30,18 @@ from graphnn_unet.pseudo_labels.largest_component import PendingLabels
 from graphnn_unet.pseudo_labels.mllc_graphs import MLLCSettings, NodeGrid, corrected_logits
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
 from graphnn_unet.settings import Section
-from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, pretraining_and_self_training
+from graphnn_unet.trainers.batch import (
+    Batch,
+    Phase,
+    StepLoss,
+    half_of_each,
+    of_images,
+    pretraining_and_self_training,
+)
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import downsample, region_losses
 from graphnn_unet.trainers.semi import SemiTrainer
-from graphnn_unet.trainers.strong_view import change_intensities, draw_change
+from graphnn_unet.trainers.strong_view import changed_images
 from graphnn_unet.trainers.supervised import supervised_loss
 from graphnn_unet.trainers.teacher import TeacherSettings
 
@@ -218,9 +224,7 @@ class MLLCTrainer(SemiTrainer):
         """All labeled images in pre-training; in self-training half of both kinds."""
         if not phase.unlabeled:
             return super().slots(phase)
-        batch = self.recipe.batch
-        labeled, unlabeled = _half(batch.labeled), _half(batch.unlabeled)
-        return [*labeled, *(batch.labeled + image for image in unlabeled)]
+        return half_of_each(self.recipe.batch)
 
     def heads(self, network: nn.Module) -> Mapping[str, nn.Module]:
         """Embedding and update functions, which the teacher averages, and the prototypes."""
@@ -252,7 +256,7 @@ class MLLCTrainer(SemiTrainer):
         output, features = self.student.predict(images, self.taps)
         n_labeled = len(batch.labeled)
         supervised = region_losses(
-            _first(output, n_labeled), batch.target, None, self.loss_settings
+            of_images(output, slice(n_labeled)), batch.target, None, self.loss_settings
         )[0]
         features = {tap: feature[n_labeled:] for tap, feature in features.items()}
         student = self._nodes(features, self._head(self.student.heads))
@@ -322,20 +326,13 @@ class MLLCTrainer(SemiTrainer):
     def strong_view(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """The student's view of the unlabeled images.
 
-        Draws are made for the whole batch in every process.
-
         Returns:
             ``(u, c, *s)``, and the box that was swapped: a mask ``(1, 1, *s)`` that is False
             inside, or ``None``.
         """
         images = cast(Tensor, batch.unlabeled)
         settings, generator = self.training_settings, batch.generator
-        whole = len(images) * process_count()
-        changes = [draw_change(settings.change_probability, generator) for _ in range(whole)]
-        mine = shared_images(whole) if process_count() > 1 else range(whole)
-        strong = torch.stack(
-            [change_intensities(image, changes[i]) for image, i in zip(images, mine, strict=True)]
-        )
+        strong = changed_images(images, settings.change_probability, generator)
         is_mixed = float(torch.rand(1, generator=generator)) < settings.cutmix_probability
         size = images.shape[2:]
         mask = draw_mask(size, box_edges(size, CUTMIX_BOX), generator).to(images.device)
@@ -384,24 +381,6 @@ class MLLCTrainer(SemiTrainer):
         return cast(MLLCHead, heads["mllc_head"])
 
 
-def _half(n_images: int) -> list[int]:
-    """Images of this process among the first half of ``n_images``.
-
-    Raises:
-        InputError: Processes cannot share it: each needs pairs to swap a box.
-    """
-    half = n_images // 2
-    if process_count() == 1:
-        return list(range(half))
-    if half % (2 * process_count()):
-        raise InputError(
-            f"half of {n_images} images cannot be shared by {process_count()} processes",
-            "each needs pairs of images",
-            f"Make batch.labeled and batch.unlabeled multiples of {4 * process_count()}",
-        )
-    return shared_images(half)
-
-
 def _labels(probabilities: list[Tensor]) -> Tensor:
     """Class of the largest sum of probabilities, ``(b, n)``."""
     return torch.stack(probabilities).sum(dim=0).argmax(-1)
@@ -412,13 +391,6 @@ def _swapped(maps: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return maps
     return mix(maps, maps.roll(len(maps) // 2, 0), mask)
-
-
-def _first(output: Tensor | list[Tensor], n_images: int) -> Tensor | list[Tensor]:
-    """The first images of an output, at every scale."""
-    if isinstance(output, Tensor):
-        return output[:n_images]
-    return [scale[:n_images] for scale in output]
 
 
 def _head_term(logits: Tensor, label: Tensor) -> Tensor:

@@ -169,8 +169,8 @@ def train_run(
     raw_plans, dataset_json = _read_plan(preprocessed, spec.plans, spec.configuration)
     cls = _own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
-    require_shareable(recipe.batch, execution.num_gpus, with_unlabeled=cls.uses_teacher)
-    if execution.hidden_labels and not cls.uses_teacher:
+    require_shareable(recipe.batch, execution.num_gpus, with_unlabeled=cls.makes_pseudo_labels)
+    if execution.hidden_labels and not cls.makes_pseudo_labels:
         raise InputError(
             f"hidden labels cannot score {spec.class_name}", "it makes no pseudo-labels",
             "Leave --hidden-labels out",

@@ -122,6 +122,8 @@ class SemiTrainer(Checkpointed):
     Attributes:
         sections: Recipe sections that the method declares, by name.
         averaged_heads: Names of the heads that the teacher averages like the network.
+        uses_teacher: Whether a moving average of the student labels the unlabeled images.
+        makes_pseudo_labels: Whether unlabeled images get labels, from a teacher or otherwise.
 
     Raises:
         InputError: The method does not support this configuration, or a subclass overrides a
@@ -132,10 +134,12 @@ class SemiTrainer(Checkpointed):
     sections: ClassVar[Mapping[str, type[Section]]] = {}
     averaged_heads: ClassVar[tuple[str, ...]] = ()
     uses_teacher: ClassVar[bool] = False
+    makes_pseudo_labels: ClassVar[bool] = False
     pseudo_labels: PseudoLabels
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
+        cls.makes_pseudo_labels = cls.makes_pseudo_labels or cls.uses_teacher
         for name, section in vars(cls).get("sections", {}).items():
             declare_section(name, section)
         for name in vars(cls):
@@ -273,6 +277,7 @@ class SemiTrainer(Checkpointed):
         self.label_names = list(class_table(self.dataset_json))
         if averaged is not None:
             self.teacher = self._new_teacher(averaged)
+        if self.makes_pseudo_labels:
             self.pseudo_labels = PseudoLabels(self._surroundings(), self.label_names)
         self.loss_settings = self._loss_settings()
         if self._do_i_compile():
@@ -443,10 +448,10 @@ class SemiTrainer(Checkpointed):
     @torch.no_grad()
     def teach(self, batch: Batch) -> Teaching:
         """What the teacher says about the unlabeled images of a batch."""
-        if self.teacher is None or batch.unlabeled is None:
-            raise RuntimeError(f"phase {self.phase.name} has no teacher or no unlabeled images")
+        if batch.unlabeled is None:
+            raise RuntimeError(f"phase {self.phase.name} has no unlabeled images")
         taps = [Tap("decoder", scale) for scale in self.pseudo_labels.feature_scales]
-        logits, features = self.teacher.predict(batch.unlabeled, taps)
+        logits, features = self._answer(batch.unlabeled, taps)
         first = len(batch.labeled)
         return Teaching(
             logits,
@@ -454,6 +459,12 @@ class SemiTrainer(Checkpointed):
             batch.keys[first:],
             batch.places[first:],
         )
+
+    def _answer(self, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
+        """Logits and features of the network that labels images, as ``Teacher.predict``."""
+        if self.teacher is None:
+            raise RuntimeError(f"{type(self).__name__} has no teacher")
+        return self.teacher.predict(images, taps)
 
     # --------------------------------------------------------------------------- training
 
@@ -640,7 +651,7 @@ class SemiTrainer(Checkpointed):
         self.prepare_data()
         if self.diagnostics is not None:
             self.diagnostics.prepare(self)
-        if self.teacher is not None:
+        if self.makes_pseudo_labels:
             self.pseudo_labels.prepare(self.cases.labeled, self.cases.unlabeled)
         if self.local_rank:
             return

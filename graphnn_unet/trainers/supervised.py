@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
@@ -35,14 +36,28 @@ class SupervisedTrainer(SemiTrainer):
 
 def supervised_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
     """Loss of labeled images, mixed with each other if the recipe says so."""
-    if trainer.recipe.of(CopyPasteSettings).supervised:
-        return supervised_copy_paste_loss(trainer, batch)
-    output, _ = trainer.student.predict(batch.labeled)
-    return StepLoss(region_losses(output, batch.target, None, trainer.loss_settings)[0])
+    return _loss_of(trainer, *labeled_patches(trainer, batch))
+
+
+def labeled_patches(trainer: SemiTrainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Images and labels that the student sees; a single image has no partner to be mixed with."""
+    if trainer.recipe.of(CopyPasteSettings).supervised and len(batch.labeled) > 1:
+        return mixed_pairs(trainer, batch)
+    return batch.labeled, batch.target
 
 
 def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
-    """Labeled images mixed with each other; all supervision is ground truth.
+    """Loss of labeled images mixed with each other; all supervision is ground truth."""
+    return _loss_of(trainer, *mixed_pairs(trainer, batch))
+
+
+def _loss_of(trainer: SemiTrainer, images: Tensor, labels: Tensor) -> StepLoss:
+    output, _ = trainer.student.predict(images)
+    return StepLoss(region_losses(output, labels, None, trainer.loss_settings)[0])
+
+
+def mixed_pairs(trainer: SemiTrainer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Labeled images mixed with each other, and their labels.
 
     With the halves A and B and the mask M (0 in the box) the student sees ``A M + B (1 - M)`` and,
     unless the recipe asks for one direction, ``B M + A (1 - M)`` as well.
@@ -58,5 +73,4 @@ def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
     if copy_paste.directions == "both":
         images.append(mix(b, a, mask))
         labels.append(mix(label_b, label_a, mask))
-    output, _ = trainer.student.predict(torch.cat(images))
-    return StepLoss(region_losses(output, torch.cat(labels), None, trainer.loss_settings)[0])
+    return torch.cat(images), torch.cat(labels)

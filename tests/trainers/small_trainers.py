@@ -10,6 +10,7 @@ from graphnn_unet.data import patch_dataset
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import parse_overrides
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.trainers import run_log
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.semi import Batch, SemiTrainer
 
@@ -31,6 +32,17 @@ def make_trainer(
     trainer.initialize()
     trainer.prepare_data()
     return trainer
+
+
+def leave_out_pictures_and_predictions(monkeypatch) -> None:
+    """For tests of whole trainings that look at weights alone; windows are not mirrored either."""
+    monkeypatch.setattr(run_log, "plot_progress", lambda *_: None)
+    monkeypatch.setattr(SemiTrainer, "perform_actual_validation", lambda *_: None)
+    original = SemiTrainer.predictor_of
+    monkeypatch.setattr(
+        SemiTrainer, "predictor_of",
+        lambda self, network, *, mirroring: original(self, network, mirroring=False),
+    )  # fmt: skip
 
 
 def files_of_last_phase(trainer: SemiTrainer, monkeypatch) -> set[str]:

@@ -9,6 +9,7 @@ from graphnn_unet.trainers.losses import (
     deep_supervision_weights,
     downsample,
     region_losses,
+    target_shares,
 )
 
 # The hand-worked case of the method's specification: one image, two classes, six voxels.
@@ -146,3 +147,32 @@ def test_a_region_without_dice_keeps_its_cross_entropy_alone(variant, share):
     entropy = torch.nn.functional.cross_entropy(logits, target[:, 0], reduction="none")
     outside = (~box[:, 0]).expand_as(entropy)
     torch.testing.assert_close(partly[1], share * entropy[outside].mean())
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_shares_of_one_class_a_voxel_are_labels_and_ignored_voxels_are_told(overlapping):
+    torch.manual_seed(3)
+    logits = torch.randn(2, 3, 6, 7)
+    settings = LossSettings(overlapping=overlapping, ignore_label=9, scale_weights=(2.0, 1.0))
+    if overlapping:  # the last channel says what is ignored
+        target = torch.rand(2, 4, 6, 7) > 0.6
+    else:
+        target = torch.randint(0, 3, (2, 1, 6, 7))
+        target[:, :, :2] = 9
+    outputs = [logits, logits[:, :, ::2, ::2]]
+    expected = region_losses(outputs, target, None, settings)
+    shares, valid = target_shares(target, 3, settings)
+    without = LossSettings(overlapping=overlapping, scale_weights=settings.scale_weights)
+    torch.testing.assert_close(region_losses(outputs, shares, valid, without), expected)
+
+
+def test_soft_labels_give_soft_cross_entropy_and_dice():
+    torch.manual_seed(4)
+    logits, share = torch.randn(2, 3, 5, 6), torch.rand(2, 3, 5, 6).softmax(1)
+    p = logits.softmax(1)
+    entropy = -(share * p.log()).sum(1).mean()
+    both, total = (p * share).sum((2, 3))[:, 1:], (p + share).sum((2, 3))[:, 1:]
+    dice = ((2 * both + 1e-5) / (total + 1e-5)).mean()
+    losses = [float(region_losses(logits, share, None, LossSettings(), (with_dice,)))
+              for with_dice in (False, True)]  # fmt: skip
+    assert losses == pytest.approx([float(entropy), float(entropy - dice)], abs=1e-6)

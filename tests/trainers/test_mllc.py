@@ -440,7 +440,7 @@ def test_cascade_is_refused(tiny_home, monkeypatch):
 def test_batch_that_two_processes_cannot_halve_is_refused_before_the_first_step(
     tiny_home, monkeypatch
 ):
-    monkeypatch.setattr(module, "process_count", lambda: 2)
+    monkeypatch.setattr("graphnn_unet.trainers.batch.process_count", lambda: 2)
     with pytest.raises(InputError, match=r"half of 4 images .*multiples of 8"):
         make_trainer(MLLCTrainer, tiny_home, monkeypatch)
 
