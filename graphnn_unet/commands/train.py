@@ -19,7 +19,7 @@ def _epilog(arguments: Sequence[str]) -> str:
     from graphnn_unet.trainers import summaries
 
     lines = ["trainers:"]
-    lines += [f"  {name:<18} {text}" for name, text in summaries().items()]
+    lines += [f"  {name:<29} {text}" for name, text in summaries().items()]
     lines += ["  path/to/file.py:MyTrainer, or a trainer of an installed package", ""]
     if not set(_HELP) & set(arguments):
         return "\n".join(lines)

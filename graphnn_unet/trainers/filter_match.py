@@ -77,7 +77,7 @@ class FilterMatchSettings(Section):
 
 
 class FilterMatchTrainer(SemiTrainer):
-    """nnFilterMatch: a network labels scans for itself, filters by entropy, no teacher.
+    """nnFilterMatch: one network labels for itself and filters by entropy.
 
     Pre-training is SupervisedTrainer's (the program: 20 epochs). Then, in each step, the network
     labels unlabeled images without gradient and learns these labels from a harder view of the same

@@ -157,7 +157,7 @@ class MeanTeacherTrainer(SemiTrainer):
 
 
 class UncertaintyMeanTeacherTrainer(MeanTeacherTrainer):
-    """Mean teacher that agrees only where several noisy passes of the teacher are certain.
+    """UA-MT: a mean teacher that is followed only where it is certain.
 
     H is the entropy of the teacher's mean probability over ``uncertainty.passes`` passes, each
     with other noise. Voxels count where

@@ -61,7 +61,7 @@ class LabelRoundsSettings(Section):
 
 
 class PseudoLabelTrainer(SemiTrainer):
-    """Rounds of pseudo-labels: an ensemble labels whole scans, a fresh student learns, again.
+    """Rounds: an ensemble labels whole scans, a fresh student learns from them, again.
 
     Phases: ``member_1`` ... train the ensemble on labeled cases, as SupervisedTrainer does. Their
     mean probability over mirrored sliding windows labels the unlabeled scans whole and stays as it
@@ -75,8 +75,8 @@ class PseudoLabelTrainer(SemiTrainer):
     ``loss.pseudo_dice``). ``finetune_1`` goes on with labeled cases alone, and this network labels
     the scans of ``round_2``. All phases together have the steps of the other methods.
 
-    Source: FLARE22's winner (Huang et al., https://doi.org/10.1016/S2589-7500(24)00154-7), noisy
-    student (https://arxiv.org/abs/1911.04252). Deviations: docs/methods/pseudo_label.md.
+    Source: the winner of FLARE22 (https://doi.org/10.1016/S2589-7500(24)00154-7 is the challenge)
+    and noisy student (https://arxiv.org/abs/1911.04252). Deviations: docs/methods/pseudo_label.md.
     """
 
     sections: ClassVar = {

@@ -6,7 +6,15 @@ import torch
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.storage.checkpoints import LATEST, plain
-from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, MLLCTrainer, SupervisedTrainer
+from graphnn_unet.trainers import (
+    BCPTrainer,
+    FilterMatchTrainer,
+    GraphCLTrainer,
+    MLLCTrainer,
+    PseudoLabelTrainer,
+    SupervisedTrainer,
+    UncertaintyMeanTeacherTrainer,
+)
 
 
 class _Recording:
@@ -50,6 +58,18 @@ class RecordingGraphCL(_Recording, GraphCLTrainer):
 
 
 class RecordingMLLC(_Recording, MLLCTrainer):
+    pass
+
+
+class RecordingUncertaintyMeanTeacher(_Recording, UncertaintyMeanTeacherTrainer):
+    pass
+
+
+class RecordingFilterMatch(_Recording, FilterMatchTrainer):
+    pass
+
+
+class RecordingPseudoLabel(_Recording, PseudoLabelTrainer):
     pass
 
 

@@ -32,6 +32,10 @@ MLLC = [
 changes neighbors and labels of nodes from the second on."""
 
 
+HALVES = ["batch.labeled=8", "batch.unlabeled=8", "mean_teacher.weight=1.0"]
+"""Half of each kind of image makes a step, which two processes share in pairs."""
+
+
 def train_recording(home, name, overrides, **keywords) -> list[dict]:
     """States of all processes at the end, in memory."""
     keywords.setdefault("output", home / "results" / f"{name}_{keywords.get('num_gpus', 1)}")
@@ -59,6 +63,8 @@ def largest_difference(a: dict, b: dict) -> float:
         pytest.param("RecordingBCP", [], marks=pytest.mark.slow),
         ("RecordingGraphCL", GRAPH),
         pytest.param("RecordingMLLC", MLLC, marks=pytest.mark.slow),
+        pytest.param("RecordingUncertaintyMeanTeacher", HALVES, marks=pytest.mark.slow),
+        pytest.param("RecordingFilterMatch", HALVES, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, name, overrides):
@@ -72,6 +78,17 @@ def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, na
         assert abs(float(first["network"]["align.gate"])) > 1e-4  # the graph has had an effect
     if name == "RecordingMLLC":
         assert first["heads"]["mllc_prototypes"]["sightings"].max() == 1
+
+
+@pytest.mark.slow
+def test_two_processes_label_the_scans_together_and_end_alike(tiny_copy):
+    overrides = ["label_rounds.members=2", "schedule.pretrain_steps=2",
+                 "schedule.selftrain_steps=4", "label_rounds.rounds=1"]  # fmt: skip
+    first, second = train_recording(tiny_copy, "RecordingPseudoLabel", overrides, num_gpus=2)
+    assert largest_difference(first, second) == 0.0
+    fold = tiny_copy / "results" / "RecordingPseudoLabel_2" / "fold_all"
+    labels = {path.name for path in (fold / "frozen_labels" / "round_1").iterdir()}
+    assert labels == {"done", "case_04.b2nd", "case_05.b2nd", "case_06.b2nd"}
 
 
 @pytest.mark.slow

@@ -17,7 +17,10 @@ from graphnn_unet.trainers.registry import (
 
 
 def test_own_trainers_are_found_and_listed():
-    for name in ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer", "MLLCTrainer"):
+    names = ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer", "MLLCTrainer",
+             "MeanTeacherTrainer", "UncertaintyMeanTeacherTrainer", "PseudoLabelTrainer",
+             "FilterMatchTrainer")  # fmt: skip
+    for name in names:
         assert trainer_class(name) is getattr(trainers, name)
         assert name in known_trainers()
     assert "SemiTrainer" not in known_trainers()

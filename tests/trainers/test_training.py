@@ -14,6 +14,9 @@ from graphnn_unet.storage.checkpoints import FINAL, LATEST
 from graphnn_unet.storage.safe_load import load_checkpoint
 
 TRAINERS = ["SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"]
+BASELINES = ["MeanTeacherTrainer", "UncertaintyMeanTeacherTrainer", "PseudoLabelTrainer",
+             "FilterMatchTrainer"]  # fmt: skip
+SLOW = pytest.mark.slow
 
 
 def _weights(model, fold="all", name=FINAL):
@@ -221,7 +224,10 @@ def test_method_that_needs_unlabeled_cases_says_so(tmp_path):
         train_in(tmp_path, "BCPTrainer")
 
 
-def test_regions_ignore_label_and_two_channels_train(tmp_path):
+@pytest.mark.parametrize(
+    "trainers", [["SupervisedTrainer", "GraphCLTrainer"], pytest.param(BASELINES, marks=SLOW)]
+)
+def test_regions_ignore_label_and_two_channels_train(tmp_path, trainers):
     def with_ignored(label):
         label = label.copy()
         label[:3] = 3
@@ -230,14 +236,17 @@ def test_regions_ignore_label_and_two_channels_train(tmp_path):
     labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
     write_raw_dataset(tmp_path / "raw", n_channels=2, labels=labels, transform_label=with_ignored)
     plan_in(tmp_path)
-    for trainer in ("SupervisedTrainer", "GraphCLTrainer"):
+    for trainer in trainers:
         result = train_in(tmp_path, trainer, 0)
         rows = pd.read_csv(result.model / "fold_0" / "metrics.csv")
         assert np.isfinite(rows["loss"]).all()
         assert "val_dice_whole" in rows.columns
 
 
-@pytest.mark.parametrize("trainer", ["BCPTrainer", "GraphCLTrainer"])
+@pytest.mark.parametrize(
+    "trainer",
+    ["BCPTrainer", "GraphCLTrainer", *(pytest.param(name, marks=SLOW) for name in BASELINES)],
+)
 def test_2d_configuration_trains(tiny_copy, trainer):
     result = train_in(tiny_copy, trainer, configuration="2d")
     rows = pd.read_csv(result.model / "fold_all" / "metrics.csv")
