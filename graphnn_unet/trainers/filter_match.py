@@ -160,7 +160,7 @@ class FilterMatchTrainer(SemiTrainer):
             (self.recipe.loss.pseudo_dice,),
         )[0]  # fmt: skip
         weight = self.settings.weight
-        terms = {
+        terms: dict[str, Tensor | float] = {
             "supervised_loss": supervised.detach(), "pseudo_loss": pseudo.detach(),
             "sure": sure.float().mean(), "pseudo_foreground": labels.bool().float().mean(),
         }  # fmt: skip
