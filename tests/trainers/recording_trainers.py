@@ -8,7 +8,6 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.storage.checkpoints import LATEST, plain
 from graphnn_unet.trainers import (
     BCPTrainer,
-    FilterMatchTrainer,
     GraphCLTrainer,
     MLLCTrainer,
     PseudoLabelTrainer,
@@ -62,10 +61,6 @@ class RecordingMLLC(_Recording, MLLCTrainer):
 
 
 class RecordingUncertaintyMeanTeacher(_Recording, UncertaintyMeanTeacherTrainer):
-    pass
-
-
-class RecordingFilterMatch(_Recording, FilterMatchTrainer):
     pass
 
 

@@ -32,8 +32,13 @@ MLLC = [
 changes neighbors and labels of nodes from the second on."""
 
 
-HALVES = ["batch.labeled=8", "batch.unlabeled=8", "mean_teacher.weight=1.0"]
-"""Half of each kind of image makes a step, which two processes share in pairs."""
+MEAN_TEACHER = [
+    "batch.labeled=8", "batch.unlabeled=8", "mean_teacher.weight=10.0",
+    "mean_teacher.rampup_share=0.5", "uncertainty.first_threshold=1.0",
+    "schedule.pretrain_steps=2", "schedule.selftrain_steps=4",
+]  # fmt: skip
+"""The consistency dominates, over nearly all voxels: where few are certain, rounding that moves one
+over the threshold shows."""
 
 
 def train_recording(home, name, overrides, **keywords) -> list[dict]:
@@ -63,8 +68,7 @@ def largest_difference(a: dict, b: dict) -> float:
         pytest.param("RecordingBCP", [], marks=pytest.mark.slow),
         ("RecordingGraphCL", GRAPH),
         pytest.param("RecordingMLLC", MLLC, marks=pytest.mark.slow),
-        pytest.param("RecordingUncertaintyMeanTeacher", HALVES, marks=pytest.mark.slow),
-        pytest.param("RecordingFilterMatch", HALVES, marks=pytest.mark.slow),
+        pytest.param("RecordingUncertaintyMeanTeacher", MEAN_TEACHER, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, name, overrides):
