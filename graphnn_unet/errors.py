@@ -105,6 +105,10 @@ class LockedError(GraphnnError, RuntimeError):
     """Another process works in the folder."""
 
 
+class ClusterError(GraphnnError, RuntimeError):
+    """The workers of a cluster cannot be reached, or its scheduler has gone."""
+
+
 class RefusedError(GraphnnError, RuntimeError):
     """The command would replace or mix up results."""
 

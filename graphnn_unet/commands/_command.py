@@ -13,6 +13,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from graphnn_unet._version import __version__
@@ -89,15 +90,43 @@ def add_workers(
     command_parser: argparse.ArgumentParser,
     what: str = "worker processes (default: by cores)",
     low: int = 0,
+    *,
+    cluster: bool = False,
 ) -> None:
-    """Add ``-np``.
+    """Add ``-np``, and ``--cluster`` beside it.
 
     Args:
         command_parser: Parser of the command.
         what: Its help.
         low: Smallest number; 0 works in the command's own process.
+        cluster: Cases may go to workers on other machines.
     """
-    command_parser.add_argument("-np", type=number(int, low, MAX_WORKERS), metavar="N", help=what)
+    group = command_parser.add_mutually_exclusive_group()
+    group.add_argument("-np", type=number(int, low, MAX_WORKERS), metavar="N", help=what)
+    if cluster:
+        add_cluster(command_parser, group)
+
+
+def add_cluster(
+    command_parser: argparse.ArgumentParser, group: argparse._ActionsContainer | None = None
+) -> None:
+    """Add ``--cluster``, which :func:`run` acts on: the jobs of ``run_jobs`` go there.
+
+    Args:
+        command_parser: Parser of the command.
+        group: Where the flag goes that takes the place of others.
+    """
+    (group or command_parser).add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="do the cases on Dask workers: local:N, slurm, slurm:N, slurm:FILE.toml, HOST:PORT or "
+        "FILE.json of a scheduler",
+    )
+    command_parser.add_argument(
+        "--cluster-dry-run",
+        action="store_true",
+        help="print the queue script of --cluster slurm and stop",
+    )
 
 
 def folds_of(words: Sequence[str] | None) -> list[int | str] | None:
@@ -124,8 +153,11 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
 
     try:
         require_variables()
-        with terminated_as_interrupted(), written_results():
-            work(arguments)
+        with terminated_as_interrupted(), written_results(), _workers(arguments):
+            if getattr(arguments, "cluster_dry_run", False):
+                _print_queue_script(arguments)
+            else:
+                work(arguments)
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt) or "Run the same command again to go on"
         print(f"interrupted: {hint}", file=sys.stderr)
@@ -140,6 +172,21 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
             raise
         return _told(refused, arguments.verbose)
     return 0
+
+
+def _workers(arguments: argparse.Namespace) -> AbstractContextManager[object]:
+    """The place where jobs are done that ``--cluster`` names; nothing for commands without it."""
+    if getattr(arguments, "cluster", None) is None or arguments.cluster_dry_run:
+        return nullcontext()
+    from graphnn_unet.storage.cluster import open_cluster
+
+    return open_cluster(arguments.cluster)
+
+
+def _print_queue_script(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.storage.cluster import job_script
+
+    print(job_script(arguments.cluster or "slurm").rstrip())
 
 
 def _told(error: GraphnnError, verbose: bool = False) -> int:

@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-device", default="auto", metavar="D", help="auto, cuda, cuda:1, mps or cpu")
     add("--c", action="store_true", help="continue an interrupted run")
     add("--overwrite", action="store_true", help="replace older results")
+    _command.add_cluster(parser)
     # what the only way of today was called when there were two
     add("--trust", choices=("agreed",), help=argparse.SUPPRESS)
     _command.add_settings(parser.add_argument_group("how"), ClassifySettings)

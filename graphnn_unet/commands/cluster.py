@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "-i", required=True, metavar="IN", help="folder of PNG, JPEG, TIFF or NIfTI, 2D or 3D"
     )
     parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
-    _command.add_workers(parser, low=1)
+    _command.add_workers(parser, low=1, cluster=True)
     for section, title in zip(
         SECTIONS, ("clusters", "features", "label maps", "folder"), strict=True
     ):

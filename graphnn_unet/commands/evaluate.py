@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="take the place of another evaluation in DIR"
     )
-    _command.add_workers(parser, low=1)
+    _command.add_workers(parser, low=1, cluster=True)
     return parser
 
 
@@ -127,6 +127,7 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
         ("-djfile", arguments.djfile, "clusters have no names"),
         ("--measures", arguments.measures, "it prints IoU and Dice"),
         ("--nsd-tolerance", arguments.nsd_tolerance, "it measures no surfaces"),
+        ("--cluster", arguments.cluster, "overlaps take no time"),
     ):
         if value is not None:
             raise InputError(f"{flag} does not go with --unsupervised", why)

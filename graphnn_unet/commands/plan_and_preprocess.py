@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         "--planner", default="default", choices=["default", "resenc_m", "resenc_l", "resenc_xl"],
         help="nnU-Net's plain U-Net or its residual encoder planners",
     )  # fmt: skip
-    _command.add_workers(parser)
+    _command.add_workers(parser, cluster=True)
     parser.add_argument(
         "--skip-faulty", action="store_true", help="leave faulty cases out instead of stopping"
     )

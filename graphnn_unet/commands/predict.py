@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "-part_id", type=_command.number(int), default=0, help="which of them this is, from 0"
     )
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
-    _command.add_workers(parser, "processes to prepare and export")
+    _command.add_workers(parser, "processes to prepare and export", cluster=True)
     return parser
 
 

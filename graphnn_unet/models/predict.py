@@ -13,9 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
-import psutil
-import torch
-
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import settings_hash
 from graphnn_unet.device import resolve_device
@@ -42,10 +39,21 @@ from graphnn_unet.models.cases import (
 from graphnn_unet.models.choice import read_choice
 from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
-from graphnn_unet.models.load import load_predictor
-from graphnn_unet.models.prediction_record import SET_ASIDE, Fingerprint, PredictionRecord
+from graphnn_unet.models.one_case import (
+    ModelOnDisk,
+    NetworkStage,
+    PredictWholeCase,
+    WholeCase,
+    case_fault,
+    free_memory_gb,
+)
+from graphnn_unet.models.prediction_record import (
+    SET_ASIDE,
+    Fingerprint,
+    PredictionRecord,
+    Volumes,
+)
 from graphnn_unet.models.voting_scans import find_voting_scans
-from graphnn_unet.prediction.export_logits import export_gb
 from graphnn_unet.prediction.label_tables import (
     ITKSNAP_TABLE,
     SLICER_TABLE,
@@ -56,7 +64,6 @@ from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
-from graphnn_unet.scan_graph.blend import blended_logits
 from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import (
     TEMPORARY_FOLDER,
@@ -67,7 +74,7 @@ from graphnn_unet.storage.atomic import (
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
-from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
+from graphnn_unet.storage.processes import Outcome, default_workers, run_elsewhere, run_jobs
 from graphnn_unet.trainers.registry import trainer_class
 
 _log = logging.getLogger(__name__)
@@ -179,8 +186,9 @@ def predict(
     source, target = Path(input), Path(output)
     _refuse_bad_arguments(source, target, num_parts, part_id)
     require_form(nifti_form)
-    if trainer is not None and ".py:" in trainer:
-        trainer = trainer_class(trainer).__name__
+    trainer_file = trainer if trainer is not None and ".py:" in trainer else None
+    if trainer_file is not None:
+        trainer = trainer_class(trainer_file).__name__
     choice = None
     if dataset is not None and not (model or trainer or configuration or plans):
         choice = read_choice(use_folders().results / resolve_dataset(dataset))
@@ -192,13 +200,13 @@ def predict(
         model_folder = find_model(dataset, trainer, configuration, plans)
     if not model_folder.is_dir():
         raise MissingFileError(f"model folder {model_folder} is missing")
-    torch_device = resolve_device(device)
-    say(f"model: {model_folder}{'  (chosen by gnnunet_choose)' * bool(choice)}  "
-        f"device: {torch_device}")  # fmt: skip
-    predictor = load_predictor(
-        model_folder, folds=folds, checkpoint=checkpoint, device=torch_device, step_size=step_size,
-        mirroring=mirroring,
-    )  # fmt: skip
+    # the network then runs on workers, and this machine may lack their device
+    torch_device = resolve_device("cpu" if run_elsewhere() else device)
+    chosen = "  (chosen by gnnunet_choose)" * bool(choice)
+    where = "of the workers" if run_elsewhere() else torch_device
+    say(f"model: {model_folder}{chosen}  device: {where}")
+    on_disk = ModelOnDisk(model_folder, folds, checkpoint, step_size, mirroring, trainer_file)
+    predictor = on_disk.load(torch_device)
     outputs = Outputs(
         predictor.dataset_json["file_ending"],
         save_probabilities,
@@ -214,8 +222,6 @@ def predict(
     for note in inputs.notes:
         say(f"note: {note}")
     mine = dict(sorted(inputs.cases.items())[part_id::num_parts])
-    if memory_budget_gb is None:
-        memory_budget_gb = 0.8 * psutil.virtual_memory().available / 2**30
     if n_workers is None:
         n_workers = 2 if torch_device.type == "cuda" else 0
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
@@ -233,7 +239,13 @@ def predict(
             stems = [path.name.removesuffix(ending) for path in sorted(target.glob(f"*{ending}"))]
             _set_aside(record, [name for name in stems if safe_id(name) in faulty], outputs)
         kept = _kept(mine, record, outputs, nifti_form) if continue_prediction else []
-        work = _Work(predictor, outputs, record, n_workers, memory_budget_gb, nifti_form, panel)
+        blend = panel.settings.blend if panel else None
+        if run_elsewhere():
+            on_worker = PredictWholeCase(on_disk, outputs, device, memory_budget_gb, blend)
+        else:
+            budget = free_memory_gb() if memory_budget_gb is None else memory_budget_gb
+            on_worker = NetworkStage(predictor, outputs, budget, blend)
+        work = _Work(predictor, outputs, record, n_workers, on_worker, nifti_form, panel)
         done, failed = work.run({case: i for case, i in mine.items() if case not in kept})
     if part_id == 0:  # what no part can predict is told once
         failed = inputs.faults + failed
@@ -309,7 +321,7 @@ class _Work:
         outputs: Outputs,
         record: PredictionRecord,
         n_workers: int,
-        memory_budget_gb: float,
+        network: NetworkStage | PredictWholeCase,
         nifti_form: NiftiForm | None = None,
         panel: Panel | None = None,
     ):
@@ -319,7 +331,7 @@ class _Work:
         self.record, self.target = record, record.folder
         self.image_of: dict[str, Fingerprint] = {}
         self.volumes_csv = record.folder / VOLUMES_CSV
-        self.n_workers, self.memory_budget_gb = n_workers, memory_budget_gb
+        self.n_workers, self.network = n_workers, network
         self.output_of: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.turned: dict[tuple[str, str], int] = {}
@@ -345,22 +357,12 @@ class _Work:
 
     def _run(self, cases: dict[str, InputCase]) -> list[str]:
         done: list[str] = []
-        case_of = {wanted.output: case for case, wanted in cases.items()}
         self.output_of = {case: wanted.output for case, wanted in cases.items()}
         with Progress(len(cases), "predict", needs=lambda: self._needs(done, cases)) as progress:
-            jobs = self._predicted(cases, progress)
-            exports = (
-                run_jobs(export_case, jobs, n_workers=self.n_workers)
-                if self.n_workers
-                else overlap(export_case, jobs)
-            )
-            for outcome in exports:
-                case = case_of[outcome.job.case]
-                if outcome.ok:
+            for case, volumes in self._predicted(cases, progress):
+                if volumes is not None:
                     done.append(case)
-                    self.record.add(outcome.job.case, self.image_of.pop(case), outcome.value)
-                else:
-                    self._fail(case, "export", outcome.error, details=outcome.details)
+                    self.record.add(self.output_of[case], self.image_of.pop(case), volumes)
                 progress.update(case)
         for (stored, wanted), n_cases in self.turned.items():
             say(
@@ -377,13 +379,15 @@ class _Work:
         ]
         return needs_text(sum(sizes) / len(done) * len(cases) if done else None)
 
-    def _predicted(self, cases: dict[str, InputCase], progress: Progress) -> Iterator[ExportJob]:
-        model = self.predictor
+    def _predicted(
+        self, cases: dict[str, InputCase], progress: Progress
+    ) -> Iterator[tuple[str, Volumes | None]]:
+        """Cases as they are done, with their volumes; ``None`` after noting why one failed."""
         # what registers asks now and then whether this folder is there
         at_work = (
             TemporaryDirectory(prefix=TEMPORARY_FOLDER, dir=self.target) if self.panel else None
         )
-        voting = self._voting(at_work.name) if at_work else None
+        model, voting = self.predictor, self._voting(at_work.name) if at_work else None
         jobs = (
             PrepareJob(
                 case, wanted.sources, str(self.target), model.plans.plans,
@@ -391,13 +395,58 @@ class _Work:
             )
             for case, wanted in cases.items()
         )  # fmt: skip
+        if isinstance(self.network, PredictWholeCase):
+            with at_work or nullcontext():
+                yield from self._on_workers(self.network, jobs)
+            return
+        behind_network = self._behind_network(self.network, jobs, at_work, progress)
+        exports = (
+            run_jobs(export_case, behind_network, n_workers=self.n_workers)
+            if self.n_workers
+            else overlap(export_case, behind_network)
+        )
+        case_of = {stem: case for case, stem in self.output_of.items()}
+        for outcome in exports:
+            case = case_of[outcome.job.case]
+            if not outcome.ok:
+                self._fail(case, "export", outcome)
+            yield case, outcome.value
+
+    def _on_workers(
+        self, network: PredictWholeCase, jobs: Iterator[PrepareJob]
+    ) -> Iterator[tuple[str, Volumes | None]]:
+        whole = (WholeCase(job, self.output_of[job.case]) for job in jobs)
+        for outcome in run_jobs(network, whole, n_workers=0):
+            case = outcome.job.case
+            if not outcome.ok:
+                self._fail(case, "predict", outcome)
+                yield case, None
+                continue
+            result = outcome.value
+            self._note(case, result.prepared)
+            self.faults += [result.fault] if result.fault else []
+            yield case, result.volumes
+
+    def _behind_network(
+        self,
+        network: NetworkStage,
+        jobs: Iterator[PrepareJob],
+        at_work: TemporaryDirectory[str] | None,
+        progress: Progress,
+    ) -> Iterator[ExportJob]:
         prepared = run_jobs(prepare_case, jobs, n_workers=self.n_workers)
         for outcome in prefetch(prepared, at_work):
-            export = self._predict_one(outcome)
-            if export is None:
-                progress.update(outcome.job.case)
-            else:
+            case = outcome.job.case
+            export = None
+            if not outcome.ok:
+                self._fail(case, "preprocess", outcome)
+            elif self._note(case, outcome.value):
+                export = network.export_job(outcome.job, self.output_of[case], outcome.value)
+            if isinstance(export, ExportJob):
                 yield export
+                continue
+            self.faults += [export] if export else []
+            progress.update(case)
 
     def _voting(self, while_there: str) -> VotingJob | None:
         if self.panel is None:
@@ -405,66 +454,24 @@ class _Work:
         n_threads = default_workers(self.panel.settings.neighbors) // max(1, self.n_workers)
         return VotingJob(self.panel, max(1, n_threads), Path(while_there))
 
-    def _predict_one(self, outcome: Outcome) -> ExportJob | None:
-        """The case behind the network; ``None`` after noting why it failed."""
-        case = outcome.job.case
-        if not outcome.ok:
-            self._fail(case, "preprocess", outcome.error, details=outcome.details)
-            return None
-        prepared: Prepared = outcome.value
+    def _note(self, case: str, prepared: Prepared) -> bool:
+        """Keep what the preparation noted; whether the network can take the case."""
         self.image_of[case] = prepared.image
+        is_usable = True
         for fault in prepared.faults:
             if fault.severity == "error":
-                self._fail(case, CHECK_STAGE, fault.cause, fault.remedy)
+                is_usable = False
+                self.faults.append(case_fault(case, CHECK_STAGE, fault.cause, fault.remedy))
             else:
                 say(f"warning: {fault.line}")
-        if prepared.data is None or not self._fits_memory(case, prepared):
-            return None
-        if turn := prepared.properties.get(TURNED):
+        if is_usable and (turn := prepared.properties.get(TURNED)):
             self.turned[turn] = self.turned.get(turn, 0) + 1
-        try:
-            logits = self.predictor.logits(torch.from_numpy(prepared.data))
-            if self.panel is not None and prepared.share is not None:
-                logits = blended_logits(logits, prepared.share, self.panel.settings.blend)
-        except (RuntimeError, InputError, MemoryError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self._fail(case, "predict", lines[0])
-            return None
-        model = self.predictor
-        return ExportJob(
-            self.output_of[case], logits.numpy(), prepared.properties, str(self.target),
-            model.plans.plans, model.configuration_name, model.dataset_json, self.outputs,
-        )  # fmt: skip
+        return is_usable
 
-    def _fits_memory(self, case: str, prepared: Prepared) -> bool:
-        model = self.predictor
-        needed = export_gb(
-            prepared.properties,
-            prepared.data.shape[1:],  # pyright: ignore[reportOptionalMemberAccess]  # caller has looked
-            model.plans,
-            model.configuration,
-            model.label_manager.num_segmentation_heads,
-            with_probabilities=self.outputs.probabilities,
-            with_entropy=self.outputs.uncertainty,
-        )
-        if prepared.share is not None:
-            needed += prepared.share.nbytes / 2**30
-        if needed <= self.memory_budget_gb:
-            return True
-        self._fail(
-            case, "predict",
-            f"its prediction needs {needed:.2g} GB of memory, the budget is "
-            f"{self.memory_budget_gb:.2g} GB",
-            "Give more with --memory-budget"
-            + (", or leave --save_probabilities out" if self.outputs.probabilities else ""),
-        )  # fmt: skip
-        return False
-
-    def _fail(self, case: str, stage: str, cause: str, remedy: str = "", details: str = "") -> None:
-        remedy = remedy or "Fix or remove the image, then run again with --continue_prediction"
-        self.faults.append(Fault(case, stage, cause.rstrip("."), remedy))
-        if details:
-            _log.debug("%s: %s", case, details)
+    def _fail(self, case: str, stage: str, outcome: Outcome) -> None:
+        self.faults.append(case_fault(case, stage, outcome.error))
+        if outcome.details:
+            _log.debug("%s: %s", case, outcome.details)
 
 
 def prefetch(

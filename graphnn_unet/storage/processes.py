@@ -18,7 +18,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -38,6 +39,9 @@ HEAVY = (
 )
 """Slow imports that a fork server makes once for all workers, where the parent has made them."""
 _STARTING = threading.Lock()
+Runner = Callable[[Callable[[Any], Any], Iterable[Any]], "Iterator[Outcome]"]
+"""Takes a function and jobs as ``run_jobs`` does, and yields their outcomes."""
+_elsewhere: list[Runner] = []
 _OPEN_WHILE_WE_LIVE: list[int] = []
 
 
@@ -76,18 +80,33 @@ def default_workers(n_jobs: int, memory_per_worker_gb: float = 2.0) -> int:
     return workers if workers > 1 else 0
 
 
+@contextmanager
+def jobs_run_by(runner: Runner) -> Generator[None]:
+    """In the block ``run_jobs`` hands its jobs to ``runner``, in whichever thread it is called."""
+    _elsewhere.append(runner)
+    try:
+        yield
+    finally:
+        _elsewhere.remove(runner)
+
+
+def run_elsewhere() -> bool:
+    """Whether jobs leave this machine's own processes: arrays are then better left on disk."""
+    return bool(_elsewhere)
+
+
 def run_jobs(
     function: Callable[[Any], Any], jobs: Iterable[Any], *, n_workers: int, retries: int = 1
 ) -> Iterator[Outcome]:
     """Apply ``function`` to every job; yield outcomes as they come, in any order.
 
     Jobs are drawn from ``jobs`` only when a worker is free, so an iterator of large inputs is
-    never ahead by more than the number of workers.
+    never ahead by more than the number of workers. Inside ``jobs_run_by`` another place does them.
 
     Args:
         function: Importable (not a lambda) when ``n_workers > 0``.
         jobs: Picklable when ``n_workers > 0``.
-        n_workers: 0 does all work in this process.
+        n_workers: 0 does all work in this process; another place has workers of its own.
         retries: How often a job whose worker died is given to a new one.
 
     Yields:
@@ -96,9 +115,13 @@ def run_jobs(
     Raises:
         NoSpaceError: A job found the disk full.
     """
+    if _elsewhere:
+        for outcome in _elsewhere[-1](function, jobs):
+            yield _unless_full(outcome)
+        return
     if n_workers == 0:
         for job in jobs:
-            yield _unless_full(_attempt(function, job))
+            yield _unless_full(attempt(function, job))
         return
     pool = _Workers(function, n_workers)
     try:
@@ -115,7 +138,8 @@ def _unless_full(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
+def attempt(function: Callable[[Any], Any], job: Any) -> Outcome:
+    """What becomes of a job in this process; a full disk is the value, for the caller to raise."""
     try:
         return Outcome(job, value=function(job))
     except NoSpaceError as error:
@@ -234,7 +258,7 @@ def _serve(pipe: Connection, parent: int, environment: dict[str, str]) -> None:
             sys.modules["torch"].set_num_threads(1)
         while True:
             job = pipe.recv()
-            outcome = _attempt(function, job)
+            outcome = attempt(function, job)
             outcome.job = None  # the parent has it
             try:
                 pipe.send(outcome)

@@ -1,0 +1,202 @@
+"""One case through the network, between the commands that prepare and export it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from graphnn_unet.device import resolve_device
+from graphnn_unet.errors import Fault, InputError
+from graphnn_unet.models.cases import Prepared, PrepareJob, prepare_case
+from graphnn_unet.models.load import load_predictor
+from graphnn_unet.models.prediction_record import Volumes
+from graphnn_unet.prediction.export_logits import export_gb
+from graphnn_unet.prediction.predictor import Predictor
+from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
+from graphnn_unet.scan_graph.blend import blended_logits
+from graphnn_unet.trainers.registry import trainer_class
+
+FREE_MEMORY_SHARE = 0.8
+"""So much of what is free may one export take where the user says nothing."""
+
+
+@dataclass(frozen=True)
+class ModelOnDisk:
+    """What ``load_predictor`` needs, for this process or another.
+
+    Attributes:
+        folder: Model folder.
+        folds: Folds to average; ``None`` for all there are.
+        checkpoint: File name of the checkpoint in each fold.
+        step_size: Step of the sliding window as a share of the patch.
+        mirroring: Average over mirrored copies.
+        trainer_file: ``path/to/file.py:ClassName`` of a user's trainer.
+    """
+
+    folder: Path
+    folds: Sequence[int | str] | None
+    checkpoint: str
+    step_size: float
+    mirroring: bool
+    trainer_file: str | None = None
+
+    def load(self, device: torch.device) -> Predictor:
+        """Read the weights. Raises what :func:`load_predictor` raises."""
+        if self.trainer_file is not None:
+            trainer_class(self.trainer_file)  # the name of its class is known from then on
+        return load_predictor(
+            self.folder, folds=self.folds, checkpoint=self.checkpoint, device=device,
+            step_size=self.step_size, mirroring=self.mirroring,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NetworkStage:
+    """A loaded model and what becomes of its logits.
+
+    Attributes:
+        predictor: The model.
+        outputs: What to write.
+        memory_budget_gb: Memory one export may take.
+        blend: Share of the labeled scans' vote, where they vote.
+    """
+
+    predictor: Predictor
+    outputs: Outputs
+    memory_budget_gb: float
+    blend: float | None = None
+
+    def export_job(self, case: PrepareJob, stem: str, prepared: Prepared) -> ExportJob | Fault:
+        """The case behind the network, or why it is not.
+
+        Args:
+            case: The case as it was given.
+            stem: Of its files in the output folder.
+            prepared: The case in front of the network; its ``data`` is there.
+        """
+        if fault := self._memory_fault(case.case, prepared):
+            return fault
+        try:
+            logits = self.predictor.logits(torch.from_numpy(prepared.data))
+            if self.blend is not None and prepared.share is not None:
+                logits = blended_logits(logits, prepared.share, self.blend)
+        except (RuntimeError, InputError, MemoryError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return case_fault(case.case, "predict", lines[0])
+        return ExportJob(
+            stem, logits.numpy(), prepared.properties, case.target, case.plans,
+            case.configuration, case.dataset_json, self.outputs,
+        )  # fmt: skip
+
+    def _memory_fault(self, case: str, prepared: Prepared) -> Fault | None:
+        model = self.predictor
+        needed = export_gb(
+            prepared.properties,
+            prepared.data.shape[1:],  # pyright: ignore[reportOptionalMemberAccess]  # caller has looked
+            model.plans,
+            model.configuration,
+            model.label_manager.num_segmentation_heads,
+            with_probabilities=self.outputs.probabilities,
+            with_entropy=self.outputs.uncertainty,
+        )
+        if prepared.share is not None:
+            needed += prepared.share.nbytes / 2**30
+        if needed <= self.memory_budget_gb:
+            return None
+        return case_fault(
+            case, "predict",
+            f"its prediction needs {needed:.2g} GB of memory, the budget is "
+            f"{self.memory_budget_gb:.2g} GB",
+            "Give more with --memory-budget"
+            + (", or leave --save_probabilities out" if self.outputs.probabilities else ""),
+        )  # fmt: skip
+
+
+def case_fault(case: str, stage: str, cause: str, remedy: str = "") -> Fault:
+    """A case that could not be predicted; by default its image is to blame."""
+    remedy = remedy or "Fix or remove the image, then run again with --continue_prediction"
+    return Fault(case, stage, cause.rstrip("."), remedy)
+
+
+def free_memory_gb() -> float:
+    """Memory that one export may take on this machine now."""
+    return FREE_MEMORY_SHARE * psutil.virtual_memory().available / 2**30
+
+
+@dataclass(frozen=True)
+class WholeCase:
+    """A case for a worker that predicts it from its files to its label map.
+
+    Attributes:
+        case: What is prepared.
+        stem: Of its files in the output folder.
+    """
+
+    prepare: PrepareJob
+    stem: str
+
+    @property
+    def case(self) -> str:
+        """Case id."""
+        return self.prepare.case
+
+
+@dataclass(frozen=True)
+class PredictedCase:
+    """What a worker sends back.
+
+    Attributes:
+        prepared: Faults, turn and fingerprint of the image; its arrays stay on the worker.
+        volumes: Voxels and ml of each class; ``None`` where it failed.
+        fault: Why it failed behind the preparation.
+    """
+
+    prepared: Prepared
+    volumes: Volumes | None = None
+    fault: Fault | None = None
+
+
+@dataclass(frozen=True)
+class PredictWholeCase:
+    """Predicts cases on a worker, which reads the model once.
+
+    Attributes:
+        model: The model, which the worker reads from its folder.
+        outputs: What to write.
+        device: As ``-device``, of the worker.
+        memory_budget_gb: Memory one export may take; ``None`` for what is free there.
+        blend: Share of the labeled scans' vote, where they vote.
+    """
+
+    model: ModelOnDisk
+    outputs: Outputs
+    device: str
+    memory_budget_gb: float | None = None
+    blend: float | None = None
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        return self.model.load(resolve_device(self.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers read the weights themselves."""
+        return {key: value for key, value in self.__dict__.items() if key != "_predictor"}
+
+    def __call__(self, job: WholeCase) -> PredictedCase:
+        """Prepare, predict and export one case."""
+        prepared = prepare_case(job.prepare)
+        facts = replace(prepared, data=None, share=None)
+        if prepared.data is None:
+            return PredictedCase(facts)
+        budget = free_memory_gb() if self.memory_budget_gb is None else self.memory_budget_gb
+        stage = NetworkStage(self._predictor, self.outputs, budget, self.blend)
+        export = stage.export_job(job.prepare, job.stem, prepared)
+        if isinstance(export, Fault):
+            return PredictedCase(facts, fault=export)
+        return PredictedCase(facts, export_case(export))
