@@ -110,7 +110,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         "-num_gpus",
         type=_command.number(int, 1, 1024),
         default=1,
-        help="GPUs of this machine to use (1)",
+        help="GPUs of this machine to use (1); torchrun starts the command on several",
     )
     parser.add_argument(
         "--output", metavar="DIR", help="model folder, instead of the usual one in nnUNet_results"
@@ -131,6 +131,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.trainers.distributed import is_first
     from graphnn_unet.trainers.run import train, validation_means
     from graphnn_unet.trainers.run_spec import parse_fold
 
@@ -156,6 +157,8 @@ def _work(arguments: argparse.Namespace) -> None:
         output=arguments.output,
         hidden_labels=arguments.hidden_labels,
     )
+    if not is_first():
+        return
     print(f"model: {result.model}")
     for summary in result.summaries:
         dice = validation_means(summary)["Dice"]

@@ -1,4 +1,8 @@
-"""One training in several processes of one machine, and its end as if it had been one."""
+"""One training in several processes, and its end as if it had been one.
+
+They are started here, on one machine, or by ``torchrun`` and its like on several: each then runs
+the same command and learns from the environment who it is.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -18,12 +23,16 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from graphnn_unet.errors import GraphnnError, InputError, from_system
-from graphnn_unet.progress import set_quiet
+from graphnn_unet.progress import is_quiet, set_quiet
 from graphnn_unet.stopping import termination_signals
 from graphnn_unet.streams import use_streams
 from graphnn_unet.trainers.run_spec import Execution
 
 Job = TypeVar("Job")
+T = TypeVar("T")
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LONGEST_WAIT = timedelta(days=1)
+"""The first process may validate, or register scans, for hours while the others wait."""
 SECONDS_TO_SAVE = 2.0
 """A process whose parent was killed has this long to save what it has."""
 
@@ -80,10 +89,7 @@ def _rank(
     use_streams()
     _leave_after_parent()
     set_quiet(quiet or rank > 0)
-    backend = "nccl" if execution.device.startswith("cuda") else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(rank)
-    dist.init_process_group(backend, rank=rank, world_size=execution.num_gpus)
+    _join(execution.device, rank, rank, execution.num_gpus)
     try:
         work(job)
         dist.barrier()
@@ -97,6 +103,96 @@ def _rank(
             raise
     finally:
         dist.destroy_process_group()
+
+
+def _join(device: str, rank: int, local_rank: int, n_processes: int) -> None:
+    backend = "nccl" if device.startswith("cuda") else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(backend, rank=rank, world_size=n_processes, timeout=LONGEST_WAIT)
+
+
+def launched_processes() -> int:
+    """Processes of this training that a launcher has started, on all machines; 1 without one."""
+    if not all(os.environ.get(name) for name in _LAUNCHED):
+        return 1
+    return int(os.environ["WORLD_SIZE"])
+
+
+def processes_here() -> int:
+    """Processes of this training on this machine."""
+    everywhere = dist.get_world_size() if dist.is_initialized() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", everywhere)) if everywhere > 1 else 1
+
+
+def is_first() -> bool:
+    """Whether this process speaks and writes for all that share a training."""
+    rank = dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK") or 0)
+    return rank == 0 or (launched_processes() == 1 and not dist.is_initialized())
+
+
+@contextmanager
+def launched(execution: Execution) -> Iterator[None]:
+    """Join the processes that a launcher has started for the block; nothing without a launcher.
+
+    Raises:
+        InputError: The command is to start processes itself, or this machine has too few GPUs.
+        GraphnnError: Another process ended early.
+    """
+    n_processes = launched_processes()
+    if n_processes == 1:
+        yield
+        return
+    if execution.num_gpus > 1:
+        raise InputError(
+            f"-num_gpus {execution.num_gpus} does not go with torchrun",
+            f"it has started {n_processes} processes",
+            "Leave -num_gpus out",
+        )
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    if execution.device.startswith("cuda") and local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"process {local_rank} of this machine has no GPU",
+            f"{torch.cuda.device_count()} are here",
+            "Start as many processes as there are GPUs (torchrun --nproc-per-node)",
+        )
+    set_quiet(is_quiet() or rank > 0)
+    _join(execution.device, rank, local_rank, n_processes)
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, GraphnnError) or not _is_of_network(error):
+            raise
+        raise GraphnnError(
+            f"process {rank} of the training lost the others",
+            "one of them ended early and says why, or the network between machines failed",
+            "Go on with the same command and --c",
+        ) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _is_of_network(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def decided_by_first(decide: Callable[[], T]) -> T:
+    """What the first process decides, or its error, in all that share a training.
+
+    The others ask at the same moment, and call nothing.
+    """
+    if not dist.is_initialized():
+        return decide()
+    box: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            box[0] = decide()
+        except GraphnnError as error:
+            box[1] = error
+    dist.broadcast_object_list(box, src=0)
+    if box[1] is not None:
+        raise box[1]
+    return box[0]
 
 
 def _tell_of_a_killed_process(processes: list[Any], error: ProcessException) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +37,13 @@ from graphnn_unet.storage.locks import folder_lock, reading
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import check_description, read_metadata, read_summary
-from graphnn_unet.trainers.distributed import train_in_processes
+from graphnn_unet.trainers.distributed import (
+    decided_by_first,
+    is_first,
+    launched,
+    launched_processes,
+    train_in_processes,
+)
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec
 from graphnn_unet.trainers.semi import SemiTrainer, require_shareable
@@ -169,7 +177,8 @@ def train_run(
     raw_plans, dataset_json = _read_plan(preprocessed, spec.plans, spec.configuration)
     cls = _own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
-    require_shareable(recipe.batch, execution.num_gpus, with_unlabeled=cls.makes_pseudo_labels)
+    n_processes = max(execution.num_gpus, launched_processes())
+    require_shareable(recipe.batch, n_processes, with_unlabeled=cls.makes_pseudo_labels)
     if execution.hidden_labels and not cls.makes_pseudo_labels:
         raise InputError(
             f"hidden labels cannot score {spec.class_name}", "it makes no pseudo-labels",
@@ -182,7 +191,7 @@ def train_run(
         spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet(),
         validates_all=mode == "validate",
     )  # fmt: skip
-    with reading(preprocessed, f"gnnunet_train {spec.trainer}"):
+    with reading(preprocessed, f"gnnunet_train {spec.trainer}"), launched(execution):
         cases = _require_data(preprocessed, spec, raw_plans, dataset_json)
         if execution.hidden_labels:
             hidden_files(execution.hidden_labels, cases.unlabeled, dataset_json)
@@ -278,24 +287,29 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
         )  # fmt: skip
     summaries = []
     for fold in range(n_folds):
-        folder = job.model / f"fold_{fold}"
-        if (
-            (folder / FINAL).is_file()
-            and (folder / "validation" / "summary.json").is_file()
-            and (job.mode != "restart")
-        ):
+        of_fold = replace(job, spec={**spec, "fold": fold})
+        mode = decided_by_first(partial(_mode_of_fold, of_fold))
+        if mode is None:
             say(f"fold {fold} is finished")
-            summaries.append(folder / "validation" / "summary.json")
-            continue
-        mode = job.mode
-        if mode in ("new", "continue"):
-            begun = any((folder / name).is_file() for name in (FINAL, *RESUME_ORDER))
-            mode = "continue" if begun else "new"
-        summaries.append(_train_fold(replace(job, spec={**spec, "fold": fold}, mode=mode)))
-    summaries.append(
-        _pool_folds(job.model, n_folds, preprocessed, labeled, job.dataset_json["file_ending"])
-    )
+            summaries.append(of_fold.fold_folder / "validation" / "summary.json")
+        else:
+            summaries.append(_train_fold(replace(of_fold, mode=mode)))
+    ending = job.dataset_json["file_ending"]
+    pool = partial(_pool_folds, job.model, n_folds, preprocessed, labeled, ending)
+    summaries.append(decided_by_first(pool))
     return TrainingResult(job.model, list(range(n_folds)), summaries)
+
+
+def _mode_of_fold(job: _Job) -> str | None:
+    """How a cross-validation goes on with a fold; ``None`` where it is finished."""
+    folder = job.fold_folder
+    is_final = (folder / FINAL).is_file()
+    if is_final and (folder / "validation" / "summary.json").is_file() and job.mode != "restart":
+        return None
+    if job.mode not in ("new", "continue"):
+        return job.mode
+    is_begun = is_final or any((folder / name).is_file() for name in RESUME_ORDER)
+    return "continue" if is_begun else "new"
 
 
 def _fold_exists(labeled: Sequence[str], patient_of: dict[str, str], fold: int) -> bool:
@@ -328,16 +342,22 @@ def _train_fold(job: _Job) -> Path:
     """Train one fold under its lock; return the summary of its validation."""
     folder = job.fold_folder
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    with folder_lock(folder, f"gnnunet_train {job.spec['trainer']}"):
-        try:
+    with ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(folder_lock(folder, f"gnnunet_train {job.spec['trainer']}"))
             remove_leftovers(folder)
-            job = replace(job, mode=_possible_mode(folder, job.mode))
+
+        decided_by_first(begin)
+        try:
+            mode = decided_by_first(partial(_possible_mode, folder, job.mode))
+            job = replace(job, mode=mode)
             if job.execution.num_gpus > 1:
                 train_in_processes(_work, job, job.execution, quiet=job.quiet)
             else:
                 _work(job)
         except GraphnnError:
-            if folder in new:
+            if folder in new and is_first():
                 _remove_unused(new)
             raise
     return folder / "validation" / "summary.json"

@@ -50,7 +50,7 @@ from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
 from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.diagnostics import Diagnostics
-from graphnn_unet.trainers.distributed import StopAgreement
+from graphnn_unet.trainers.distributed import StopAgreement, processes_here
 from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.optimization import (
@@ -178,7 +178,7 @@ class SemiTrainer(Checkpointed):
         self.world_size = dist.get_world_size() if self.is_ddp else 1
         self.device = device or torch.device("cuda")
         if self.is_ddp and self.device.type == "cuda":
-            self.device = torch.device("cuda", self.local_rank)
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self._set_folders()
         self._set_hyperparameters()
         # until `initialize`
@@ -420,7 +420,7 @@ class SemiTrainer(Checkpointed):
         slots = self.slots(phase)
         workers = self.execution.n_loader_workers
         if workers is None:
-            workers = default_loader_workers(self.device, self.world_size)
+            workers = default_loader_workers(self.device, processes_here())
         return StepLoader(
             self.dataset,
             lambda _step: slots,

@@ -14,6 +14,7 @@ from graphnn_unet.trainers import (
     SupervisedTrainer,
     UncertaintyMeanTeacherTrainer,
 )
+from graphnn_unet.trainers.distributed import decided_by_first
 
 
 class _Recording:
@@ -41,7 +42,27 @@ class _Recording:
         """Nothing: the tests look at weights."""
         target = Path(self.output_folder) / "validation" / "summary.json"
         target.parent.mkdir(exist_ok=True)
-        target.write_text("{}")
+        target.write_text('{"foreground_mean": {"Dice": 0.5}, "is_estimate": true}')
+
+
+def decide_and_report(rank: int, address: str, results) -> None:
+    """What one of two processes is told, and how often it was asked."""
+    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
+    asked = []
+
+    def decide() -> str:
+        asked.append(rank)
+        if len(asked) == 2:
+            raise InputError("no", "it is so")
+        return "mode"
+
+    told: list[object] = [decided_by_first(decide)]
+    try:
+        decided_by_first(decide)
+    except InputError as error:
+        told.append(error.line)
+    results.put((rank, told, len(asked)))
+    torch.distributed.destroy_process_group()
 
 
 class RecordingSupervised(_Recording, SupervisedTrainer):

@@ -10,11 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from recording_trainers import decide_and_report
 from tiny_study import DATASET, model_of, train_in, use_home
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.storage.checkpoints import LATEST
 from graphnn_unet.storage.safe_load import load_checkpoint
+from graphnn_unet.trainers import distributed
+from graphnn_unet.trainers.run_spec import Execution
 
 FILE = Path(__file__).with_name("recording_trainers.py")
 TWENTY_STEPS = [
@@ -171,3 +174,92 @@ def test_two_processes_log_once(tiny_copy):
     assert result.model == model_of(tiny_copy, "GraphCLTrainer")
     rows = pd.read_csv(result.model / "fold_all" / "metrics.csv")
     assert rows["step"].tolist() == [2, 3, 4, 6]
+
+
+def torchrun(home: Path, n_processes: int, trainer: str, *arguments: str):
+    """Start gnnunet_train as it is with torchrun."""
+    bin_folder = Path(sys.executable).parent
+    call = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        f"--nproc-per-node={n_processes}", str(bin_folder / "gnnunet_train"), DATASET, "3d_fullres",
+        trainer, "-device", "cpu", "--workers", "0", *arguments,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        call, capture_output=True, encoding="utf-8", env=environment, timeout=900, cwd=home
+    )
+
+
+@pytest.mark.slow
+def test_torchrun_ends_as_own_processes_and_another_number_of_them_goes_on(tiny_copy, monkeypatch):
+    use_home(tiny_copy, monkeypatch)
+    trainer = f"{FILE}:RecordingGraphCL"
+    overrides = [
+        *TWENTY_STEPS, *GRAPH, "batch.labeled=12", "batch.unlabeled=12",
+        "schedule.pretrain_steps=2", "schedule.selftrain_steps=4",
+    ]  # fmt: skip
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as torchrun sets it: rounding depends on it
+    expected = train_recording(tiny_copy, "RecordingGraphCL", overrides, num_gpus=2)
+
+    model = tiny_copy / "results" / "launched"
+    ended = torchrun(tiny_copy, 2, trainer, "--output", str(model), "--set", *overrides)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("model: ") == 1  # the first process speaks for all
+    states = [torch.load(path) for path in sorted((model / "fold_all").glob("process*.pt"))]
+    assert len(states) == 2
+    for state, other in zip(states, expected, strict=True):
+        assert largest_difference(state, other) == 0.0
+
+    model = tiny_copy / "results" / "again"
+    (tiny_copy / "results" / "stop_after").write_text("4")
+    common = ("--output", str(model), "--set", *overrides)
+    ended = torchrun(tiny_copy, 2, trainer, *common)
+    assert "interrupted: asked to stop" in ended.stderr
+    assert load_checkpoint(model / "fold_all" / LATEST)["gnnunet"]["step"] == 4
+    ended = torchrun(tiny_copy, 3, trainer, *common, "--c")
+    assert ended.returncode == 0, ended.stderr
+    states = [torch.load(path) for path in sorted((model / "fold_all").glob("process*.pt"))]
+    assert len(states) == 3
+    assert largest_difference(states[0], states[2]) == 0.0
+    assert largest_difference(states[0], expected[0]) < 1e-5
+
+
+@pytest.mark.slow
+def test_torchrun_shows_the_error_of_one_process_and_no_traceback(tiny_copy, monkeypatch):
+    use_home(tiny_copy, monkeypatch)
+    ended = torchrun(tiny_copy, 2, f"{FILE}:FailingBCP")
+    assert ended.returncode == 1  # torchrun's own
+    assert "error: case_00 is odd: it is so. Look at it." in ended.stderr
+    assert "in batch_loss" not in ended.stderr
+    ended = torchrun(tiny_copy, 3, "BCPTrainer", "--set", "batch.labeled=8")
+    assert "error: batch.labeled = 8 cannot be shared by 3 processes" in ended.stderr
+
+
+def test_launched_process_refuses_to_start_others(monkeypatch):
+    for name, value in {
+        "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert distributed.launched_processes() == 2
+    assert not distributed.is_first()
+    with (
+        pytest.raises(InputError, match="-num_gpus 2 does not go with torchrun"),
+        distributed.launched(Execution("cpu", num_gpus=2)),
+    ):
+        pass
+
+
+def test_rank_of_another_program_starts_nothing(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.launched_processes() == 1
+    assert distributed.is_first()
+
+
+@pytest.mark.slow
+def test_the_first_process_decides_for_all(tmp_path):
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    address = f"file://{tmp_path / 'rendezvous'}"
+    torch.multiprocessing.start_processes(decide_and_report, (address, results), 2)
+    told = sorted(results.get() for _ in range(2))
+    assert told == [(0, ["mode", "no: it is so."], 2), (1, ["mode", "no: it is so."], 0)]
