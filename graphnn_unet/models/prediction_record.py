@@ -22,7 +22,7 @@ from torch import Tensor
 from graphnn_unet.errors import RefusedError
 from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
-from graphnn_unet.storage.atomic import checksum, write_json
+from graphnn_unet.storage.atomic import checksum, rename, write_json
 from graphnn_unet.storage.safe_load import read_table
 from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
 
@@ -214,7 +214,7 @@ class PredictionRecord:
             there = [path for path in paths if path.is_file()]
             for path in there:
                 (self.folder / SET_ASIDE).mkdir(exist_ok=True)
-                path.replace(self.folder / SET_ASIDE / path.name)
+                rename(path, self.folder / SET_ASIDE / path.name)
             count += paths[0] in there
             self.cases.pop(name, None)
         return count

@@ -31,7 +31,7 @@ from graphnn_unet.plans.recipe import (
 )
 from graphnn_unet.progress import is_quiet, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count
-from graphnn_unet.storage.atomic import atomic_path, remove_leftovers
+from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, rename
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
 from graphnn_unet.storage.plan_schema import check_plans
@@ -425,7 +425,7 @@ def _possible_mode(folder: Path, mode: str) -> str:
         aside.mkdir()
         for path in folder.iterdir():
             if not path.name.startswith(".gnnunet.lock"):
-                path.rename(aside / path.name)
+                rename(path, aside / path.name)
         say(f"the old results are in {aside}")
     return mode
 

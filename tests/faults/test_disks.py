@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import importlib
+import os
 import resource
 import shutil
 import subprocess
@@ -21,6 +22,10 @@ from tiny_study import DATASET, model_of, train_in, use_home
 
 from graphnn_unet import evaluate, export, predict
 from graphnn_unet.errors import GraphnnError, NoSpaceError
+from graphnn_unet.models.prediction_record import PredictionRecord
+from graphnn_unet.storage import atomic
+from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.trainers import run as training
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="uses Linux's limits and /sys")
 
@@ -225,3 +230,43 @@ def test_a_disk_that_is_really_full_is_one_line_and_nothing_half(
     new = files_of(small_disk) - before
     assert not [path for path in new if ".partial" in path]
     assert not [path for path in new if path.endswith((".pth", ".zip", ".nii.gz", ".b2nd"))]
+
+
+@pytest.fixture
+def failing_once(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """A disk of a network that fails once for each name; the names for which it did."""
+    failed: set[str] = set()
+
+    def once(inner):
+        def move(path: Path, target: Path) -> Path:
+            if Path(target).name in failed:
+                return inner(path, target)
+            failed.add(Path(target).name)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path), None, str(target))
+
+        return move
+
+    monkeypatch.setattr(atomic, "PAUSES_S", (0.01,))
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(Path, name, once(getattr(Path, name)))
+    return failed
+
+
+def test_an_old_fold_is_set_aside_where_renames_fail_once(tmp_path: Path, failing_once: set[str]):
+    fold = tmp_path / "fold_all"
+    (fold / "validation").mkdir(parents=True)
+    (fold / FINAL).write_bytes(b"old")
+    assert training._possible_mode(fold, "restart") == "restart"
+    assert list(fold.iterdir()) == []
+    assert (tmp_path / "fold_all.old1" / FINAL).read_bytes() == b"old"
+    assert failing_once == {FINAL, "validation"}
+
+
+def test_an_old_label_map_is_set_aside_where_renames_fail_once(
+    tmp_path: Path, failing_once: set[str]
+):
+    (tmp_path / "a.nii.gz").write_bytes(b"old")
+    record = PredictionRecord(tmp_path, {}, {}, None)
+    assert record.set_aside(["a"], [".nii.gz"]) == 1
+    assert (tmp_path / "set_aside" / "a.nii.gz").read_bytes() == b"old"
+    assert failing_once == {"a.nii.gz"}
