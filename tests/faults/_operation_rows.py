@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from _data_rows import write_images
 from _trial import (
+    BIN,
     CASES,
     DATASET,
     FAULTY,
@@ -29,6 +30,7 @@ from _trial import (
     kill_all,
     limited_file_size,
 )
+from _warm import FORK_SERVER, Process
 from small_dataset import cut, image_array, image_path, label_path, make_dataset, rewrite, save
 
 LATEST, FINAL = "checkpoint_latest.pth", "checkpoint_final.pth"
@@ -43,14 +45,14 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def long_training(trial: Trial, *flags: str, **variables: str) -> subprocess.Popen[str]:
+def long_training(trial: Trial, *flags: str, **variables: str) -> Process:
     """A training of many checkpoints."""
     more = () if trial.program.is_stock else MANY_STEPS
     given = {"nnUNet_n_proc_DA": "0", **LONG[trial.program.is_stock], **variables}
     return trial.start(trial.program.training("all", *more, *flags), **given)
 
 
-def wait_until(process: subprocess.Popen[str], there: Callable[[], bool], pause_s: float) -> bool:
+def wait_until(process: Process, there: Callable[[], bool], pause_s: float) -> bool:
     """Wait until something is there; whether it came while the process ran."""
     began = time.monotonic()
     while process.poll() is None and time.monotonic() - began < SOON_S:
@@ -60,9 +62,7 @@ def wait_until(process: subprocess.Popen[str], there: Callable[[], bool], pause_
     return False
 
 
-def killed_when(
-    process: subprocess.Popen[str], there: Callable[[], bool], pause_s: float = 0.0
-) -> bool:
+def killed_when(process: Process, there: Callable[[], bool], pause_s: float = 0.0) -> bool:
     """Kill a command with its children as soon as something is there."""
     came = wait_until(process, there, pause_s)
     kill_all(process)
@@ -70,15 +70,24 @@ def killed_when(
     return came
 
 
+def stat_of(pid: int) -> list[str]:
+    """State, parent and more of a process; nothing of one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return []
+
+
+def parent(pid: int) -> int:
+    """Parent of a process, 0 of one that is gone."""
+    return int((stat_of(pid) or ["", "0"])[1])
+
+
 def descendants(pid: int) -> list[int]:
     """Processes below one, oldest first."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (folder / "stat").read_text()
-        except OSError:
-            continue
-        parents[int(folder.name)] = int(text.rsplit(")", 1)[1].split()[1])
+    parents = {
+        int(folder.name): parent(int(folder.name)) for folder in Path("/proc").glob("[0-9]*")
+    }
     below, new = [], [pid]
     while new:
         new = [child for child, parent in parents.items() if parent in new]
@@ -91,12 +100,17 @@ def workers(pid: int) -> list[int]:
 
     def command(number: int) -> str:
         try:
-            return Path(f"/proc/{number}/cmdline").read_text()
+            folder = Path(f"/proc/{number}")
+            return (folder / "comm").read_text() + (folder / "cmdline").read_text()
         except OSError:
             return ""
 
-    helpers = ("resource_tracker", "forkserver")
-    return [n for n in descendants(pid) if not any(word in command(n) for word in helpers)]
+    def is_helper(number: int) -> bool:
+        # what a fork server forks is called as it is
+        is_server = FORK_SERVER in command(number) and FORK_SERVER not in command(parent(number))
+        return is_server or "resource_tracker" in command(number)
+
+    return [number for number in descendants(pid) if not is_helper(number)]
 
 
 def trained_again(trial: Trial) -> str:
@@ -375,10 +389,7 @@ def orphans(trial: Trial) -> str:
 
 def is_running(pid: int) -> bool:
     """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    return (stat_of(pid) or ["Z"])[0] != "Z"
 
 
 def half_label_maps(trial: Trial) -> str:
@@ -472,14 +483,12 @@ def strange_fold(trial: Trial) -> str:
 
 def peak_of(trial: Trial, command: list[str]) -> str:
     """Largest process of a command, MiB."""
-    from _trial import BIN
-
     code = (
         "import resource, subprocess, sys; status = subprocess.run(sys.argv[1:]).returncode;"
         "print('PEAK', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(status)"
     )
     program = [sys.executable, "-c", code, str(BIN / command[0]), *command[1:]]
-    outcome = trial.run(program)
+    outcome = finish(trial.start_cold(program))  # forks share memory
     match = re.search(r"PEAK (\d+)", outcome.text)
     peak = f"largest process {int(match[1]) // 1024} MiB" if match else "no peak"
     return peak if outcome.status == 0 else f"exit {outcome.status}, {peak}"

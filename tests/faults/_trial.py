@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import _warm
 from small_dataset import make_dataset
 
 BIN = Path(sys.executable).parent
@@ -184,12 +185,19 @@ class Trial:
 
     def start(
         self, command: Sequence[str], *, limit: Callable[[], None] | None = None, **variables: str
-    ) -> subprocess.Popen[str]:
+    ) -> _warm.Process:
         """Start a command in a new process group, which can be killed as a whole."""
+        script, environment = BIN / command[0], self.environment(variables)
+        return _warm.start(
+            script, command[1:], folder=self.folder, environment=environment, limit=limit
+        )
+
+    def start_cold(self, command: Sequence[str], **variables: str) -> _warm.Process:
+        """Start a command in a new interpreter: its workers are what they are for a user."""
         return subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], cwd=self.folder, env=self.environment(variables),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True, errors="replace", preexec_fn=limit,
+            start_new_session=True, errors="replace",
         )  # fmt: skip
 
     def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
@@ -223,7 +231,7 @@ class Trial:
         return self.run(self.program.predicting(self.home, source, target, *flags))
 
 
-def finish(process: subprocess.Popen[str], patience_s: float = PATIENCE_S) -> Outcome:
+def finish(process: _warm.Process, patience_s: float = PATIENCE_S) -> Outcome:
     """Wait for a command and everything it printed."""
     began = time.monotonic()
     try:
@@ -235,7 +243,7 @@ def finish(process: subprocess.Popen[str], patience_s: float = PATIENCE_S) -> Ou
         return Outcome(None, text, time.monotonic() - began)
 
 
-def kill_all(process: subprocess.Popen[str]) -> None:
+def kill_all(process: _warm.Process) -> None:
     """Kill a command and its children."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
