@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,16 +130,16 @@ def write_images(folder: Path, n: int = 6) -> Path:
     return folder
 
 
-def predicted(trial: Trial, spoil: Spoil) -> str:
+def predicted(trial: Trial, spoil: Spoil, name: str) -> str:
     """Predict six images of which one is spoiled."""
     trial.use("trained")
     source = write_images(trial.folder / "in")
     spoil(source)
     target = trial.folder / "out"
-    return with_count(trial.predict(source, target), target)
+    return with_count(trial.predict(source, target), target, name)
 
 
-def with_count(outcome: Outcome, target: Path, name: str = "new_2") -> str:
+def with_count(outcome: Outcome, target: Path, name: str) -> str:
     """What was told, and how many label maps there are."""
     return f"{outcome.told(name)}; {len(list(target.glob('new_*.nii.gz')))} label maps"
 
@@ -155,13 +156,13 @@ def empty_folder(trial: Trial) -> str:
     """Predict nothing."""
     trial.use("trained")
     (trial.folder / "in").mkdir()
-    return trial.predict(trial.folder / "in", trial.folder / "out").told("no ")
+    return trial.predict(trial.folder / "in", trial.folder / "out").told("trial/in")
 
 
 def missing_folder(trial: Trial) -> str:
     """Predict a folder that is not there."""
     trial.use("trained")
-    return trial.predict(trial.folder / "in", trial.folder / "out").told(str(trial.folder / "in"))
+    return trial.predict(trial.folder / "in", trial.folder / "out").told("trial/in")
 
 
 def missing_checkpoint(trial: Trial) -> str:
@@ -176,7 +177,7 @@ def output_is_input(trial: Trial) -> str:
     """Predict into the folder of the images, twice."""
     trial.use("trained")
     source = write_images(trial.folder / "in")
-    first, second = (trial.predict(source, source).told("in") for _ in range(2))
+    first, second = (trial.predict(source, source).told("trial/in") for _ in range(2))
     return f"{first}; again: {second}"
 
 
@@ -194,7 +195,7 @@ def prediction_rows() -> dict[str, tuple[str, Callable[[Trial], str]]]:
         "P06": ("one of six is all zero", lambda f: rewrite(f / SPOILED, np.zeros(SHAPE))),
     }
     rows: dict[str, tuple[str, Callable[[Trial], str]]] = {
-        code: (title, lambda trial, spoil=spoil: predicted(trial, spoil))
+        code: (title, partial(predicted, spoil=spoil, name="scout" if code == "P05" else "new_2"))
         for code, (title, spoil) in spoils.items()
     }
     return rows | {

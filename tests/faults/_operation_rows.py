@@ -132,8 +132,8 @@ def second_run_killed(trial: Trial) -> str:
         return "not reached"
     told = trial.train("all", "--c").told("--c")
     kept = any(digest(path) == before for path in (trial.home / "results").rglob(FINAL))
-    begun = "on" if (fold / LATEST).is_file() or not kept else "lost"
-    return f"--c: {told}; the first model is {'kept' if kept else 'lost'}, the second goes {begun}"
+    begun = "goes on" if (fold / LATEST).is_file() or not kept else "is lost"
+    return f"--c: {told}; the first model is {'kept' if kept else 'lost'}, the second {begun}"
 
 
 def two_trainings(trial: Trial) -> str:
