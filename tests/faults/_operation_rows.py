@@ -47,7 +47,8 @@ def digest(path: Path) -> str:
 
 def long_training(trial: Trial, *flags: str, **variables: str) -> Process:
     """A training of many checkpoints."""
-    more = () if trial.program.is_stock else MANY_STEPS
+    here = ("--output", str(trial.program.model(trial.home)))  # another recipe has another folder
+    more = () if trial.program.is_stock else (*MANY_STEPS, *here)
     given = {"nnUNet_n_proc_DA": "0", **LONG[trial.program.is_stock], **variables}
     return trial.start(trial.program.training("all", *more, *flags), **given)
 
@@ -130,7 +131,7 @@ def second_run_killed(trial: Trial) -> str:
     again = long_training(trial, *flags, SHORT_EPOCHS="2")  # as many as the first
     if not killed_when(again, (fold / LATEST).is_file):
         return "not reached"
-    told = trial.train("all", "--c").told("--c")
+    told = finish(long_training(trial, "--c", SHORT_EPOCHS="2")).told("--c")
     kept = any(digest(path) == before for path in (trial.home / "results").rglob(FINAL))
     begun = "goes on" if (fold / LATEST).is_file() or not kept else "is lost"
     return f"--c: {told}; the first model is {'kept' if kept else 'lost'}, the second {begun}"
@@ -141,7 +142,7 @@ def two_trainings(trial: Trial) -> str:
     trial.use("planned")
     command = trial.program.training()
     both = [trial.start(command, nnUNet_n_proc_DA="0") for _ in range(2)]
-    return " / ".join(finish(process).told("running") for process in both)
+    return " / ".join(finish(process).told("in use") for process in both)
 
 
 def is_whole(path: Path) -> bool:
@@ -167,7 +168,7 @@ def killed_while_writing(trial: Trial) -> str:
     if not killed_when(process, is_written):
         return "the moment was not met"
     whole = [path.name for path in sorted(fold.glob("checkpoint*")) if is_whole(path)]
-    told = trial.train("all", "--c", **LONG[trial.program.is_stock]).told("checkpoint")
+    told = finish(long_training(trial, "--c")).told("checkpoint")
     return f"whole: {', '.join(whole) or 'none'}; --c: {told}"
 
 
@@ -178,9 +179,9 @@ def trial_size(trial: Trial) -> int:
 
 
 def sizes(folder: Path) -> list[int]:
-    """Sizes of files that are, or become, a latest checkpoint."""
+    """Sizes of files that are, or become, checkpoints."""
     seen = []
-    for path in folder.glob(f"*{LATEST}*"):
+    for path in folder.glob("*.pth"):
         try:
             seen.append(path.stat().st_size)
         except OSError:
@@ -198,7 +199,7 @@ def half_checkpoint(trial: Trial) -> str:
     else:
         killed_when(process, lambda: (fold / LATEST).is_file() and older.is_file(), 0.2)
     cut(fold / LATEST, 0.5)
-    return trial.train("all", "--c").told(LATEST)
+    return finish(long_training(trial, "--c")).told(LATEST)
 
 
 def nothing_to_continue(trial: Trial) -> str:
@@ -297,7 +298,7 @@ def two_preprocessings(trial: Trial) -> str:
     """C13: two preprocessings of one data set at once."""
     trial.use("raw")
     both = [trial.start(trial.program.plan) for _ in range(2)]
-    return " / ".join(finish(process).told("running") for process in both)
+    return " / ".join(finish(process).told("in use") for process in both)
 
 
 def raw_data_replaced(trial: Trial) -> str:
