@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 
@@ -109,7 +110,11 @@ def main() -> None:
             folder = work / "trial"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            text = rows[code][1](Trial(program, folder, work / "bases"))
+            try:
+                text = rows[code][1](Trial(program, folder, work / "bases"))
+            except Exception:  # noqa: BLE001  # the row stays "not run"; the others are run
+                print(f"{code} {program.name}: the trial broke\n{traceback.format_exc()}")
+                continue
             seen.setdefault(code, {})[program.name] = text
             print(f"{code} {program.name}: {text}", flush=True)
             record.write_text(json.dumps(seen, indent=1))
