@@ -361,14 +361,20 @@ def _by_number(files: Sequence[Path], numbers: set[int], wanted: Wanted) -> Case
         listed = ", ".join(f"{number:04d}" for number in sorted(numbers))
         raise InputError(f"{len(names)} channel names but the files have channels {listed}")
     images = CaseFiles(names)
+    without_number: list[str] = []
     for path in files:
         case, number = split_channel(stem_of(path))
         if number is None and len(names) == 1:
             images.add(case, names[0], path)
+            without_number.append(path.name)
         elif number is None:
             images.left_out.append((path.name, "its name has no channel number"))
         else:
             images.add(case, names[number] if number < len(names) else f"{number:04d}", path)
+    if without_number:
+        images.notes.append(
+            f"{some(without_number)}: no channel number as other files have; taken as a case"
+        )
     return images
 
 

@@ -215,6 +215,8 @@ def test_numbered_and_plain_names_side_by_side_are_all_cases(tmp_path: Path):
     assert {case: sorted(files) for case, files in images.cases.items()} == {
         "a": ["CT"], "b": ["0007"], "c": ["CT"],
     }  # fmt: skip
+    (note,) = images.notes  # a stray file would give a case too many
+    assert note.startswith("a.nii.gz: no channel number")
     (tmp_path / "c_0000.nii.gz").unlink()
     assert cases(tmp_path, "CT") == {"a": "a", "b_0007": "b_0007"}
 
