@@ -206,7 +206,7 @@ def nothing_to_continue(trial: Trial) -> str:
     """C06: ``--c`` without a checkpoint."""
     outcome = trial.use("planned").train("all", "--c")
     made = list((trial.home / "results").rglob(FINAL))
-    return f"{outcome.told('ontinue')}; {'a new training was run' if made else 'nothing was run'}"
+    return f"{outcome.told('continue')}; {'a new training was run' if made else 'nothing was run'}"
 
 
 def full_disk(trial: Trial) -> str:
