@@ -27,6 +27,8 @@ from small_dataset import (
 
 FORMATS = {"I05": ".mha", "I10": ".mha", "I11": ".mha"}
 CHANNELS = {"I19": 2, "I21": 2}
+NAMES = {**dict.fromkeys(("I20", "I43", "I52"), "dataset.json"), "I30": "labelsTr"}
+"""What a reader needs to know where it is not the case."""
 
 
 def no_foreground(folder: Path) -> None:
@@ -118,8 +120,7 @@ def data_rows() -> dict[str, tuple[str, Callable[[Trial], str]]]:
             continue
         rows.setdefault(code, (TITLES[code], data_row(code, spoil, name)))
     for code, (title, spoil) in OTHER_FAULTS.items():
-        name = "dataset.json" if code in {"I20", "I43", "I52"} else FAULTY
-        rows[code] = (title, data_row(code, spoil, name))
+        rows[code] = (title, data_row(code, spoil, NAMES.get(code, FAULTY)))
     return dict(sorted(rows.items()))
 
 
