@@ -33,6 +33,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
     nnUNetPlannerResEncXL,
 )
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities import utils as nnunet_utils
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
@@ -93,6 +94,11 @@ class _SemiSupervisedPlanning(_Planning):
             self.UNet_base_num_features = network.base_features
         if network.max_features is not None:
             self.UNet_max_features_2d = self.UNet_max_features_3d = network.max_features
+
+    def determine_reader_writer(self) -> type[BaseReaderWriter]:
+        """nnU-Net's reader of the first case; it takes what macOS writes beside files for one."""
+        self.dataset = {x: files for x, files in self.dataset.items() if not x.startswith(".")}
+        return super().determine_reader_writer()
 
     def determine_fullres_target_spacing(self) -> np.ndarray:
         """nnU-Net's target spacing; two values of ``plan.spacing`` are those inside a slice."""
