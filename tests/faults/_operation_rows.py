@@ -141,8 +141,15 @@ def two_trainings(trial: Trial) -> str:
     """C03: two trainings of one fold at once."""
     trial.use("planned")
     command = trial.program.training()
-    both = [trial.start(command, nnUNet_n_proc_DA="0") for _ in range(2)]
-    return " / ".join(finish(process).told("in use") for process in both)
+    return at_once([trial.start(command, nnUNet_n_proc_DA="0") for _ in range(2)])
+
+
+def at_once(processes: list[Process]) -> str:
+    """How many of them work to the end, and what the others say."""
+    outcomes = [finish(process) for process in processes]
+    others = [outcome.told("in use") for outcome in outcomes if outcome.status != 0]
+    told = " / ".join(others) or "exit 0, nothing said"
+    return f"{len(outcomes) - len(others)} of {len(outcomes)} went on; {told}"
 
 
 def is_whole(path: Path) -> bool:
@@ -297,8 +304,7 @@ def damaged_voxels(trial: Trial) -> str:
 def two_preprocessings(trial: Trial) -> str:
     """C13: two preprocessings of one data set at once."""
     trial.use("raw")
-    both = [trial.start(trial.program.plan) for _ in range(2)]
-    return " / ".join(finish(process).told("in use") for process in both)
+    return at_once([trial.start(trial.program.plan) for _ in range(2)])
 
 
 def raw_data_replaced(trial: Trial) -> str:

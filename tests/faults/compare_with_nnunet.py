@@ -64,7 +64,7 @@ def summary(seen: dict[str, dict[str, str]]) -> list[str]:
     """How many rows went which way, as a table."""
     names = [STOCK.name, OURS.name]
     rows = [row for code, row in seen.items() if code not in HARMLESS and set(names) <= set(row)]
-    lines = [f"| of {len(rows)} faults that both met | {' | '.join(names)} |", "|---|---|---|"]
+    lines = [f"| of {len(rows)} faults tried on both | {' | '.join(names)} |", "|---|---|---|"]
     for kind, words in KINDS.items():
         counts = [sum(bool(re.search(words, row[name])) for row in rows) for name in names]
         lines.append(f"| {kind} | {counts[0]} | {counts[1]} |")
