@@ -133,7 +133,8 @@ def second_run_killed(trial: Trial) -> str:
         return "not reached"
     told = finish(long_training(trial, "--c", SHORT_EPOCHS="2")).told("--c")
     kept = any(digest(path) == before for path in (trial.home / "results").rglob(FINAL))
-    begun = "goes on" if (fold / LATEST).is_file() or not kept else "is lost"
+    ended = (fold / FINAL).is_file() and digest(fold / FINAL) != before
+    begun = "goes on" if ended or (fold / LATEST).is_file() else "is lost"
     return f"--c: {told}; the first model is {'kept' if kept else 'lost'}, the second {begun}"
 
 
@@ -332,7 +333,8 @@ def slow_scan(folder: Path) -> None:
 def worker_killed(trial: Trial, *flags: str) -> str:
     """Kill the youngest worker of planning while it works on a large scan."""
     slow_scan(trial.use("raw").raw)
-    process = trial.start([*trial.program.plan, *flags])
+    more = () if trial.program.is_stock else ("-np", "2")  # one is no process of its own
+    process = trial.start([*trial.program.plan, *more, *flags])
     if not wait_until(process, lambda: bool(workers(process.pid)), 0.05):
         return f"no worker to kill; {finish(process).told()}"
     time.sleep(4.0)
@@ -353,10 +355,13 @@ def predicting_worker_killed(trial: Trial, index: int) -> str:
     process = trial.start(trial.program.predicting(trial.home, source, target))
     if not wait_until(process, lambda: bool(list(target.glob("new_*.nii.gz"))), 0.0):
         return "not reached"
-    for pid in workers(process.pid)[index : index + 1 or None]:
-        os.kill(pid, signal.SIGKILL)
-    told = finish(process, SOON_S).told("new_")
-    return f"{told}; {len(list(target.glob('new_*.nii.gz')))} of 6 label maps"
+    if not (pids := workers(process.pid)[index : index + 1 or None]):
+        return f"no worker to kill; {finish(process).told('new_')}"
+    os.kill(pids[0], signal.SIGKILL)
+    outcome = finish(process, SOON_S)
+    n_maps = len(list(target.glob("new_*.nii.gz")))
+    told = "exit 0" if outcome.status == 0 and n_maps == 6 else outcome.told("new_")
+    return f"{told}; {n_maps} of 6 label maps"
 
 
 WITH_WORKERS = {True: (), False: ("--workers", "2")}
