@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from graphnn_unet.benchmark.grid import GridRun, GridSettings, Row, runs_of
 from graphnn_unet.benchmark.one_run import (
     DEVELOPMENT,
     DONE,
+    REFUSED,
     STOPPED,
     TEST,
     Job,
@@ -35,6 +35,7 @@ from graphnn_unet.progress import Progress, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count, require_number
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.plan_schema import check_plans
+from graphnn_unet.storage.processes import run_elsewhere, run_jobs
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
@@ -162,70 +163,91 @@ class Driver:
     Args:
         book: Where they are noted.
         budget_minutes: No run begins that would probably end later; ``None`` for no end.
-        n_jobs: Runs at the same time.
+        n_jobs: Runs at the same time; inside ``open_cluster`` its workers decide.
     """
 
     def __init__(self, book: Book, budget_minutes: float | None, n_jobs: int):
         self.book, self.budget_minutes, self.n_jobs = book, budget_minutes, n_jobs
         self._began = time.monotonic()
         self._minutes: list[float] = []
+        self._again: list[tuple[GridRun, Job]] = []
+        self._n_begun = 0
 
     def carry_out(self, todo: Todo) -> None:
-        """All runs that are not done, in their order."""
-        open_runs = deque((run, job, 0) for run, job in todo if not job.is_scored)
-        n_done = len(todo) - len(open_runs)
+        """All runs that are not done, in their order; those that failed once more at the end."""
+        missing = [(run, job) for run, job in todo if not job.is_scored]
+        n_done = len(todo) - len(missing)
         if n_done:
             say(f"{n_done} of {len(todo)} runs are done already")
-        tests = [job for _, job, _ in open_runs if job.part == TEST]
-        if tests:
+        if any(job.part == TEST for _, job in missing):
             words = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             self.book.note_test(datetime.now().astimezone().isoformat(timespec="seconds"), words)
-        with (
-            Progress(len(todo), "benchmark", "run", initial=n_done) as progress,
-            ThreadPoolExecutor(self.n_jobs) as threads,
-        ):
-            running: dict[Future[RunResult], tuple[GridRun, Job, int]] = {}
+        run_of = {(job.name, job.part): run for run, job in missing}
+        with Progress(len(todo), "benchmark", "run", initial=n_done) as progress:
             try:
-                while open_runs or running:
-                    while open_runs and len(running) < self.n_jobs and self._has_time():
-                        run, job, attempt = open_runs.popleft()
-                        self.book.begin(run, job)
-                        running[threads.submit(carry_out, job)] = (run, job, attempt)
-                    if not running:
-                        break
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        run, job, attempt = running.pop(future)
-                        again = self._note(run, job, attempt, future.result())
-                        if again:
-                            open_runs.append((run, job, attempt + 1))
-                        else:
+                for attempt in range(MAX_ATTEMPTS):
+                    now, self._again = (missing if attempt == 0 else self._again), []
+                    for job, result in self._results(now):
+                        run = run_of[job.name, job.part]
+                        self._note(run, job, result, is_last=attempt + 1 == MAX_ATTEMPTS)
+                        if result.status == DONE or attempt + 1 == MAX_ATTEMPTS:
                             progress.update(run.row.name)
             except KeyboardInterrupt:
-                stop_all()
-                for future, (run, job, _) in running.items():
-                    self.book.record(run, job.part, future.result())
                 self.book.write_tables()
-                left = len(open_runs) + len(running)
+                left = sum(not job.is_scored for _, job in todo)
                 raise KeyboardInterrupt(
                     f"{left} runs are left; trainings have saved their state. Type the same "
                     "command to go on"
                 ) from None
-        if open_runs:
-            say(f"{len(open_runs)} runs are left for another call: the budget of "
+        n_left = len(missing) - self._n_begun
+        if n_left > 0:
+            say(f"{n_left} runs are left for another call: the budget of "
                 f"{self.budget_minutes:g} minutes is used")  # fmt: skip
 
-    def _note(self, run: GridRun, job: Job, attempt: int, result: RunResult) -> bool:
-        """Note how an attempt ended; whether it is to be tried again."""
+    def _results(self, todo: Todo) -> Iterator[tuple[Job, RunResult]]:
+        """Jobs as they end, on the workers of a cluster or in threads that wait for processes."""
+        if run_elsewhere():
+            for outcome in run_jobs(carry_out, self._begun(todo), n_workers=0):
+                failed = RunResult(REFUSED, outcome.error)
+                yield outcome.job, outcome.value if outcome.ok else failed
+            return
+        jobs = self._begun(todo)
+        running: dict[Future[RunResult], Job] = {}
+        with ThreadPoolExecutor(self.n_jobs) as threads:
+            try:
+                while True:
+                    while len(running) < self.n_jobs and (job := next(jobs, None)) is not None:
+                        running[threads.submit(carry_out, job)] = job
+                    if not running:
+                        return
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        yield running.pop(future), future.result()
+            finally:
+                if running:  # interrupted
+                    stop_all()
+
+    def _begun(self, todo: Todo) -> Iterator[Job]:
+        """Jobs, each noted when it begins, until the budget is used."""
+        for run, job in todo:
+            if not self._has_time():
+                return
+            self.book.begin(run, job)
+            self._n_begun += 1
+            yield job
+
+    def _note(self, run: GridRun, job: Job, result: RunResult, *, is_last: bool) -> None:
+        """Note how an attempt ended."""
         self.book.record(run, job.part, result)
         self.book.write_tables()
-        if result.status == DONE:
-            self._minutes.append(result.minutes)
-            return False
         if result.status == STOPPED:
             raise KeyboardInterrupt
-        again = attempt + 1 < MAX_ATTEMPTS
-        say(f"{run.name} failed{', it is tried once more' * again}: {result.error}")
-        return again
+        if result.status == DONE:
+            self._minutes.append(result.minutes)
+            return
+        if not is_last:
+            self._again.append((run, job))
+            self._n_begun -= 1
+        say(f"{run.name} failed{', it is tried once more' * (not is_last)}: {result.error}")
 
     def _has_time(self) -> bool:
         """Whether another run would probably end within the budget."""

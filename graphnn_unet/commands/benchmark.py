@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--disable_tta", action="store_true", help="no mirrored copies when scans are predicted"
     )
+    _command.add_cluster(parser)
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
     return parser
 

@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", type=_command.number(int, 1, MAX_WORKERS), default=1, metavar="J",
         help="trainings at the same time (1)",
     )  # fmt: skip
+    _command.add_cluster(parser)
     parser.add_argument("-device", default="auto", help="auto (default), cuda, cuda:1, mps, cpu")
     return parser
 
