@@ -29,6 +29,9 @@ def table(name: str) -> str:
         return classification_table(pd.read_csv(path))
     if name.startswith("scan_graph"):
         return comparison_table(path)
+    if name == "registration":
+        rows = pd.read_csv(path, dtype=str)
+        return markdown(list(rows.columns), rows.to_numpy().tolist())
     if name == "pseudo_labels":
         return pseudo_label_table(pd.read_csv(path))
     return segmentation_table(pd.DataFrame(read_metrics_csv(path)))

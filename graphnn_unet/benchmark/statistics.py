@@ -157,7 +157,7 @@ def variance_parts(values: Floats) -> VarianceParts:
         >>> [round(part, 3) for part in (parts.draw, parts.case, parts.rest)]
         [0.0, 0.141, 0.0]
     """
-    values = values[np.isfinite(values).any(2).all(1)]
+    values = values[np.isfinite(values).any(axis=2).all(axis=-1)]
     values = values[:, :, np.isfinite(values).all((0, 1))]
     n_draws, n_seeds, n_cases = values.shape
     if n_cases < 2 or n_draws * n_seeds < 2:

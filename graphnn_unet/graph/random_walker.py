@@ -163,7 +163,9 @@ def random_walker_by_blocks(
             difference = float("inf") if spread else difference
             change = max(change, difference)
             value[block], reached[block] = new, now_reached | fixed[block]
-            moved[block_of[rows[0][1]].unique().cpu()] += difference
+            near = torch.zeros(len(blocks), dtype=torch.bool)
+            near[block_of[rows[0][1]].cpu()] = True  # this block among them
+            moved = torch.where(near, moved + difference, moved)
             moved[number] = 0.0
     return Walk(value, reached, sweep, change, change <= tolerance)
 
