@@ -20,7 +20,7 @@ setup(
     },
     package_data={
         "graphnn_unet": ["py.typed", "__init__.pyi"],
-        "graphnn_unet.benchmark": ["published.csv"],
+        "graphnn_unet.benchmarking": ["published.csv"],
         "graphnn_unet.dataset_conversion": ["*.json"],
         "graphnn_unet.plans": ["recipes/*.toml"],
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from graphnn_unet.benchmark.tables import Scores, method_table
+from graphnn_unet.benchmarking.tables import Scores, method_table
 from graphnn_unet.metrics.intervals import mean_interval
 from graphnn_unet.metrics.registry import SHOWN, Metric, metrics_of
 from graphnn_unet.metrics.result import read_metrics_csv

@@ -3,8 +3,8 @@ from graphnn_unet import graph as graph
 from graphnn_unet import metrics as metrics
 from graphnn_unet import trainers as trainers
 from graphnn_unet._version import __version__ as __version__
-from graphnn_unet.benchmark.choose import choose as choose
-from graphnn_unet.benchmark.run import benchmark as benchmark
+from graphnn_unet.benchmarking.choose import choose as choose
+from graphnn_unet.benchmarking.run import benchmark as benchmark
 from graphnn_unet.classification.run import classify as classify
 from graphnn_unet.clustering.cluster import cluster as cluster
 from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess as plan_and_preprocess

@@ -1,10 +1,13 @@
 """The floors of the program, read from its imports: down, never up, never in a circle.
 
 commands
-benchmark   report
-trainers   inference   clustering   classification
-data   networks   metrics   dataset_conversion
-plans   graph   images
+report
+benchmarking   clustering   classification
+models
+trainers
+pseudo_labels   prediction   data   metrics   dataset_conversion
+networks   images   plans   scan_graph
+graph
 storage
 """
 
@@ -19,7 +22,7 @@ PACKAGE = "graphnn_unet"
 FLOORS = {
     "commands": 9, "nnunet_trainers": 8,
     "report": 7,
-    "benchmark": 6, "clustering": 6, "classification": 6,
+    "benchmarking": 6, "clustering": 6, "classification": 6,
     "models": 5,
     "trainers": 4,
     "pseudo_labels": 3, "prediction": 3, "data": 3, "metrics": 3, "dataset_conversion": 3,
@@ -36,7 +39,7 @@ NO_NNUNET = {"commands", "report", "graph", "networks", "images", "metrics", "sc
              "storage", "dataset_conversion"}  # fmt: skip
 GROWING_FILES = {
     "graphnn_unet.trainers.run_log": "a log grows line by line",
-    "graphnn_unet.benchmark.one_run": "what a process says is kept as it comes",
+    "graphnn_unet.benchmarking.one_run": "what a process says is kept as it comes",
     "graphnn_unet.models.install": "unpacks into a temporary folder",
 }
 WRITERS = {"WriteImage", "savefig", "save", "savez", "savez_compressed", "write_text",

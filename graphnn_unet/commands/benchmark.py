@@ -100,8 +100,8 @@ def _count(text: str) -> int | None:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.benchmark.grid import rows_of
-    from graphnn_unet.benchmark.run import benchmark
+    from graphnn_unet.benchmarking.grid import rows_of
+    from graphnn_unet.benchmarking.run import benchmark
     from graphnn_unet.errors import CasesFailedError, InputError
     from graphnn_unet.report.comparison import report_comparison
 

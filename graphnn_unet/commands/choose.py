@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.benchmark.choose import DEFAULT_TRAINERS, choose
+    from graphnn_unet.benchmarking.choose import DEFAULT_TRAINERS, choose
 
     _command.show_folders()
     result = choose(

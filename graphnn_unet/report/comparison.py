@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from graphnn_unet.benchmark.book import COMMANDS, RUNS, SCORES, STATE
-from graphnn_unet.benchmark.one_run import DEVELOPMENT, TEST
-from graphnn_unet.benchmark.tables import (
+from graphnn_unet.benchmarking.book import COMMANDS, RUNS, SCORES, STATE
+from graphnn_unet.benchmarking.one_run import DEVELOPMENT, TEST
+from graphnn_unet.benchmarking.tables import (
     Scores,
     count_title,
     method_table,

@@ -33,6 +33,7 @@ COMMANDS = {
     if script.name.startswith("gnnunet_")
 }
 OTHERS_FLAGS = {"--index-url", "--version", "--help"}
+OTHERS_FLAGS |= {"--nproc-per-node", "--nthreads", "--nworkers"}  # of torchrun and dask worker
 
 
 # ------------------------------------------------------------------- what hints name exists

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from tiny_study import DATASET
 
-from graphnn_unet.benchmark import one_run
-from graphnn_unet.benchmark.grid import Row
-from graphnn_unet.benchmark.one_run import Job, RunResult
-from graphnn_unet.benchmark.run import benchmark
+from graphnn_unet.benchmarking import one_run
+from graphnn_unet.benchmarking.grid import Row
+from graphnn_unet.benchmarking.one_run import Job, RunResult
+from graphnn_unet.benchmarking.run import benchmark
 from graphnn_unet.errors import CasesFailedError, InputError, MissingFileError, RefusedError
 from graphnn_unet.report.comparison import report_comparison
 
@@ -43,7 +43,7 @@ def jobs(monkeypatch) -> list[Job]:
         one_run.work(job)
         return RunResult(0, minutes=1.0, device="cpu", peak_memory_gb=0.5)
 
-    monkeypatch.setattr("graphnn_unet.benchmark.run.carry_out", carry_out)
+    monkeypatch.setattr("graphnn_unet.benchmarking.run.carry_out", carry_out)
     return done
 
 
@@ -61,7 +61,7 @@ def pretend(monkeypatch, results: list[RunResult]) -> list[str]:
             (job.predictions / "metrics.csv").write_text(text)
         return result
 
-    monkeypatch.setattr("graphnn_unet.benchmark.run.carry_out", carry_out)
+    monkeypatch.setattr("graphnn_unet.benchmarking.run.carry_out", carry_out)
     return began
 
 

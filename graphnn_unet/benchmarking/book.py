@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.benchmark.grid import GridRun
-from graphnn_unet.benchmark.one_run import (
+from graphnn_unet.benchmarking.grid import GridRun
+from graphnn_unet.benchmarking.one_run import (
     DEVELOPMENT,
     DONE,
     HELD_OUT,
@@ -18,7 +18,7 @@ from graphnn_unet.benchmark.one_run import (
     Job,
     RunResult,
 )
-from graphnn_unet.benchmark.one_run import METRICS as METRICS_CSV
+from graphnn_unet.benchmarking.one_run import METRICS as METRICS_CSV
 from graphnn_unet.errors import RefusedError
 from graphnn_unet.metrics.registry import METRICS
 from graphnn_unet.metrics.result import csv_columns, read_metrics_csv

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphnn_unet.benchmark.statistics import (
+from graphnn_unet.benchmarking.statistics import (
     crossed_interval,
     draws_needed,
     paired_difference,

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graphnn_unet.benchmark.book import Book
-from graphnn_unet.benchmark.grid import GridRun, GridSettings, Row, is_supervised, run_of
-from graphnn_unet.benchmark.one_run import HELD_OUT, METRICS, Job
-from graphnn_unet.benchmark.run import Driver, all_labels, ready_configurations
-from graphnn_unet.benchmark.statistics import crossed_interval
+from graphnn_unet.benchmarking.book import Book
+from graphnn_unet.benchmarking.grid import GridRun, GridSettings, Row, is_supervised, run_of
+from graphnn_unet.benchmarking.one_run import HELD_OUT, METRICS, Job
+from graphnn_unet.benchmarking.run import Driver, all_labels, ready_configurations
+from graphnn_unet.benchmarking.statistics import crossed_interval
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.splits import make_splits
 from graphnn_unet.device import resolve_device

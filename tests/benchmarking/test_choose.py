@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 from tiny_study import DATASET, use_home
 
-from graphnn_unet.benchmark import choose as module
-from graphnn_unet.benchmark.choose import MIN_PATIENTS, Candidate, choose
-from graphnn_unet.benchmark.one_run import Job, RunResult
+from graphnn_unet.benchmarking import choose as module
+from graphnn_unet.benchmarking.choose import MIN_PATIENTS, Candidate, choose
+from graphnn_unet.benchmarking.one_run import Job, RunResult
 from graphnn_unet.errors import CasesFailedError, InputError, MissingFileError
 from graphnn_unet.images.components import keep_largest_components
 from graphnn_unet.models.choice import Choice, read_choice
@@ -75,7 +75,7 @@ def scored(tiny_copy, monkeypatch):
         sitk.WriteImage(sitk.GetImageFromArray(label), str(job.predictions / f"{case}.nii.gz"))
         return RunResult(0, minutes=1.0)
 
-    monkeypatch.setattr("graphnn_unet.benchmark.run.carry_out", carry_out)
+    monkeypatch.setattr("graphnn_unet.benchmarking.run.carry_out", carry_out)
     monkeypatch.setattr(module, "MIN_PATIENTS", 3)
     return dice, began
 

@@ -3,7 +3,7 @@
 import pytest
 from tiny_study import DATASET, use_home
 
-from graphnn_unet.benchmark.grid import GridSettings, Row, rows_of, runs_of
+from graphnn_unet.benchmarking.grid import GridSettings, Row, rows_of, runs_of
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.trainers.run_spec import ModelName
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from graphnn_unet.benchmark.grid import ALL
-from graphnn_unet.benchmark.statistics import (
+from graphnn_unet.benchmarking.grid import ALL
+from graphnn_unet.benchmarking.statistics import (
     Difference,
     crossed_interval,
     paired_difference,

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.benchmark.book import MAX_ATTEMPTS, Book
-from graphnn_unet.benchmark.grid import GridRun, GridSettings, Row, runs_of
-from graphnn_unet.benchmark.one_run import (
+from graphnn_unet.benchmarking.book import MAX_ATTEMPTS, Book
+from graphnn_unet.benchmarking.grid import GridRun, GridSettings, Row, runs_of
+from graphnn_unet.benchmarking.one_run import (
     DEVELOPMENT,
     DONE,
     REFUSED,
