@@ -363,24 +363,52 @@ class _Command:
         os.environ.update(self.environment)
 
 
-@functools.lru_cache(maxsize=2)
-def _function(pickled: bytes) -> Callable[[Any], Any]:
+_KEPT: dict[str, Callable[[Any], Any]] = {}
+_N_KEPT = 2
+
+
+def _kept(digest: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """The function of many jobs: what it loads for the first, it has for the others."""
-    return pickle.loads(pickled)  # from the command that started or named the workers
+    if digest not in _KEPT:
+        while len(_KEPT) >= _N_KEPT:
+            del _KEPT[next(iter(_KEPT))]
+        _KEPT[digest] = function
+    return _KEPT[digest]
 
 
-def _on_worker(function: bytes, job: bytes, command: _Command) -> bytes:
-    """The pickled outcome of a job, without the job."""
+@dataclass(frozen=True)
+class _Shared:
+    """A function on its way; it arrives as the one of its digest that the worker has."""
+
+    digest: str
+    function: Callable[[Any], Any]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _kept, (self.digest, self.function)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A job on its way; one object, into which Dask does not look."""
+
+    function: Any
+    job: Any
+    command: _Command
+
+
+def _on_worker(sent: _Sent) -> Outcome:
+    """The outcome of a job, without the job."""
 
     def work(_: None) -> Any:
-        command.take_over()
-        return _function(function)(pickle.loads(job))  # as above
+        sent.command.take_over()
+        return sent.function(sent.job)
 
     outcome = attempt(work, None)
     try:
-        return pickle.dumps(outcome)
+        pickle.dumps(outcome)
     except (TypeError, ValueError, AttributeError, pickle.PicklingError) as error:
-        return pickle.dumps(Outcome(None, error=f"its result cannot be sent: {error}"))
+        return Outcome(None, error=f"its result cannot be sent: {error}")
+    return outcome
 
 
 @dataclass
@@ -388,7 +416,8 @@ class _Task:
     """A job on its way, and others that are equal to it."""
 
     jobs: list[Any]
-    pickled: bytes
+    digest: str
+    n_bytes: int
     future: Any = None
     is_alone: bool = False
 
@@ -398,7 +427,7 @@ class _Flight:
 
     def __init__(self, client: Any, function: Callable[[Any], Any], scheduler: str):
         self._client, self._scheduler = client, scheduler
-        self._function = pickle.dumps(function)
+        self._function = _Shared(hashlib.sha256(pickle.dumps(function)).hexdigest(), function)
         self._name = _name_of(function)
         self._command = _Command.here()
         self._tasks: dict[str, _Task] = {}
@@ -432,7 +461,8 @@ class _Flight:
         return len(self._tasks) < self._window and self._n_bytes < WINDOW_BYTES
 
     def _give(self, job: Any) -> None:
-        task = _Task([job], pickle.dumps(job))
+        pickled = pickle.dumps(job)
+        task = _Task([job], hashlib.sha256(pickled).hexdigest(), len(pickled))
         key = self._key(task)
         if key in self._tasks:
             self._tasks[key].jobs.append(job)
@@ -440,19 +470,17 @@ class _Flight:
             self._submit(task)
 
     def _key(self, task: _Task) -> str:
-        digest = hashlib.sha256(self._function)
-        digest.update(task.pickled)
-        digest.update(repr(self._command).encode())
+        facts = (self._function.digest, task.digest, self._command)
+        digest = hashlib.sha256(repr(facts).encode())
         # Dask takes what stands before the hash for the kind of task
         return f"{self._name}{'_alone' * task.is_alone}-{digest.hexdigest()[:32]}"
 
     def _submit(self, task: _Task) -> None:
         key = self._key(task)
-        task.future = self._client.submit(
-            _on_worker, self._function, task.pickled, self._command, key=key
-        )
+        sent = _Sent(self._function, task.jobs[0], self._command)
+        task.future = self._client.submit(_on_worker, sent, key=key)
         self._tasks[key] = task
-        self._n_bytes += len(task.pickled)
+        self._n_bytes += task.n_bytes
         task.future.add_done_callback(self._done.put)
 
     def _collected(self) -> Iterator[Outcome]:
@@ -461,7 +489,7 @@ class _Flight:
         results = self._results([f for f in futures if f.status == "finished"])
         for future in futures:
             task = self._tasks.pop(future.key)
-            self._n_bytes -= len(task.pickled)
+            self._n_bytes -= task.n_bytes
             task.future = None
             outcome = results.get(future.key)
             if outcome is None:
@@ -493,10 +521,7 @@ class _Flight:
             if self._client.status == "running" and not isinstance(error, OSError):
                 raise
             raise self._gone() from error
-        return {
-            key: pickle.loads(value)  # of workers that we gave code to
-            for key, value in zip(keys, values, strict=True)
-        }
+        return dict(zip(keys, values, strict=True))
 
     def _failed(self, task: _Task, future: Any) -> Outcome | None:
         """Why a task has no result; ``None`` where it gets another chance, without neighbors."""

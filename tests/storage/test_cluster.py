@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -73,8 +72,8 @@ def test_worker_works_in_the_folder_of_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = module._Command.here()
     monkeypatch.chdir("/")
-    result = module._on_worker(pickle.dumps(jobs.working_folder), pickle.dumps(0), command)
-    assert pickle.loads(result).value == str(tmp_path)
+    outcome = module._on_worker(module._Sent(jobs.working_folder, 0, command))
+    assert outcome.value == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,7 @@ def test_worker_works_in_the_folder_of_the_command(tmp_path, monkeypatch):
     ],
 )
 def test_worker_that_cannot_stand_in_says_why(command, words):
-    result = module._on_worker(pickle.dumps(jobs.square), pickle.dumps(3), command)
-    outcome = pickle.loads(result)
+    outcome = module._on_worker(module._Sent(jobs.square, 3, command))
     assert words in outcome.error
     assert outcome.expected
 

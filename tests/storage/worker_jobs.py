@@ -112,6 +112,8 @@ def run_as_worker(function, work):
     from graphnn_unet.storage import cluster
 
     command = cluster._Command.here()
+    digest = str(len(pickle.dumps(function))) + repr(function)
+    shared = cluster._Shared(digest, function)
     for job in work:
-        result = cluster._on_worker(pickle.dumps(function), pickle.dumps(job), command)
-        yield cluster._for_job(pickle.loads(result), job)
+        arrived = pickle.loads(pickle.dumps(cluster._Sent(shared, job, command)))
+        yield cluster._for_job(pickle.loads(pickle.dumps(cluster._on_worker(arrived))), job)
