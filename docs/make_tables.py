@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from graphnn_unet.benchmarking.tables import Scores, method_table
+from graphnn_unet.benchmarking.tables import Scores, markdown, method_table
 from graphnn_unet.metrics.intervals import mean_interval
 from graphnn_unet.metrics.registry import SHOWN, Metric, metrics_of
 from graphnn_unet.metrics.result import read_metrics_csv
@@ -31,7 +31,7 @@ def table(name: str) -> str:
         return comparison_table(path)
     if name == "registration":
         rows = pd.read_csv(path, dtype=str)
-        return markdown(list(rows.columns), rows.to_numpy().tolist())
+        return markdown([list(rows.columns), *rows.to_numpy().tolist()])
     if name == "pseudo_labels":
         return pseudo_label_table(pd.read_csv(path))
     return segmentation_table(pd.DataFrame(read_metrics_csv(path)))
@@ -52,7 +52,7 @@ def segmentation_table(rows: pd.DataFrame) -> str:
         cells[0] += f" [{100 * low:.1f}, {100 * high:.1f}]"
         n_runs = len(part[["draw", "seed"]].drop_duplicates())
         lines.append([run, str(n_runs), *cells, str(part["missed"].sum())])
-    return markdown(head, lines)
+    return markdown([head, *lines])
 
 
 def comparison_table(path: Path) -> str:
@@ -60,8 +60,7 @@ def comparison_table(path: Path) -> str:
     records = [{**row, "row": row["run"]} for row in read_metrics_csv(path)]
     scores = Scores(records, {})
     (labeled,) = scores.labeled
-    head, *lines = method_table(scores, labeled, scores.baseline())
-    return markdown(head, lines)
+    return markdown(method_table(scores, labeled, scores.baseline()))
 
 
 def pseudo_label_table(rows: pd.DataFrame) -> str:
@@ -88,18 +87,12 @@ def pseudo_label_table(rows: pd.DataFrame) -> str:
                     f"{100 * difference.mean():+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
                 )
             lines.append(cells)
-    return markdown(head, lines)
+    return markdown([head, *lines])
 
 
 def shown(metric: Metric, value: float) -> str:
     """A mean as text: fractions in percent."""
     return f"{100 * value:.1f}" if metric.unit == "fraction" else f"{value:.{metric.digits}f}"
-
-
-def markdown(head: list[str], lines: list[list[str]]) -> str:
-    """A table of a page."""
-    rows = [f"| {' | '.join(cells)} |\n" for cells in (head, *lines)]
-    return "".join([rows[0], f"|{'---|' * len(head)}\n", *rows[1:]])
 
 
 def classification_table(rows: pd.DataFrame) -> str:
@@ -134,7 +127,7 @@ def classification_table(rows: pd.DataFrame) -> str:
             [r.what, f"{r.value:.3g} {r.unit}".strip(), f"{r.goal}{held.get(r.holds, '')}"]
             for r in rows.itertuples()
         ]
-    return markdown(head, lines)
+    return markdown([head, *lines])
 
 
 def main() -> None:

@@ -12,19 +12,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphnn_unet.benchmarking.book import Book
 from graphnn_unet.benchmarking.grid import GridRun, GridSettings, Row, is_supervised, run_of
 from graphnn_unet.benchmarking.one_run import HELD_OUT, METRICS, Job
-from graphnn_unet.benchmarking.run import Driver, all_labels, ready_configurations
+from graphnn_unet.benchmarking.run import (
+    Driver,
+    all_labels,
+    environment_of_runs,
+    raise_failed,
+    ready_configurations,
+)
 from graphnn_unet.benchmarking.statistics import crossed_interval
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.splits import make_splits
 from graphnn_unet.device import resolve_device
-from graphnn_unet.errors import CasesFailedError, Fault, InputError
+from graphnn_unet.errors import InputError
 from graphnn_unet.images.components import keep_largest_components
 from graphnn_unet.images.read import read_label_map
+from graphnn_unet.metrics.overlap import count_overlap
 from graphnn_unet.metrics.result import read_metrics_csv
 from graphnn_unet.models.choice import Choice
 from graphnn_unet.progress import say
@@ -151,8 +157,7 @@ def choose(
     results = where.results / name
     ready = ready_configurations(name, plans)
     chosen_device = str(resolve_device(device))
-    environment = {f"nnUNet_{key}": str(getattr(where, key))
-                   for key in ("raw", "preprocessed", "results")}  # fmt: skip
+    environment = environment_of_runs()
     patient_of = read_metadata(where.preprocessed / name).get("patients", {})
     todo: list[tuple[GridRun, Job]] = []
     for configuration in configurations or ready:
@@ -171,13 +176,7 @@ def choose(
         book.add_rows(run.row.name for run, _ in todo)
         Driver(book, None if budget_hours is None else 60 * budget_hours, n_jobs).carry_out(todo)
         book.write_tables()
-        failed = book.failed()
-    if failed:
-        raise CasesFailedError(
-            [Fault(e["name"], "choose", e["error"], "Type the same command to try again")
-             for e in failed],
-            f"{len(failed)} of {len(todo)} trainings failed; nothing was chosen",
-        )  # fmt: skip
+    raise_failed(book, "choose", "nothing was chosen")
     candidates = _candidates(todo)
     n_left = sum(not job.is_scored for _, job in todo)
     if n_left:
@@ -274,8 +273,9 @@ def _single_components(
         kept = keep_largest_components(predicted, list(labels.values()))
         for name, number in labels.items():
             for array, scores in ((predicted, plain[name]), (kept, cleaned[name])):
-                if (value := _overlap(array == number, true == number)) is not None:
-                    scores[case] = value
+                overlap = count_overlap(array == number, true == number)
+                if overlap.n_pred or overlap.n_ref:  # in neither map there is nothing to score
+                    scores[case] = overlap.dice
     steps = [
         _step(f"largest component of {name}", best.name, cleaned[name], plain[name], patient_of)
         for name in labels
@@ -283,9 +283,3 @@ def _single_components(
     ]
     names = [name for name in labels if plain[name]]
     return tuple(name for name, step in zip(names, steps, strict=True) if step.taken), steps
-
-
-def _overlap(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float | None:
-    """Dice; ``None`` where neither map has the class."""
-    total = int(predicted.sum()) + int(true.sum())
-    return 2 * int((predicted & true).sum()) / total if total else None

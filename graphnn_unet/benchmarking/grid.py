@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from graphnn_unet.data.paths import use_folders
@@ -176,10 +177,16 @@ def run_of(settings: GridSettings, row: Row, fold: int | str = "all") -> GridRun
     planned, recipe = _recipe(settings, row)
     variant = "" if recipe.as_dict() == planned.as_dict() else recipe.fingerprint()
     spec = RunSpec(
-        settings.dataset, settings.configuration, row.trainer, fold, settings.plans, None, 0, 0,
-        recipe, variant, settings.development,
+        settings.dataset, settings.configuration, _absolute(row.trainer), fold, settings.plans,
+        None, 0, 0, recipe, variant, settings.development,
     )  # fmt: skip
     return GridRun(row, spec, _command(settings, row, spec))
+
+
+def _absolute(trainer: str) -> str:
+    """A trainer whose file is found from every folder."""
+    path, colon, name = trainer.rpartition(":")
+    return f"{Path(path).resolve()}:{name}" if colon else trainer
 
 
 def is_supervised(row: Row) -> bool:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,11 @@ class BenchmarkResult:
         folder: Its folder.
         n_done: Runs that are scored.
         n_runs: Runs of the grid.
-        n_failed: Runs that failed, in ``runs.csv``.
     """
 
     folder: Path
     n_done: int
     n_runs: int
-    n_failed: int
 
 
 def benchmark(
@@ -121,7 +119,7 @@ def benchmark(
     where, name = use_folders(), resolve_dataset(dataset)
     configuration = configuration or ready_configurations(name, plans)[0]
     settings = GridSettings(
-        name, configuration, [_absolute(row) for row in rows], labeled, draws, seeds, development,
+        name, configuration, rows, labeled, draws, seeds, development,
         recipe, overrides, plans,
     )  # fmt: skip
     parts = _parts(where.raw / name, settings, final)
@@ -129,8 +127,7 @@ def benchmark(
     folder = Path(output).absolute()
     facts = {"dataset": name, "configuration": configuration, "plans": plans,
              "development": development}  # fmt: skip
-    environment = {f"nnUNet_{key}": str(getattr(where, key))
-                   for key in ("raw", "preprocessed", "results")}  # fmt: skip
+    environment = environment_of_runs()
     with folder_lock(folder, "gnnunet_benchmark"):
         book = Book.open(folder, facts, _patients(where.preprocessed / name))
         grid = list(runs_of(settings, has_unlabeled=bool(all_labels(settings).unlabeled)))
@@ -142,16 +139,26 @@ def benchmark(
         ]  # fmt: skip
         Driver(book, budget_minutes, n_jobs).carry_out(todo)
         book.write_tables()
-        failed = book.failed()
         done = sum(job.is_scored for _, job in todo)
-    result = BenchmarkResult(folder, done, len(todo), len(failed))
-    if failed:
+    raise_failed(book, "benchmark", f"the others are done ({folder}/runs.csv)")
+    return BenchmarkResult(folder, done, len(todo))
+
+
+def environment_of_runs() -> dict[str, str]:
+    """Variables with nnU-Net's folders, for the processes of runs."""
+    where = folders()
+    names = ("raw", "preprocessed", "results")
+    return {f"nnUNet_{name}": str(getattr(where, name)) for name in names}
+
+
+def raise_failed(book: Book, stage: str, consequence: str) -> None:
+    """Raise ``CasesFailedError`` where runs of a comparison have failed."""
+    if failed := book.failed():
+        remedy = "Type the same command to try again"
         raise CasesFailedError(
-            [Fault(e["name"], "benchmark", e["error"], "Type the same command to try again")
-             for e in failed],
-            f"{len(failed)} of {len(todo)} runs failed; the others are done ({folder}/runs.csv)",
-        )  # fmt: skip
-    return result
+            [Fault(entry["name"], stage, entry["error"], remedy) for entry in failed],
+            f"{len(failed)} of {len(book.entries())} runs failed; {consequence}",
+        )
 
 
 Todo = list[tuple[GridRun, Job]]
@@ -255,12 +262,6 @@ class Driver:
             return True
         used = (time.monotonic() - self._began) / 60
         return used + (max(self._minutes) if self._minutes else 0.0) <= self.budget_minutes
-
-
-def _absolute(row: Row) -> Row:
-    """A row whose trainer's file is found from every folder."""
-    path, colon, name = row.trainer.rpartition(":")
-    return replace(row, trainer=f"{Path(path).resolve()}:{name}") if colon else row
 
 
 def ready_configurations(dataset: str, plans: str) -> list[str]:

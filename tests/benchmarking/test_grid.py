@@ -115,3 +115,18 @@ def test_rows_have_names_of_their_own():
                      has_unlabeled=True))  # fmt: skip
     with pytest.raises(InputError, match="4d"):
         list(runs_of(GridSettings(DATASET, "4d", ROWS, (1,)), has_unlabeled=True))
+
+
+def test_file_of_a_trainer_is_found_from_every_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from graphnn_unet.trainers import SupervisedTrainer\n\n"
+        "class MineTrainer(SupervisedTrainer):\n    pass\n"
+    )
+    (run,) = runs_of(
+        settings(rows=[Row("mine", "mine.py:MineTrainer")], labeled=(1,), draws=1, seeds=1),
+        has_unlabeled=True,
+    )
+    assert run.spec.trainer == f"{tmp_path / 'mine.py'}:MineTrainer"
+    assert run.spec.class_name == "MineTrainer"
+    assert "mine.py:MineTrainer" in run.command
