@@ -13,6 +13,7 @@ from graphnn_unet.benchmarking.one_run import (
     DEVELOPMENT,
     DONE,
     HELD_OUT,
+    MEMBER,
     STOPPED,
     TEST,
     Job,
@@ -29,7 +30,7 @@ FACTS = ("row", "trainer", "labeled", "draw", "seed")
 SCORES, RUNS, COMMANDS, STATE = "benchmark.csv", "runs.csv", "commands.sh", "benchmark.json"
 _RUN_COLUMNS = (*FACTS, "name", "part", "status", "attempts", "minutes", "device",
                 "peak_memory_gb", "peak_gpu_memory_gb", "error")  # fmt: skip
-_PARTS = (DEVELOPMENT, TEST, HELD_OUT)
+_PARTS = (DEVELOPMENT, TEST, HELD_OUT, MEMBER)
 MAX_ATTEMPTS = 2
 """A run that failed is tried once more in a call of the command."""
 

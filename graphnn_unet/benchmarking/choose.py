@@ -14,10 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from graphnn_unet.benchmarking.book import Book
-from graphnn_unet.benchmarking.grid import GridRun, GridSettings, Row, is_supervised, run_of
+from graphnn_unet.benchmarking.ensembles import (
+    Pair,
+    forget_members,
+    members_of,
+    pairs_of,
+)
+from graphnn_unet.benchmarking.grid import GridSettings, Row, is_supervised, run_of
 from graphnn_unet.benchmarking.one_run import HELD_OUT, METRICS, Job
 from graphnn_unet.benchmarking.run import (
     Driver,
+    Todo,
     all_labels,
     environment_of_runs,
     raise_failed,
@@ -29,6 +36,7 @@ from graphnn_unet.data.splits import make_splits
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.components import keep_largest_components
+from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.metrics.overlap import count_overlap
 from graphnn_unet.metrics.result import read_metrics_csv
@@ -50,14 +58,18 @@ class Candidate:
     """A method that was cross-validated.
 
     Attributes:
-        name: Trainer and configuration.
-        model: Its folder, with all folds.
+        name: Trainer and configuration; of an ensemble, those of both.
+        models: Their folders, with all folds.
         dice: Case to mean Dice over classes, of the fold that held the case out.
+        label_maps: Folders with what was predicted of these cases.
+        has_user_ids: Whether these have the ids of the user's label maps.
     """
 
     name: str
-    model: Path
+    models: tuple[Path, ...]
     dice: dict[str, float]
+    label_maps: tuple[Path, ...] = ()
+    has_user_ids: bool = False
 
     @property
     def mean(self) -> float:
@@ -127,6 +139,7 @@ def choose(
     recipe: str | None = None,
     overrides: Sequence[str] = (),
     plans: str = DEFAULT_PLANS,
+    ensembles: bool = False,
     budget_hours: float | None = None,
     n_jobs: int = 1,
     device: str = "auto",
@@ -144,6 +157,7 @@ def choose(
         recipe: Name or TOML file, in place of the plan's.
         overrides: ``section.key=value`` of all trainings.
         plans: Name of the plan.
+        ensembles: Also average each pair of methods, and take it where that helps.
         budget_hours: Begin no training that would probably end later.
         n_jobs: Trainings at the same time.
         device: As ``-device``.
@@ -159,41 +173,66 @@ def choose(
     chosen_device = str(resolve_device(device))
     environment = environment_of_runs()
     patient_of = read_metadata(where.preprocessed / name).get("patients", {})
-    todo: list[tuple[GridRun, Job]] = []
+    todo: Todo = []
+    held_out: dict[int, list[str]] = {}
     for configuration in configurations or ready:
         rows = [Row(f"{trainer.rpartition(':')[2]} {configuration}", trainer)
                 for trainer in trainers]  # fmt: skip
         settings = GridSettings(name, configuration, rows, [None], 0, 1, 0, recipe, overrides,
                                 plans)  # fmt: skip
-        for row, fold in _folds(settings, patient_of):
+        for row, fold, cases in _folds(settings, patient_of):
+            held_out[fold] = cases
             run = run_of(settings, row, fold)
             model = str(run.spec.model_folder(where.results))
             job = Job(run.name, run.spec.as_dict(), str(results / FOLDER), environment, HELD_OUT,
                       (), chosen_device, {}, model)  # fmt: skip
             todo.append((run, job))
+    pairs = pairs_of(todo, held_out) if ensembles else []
     with folder_lock(results / FOLDER, "gnnunet_choose"):
         book = Book.open(results / FOLDER, {"dataset": name}, {})
         book.add_rows(run.row.name for run, _ in todo)
-        Driver(book, None if budget_hours is None else 60 * budget_hours, n_jobs).carry_out(todo)
+        driver = Driver(book, None if budget_hours is None else 60 * budget_hours, n_jobs)
+        driver.carry_out(todo)
+        n_left = sum(not job.is_scored for _, job in todo)
+        if pairs and not n_left and not book.failed():
+            members = members_of(pairs)
+            driver.carry_out(members)
+            n_left = sum(not job.is_scored for _, job in members)
         book.write_tables()
-    raise_failed(book, "choose", "nothing was chosen")
-    candidates = _candidates(todo)
-    n_left = sum(not job.is_scored for _, job in todo)
-    if n_left:
-        return ChoiceResult(candidates, n_left=n_left)
+        raise_failed(book, "choose", "nothing was chosen")
+        candidates = _candidates(todo)
+        if n_left:
+            return ChoiceResult(candidates, n_left=n_left)
+        candidates += _merged(pairs, where.raw / name, held_out)
     best, steps = _compared(candidates, patient_of)
     classes, cleaned = _single_components(best, where.preprocessed / name, patient_of)
     steps += cleaned
-    choice = Choice(best.model, classes, tuple(step.sentence for step in steps))
+    choice = Choice(best.models, classes, tuple(step.sentence for step in steps))
     return ChoiceResult(candidates, steps, choice, choice.write(results))
 
 
-def _folds(settings: GridSettings, patient_of: Mapping[str, str]) -> Iterator[tuple[Row, int]]:
-    """Rows and folds that can be trained."""
+def _merged(
+    pairs: Sequence[Pair], raw: Path, held_out: Mapping[int, Sequence[str]]
+) -> list[Candidate]:
+    """Pairs of methods as further candidates."""
+    for pair in pairs:
+        if not pair.is_scored:
+            pair.merge(raw, held_out)
+    forget_members(pairs)
+    return [
+        Candidate(pair.name, pair.models, _dice([pair.folder]), (pair.folder,), has_user_ids=True)
+        for pair in pairs
+    ]
+
+
+def _folds(
+    settings: GridSettings, patient_of: Mapping[str, str]
+) -> Iterator[tuple[Row, int, list[str]]]:
+    """Rows and folds that can be trained, with the cases that these hold out."""
     cases = all_labels(settings)
     labeled = [case.case_id for case in cases.labeled]
-    n_folds = len(make_splits({case: patient_of.get(case, case) for case in labeled}))
-    if not n_folds:
+    splits = make_splits({case: patient_of.get(case, case) for case in labeled})
+    if not splits:
         raise InputError(
             f"nothing can be compared on {settings.dataset}",
             f"{len(labeled)} labeled cases of one patient: none can be held out",
@@ -203,26 +242,27 @@ def _folds(settings: GridSettings, patient_of: Mapping[str, str]) -> Iterator[tu
         if not cases.unlabeled and not is_supervised(row):
             say(f"{row.name} is left out: the data set has no unlabeled scans")
             continue
-        yield from ((row, fold) for fold in range(n_folds))
+        yield from ((row, fold, split["val"]) for fold, split in enumerate(splits))
 
 
-def _candidates(todo: Sequence[tuple[GridRun, Job]]) -> list[Candidate]:
+def _candidates(todo: Todo) -> list[Candidate]:
     """Scores of the methods whose folds are all done."""
     jobs: dict[str, list[Job]] = {}
     for run, job in todo:
         jobs.setdefault(run.row.name, []).append(job)
     return [
-        Candidate(name, folds[0].model, _dice(folds))
+        Candidate(name, (folds[0].model,), _dice(maps), maps)
         for name, folds in jobs.items()
         if all(job.is_scored for job in folds)
+        for maps in [tuple(job.predictions for job in folds)]
     ]
 
 
-def _dice(folds: Sequence[Job]) -> dict[str, float]:
+def _dice(folders: Sequence[Path]) -> dict[str, float]:
     """Case to mean Dice over classes."""
     values: dict[str, list[float]] = {}
-    for job in folds:
-        for row in read_metrics_csv(job.predictions / METRICS):
+    for folder in folders:
+        for row in read_metrics_csv(folder / METRICS):
             if row["dice"] and not math.isnan(float(row["dice"])):
                 values.setdefault(row["case"], []).append(float(row["dice"]))
     return {case: float(np.mean(numbers)) for case, numbers in sorted(values.items())}
@@ -263,12 +303,15 @@ def _single_components(
               if isinstance(number, int) and number > 0 and name != "ignore"}  # fmt: skip
     if any(isinstance(number, list) for number in description["labels"].values()):
         return (), []
+    user = ids_of_user(description) if best.has_user_ids else {}
+    ids = {outside: inside for inside, outside in user.items()}
     plain: dict[str, dict[str, float]] = {name: {} for name in labels}
     cleaned: dict[str, dict[str, float]] = {name: {} for name in labels}
     ending = description["file_ending"]
     for case in best.dice:
-        (path,) = best.model.glob(f"fold_[0-9]*/validation/{case}{ending}")
-        predicted = read_label_map(path).array
+        paths = (folder / f"{case}{ending}" for folder in best.label_maps)
+        path = next(path for path in paths if path.is_file())
+        predicted = with_ids(read_label_map(path).array, ids)
         true = read_label_map(preprocessed / "gt_segmentations" / f"{case}{ending}").array
         kept = keep_largest_components(predicted, list(labels.values()))
         for name, number in labels.items():

@@ -27,7 +27,7 @@ from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
 from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import read_json
 
-DEVELOPMENT, TEST, HELD_OUT = "development", "test", "held_out"
+DEVELOPMENT, TEST, HELD_OUT, MEMBER = "development", "test", "held_out", "member"
 METRICS = "metrics.csv"
 DONE, REFUSED, STOPPED = 0, 2, 130
 _GIB = 2**30
@@ -46,7 +46,8 @@ class Job:
         spec: ``RunSpec.as_dict``.
         folder: Folder of the comparison.
         environment: nnU-Net's folders.
-        part: Cases to score: ``development``, ``test``, or ``held_out`` by the run itself.
+        part: Cases to score: ``development``, ``test``, ``held_out`` by the run itself, or held
+            out and predicted with probabilities, as a ``member`` of an ensemble.
         cases: Their ids; all that have a label map where it is empty.
         device: As ``-device``.
         predict: Options of the prediction.

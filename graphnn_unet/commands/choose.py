@@ -47,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
         help="recipe values of all trainings",
     )  # fmt: skip
     parser.add_argument(
+        "--ensembles", action="store_true",
+        help="also average the probabilities of each pair of methods, and take it if that helps",
+    )  # fmt: skip
+    parser.add_argument(
         "--budget-hours", type=_command.number(float, 0), metavar="H",
         help="begin no training that would probably end later",
     )  # fmt: skip
@@ -70,6 +74,7 @@ def _work(arguments: argparse.Namespace) -> None:
         recipe=arguments.recipe,
         overrides=arguments.overrides,
         plans=arguments.p,
+        ensembles=arguments.ensembles,
         budget_hours=arguments.budget_hours,
         n_jobs=arguments.jobs,
         device=arguments.device,
@@ -84,7 +89,8 @@ def _work(arguments: argparse.Namespace) -> None:
         return
     cleaned = result.choice.largest_component
     more = f", largest component of {', '.join(cleaned)}" if cleaned else ""
-    print(f"chosen: {result.choice.model.name}{more} ({result.path})")
+    models = " + ".join(model.name for model in result.choice.models)
+    print(f"chosen: {models}{more} ({result.path})")
     _command.say_next("gnnunet_predict", "-d", arguments.d, "-i", "NEW_SCANS", "-o", "OUT")
 
 

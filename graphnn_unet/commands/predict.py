@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a volume, or a folder of volumes, of one folder a patient or of DICOM series",
     )
     parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
-    parser.add_argument("-m", metavar="MODEL", help="model folder")
+    parser.add_argument("-m", nargs="+", metavar="MODEL", help="model folder; several are averaged")
     parser.add_argument("-d", metavar="DATASET", help="data set whose model is used")
     parser.add_argument(
         "-tr",

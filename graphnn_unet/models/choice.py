@@ -1,18 +1,20 @@
-"""What was chosen for a data set: the model that predicts it, and how label maps are cleaned."""
+"""What was chosen for a data set: the models that predict it, and how label maps are cleaned."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from graphnn_unet.errors import MissingFileError
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.schemas import FileName, Table, read_valid
 
 CHOICE = "choice.json"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _REMEDY = "Run gnnunet_choose again, or name a model with -m"
 
 
@@ -20,22 +22,22 @@ class _Choice(Table):
     """``choice.json``."""
 
     schema_version: int
-    model: FileName
+    models: Annotated[list[FileName], Field(min_length=1)]
     largest_component: list[str]
     reasons: list[str]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The model of a data set.
+    """The models of a data set.
 
     Attributes:
-        model: Its folder.
+        models: Their folders; several are averaged.
         largest_component: Names of the classes of which only the largest component is kept.
         reasons: Why, a sentence each.
     """
 
-    model: Path
+    models: tuple[Path, ...]
     largest_component: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
 
@@ -43,7 +45,7 @@ class Choice:
         """Write ``choice.json`` into the folder of the data set's models."""
         path = results / CHOICE
         write_json(path, {
-            "schema_version": _SCHEMA_VERSION, "model": self.model.name,
+            "schema_version": _SCHEMA_VERSION, "models": [model.name for model in self.models],
             "largest_component": list(self.largest_component), "reasons": list(self.reasons),
         })  # fmt: skip
         return path
@@ -66,7 +68,8 @@ def read_choice(results: Path) -> Choice | None:
     if not path.is_file():
         return None
     content = read_valid(path, _Choice, _REMEDY)
-    model = results / content["model"]
-    if not model.is_dir():
-        raise MissingFileError(f"the model {model} that {path} chooses is missing", "", _REMEDY)
-    return Choice(model, tuple(content["largest_component"]), tuple(content["reasons"]))
+    models = tuple(results / name for name in content["models"])
+    for model in models:
+        if not model.is_dir():
+            raise MissingFileError(f"the model {model} that {path} chooses is missing", "", _REMEDY)
+    return Choice(models, tuple(content["largest_component"]), tuple(content["reasons"]))

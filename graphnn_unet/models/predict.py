@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
@@ -37,6 +38,7 @@ from graphnn_unet.models.cases import (
     prepare_case,
 )
 from graphnn_unet.models.choice import read_choice
+from graphnn_unet.models.ensemble import MEMBERS, MergeJob, merge_case, require_alike
 from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
 from graphnn_unet.models.one_case import (
@@ -86,7 +88,7 @@ class PredictionResult:
     """What ``predict`` did.
 
     Attributes:
-        model: Folder of the model that was used.
+        model: Folder of the model that was used, the first of several.
         predicted: Case ids predicted in this call.
         kept: Case ids whose label maps were there already.
         skipped: What of the input is no case.
@@ -106,7 +108,7 @@ def predict(
     input: Path | str,  # the command's own words
     output: Path | str,
     *,
-    model: Path | str | None = None,
+    model: Path | str | Sequence[Path | str] | None = None,
     dataset: str | None = None,
     trainer: str | None = None,
     configuration: str | None = None,
@@ -139,8 +141,9 @@ def predict(
             ``CASE_0000.nii.gz`` and so on, one a channel), one folder a patient, or a file or
             folder of DICOM series; for models of pictures, PNG, JPEG, TIFF or BMP of any name.
         output: Folder for label maps; made where it is missing, not the input folder.
-        model: Model folder; or give ``dataset`` and, where several fit, ``trainer``,
-            ``configuration`` and ``plans``; by default the training that finished last.
+        model: Model folder, or several, whose probabilities are averaged; or give ``dataset``
+            and, where several fit, ``trainer``, ``configuration`` and ``plans``; by default the
+            training that finished last.
         dataset: Name or id of the data set whose model is used.
         trainer: Trainer of the model; ``path/to/file.py:ClassName`` for a trainer of one's own.
         configuration: Configuration of the model.
@@ -193,20 +196,24 @@ def predict(
     if dataset is not None and not (model or trainer or configuration or plans):
         choice = read_choice(use_folders().results / resolve_dataset(dataset))
     if choice is not None:
-        model_folder = choice.model
-    elif model is not None:
-        model_folder = Path(model)
+        model_folders = list(choice.models)
+    elif model:
+        model_folders = [Path(m) for m in ([model] if isinstance(model, (str, Path)) else model)]
     else:
-        model_folder = find_model(dataset, trainer, configuration, plans)
-    if not model_folder.is_dir():
-        raise MissingFileError(f"model folder {model_folder} is missing")
+        model_folders = [find_model(dataset, trainer, configuration, plans)]
+    for folder in model_folders:
+        if not folder.is_dir():
+            raise MissingFileError(f"model folder {folder} is missing")
     # the network then runs on workers, and this machine may lack their device
     torch_device = resolve_device("cpu" if run_elsewhere() else device)
     chosen = "  (chosen by gnnunet_choose)" * bool(choice)
     where = "of the workers" if run_elsewhere() else torch_device
-    say(f"model: {model_folder}{chosen}  device: {where}")
-    on_disk = ModelOnDisk(model_folder, folds, checkpoint, step_size, mirroring, trainer_file)
-    predictor = on_disk.load(torch_device)
+    say(f"model: {', '.join(map(str, model_folders))}{chosen}  device: {where}")
+    on_disk = [ModelOnDisk(folder, folds, checkpoint, step_size, mirroring, trainer_file)
+               for folder in model_folders]  # fmt: skip
+    predictors = [model_on_disk.load(torch_device) for model_on_disk in on_disk]
+    require_alike(predictors)
+    predictor = predictors[0]
     outputs = Outputs(
         predictor.dataset_json["file_ending"],
         save_probabilities,
@@ -214,8 +221,11 @@ def predict(
         label_colors(predictor.dataset_json),
         choice.ids(predictor.dataset_json["labels"]) if choice else (),
     )
-    _refuse_unsupported(predictor, outputs)
-    panel = _panel(predictor, scan_graph_blend) if scan_graph else None
+    members: list[_Member] = []
+    for model_on_disk, loaded in zip(on_disk, predictors, strict=True):
+        _refuse_unsupported(loaded, outputs)
+        panel = _panel(loaded, scan_graph_blend) if scan_graph else None
+        members.append(_Member(model_on_disk, loaded, panel))
     ending = outputs.ending
     inputs = find_inputs(source, predictor.channel_names, target, ending)
     say_left_out(source, inputs.left_out)
@@ -224,11 +234,12 @@ def predict(
     mine = dict(sorted(inputs.cases.items())[part_id::num_parts])
     if n_workers is None:
         n_workers = 2 if torch_device.type == "cuda" else 0
+    options = _Options(nifti_form, device, memory_budget_gb, n_workers)
     with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
         if num_parts == 1:
             remove_leftovers(target)
         part = part_id if num_parts > 1 else None
-        record = _record(target, predictor, nifti_form, part, panel, outputs)
+        record = _record(target, members, nifti_form, part, outputs)
         faulty = {fault.case for fault in inputs.faults}
         stems = {case.output for case in inputs.cases.values()}
         record.require_no_strangers(ending, stems, faulty)
@@ -239,14 +250,13 @@ def predict(
             stems = [path.name.removesuffix(ending) for path in sorted(target.glob(f"*{ending}"))]
             _set_aside(record, [name for name in stems if safe_id(name) in faulty], outputs)
         kept = _kept(mine, record, outputs, nifti_form) if continue_prediction else []
-        blend = panel.settings.blend if panel else None
-        if run_elsewhere():
-            on_worker = PredictWholeCase(on_disk, outputs, device, memory_budget_gb, blend)
-        else:
-            budget = free_memory_gb() if memory_budget_gb is None else memory_budget_gb
-            on_worker = NetworkStage(predictor, outputs, budget, blend)
-        work = _Work(predictor, outputs, record, n_workers, on_worker, nifti_form, panel)
-        done, failed = work.run({case: i for case, i in mine.items() if case not in kept})
+        todo = {case: wanted for case, wanted in mine.items() if case not in kept}
+        work = (
+            _Work(members[0], outputs, record, options)
+            if len(members) == 1
+            else _Ensemble(members, outputs, record, options)
+        )
+        done, failed = work.run(todo)
     if part_id == 0:  # what no part can predict is told once
         failed = inputs.faults + failed
     table = FAILURES if num_parts == 1 else f"failures_part{part_id}.csv"
@@ -255,7 +265,7 @@ def predict(
         raise (CasesFailedError if done or kept else FaultsError)(failed)
     tables = [target / name for name in (SLICER_TABLE, ITKSNAP_TABLE)]
     return PredictionResult(
-        model_folder, done, kept, [name for name, _ in inputs.left_out], work.volumes_csv,
+        model_folders[0], done, kept, [name for name, _ in inputs.left_out], work.volumes_csv,
         [] if is_picture(ending) else tables,
     )  # fmt: skip
 
@@ -309,6 +319,40 @@ def _panel(predictor: Predictor, blend: float | None) -> Panel:
     return panel.ready(max(1, default_workers(count)))
 
 
+@dataclass(frozen=True)
+class _Options:
+    """How a call works, whatever its models."""
+
+    nifti_form: NiftiForm | None
+    device: str
+    memory_budget_gb: float | None
+    n_workers: int
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A model that predicts, alone or as one of several."""
+
+    on_disk: ModelOnDisk
+    predictor: Predictor
+    panel: Panel | None
+
+    def network(self, outputs: Outputs, options: _Options) -> NetworkStage | PredictWholeCase:
+        blend = self.panel.settings.blend if self.panel else None
+        budget = options.memory_budget_gb
+        if run_elsewhere():
+            return PredictWholeCase(self.on_disk, outputs, options.device, budget, blend)
+        budget = free_memory_gb() if budget is None else budget
+        return NetworkStage(self.predictor, outputs, budget, blend)
+
+
+def _interrupted(target: Path) -> KeyboardInterrupt:
+    return KeyboardInterrupt(
+        f"the label maps in {target} are whole. Go on with the same command and "
+        "--continue_prediction"
+    )
+
+
 class _Work:
     """Preprocess, predict and export, each one case ahead of the next stage.
 
@@ -316,22 +360,14 @@ class _Work:
     """
 
     def __init__(
-        self,
-        predictor: Predictor,
-        outputs: Outputs,
-        record: PredictionRecord,
-        n_workers: int,
-        network: NetworkStage | PredictWholeCase,
-        nifti_form: NiftiForm | None = None,
-        panel: Panel | None = None,
+        self, member: _Member, outputs: Outputs, record: PredictionRecord, options: _Options
     ):
-        self.nifti_form: NiftiForm | None = nifti_form
-        self.panel = panel
-        self.predictor, self.outputs = predictor, outputs
+        self.nifti_form, self.n_workers = options.nifti_form, options.n_workers
+        self.panel, self.predictor, self.outputs = member.panel, member.predictor, outputs
         self.record, self.target = record, record.folder
         self.image_of: dict[str, Fingerprint] = {}
         self.volumes_csv = record.folder / VOLUMES_CSV
-        self.n_workers, self.network = n_workers, network
+        self.network = member.network(outputs, options)
         self.output_of: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.turned: dict[tuple[str, str], int] = {}
@@ -345,10 +381,7 @@ class _Work:
         try:
             return self._run(cases), self.faults
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(
-                f"the label maps in {self.target} are whole. Go on with the same command and "
-                "--continue_prediction"
-            ) from interrupt
+            raise _interrupted(self.target) from interrupt
         finally:
             self.record.keep()
             failed = [self.output_of[fault.case] for fault in self.faults]
@@ -474,6 +507,80 @@ class _Work:
             _log.debug("%s: %s", case, outcome.details)
 
 
+class _Ensemble:
+    """Several models one after the other; then their probabilities are averaged case by case."""
+
+    def __init__(
+        self,
+        members: Sequence[_Member],
+        outputs: Outputs,
+        record: PredictionRecord,
+        options: _Options,
+    ):
+        self.members, self.outputs, self.record = members, outputs, record
+        self.options, self.folder = options, record.folder / f"{MEMBERS}{record.part or 0}"
+        self.volumes_csv = record.folder / VOLUMES_CSV
+
+    def run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
+        """Predict ``cases``; return those done and the faults of the others.
+
+        Raises:
+            KeyboardInterrupt: Interrupted; the message says how to go on.
+        """
+        try:
+            return self._run(cases)
+        except KeyboardInterrupt as interrupt:
+            raise _interrupted(self.record.folder) from interrupt
+        finally:
+            self.record.keep()
+            self.volumes_csv = self.record.write_volumes(self.outputs.ending)
+
+    def _run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
+        if not cases:
+            return [], []
+        form, faults = self.options.nifti_form, []
+        alone = replace(self.outputs, probabilities=True, uncertainty=False, largest_component=())
+        folders = tuple(self.folder / str(number) for number in range(len(self.members)))
+        for folder, member in zip(folders, self.members, strict=True):
+            record = _record(folder, [member], form, None, alone)
+            record.begin()
+            kept = _kept(cases, record, alone, form)  # of a call that was stopped
+            say(f"averaged over {len(self.members)} models: {member.predictor.folder}")
+            work = _Work(member, alone, record, self.options)
+            _, failed = work.run({case: w for case, w in cases.items() if case not in kept})
+            faults += failed
+            # what one model cannot predict is not averaged
+            cases = {case: w for case, w in cases.items() if case not in {f.case for f in failed}}
+        done = self._merged(cases, folders, record.cases if cases else {}, faults)
+        shutil.rmtree(self.folder)
+        return done, faults
+
+    def _merged(
+        self,
+        cases: Mapping[str, InputCase],
+        folders: tuple[Path, ...],
+        known: Mapping[str, Any],
+        faults: list[Fault],
+    ) -> list[str]:
+        """Cases whose files are written; faults of the others are added to ``faults``."""
+        model = self.members[0].predictor
+        case_of = {wanted.output: case for case, wanted in cases.items()}
+        jobs = (
+            MergeJob(stem, folders, self.record.folder, model.plans.plans, model.dataset_json,
+                     self.outputs)
+            for stem in case_of
+        )  # fmt: skip
+        done: list[str] = []
+        for outcome in run_jobs(merge_case, jobs, n_workers=self.options.n_workers):
+            stem = outcome.job.case
+            if outcome.ok:
+                self.record.add(stem, known[stem]["input"], outcome.value)
+                done.append(case_of[stem])
+            else:
+                faults.append(case_fault(case_of[stem], "export", outcome.error))
+        return sorted(done)
+
+
 def prefetch(
     items: Iterable[T], at_work: AbstractContextManager[object] | None = None
 ) -> Iterator[T]:
@@ -505,13 +612,26 @@ def overlap(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Out
 
 def _record(
     target: Path,
-    predictor: Predictor,
+    members: Sequence[_Member],
     nifti_form: NiftiForm | None,
     part: int | None,
-    panel: Panel | None,
     outputs: Outputs,
 ) -> PredictionRecord:
     """The record of the output folder, with what decides about the voxels of this call."""
+    each = [_facts(member, nifti_form) for member in members]
+    facts, decides = each[0]
+    if len(each) > 1:
+        names = [told["model"] for told, _ in each]
+        facts = {"dataset": facts["dataset"], "model": ", ".join(names)}
+        decides = {"members": [of_member for _, of_member in each]}
+    return PredictionRecord(
+        target, {**facts, **_cleaned(outputs)}, {**decides, **_cleaned(outputs)}, part
+    )
+
+
+def _facts(member: _Member, nifti_form: NiftiForm | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is told of a model and its options, and what of them decides about voxels."""
+    predictor, panel = member.predictor, member.panel
     facts = {
         "dataset": predictor.plans.dataset_name,
         "model": predictor.folder.resolve().name,  # pyright: ignore[reportOptionalMemberAccess]  # of a folder
@@ -520,7 +640,6 @@ def _record(
         **predictor.settings,
         **({"nifti_form": nifti_form} if nifti_form else {}),
         **({"scan_graph": _facts_of(panel)} if panel else {}),
-        **_cleaned(outputs),
     }
     decides = {
         "weights": predictor.settings["weights"],
@@ -532,9 +651,8 @@ def _record(
             predictor.plans.plans, predictor.configuration_name, predictor.dataset_json
         ),
         **({"scan_graph": panel.digest()} if panel else {}),
-        **_cleaned(outputs),
     }
-    return PredictionRecord(target, facts, decides, part)
+    return facts, decides
 
 
 def _cleaned(outputs: Outputs) -> dict[str, list[int]]:

@@ -131,21 +131,21 @@ def write_case(
     if outputs.uncertainty:
         assert result.entropy is not None  # noqa: S101  # it was asked for
         entropy = turned_back(result.entropy, properties).astype(np.float32, copy=False)
-        _write_image(target / f"{case}_uncertainty{outputs.ending}", entropy, properties)
+        write_image(target / f"{case}_uncertainty{outputs.ending}", entropy, properties)
     # the label map comes last: where it is, the case is done
     labels, path = turned_back(result.labels, properties), target / f"{case}{outputs.ending}"
     if is_picture(path):
         with atomic_path(path) as temporary:
             label_picture(labels[0], outputs.colors).save(temporary, format="PNG")
     elif labels.dtype.itemsize > 2:  # nnU-Net's writers would cut the ids to 16 bits
-        _write_image(path, labels, properties)
+        write_image(path, labels, properties)
     else:
         with atomic_path(path) as temporary:
             plans.image_reader_writer_class().write_seg(labels, str(temporary), properties)
             write_nifti_forms(temporary, properties.get("nifti_forms"))
 
 
-def _write_image(target: Path, array: np.ndarray, properties: dict[str, Any]) -> None:
+def write_image(target: Path, array: np.ndarray, properties: dict[str, Any]) -> None:
     """Write ``(z, y, x)`` in the geometry that nnU-Net's SimpleITK reader noted.
 
     Of a picture, values from 0 to 1 become gray from 0 to 255.

@@ -23,7 +23,7 @@ def candidates(*gains: float, n_cases: int = 12, seed: int = 0) -> list[Candidat
     base = rng.uniform(0.6, 0.9, n_cases)
     rows = [base, *(base + gain + rng.normal(0, 0.01, n_cases) for gain in gains)]
     return [
-        Candidate(f"method {number}", f"model_{number}", dict(enumerate(row)))
+        Candidate(f"method {number}", (f"model_{number}",), dict(enumerate(row)))
         for number, row in enumerate(rows)
     ]
 
@@ -88,10 +88,10 @@ def test_the_choice_is_written_and_folds_are_trained_once(tiny_copy, scored):
     result = choose(DATASET, trainers=TRAINERS, configurations=["3d_fullres"], device="cpu")
     assert len(began) == len(set(began)) == 8
     assert [round(c.mean, 3) for c in result.candidates] == [0.6, 0.8]
-    assert result.choice.model.name == "BCPTrainer__gnnunetPlans__3d_fullres"
+    assert result.choice.models[0].name == "BCPTrainer__gnnunetPlans__3d_fullres"
     assert result.choice.largest_component == ("shell",), "the piece that was added is dropped"
     results = tiny_copy / "results" / DATASET
-    result.choice.model.mkdir(exist_ok=True)
+    result.choice.models[0].mkdir(exist_ok=True)
     assert read_choice(results) == result.choice
     choose(DATASET, trainers=TRAINERS, configurations=["3d_fullres"], device="cpu")
     assert len(began) == 8
@@ -133,7 +133,7 @@ def test_predict_takes_the_choice_and_cleans_its_classes(
     with pytest.raises(InputError, match="several models"):
         predict(images, tmp_path / "none", dataset=DATASET, **options)
     predict(images, tmp_path / "plain", model=model, **options)
-    Choice(model, ("shell", "core")).write(results)
+    Choice((model,), ("shell", "core")).write(results)
     predict(images, tmp_path / "chosen_maps", dataset=DATASET, **options)
     assert "chosen by gnnunet_choose" in capsys.readouterr().err
     for path in sorted((tmp_path / "plain").glob("*.nii.gz")):
