@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphnn_unet.data.paths import use_folders
 from graphnn_unet.errors import InputError
@@ -17,6 +20,7 @@ from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import sections_of, trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, RunSpec
 
+_PREDICTION = "prediction."
 ALL = "all"
 """Count of labeled cases that stands for all there are."""
 
@@ -29,11 +33,24 @@ class Row:
         name: In tables and plots.
         trainer: Name, or ``path/to/file.py:ClassName``.
         overrides: ``section.key=value``, beside those of all rows.
+        prediction: What differs from the prediction of the other rows; rows that differ in it
+            alone share their trainings.
     """
 
     name: str
     trainer: str
     overrides: tuple[str, ...] = ()
+    prediction: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+class PredictionOptions(BaseModel):
+    """Keys of ``prediction`` in a row, as the arguments of ``predict``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    scan_graph: bool = False
+    scan_graph_blend: float | None = Field(None, ge=0, le=1)
+    mirroring: bool = True
+    step_size: float = Field(0.5, gt=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -80,10 +97,16 @@ class GridRun:
     command: list[str] = field(compare=False)
 
     @property
-    def name(self) -> str:
-        """Name of its folders."""
+    def model(self) -> str:
+        """Name of the model's folder."""
         fold = "" if self.spec.fold == "all" else f"__fold{self.spec.fold}"
         return f"{self.spec.model_name}{fold}"
+
+    @property
+    def name(self) -> str:
+        """Name of its other folders."""
+        words = [f"{key}={value}" for key, value in sorted(self.row.prediction.items())]
+        return "__".join([self.model, *words])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -101,7 +124,8 @@ def rows_of(
     Args:
         trainers: A row each, and one for each value of the sweeps that the trainer knows.
         sweeps: ``section.key=value,value``; several are crossed.
-        named: ``[name, trainer, section.key=value, ...]``.
+        named: ``[name, trainer, section.key=value, ...]``; the section ``prediction`` tells how
+            the row's models predict.
 
     Raises:
         InputError: Two rows have one name, a sweep has no values or no trainer knows it.
@@ -125,13 +149,37 @@ def rows_of(
     for words in named:
         if len(words) < 2:
             raise InputError(f"--row {' '.join(words)} has no trainer", "", "Give NAME TRAINER ...")
-        rows.append(Row(words[0], words[1], tuple(words[2:])))
+        said = [word for word in words[2:] if word.startswith(_PREDICTION)]
+        overrides = tuple(word for word in words[2:] if word not in said)
+        rows.append(Row(words[0], words[1], overrides, _prediction(said)))
     names = [row.name for row in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
             f"two rows are called {twice[0]}", "", "Give one another name with --row NAME TRAINER"
         )
     return rows
+
+
+def _prediction(words: Sequence[str]) -> dict[str, Any]:
+    """Options from ``prediction.key=value``."""
+    options: dict[str, Any] = {}
+    for word in words:
+        key, _, value = word.removeprefix(_PREDICTION).partition("=")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    try:
+        PredictionOptions.model_validate(options)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise InputError(
+            f"{_PREDICTION}{key}={options[key]} cannot be used",
+            fault["msg"],
+            f"Keys are {', '.join(PredictionOptions.model_fields)}",
+        ) from error
+    return options
 
 
 def _values_of(text: str) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from graphnn_unet.errors import GraphnnError, MissingFileError
+from graphnn_unet.errors import GraphnnError, LockedError, MissingFileError
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
@@ -33,6 +33,7 @@ DONE, REFUSED, STOPPED = 0, 2, 130
 _GIB = 2**30
 _CODE = f"import sys; from {__name__} import main; sys.exit(main(sys.argv[1]))"
 _RUNNING: set[subprocess.Popen[bytes]] = set()
+_LOOK_AGAIN_S = 10.0
 _PATIENCE_S = 60.0
 """Time that a run which is asked to stop has for its checkpoint."""
 
@@ -174,10 +175,15 @@ def work(job: Job) -> None:
     trainer_class(job.spec["trainer"])  # declares its settings
     spec = RunSpec.from_dict(job.spec)
     raw = use_folders().raw / spec.dataset
-    if not job.is_trained or (job.part == HELD_OUT and not job.is_scored):
+    while not job.is_trained or (job.part == HELD_OUT and not job.is_scored):
         begun = any((job.fold / name).is_file() for name in (FINAL, *RESUME_ORDER))
         execution = Execution(job.device, model_folder=job.model)
-        train_run(spec, execution, mode="continue" if begun else "new")
+        try:
+            train_run(spec, execution, mode="continue" if begun else "new")
+            break
+        except LockedError as locked:  # a row that predicts otherwise trains the same model
+            say(f"waiting: {locked}")
+            time.sleep(_LOOK_AGAIN_S)
     if job.part == HELD_OUT or job.is_scored:
         return
     images, labels = labeled_scans(raw, job.part)

@@ -134,7 +134,8 @@ def benchmark(
         book.add_rows(row.name for row in settings.rows)
         todo = [
             (run, Job(run.name, run.spec.as_dict(), str(folder), environment, part, cases,
-                      chosen_device, {"mirroring": mirroring}))
+                      chosen_device, {"mirroring": mirroring, **run.row.prediction},
+                      str(folder / "models" / run.model)))
             for run in grid for part, cases in parts
         ]  # fmt: skip
         Driver(book, budget_minutes, n_jobs).carry_out(todo)

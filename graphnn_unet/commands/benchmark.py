@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--row", nargs="+", action="append", default=[], metavar="WORD", dest="rows",
-        help="another row: NAME TRAINER [KEY=VALUE ...]; may be given several times",
+        help="another row: NAME TRAINER [KEY=VALUE ...]; may be given several times. "
+        "prediction.KEY (scan_graph, scan_graph_blend, mirroring, step_size) changes how its "
+        "models predict",
     )  # fmt: skip
     parser.add_argument(
         "--sweep", action="append", default=[], metavar="KEY=V,V",

@@ -130,3 +130,19 @@ def test_file_of_a_trainer_is_found_from_every_folder(tmp_path, monkeypatch):
     assert run.spec.trainer == f"{tmp_path / 'mine.py'}:MineTrainer"
     assert run.spec.class_name == "MineTrainer"
     assert "mine.py:MineTrainer" in run.command
+
+
+def test_a_row_that_predicts_otherwise_shares_the_model_and_no_other_folder():
+    words = ["sparse", "SupervisedTrainer", "prediction.step_size=1", "prediction.mirroring=false"]
+    rows = rows_of(["SupervisedTrainer"], named=[words])
+    assert rows[1].prediction == {"step_size": 1, "mirroring": False}
+    plain, sparse = runs_of(settings(rows=rows, draws=1, seeds=1, labeled=(1,)), has_unlabeled=True)
+    assert plain.model == sparse.model == plain.name
+    assert sparse.name == f"{plain.model}__mirroring=False__step_size=1"
+
+
+@pytest.mark.parametrize("word", ["step_size=0", "scan_graph=perhaps", "tta=true"])
+def test_a_prediction_that_cannot_be_is_refused_with_the_keys(word):
+    key = word.partition("=")[0]
+    with pytest.raises(InputError, match=f"prediction.{key}=.*scan_graph_blend"):
+        rows_of([], named=[["row", "SupervisedTrainer", f"prediction.{word}"]])

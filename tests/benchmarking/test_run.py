@@ -15,8 +15,16 @@ from graphnn_unet.benchmarking import one_run
 from graphnn_unet.benchmarking.grid import Row
 from graphnn_unet.benchmarking.one_run import Job, RunResult
 from graphnn_unet.benchmarking.run import benchmark
-from graphnn_unet.errors import CasesFailedError, InputError, MissingFileError, RefusedError
+from graphnn_unet.errors import (
+    CasesFailedError,
+    InputError,
+    LockedError,
+    MissingFileError,
+    RefusedError,
+)
 from graphnn_unet.report.comparison import report_comparison
+from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.trainers import run as run_module
 
 SUPERVISED = Row("SupervisedTrainer", "SupervisedTrainer")
 PLAIN = Row("plain", "SupervisedTrainer", ("copy_paste.supervised=false",))
@@ -63,6 +71,31 @@ def pretend(monkeypatch, results: list[RunResult]) -> list[str]:
 
     monkeypatch.setattr("graphnn_unet.benchmarking.run.carry_out", carry_out)
     return began
+
+
+def test_rows_that_predict_otherwise_share_their_training(tiny_copy, tmp_path, jobs, monkeypatch):
+    locked = [True]
+    train_run = run_module.train_run
+
+    def busy(*arguments, **options):
+        if locked.pop() if locked else False:
+            raise LockedError("the folder is in use", "by another row")
+        trained.append(1)
+        return train_run(*arguments, **options)
+
+    trained: list[int] = []
+    monkeypatch.setattr(run_module, "train_run", busy)
+    monkeypatch.setattr(one_run, "_LOOK_AGAIN_S", 0.0)
+    rows = (SUPERVISED, Row("voted", "SupervisedTrainer", (), {"scan_graph": True}))
+    compare(tmp_path / "out", rows)
+    assert len(trained) == 1, "after the lock was free"
+    assert len(list((tmp_path / "out" / "models").iterdir())) == 1
+    assert jobs[1].predict == {"mirroring": False, "scan_graph": True}
+    record = read_json(jobs[1].predictions / "prediction.json")
+    assert record["scan_graph"]["labeled_scans"] == 1
+    assert {row["row"] for row in table(tmp_path / "out" / "benchmark.csv")} == {
+        "SupervisedTrainer", "voted",
+    }  # fmt: skip
 
 
 def test_what_is_done_is_kept_and_another_call_adds_to_it(tiny_copy, tmp_path, jobs):
