@@ -84,6 +84,7 @@ class CaseRow:
         notes: What was changed or assumed.
         content: Hash of the voxels of each channel, the same for copies; empty where not all could
             be read, or where they show nothing.
+        files: Hash of the bytes of each channel's file, or its voxels where it comes from several.
     """
 
     case: str
@@ -98,6 +99,7 @@ class CaseRow:
     sha256: dict[str, str]
     notes: tuple[str, ...]
     content: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass
@@ -108,6 +110,7 @@ class _Work:
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     content: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
     def fault(self, code: str, cause: str, remedy: str = _LEAVE_OUT) -> None:
         self.faults.append(Fault(self.job.case.case_id, "convert", cause, remedy, code=code))
@@ -160,6 +163,7 @@ def prepare_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
         hashes,
         tuple(work.notes),
         tuple(work.content) if len(work.content) == job.n_channels else (),
+        tuple(work.files),
     )
     return row, work.faults
 
@@ -184,6 +188,7 @@ def _images(work: _Work) -> tuple[Volume | None, float]:
             minimum = float(image.array.min())
         if not _is_constant(image):
             work.content.append(image.content_hash())
+            work.files.append(stored.sha256 or work.content[-1])
         if not image.array.any() and len(job.case.images) == 1:
             work.fault("I48", "all voxels of its image are 0")
         if job.target is not None and not work.faults:

@@ -76,7 +76,7 @@ def prepare_picture_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
     if picture.array.min() != picture.array.max():
         array = picture.array
         content = tuple(Volume(channel, FLAT_SPACING).content_hash() for channel in array)
-        row = replace(row, content=content)
+        row = replace(row, content=content, files=(picture.sha256,))
     return row, faults
 
 

@@ -220,7 +220,7 @@ def _of_the_whole(rows: Mapping[str, CaseRow]) -> list[Fault]:
         if case in turned:
             shape = turned_axes(shape, row.orientation, usual)
             spacing = turned_axes(spacing, row.orientation, usual)
-        scans[case] = Scan(row.role, shape, spacing, row.content)
+        scans[case] = Scan(row.role, shape, spacing, row.content, row.files)
     return [
         replace(fault, stage="convert", remedy=f"{fault.remedy} (--exclude leaves a case out)")
         for fault in (*copies(scans, (), _PLACES), *unlikely_spacings(scans))

@@ -87,6 +87,7 @@ class CaseMetadata:
         label_values: Values in the label map, sorted; empty without one.
         classes: Foreground value to its components.
         content: Hash of the voxels of each channel, the same for copies.
+        files: Hash of the bytes of each channel's file.
     """
 
     case: str
@@ -101,6 +102,12 @@ class CaseMetadata:
     label_values: tuple[int, ...] = ()
     classes: dict[int, ClassMetadata] = field(default_factory=dict)
     content: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    @property
+    def scan(self) -> Scan:
+        """What is compared with other cases."""
+        return Scan(self.role, self.shape, self.spacing, self.content, self.files)
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ def check_dataset(
     cases, orientation, turned = _in_one_orientation(dict(sorted(cases.items())))
     faults += turned
     constant = {f.case for f in of_cases if f.code in ("I47", "I48")}
-    scans = {case: Scan(m.role, m.shape, m.spacing, m.content) for case, m in cases.items()}
+    scans = {case: m.scan for case, m in cases.items()}
     of_cases += copies(scans, constant, _IMAGES) + unlikely_spacings(scans)
     of_cases = _without_foreground(cases, of_cases)
     of_cases.sort(key=lambda f: (f.case, f.severity != "error"))
@@ -344,6 +351,7 @@ def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
             orientation=orientation_of(records[0].grid.direction) if in_a_body else "",
             n_channels=len(records),
             content=tuple(record.content for record in records),
+            files=tuple(record.sha256 for record in records),
         )
     if job.label is not None:
         sha256, classes, label_faults = _check_label(job, records[0] if records else None)

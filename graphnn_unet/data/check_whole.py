@@ -34,41 +34,56 @@ class Scan:
         shape: Voxels along the axes of the data set's orientation, z y x.
         spacing: mm, likewise.
         content: Hash of the voxels of each channel; empty where they were not all read.
+        files: Hash of the bytes of each channel's file.
     """
 
     role: str
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     content: tuple[str, ...]
+    files: tuple[str, ...] = ()
 
 
 def copies(
     cases: Mapping[str, Scan], constant: Collection[str], place: Mapping[str, str]
 ) -> list[Fault]:
-    """Cases with the same voxels; a warning where both are unlabeled and no score can suffer.
+    """Cases with the same voxels.
+
+    A warning where no score can suffer: where both are unlabeled, or where both train and their
+    files differ, as headers do that were written by several programs. Such scans are kept together
+    (:func:`same_scans`).
 
     Args:
         cases: By id.
         constant: Cases of one value, which says nothing about their origin.
         place: Role to where its cases are, for messages.
     """
+    faults: list[Fault] = []
+    for case, first in same_scans(cases, constant).items():
+        here, there = cases[case], cases[first]
+        cause = f"its images equal those of {first} ({place[there.role]})"
+        severity, remedy = "error", "Remove one of them, or scores are measured on training data"
+        if {here.role, there.role} == {"unlabeled"}:
+            severity, remedy = "warning", "Remove one of them"
+        elif "test" not in (here.role, there.role) and here.files != there.files:
+            cause += ", in files that differ"
+            severity, remedy = "warning", "Remove one of them; both are kept in one fold"
+        faults.append(fault(case, "I31", cause, remedy, severity))
+    return faults
+
+
+def same_scans(cases: Mapping[str, Scan], constant: Collection[str] = ()) -> dict[str, str]:
+    """Cases to the first case with the same voxels, which is no key itself.
+
+    Args:
+        cases: By id.
+        constant: Cases of one value, which says nothing about their origin.
+    """
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for case, scan in cases.items():
         if scan.content and case not in constant:
             groups[scan.content].append(case)
-    return [
-        fault(
-            case,
-            "I31",
-            f"its images equal those of {first} ({place[cases[first].role]})",
-            "Remove one of them"
-            + ("" if harmless else ", or scores are measured on training data"),
-            "warning" if harmless else "error",
-        )
-        for first, *others in groups.values()
-        for case in others
-        for harmless in [{cases[first].role, cases[case].role} == {"unlabeled"}]
-    ]
+    return {case: first for first, *others in groups.values() for case in others}
 
 
 def unlikely_spacings(cases: Mapping[str, Scan]) -> list[Fault]:

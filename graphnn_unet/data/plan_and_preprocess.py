@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from graphnn_unet.data.check import CaseMetadata, CheckReport, check_dataset
+from graphnn_unet.data.check_whole import same_scans
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
 from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
 from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
@@ -208,7 +209,7 @@ def _prepare(
         n_unlabeled=len(cases) - len(labeled),
     )
     write_text(target / "planning_log.txt", account)
-    splits_note = _write_descriptions(raw, target, dataset_json, labeled)
+    splits_note = _write_descriptions(raw, target, dataset_json, cases)
     to_preprocess = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
     if scan_graph:
         require_volumes(plans, to_preprocess, dataset_json)
@@ -246,14 +247,21 @@ def _prepare(
 
 
 def _write_descriptions(
-    raw: Path, target: Path, dataset_json: Mapping[str, Any], labeled: Mapping[str, CaseMetadata]
+    raw: Path, target: Path, dataset_json: Mapping[str, Any], cases: Mapping[str, CaseMetadata]
 ) -> str:
     """Description, patients, references and splits for training; a sentence on the splits."""
     write_json(target / "dataset.json", dataset_json)
-    if metadata := read_metadata(raw):  # order of labels and patients, for training elsewhere
+    metadata = read_metadata(raw)  # order of labels and patients, for training elsewhere
+    patient_of = patient_table(raw, cases)
+    copies = same_scans({case: entry.scan for case, entry in cases.items()})
+    if copies:  # no fold may train on a scan that it holds out
+        patient_of |= {case: patient_of[first] for case, first in copies.items()}
+        metadata = {**metadata, "patients": {**metadata.get("patients", {}), **patient_of}}
+    if metadata:
         write_json(target / "gnnunet.json", metadata)
+    labeled = {case: entry for case, entry in cases.items() if entry.role == "labeled"}
     _copy_references(target / "gt_segmentations", labeled)
-    patients = patient_table(raw, labeled)
+    patients = {case: patient_of[case] for case in labeled}
     splits = make_splits(patients)
     if splits:
         write_json(target / "splits_final.json", splits)

@@ -41,7 +41,7 @@ def describe_splits(patient_of: Mapping[str, str], splits: Sequence[Mapping]) ->
     """One sentence on what can be held out and why."""
     n_cases, n_patients = len(patient_of), len(set(patient_of.values()))
     who = f"{n_cases} labeled cases" + (
-        f" of {n_patients} patients" if n_patients != n_cases else ""
+        f" of {n_patients} patient{'s' * (n_patients > 1)}" if n_patients != n_cases else ""
     )
     if not splits:
         return (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from small_dataset import (
     CASES,
     FAULTS,
@@ -159,6 +160,20 @@ def test_a_copy_among_unlabeled_scans_is_only_a_warning(dataset: Path):
     (fault,) = check_dataset(dataset).faults
     assert (fault.code, fault.severity) == ("I31", "warning")
     assert "training data" not in fault.line
+
+
+def test_a_copy_with_another_header_is_a_warning_unless_it_scores(dataset: Path):
+    first = dataset / "imagesTr" / "case_000_0000.nii.gz"
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(first)))
+    rewrite(image_path(dataset), array=voxels, spacing=(1.0, 1.0, 1.5))
+    rewrite(label_path(dataset), spacing=(1.0, 1.0, 1.5))
+    (fault,) = check_dataset(dataset).faults
+    assert (fault.case, fault.code, fault.severity) == ("case_001", "I31", "warning")
+    assert "kept in one fold" in fault.remedy
+    scored = dataset / "imagesTs" / "other_0000.nii.gz"
+    shutil.copy(image_path(dataset), scored)
+    rewrite(scored, spacing=(1.0, 1.0, 2.5))
+    assert [(f.case, f.code) for f in check_dataset(dataset).errors] == [("other", "I31")]
 
 
 def test_stray_files_are_notes(dataset: Path):

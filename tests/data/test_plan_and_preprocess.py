@@ -84,6 +84,20 @@ def test_the_result_says_what_was_planned(raw):
     assert any("4-fold leave-one-out" in note for note in result.notes)
 
 
+def test_copies_of_a_scan_stay_in_one_fold(raw):
+    images, labels = raw / "imagesTr", raw / "labelsTr"
+    for folder, ending in ((images, "_0000.nii.gz"), (labels, ".nii.gz")):
+        image = sitk.ReadImage(str(folder / f"case_00{ending}"))
+        image.SetOrigin((9.0, 0.0, 0.0))
+        sitk.WriteImage(image, str(folder / f"case_02{ending}"))
+    result = plan()
+    assert any("3-fold" in note for note in result.notes)
+    for split in json.loads((target_of(raw) / "splits_final.json").read_text()):
+        assert ("case_00" in split["val"]) == ("case_02" in split["val"])
+    patients = json.loads((target_of(raw) / "gnnunet.json").read_text())["patients"]
+    assert patients["case_02"] == patients["case_00"]
+
+
 def test_planning_works_without_augmentation_workers(raw, monkeypatch):
     """Valid for training; nnU-Net's planner ends with a RuntimeError."""
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
