@@ -128,13 +128,15 @@ def benchmark(
     facts = {"dataset": name, "configuration": configuration, "plans": plans,
              "development": development}  # fmt: skip
     environment = environment_of_runs()
+    votes = str(folder / "votes")  # the same of every method
     with folder_lock(folder, "gnnunet_benchmark"):
         book = Book.open(folder, facts, _patients(where.preprocessed / name))
         grid = list(runs_of(settings, has_unlabeled=bool(all_labels(settings).unlabeled)))
         book.add_rows(row.name for row in settings.rows)
         todo = [
             (run, Job(run.name, run.spec.as_dict(), str(folder), environment, part, cases,
-                      chosen_device, {"mirroring": mirroring, **run.row.prediction},
+                      chosen_device, {"mirroring": mirroring, "scan_graph_cache": votes,
+                                      **run.row.prediction},
                       str(folder / "models" / run.model)))
             for run in grid for part, cases in parts
         ]  # fmt: skip

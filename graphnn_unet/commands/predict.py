@@ -78,6 +78,11 @@ def _parser() -> argparse.ArgumentParser:
         help="share of that vote (default: scan_graph.blend of the model's recipe)",
     )
     parser.add_argument(
+        "--scan-graph-cache",
+        metavar="DIR",
+        help="keep that vote there, for other models with the same labeled scans",
+    )
+    parser.add_argument(
         "--nifti-form",
         choices=["sform", "qform"],
         help="for images whose NIfTI header gives two places: take this one",
@@ -127,6 +132,7 @@ def _work(arguments: argparse.Namespace) -> None:
         n_workers=arguments.np,
         scan_graph=arguments.scan_graph,
         scan_graph_blend=arguments.scan_graph_blend,
+        scan_graph_cache=arguments.scan_graph_cache,
     )
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")

@@ -128,6 +128,7 @@ def predict(
     n_workers: int | None = None,
     scan_graph: bool = False,
     scan_graph_blend: float | None = None,
+    scan_graph_cache: Path | str | None = None,
 ) -> PredictionResult:
     """Predict all cases of a file or folder; label maps carry the names of the input.
 
@@ -170,6 +171,8 @@ def predict(
             they were preprocessed, or in a model that ``export`` wrote with ``scan_graph``.
         scan_graph_blend: Share of the vote, 0 to 1; default ``scan_graph.blend`` of the model's
             recipe.
+        scan_graph_cache: Folder of votes by content: models that have the same labeled scans take
+            them from there. Default keeps none.
 
     Raises:
         CasesFailedError: Some cases failed; the others are written, ``failures.csv`` says why.
@@ -224,7 +227,7 @@ def predict(
     members: list[_Member] = []
     for model_on_disk, loaded in zip(on_disk, predictors, strict=True):
         _refuse_unsupported(loaded, outputs)
-        panel = _panel(loaded, scan_graph_blend) if scan_graph else None
+        panel = _panel(loaded, scan_graph_blend, scan_graph_cache) if scan_graph else None
         members.append(_Member(model_on_disk, loaded, panel))
     ending = outputs.ending
     inputs = find_inputs(source, predictor.channel_names, target, ending)
@@ -303,12 +306,13 @@ def _refuse_unsupported(predictor: Predictor, outputs: Outputs) -> None:
         )
 
 
-def _panel(predictor: Predictor, blend: float | None) -> Panel:
+def _panel(predictor: Predictor, blend: float | None, cache: Path | str | None) -> Panel:
     """The labeled scans of the model that vote, and how."""
     voting = find_voting_scans(
         cast(Path, predictor.folder), predictor.settings["folds"], predictor.settings["checkpoint"]
     )
-    panel = voting.panel.blending(blend)
+    kept_in = None if cache is None else Path(cache).absolute()
+    panel = replace(voting.panel.blending(blend), kept_in=kept_in)
     count = len(panel.labeled)
     limit = panel.settings.neighbors
     most = f", the {limit} most alike ones on each image" if count > limit else ""

@@ -1,4 +1,4 @@
-"""The vote of labeled scans on a scan that is new: registered on the spot, nothing is kept."""
+"""The vote of labeled scans on a scan that is new, registered on the spot."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from graphnn_unet.scan_graph.neighbors import profile
 from graphnn_unet.scan_graph.registration import Displacement, RegistrationSettings, register
 from graphnn_unet.scan_graph.scan import Scan, intensities
 from graphnn_unet.scan_graph.votes import ScanGraphSettings, links_of, vote_through
+from graphnn_unet.storage.atomic import atomic_path
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Panel:
         settings: How far the scans are trusted.
         registration: How scans are registered.
         profiles: What of each scan is compared where there are more than may vote.
+        kept_in: Folder of votes by content, which other models with the same scans need not cast
+            again; ``None`` keeps nothing.
     """
 
     labeled: Sequence[Scan]
@@ -74,6 +78,7 @@ class Panel:
     settings: ScanGraphSettings
     registration: RegistrationSettings
     profiles: Sequence[np.ndarray | None] = ()
+    kept_in: Path | None = None
 
     def ready(self, n_threads: int = 1) -> Panel:
         """The panel with the profiles that it needs."""
@@ -124,6 +129,24 @@ class Panel:
             n_threads: Registrations at the same time.
             is_stopped: Asked now and then whether the vote is still wanted.
         """
+        if self.kept_in is None:
+            return self._vote_on(image, n_threads, is_stopped)
+        content = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
+        # the blend acts on what was voted
+        path = self.kept_in / f"{self.blending(0.5).digest()}_{content}.npy"
+        if path.is_file():
+            return NewVote(
+                np.load(path, allow_pickle=False), len(self._most_alike(NewScan(image))), []
+            )
+        vote = self._vote_on(image, n_threads, is_stopped)
+        if vote.share is not None and not vote.failures:
+            with atomic_path(path) as temporary:
+                np.save(temporary, vote.share)
+        return vote
+
+    def _vote_on(
+        self, image: np.ndarray, n_threads: int, is_stopped: Callable[[], bool]
+    ) -> NewVote:
         scan = NewScan(image)
         voters = self._most_alike(scan)
         links = links_of(scan, voters, with_return=self.settings.return_tolerance > 0)
