@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
@@ -221,12 +222,17 @@ class Driver:
                 failed = RunResult(REFUSED, outcome.error)
                 yield outcome.job, outcome.value if outcome.ok else failed
             return
-        jobs = self._begun(todo)
+        left = list(todo)
         running: dict[Future[RunResult], Job] = {}
         with ThreadPoolExecutor(self.n_jobs) as threads:
             try:
                 while True:
-                    while len(running) < self.n_jobs and (job := next(jobs, None)) is not None:
+                    while len(running) < self.n_jobs:
+                        chosen = _next_of(left, {job.model for job in running.values()})
+                        job = next(self._begun(chosen), None)
+                        if job is None:
+                            break
+                        left.remove(chosen[0])
                         running[threads.submit(carry_out, job)] = job
                     if not running:
                         return
@@ -265,6 +271,12 @@ class Driver:
             return True
         used = (time.monotonic() - self._began) / 60
         return used + (max(self._minutes) if self._minutes else 0.0) <= self.budget_minutes
+
+
+def _next_of(left: Todo, at_work: Collection[Path]) -> Todo:
+    """The first run whose model is in no one's hands, so that no run waits for another."""
+    free = (entry for entry in left if entry[1].model not in at_work)
+    return list(itertools.islice(free, 1))
 
 
 def ready_configurations(dataset: str, plans: str) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_rows_that_predict_otherwise_share_their_training(tiny_copy, tmp_path, j
     assert {row["row"] for row in table(tmp_path / "out" / "benchmark.csv")} == {
         "SupervisedTrainer", "voted",
     }  # fmt: skip
+
+
+def test_no_run_waits_for_the_training_of_another(tiny_copy, tmp_path, monkeypatch):
+    began, hold = [], threading.Event()
+
+    def carry_out(job: Job) -> RunResult:
+        began.append(job.name)
+        if len(began) == 1:
+            assert hold.wait(20), "the third run is free to begin"
+        if len(began) == 2:
+            hold.set()
+        return RunResult(2, "pretended")
+
+    monkeypatch.setattr("graphnn_unet.benchmarking.run.carry_out", carry_out)
+    rows = (SUPERVISED, Row("voted", "SupervisedTrainer", (), {"scan_graph": True}), PLAIN)
+    with pytest.raises(CasesFailedError):
+        compare(tmp_path / "out", rows, n_jobs=2)
+    assert "scan_graph" not in began[1]
+    assert len(began) == 6
 
 
 def test_what_is_done_is_kept_and_another_call_adds_to_it(tiny_copy, tmp_path, jobs):

@@ -1,0 +1,50 @@
+#!/bin/bash
+# Hippocampus with four labels: every trainer, the corrections of pseudo-labels, the graph of scans.
+#
+# 100 scans train, 4 of them labeled by draw; 60 more are development cases on which everything is
+# chosen; the last 40 are test cases, which stay closed until --final. Runs are short, so that all
+# of them fit a night of two cores: 600 steps of 2 + 2 patches, no mirrored copies. The same command
+# goes on where it was stopped.
+#
+# Run: tests/benchmarks/hippocampus.sh DATA OUT [further words for gnnunet_benchmark]
+# DATA holds Hippocampus in the form of the Medical Segmentation Decathlon, its first 200 cases.
+set -e
+data=$(realpath "$1") out=$(realpath -m "$2")
+shift 2
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+for name in raw preprocessed results; do export "nnUNet_$name=$out/home/$name"; done
+mkdir -p "$out"
+if ! ls "$out"/home/preprocessed/Dataset*_Hippocampus/*.manifest.json > /dev/null 2>&1; then
+    for path in "$data"/Hippocampus/labelsTr/hippocampus_*.nii.gz; do
+        basename "$path" .nii.gz
+    done | tail -40 > "$out/test.txt"
+    gnnunet_convert MSD "$data/Hippocampus" -d Hippocampus --test "$out/test.txt"
+    gnnunet_plan_and_preprocess -d Hippocampus --recipe hippocampus
+fi
+
+compare() {
+    gnnunet_benchmark -d Hippocampus -o "$out/comparison" -c 3d_fullres --labeled 4 \
+        --development 60 --disable_tta --set schedule.pretrain_steps=300 \
+        schedule.selftrain_steps=300 batch.labeled=2 batch.unlabeled=2 "$@"
+}
+
+rows=()
+row() { # NAME TRAINER [KEY=VALUE ...]: with the network alone, and with the vote of labeled scans
+    rows+=(--row "$@" --row "$1 + vote" "${@:2}" prediction.scan_graph=true)
+}
+row SupervisedTrainer SupervisedTrainer
+row BCPTrainer BCPTrainer
+row "BCPTrainer, scan_graph" BCPTrainer "pseudo_label.correct=['scan_graph']"
+row "SupervisedTrainer, pairs" SupervisedTrainer scan_graph.pairs=0.5
+row "GraphCLTrainer, scan_graph" GraphCLTrainer "pseudo_label.correct=['scan_graph']"
+row "GraphCLTrainer, scan_graph and pairs" GraphCLTrainer \
+    "pseudo_label.correct=['scan_graph']" scan_graph.pairs=0.5
+row "BCPTrainer, blur" BCPTrainer "pseudo_label.correct=['blur']"
+row "BCPTrainer, diffusion" BCPTrainer "pseudo_label.correct=['diffusion']"
+row "BCPTrainer, mllc" BCPTrainer "pseudo_label.correct=['mllc']"
+row MLLCTrainer MLLCTrainer
+row "MLLCTrainer, no graphs" MLLCTrainer mllc.iterations=0
+row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false
+compare "${rows[@]}" --draws 2 "$@"
+compare --trainers SupervisedTrainer MeanTeacherTrainer UncertaintyMeanTeacherTrainer \
+    PseudoLabelTrainer FilterMatchTrainer BCPTrainer GraphCLTrainer MLLCTrainer --draws 3 "$@"
