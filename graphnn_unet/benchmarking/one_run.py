@@ -22,6 +22,7 @@ import psutil
 
 from graphnn_unet.errors import GraphnnError, LockedError, MissingFileError
 from graphnn_unet.progress import say
+from graphnn_unet.stopping import terminated_as_interrupted
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
 from graphnn_unet.storage.processes import leave_with_parent
@@ -139,14 +140,15 @@ def carry_out(job: Job) -> RunResult:
     known = read_json(facts) if facts.is_file() else {}
     error = "" if status == DONE else known.pop("error", "") or _last_words(log, status)
     known.pop("error", None)
-    return RunResult(STOPPED if status == -signal.SIGINT else status, error, minutes, **known)
+    was_stopped = status in (-signal.SIGINT, -signal.SIGTERM)
+    return RunResult(STOPPED if was_stopped else status, error, minutes, **known)
 
 
 def stop_all() -> None:
     """Ask all runs of this process to save their state, and end those that do not."""
     processes = list(_RUNNING)
     for process in processes:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # an interrupt is ignored by what was begun in the background
     deadline = time.monotonic() + _PATIENCE_S
     for process in processes:
         try:
@@ -261,7 +263,8 @@ def main(job_file: str) -> int:
     leave_with_parent(os.getppid())
     error, status = "", DONE
     try:
-        work(job)
+        with terminated_as_interrupted():
+            work(job)
     except KeyboardInterrupt:
         status = STOPPED
     except GraphnnError as fault:

@@ -261,6 +261,27 @@ def test_a_process_of_its_own_says_why_it_failed(tiny_copy, tmp_path):
     assert result.peak_memory_gb > 0.1
 
 
+def test_runs_that_began_in_the_background_end_at_once(tiny_copy, tmp_path):
+    """A shell's ``&`` lets a process and its children ignore interrupts."""
+    spec = {"trainer": "SupervisedTrainer", "dataset": DATASET}
+    job = Job("name", spec, str(tmp_path), {"GNNUNET_HOME": str(tiny_copy)}, device="cpu")
+    results: list[RunResult] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = threading.Thread(target=lambda: results.append(one_run.carry_out(job)))
+        run.start()
+        while not one_run._RUNNING:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        began = time.monotonic()
+        one_run.stop_all()
+        run.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert results[0].status == one_run.STOPPED
+    assert time.monotonic() - began < one_run._PATIENCE_S / 2
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_in_the_same_table(tiny_copy, tmp_path):
     words = [
@@ -272,10 +293,11 @@ def test_killed_again_and_again_it_ends_in_the_same_table(tiny_copy, tmp_path):
     whole = code.replace("'out'", "'whole'")
     subprocess.run([sys.executable, "-c", whole], cwd=tmp_path, check=True)
     for delay in (3, 8, 12, 16, 9, 14):
+        number = signal.SIGTERM if delay % 3 == 0 else signal.SIGKILL
         process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(number)
+        process.wait(40)
         time.sleep(3)  # its runs leave with it
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert (tmp_path / "out" / "benchmark.csv").read_bytes() == (
