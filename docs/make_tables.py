@@ -27,7 +27,7 @@ def table(name: str) -> str:
         return "Not measured yet.\n"
     if name.startswith("classification"):
         return classification_table(pd.read_csv(path))
-    if name.startswith("scan_graph"):
+    if name.startswith(("scan_graph", "comparison")):
         return comparison_table(path)
     if name == "registration":
         rows = pd.read_csv(path, dtype=str)
@@ -57,8 +57,7 @@ def segmentation_table(rows: pd.DataFrame) -> str:
 
 def comparison_table(path: Path) -> str:
     """Means of all rows and their differences from the supervised one, over draws and cases."""
-    records = [{**row, "row": row["run"]} for row in read_metrics_csv(path)]
-    scores = Scores(records, {})
+    scores = Scores(read_metrics_csv(path), {})
     (labeled,) = scores.labeled
     return markdown(method_table(scores, labeled, scores.baseline()))
 

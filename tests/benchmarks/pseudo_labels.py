@@ -1,12 +1,11 @@
 """What each correction makes of one teacher's labels, on the unlabeled scans of Hippocampus.
 
-The teacher is that of the row ``BCPTrainer`` of ``scan_graph.py`` at its last step, the same for
+The teacher is that of the row ``BCPTrainer`` of ``hippocampus.sh`` at its last step, the same for
 all; whole scans are labeled as in training, and compared with the label maps that it never saw.
 
-Run: python tests/benchmarks/pseudo_labels.py --home HOME [--draws 1 2] [--rows NAME ...]
-     [--scans 48]
+Run: python tests/benchmarks/pseudo_labels.py OUT [--draws 1 2] [--rows NAME ...] [--scans 48]
 
-HOME is that of ``scan_graph.py``, whose rows ``BCPTrainer`` are trained. Rows go to
+OUT is that of ``hippocampus.sh``, whose rows ``BCPTrainer`` are trained. Rows go to
 docs/results/pseudo_labels.csv; what is there is not computed again.
 """
 
@@ -49,7 +48,7 @@ ROWS: dict[str, tuple[str, list[str]]] = {
 """Row to correction and settings."""
 
 
-def load_trainer(model: Path, corrector: str, overrides: list[str]):
+def load_trainer(model: Path, draw: int, corrector: str, overrides: list[str]):
     """The trainer of a finished model, its teacher with one correction."""
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
@@ -58,11 +57,10 @@ def load_trainer(model: Path, corrector: str, overrides: list[str]):
     from graphnn_unet.trainers.run_spec import Execution, RunSpec
 
     plans = read_json(model / "plans.json")
-    draw = int(model.name.split("_")[-2])
     layer = parse_overrides([f"pseudo_label.correct=['{corrector}']", *overrides])
     recipe = run_recipe(plans, "3d_fullres", layer)
     run = RunSpec(plans["dataset_name"], "3d_fullres", "BCPTrainer", n_labeled=4, draw=draw,
-                  recipe=recipe)  # fmt: skip
+                  recipe=recipe, development=60)  # fmt: skip
     trainer = trainer_class("BCPTrainer")(
         plans, "3d_fullres", "all", read_json(model / "dataset.json"), torch.device("cpu"), run,
         Execution("cpu", n_loader_workers=0, model_folder=model),
@@ -138,29 +136,31 @@ def report(rows: list[dict[str, str]]) -> None:
 def main() -> None:
     """Score the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--draws", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--scans", type=int, default=48, help="so many, evenly spread")
     arguments = parser.parse_args()
-    home = arguments.home.absolute()
+    home = arguments.out.absolute() / "home"
     for folder in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{folder}"] = str(home / folder)
     from graphnn_unet.storage.atomic import write_csv
     from graphnn_unet.storage.csv_cells import read_csv
 
     table = arguments.results / "pseudo_labels.csv"
-    (raw,) = (home / "raw").glob("Dataset*_HippDev")
+    (raw,) = (home / "raw").glob("Dataset*_Hippocampus")
+    runs = read_csv(arguments.out / "comparison" / "runs.csv")
+    names = {run["draw"]: run["name"] for run in runs if run["row"] == "BCPTrainer"}
     rows = read_csv(table) if table.is_file() else []
     for draw in arguments.draws:
-        model = home / "models" / f"HippDev_BCPTrainer_4_{draw}_0"
+        model = arguments.out / "comparison" / "models" / names[str(draw)]
         for name in arguments.rows:
             if any((row["row"], row["draw"]) == (name, str(draw)) for row in rows):
                 continue
             began = time.process_time()
             corrector, overrides = ROWS[name]
-            trainer = load_trainer(model, corrector, overrides)
+            trainer = load_trainer(model, draw, corrector, overrides)
             settings = "_".join(o.replace("scan_graph.", "") for o in overrides if "blend" not in o)
             rounds = home / "rounds" / f"{draw}_{settings}"
             done = score(trainer, raw / "labelsTr", rounds, arguments.scans)

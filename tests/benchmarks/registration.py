@@ -3,9 +3,9 @@
 Labeled scans of a draw are registered to some of the other training scans, whose label maps score
 them and nothing else.
 
-Run: python tests/benchmarks/registration.py --home HOME [--draw 1] [--scans 8] [--rows NAME ...]
+Run: python tests/benchmarks/registration.py OUT [--draw 1] [--scans 8] [--rows NAME ...]
 
-HOME is that of ``scan_graph.py``. Links are kept in HOME/links, so the same command goes on. The
+OUT is that of ``hippocampus.sh``. Links are kept in OUT/links, so the same command goes on. The
 table goes to docs/results/registration.csv.
 """
 
@@ -50,13 +50,13 @@ def dice(share: np.ndarray, label: np.ndarray) -> float:
 def main() -> None:
     """Score the rows that are missing."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--draw", type=int, default=1)
     parser.add_argument("--scans", type=int, default=8)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
     arguments = parser.parse_args()
-    home = arguments.home.absolute()
+    home = arguments.out.absolute() / "home"
     for folder in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{folder}"] = str(home / folder)
     from graphnn_unet.data.run_cases import select_cases
@@ -66,9 +66,9 @@ def main() -> None:
     from graphnn_unet.storage.atomic import write_csv
     from graphnn_unet.storage.csv_cells import read_csv
 
-    (folder,) = (home / "preprocessed").glob("Dataset*_HippDev")
+    (folder,) = (home / "preprocessed").glob("Dataset*_Hippocampus")
     cases = select_cases(folder, "gnnunetPlans_3d_fullres", n_labeled=4, draw=arguments.draw,
-                         fold="all")  # fmt: skip
+                         fold="all", development=60)  # fmt: skip
     others = cases.unlabeled[:: max(1, len(cases.unlabeled) // arguments.scans)]
     others = [replace(case, use_label=True) for case in others[: arguments.scans]]
     table = arguments.results / "registration.csv"
@@ -78,7 +78,9 @@ def main() -> None:
             continue
         registration, vote = ROWS[name]
         settings = ScanGraphSettings(**vote)
-        fields = Fields(home / "links", (1.0, 1.0, 1.0), RegistrationSettings(**registration))
+        fields = Fields(
+            arguments.out / "links", (1.0, 1.0, 1.0), RegistrationSettings(**registration)
+        )
         voters = Voters(fields, cases.labeled, 3, settings)
         fields.ensure(voters.links(others))
         single: list[float] = []
