@@ -366,7 +366,8 @@ class _Work:
     def __init__(
         self, member: _Member, outputs: Outputs, record: PredictionRecord, options: _Options
     ):
-        self.nifti_form, self.n_workers = options.nifti_form, options.n_workers
+        self.nifti_form: NiftiForm | None = options.nifti_form
+        self.n_workers = options.n_workers
         self.panel, self.predictor, self.outputs = member.panel, member.predictor, outputs
         self.record, self.target = record, record.folder
         self.image_of: dict[str, Fingerprint] = {}
@@ -542,7 +543,8 @@ class _Ensemble:
     def _run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
         if not cases:
             return [], []
-        form, faults = self.options.nifti_form, []
+        form, known = self.options.nifti_form, {}
+        faults: list[Fault] = []
         alone = replace(self.outputs, probabilities=True, uncertainty=False, largest_component=())
         folders = tuple(self.folder / str(number) for number in range(len(self.members)))
         for folder, member in zip(folders, self.members, strict=True):
@@ -555,7 +557,8 @@ class _Ensemble:
             faults += failed
             # what one model cannot predict is not averaged
             cases = {case: w for case, w in cases.items() if case not in {f.case for f in failed}}
-        done = self._merged(cases, folders, record.cases if cases else {}, faults)
+            known = record.cases
+        done = self._merged(cases, folders, known, faults)
         shutil.rmtree(self.folder)
         return done, faults
 
