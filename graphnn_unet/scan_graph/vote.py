@@ -115,8 +115,10 @@ def link_weight(
         radius: Of the cube of the correlation.
         tolerance: Return error in voxels at which trust has fallen to ``1 / e``.
     """
-    correlation = local_correlation(fixed, warp(moving, forth), radius)
-    weight = np.maximum(correlation, MIN_CORRELATION) ** power
+    weight = np.ones(fixed.shape, np.float32)
+    if power > 0:
+        correlation = local_correlation(fixed, warp(moving, forth), radius)
+        weight = np.maximum(correlation, MIN_CORRELATION) ** power
     if back is not None:
         weight = weight * np.exp(-((return_error(forth, back) / tolerance) ** 2))
     return np.where(is_inside(forth, moving.shape), weight, 0).astype(np.float32)
@@ -138,5 +140,10 @@ def weighted_vote(
         carried = np.stack([warp(channel, point) for channel in label])
         total += weight * carried
         trust = np.maximum(trust, weight * carried.sum(0))
+    return Vote(share_of(total), trust)
+
+
+def share_of(total: np.ndarray) -> np.ndarray:
+    """Weights of the classes ``(k, z, y, x)`` as shares; 0 where there are none."""
     mass = total.sum(0)
-    return Vote(np.where(mass > 0, total / np.where(mass > 0, mass, 1), 0), trust)
+    return np.where(mass > 0, total / np.where(mass > 0, mass, 1), 0)

@@ -18,6 +18,7 @@ from pydantic import Field
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.neighbors import choose_neighbors, similarity_of
+from graphnn_unet.scan_graph.patch_vote import patch_vote
 from graphnn_unet.scan_graph.registration import Displacement
 from graphnn_unet.scan_graph.scan import Scan, intensities, one_hot
 from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
@@ -32,7 +33,18 @@ class ScanGraphSettings(Section):
     blend: float = Field(
         0.5, ge=0, le=1, description="share of the vote where there is one; the rest is the teacher"
     )
-    power: float = Field(4.0, ge=0, le=32, description="exponent of the local correlation")
+    search: int = Field(
+        1, ge=0, le=3, description="voxels around the end of a link that vote too, each as alike "
+        "as the patches around it are; 0 asks the end alone, trusted by the local correlation"
+    )  # fmt: skip
+    patch: int = Field(1, ge=0, le=5, description="radius of these patches, in voxels")
+    bandwidth: float = Field(
+        2.0, gt=0, description="squared difference of two patches at which trust has fallen to "
+        "1/e, as a multiple of that of the most alike ones"
+    )  # fmt: skip
+    power: float = Field(
+        4.0, ge=0, le=32, description="exponent of the local correlation (rounds, and search = 0)"
+    )  # fmt: skip
     radius: int = Field(2, ge=1, le=10, description="cube of the local correlation, in voxels")
     pairs: float = Field(
         0.0, ge=0, le=1, description="share of the labeled patches that show a labeled scan in the "
@@ -165,13 +177,22 @@ def vote_through(
         settings: How far the voters are trusted.
     """
     asked = [voter for voter in voters if voter.case_id != scan.case_id]
-    ties = [trusted(Link(scan, voter), field_of, settings) for voter in asked]
+    # among several places patches are compared; that says more than a correlation around one
+    of_links = settings.model_copy(update={"power": 0.0}) if settings.search else settings
+    ties = [trusted(Link(scan, voter), field_of, of_links) for voter in asked]
     linked = [(voter, *tie) for voter, tie in zip(asked, ties, strict=True) if tie is not None]
     if not linked:
         return None
     labels = [one_hot(voter, n_classes) for voter, _, _ in linked]
     points = [field.places() for _, field, _ in linked]
-    return weighted_vote(labels, points, [weight for _, _, weight in linked])
+    weights = [weight for _, _, weight in linked]
+    if not settings.search:
+        return weighted_vote(labels, points, weights)
+    moving = [intensities(voter) for voter, _, _ in linked]
+    return patch_vote(
+        labels, points, intensities(scan), moving, weights, search=settings.search,
+        radius=settings.patch, bandwidth=settings.bandwidth,
+    )  # fmt: skip
 
 
 class StoredVotes:
@@ -217,7 +238,9 @@ class StoredVotes:
         """File of a vote, named by its links, the label maps and how far they are trusted."""
         settings = self.voters.settings
         facts = [path.name for path in self._links(scan)]
-        facts += [self._labels, repr((settings.power, settings.radius, settings.return_tolerance))]
+        decides = (settings.search, settings.patch, settings.bandwidth, settings.power,
+                   settings.radius, settings.return_tolerance)  # fmt: skip
+        facts += [self._labels, repr(decides)]
         key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
         return self.voters.fields.folder / "votes" / f"{scan.case_id}__{key}.b2nd"
 

@@ -35,6 +35,8 @@ row() { # NAME TRAINER [KEY=VALUE ...]: with the network alone, and with the vot
 row SupervisedTrainer SupervisedTrainer
 row BCPTrainer BCPTrainer
 row "BCPTrainer, scan_graph" BCPTrainer "pseudo_label.correct=['scan_graph']"
+row "BCPTrainer, scan_graph, ends of links alone" BCPTrainer \
+    "pseudo_label.correct=['scan_graph']" scan_graph.search=0
 row "SupervisedTrainer, pairs" SupervisedTrainer scan_graph.pairs=0.5
 row "GraphCLTrainer, scan_graph" GraphCLTrainer "pseudo_label.correct=['scan_graph']"
 row "GraphCLTrainer, scan_graph and pairs" GraphCLTrainer \

@@ -29,9 +29,14 @@ ROWS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "field smoothed by 2 voxels": ({"field_sigma": 2.0}, {}),
     "twice the demons steps": ({"smooth_iterations": 80, "fine_iterations": 60}, {}),
     "affine alone": ({"smooth_iterations": 0, "fine_iterations": 0}, {}),
-    "majority (weights of 1)": ({}, {"power": 0.0}),
-    "local correlation to the power of 8": ({}, {"power": 8.0}),
-    "local correlation over 7³ voxels": ({}, {"radius": 3}),
+    "ends of links alone": ({}, {"search": 0}),
+    "ends alone, majority (weights of 1)": ({}, {"search": 0, "power": 0.0}),
+    "ends alone, local correlation to the power of 8": ({}, {"search": 0, "power": 8.0}),
+    "ends alone, local correlation over 7³ voxels": ({}, {"search": 0, "radius": 3}),
+    "ends within 2 voxels": ({}, {"search": 2}),
+    "patches of 5³ voxels": ({}, {"patch": 2}),
+    "bandwidth 1": ({}, {"bandwidth": 1.0}),
+    "bandwidth 4": ({}, {"bandwidth": 4.0}),
     "links that return within 1.5 voxels": ({}, {"return_tolerance": 1.5}),
 }
 """Row to what differs: in the registration, in the vote."""

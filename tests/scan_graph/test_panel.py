@@ -29,15 +29,17 @@ def scans():
     return [body(n, place=bent(amount=0.8, phase=n)) for n in range(2)]
 
 
-def test_a_vote_is_that_of_training_without_links_on_disk(scans, tmp_path):
+@pytest.mark.parametrize("search", [0, 1])
+def test_a_vote_is_that_of_training_without_links_on_disk(scans, tmp_path, search):
     """Links on disk are in half precision; the way back counts in both."""
     fields = Fields(tmp_path, SPACING, QUICK)
-    voters = Voters(fields, scans, 3, ScanGraphSettings(return_tolerance=1.0))
+    settings = {"return_tolerance": 0.3, "search": search}
+    voters = Voters(fields, scans, 3, ScanGraphSettings(**settings))
     fields.ensure(voters.links([NEW]))
-    vote = panel_of(scans, return_tolerance=1.0).vote_on(NEW.image(), n_threads=2)
+    vote = panel_of(scans, **settings).vote_on(NEW.image(), n_threads=2)
     assert (vote.n_voters, vote.failures) == (2, [])
     np.testing.assert_allclose(vote.share, voters.vote_on(NEW).share, atol=0.02)
-    without = panel_of(scans).vote_on(NEW.image()).share
+    without = panel_of(scans, search=search).vote_on(NEW.image()).share
     assert np.abs(vote.share - without).max() > 0.05
 
 

@@ -41,6 +41,8 @@ def shares(folder, scan) -> np.ndarray:
 
 def test_without_answers_and_inner_edges_it_is_the_vote(scene, tmp_path):
     voters, hidden, _ = scene
+    ends = ScanGraphSettings(neighbors=2, search=0)  # links are edges between two voxels
+    voters = dataclasses.replace(voters, settings=ends)
     solve_round(voters, hidden, unsure, NO_EDGES_INSIDE, tmp_path)
     for scan in hidden:
         vote = voters.vote_on(scan)
