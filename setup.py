@@ -23,5 +23,6 @@ setup(
         "graphnn_unet.benchmarking": ["published.csv"],
         "graphnn_unet.dataset_conversion": ["*.json"],
         "graphnn_unet.plans": ["recipes/*.toml"],
+        "graphnn_unet.report": ["*.css", "*.js", "niivue/*"],
     },
 )

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from graphnn_unet.benchmarking.book import COMMANDS, RUNS, SCORES, STATE
@@ -26,19 +22,13 @@ from graphnn_unet.benchmarking.tables import (
 )
 from graphnn_unet.errors import MissingFileError
 from graphnn_unet.report.class_map import COLORS
+from graphnn_unet.report.page import bullets, commands, document, figure_image, table
 from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.safe_load import read_json
 
 REPORT, TABLES = "report.html", "benchmark.md"
 _TITLES = {DEVELOPMENT: "Development cases (for choosing)", TEST: "Test cases"}
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 75em; margin: 2em auto; padding: 0 1em }
-table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .25em .7em; text-align: right;
-border-bottom: 1px solid #ddd } td:first-child, th:first-child { text-align: left }
-pre { background: #f5f5f5; padding: 1em; overflow-x: auto } img { max-width: 100% }
-.failed { color: #a00 }
-"""
 _HOW = """Every method was trained on the same draws of labeled cases and the same seeds, with one
 plan, network, augmentation and number of patches a step. The last checkpoint was scored; no score
 chose a checkpoint. Dice is the mean over cases of the means over classes; a structure that is
@@ -63,48 +53,59 @@ def report_comparison(folder: Path | str, against: str | None = None) -> Path:
         InputError: There is no row ``against``.
     """
     folder = Path(folder)
+    text, tables = _comparison(folder, against)
+    write_text(folder / TABLES, tables)
+    write_text(folder / REPORT, text)
+    return folder / REPORT
+
+
+def comparison_page(folder: Path, against: str | None = None) -> str:
+    """The page of :func:`report_comparison`, not written.
+
+    Raises:
+        MissingFileError: The folder has no scores yet.
+        InputError: There is no row ``against``.
+    """
+    return _comparison(folder, against)[0]
+
+
+def _comparison(folder: Path, against: str | None) -> tuple[str, str]:
+    """The page, and its tables as Markdown."""
     if not (folder / SCORES).is_file():
         raise MissingFileError(f"{folder} has no {SCORES}", "", "Carry out gnnunet_benchmark first")
     state, runs = read_json(folder / STATE), read_csv(folder / RUNS)
-    body = [f"<h1>{html.escape(state['dataset'])}: comparison of methods</h1>", f"<p>{_HOW}</p>"]
-    tables: list[str] = [f"# {state['dataset']}\n"]
+    body, tables = [f"<p>{_HOW}</p>", *_wrong(runs)], [f"# {state['dataset']}\n"]
     scored = {row["part"] for row in runs if row["status"] == "done"}
     for part in (part for part in _TITLES if part in scored):
         scores = Scores.read(folder / SCORES, part, state.get("patients"))
         tables += [f"# {_TITLES[part]}\n", page(scores, state["dataset"], against)]
         body += _part(scores, part, state["dataset"], scores.baseline(against))
     body += _runs(runs)
-    commands = (folder / COMMANDS).read_text(encoding="utf-8")
-    body += ["<h2>Commands</h2>", "<p>The same trainings by hand:</p>",
-             f"<pre>{html.escape(commands)}</pre>"]  # fmt: skip
-    write_text(folder / TABLES, "\n".join(tables))
-    text = "\n".join(body)
-    write_text(
-        folder / REPORT,
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{state['dataset']}</title>"
-        f"<style>{_STYLE}</style><body>{text}</body></html>\n",
-    )
-    return folder / REPORT
+    lines = (folder / COMMANDS).read_text(encoding="utf-8").splitlines()
+    body.append(commands(lines, "The same trainings by hand:"))
+    title = f"{state['dataset']}: comparison of methods"
+    return document(title, body, source=str(folder)), "\n".join(tables)
 
 
 def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
     body = [f"<h2>{_TITLES[part]}: {len(scores.cases)} of "
             f"{len(set(scores.patients.tolist()))} patients</h2>"]  # fmt: skip
     if len(scores.labeled) > 1:
-        body.append(_image(_label_efficiency(scores), "Dice against the number of labeled cases"))
+        title = "Dice against the number of labeled cases"
+        body.append(figure_image(_label_efficiency(scores), title))
     for labeled in scores.labeled:
-        body += [f"<h3>{count_title(labeled)}</h3>", _table(method_table(scores, labeled, against))]
+        body += [f"<h3>{count_title(labeled)}</h3>", table(method_table(scores, labeled, against))]
         others = [key for key in scores.keys if key[1] == labeled and key[0] != against]
         if others and (against, labeled) in scores.keys:
             figure = _paired(scores, labeled, against)
-            body.append(_image(figure, f"Difference in Dice from {against}"))
+            body.append(figure_image(figure, f"Difference in Dice from {against}"))
         published = published_table(dataset, labeled)
         if len(published) > 1:
             body += ["<p>Published elsewhere, with another split, network or choice of the "
-                     "checkpoint; not measured here:</p>", _table(published)]  # fmt: skip
+                     "checkpoint; not measured here:</p>", table(published)]  # fmt: skip
         body += ["<p>What Dice varies with (standard deviations, in points), and how many draws "
                  "would show a difference of one point:</p>",
-                 _table(variance_table(scores, labeled, against))]  # fmt: skip
+                 table(variance_table(scores, labeled, against))]  # fmt: skip
     return body
 
 
@@ -157,13 +158,19 @@ def _draw_difference(
     axes.plot(100 * difference.mean, number, "D", color=color)
 
 
-def _image(figure: Figure, title: str) -> str:
-    """A figure inside the page."""
-    buffer = io.BytesIO()
-    figure.set_dpi(110)
-    FigureCanvasAgg(figure).print_png(buffer)
-    content = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"<p><img alt='{html.escape(title)}' src='data:image/png;base64,{content}'></p>"
+def _wrong(runs: Sequence[dict[str, str]]) -> list[str]:
+    """What looks wrong with the runs; their scores are judged by the tables."""
+    sentences = [
+        f"Run {row['name']} failed: {row['error'].rstrip('.')}. It is in no table below."
+        for row in runs if row["status"] == "failed"
+    ]  # fmt: skip
+    waiting = sum(row["status"] not in ("done", "failed") for row in runs)
+    if waiting:
+        sentences.append(
+            f"{waiting} of {len(runs)} runs are not done: the tables are of the others. The same "
+            "gnnunet_benchmark goes on."
+        )
+    return ["<h2>What looks wrong</h2>", bullets(sentences, f"All {len(runs)} runs are done.")]
 
 
 def _runs(runs: Sequence[dict[str, str]]) -> list[str]:
@@ -176,12 +183,4 @@ def _runs(runs: Sequence[dict[str, str]]) -> list[str]:
     if failed:
         body.append(f"<p class='failed'>{len(failed)} failed; they are in no table above.</p>")
     head = [column.replace("_", " ").replace("gb", "GB") for column in columns]
-    return [*body, _table([head, *[[row[column] for column in columns] for row in runs]])]
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *lines = [[html.escape(cell) for cell in cells] for cells in rows]
-    parts = ["<table><tr>", *(f"<th>{cell}</th>" for cell in head), "</tr>"]
-    for cells in lines:
-        parts += ["<tr>", *(f"<td>{cell}</td>" for cell in cells), "</tr>"]
-    return "".join([*parts, "</table>"])
+    return [*body, table([head, *[[row[column] for column in columns] for row in runs]])]
