@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.images.find import IMAGES, split_ending
 from graphnn_unet.images.flat_picture import is_picture
-from graphnn_unet.images.grid import grid_mismatch
+from graphnn_unet.images.grid import Grid, grid_mismatch
 from graphnn_unet.images.pictures import read_picture
 from graphnn_unet.images.read import read_label_map, read_volume
 from graphnn_unet.images.volume import Volume, from_itk, to_itk
@@ -49,6 +49,9 @@ THICK_SLICES = 3.0
 COLORS = ("#1E88FF", "#FF9500", "#10C98F", "#FF3D77", "#F2D600", "#A06BFF", "#FF5A1F", "#4FD5F0")
 """One a class, in order and then again; bright on gray."""
 
+FLAT_PLACE = ((1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+"""Spacing, origin and direction of pictures, whose pixels have no size."""
+
 _PAPER, _INK, _FAINT = "#101214", "#F2F2F2", "#9AA0A6"
 _DPI = 150
 _MARGIN, _MARGIN_MM = 1.3, 6.0  # around the foreground: a factor, and mm on each side
@@ -65,18 +68,18 @@ Masks = tuple[BoolVolume, ...]
 
 @dataclass(frozen=True)
 class OverlayRow:
-    """One case of a contact sheet.
+    """One case of a contact sheet; a file or what was read of it.
 
     Attributes:
-        image: Image file, one channel.
+        image: Image, one channel.
         prediction: Label map made by a model, on the image's grid.
         reference: True label map on the same grid, or ``None``.
-        title: Text above the row; the prediction's case id when empty.
+        title: Text above the row; the case id of the prediction's file when empty.
     """
 
-    image: Path | str
-    prediction: Path | str
-    reference: Path | str | None = None
+    image: Path | str | Volume
+    prediction: Path | str | Volume
+    reference: Path | str | Volume | None = None
     title: str = ""
 
 
@@ -94,6 +97,8 @@ def save_contact_sheet(
     rows: Sequence[OverlayRow],
     target_png: Path | str,
     labels: Mapping[str, LabelIds] | None = None,
+    *,
+    filled: str = "prediction",
 ) -> None:
     """Draw several cases below each other in one PNG, a class in the same color everywhere.
 
@@ -101,6 +106,7 @@ def save_contact_sheet(
         rows: 1 to ``MAX_ROWS`` cases, drawn in this order.
         target_png: Where to write the picture.
         labels: Class name to id or ids; the ids found in any of the cases without it.
+        filled: How the legend calls the areas.
 
     Raises:
         MissingFileError: A file is not there.
@@ -115,7 +121,7 @@ def save_contact_sheet(
         )
     names = _found_labels(rows) if labels is None else labels
     cases = [_load(row, names) for row in rows]
-    _save_sheet(cases, tuple(names), Path(target_png))
+    _save_sheet(cases, tuple(names), Path(target_png), filled)
 
 
 @dataclass(frozen=True)
@@ -157,24 +163,43 @@ def _found_labels(rows: Sequence[OverlayRow]) -> dict[str, LabelIds]:
     for row in rows:
         for path in (row.prediction, row.reference):
             if path is not None:
-                ids.update(np.unique(read_label_map(Path(path)).array).tolist())
+                ids.update(np.unique(_label_map(path).array).tolist())
     return {f"label {number}": number for number in sorted(ids - {0})}
 
 
+def _label_map(source: Path | str | Volume) -> Volume:
+    return source if isinstance(source, Volume) else read_label_map(Path(source))
+
+
+def _image(source: Path | str | Volume) -> Volume:
+    if isinstance(source, Volume):
+        return source
+    return _picture(Path(source)) if is_picture(source) else read_volume(Path(source), n_dims=None)
+
+
+def _name(source: Path | str | Volume, of_volume: str) -> str:
+    return of_volume if isinstance(source, Volume) else str(source)
+
+
 def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
-    in_pixels = is_picture(row.image)
-    image = _picture(Path(row.image)) if in_pixels else read_volume(Path(row.image), n_dims=None)
-    paths = [path for path in (row.prediction, row.reference) if path is not None]
-    maps = [read_label_map(Path(path)) for path in paths]
-    for path, label_map in zip(paths, maps, strict=True):
-        if why := grid_mismatch(str(path), label_map.grid, str(row.image), image.grid):
+    image = _image(row.image)
+    in_pixels = (
+        image.grid == Grid(image.array.shape, *FLAT_PLACE)
+        if isinstance(row.image, Volume)
+        else is_picture(row.image)
+    )
+    sources = [source for source in (row.prediction, row.reference) if source is not None]
+    maps = [_label_map(source) for source in sources]
+    for source, label_map in zip(sources, maps, strict=True):
+        name, of = _name(source, "the label map"), _name(row.image, "the image")
+        if why := grid_mismatch(name, label_map.grid, of, image.grid):
             raise ShapeError(why, "", "Give the image this label map belongs to")
     size = " × ".join(str(n) for n in image.array.shape[::-1])
     steps = " × ".join(f"{step:.3g}" for step in image.spacing[::-1])
     upright = [_upright(label_map) for label_map in maps]
     masks = [tuple(mask_of(volume.array, ids) for volume in upright) for ids in labels.values()]
     return _Case(
-        title=row.title or split_ending(row.prediction, IMAGES)[0],
+        title=row.title or split_ending(_name(row.prediction, ""), IMAGES)[0],
         detail=f"{size} pixels" if in_pixels else f"{size} voxels of {steps} mm",
         dices=tuple(dice(*pair) for pair in masks) if row.reference is not None else (),
         panels=tuple(_panels(_upright(image), masks, is_slice=image.array.ndim == 2)),
@@ -185,7 +210,7 @@ def _load(row: OverlayRow, labels: Mapping[str, LabelIds]) -> _Case:
 def _picture(path: Path) -> Volume:
     """A picture in gray, on the grid of its label maps."""
     gray = read_picture(path).astype(np.float32).mean(axis=0)
-    return Volume(gray, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+    return Volume(gray, *FLAT_PLACE)
 
 
 def _upright(volume: Volume) -> Volume:
@@ -278,6 +303,7 @@ def _save_sheet(
     cases: Sequence[_Case],
     names: tuple[str, ...],
     target: Path,
+    filled: str,
 ) -> None:
     """Lay the rows out below each other."""
     layouts = [_lay_out(case.panels) for case in cases]
@@ -286,7 +312,7 @@ def _save_sheet(
         for case, (scale, _) in zip(cases, layouts, strict=True)
     ]
     width = max(_MIN_WIDTH, *widths)
-    handles = _legend_handles(cases, names)
+    handles = _legend_handles(cases, names, filled)
     n_columns = _legend_columns(handles, width)
     foot = _FOOT + _LEGEND_LINE * ((len(handles) - 1) // n_columns)
     height = sum(scale * height_mm + _HEAD for scale, height_mm in layouts) + foot
@@ -411,7 +437,7 @@ def _small_text(axes: Axes) -> dict[str, Any]:
     return {"transform": axes.transAxes, "color": _INK, "size": 8, "path_effects": rim}
 
 
-def _legend_handles(cases: Sequence[_Case], names: tuple[str, ...]) -> list[Any]:
+def _legend_handles(cases: Sequence[_Case], names: tuple[str, ...], filled: str) -> list[Any]:
     """An entry for each class that is in one of the slices, and what areas and lines mean."""
     drawn = {
         number
@@ -424,7 +450,7 @@ def _legend_handles(cases: Sequence[_Case], names: tuple[str, ...]) -> list[Any]
         Patch(facecolor=COLORS[number % len(COLORS)], label=names[number])
         for number in sorted(drawn)
     ]
-    handles.append(Patch(facecolor="#FFFFFF70", label="filled: prediction"))
+    handles.append(Patch(facecolor="#FFFFFF70", label=f"filled: {filled}"))
     if any(case.dices for case in cases):
         handles.append(Line2D([], [], color="white", linewidth=1.5, label="line: reference"))
     return handles
