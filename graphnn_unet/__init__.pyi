@@ -15,6 +15,7 @@ from graphnn_unet.models.install import install_model as install_model
 from graphnn_unet.models.predict import predict as predict
 from graphnn_unet.report.comparison import report_comparison as report_comparison
 from graphnn_unet.report.demo import demo as demo
+from graphnn_unet.report.make import make_report as make_report
 from graphnn_unet.report.pseudo_labels import draw_pseudo_labels as draw_pseudo_labels
 from graphnn_unet.storage.cluster import open_cluster as open_cluster
 from graphnn_unet.trainers.run import train as train
