@@ -76,7 +76,9 @@ class Report:
         head += [f"<p>{escaped(sentence)}</p>" for sentence in self.lead[1:]]
         head += ["<h2>What looks wrong</h2>", bullets([*self.findings, *read.faults], self.fine)]
         without = len(document(self.title, [*head, *self.parts, *self.after], source=source))
-        pictures, part = self._look(read, missing, limit - without)
+        pictures, part = ([], Viewer(""))
+        if settings.n_cases:
+            pictures, part = self._look(read, missing, limit - without)
         parts = [*head, *self.parts, *pictures, part.html, *self.after]
         return document(self.title, parts, script=part.script, source=source)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphnn_unet.data.check import CheckReport, check_dataset
-from graphnn_unet.errors import Fault, GraphnnError, MissingFileError
+from graphnn_unet.errors import GraphnnError, MissingFileError
 from graphnn_unet.images.find import some
 from graphnn_unet.images.label_ids import label_values
 from graphnn_unet.metrics.labels import read_labels
@@ -36,7 +36,6 @@ from graphnn_unet.report.scores import cases_of, plain_case_table, shown
 from graphnn_unet.report.shown_cases import CasePaths
 from graphnn_unet.storage.safe_load import read_json
 
-_COPY = "I31"
 _MIN_USUAL = 0.9
 _ENOUGH = 5
 _MAX_FAULTS = 20
@@ -52,7 +51,7 @@ def raw_report(folder: Path, settings: ReportSettings) -> Report:
     notes = _notes(facts, _inside_classes(description), copies_too=False)
     for fault in checked.faults:
         if fault.case in shapes:
-            notes.setdefault(fault.case, []).append(_of_fault(fault))
+            notes.setdefault(fault.case, []).append(fault.cause)
     report = _report(folder.name, facts, description, notes)
     report.findings = [*_of_check(checked), *_of_notes(notes, checked)]
     report.shown = [
@@ -127,9 +126,8 @@ def _report(
     report = Report(title=f"Data set {name}", lead=lead)
     if notes:
         marked = sum(1 for f in facts.cases if notes.get(f.case))
-        report.lead.append(
-            f"{cases_of(marked)} of these {'is' if marked == 1 else 'are'} worth a look."
-        )
+        verb = "is" if marked == 1 else "are"
+        report.lead.append(f"{marked} of them {verb} worth a look: the remarks say why.")
     report.parts = ["<h2>Cases</h2>", _case_table(facts, description, notes)]
     return report
 
@@ -266,15 +264,11 @@ def _of_notes(notes: Mapping[str, Sequence[str]], checked: CheckReport | None) -
     sentences = []
     for part, words in kinds:
         hits = [case for case, of_case in notes.items() if any(part in text for text in of_case)]
-        if part in ("cannot be read",):
+        if part == "cannot be read":
             hits = [case for case in hits if case not in told]
         if hits:
             sentences.append(f"{words} {cases_of(len(hits))}: {some(hits)}.")
     return sentences
-
-
-def _of_fault(fault: Fault) -> str:
-    return fault.cause
 
 
 def _chosen(

@@ -9,14 +9,16 @@ from graphnn_unet.benchmarking.book import SCORES, STATE
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.report.comparison import comparison_page
-from graphnn_unet.report.contents import ReportSettings
+from graphnn_unet.report.contents import ROLES, ReportSettings
 from graphnn_unet.report.dataset_page import preprocessed_report, raw_report
 from graphnn_unet.report.page import GENERATOR
 from graphnn_unet.report.predictions_page import predictions_report
 from graphnn_unet.report.run_page import run_report
 from graphnn_unet.report.shown_cases import files_by_case
 from graphnn_unet.storage.atomic import write_text
+from graphnn_unet.storage.safe_load import read_json
 
+_PLANS = "*Plans*.json"
 _MARK = f"content='{GENERATOR.split()[0]}"
 
 
@@ -74,7 +76,7 @@ def _page(source: Path | str, settings: ReportSettings, against: str | None) -> 
         report = run_report(folder, settings)
     elif _is_raw(folder):
         report = raw_report(folder, settings)
-    elif any(folder.glob("*Plans*.json")):
+    elif any(folder.glob(_PLANS)):
         report = preprocessed_report(folder, settings)
     elif files_by_case(folder):
         report = predictions_report(folder, settings)
@@ -108,9 +110,12 @@ def _is_run(folder: Path) -> bool:
 
 
 def _is_raw(folder: Path) -> bool:
-    return (folder / "dataset.json").is_file() and any(
-        (folder / f"images{role}").is_dir() for role in ("Tr", "Ts", "Un")
-    )
+    """Images in the usual folders, or wherever ``dataset.json`` says."""
+    if not (folder / "dataset.json").is_file():
+        return False
+    if any((folder / f"images{role}").is_dir() for role in ROLES):
+        return True
+    return "dataset" in read_json(folder / "dataset.json") and not any(folder.glob(_PLANS))
 
 
 def _folder(path: Path | str | None) -> Path | None:

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,10 @@ class Fold:
         return content if isinstance(content, dict) else {}
 
     @cached_property
-    def log(self) -> list[str]:
-        """Lines of the log files, in their order."""
-        lines: list[str] = []
-        for path in sorted(self.folder.glob("training_log_*.txt")):
-            lines += path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return lines
+    def logs(self) -> list[list[str]]:
+        """Lines of each log file; a training that was continued has several."""
+        paths = sorted(self.folder.glob("training_log_*.txt"))
+        return [path.read_text(encoding="utf-8", errors="replace").splitlines() for path in paths]
 
     @property
     def is_finished(self) -> bool:
@@ -81,14 +80,13 @@ class Fold:
 
     @property
     def minutes(self) -> float:
-        """Wall time of the last log, by its stamps; NaN where it has none."""
-        from datetime import datetime
-
-        stamps = [line[:19] for line in self.log if _STAMP.match(line)]
-        if len(stamps) < 2:
-            return math.nan
-        began, ended = (datetime.fromisoformat(stamps[end]) for end in (0, -1))
-        return (ended - began).total_seconds() / 60
+        """Wall time by the stamps of the logs, without the pauses between them."""
+        seconds = 0.0
+        for lines in self.logs:
+            stamps = [datetime.fromisoformat(line[:19]) for line in lines if _STAMP.match(line)]
+            if stamps:
+                seconds += (stamps[-1] - stamps[0]).total_seconds()
+        return seconds / 60
 
 
 def folds_of(folder: Path) -> list[Fold]:
@@ -99,7 +97,7 @@ def folds_of(folder: Path) -> list[Fold]:
     """
     folders = [folder] if _FOLD.fullmatch(folder.name) else sorted(folder.glob("fold_*"))
     folds = [Fold(path) for path in folders if _FOLD.fullmatch(path.name) and path.is_dir()]
-    begun = [fold for fold in folds if fold.rows or fold.is_finished or fold.log]
+    begun = [fold for fold in folds if fold.rows or fold.is_finished or fold.logs]
     if not begun:
         raise MissingFileError(f"{folder} holds no training", "", "Give the folder of a fold")
     return begun
@@ -150,12 +148,14 @@ def _lead(folds: Sequence[Fold], name: ModelName | None, dataset: str, scores: S
         counts += f" and {len(unlabeled)} unlabeled"
     plural = "s" * (len(labeled) + len(unlabeled) != 1)
     what = f"{trained} was trained on {counts} case{plural}"
+    if not labeled:
+        what = f"{trained} was trained; its cases are not recorded (environment.json)"
     what += f" of {dataset}" if dataset else ""
     what += f", in {len(folds)} folds." if len(folds) > 1 else f", fold {first.name}."
     draw = f"draw {first.facts['draw']} of the labeled cases, " if first.facts.get("draw") else ""
     device = first.facts.get("device", "an unknown device")
     facts = f"It used {draw}seed {first.facts.get('seed', 0)}, on {device}"
-    minutes = sum(fold.minutes for fold in folds if math.isfinite(fold.minutes))
+    minutes = sum(fold.minutes for fold in folds)
     facts += f", and took {_duration(minutes)}." if minutes else "."
     return [what, facts, _outcome(folds, scores)]
 
@@ -195,7 +195,8 @@ def _of_fold(fold: Fold) -> list[str]:
             "images, or lower optimizer.lr."
         )
     sentences += _of_curves(fold.rows)
-    warnings = [*dict.fromkeys(_STAMP.sub("", line) for line in fold.log if _WARNING.search(line))]
+    lines = [line for log in fold.logs for line in log if _WARNING.search(line)]
+    warnings = [*dict.fromkeys(_STAMP.sub("", line) for line in lines)]
     sentences += [f"the log says: {line[:300]}" for line in warnings[:_MAX_WARNINGS]]
     if len(warnings) > _MAX_WARNINGS:
         sentences.append(f"the log has {len(warnings) - _MAX_WARNINGS} more warnings.")
@@ -294,7 +295,10 @@ def _table(path: Path) -> dict[str, Any]:
 def _cell(key: str, text: str) -> Any:
     if key == "phase":
         return text
-    return float(text) if text else None
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _duration(minutes: float) -> str:

@@ -48,7 +48,8 @@ class Scores:
         failures: dict[str, str] = {}
         for folder in folders:
             if (folder / METRICS_CSV).is_file():
-                rows += [row for row in read_metrics_csv(folder / METRICS_CSV) if "dice" in row]
+                read = read_metrics_csv(folder / METRICS_CSV)
+                rows += [row for row in read if {"case", "class", "dice"} <= row.keys()]
             if (folder / FAILURES).is_file():
                 failures |= {row["case"]: row["cause"] for row in read_csv(folder / FAILURES)}
         return cls(rows, failures)
@@ -229,8 +230,10 @@ def _grouped(rows: Sequence[Mapping[str, str]], key: str) -> dict[str, list[Mapp
 
 
 def _value(row: Mapping[str, str], column: str) -> float:
-    cell = row.get(column, "")
-    return float(cell) if cell else math.nan
+    try:
+        return float(row.get(column, ""))
+    except ValueError:
+        return math.nan
 
 
 def _last_if_nan(value: float) -> float:
