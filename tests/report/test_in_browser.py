@@ -190,10 +190,9 @@ def test_cases_and_planes_are_chosen(browser, report):
     three = opened.look()
     canvas.press("s")
     assert (opened.look() != three).any()
-    first = opened.page.locator("#viewer select").input_value()
     canvas.press("n")
-    opened.page.wait_for_function(f"document.querySelector('#viewer select').value !== '{first}'")
-    assert "no uncertainty was saved" in opened.page.locator("#viewer .case-note").inner_text()
+    opened.page.locator("#viewer .case-note", has_text="no uncertainty was saved").wait_for()
+    assert opened.page.locator("#viewer select").input_value() == "1"
 
 
 @pytest.mark.parametrize("width", [1280, 390])
