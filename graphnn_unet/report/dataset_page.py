@@ -186,11 +186,11 @@ def _notes(
             )
     images = mirrored({f.case: f.small for f in facts.cases if f.small is not None})
     labels = mirrored({f.case: f.small_label for f in facts.cases if f.small_label is not None})
-    for case, found in images.items():
-        note(case, f"the image {found.words if not found.twin else f'is {found.words}'}")
-    for case, found in labels.items():
-        if case not in images and not found.twin:
-            note(case, f"the label map {found.words}, its image does not")
+    for case, mirror in images.items():
+        note(case, f"the image {mirror.words if not mirror.twin else f'is {mirror.words}'}")
+    for case, mirror in labels.items():
+        if case not in images and not mirror.twin:
+            note(case, f"the label map {mirror.words}, its image does not")
     if copies_too:
         first: dict[str, str] = {}
         for f in facts.cases:

@@ -40,7 +40,7 @@ def document(title: str, parts: Sequence[str], *, script: str = "", source: str 
         "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; connect-src data: "
         f"blob:; script-src 'sha256-{hashed}' 'strict-dynamic' blob:"
     )
-    made = f"Made by {GENERATOR} on {datetime.now():%Y-%m-%d %H:%M}"
+    note = f"Made by {GENERATOR} on {datetime.now():%Y-%m-%d %H:%M}"
     body = "\n".join(parts)
     return (
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n"
@@ -49,7 +49,7 @@ def document(title: str, parts: Sequence[str], *, script: str = "", source: str 
         f"<meta name='generator' content='{GENERATOR}'>\n<link rel='icon' href='data:,'>\n"
         f"<title>{escaped(title)}</title>\n<style>\n{asset('page.css')}</style>\n</head>\n<body>\n"
         f"<h1>{escaped(title)}</h1>\n{body}\n"
-        f"<footer>{made}{f' from {escaped(source)}' if source else ''}.</footer>\n"
+        f"<footer>{note}{f' from {escaped(source)}' if source else ''}.</footer>\n"
         f"<script>{code}</script>\n</body>\n</html>\n"
     )
 
