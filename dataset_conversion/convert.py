@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,23 +124,41 @@ def _with_channels(dataset: ConvertedDataset, channels: Sequence[str]) -> Conver
 def _with_patients(dataset: ConvertedDataset, pattern: str | None) -> ConvertedDataset:
     if pattern is None:
         return dataset
+    patient_of = patient_named(pattern)
+    cases = [replace(case, patient=patient_of(case.case_id)) for case in dataset.cases]
+    n_patients = len({case.patient for case in cases})
+    note = f"{len(cases)} cases belong to {n_patients} patients (by {pattern!r})"
+    return replace(dataset, cases=cases, notes=[*dataset.notes, note])
+
+
+def patient_named(pattern: str | None) -> Callable[[str], str]:
+    """A function from case id to patient.
+
+    Args:
+        pattern: Searched in the case id, its first group is the patient; without it each case is
+            its own patient.
+
+    Raises:
+        InputError: The pattern is not valid; the function raises it where the pattern does not fit.
+    """
+    if pattern is None:
+        return str
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(f"--patient-regex {pattern!r} is not valid", str(error)) from error
-    cases = []
-    for case in dataset.cases:
-        match = compiled.search(case.case_id)
+
+    def patient(case: str) -> str:
+        match = compiled.search(case)
         if match is None:
             raise InputError(
-                f"--patient-regex {pattern!r} does not fit case {case.case_id}",
+                f"--patient-regex {pattern!r} does not fit case {case}",
                 "every case needs a patient",
                 r"Example for pat7_scan2: '^(pat\d+)_'",
             )
-        cases.append(replace(case, patient=match[1] if compiled.groups else match[0]))
-    n_patients = len({case.patient for case in cases})
-    note = f"{len(cases)} cases belong to {n_patients} patients (by {pattern!r})"
-    return replace(dataset, cases=cases, notes=[*dataset.notes, note])
+        return match[1] if compiled.groups else match[0]
+
+    return patient
 
 
 def _with_roles(dataset: ConvertedDataset, request: Request) -> ConvertedDataset:

@@ -49,13 +49,13 @@ def read(request: Request) -> ConvertedDataset:
     faults: list[Fault] = []
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
-    images = _find(folders, labels, tuple(request.channels), "--images DIR --labels")
+    images = find_images(folders, labels, tuple(request.channels), "--images DIR --labels")
     cases = _cases(images, labels, "labeled", faults, notes)
     skipped += images.left_out
     if test_folders:
         test_label_folder = next(iter(test_labels), None)
         channels = request.channels or images.channels
-        test = _find(test_folders, test_label_folder, tuple(channels), "--test-labels")
+        test = find_images(test_folders, test_label_folder, tuple(channels), "--test-labels")
         if len(test.channels) != len(images.channels):
             raise InputError(
                 f"test images have {len(test.channels)} channels, the others {len(images.channels)}"
@@ -88,10 +88,17 @@ FORM = Form(
 )
 
 
-def _find(
+def find_images(
     folders: Sequence[Path], labels: Path | None, channels: tuple[str, ...], flag: str
 ) -> CaseFiles:
-    """The images, and where the label maps lie among them, these too."""
+    """The images, and where the label maps lie among them, these too.
+
+    Args:
+        folders: One folder, or one a channel.
+        labels: Folder of label maps, or ``None``.
+        channels: Names of the channels, in order; empty where they are not known.
+        flag: What a user types before the folder of label maps.
+    """
     inside = labels is not None and any(labels.resolve() == f.resolve() for f in folders)
     wanted = Wanted(
         channels=channels,

@@ -24,7 +24,7 @@ from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
 from graphnn_unet.images.nifti_forms import NiftiForm, is_plain, place_note
 from graphnn_unet.images.orientation import orientation_of
 from graphnn_unet.images.read import nearest_integers
-from graphnn_unet.images.volume import Volume, resampled, to_itk, with_axes_of
+from graphnn_unet.images.volume import Volume, resampled, to_itk, widened, with_axes_of
 from graphnn_unet.storage.atomic import atomic_path
 
 FILE_ENDING = ".nii.gz"
@@ -54,6 +54,7 @@ class CaseJob:
         label_mapping: Stored value to written value; empty keeps all.
         fix_geometry: ``None``, ``header`` (voxels are paired by index) or ``resample``.
         nifti_form: What is taken where qform and sform of a NIfTI header disagree.
+        widen_labels: A label map may be cropped to what is drawn, as 3D Slicer saves it.
     """
 
     case: Case
@@ -64,6 +65,7 @@ class CaseJob:
     label_mapping: Mapping[int, int]
     fix_geometry: str | None
     nifti_form: NiftiForm | None = None
+    widen_labels: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,11 @@ def _on_grid(
         if turned is not None and not compare_grids(turned.grid, grid).is_mismatch:
             work.notes.append(f"{what} was stored along other axes; reordered by its header")
             volume, difference = turned, compare_grids(turned.grid, grid)
+    if difference.part == "size" and nearest and work.job.widen_labels:
+        whole = widened(volume, grid)
+        if whole is not None:
+            work.notes.append(f"{what} was saved cropped; the rest of the image is background")
+            volume, difference = whole, compare_grids(whole.grid, grid)
     if difference.is_mismatch and mode == "resample":
         work.notes.append(f"{what} was resampled to the image's grid")
         return resampled(volume, grid, nearest=nearest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.errors import BadFileError, InputError
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import nearest_integers, read_volume
-from graphnn_unet.images.segments import segments_of
+from graphnn_unet.images.segments import Segment, segments_of
 from graphnn_unet.images.volume import Volume
 
 
@@ -86,10 +86,29 @@ def read_by_names(path: Path, ids: Mapping[int, int], form: NiftiForm | None) ->
         what = f"the value {strange[0]}" if strange else "values that are no integers"
         cause = f"{path.name} has {what}, which none of its segments is"
         raise BadFileError("I23", cause, "Save the segmentation again in Slicer")
-    array = np.zeros(integers.values.shape, np.uint8)
+    array = np.zeros(integers.values.shape, np.min_scalar_type(max(ids.values(), default=0)))
     for value, new in ids.items():
         array[integers.values == value] = new
     return replace(volume, array=array)
+
+
+def require_one_layer(segments: Sequence[Segment], name: str) -> None:
+    """Refuse segments that overlap.
+
+    Args:
+        segments: Those of a file.
+        name: How the message calls it.
+
+    Raises:
+        InputError: They lie in several layers.
+    """
+    if n_layers := max((segment.layer for segment in segments), default=0):
+        raise InputError(
+            f"{name} keeps overlapping segments in {n_layers + 1} layers",
+            "a label map has one class a voxel",
+            "Export it from Slicer as a label map (Segmentations, Export to files), or remove "
+            "the overlap and save again",
+        )
 
 
 def _names_by_case(
@@ -104,14 +123,7 @@ def _names_by_case(
             segments = segments_of(case.label)
         except BadFileError as error:
             raise InputError(f"{case.case_id}: {error.what}", "", error.remedy) from error
-        if n_layers := max((segment.layer for segment in segments), default=0):
-            raise InputError(
-                f"{case.case_id}: {case.label.name} keeps overlapping segments in "
-                f"{n_layers + 1} layers",
-                "a label map has one class a voxel",
-                "Export it from Slicer as a label map (Segmentations, Export to files), or remove "
-                "the overlap and save again",
-            )
+        require_one_layer(segments, f"{case.case_id}: {case.label.name}")
         if segments:
             named[case.case_id] = {
                 s.value: spelling.setdefault(s.name.casefold(), s.name) for s in segments

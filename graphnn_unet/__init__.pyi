@@ -9,6 +9,7 @@ from graphnn_unet.classification.run import classify as classify
 from graphnn_unet.clustering.cluster import cluster as cluster
 from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess as plan_and_preprocess
 from graphnn_unet.dataset_conversion.convert import convert as convert
+from graphnn_unet.dataset_conversion.corrected import add_corrected as add_corrected
 from graphnn_unet.metrics.evaluate import evaluate as evaluate
 from graphnn_unet.models.export import export as export
 from graphnn_unet.models.install import install_model as install_model

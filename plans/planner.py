@@ -355,6 +355,17 @@ PLANNERS = {
 }
 
 
+def plans_name(planner: str) -> str:
+    """Name of the plans that a planner writes.
+
+    Raises:
+        RecipeError: Unknown planner.
+    """
+    if planner not in PLANNERS:
+        raise RecipeError(f"planner {planner!r} is unknown", "", f"Use {', '.join(PLANNERS)}")
+    return PLANNERS[planner][1]
+
+
 def make_plans(
     dataset_name: str,
     *,
@@ -383,13 +394,12 @@ def make_plans(
     Raises:
         RecipeError: Unknown planner, or a patch that does not fit spacing and network.
     """
-    if planner not in PLANNERS:
-        raise RecipeError(f"planner {planner!r} is unknown", "", f"Use {', '.join(PLANNERS)}")
-    planner_class, plans_name = PLANNERS[planner]
+    identifier = plans_name(planner)
+    planner_class, _ = PLANNERS[planner]
     account = io.StringIO()
     with _positive_worker_count(), _files_listed_here(), contextlib.redirect_stdout(account):
         experiment_planner = planner_class(
-            dataset_name, plans_name, layers or {}, derive or (lambda _: {}), n_unlabeled, planner,
+            dataset_name, identifier, layers or {}, derive or (lambda _: {}), n_unlabeled, planner,
             orientation,
         )  # fmt: skip
         plans = experiment_planner.plan_experiment()

@@ -230,7 +230,7 @@ def _folds(
 ) -> Iterator[tuple[Row, int, list[str]]]:
     """Rows and folds that can be trained, with the cases that these hold out."""
     cases = all_labels(settings)
-    labeled = [case.case_id for case in cases.labeled]
+    labeled = [case.case_id for case in cases.labeled if case.case_id not in cases.corrected]
     splits = make_splits({case: patient_of.get(case, case) for case in labeled})
     if not splits:
         raise InputError(

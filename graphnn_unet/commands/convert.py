@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from graphnn_unet.commands import _command
 
 if TYPE_CHECKING:
+    from graphnn_unet.dataset_conversion.prepare import CaseRow
     from graphnn_unet.dataset_conversion.write_raw import ConversionResult
 
 _EXAMPLES = (
@@ -17,7 +19,13 @@ _EXAMPLES = (
     "gnnunet_convert nifti --images scans --labels masks -d MyStudy --test 10 --dry-run",
     "gnnunet_convert pictures --images photos --masks masks -d Skin --labeled 50 --test 100",
     "gnnunet_convert nifti --images t1 flair --labels masks -d Brain --channels T1 FLAIR",
+    "gnnunet_convert --add-corrected edited_masks -d MyStudy",
 )
+_WITH_CORRECTED = {
+    "add_corrected", "dataset", "images", "channels", "patient_regex", "exclude", "fix_geometry",
+    "nifti_form", "overwrite", "dry_run", "quiet", "verbose",
+}  # fmt: skip
+"""Options that go with ``--add-corrected``."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         _EXAMPLES,
     )
     add = parser.add_argument
-    add("form", metavar="FORM", help=form_names())
+    form = add("form", metavar="FORM", help=form_names())
     add("source", nargs="?", metavar="SOURCE", help="folder of the data")
     add("-d", dest="dataset", metavar="NAME_OR_ID", help="name, id or Dataset501_Name of the new "
         "data set (default: the form's own)")  # fmt: skip
@@ -85,10 +93,31 @@ def _parser() -> argparse.ArgumentParser:
         "grid: give them its header (same voxels), or resample them by both headers")  # fmt: skip
     add("--nifti-form", choices=["sform", "qform"], help="for files whose NIfTI header gives two "
         "places: take this one, and write it as both")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace an existing raw folder")
+    add("--add-corrected", metavar="DIR",
+        help="no FORM: masks of DIR, edited in 3D Slicer, ITK-SNAP or napari, become labeled cases "
+        "of the data set -d; --images DIR has the images of scans that are new")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace an existing raw folder (with "
+        "--add-corrected: label maps of labeled cases)")  # fmt: skip
     add("--dry-run", action="store_true", help="show what would be written; write nothing")
     _command.add_workers(parser, "worker processes (default: by cores and data)")
+    _needless_beside_corrected(parser, form)
     return parser
+
+
+def _needless_beside_corrected(parser: argparse.ArgumentParser, form: argparse.Action) -> None:
+    """With ``--add-corrected`` no FORM is given.
+
+    An optional FORM would not do: argparse then takes it for left out where options come first.
+    """
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        if any(word.partition("=")[0] == "--add-corrected" for word in words):
+            form.nargs, form.required = "?", False
+        return parse(words, namespace)
+
+    parser.parse_known_args = parse_known_args
 
 
 def _label_names(text: str | None) -> dict[int | str, str]:
@@ -116,17 +145,20 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.progress import say
 
     _command.show_folders()
+    if arguments.add_corrected:
+        _add_corrected(arguments)
+        return
     given = {
         **vars(arguments),
         "label_names": _label_names(arguments.label_names),
-        "channels": [name for text in arguments.channels for name in text.split(",") if name],
+        "channels": _names(arguments.channels),
         "n_workers": None if arguments.np is None else (0 if arguments.np <= 1 else arguments.np),
     }
     options = {field.name: given[field.name] for field in fields(Request)}
     result = convert(arguments.form, **options)
     left_out = left_out_line("the data set", result.skipped)
     if arguments.dry_run:
-        _print_cases(result)
+        _print_cases(result.rows)
         if left_out:  # of a dry run that is a result
             print(left_out)
     elif left_out:
@@ -140,7 +172,57 @@ def _work(arguments: argparse.Namespace) -> None:
         say("next: the same command without --dry-run")
 
 
-def _print_cases(result: ConversionResult) -> None:
+def _add_corrected(arguments: argparse.Namespace) -> None:
+    """Masks that were edited become labeled cases."""
+    from graphnn_unet.dataset_conversion.corrected import add_corrected
+    from graphnn_unet.errors import InputError
+    from graphnn_unet.progress import say
+
+    defaults = vars(_parser().parse_args(["--add-corrected", ""]))
+    given = {name for name, value in vars(arguments).items() if value != defaults[name]}
+    if others := sorted(given - _WITH_CORRECTED):
+        flags = ", ".join(_flag(name) for name in others)
+        raise InputError(f"{flags} does not go with --add-corrected", "", "Leave it out")
+    if arguments.dataset is None:
+        raise InputError("--add-corrected needs a data set", "", "Give it with -d")
+    result = add_corrected(
+        arguments.dataset,
+        arguments.add_corrected,
+        images=arguments.images,
+        channels=_names(arguments.channels),
+        patient_regex=arguments.patient_regex,
+        exclude=arguments.exclude,
+        fix_geometry=arguments.fix_geometry,
+        nifti_form=arguments.nifti_form,
+        overwrite=arguments.overwrite,
+        dry_run=arguments.dry_run,
+    )
+    for note in result.notes:
+        say(f"note: {note}")
+    if arguments.dry_run:
+        _print_cases(result.rows)
+    would = "would be " if arguments.dry_run else ""
+    print(
+        f"{result.dataset}: {len(result.added)} cases {would}added as labeled, "
+        f"{len(result.replaced)} label maps {would}replaced, {len(result.unchanged)} there "
+        f"already; {result.n_labeled} labeled cases"
+    )
+    name = result.dataset.partition("_")[2]
+    if result.written:
+        _command.say_next("gnnunet_plan_and_preprocess", "-d", name)
+    elif arguments.dry_run:
+        say("next: the same command without --dry-run")
+
+
+def _flag(name: str) -> str:
+    return name.upper() if name in ("form", "source") else f"--{name.replace('_', '-')}"
+
+
+def _names(texts: Sequence[str]) -> list[str]:
+    return [name for text in texts for name in text.split(",") if name]
+
+
+def _print_cases(cases: Sequence[CaseRow]) -> None:
     rows = [
         [
             row.case,
@@ -152,7 +234,7 @@ def _print_cases(result: ConversionResult) -> None:
             row.orientation,
             ",".join(map(str, row.label_values)) or "-",
         ]
-        for row in result.rows
+        for row in cases
     ]
     head = ["case", "role", "patient", "channels", "shape zyx", "spacing mm", "axes", "labels"]
     _command.print_table(head, rows)

@@ -48,6 +48,10 @@ def _parser() -> argparse.ArgumentParser:
         help="register the scans with each other (seconds a pair) and let the labeled ones vote on "
         "each other, one left out at a time; where that works, trainings use the votes",
     )  # fmt: skip
+    parser.add_argument(
+        "--replan", action="store_true",
+        help="plan anew although the data set has corrected cases, for which its plan is kept",
+    )  # fmt: skip
     return parser
 
 
@@ -67,6 +71,7 @@ def _work(arguments: argparse.Namespace) -> None:
             skip_faulty=arguments.skip_faulty,
             allow_origin_mismatch=arguments.allow_origin_mismatch,
             scan_graph=arguments.scan_graph,
+            replan=arguments.replan,
         )
         print(
             f"{result.dataset}: {result.n_labeled} labeled and {result.n_unlabeled} unlabeled "

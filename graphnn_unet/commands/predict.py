@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         "--uncertainty", action="store_true", help="also CASE_uncertainty: entropy in [0, 1]"
     )
     parser.add_argument(
+        "--for-editing",
+        action="store_true",
+        help="also for_editing/CASE.seg.nrrd, named and colored segments for 3D Slicer; "
+        "gnnunet_convert --add-corrected takes what was edited",
+    )
+    parser.add_argument(
         "--continue_prediction",
         action="store_true",
         help="keep label maps that are whole, of the same image, model and options (see "
@@ -133,6 +139,7 @@ def _work(arguments: argparse.Namespace) -> None:
         scan_graph=arguments.scan_graph,
         scan_graph_blend=arguments.scan_graph_blend,
         scan_graph_cache=arguments.scan_graph_cache,
+        for_editing=arguments.for_editing,
     )
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")

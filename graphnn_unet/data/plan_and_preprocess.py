@@ -17,7 +17,12 @@ from graphnn_unet.data.check import CaseMetadata, CheckReport, check_dataset
 from graphnn_unet.data.check_whole import same_scans
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
 from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
-from graphnn_unet.data.preprocess import drop_stale, preprocess_configuration, resampled_shape
+from graphnn_unet.data.preprocess import (
+    drop_stale,
+    manifest_path,
+    preprocess_configuration,
+    resampled_shape,
+)
 from graphnn_unet.data.scan_graph import judge_scan_graph, require_volumes
 from graphnn_unet.data.splits import describe_splits, make_splits
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
@@ -39,11 +44,13 @@ from graphnn_unet.storage.atomic import (
 )
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock, require_unread
+from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.processes import default_workers
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+_KEPT = "the data set has corrected cases: its plan was kept, not made anew (--replan makes one)"
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,12 @@ def plan_and_preprocess(
     skip_faulty: bool = False,
     allow_origin_mismatch: bool = False,
     scan_graph: bool = False,
+    replan: bool = False,
 ) -> PlanningResult:
     """Check, plan and preprocess one data set.
+
+    A data set with corrected cases (``add_corrected``) keeps the plan that it has, unless another
+    recipe or ``replan`` asks for a new one: only the cases that are new are preprocessed then.
 
     Args:
         dataset: Name, id or both.
@@ -107,6 +118,7 @@ def plan_and_preprocess(
         scan_graph: Also register the scans with each other and let the labeled ones vote on each
             other, one left out at a time. Where the vote is good enough the plan turns the graph
             of scans on for all trainings.
+        replan: Plan anew although the data set has corrected cases.
 
     Raises:
         FaultsError: The check found faults; only ``dataset_report.json`` was written.
@@ -139,7 +151,7 @@ def plan_and_preprocess(
         write_json(report_file, report.as_json())
         result, faults = _prepare(
             raw, target, cases, report.orientation, layers, configurations, planner, n_workers,
-            scan_graph=scan_graph,
+            scan_graph=scan_graph, replan=replan,
         )  # fmt: skip
     failures = target / FAILURES
     write_failures(failures, [*left_out, *faults])
@@ -183,32 +195,21 @@ def _prepare(
     n_workers: int | None,
     *,
     scan_graph: bool,
+    replan: bool,
 ) -> tuple[PlanningResult, list[Fault]]:
-    from graphnn_unet.plans.planner import make_plans
-
     dataset_json = read_json(raw / "dataset.json")
     if n_workers is None:
         n_workers = default_workers(len(cases))
-    fingerprint = extract_fingerprint(
-        target / "dataset_fingerprint.json",
-        cases,
-        dataset_json,
-        class_table(dataset_json),
-        orientation=orientation,
-        n_workers=n_workers,
-    )
     labeled = {case: metadata for case, metadata in cases.items() if metadata.role == "labeled"}
     # nnU-Net's planner compares it with one in the raw folder; ours is made of patients, each time
     (target / "splits_final.json").unlink(missing_ok=True)
-    plans, account = make_plans(
-        raw.name,
-        planner=planner,
-        layers=layers,
-        derive=partial(_derive, fingerprint),
-        orientation=orientation,
-        n_unlabeled=len(cases) - len(labeled),
+    kept = None if replan else _kept_plan(raw, target, planner, layers)
+    plans = kept or _planned(
+        raw, target, cases, dataset_json, orientation, layers, planner, n_workers
     )
-    write_text(target / "planning_log.txt", account)
+    if kept:
+        layers = kept["gnnunet"]["layers"]
+        configurations = configurations or _preprocessed(target, kept)
     splits_note = _write_descriptions(raw, target, dataset_json, cases)
     to_preprocess = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
     if scan_graph:
@@ -217,7 +218,8 @@ def _prepare(
     if faults:
         raise FaultsError(faults)
     planned = plans["gnnunet"]["recipes"]
-    notes = [
+    notes = [_KEPT] if kept else []
+    notes += [
         f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
         for name in planned
         if name not in to_preprocess and drop_stale(target, plans, name, dataset_json)
@@ -246,6 +248,70 @@ def _prepare(
     return result, faults
 
 
+def _planned(
+    raw: Path,
+    target: Path,
+    cases: dict[str, CaseMetadata],
+    dataset_json: dict[str, Any],
+    orientation: str,
+    layers: dict[str, Layer],
+    planner: str,
+    n_workers: int,
+) -> dict[str, Any]:
+    """A new plan, from a new fingerprint."""
+    from graphnn_unet.plans.planner import make_plans
+
+    fingerprint = extract_fingerprint(
+        target / "dataset_fingerprint.json",
+        cases,
+        dataset_json,
+        class_table(dataset_json),
+        orientation=orientation,
+        n_workers=n_workers,
+    )
+    plans, account = make_plans(
+        raw.name,
+        planner=planner,
+        layers=layers,
+        derive=partial(_derive, fingerprint),
+        orientation=orientation,
+        n_unlabeled=sum(metadata.role == "unlabeled" for metadata in cases.values()),
+    )
+    write_text(target / "planning_log.txt", account)
+    return plans
+
+
+def _kept_plan(
+    raw: Path, target: Path, planner: str, layers: Mapping[str, Layer]
+) -> dict[str, Any] | None:
+    """The plan of a data set that has got corrected cases since; ``None`` to plan anew.
+
+    Another plan would change the network, and runs before and after could not be compared. A
+    recipe that is not the plan's asks for another one.
+    """
+    from graphnn_unet.plans.planner import plans_name
+
+    path = target / f"{plans_name(planner)}.json"
+    if not read_metadata(raw).get("corrected") or not path.is_file():
+        return None
+    plans = check_plans(read_json(path), path)
+    ours = plans.get("gnnunet", {})
+    if "recipes" not in ours or (layers and layers != ours.get("layers")):
+        return None
+    return plans
+
+
+def _preprocessed(target: Path, plans: Mapping[str, Any]) -> list[str] | None:
+    """Configurations that were preprocessed before; ``None`` where none was."""
+    identifiers = {
+        name: resolved_configuration(plans, name)["data_identifier"]
+        for name in plans["gnnunet"]["recipes"]
+    }
+    return [
+        name for name, data in identifiers.items() if manifest_path(target, data).is_file()
+    ] or None
+
+
 def _write_descriptions(
     raw: Path, target: Path, dataset_json: Mapping[str, Any], cases: Mapping[str, CaseMetadata]
 ) -> str:
@@ -261,11 +327,15 @@ def _write_descriptions(
         write_json(target / "gnnunet.json", metadata)
     labeled = {case: entry for case, entry in cases.items() if entry.role == "labeled"}
     _copy_references(target / "gt_segmentations", labeled)
+    corrected = [case for case in metadata.get("corrected", {}) if case in labeled]
     patients = {case: patient_of[case] for case in labeled}
-    splits = make_splits(patients)
+    splits = make_splits(patients, corrected=corrected)
     if splits:
         write_json(target / "splits_final.json", splits)
-    return describe_splits(patients, splits)
+    drawn = {case: patient for case, patient in patients.items() if case not in corrected}
+    note = describe_splits(drawn, splits)
+    more = f"; {len(corrected)} corrected cases are never held out" if corrected else ""
+    return note + more
 
 
 def class_table(dataset_json: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -22,12 +22,14 @@ class RunCases:
         held_out: Labeled cases that do not train.
         development: Ids of labeled cases that the run does not touch: they are kept for choosing
             between runs.
+        corrected: Ids of the labeled cases whose label maps are corrected predictions.
     """
 
     labeled: list[StoredCase]
     unlabeled: list[StoredCase]
     held_out: list[StoredCase]
     development: list[str] = field(default_factory=list)
+    corrected: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, list[str]]:
         """Case ids by role."""
@@ -63,12 +65,16 @@ def select_cases(
     known_patients = description.get("patients", {})
     patient_of = {case: known_patients.get(case, case) for case in roles}
     with_label = {case for case, role in roles.items() if role == "labeled"}
-    order = [case for case in description.get("label_order", []) if case in with_label]
-    order += sorted(with_label - set(order))  # those that the published order does not name
+    corrected = [case for case in description.get("corrected", {}) if case in with_label]
+    drawn = with_label - set(corrected)
+    order = [case for case in description.get("label_order", []) if case in drawn]
+    order += sorted(drawn - set(order))  # those that the published order does not name
     order, kept = set_apart(order, patient_of, development)
-    labeled = choose_labeled(order, n_labeled, draw, patient_of)
-    training, validation = held_out(labeled, patient_of, fold)
-    scored_patients = {patient_of[case] for case in (*validation, *kept)}
+    kept_patients = {patient_of[case] for case in kept}
+    corrected = [case for case in corrected if patient_of[case] not in kept_patients]
+    labeled = choose_labeled(order, n_labeled, draw, patient_of, corrected)
+    training, validation = held_out(labeled, patient_of, fold, corrected)
+    scored_patients = kept_patients | {patient_of[case] for case in validation}
     unlabeled = [
         case for case in set(roles) - set(labeled) if patient_of[case] not in scored_patients
     ]
@@ -81,4 +87,5 @@ def select_cases(
         [stored(case, False) for case in sorted(unlabeled)],
         [stored(case, True) for case in validation],
         kept,
+        [case for case in training if case in corrected],
     )

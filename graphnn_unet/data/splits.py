@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.seeds import case_draw
@@ -12,12 +12,17 @@ SPLIT_SEED = 12345
 """nnU-Net's own seed: with one scan a patient the folds are those of nnU-Net."""
 
 
-def make_splits(patient_of: Mapping[str, str], n_folds: int = N_FOLDS) -> list[dict[str, list]]:
+def make_splits(
+    patient_of: Mapping[str, str], n_folds: int = N_FOLDS, corrected: Collection[str] = ()
+) -> list[dict[str, list]]:
     """Folds for cross-validation, patients apart.
 
     Args:
         patient_of: Labeled case to patient.
         n_folds: Wanted number of folds; at most one a patient.
+        corrected: Cases whose label maps are corrected predictions. They are held out in no fold,
+            as a score against them would flatter the model that drew them, and train in the folds
+            that hold out no scan of their patient; so the folds of the others stay as they were.
 
     Returns:
         ``[{"train": [...], "val": [...]}, ...]``, min(n_folds, patients) entries (leave one out
@@ -25,16 +30,23 @@ def make_splits(patient_of: Mapping[str, str], n_folds: int = N_FOLDS) -> list[d
     """
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-    patients = sorted(set(patient_of.values()))
+    drawn = {case: patient for case, patient in patient_of.items() if case not in corrected}
+    patients = sorted(set(drawn.values()))
     if len(patients) < 2:
         return []
     folds = generate_crossval_split(patients, SPLIT_SEED, min(n_folds, len(patients)))
 
-    def cases_of(some_patients: Sequence[str]) -> list[str]:
-        wanted = set(some_patients)
-        return sorted(case for case, patient in patient_of.items() if patient in wanted)
+    def cases_of(some_patients: Sequence[str], outside: Sequence[str] = ()) -> list[str]:
+        wanted, unwanted = set(some_patients), set(outside)
+        cases = [case for case, patient in drawn.items() if patient in wanted]
+        if outside:
+            cases += [case for case in corrected if patient_of.get(case, "") not in unwanted]
+        return sorted(cases)
 
-    return [{"train": cases_of(fold["train"]), "val": cases_of(fold["val"])} for fold in folds]
+    return [
+        {"train": cases_of(fold["train"], fold["val"]), "val": cases_of(fold["val"])}
+        for fold in folds
+    ]
 
 
 def describe_splits(patient_of: Mapping[str, str], splits: Sequence[Mapping]) -> str:
@@ -59,6 +71,7 @@ def choose_labeled(
     n_labeled: int | None,
     draw: int,
     patient_of: Mapping[str, str] | None = None,
+    corrected: Sequence[str] = (),
 ) -> list[str]:
     """The labeled cases of a run.
 
@@ -68,6 +81,8 @@ def choose_labeled(
         draw: 0 takes the first ones; any other number is a random order of patients that depends
             on the number alone, so that trainers and seeds meet the same cases.
         patient_of: Case to patient; a subset may not part the scans of a patient.
+        corrected: Cases that were labeled later, in their order: they follow in every draw, so that
+            a draw of fewer cases stays what it was.
 
     Returns:
         Case ids, in the order of the draw.
@@ -76,11 +91,12 @@ def choose_labeled(
         InputError: More cases than there are, or the subset would part a patient.
     """
     patient_of = patient_of or {case: case for case in label_order}
-    n_labeled = len(label_order) if n_labeled is None else n_labeled
-    if not 1 <= n_labeled <= len(label_order):
+    n_cases = len(label_order) + len(corrected)
+    n_labeled = n_cases if n_labeled is None else n_labeled
+    if not 1 <= n_labeled <= n_cases:
         raise InputError(
             f"--labeled {n_labeled} is not possible",
-            f"the data set has {len(label_order)} labeled cases",
+            f"the data set has {n_cases} labeled cases",
         )
     order = list(label_order)
     if draw:
@@ -103,7 +119,7 @@ def choose_labeled(
             "a labeled and an unlabeled scan of one patient are not independent",
             f"Use --labeled {' or '.join(str(size) for size in sorted(near))}",
         )
-    return labeled
+    return [*labeled, *corrected[: max(0, n_labeled - len(order))]]
 
 
 def set_apart(
@@ -142,18 +158,23 @@ def set_apart(
 
 
 def held_out(
-    labeled: Sequence[str], patient_of: Mapping[str, str], fold: int | str
+    labeled: Sequence[str],
+    patient_of: Mapping[str, str],
+    fold: int | str,
+    corrected: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Training and held-out cases of one fold among the labeled cases of a run.
 
-    With fold ``all`` every case trains and the list of held-out cases is empty.
+    With fold ``all`` every case trains and the list of held-out cases is empty. Corrected cases are
+    never held out, see :func:`make_splits`.
 
     Raises:
         InputError: There is no such fold; lists those that exist.
     """
     if fold == "all":
         return list(labeled), []
-    splits = make_splits({case: patient_of[case] for case in labeled})
+    corrected = [case for case in labeled if case in corrected]
+    splits = make_splits({case: patient_of[case] for case in labeled}, corrected=corrected)
     if not isinstance(fold, int) or not 0 <= fold < len(splits):
         known = ", ".join([*(str(i) for i in range(len(splits))), "all"])
         raise InputError(

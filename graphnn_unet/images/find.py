@@ -50,7 +50,7 @@ _OTHER_IMAGES = {
 """Reasons for images that are not taken, by ending."""
 
 _WRITTEN_HERE = re.compile(
-    r"(dataset|plans|prediction|summary|clustering|gnnunet|dataset_report)\.json"
+    r"(dataset|plans|prediction|as_predicted|summary|clustering|gnnunet|dataset_report)\.json"
     r"|(metrics|names|clusters|(failures|volumes)(_part\d+)?)\.csv"
     r"|prediction_part\d+\.json|labels\.ctbl|labels_itksnap\.txt"
 )

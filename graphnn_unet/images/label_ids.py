@@ -41,7 +41,7 @@ def original_labels(labels: _Labels, mapping: Mapping[int, int]) -> dict[str, in
 
 def label_values(labels: Mapping[str, Any]) -> tuple[int, ...]:
     """All ids of a label table, regions included, sorted."""
-    return tuple(sorted({int(i) for ids in labels.values() for i in _listed(ids)}))
+    return tuple(sorted({int(i) for ids in labels.values() for i in listed_ids(ids)}))
 
 
 def ids_of_user(dataset_json: Mapping[str, Any]) -> dict[int, int]:
@@ -58,7 +58,7 @@ def ids_of_user(dataset_json: Mapping[str, Any]) -> dict[int, int]:
         pairs = {
             inside: int(outside)
             for name, ids in labels.items()
-            for inside, outside in zip(_listed(ids), _listed(original[name]), strict=True)
+            for inside, outside in zip(listed_ids(ids), listed_ids(original[name]), strict=True)
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
@@ -80,6 +80,29 @@ def as_user_has_them(dataset_json: Mapping[str, Any]) -> dict[str, Any]:
             ids = ids_of_user(dataset_json)
             content["regions_class_order"] = [ids.get(i, i) for i in order]
     return content
+
+
+def id_names(description: Mapping[str, Any]) -> dict[int, str]:
+    """Id in the label maps to the class that it stands for.
+
+    Of regions, each has the id by which the map shows it: that of ``regions_class_order``.
+
+    Example:
+        >>> id_names({"labels": {"background": 0, "organ": 1, "lesion": 4}})
+        {1: 'organ', 4: 'lesion'}
+        >>> regions = {"background": 0, "all": [1, 2], "core": 2}
+        >>> id_names({"labels": regions, "regions_class_order": [1, 2]})
+        {1: 'all', 2: 'core'}
+    """
+    order = description.get("regions_class_order")
+    labels = {
+        name: listed_ids(ids)
+        for name, ids in description["labels"].items()
+        if name != "ignore" and set(listed_ids(ids)) != {0}
+    }
+    if order is not None and any(len(ids) > 1 for ids in labels.values()):
+        return {int(number): name for number, name in zip(order, labels, strict=True)}
+    return {ids[0]: name for name, ids in labels.items()}
 
 
 def description_of(folder: Path) -> Path | None:
@@ -123,5 +146,6 @@ def with_ids(array: NDArray[Any], ids: Mapping[int, int]) -> NDArray[Any]:
     return table.astype(np.min_scalar_type(int(table.max())))[array]
 
 
-def _listed(ids: Any) -> list[Any]:
-    return list(ids) if isinstance(ids, (list, tuple)) else [ids]
+def listed_ids(ids: Any) -> list[int]:
+    """The ids of a class, or of a region."""
+    return [int(i) for i in ids] if isinstance(ids, (list, tuple)) else [int(ids)]

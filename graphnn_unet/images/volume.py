@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from graphnn_unet.images.grid import Grid
+from graphnn_unet.images.grid import Grid, compare_grids
 
 UPRIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _PARALLEL = 1e-3
@@ -114,6 +114,37 @@ def with_axes_of(volume: Volume, direction: Sequence[float]) -> Volume | None:
         tuple(origin.tolist()),
         tuple((stored[:, source_of] * sign[np.arange(3), source_of] + 0.0).ravel().tolist()),
     )
+
+
+def widened(volume: Volume, grid: Grid) -> Volume | None:
+    """A label map that was cropped to what is drawn, on the grid that it was cropped from.
+
+    Args:
+        volume: ``(z, y, x)``.
+        grid: The whole grid.
+
+    Returns:
+        The label map with background around it, or ``None`` where its voxels are none of the grid.
+
+    Example:
+        >>> whole = Grid((4, 4, 4), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), UPRIGHT)
+        >>> part = Volume(np.ones((1, 2, 2), np.uint8), (1.0, 1.0, 1.0), (2.0, 1.0, 3.0))
+        >>> label = widened(part, whole)
+        >>> label.grid == whole, np.argwhere(label.array)[0].tolist()
+        (True, [3, 1, 2])
+    """
+    shift = (np.asarray(volume.origin) - grid.origin) @ grid.axes / grid.spacing[::-1]
+    first = np.rint(shift[::-1]).astype(int)
+    last = first + volume.array.shape
+    if (first < 0).any() or (last > grid.shape).any():
+        return None
+    start = np.asarray(grid.origin) + (first[::-1] * grid.spacing[::-1]) @ grid.axes.T
+    here = replace(grid, shape=volume.array.shape, origin=tuple(start.tolist()))
+    if compare_grids(volume.grid, here).is_mismatch:
+        return None
+    array = np.zeros(grid.shape, volume.array.dtype)
+    array[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = volume.array
+    return Volume(array, grid.spacing, grid.origin, grid.direction)
 
 
 def resampled(volume: Volume, grid: Grid, *, nearest: bool) -> Volume:

@@ -63,6 +63,7 @@ from graphnn_unet.prediction.label_tables import (
     write_color_tables,
 )
 from graphnn_unet.prediction.predictor import Predictor
+from graphnn_unet.prediction.segmentation_files import require_editable, write_for_editing
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
@@ -129,6 +130,7 @@ def predict(
     scan_graph: bool = False,
     scan_graph_blend: float | None = None,
     scan_graph_cache: Path | str | None = None,
+    for_editing: bool = False,
 ) -> PredictionResult:
     """Predict all cases of a file or folder; label maps carry the names of the input.
 
@@ -173,6 +175,8 @@ def predict(
             recipe.
         scan_graph_cache: Folder of votes by content: models that have the same labeled scans take
             them from there. Default keeps none.
+        for_editing: Also ``for_editing/CASE.seg.nrrd``, which 3D Slicer opens with names and colors
+            of the segments; ``add_corrected`` takes what was edited.
 
     Raises:
         CasesFailedError: Some cases failed; the others are written, ``failures.csv`` says why.
@@ -224,6 +228,8 @@ def predict(
         label_colors(predictor.dataset_json),
         choice.ids(predictor.dataset_json["labels"]) if choice else (),
     )
+    if for_editing:
+        require_editable(outputs.ending, num_parts)
     members: list[_Member] = []
     for model_on_disk, loaded in zip(on_disk, predictors, strict=True):
         _refuse_unsupported(loaded, outputs)
@@ -260,6 +266,9 @@ def predict(
             else _Ensemble(members, outputs, record, options)
         )
         done, failed = work.run(todo)
+        if for_editing:
+            stems = [mine[case].output for case in (*done, *kept)]
+            write_for_editing(target, stems, ending, predictor.dataset_json, outputs.colors)
     if part_id == 0:  # what no part can predict is told once
         failed = inputs.faults + failed
     table = FAILURES if num_parts == 1 else f"failures_part{part_id}.csv"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphnn_unet.images.label_ids import as_user_has_them
+from graphnn_unet.images.label_ids import as_user_has_them, id_names, listed_ids
 from graphnn_unet.images.pictures import label_colors
 from graphnn_unet.storage.atomic import write_csv, write_text
 
@@ -38,9 +38,9 @@ def count_classes(labels: NDArray[Any], classes: Mapping[str, Any]) -> dict[str,
     # slice by slice: counting takes eight bytes a voxel
     counts = sum(np.bincount(part.ravel(), minlength=n_ids) for part in labels)
     return {
-        name: sum(int(np.asarray(counts)[i]) for i in _listed(ids) if i < n_ids)
+        name: sum(int(np.asarray(counts)[i]) for i in listed_ids(ids) if i < n_ids)
         for name, ids in classes.items()
-        if name != "ignore" and set(_listed(ids)) != {0}
+        if name != "ignore" and set(listed_ids(ids)) != {0}
     }
 
 
@@ -69,38 +69,22 @@ def write_color_tables(
         dataset_json: Of the model.
         colors: Red, green and blue of some ids; the others get those of label pictures.
     """
-    names = id_names(as_user_has_them(dataset_json))
-    shades = label_colors(max(256, len(names) + 1))
-    # an id beyond the palette takes the color of its place in the table
-    table = [
-        (number, name, colors.get(number, shades[number if number < len(shades) else place]))
-        for place, (number, name) in enumerate(sorted(names.items()), 1)
-    ]
+    table = color_table(dataset_json, colors)
     write_text(folder / SLICER_TABLE, _slicer_text(table))
     write_text(folder / ITKSNAP_TABLE, _itksnap_text(table))
 
 
-def id_names(description: Mapping[str, Any]) -> dict[int, str]:
-    """Id in the label maps to the class that it stands for.
-
-    Of regions, each has the id by which the map shows it: that of ``regions_class_order``.
-
-    Example:
-        >>> id_names({"labels": {"background": 0, "organ": 1, "lesion": 4}})
-        {1: 'organ', 4: 'lesion'}
-        >>> regions = {"background": 0, "all": [1, 2], "core": 2}
-        >>> id_names({"labels": regions, "regions_class_order": [1, 2]})
-        {1: 'all', 2: 'core'}
-    """
-    order = description.get("regions_class_order")
-    labels = {
-        name: _listed(ids)
-        for name, ids in description["labels"].items()
-        if name != "ignore" and set(_listed(ids)) != {0}
-    }
-    if order is not None and any(len(ids) > 1 for ids in labels.values()):
-        return {int(number): name for number, name in zip(order, labels, strict=True)}
-    return {ids[0]: name for name, ids in labels.items()}
+def color_table(
+    dataset_json: Mapping[str, Any], colors: Mapping[int, Color]
+) -> list[tuple[int, str, Color]]:
+    """The user's ids with name and color, by id; arguments as of :func:`write_color_tables`."""
+    names = id_names(as_user_has_them(dataset_json))
+    shades = label_colors(max(256, len(names) + 1))
+    # an id beyond the palette takes the color of its place in the table
+    return [
+        (number, name, colors.get(number, shades[number if number < len(shades) else place]))
+        for place, (number, name) in enumerate(sorted(names.items()), 1)
+    ]
 
 
 def _slicer_text(table: Sequence[tuple[int, str, Color]]) -> str:
@@ -124,7 +108,3 @@ def _itksnap_text(table: Sequence[tuple[int, str, Color]]) -> str:
             text = " ".join(name.replace('"', "'").split())
             lines.append(f'{number:5} {red:5} {green:4} {blue:4}        1  1  1    "{text}"')
     return "\n".join(lines) + "\n"
-
-
-def _listed(ids: Any) -> list[int]:
-    return [int(i) for i in ids] if isinstance(ids, (list, tuple)) else [int(ids)]

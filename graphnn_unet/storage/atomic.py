@@ -8,6 +8,7 @@ fragment under a final name.
 from __future__ import annotations
 
 import csv
+import ctypes
 import errno
 import gzip
 import io
@@ -16,6 +17,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 import time
 import zlib
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -294,6 +296,33 @@ def replace_folder(new: Path, target: Path) -> None:
         raise
     _sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def exchange_folder(new: Path, target: Path) -> None:
+    """Put the whole folder ``new`` in the place of ``target``, which is there, in a single step.
+
+    A kill at any instant leaves one of the two under the name, and the other under that of ``new``.
+    Where the system or its disk cannot exchange two names (Windows, some file systems of a
+    network), the two steps of :func:`replace_folder` are taken.
+    """
+    if not _exchanged(new, target):
+        replace_folder(new, target)
+        return
+    _sync_folder(target.parent)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Whether the system has exchanged the names of two folders; Python has no call for it."""
+    swap = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+    names = os.fsencode(first), os.fsencode(second)
+    here = -100 if sys.platform == "linux" else -2  # AT_FDCWD
+    call = {"linux": "renameat2", "darwin": "renameatx_np"}.get(sys.platform, "")
+    try:
+        rename_at = getattr(ctypes.CDLL(None), call)
+    except (AttributeError, TypeError, OSError):
+        return False
+    return rename_at(here, names[0], here, names[1], ctypes.c_uint(swap)) == 0
 
 
 def checksum(path: Path) -> int:

@@ -161,10 +161,15 @@ class _Description(Table):
     overwrite_image_reader_writer: Annotated[Any, one_of(READERS)] = ""
 
 
+class _Correction(Table):
+    round: Count = 1
+
+
 class _Metadata(Table):
     schema_version: Annotated[int, Field(strict=True, ge=1)] = 1
     patients: dict[str, Text] = Field({})
     label_order: list[Text] = Field([])
+    corrected: dict[str, _Correction] = Field({})
 
 
 def _numbered_names(value: Any) -> dict[int, str]:
@@ -291,7 +296,7 @@ def check_description(content: Any, path: Path) -> dict[str, Any]:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """``gnnunet.json`` of a data set: patients and the order of labels; empty without one.
+    """``gnnunet.json`` of a data set: patients, order of labels, corrected cases; empty without.
 
     Raises:
         InputError: It is no JSON, or an entry has a wrong form.

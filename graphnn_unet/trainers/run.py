@@ -193,6 +193,7 @@ def train_run(
     )  # fmt: skip
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"), launched(execution):
         cases = _require_data(preprocessed, spec, raw_plans, dataset_json)
+        _say_labeled(cases)
         if execution.hidden_labels:
             hidden_files(execution.hidden_labels, cases.unlabeled, dataset_json)
         if spec.fold == "cv":
@@ -212,6 +213,16 @@ def _require_data(
     seen = {case.case_id for case in (*cases.labeled, *cases.held_out)}
     require_whole(preprocessed, raw_plans, spec.configuration, dataset_json, seen)
     return cases
+
+
+def _say_labeled(cases: RunCases) -> None:
+    """How many labeled cases there are, where corrected masks have added some."""
+    n_labeled, n_corrected = len(cases.labeled) + len(cases.held_out), len(cases.corrected)
+    if n_corrected and is_first():
+        say(
+            f"{n_labeled} labeled cases, {n_corrected} of them corrected (gnnunet_convert "
+            "--add-corrected); corrected ones are never held out"
+        )
 
 
 def _own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> type[SemiTrainer]:
@@ -275,7 +286,7 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
         development=spec["development"],
     )  # fmt: skip
     patients = read_metadata(preprocessed).get("patients", {})
-    labeled = [case.case_id for case in cases.labeled]
+    labeled = [case.case_id for case in cases.labeled if case.case_id not in cases.corrected]
     patient_of = {case: patients.get(case, case) for case in labeled}
     n_folds = 0
     while _fold_exists(labeled, patient_of, n_folds):

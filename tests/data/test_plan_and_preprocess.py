@@ -12,12 +12,13 @@ from tiny_study import (
     DATASET,
     TINY,
     ball_case,
+    train_in,
     use_home,
     write_image,
     write_raw_dataset,
 )
 
-from graphnn_unet import plan_and_preprocess
+from graphnn_unet import add_corrected, plan_and_preprocess
 from graphnn_unet.data.plan_and_preprocess import class_table, patient_table
 from graphnn_unet.data.preprocess import read_manifest
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RecipeError
@@ -357,3 +358,65 @@ def test_a_data_set_without_raw_folder_says_so(tiny_copy):
     shutil.rmtree(tiny_copy / "raw" / DATASET)
     with pytest.raises(MissingFileError, match=rf"raw/{DATASET} is missing.*gnnunet_convert"):
         plan()
+
+
+# ------------------------------------------------------------------------------ corrected cases
+
+
+def correct(home: Path, *cases: str) -> None:
+    for case in cases:
+        write_image(home / "edited" / f"{case}.nii.gz", ball_case(int(case[-2:]))[1])
+    add_corrected(DATASET, home / "edited")
+
+
+def files_of(target: Path) -> dict[str, int]:
+    """Preprocessed files of single cases, and which file on the disk each is."""
+    folders = target.glob("gnnunetPlans_3d_fullres*/")
+    return {path.name: path.stat().st_ino for folder in folders for path in folder.glob("case_*")}
+
+
+def test_corrected_cases_keep_plan_and_splits_and_are_preprocessed_alone(tiny_copy):
+    target = tiny_copy / "preprocessed" / DATASET
+    files = ("gnnunetPlans.json", "dataset_fingerprint.json")
+    before = {name: (target / name).read_bytes() for name in files}
+    held_out = [fold["val"] for fold in json.loads((target / "splits_final.json").read_text())]
+    old = files_of(target)
+    correct(tiny_copy, "case_04")
+    result = plan_and_preprocess(DATASET, n_workers=0)
+    assert {name: (target / name).read_bytes() for name in files} == before
+    assert any("its plan was kept" in note for note in result.notes)
+    assert any("1 corrected cases are never held out" in note for note in result.notes)
+    assert (result.n_labeled, result.n_unlabeled) == (5, 2)
+    manifest = read_manifest(target, "gnnunetPlans_3d_fullres")
+    assert manifest["cases"]["case_04"]["role"] == "labeled"
+    new = files_of(target)
+    assert {name: inode for name, inode in new.items() if "case_04" not in name} == {
+        name: inode for name, inode in old.items() if "case_04" not in name
+    }
+    splits = json.loads((target / "splits_final.json").read_text())
+    assert [fold["val"] for fold in splits] == held_out
+    assert all("case_04" in fold["train"] for fold in splits)
+    assert json.loads((target / "dataset.json").read_text())["numTraining"] == 5
+
+
+@pytest.mark.parametrize("how", ["replan", "another recipe"])
+def test_another_plan_is_made_where_it_is_asked_for(tiny_copy, how):
+    path = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans.json"
+    correct(tiny_copy, "case_04")
+    before = json.loads(path.read_text())
+    assert plan().notes[0].startswith("the data set has corrected cases")  # the recipe of the plan
+    assert json.loads(path.read_text()) == before
+    changed = "network.max_features=16"
+    plan(*([] if how == "replan" else [changed]), replan=how == "replan")
+    record = json.loads(path.with_name("dataset_fingerprint.json").read_text())["gnnunet"]
+    assert record["cases"]["case_04"].get("foreground")
+    after = json.loads(path.read_text())["gnnunet"]["layers"]["--set"]["network"]["max_features"]
+    assert after == (8 if how == "replan" else 16)
+
+
+def test_training_says_how_many_labels_were_corrected(tiny_copy, capsys):
+    correct(tiny_copy, "case_04", "case_05")
+    plan_and_preprocess(DATASET, n_workers=0, configurations=["3d_fullres"])
+    train_in(tiny_copy, "SupervisedTrainer", 0, overrides=["schedule.pretrain_steps=1"])
+    line = next(line for line in capsys.readouterr().err.splitlines() if "corrected" in line)
+    assert line.startswith("6 labeled cases, 2 of them corrected")

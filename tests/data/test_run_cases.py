@@ -146,3 +146,23 @@ def test_missing_and_cut_files_are_all_named_before_training(tiny_copy, name, cu
     (folder / f"{IDENTIFIER}__unlabeled" / "case_05.b2nd").unlink()
     with pytest.raises(InputError, match=r"2 of 7 .*damaged or missing: case_01, case_05"):
         select(folder)
+
+
+def test_corrected_cases_train_and_are_kept_for_nothing(with_metadata):
+    """case_00 and case_02 were corrected; the development cases are those of the others."""
+    folder = with_metadata(
+        corrected={"case_02": {"round": 2}, "case_00": {"round": 1}},
+        patients={"case_00": "p", "case_03": "p"},
+    )
+    chosen = select_cases(folder, IDENTIFIER, n_labeled=None, draw=0, fold="all", development=1)
+    # case_00 is of the patient whose scan is kept
+    assert chosen.as_dict()["development"] == ["case_03"]
+    assert [case.case_id for case in chosen.labeled] == ["case_01", "case_02"]
+    assert chosen.corrected == ["case_02"]
+    assert "case_00" not in chosen.as_dict()["unlabeled"]
+    assert select(folder, n_labeled=2)["labeled"] == ["case_01", "case_03"]
+    for fold in range(2):
+        chosen = select(folder, fold=fold)
+        assert "case_02" in chosen["labeled"]
+        assert ("case_00" in chosen["labeled"]) == (chosen["held_out"] != ["case_03"])
+        assert "case_00" not in chosen["unlabeled"]

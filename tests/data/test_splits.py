@@ -151,3 +151,37 @@ def test_a_fold_that_does_not_exist_is_refused_with_those_that_do(fold):
 def test_one_case_has_fold_all_alone():
     with pytest.raises(InputError, match="folds of these cases: all"):
         held_out(cases(1), own_patients(1), 0)
+
+
+# ------------------------------------------------------------------------------ corrected cases
+
+
+def test_corrected_cases_follow_in_every_draw():
+    order, corrected = cases(9), ["new_1", "new_0"]
+    for draw in range(4):
+        before = choose_labeled(order, 9, draw)
+        assert choose_labeled(order, 5, draw, corrected=corrected) == before[:5]
+        assert choose_labeled(order, 10, draw, corrected=corrected) == [*before, "new_1"]
+        assert choose_labeled(order, None, draw, corrected=corrected) == [*before, *corrected]
+    with pytest.raises(InputError, match="has 11 labeled cases"):
+        choose_labeled(order, 12, 0, corrected=corrected)
+
+
+def test_a_corrected_scan_of_a_labeled_patient_does_not_part_him():
+    table = {**own_patients(4), "new": own_patients(4)[cases(4)[0]]}
+    assert choose_labeled(cases(4), 2, 0, table, ["new"]) == cases(4)[:2]
+
+
+def test_corrected_cases_leave_the_folds_as_they_were():
+    table = own_patients(7)
+    before = make_splits(table)
+    more = {**table, "new_0": "someone", "new_1": table[cases(7)[0]]}
+    after = make_splits(more, corrected=["new_0", "new_1"])
+    assert [fold["val"] for fold in after] == [fold["val"] for fold in before]
+    for old, new in zip(before, after, strict=True):
+        same_patient = [] if cases(7)[0] in old["val"] else ["new_1"]
+        assert new["train"] == sorted([*old["train"], "new_0", *same_patient])
+
+
+def test_corrected_cases_alone_hold_nothing_out():
+    assert make_splits({"a": "a", "new": "b"}, corrected=["new"]) == []

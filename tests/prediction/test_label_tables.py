@@ -4,11 +4,10 @@ import csv
 
 import numpy as np
 
-from graphnn_unet.images.label_ids import ORIGINAL
+from graphnn_unet.images.label_ids import ORIGINAL, id_names
 from graphnn_unet.prediction.label_tables import (
     COLUMNS,
     count_classes,
-    id_names,
     write_color_tables,
     write_volumes,
 )

@@ -20,6 +20,7 @@ from graphnn_unet.errors import InputError, NoSpaceError
 from graphnn_unet.storage import atomic
 from graphnn_unet.storage.atomic import (
     atomic_path,
+    exchange_folder,
     naming_a_full_disk,
     remove_leftovers,
     replace_folder,
@@ -426,3 +427,31 @@ def test_leftovers_that_are_listed_and_gone_are_no_obstacle(tmp_path, monkeypatc
     )  # fmt: skip
     remove_leftovers(tmp_path)
     assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_exchanged_for_another(tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchanged", lambda first, second: False)
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+    exchange_folder(tmp_path / "new", tmp_path / "old")
+    assert names_in(tmp_path) == ["old"]
+    assert names_in(tmp_path / "old") == ["new"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by a call of Linux")
+def test_a_kill_behind_the_exchange_leaves_the_new_folder_in_place(tmp_path, monkeypatch):
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(name)
+
+    def killed(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        exchange_folder(tmp_path / "new", tmp_path / "old")
+    assert names_in(tmp_path / "old") == ["new"]
+    assert names_in(tmp_path / "new") == ["old"]
