@@ -12,6 +12,7 @@ from graphnn_unet.data.paths import REPORT, folders, new_dataset_name
 from graphnn_unet.dataset_conversion.forms import FIXES, Request, form_named
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
+from graphnn_unet.dataset_conversion.sparse import AUTO, drawn_slices, with_sparse_labels
 from graphnn_unet.dataset_conversion.write_raw import ConversionResult, require_new, write_raw
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.find import safe_id
@@ -50,6 +51,9 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
             f"fix_geometry {request.fix_geometry!r} is unknown", "", f"Use {' or '.join(FIXES)}"
         )
     require_form(request.nifti_form)
+    drawn = None
+    if request.sparse is not None or request.sparse_slices is not None:
+        drawn = drawn_slices(request.sparse or AUTO, request.sparse_slices)
     converter = form_named(form)
     converter.check(request)
     dataset = converter.read(request)
@@ -64,6 +68,8 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     dataset = _with_roles(dataset, request)
     dataset = replace(dataset, nifti_form=request.nifti_form)
     dataset = with_label_table(dataset, request.names_of_values, request.n_workers)
+    if drawn is not None:
+        dataset = with_sparse_labels(dataset, drawn)
     report = folders().preprocessed / full_name / REPORT
     result = write_raw(
         dataset,

@@ -55,6 +55,9 @@ class Request:
             ``header`` pairs voxels by index, ``resample`` trusts both headers.
         nifti_form: ``sform`` or ``qform``: what to take where the two disagree in the header of a
             NIfTI file; without it such files are refused. The raw folder gets one place.
+        sparse: Only some slices of the masks are drawn, across this axis (``z``, ``y``, ``x`` as
+            stored, or ``auto`` for the largest spacing); the others are ignored (``nifti``).
+        sparse_slices: Table of slices that count as drawn although they are empty.
         overwrite: Replace an existing raw folder.
         dry_run: Find out what would be written; write nothing.
         n_workers: Worker processes, 0 for none; by the size of the data without it.
@@ -75,6 +78,8 @@ class Request:
     exclude: Sequence[str] = ()
     fix_geometry: str | None = None
     nifti_form: NiftiForm | None = None
+    sparse: str | None = None
+    sparse_slices: Path | str | None = None
     overwrite: bool = False
     dry_run: bool = False
     n_workers: int | None = None
@@ -153,6 +158,8 @@ class Form:
             request.label_names or {}
         ):
             raise InputError("--label-names names colors, which only form pictures has")
+        if (request.sparse or request.sparse_slices) and self.name != "nifti":
+            raise InputError(f"--sparse belongs to form nifti, not to {self.name}")
         request.listed_test  # noqa: B018  # a bad list is found before the data are read
 
 

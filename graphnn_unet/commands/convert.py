@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         "grid: give them its header (same voxels), or resample them by both headers")  # fmt: skip
     add("--nifti-form", choices=["sform", "qform"], help="for files whose NIfTI header gives two "
         "places: take this one, and write it as both")  # fmt: skip
+    add("--sparse", nargs="?", const="auto", choices=["auto", "z", "y", "x"],
+        help="nifti: only some slices of the masks are drawn, across this axis as stored (auto: "
+        "that of the largest spacing); slices without any label are ignored")  # fmt: skip
+    add("--sparse-slices", metavar="CSV", help="with --sparse: slices that are drawn though empty, "
+        "in columns case and slices ('3 9 15', or all)")  # fmt: skip
     add("--add-corrected", metavar="DIR",
         help="no FORM: masks of DIR, edited in 3D Slicer, ITK-SNAP or napari, become labeled cases "
         "of the data set -d; --images DIR has the images of scans that are new")  # fmt: skip

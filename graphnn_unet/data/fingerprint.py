@@ -45,6 +45,7 @@ class _Job:
     n_samples: int
     classes: tuple[tuple[int, ...], ...]
     orientation: str
+    ignore: int | None = None
 
 
 def extract_fingerprint(
@@ -70,10 +71,13 @@ def extract_fingerprint(
         FaultsError: Cases that could not be read.
     """
     reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
+    ignored = dataset_json["labels"].get("ignore")
+    ignore = None if ignored is None else int(ignored)
     settings = {
         "reader": reader,
         "classes": {key: list(ids) for key, ids in classes.items()},
         "orientation": orientation,
+        **({"ignore": ignore} if ignore is not None else {}),
     }
     partial = target.with_name(f".{target.stem}.cases.json")
     known = {**_known_cases(target, settings), **_known_cases(partial, settings)}
@@ -92,6 +96,7 @@ def extract_fingerprint(
             int(SAMPLES_OF_DATASET // max(1, n_labeled)),
             tuple(classes.values()),
             orientation,
+            ignore,
         )
         for case, metadata in cases.items()
         if case not in per_case
@@ -183,7 +188,8 @@ def _analyze(job: _Job) -> dict[str, Any]:
         "shape_after_crop": [int(i) for i in cropped.shape[1:]],
     }
     if label is not None:
-        foreground = cropped_label[0] > 0
+        # nnU-Net counts voxels to be ignored too, which in sparse masks are most of the scan
+        foreground = (cropped_label[0] > 0) & (cropped_label[0] != job.ignore)
         metadata["foreground"] = [_intensities(c[foreground], job.n_samples) for c in cropped]
         metadata["largest_share"] = [largest_component_shares(label[0], ids) for ids in job.classes]
     return metadata

@@ -113,3 +113,28 @@ def turned_axes(values: Sequence[Any], stored: str, wanted: str) -> tuple[Any, .
 
 def _transform(stored: str, wanted: str) -> NDArray[Any]:
     return nio.ornt_transform(nio.axcodes2ornt(stored, _LPS), nio.axcodes2ornt(wanted, _LPS))
+
+
+def slice_axis(spacing: Sequence[float]) -> int:
+    """The axis across which slices are drawn: that of the largest spacing, the first of equal ones.
+
+    Args:
+        spacing: mm, in the order of the array's axes.
+
+    Example:
+        >>> slice_axis((3.0, 0.7, 0.7)), slice_axis((1.0, 1.0, 1.0)), slice_axis((0.7, 0.7, 5.0))
+        (0, 0, 2)
+    """
+    nearly_largest = 0.99 * max(spacing)  # headers round
+    return next(axis for axis, step in enumerate(spacing) if step >= nearly_largest)
+
+
+def equal_distances(n_slices: int, count: int) -> list[int]:
+    """Numbers of ``count`` slices at equal distances, each in the middle of its share.
+
+    Example:
+        >>> equal_distances(20, 4), equal_distances(3, 5)
+        ([2, 7, 12, 17], [0, 1, 2])
+    """
+    count = min(count, n_slices)
+    return [int((number + 0.5) * n_slices / count) for number in range(count)]
