@@ -14,6 +14,7 @@ from graphnn_unet.metrics.evaluate import evaluate as evaluate
 from graphnn_unet.models.export import export as export
 from graphnn_unet.models.install import install_model as install_model
 from graphnn_unet.models.predict import predict as predict
+from graphnn_unet.models.suggest import suggest as suggest
 from graphnn_unet.report.comparison import report_comparison as report_comparison
 from graphnn_unet.report.demo import demo as demo
 from graphnn_unet.report.make import make_report as make_report

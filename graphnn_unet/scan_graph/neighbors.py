@@ -99,6 +99,15 @@ def profile(
         moved = align(moved if target is None else target, moved, spacing_mm, settings)
     except InputError:
         return None
+    return compared(moved)
+
+
+def compared(moved: np.ndarray) -> np.ndarray | None:
+    """What of an image is compared: voxels of a small one, mean 0 and length 1; see ``profile``.
+
+    Args:
+        moved: ``(z, y, x)`` intensities between 0 and 1, in a place and size that all share.
+    """
     factor = min(1.0, _LONGEST / max(moved.shape))
     small = np.asarray(ndimage.zoom(ndimage.gaussian_filter(moved, 0.5 / factor), factor, order=1))
     row = small.ravel() - small.mean()

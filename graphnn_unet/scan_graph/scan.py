@@ -31,7 +31,11 @@ def intensities(scan: Scan) -> np.ndarray:
 
     Clipped to its 0.5 and 99.5 percentiles, so that single bright voxels do not decide.
     """
-    image = np.asarray(scan.image()[0], dtype=np.float32)
+    return clipped(np.asarray(scan.image()[0], dtype=np.float32))
+
+
+def clipped(image: np.ndarray) -> np.ndarray:
+    """``(z, y, x)`` float32 between 0 and 1; see ``intensities``."""
     low, high = np.percentile(image, _PERCENTILES)
     if high <= low:
         return np.zeros_like(image)
