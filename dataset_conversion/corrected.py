@@ -162,7 +162,8 @@ class _Taken:
     """The masks that are taken, as cases, and what is wrong with the others."""
 
     def __init__(self, raw: RawSet, form: NiftiForm | None):
-        self.raw, self.form = raw, form
+        self.raw = raw
+        self.form: NiftiForm | None = form
         self.cases: dict[str, Case] = {}
         self.faults: list[Fault] = []
         self.notes: list[str] = []
@@ -186,29 +187,29 @@ class _Taken:
             MissingFileError: There is no mask.
             InputError: All masks are as they were predicted, or images cannot be told apart.
         """
-        found = find_masks(masks, self.raw.case_of_name)
-        self.faults += found.faults
-        if found.as_predicted:
-            listed = some(sorted(found.as_predicted))
-            if not found.of_case and not found.others:
+        files = find_masks(masks, self.raw.case_of_name)
+        self.faults += files.faults
+        if files.as_predicted:
+            listed = some(sorted(files.as_predicted))
+            if not files.of_case and not files.others:
                 raise InputError(
                     f"no mask in {masks} was edited",
                     f"{listed}: as predicted",
                     "Edit them; copy those that are right as they are to another folder",
                 )
             self.notes.append(
-                f"{len(found.as_predicted)} masks are as predicted and not taken ({listed}); copy "
+                f"{len(files.as_predicted)} masks are as predicted and not taken ({listed}); copy "
                 "those that you found right to another folder and add that"
             )
-        if found.left_out:
-            self.notes.append(f"left out of {masks}: {some(name for name, _ in found.left_out)}")
-        for case, path in sorted(found.of_case.items()):
+        if files.left_out:
+            self.notes.append(f"left out of {masks}: {some(name for name, _ in files.left_out)}")
+        for case, path in sorted(files.of_case.items()):
             self._add(case, self.raw.images(case), path, self.raw.patient(case))
         if images:
-            self._find_new(masks, images, channels, pattern, found.others)
+            self._find_new(masks, images, channels, pattern, files.others)
             return
         example = min(self.raw.roles, default="(none)")
-        for stem, path in sorted(found.others.items()):
+        for stem, path in sorted(files.others.items()):
             cause = f"{path.name} fits no case of {self.raw.folder.name} (named like {example})"
             remedy = "Name it as its case, or give its image with --images DIR"
             self.faults.append(Fault(safe_id(stem), "convert", cause, remedy, code="I28"))
@@ -371,8 +372,8 @@ def _changes(raw: RawSet, rows: Iterable[CaseRow], work: Path, *, overwrite: boo
 
 
 def _same_label(first: Path, second: Path) -> bool:
-    arrays = [read_volume(path, path.name, form="sform").array for path in (first, second)]
-    return np.array_equal(*arrays)
+    ours, others = (read_volume(path, path.name, form="sform").array for path in (first, second))
+    return np.array_equal(ours, others)
 
 
 def _build(raw: RawSet, taken: _Taken, changes: _Changes, work: Path) -> None:

@@ -117,13 +117,13 @@ def with_sparse_labels(dataset: ConvertedDataset, drawn: DrawnSlices) -> Convert
             f"the data set has no such case (they are named like {min(labeled, default='none')})",
         )
     mapping = dict(dataset.label_mapping)
+    ids = [value for value in labels.values() if isinstance(value, int)]
+    inside = ids[[*labels].index(IGNORE)] if IGNORE in labels else 1 + max(ids)
     if IGNORE not in labels:
-        labels[IGNORE] = 1 + max(value for value in labels.values() if isinstance(value, int))
+        labels[IGNORE] = inside
         if mapping:
-            mapping[max(mapping) + 1] = labels[IGNORE]
-    inside = labels[IGNORE]
+            mapping[max(mapping) + 1] = inside
     stored = next((old for old, new in mapping.items() if new == inside), inside)
-    assert isinstance(stored, int)  # noqa: S101  # regions were refused
     cases = [
         replace(case, label=sparse_source(case.label, case.images[0], case.case_id, drawn, stored,
                                           dataset.nifti_form))
@@ -165,7 +165,7 @@ def sparse_source(
         form: As of ``read_volume``.
     """
     slices = (drawn.of_case or {}).get(case, ())
-    if slices == ALL:
+    if isinstance(slices, str):
         return label
     return partial(_read_sparse, label, image, drawn.axis, slices, ignore, form)
 
@@ -193,7 +193,7 @@ def _read_sparse(
         return volume  # told with the other faults of the label map
     axis = slice_axis(volume.spacing) if axis_name == AUTO else AXES.index(axis_name)
     array = np.moveaxis(integers.values, axis, 0)
-    is_drawn = array.reshape(len(array), -1).any(axis=1)
+    is_drawn = np.asarray(array.reshape(len(array), -1).any(axis=1))
     if outside := [number for number in slices if number >= len(array)]:
         cause = f"slice {outside[0]} is named as drawn, and axis {AXES[axis]} has {len(array)}"
         raise BadFileError("I15", cause, "Count slices from 0, or name the axis with --sparse")

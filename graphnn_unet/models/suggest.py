@@ -98,6 +98,7 @@ def suggest(
     slices: int | None = None,
     output: Path | str | None = None,
     round_number: int | None = None,
+    mirroring: bool = True,
     seed: int = 0,
     device: str = "auto",
     n_workers: int | None = None,
@@ -119,6 +120,7 @@ def suggest(
             the largest spacing.
         output: Folder for ``suggestions.csv`` and predictions; ``NAME_suggestions`` without it.
         round_number: Of the noise, from 1 on; by the corrections of the data set without it.
+        mirroring: The model averages over mirrored copies.
         seed: Of the random list and of the noise.
         device: As ``-device``.
         n_workers: Processes.
@@ -144,10 +146,15 @@ def suggest(
         chosen = _covering(raw, candidates, count, n_workers)
     else:
         predictions = target / PREDICTIONS
-        chosen = _uncertain(
-            raw, candidates, count, Path(model), predictions, round_number or raw.round, generator,
-            device, n_workers,
+        predict(
+            raw.images(candidates[0])[0].parent, predictions, model=model, uncertainty=True,
+            continue_prediction=True, mirroring=mirroring, device=device, n_workers=n_workers,
         )  # fmt: skip
+        scores = _scores(raw, candidates, predictions)
+        chosen = choose_queries(
+            scores, count, round_number=round_number or raw.round, generator=generator
+        )
+        _write_for_editing(raw, predictions, [query.case for query in chosen])
     describe = partial(_described, raw, slices)
     rows = [describe("suggested", rank, query) for rank, query in enumerate(chosen, 1)]
     rows += [
@@ -276,32 +283,19 @@ def _profile(job: _ProfileJob) -> np.ndarray:
 # ------------------------------------------------------------------ after one
 
 
-def _uncertain(
-    raw: RawSet,
-    candidates: Sequence[str],
-    count: int,
-    model: Path,
-    target: Path,
-    round_number: int,
-    generator: np.random.Generator,
-    device: str,
-    n_workers: int | None,
-) -> list[Query]:
-    """Scans that the model is uncertain about; their predictions are written for editing."""
-    predict(
-        raw.images(candidates[0])[0].parent, target, model=model, uncertainty=True,
-        continue_prediction=True, device=device, n_workers=n_workers,
-    )  # fmt: skip
-    description = read_table(target / "dataset.json")
-    classes = id_names(description)
+def _scores(raw: RawSet, candidates: Sequence[str], folder: Path) -> dict[str, ScanScore]:
+    """How uncertain the model is about each scan, from its predictions."""
+    classes = id_names(read_table(folder / "dataset.json"))
     scores: dict[str, ScanScore] = {}
     for case in track(iter(candidates), len(candidates), "score scans"):
-        labels = read_label_map(target / f"{case}{raw.ending}").array
-        path = target / f"{case}_uncertainty{raw.ending}"
+        labels = read_label_map(folder / f"{case}{raw.ending}").array
+        path = folder / f"{case}_uncertainty{raw.ending}"
         entropy = read_volume(path, path.name, form="sform").array
         scores[case] = score_scan(labels, entropy, classes)
-    queries = choose_queries(scores, count, round_number=round_number, generator=generator)
-    chosen = [query.case for query in queries]
-    write_for_editing(target, chosen, raw.ending, description, label_colors(description))
-    say(f"predictions of the suggested scans, to be corrected: {target}")
-    return queries
+    return scores
+
+
+def _write_for_editing(raw: RawSet, folder: Path, cases: Sequence[str]) -> None:
+    description = read_table(folder / "dataset.json")
+    write_for_editing(folder, cases, raw.ending, description, label_colors(description))
+    say(f"predictions of the suggested scans, to be corrected: {folder}")

@@ -33,7 +33,7 @@ def label(arm: Arm, number: int) -> list[str]:
         result = suggest(
             "Study", count=arm.options.batch, model=before if from_model else None,
             output=arm.home / "suggestions" / f"round{number}", round_number=max(1, number),
-            seed=arm.seed, device=arm.options.device, n_workers=0,
+            seed=arm.seed, device=arm.options.device, mirroring=False, n_workers=0,
         )  # fmt: skip
         write_json(kept, result.cases("random" if arm.name == "random" else "suggested"))
     cases = json.loads(kept.read_text())

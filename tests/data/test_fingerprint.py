@@ -361,3 +361,26 @@ def fingerprint_of(*shares: list) -> dict:
 )
 def test_a_class_counts_as_one_component_if_it_is_in_every_case(shares, axis, single):
     assert one_component_classes(fingerprint_of(*shares), axis) == {"1": single}
+
+
+# ------------------------------------------------------------------------------ ignored voxels
+
+
+def test_voxels_to_be_ignored_are_no_foreground(tmp_path, monkeypatch):
+    """They are most of a scan whose mask is sparse; here their intensities are far off."""
+    home = use_home(tmp_path / "home", monkeypatch)
+    (home / "preprocessed" / DATASET).mkdir(parents=True)
+    labels = {"background": 0, "shell": 1, "core": 2, "ignore": 3}
+
+    def sparse(label):
+        label[[z for z in range(len(label)) if z % 3]] = 3
+        return label
+
+    raw = write_raw_dataset(home / "raw", labels=labels, transform_label=sparse)
+    for number in range(4):
+        (channel,), label = ball_case(number)
+        channel[sparse(label.copy()) == 3] = 5000
+        write_image(raw / "imagesTr" / f"case_{number:02d}_0000.nii.gz", channel)
+    content = extract(raw)
+    assert content["foreground_intensity_properties_per_channel"]["0"]["max"] < 500
+    assert content["gnnunet"]["ignore"] == 3
