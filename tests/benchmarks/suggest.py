@@ -76,7 +76,8 @@ def draw(results: Results, target: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4))
-    for place, way in enumerate(WAYS):
+    ways = [way for way in WAYS if any(row["way"] == way for row in results.rows)]
+    for place, way in enumerate(ways):
         counts = sorted({row["labeled"] for row in results.rows if row["way"] == way})
         dice = [
             [r["dice"] for r in results.rows if (r["way"], r["labeled"]) == (way, count)]
@@ -90,6 +91,7 @@ def draw(results: Results, target: Path) -> None:
         shifted = [count + 0.1 * (place - 1) for count in counts]
         axes.errorbar(shifted, means, bars, label=way, marker="o", capsize=3)
     axes.set(xlabel="labeled scans", ylabel="mean Dice on test scans")
+    axes.set_xticks(sorted({row["labeled"] for row in results.rows}))
     axes.legend()
     figure.tight_layout()
     figure.savefig(target, dpi=150)
