@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
             "gnnunet_predict -i new_scans -o predictions",
             "gnnunet_predict -i new_scans -o predictions -d MyStudy -tr GraphCLTrainer "
             "--continue_prediction",
+            "gnnunet_predict -i dicom_study -o predictions --output-type nifti dicom_seg",
         ),
     )
     parser.add_argument(
@@ -32,6 +33,15 @@ def _parser() -> argparse.ArgumentParser:
         help="a volume, or a folder of volumes, of one folder a patient or of DICOM series",
     )
     parser.add_argument("-o", required=True, metavar="OUT", help="folder for label maps")
+    parser.add_argument(
+        "--output-type",
+        nargs="+",
+        action="extend",
+        choices=["nifti", "dicom_seg", "dicom_rtstruct"],
+        metavar="TYPE",
+        help="nifti (default: label maps as the model's files), dicom_seg, dicom_rtstruct; the two "
+        "of DICOM series alone",
+    )
     parser.add_argument("-m", nargs="+", metavar="MODEL", help="model folder; several are averaged")
     parser.add_argument("-d", metavar="DATASET", help="data set whose model is used")
     parser.add_argument(
@@ -140,6 +150,7 @@ def _work(arguments: argparse.Namespace) -> None:
         scan_graph_blend=arguments.scan_graph_blend,
         scan_graph_cache=arguments.scan_graph_cache,
         for_editing=arguments.for_editing,
+        output_types=arguments.output_type or ["nifti"],
     )
     kept = f", {len(result.kept)} were there already" if result.kept else ""
     print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")
@@ -149,9 +160,10 @@ def _work(arguments: argparse.Namespace) -> None:
     labels = source.with_name(source.name.replace("images", "labels"))
     is_labeled = labels != source and labels.is_dir()
     say(f"volumes of each class in ml: {result.volumes_csv}{viewers}")
-    _command.say_next(
-        "gnnunet_evaluate", "-p", arguments.o, "-g", labels if is_labeled else "LABELS"
-    )
+    if "nifti" in (arguments.output_type or ["nifti"]):
+        _command.say_next(
+            "gnnunet_evaluate", "-p", arguments.o, "-g", labels if is_labeled else "LABELS"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,7 +30,8 @@ from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.images.volume import to_itk
 from graphnn_unet.models.picture_cases import picture_data
 from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
-from graphnn_unet.prediction.write_case import Outputs
+from graphnn_unet.prediction.dicom_objects import ENDINGS, is_whole_object
+from graphnn_unet.prediction.write_case import NIFTI, Outputs
 from graphnn_unet.progress import say
 from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import TEMPORARY_FOLDER, naming_a_full_disk
@@ -214,7 +215,10 @@ def is_whole(
         outputs: What a case has.
         nifti_form: What is taken where qform and sform of the image disagree.
     """
-    maps = [target / f"{case}{outputs.ending}"]
+    for kind in outputs.dicom_kinds:
+        if not is_whole_object(target / f"{case}{ENDINGS[kind]}", kind):
+            return False
+    maps = [target / f"{case}{outputs.ending}"] if NIFTI in outputs.kinds else []
     if outputs.uncertainty:
         maps.append(target / f"{case}_uncertainty{outputs.ending}")
     if not all(path.is_file() for path in maps):

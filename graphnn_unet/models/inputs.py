@@ -14,7 +14,7 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion import dicom
 from graphnn_unet.dataset_conversion.forms import Request
 from graphnn_unet.dataset_conversion.records import Case, Source
-from graphnn_unet.errors import Fault, InputError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
 from graphnn_unet.images.cases import CaseFiles, Wanted, find_cases, stem_of
 from graphnn_unet.images.find import (
     PICTURES,
@@ -30,6 +30,7 @@ from graphnn_unet.images.find import (
 from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.models.cases import CHECK_STAGE
 from graphnn_unet.models.picture_cases import picture_cases
+from graphnn_unet.prediction.dicom_objects import require_references
 from graphnn_unet.storage.atomic import write_csv
 
 NAMES = "names.csv"
@@ -53,6 +54,11 @@ class InputCase:
     output: str
     given: str
     files: tuple[Path, ...] = ()
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the files are a DICOM series."""
+        return not isinstance(self.sources[0], Path)
 
 
 @dataclass
@@ -86,6 +92,29 @@ class Inputs:
         paths = [source for source in sources if isinstance(source, Path)]
         files = files or [part for path in paths for part in (path, *other_parts(path))]
         self.cases[case] = InputCase(tuple(sources), name, str(given), tuple(files))
+
+    def require_series(self, source: Path, kinds: Sequence[str]) -> None:
+        """Take out cases that DICOM objects cannot refer to, with a fault each.
+
+        Args:
+            source: What was given, for messages.
+            kinds: Of objects.
+
+        Raises:
+            InputError: The cases are no DICOM series.
+        """
+        if any(not case.is_series for case in self.cases.values()):
+            raise InputError(
+                f"{' and '.join(kinds)} cannot be written for {source}",
+                "such objects refer to the DICOM images of a case, and these are no DICOM series",
+                "Give the DICOM series with -i, or take --output-type nifti",
+            )
+        for name, case in list(self.cases.items()):
+            try:
+                require_references(case.files, kinds)
+            except BadFileError as error:
+                self.faults.append(error.as_fault(name, CHECK_STAGE))
+                del self.cases[name]
 
     def write_names(self, target: Path, ending: str) -> None:
         """Write ``names.csv``: what was given, the case id and the label map of each case."""

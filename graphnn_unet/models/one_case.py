@@ -92,6 +92,7 @@ class NetworkStage:
         return ExportJob(
             stem, logits.numpy(), prepared.properties, case.target, case.plans,
             case.configuration, case.dataset_json, self.outputs,
+            case.files if self.outputs.dicom_kinds else (),
         )  # fmt: skip
 
     def _memory_fault(self, case: str, prepared: Prepared) -> Fault | None:

@@ -56,6 +56,7 @@ from graphnn_unet.models.prediction_record import (
     Volumes,
 )
 from graphnn_unet.models.voting_scans import find_voting_scans
+from graphnn_unet.prediction.dicom_objects import require_writers
 from graphnn_unet.prediction.label_tables import (
     ITKSNAP_TABLE,
     SLICER_TABLE,
@@ -64,7 +65,14 @@ from graphnn_unet.prediction.label_tables import (
 )
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.segmentation_files import require_editable, write_for_editing
-from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case, label_colors
+from graphnn_unet.prediction.write_case import (
+    KINDS,
+    NIFTI,
+    ExportJob,
+    Outputs,
+    export_case,
+    label_colors,
+)
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
 from graphnn_unet.scan_graph.panel import Panel
@@ -131,6 +139,7 @@ def predict(
     scan_graph_blend: float | None = None,
     scan_graph_cache: Path | str | None = None,
     for_editing: bool = False,
+    output_types: Sequence[str] = (NIFTI,),
 ) -> PredictionResult:
     """Predict all cases of a file or folder; label maps carry the names of the input.
 
@@ -177,6 +186,9 @@ def predict(
             them from there. Default keeps none.
         for_editing: Also ``for_editing/CASE.seg.nrrd``, which 3D Slicer opens with names and colors
             of the segments; ``add_corrected`` takes what was edited.
+        output_types: Of ``nifti`` (a label map in the model's kind of file), ``dicom_seg`` and
+            ``dicom_rtstruct`` (``CASE_seg.dcm``, ``CASE_rtstruct.dcm``; of DICOM series alone, to
+            whose images they refer; needs the extra ``dicom``).
 
     Raises:
         CasesFailedError: Some cases failed; the others are written, ``failures.csv`` says why.
@@ -196,6 +208,7 @@ def predict(
     source, target = Path(input), Path(output)
     _refuse_bad_arguments(source, target, num_parts, part_id)
     require_form(nifti_form)
+    kinds = _kinds(output_types)
     trainer_file = trainer if trainer is not None and ".py:" in trainer else None
     if trainer_file is not None:
         trainer = trainer_class(trainer_file).__name__
@@ -227,6 +240,8 @@ def predict(
         uncertainty,
         label_colors(predictor.dataset_json),
         choice.ids(predictor.dataset_json["labels"]) if choice else (),
+        kinds,
+        predictor.settings["weights"],
     )
     if for_editing:
         require_editable(outputs.ending, num_parts)
@@ -237,6 +252,8 @@ def predict(
         members.append(_Member(model_on_disk, loaded, panel))
     ending = outputs.ending
     inputs = find_inputs(source, predictor.channel_names, target, ending)
+    if outputs.dicom_kinds:
+        inputs.require_series(source, outputs.dicom_kinds)
     say_left_out(source, inputs.left_out)
     for note in inputs.notes:
         say(f"note: {note}")
@@ -251,15 +268,21 @@ def predict(
         record = _record(target, members, nifti_form, part, outputs)
         faulty = {fault.case for fault in inputs.faults}
         stems = {case.output for case in inputs.cases.values()}
-        record.require_no_strangers(ending, stems, faulty)
+        record.require_no_strangers(outputs.endings, stems, faulty)
         _write_description(target, predictor, outputs)
         record.begin()
         if part_id == 0:
-            inputs.write_names(target, ending)
-            stems = [path.name.removesuffix(ending) for path in sorted(target.glob(f"*{ending}"))]
-            _set_aside(record, [name for name in stems if safe_id(name) in faulty], outputs)
+            inputs.write_names(target, outputs.endings[0])
+            stems = [
+                path.name.removesuffix(kind)
+                for kind in outputs.endings
+                for path in sorted(target.glob(f"*{kind}"))
+            ]
+            names = [name for name in dict.fromkeys(stems) if safe_id(name) in faulty]
+            _set_aside(record, names, outputs)
         kept = _kept(mine, record, outputs, nifti_form) if continue_prediction else []
         todo = {case: wanted for case, wanted in mine.items() if case not in kept}
+        _set_other_kinds_aside(todo, record, outputs)
         work = (
             _Work(members[0], outputs, record, options)
             if len(members) == 1
@@ -280,6 +303,18 @@ def predict(
         model_folders[0], done, kept, [name for name, _ in inputs.left_out], work.volumes_csv,
         [] if is_picture(ending) else tables,
     )  # fmt: skip
+
+
+def _kinds(output_types: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of output in the order of ``KINDS``."""
+    given = [output_types] if isinstance(output_types, str) else list(output_types)
+    if strange := [str(kind) for kind in given if kind not in KINDS]:
+        raise InputError(f"there is no output type {strange[0]!r}", f"they are {', '.join(KINDS)}")
+    if not given:
+        raise InputError("no output type is given", f"they are {', '.join(KINDS)}")
+    if set(given) != {NIFTI}:
+        require_writers()
+    return tuple(kind for kind in KINDS if kind in given)
 
 
 def _refuse_bad_arguments(source: Path, target: Path, num_parts: int, part_id: int) -> None:
@@ -400,7 +435,7 @@ class _Work:
             self.record.keep()
             failed = [self.output_of[fault.case] for fault in self.faults]
             _set_aside(self.record, failed, self.outputs)
-            self.volumes_csv = self.record.write_volumes(self.outputs.ending)
+            self.volumes_csv = self.record.write_volumes(self.outputs.endings)
 
     def _run(self, cases: dict[str, InputCase]) -> list[str]:
         done: list[str] = []
@@ -698,7 +733,7 @@ def _kept(
     kept: list[str] = []
     again: Counter[str] = Counter()
     for case, entry in cases.items():
-        if not (record.folder / f"{entry.output}{outputs.ending}").is_file():
+        if not (record.folder / f"{entry.output}{outputs.endings[0]}").is_file():
             continue
         why = record.why_again(entry.output, entry.files)
         if not why and not is_whole(
@@ -716,10 +751,28 @@ def _kept(
 
 
 def _set_aside(record: PredictionRecord, names: Sequence[str], outputs: Outputs) -> None:
-    endings = (outputs.ending, f"_uncertainty{outputs.ending}", ".npz", ".pkl")
+    endings = (*outputs.endings, f"_uncertainty{outputs.ending}", ".npz", ".pkl")
     if count := record.set_aside(names, endings):
         say(
             f"{count} label maps of an earlier run, of cases that failed in this one, were moved "
             f"to {record.folder / SET_ASIDE}"
         )
         record.keep()
+
+
+def _set_other_kinds_aside(
+    cases: Mapping[str, InputCase], record: PredictionRecord, outputs: Outputs
+) -> None:
+    """What this call does not write must not stay beside it where it shows another prediction."""
+    endings = outputs.endings[len(outputs.kinds) :]
+    there = [
+        case
+        for case in cases.values()
+        if any((record.folder / f"{case.output}{ending}").is_file() for ending in endings)
+    ]
+    names = [case.output for case in there if record.why_again(case.output, case.files)]
+    if count := record.set_aside(names, endings):
+        say(
+            f"{count} label maps of another model, image or other options, of a type that is not "
+            f"written now, were moved to {record.folder / SET_ASIDE}"
+        )

@@ -102,12 +102,12 @@ class PredictionRecord:
         self._written, self._writing_s = 0.0, 0.0
 
     def require_no_strangers(
-        self, ending: str, inputs: Collection[str], faulty: Collection[str]
+        self, endings: Sequence[str], inputs: Collection[str], faulty: Collection[str]
     ) -> None:
         """Refuse to leave label maps of another model beside new ones.
 
         Args:
-            ending: Of label maps.
+            endings: Of label maps, of whatever kind.
             inputs: Stems of the label maps of this call.
             faulty: Ids of inputs that cannot be predicted.
 
@@ -120,7 +120,7 @@ class PredictionRecord:
             if entry["made_by"] != self.made_by
             and name not in inputs
             and safe_id(name) not in faulty
-            and (self.folder / f"{name}{ending}").is_file()
+            and self._is_there(name, endings)
         ]
         if not strangers:
             return
@@ -174,14 +174,15 @@ class PredictionRecord:
         self._written = time.monotonic()
         self._writing_s = self._written - began
 
-    def write_volumes(self, ending: str) -> Path:
+    def _is_there(self, name: str, endings: Sequence[str]) -> bool:
+        return any((self.folder / f"{name}{ending}").is_file() for ending in endings)
+
+    def write_volumes(self, endings: Sequence[str]) -> Path:
         """Write ``volumes.csv`` of the label maps that are there; a part, of its own."""
         whole = self.part is None
         cases = self.cases if whole else self._of_this_part() | self._new
         there = {
-            name: entry["volumes"]
-            for name, entry in cases.items()
-            if (self.folder / f"{name}{ending}").is_file()
+            name: entry["volumes"] for name, entry in cases.items() if self._is_there(name, endings)
         }
         path = self.folder / (VOLUMES_CSV if whole else f"volumes_part{self.part}.csv")
         write_volumes(path, there)
@@ -203,10 +204,10 @@ class PredictionRecord:
 
         Args:
             names: Stems of the label maps.
-            endings: What may follow a stem, the label map's own ending first.
+            endings: What may follow a stem.
 
         Returns:
-            How many label maps there were.
+            Of how many there were files.
         """
         count = 0
         for name in names:
@@ -215,7 +216,7 @@ class PredictionRecord:
             for path in there:
                 (self.folder / SET_ASIDE).mkdir(exist_ok=True)
                 rename(path, self.folder / SET_ASIDE / path.name)
-            count += paths[0] in there
+            count += bool(there)
             self.cases.pop(name, None)
         return count
 

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -18,9 +18,18 @@ from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.images.nifti_forms import write_nifti_forms
 from graphnn_unet.images.orientation import turned_back
 from graphnn_unet.images.pictures import label_picture
+from graphnn_unet.prediction.dicom_objects import ENDINGS, LabeledClass, build_objects
 from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels
-from graphnn_unet.prediction.label_tables import count_classes
+from graphnn_unet.prediction.label_tables import color_table, count_classes
 from graphnn_unet.storage.atomic import atomic_path, write_bytes
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+NIFTI = "nifti"
+"""The kind of output that is a label map in the model's own kind of file."""
+KINDS = (NIFTI, *ENDINGS)
+"""All kinds of output; the first one that is asked for is written last."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Outputs:
         uncertainty: Also ``CASE_uncertainty`` with the normalized entropy.
         colors: Red, green and blue of label ids in the palette of pictures.
         largest_component: Label ids of which only the largest connected component is kept.
+        kinds: Of ``KINDS``.
+        model: What tells the model from others, for DICOM objects.
     """
 
     ending: str
@@ -40,6 +51,19 @@ class Outputs:
     uncertainty: bool = False
     colors: Mapping[int, tuple[int, int, int]] = field(default_factory=dict)
     largest_component: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = (NIFTI,)
+    model: str = ""
+
+    @property
+    def dicom_kinds(self) -> tuple[str, ...]:
+        """Kinds of DICOM objects that are written."""
+        return tuple(kind for kind in self.kinds if kind in ENDINGS)
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What may follow the name of a case, by kind; the one that is written last first."""
+        ordered = sorted(KINDS, key=lambda kind: kind not in self.kinds)
+        return tuple(ENDINGS.get(kind, self.ending) for kind in ordered)
 
 
 def label_colors(dataset_json: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:
@@ -67,6 +91,7 @@ class ExportJob:
         target: Folder to write to.
         plans, configuration, dataset_json: As in nnU-Net.
         outputs: What to write.
+        series: Files of the DICOM series, where DICOM objects are written.
     """
 
     case: str
@@ -77,6 +102,7 @@ class ExportJob:
     configuration: str
     dataset_json: dict
     outputs: Outputs
+    series: tuple[Path, ...] = ()
 
 
 def export_case(job: ExportJob) -> dict[str, tuple[int, float | None]]:
@@ -96,7 +122,12 @@ def export_case(job: ExportJob) -> dict[str, tuple[int, float | None]]:
     counts = count_classes(result.labels, job.dataset_json["labels"])
     # what leaves the program has the ids of the user's own label maps
     result = replace(result, labels=with_ids(result.labels, ids_of_user(job.dataset_json)))
-    write_case(result, Path(job.target), job.case, job.properties, plans, job.outputs)
+    objects: dict[str, Dataset] = {}
+    if kinds := job.outputs.dicom_kinds:  # all are built before one is written
+        classes = [LabeledClass(*row) for row in color_table(job.dataset_json, job.outputs.colors)]
+        labels = turned_back(result.labels, job.properties)
+        objects = build_objects(labels, job.series, kinds, classes, job.outputs.model)
+    write_case(result, Path(job.target), job.case, job.properties, plans, job.outputs, objects)
     if is_picture(job.outputs.ending):
         return {name: (n_voxels, None) for name, n_voxels in counts.items()}
     voxel_ml = math.prod(float(step) for step in job.properties["spacing"]) / 1000
@@ -110,6 +141,7 @@ def write_case(
     properties: dict[str, Any],
     plans: Any,
     outputs: Outputs,
+    objects: Mapping[str, Dataset] | None = None,
 ) -> None:
     """Write what was made of a case.
 
@@ -121,6 +153,7 @@ def write_case(
             orientation everything is turned back.
         plans: nnU-Net's ``PlansManager``, for the writer of images.
         outputs: What to write.
+        objects: DICOM objects by kind.
     """
     if outputs.probabilities:
         assert result.probabilities is not None  # noqa: S101  # they were asked for
@@ -132,7 +165,12 @@ def write_case(
         assert result.entropy is not None  # noqa: S101  # it was asked for
         entropy = turned_back(result.entropy, properties).astype(np.float32, copy=False)
         write_image(target / f"{case}_uncertainty{outputs.ending}", entropy, properties)
-    # the label map comes last: where it is, the case is done
+    # the label map comes last: where it is, the case is done; without one, the object listed first
+    for kind in reversed(list(objects or {})):
+        with atomic_path(target / f"{case}{ENDINGS[kind]}") as temporary:
+            (objects or {})[kind].save_as(temporary, enforce_file_format=True)
+    if NIFTI not in outputs.kinds:
+        return
     labels, path = turned_back(result.labels, properties), target / f"{case}{outputs.ending}"
     if is_picture(path):
         with atomic_path(path) as temporary:
