@@ -11,11 +11,12 @@ from graphnn_unet.commands import _command
 def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
         "gnnunet_export",
-        "Write a model that stock nnU-Net predicts with, without this package.",
+        "Write a model that stock nnU-Net, or another program, predicts with without this package.",
         "then: nnUNetv2_predict_from_modelfolder -i IN -o OUT -m EXPORTED -f FOLD",
         (
             "gnnunet_export MODEL_FOLDER -o model.zip",
             "gnnunet_export MODEL_FOLDER -o exported -f 0 1 2 --overwrite",
+            "gnnunet_export MODEL_FOLDER -o bundle --format monai-bundle",
         ),
     )
     parser.add_argument("model", help="model folder")
@@ -25,6 +26,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint of each fold"
+    )
+    parser.add_argument(
+        "--format",
+        choices=["nnunet", "onnx", "torch-export", "monai-bundle"],
+        default="nnunet",
+        help="nnunet (default), onnx, torch-export, or monai-bundle for MONAI's runner",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an older export")
     parser.add_argument(
@@ -40,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.models.export import export
+    from graphnn_unet.progress import say
 
     _command.show_folders()
     result = export(
@@ -50,6 +58,7 @@ def _work(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         trainer=arguments.tr,
         scan_graph=arguments.scan_graph,
+        format=arguments.format,
     )
     print(
         f"{result.target}: folds {', '.join(map(str, result.folds))}; logits differ by at most "
@@ -57,7 +66,15 @@ def _work(arguments: argparse.Namespace) -> None:
     )
     for note in result.notes:
         print(f"note: {note}")
-    if result.target.suffix == ".zip":
+    if arguments.format == "monai-bundle":
+        _command.say_next(
+            "python", "-m", "monai.bundle", "run", "--bundle_root", result.target, "--config_file",
+            result.target / "configs" / "inference.json", "--dataset_dir", "NEW_SCANS",
+            "--output_dir", "OUT",
+        )  # fmt: skip
+    elif arguments.format != "nnunet":
+        say(f"what comes before and behind the networks: {result.target / 'inference.json'}")
+    elif result.target.suffix == ".zip":
         _command.say_next("gnnunet_install_model", result.target)
     else:
         _command.say_next(

@@ -18,10 +18,18 @@ from graphnn_unet._version import __version__
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
 from graphnn_unet.images.intensities import small_unit_note
 from graphnn_unet.images.label_ids import ids_of_user, label_values
+from graphnn_unet.models.export_formats import (
+    LARGEST_DIFFERENCE,
+    NNUNET,
+    Format,
+    require_format,
+    write_format,
+)
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import (
     build_network,
     load_model_state,
+    load_predictor,
     load_weights,
     network_trainer,
     read_description,
@@ -39,8 +47,6 @@ from graphnn_unet.trainers.registry import trainer_class
 
 STOCK_TRAINER = "nnUNetTrainer"
 _FACTS = "gnnunet_export.json"
-LARGEST_DIFFERENCE = 1e-4
-"""Largest difference of logits, relative to their spread, that the export's own check accepts."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ def export(
     overwrite: bool = False,
     trainer: str | None = None,
     scan_graph: bool = False,
+    format: Format = NNUNET,  # the command's own word
 ) -> ExportResult:
     """Export a model.
 
@@ -86,11 +93,20 @@ def export(
         scan_graph: Also put the labeled scans of the training, preprocessed, and their label maps
             into the model, so that ``predict`` with ``scan_graph`` needs nothing else. Patient data
             then travel with the model.
+        format: ``nnunet``; ``onnx`` (a network a fold for onnxruntime, needs the extra ``onnx``),
+            ``torch-export`` (for ``torch.export.load``) or ``monai-bundle`` (for MONAI's runner),
+            each with a JSON of what comes before and behind the network.
 
     Raises:
         RefusedError: The output exists, or is something else than an older export.
-        InputError: The block cannot be folded out of this network.
+        InputError: The network cannot be written in this format.
     """
+    require_format(format)
+    if scan_graph and format != NNUNET:
+        raise InputError(
+            f"labeled scans cannot go with format {format}", "only gnnunet_predict lets them vote",
+            "Leave --format or --scan-graph out",
+        )  # fmt: skip
     model, output = Path(model), Path(output)
     if not (model / "plans.json").is_file():
         raise MissingFileError(f"{model} is no model folder", "it has no plans.json")
@@ -101,7 +117,10 @@ def export(
     voting = find_voting_scans(model, exported_folds, checkpoint) if scan_graph else None
     with work_folder(output) as folder:
         work = folder / "model"
-        difference, name = _write_model(model, work, exported_folds, checkpoint)
+        if format == NNUNET:
+            difference, name = _write_model(model, work, exported_folds, checkpoint)
+        else:
+            difference, name = _write_other(model, work, exported_folds, checkpoint, format)
         if voting is not None:
             n_bytes = write_voting_scans(voting, work)
             say(
@@ -113,7 +132,28 @@ def export(
             move_into_place(folder / output.name, output)
         else:
             replace_folder(work, output)
-    return ExportResult(output, exported_folds, difference, _notes(model))
+    notes = _notes(model) if format == NNUNET else ()
+    return ExportResult(output, exported_folds, difference, notes)
+
+
+def _write_other(
+    model: Path, work: Path, folds: Sequence[int | str], checkpoint: str, kind: Format
+) -> tuple[float, str]:
+    """Write a model in another format than nnU-Net's; return largest difference and a name."""
+    predictor = load_predictor(
+        model, folds=folds, checkpoint=checkpoint, device=torch.device("cpu")
+    )
+    facts = {
+        "exported_by": f"graphnn-unet {__version__}",
+        "trainer": predictor.trainer_name,
+        "model": model.name,
+        "folds": list(folds),
+        "format": kind,
+    }
+    difference = write_format(predictor, work, kind, facts)
+    facts["largest_logit_difference"] = difference
+    write_json(work / _FACTS, {"schema_version": 1, **facts})
+    return difference, f"{predictor.plans.dataset_name}_{kind}"
 
 
 def _notes(model: Path) -> tuple[str, ...]:

@@ -201,9 +201,10 @@ def _segmentation(
 ) -> Dataset:
     """A SEG of bits; ``labels`` has the order of the stored images."""
     import highdicom as hd
+    from pydicom.sr.codedict import codes
 
     algorithm = hd.AlgorithmIdentificationSequence(
-        PRODUCT, hd.sr.CodedConcept.from_code(pydicom.sr.codedict.codes.DCM.ArtificialIntelligence),
+        PRODUCT, hd.sr.CodedConcept.from_code(codes.DCM.ArtificialIntelligence),
         __version__,
     )  # fmt: skip
     segments = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -74,6 +75,20 @@ class Predictor:
                 trainer_name,
                 tuple(mirroring_axes) if mirroring_axes else None,
             )
+
+    @property
+    def mirroring_axes(self) -> tuple[int, ...]:
+        """Axes of the network along which mirrored copies are averaged."""
+        axes = self._engine.allowed_mirroring_axes if self.settings["mirroring"] else None
+        return tuple(int(axis) for axis in axes or ())
+
+    def networks(self) -> list[nn.Module]:
+        """A network a fold, apart from each other, in evaluation."""
+        states = cast(list[dict[str, Tensor]], self._engine.list_of_parameters)
+        copies = [cast(nn.Module, copy.deepcopy(self._engine.network)) for _ in states]
+        for network, weights in zip(copies, states, strict=True):
+            network.load_state_dict(weights)
+        return [network.eval() for network in copies]
 
     def logits(self, data: Tensor) -> Tensor:
         """Logits ``(k, z, y, x)`` float16 on the CPU of a preprocessed image ``(c, z, y, x)``.
