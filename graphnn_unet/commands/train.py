@@ -126,6 +126,11 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         help="score pseudo-labels in every epoch with label maps of unlabeled cases; the training "
         "itself does not see them",
     )  # fmt: skip
+    parser.add_argument(
+        "--logger", nargs="+", action="extend", default=[], dest="loggers",
+        choices=["tensorboard", "mlflow", "wandb"], metavar="NAME",
+        help="tensorboard, mlflow, wandb: also get the numbers of metrics.csv",
+    )  # fmt: skip
     parser.add_argument("--deterministic", action="store_true", help="bitwise repeatable on CUDA")
     return parser
 
@@ -156,6 +161,7 @@ def _work(arguments: argparse.Namespace) -> None:
         deterministic=arguments.deterministic,
         output=arguments.output,
         hidden_labels=arguments.hidden_labels,
+        loggers=arguments.loggers,
     )
     if not is_first():
         return

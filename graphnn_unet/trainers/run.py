@@ -44,6 +44,7 @@ from graphnn_unet.trainers.distributed import (
     launched_processes,
     train_in_processes,
 )
+from graphnn_unet.trainers.loggers import LoggerName, require_loggers
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec
 from graphnn_unet.trainers.semi import SemiTrainer, require_shareable
@@ -107,6 +108,7 @@ def train(
     deterministic: bool = False,
     output: Path | str | None = None,
     hidden_labels: Path | str | None = None,
+    loggers: Sequence[LoggerName] = (),
 ) -> TrainingResult:
     """Train one fold, or with fold ``cv`` all of them, and validate it.
 
@@ -134,6 +136,8 @@ def train(
         hidden_labels: Folder of label maps of unlabeled cases, ``CASE`` with the data set's ending
             and the user's ids. They score the pseudo-labels in every epoch, and change nothing
             about the training.
+        loggers: Of ``tensorboard``, ``mlflow`` and ``wandb`` (each needs the extra of its name):
+            they get the numbers of ``metrics.csv``, the recipe, and ``progress.png`` at the end.
 
     Raises:
         InputError: Something does not fit; the message says what.
@@ -146,6 +150,7 @@ def train(
     require_count("development", development, 0, MAX_COUNT)
     require_count("num_gpus", num_gpus, 1, MAX_WORKERS)
     require_count("n_loader_workers", n_loader_workers, 0, MAX_WORKERS)
+    require_loggers(loggers)
     name = resolve_dataset(dataset)
     raw_plans, _ = _read_plan(use_folders().preprocessed / name, plans, configuration)
     _own_trainer(trainer, name, configuration, plans)  # declares its settings
@@ -158,7 +163,10 @@ def train(
     )  # fmt: skip
     model = Path(output) if output else None
     hidden = Path(hidden_labels) if hidden_labels else None
-    execution = Execution(device, num_gpus, n_loader_workers, deterministic, model, hidden)
+    execution = Execution(
+        device, num_gpus, n_loader_workers, deterministic, model, hidden,
+        tuple(dict.fromkeys(loggers)),
+    )  # fmt: skip
     return train_run(spec, execution, mode=mode)
 
 

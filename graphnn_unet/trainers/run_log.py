@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphnn_unet.storage.atomic import atomic_path, write_csv, write_json
+from graphnn_unet.trainers.loggers import Loggers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,10 +38,12 @@ class RunLog:
 
     Args:
         folder: Fold folder; nothing is written before the first call.
+        loggers: Where the rows go besides.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, loggers: Sequence[str] = ()):
         self.folder = folder
+        self.loggers = Loggers(loggers)
         self.rows: list[Row] = []
         stamp = datetime.now().strftime("%Y_%m_%d_%H_%M_%S")
         self.file = folder / f"training_log_{stamp}.txt"
@@ -55,6 +58,11 @@ class RunLog:
         except OSError as error:
             print(f"warning: {self.file} cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
+    @property
+    def picture(self) -> Path:
+        """The picture of the whole training."""
+        return self.folder / "progress.png"
+
     def add(self, row: Row, title: str) -> None:
         """Add the row of an epoch and write table and picture anew."""
         self.rows.append(row)
@@ -62,7 +70,8 @@ class RunLog:
         rows = [{key: _cell(row.get(key)) for key in columns} for row in self.rows]
         write_csv(self.folder / "metrics.csv", rows, columns)
         self.line("  ".join(f"{key} {_cell(value)}" for key, value in row.items()))
-        plot_progress(self.rows, self.folder / "progress.png", title)
+        plot_progress(self.rows, self.picture, title)
+        self.loggers.epoch(row)
 
 
 def _cell(value: Any) -> Any:

@@ -194,6 +194,7 @@ class Execution:
         model_folder: Folder of the model; ``None`` for the usual place.
         hidden_labels: Label maps of unlabeled cases, to score pseudo-labels alone; ``None`` for no
             scores.
+        loggers: Where the numbers of each epoch go beside ``metrics.csv``.
     """
 
     device: str = "auto"
@@ -202,6 +203,7 @@ class Execution:
     deterministic: bool = False
     model_folder: Path | None = None
     hidden_labels: Path | None = None
+    loggers: tuple[str, ...] = ()
 
 
 def parse_fold(text: str) -> int | str:

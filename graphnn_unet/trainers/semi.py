@@ -52,6 +52,7 @@ from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.distributed import StopAgreement, processes_here
 from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
+from graphnn_unet.trainers.loggers import LoggedRun
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.optimization import (
     LossWatch,
@@ -189,7 +190,8 @@ class SemiTrainer(Checkpointed):
         self.grad_scaler = torch.amp.GradScaler("cuda") if self.device.type == "cuda" else None
         self.dataloader_train = self.dataloader_val = None
         self.inference_allowed_mirroring_axes: tuple[int, ...] | None = None
-        self.log = RunLog(Path(self.output_folder))
+        loggers = self.execution.loggers if self.local_rank == 0 else ()
+        self.log = RunLog(Path(self.output_folder), loggers)
         hidden = self.execution.hidden_labels if self.local_rank == 0 else None
         self.diagnostics = Diagnostics(hidden) if hidden else None
         self.step = 0
@@ -480,11 +482,15 @@ class SemiTrainer(Checkpointed):
             if self.local_rank == 0
             else nullcontext() as progress,
         ):
-            while self.step < self.n_steps:
-                phase = self.phase
-                if self.step == phase.start:
-                    self.start_phase(phase)
-                self._train_phase(phase, progress, stop)
+            try:
+                while self.step < self.n_steps:
+                    phase = self.phase
+                    if self.step == phase.start:
+                        self.start_phase(phase)
+                    self._train_phase(phase, progress, stop)
+            except BaseException:
+                self.log.loggers.end()
+                raise
         self.on_train_end()
 
     def _work_until(self, step: int) -> float:
@@ -685,6 +691,13 @@ class SemiTrainer(Checkpointed):
             },
         )
         self.log.line(self._title())
+        name = f"{model.name} fold {self.fold}"
+        self.log.loggers.begin(
+            LoggedRun(
+                Path(self.output_folder), folders().results, self.run.dataset, name,
+                self.recipe.as_dict(), to_toml(self.recipe), self.step,
+            )
+        )  # fmt: skip
 
     def on_train_end(self) -> None:
         """Write the final checkpoint and remove those for continuing."""
@@ -699,6 +712,7 @@ class SemiTrainer(Checkpointed):
         for name in (LATEST, PREVIOUS):
             (Path(self.output_folder) / name).unlink(missing_ok=True)
         self.log.line("training done")
+        self.log.loggers.end(self.log.picture)
 
     # --------------------------------------------------------------------------- nnU-Net's hooks
 
