@@ -185,21 +185,21 @@ def _exported(module: nn.Module, patch: Tensor) -> torch.export.ExportedProgram:
 
 
 @torch.no_grad()
-def _write_torch(module: nn.Module, patch: Tensor, target: Path) -> Callable[[Tensor], Tensor]:
-    torch.export.save(_exported(module, patch), target)
-    return torch.export.load(target).module()
+def _write_torch(module: nn.Module, patch: Tensor, temporary: Path) -> Callable[[Tensor], Tensor]:
+    torch.export.save(_exported(module, patch), temporary)
+    return torch.export.load(temporary).module()
 
 
 @torch.no_grad()
-def _write_onnx(module: nn.Module, patch: Tensor, target: Path) -> Callable[[Tensor], Tensor]:
+def _write_onnx(module: nn.Module, patch: Tensor, temporary: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     torch.onnx.export(
-        _exported(module, patch), (patch,), target, dynamo=True, verbose=False,
+        _exported(module, patch), (patch,), temporary, dynamo=True, verbose=False,
         external_data=False, opset_version=_OPSET, input_names=["image"],
         output_names=["logits"],
     )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(target), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 

@@ -1,9 +1,10 @@
 """What a bundle of MONAI says beside its network, so that MONAI's runner predicts with it alone.
 
 The network holds the mean of all folds and mirrored copies; what comes before and behind it is said
-with MONAI's own transforms. Axes are x, y, z, as MONAI reads them. Two things differ from this
-program: the cubic spline runs along all axes also where voxels are far longer along one, and the
-windows lie at fixed steps instead of equal ones.
+with MONAI's own transforms. Axes are x, y, z, as MONAI reads them. Three things differ from this
+program: the spacing is exact where nnU-Net rounds the size of an image and stretches it, the cubic
+spline runs along all axes also where voxels are far longer along one, and the windows lie at fixed
+steps instead of equal ones.
 """
 
 from __future__ import annotations

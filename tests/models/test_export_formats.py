@@ -1,6 +1,7 @@
 """A trained model for other programs: the same logits, and all that surrounds the network."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from models.small_models import label_maps
+from tiny_study import ball_case, write_image
 
 from graphnn_unet import export, predict
 from graphnn_unet.errors import InputError
@@ -132,6 +134,8 @@ def test_monais_runner_predicts_what_this_program_predicts(bundle, model, images
     python = os.environ.get("GNNUNET_MONAI_PYTHON")
     if not python:
         pytest.skip("GNNUNET_MONAI_PYTHON names no Python with MONAI")
+    images = Path(shutil.copytree(images, tmp_path / "images"))
+    write_image(images / "as_planned_0000.nii.gz", ball_case(7)[0][0])
     (tmp_path / "site").mkdir()
     blocked = "('graphnn_unet', 'nnunetv2', 'dynamic_network_architectures')"
     (tmp_path / "site" / "sitecustomize.py").write_text(
@@ -154,9 +158,11 @@ def test_monais_runner_predicts_what_this_program_predicts(bundle, model, images
     ours, theirs = label_maps(tmp_path / "ours"), label_maps(tmp_path / "theirs")
     assert ours.keys() == theirs.keys()
     for case in ours:
+        # nnU-Net rounds the size of a resampled image and stretches it: half a voxel at its ends
+        least = 0.98 if case == "as_planned" else 0.9
         share = (ours[case] == theirs[case]).mean()
         print(f"{case}: {share:.4f} of the voxels have the same label")
-        assert share > 0.95, case
+        assert share > least, case
 
 
 def test_files_of_a_bundle_need_nothing_of_this_package(bundle):
