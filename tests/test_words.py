@@ -37,6 +37,7 @@ VALUES = (
     '"centred"', "``centred``",  # graph.features and the argument rows
     '"licence"',  # JSON key of the Decathlon and of gnnunet.json
     '"neighbours"',  # column of predictions.csv
+    '"tumour"',  # name of a class, which has a code of SNOMED CT
     '"normalised CT"',  # channel name, which chooses nnU-Net's normalization
 )  # fmt: skip
 """Spellings that stay: values in files of users and of other programs."""
