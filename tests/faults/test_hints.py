@@ -34,6 +34,7 @@ COMMANDS = {
 }
 OTHERS_FLAGS = {"--index-url", "--version", "--help"}
 OTHERS_FLAGS |= {"--nproc-per-node", "--nthreads", "--nworkers"}  # of torchrun and dask worker
+OTHERS_FLAGS |= {"--bundle_root", "--config_file", "--dataset_dir", "--output_dir"}  # of MONAI
 
 
 # ------------------------------------------------------------------- what hints name exists

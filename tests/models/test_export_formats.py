@@ -158,8 +158,10 @@ def test_monais_runner_predicts_what_this_program_predicts(bundle, model, images
     ours, theirs = label_maps(tmp_path / "ours"), label_maps(tmp_path / "theirs")
     assert ours.keys() == theirs.keys()
     for case in ours:
-        # nnU-Net rounds the size of a resampled image and stretches it: half a voxel at its ends
-        least = 0.98 if case == "as_planned" else 0.9
+        # a network of six steps is torn between classes nearly everywhere, and MONAI's Gaussian
+        # is centered half a voxel elsewhere; nnU-Net also stretches a resampled image to a rounded
+        # size, half a voxel at its ends
+        least = 0.95 if case == "as_planned" else 0.9
         share = (ours[case] == theirs[case]).mean()
         print(f"{case}: {share:.4f} of the voxels have the same label")
         assert share > least, case
