@@ -254,6 +254,11 @@ def predict(
     inputs = find_inputs(source, predictor.channel_names, target, ending)
     if outputs.dicom_kinds:
         inputs.require_series(source, outputs.dicom_kinds)
+        if len(members) > 1:
+            raise InputError(
+                f"{', '.join(outputs.dicom_kinds)} of averaged models cannot be written",
+                "", "Predict with one model, or take --output-type nifti",
+            )  # fmt: skip
     say_left_out(source, inputs.left_out)
     for note in inputs.notes:
         say(f"note: {note}")
