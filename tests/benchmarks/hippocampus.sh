@@ -48,5 +48,6 @@ row MLLCTrainer MLLCTrainer
 row "MLLCTrainer, no graphs" MLLCTrainer mllc.iterations=0
 row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false
 compare "${rows[@]}" --draws 2 "$@"
+compare --labeled all --trainers SupervisedTrainer --draws 1 "$@"
 compare --trainers SupervisedTrainer MeanTeacherTrainer UncertaintyMeanTeacherTrainer \
     PseudoLabelTrainer FilterMatchTrainer BCPTrainer GraphCLTrainer MLLCTrainer --draws 3 "$@"

@@ -33,6 +33,13 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "scan_graph": ("scan_graph", []),
     "scan_graph, blend 0.7": ("scan_graph", ["scan_graph.blend=0.7"]),
     "scan_graph, blend 1": ("scan_graph", ["scan_graph.blend=1"]),
+    "scan_graph, ends of links alone": ("scan_graph", ["scan_graph.search=0"]),
+    "scan_graph, ends of links alone, blend 0.7": (
+        "scan_graph", ["scan_graph.search=0", "scan_graph.blend=0.7"],
+    ),
+    "scan_graph, ends of links alone, blend 1": (
+        "scan_graph", ["scan_graph.search=0", "scan_graph.blend=1"],
+    ),
     "scan_graph, links that return": ("scan_graph", ["scan_graph.return_tolerance=1.5"]),
     "scan_graph, whole solve": ("scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=4"]),
     "scan_graph, whole solve, blend 1": (
