@@ -587,7 +587,7 @@ class _Ensemble:
             raise _interrupted(self.record.folder) from interrupt
         finally:
             self.record.keep()
-            self.volumes_csv = self.record.write_volumes(self.outputs.ending)
+            self.volumes_csv = self.record.write_volumes(self.outputs.endings)
 
     def _run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
         if not cases:

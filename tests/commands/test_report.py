@@ -12,7 +12,7 @@ def test_the_page_and_its_size_are_told(tmp_path, monkeypatch, capsys):
     assert main(["Small", "-o", str(target), "--cases", "1", "-np", "0"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"report: {target} (")
-    assert target.read_text().count("-image'>") == 1
+    assert target.read_text(encoding="utf-8").count("-image'>") == 1
 
 
 def test_what_is_no_source_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):

@@ -55,5 +55,5 @@ def test_rows_are_counted_by_what_was_done():
 @pytest.mark.parametrize("code", sorted(page_rows()))
 def test_no_fault_passes_unseen_in_this_program(code: str):
     seen = page_rows()[code][2]
-    if code not in comparison.HARMLESS:
+    if code not in comparison.HARMLESS | comparison.RECOVERED:
         assert not [word for word in BAD if word in seen], seen
