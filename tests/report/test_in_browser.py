@@ -222,9 +222,12 @@ def test_other_pages_open_without_a_fault(browser, tmp_path, monkeypatch):
     home = use_home(tmp_path / "home", monkeypatch)
     raw = raw_folder(home / "raw", {case: {} for case in DICE})
     model = model_folder(home / "results", DICE)
-    for source in (raw, model):
+    for source, heading in ((raw, "Look into the scans"), (model, "Learning curves")):
         opened = Opened(browser, make_report(source, tmp_path / f"{source.name}.html"))
         opened.viewer()
+        assert opened.page.get_by_role("heading", name=heading).is_visible()
+        assert opened.page.locator("table.data tbody tr").count() >= len(DICE)
+        assert opened.faults == []
         opened.stayed_at_home()
 
 
