@@ -34,6 +34,7 @@ from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
     exchange_folder,
+    link_or_copy,
     require_free_space,
     write_csv,
     write_json,
@@ -390,7 +391,8 @@ def _build(raw: RawSet, taken: _Taken, changes: _Changes, work: Path) -> None:
         if path.is_dir():
             (work / relative).mkdir(parents=True, exist_ok=True)
         elif not (is_image and _case_of_file(path) in changed):
-            _link(path, work / relative)
+            (work / relative).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(path, work / relative)
     n_labeled = len({_case_of_file(path) for path in (work / "labelsTr").glob(f"*{FILE_ENDING}")})
     for table in ("dataset.json", "gnnunet.json", NAMES):
         (work / table).unlink(missing_ok=True)  # a link: writing it would change the old set
@@ -406,14 +408,6 @@ def _build(raw: RawSet, taken: _Taken, changes: _Changes, work: Path) -> None:
 def _case_of_file(path: Path) -> str:
     stem = split_ending(path, (FILE_ENDING,))[0]
     return split_channel(stem)[0] if path.parent.name.startswith("images") else stem
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(source, target)
 
 
 def _metadata(raw: RawSet, taken: _Taken, changes: _Changes) -> dict[str, Any]:

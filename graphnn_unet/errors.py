@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ def _error_from(kind: type[GraphnnError], values: dict[str, Any]) -> GraphnnErro
 
 class InputError(GraphnnError, ValueError):
     """A file, a value or a combination of options cannot be used."""
+
+
+def require_installed(modules: Sequence[str], extra: str, what: str) -> None:
+    """Refuse what needs libraries that are not there.
+
+    Args:
+        modules: Names to import.
+        extra: The extra of this package that brings them.
+        what: What is not possible without them.
+
+    Raises:
+        InputError: Says what to install.
+    """
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise InputError(
+            what, f"{', '.join(missing)} is not installed",
+            f"Install it with pip install 'graphnn-unet[{extra}]'",
+        )  # fmt: skip
 
 
 MAX_LINES = 100

@@ -345,17 +345,26 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
     """
     layer: dict[str, dict[str, Any]] = {}
     for text in assignments:
-        key, separator, value = text.partition("=")
-        section, dot, name = key.strip().partition(".")
-        if not (separator and dot and name):
-            raise RecipeError(f"--set {text!r} cannot be read", "", "Write --set section.key=value")
-        try:
-            parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-        except (ValueError, RecursionError):  # a number of 5000 digits, brackets without end
-            parsed = value.strip()
-        layer.setdefault(section, {})[name] = parsed
+        section, name, value = parse_assignment(text)
+        layer.setdefault(section, {})[name] = value
     check_layer(layer, "--set")
     return layer
+
+
+def parse_assignment(text: str) -> tuple[str, str, Any]:
+    """Section, key and value of ``section.key=value``; the value is TOML, a bare word a string.
+
+    Raises:
+        RecipeError: Not of this form.
+    """
+    key, separator, value = text.partition("=")
+    section, dot, name = key.strip().partition(".")
+    if not (separator and dot and name):
+        raise RecipeError(f"--set {text!r} cannot be read", "", "Write --set section.key=value")
+    try:
+        return section, name, tomllib.loads(f"value = {value.strip()}")["value"]
+    except (ValueError, RecursionError):  # a number of 5000 digits, brackets without end
+        return section, name, value.strip()
 
 
 class RecipeFaultsError(RecipeError):

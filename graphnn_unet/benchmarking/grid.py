@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from graphnn_unet.data.paths import use_folders
 from graphnn_unet.errors import InputError
 from graphnn_unet.plans.planner import run_recipe
-from graphnn_unet.plans.recipe import Recipe, load_recipe, parse_overrides, training_sections
+from graphnn_unet.plans.recipe import (
+    Recipe,
+    load_recipe,
+    parse_assignment,
+    parse_overrides,
+    training_sections,
+)
+from graphnn_unet.settings import Section, make_section
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import sections_of, trainer_class
@@ -43,10 +49,9 @@ class Row:
     prediction: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
-class PredictionOptions(BaseModel):
+class PredictionOptions(Section):
     """Keys of ``prediction`` in a row, as the arguments of ``predict``."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     scan_graph: bool = False
     scan_graph_blend: float | None = Field(None, ge=0, le=1)
     mirroring: bool = True
@@ -151,7 +156,7 @@ def rows_of(
             raise InputError(f"--row {' '.join(words)} has no trainer", "", "Give NAME TRAINER ...")
         said = [word for word in words[2:] if word.startswith(_PREDICTION)]
         overrides = tuple(word for word in words[2:] if word not in said)
-        rows.append(Row(words[0], words[1], overrides, _prediction(said)))
+        rows.append(Row(words[0], words[1], overrides, _prediction(said, words[0])))
     names = [row.name for row in rows]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(
@@ -160,25 +165,10 @@ def rows_of(
     return rows
 
 
-def _prediction(words: Sequence[str]) -> dict[str, Any]:
+def _prediction(words: Sequence[str], row: str) -> dict[str, Any]:
     """Options from ``prediction.key=value``."""
-    options: dict[str, Any] = {}
-    for word in words:
-        key, _, value = word.removeprefix(_PREDICTION).partition("=")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    try:
-        PredictionOptions.model_validate(options)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"]))
-        raise InputError(
-            f"{_PREDICTION}{key}={options[key]} cannot be used",
-            fault["msg"],
-            f"Keys are {', '.join(PredictionOptions.model_fields)}",
-        ) from error
+    options = {name: value for _, name, value in map(parse_assignment, words)}
+    make_section(PredictionOptions, options, f"--row {row}")
     return options
 
 

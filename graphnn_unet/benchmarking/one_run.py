@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import psutil
 from graphnn_unet.errors import GraphnnError, LockedError, MissingFileError
 from graphnn_unet.progress import say
 from graphnn_unet.stopping import terminated_as_interrupted
-from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.atomic import link_or_copy, write_json
 from graphnn_unet.storage.checkpoints import FINAL, RESUME_ORDER
 from graphnn_unet.storage.processes import leave_with_parent
 from graphnn_unet.storage.safe_load import read_json
@@ -177,6 +176,7 @@ def work(job: Job) -> None:
     trainer_class(job.spec["trainer"])  # declares its settings
     spec = RunSpec.from_dict(job.spec)
     raw = use_folders().raw / spec.dataset
+    is_waiting = False
     while not job.is_trained or (job.part == HELD_OUT and not job.is_scored):
         begun = any((job.fold / name).is_file() for name in (FINAL, *RESUME_ORDER))
         execution = Execution(job.device, model_folder=job.model)
@@ -184,7 +184,9 @@ def work(job: Job) -> None:
             train_run(spec, execution, mode="continue" if begun else "new")
             break
         except LockedError as locked:  # a row that predicts otherwise trains the same model
-            say(f"waiting: {locked}")
+            if not is_waiting:
+                say(f"waiting: {locked.what} ({locked.why})")
+            is_waiting = True
             time.sleep(_LOOK_AGAIN_S)
     if job.part == HELD_OUT or job.is_scored:
         return
@@ -212,22 +214,8 @@ def _gathered(images: Path, job: Job, target: Path) -> Path:
     for path in sorted(images.iterdir()):
         case = path.name.partition(".")[0]
         if case in job.cases or case.rpartition("_")[0] in job.cases:
-            _link(path, target / path.name)
+            link_or_copy(path, target / path.name, symbolic=True)
     return target
-
-
-def _link(source: Path, target: Path) -> None:
-    if target.exists():
-        return
-    for make in (os.link, os.symlink):
-        try:
-            make(source.resolve(), target)
-        except FileExistsError:  # another run has done it
-            return
-        except OSError:
-            continue
-        return
-    shutil.copyfile(source, target)
 
 
 def _measured(device: str) -> dict[str, Any]:

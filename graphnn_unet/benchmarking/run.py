@@ -136,8 +136,7 @@ def benchmark(
         book.add_rows(row.name for row in settings.rows)
         todo = [
             (run, Job(run.name, run.spec.as_dict(), str(folder), environment, part, cases,
-                      chosen_device, {"mirroring": mirroring, "scan_graph_cache": votes,
-                                      **run.row.prediction},
+                      chosen_device, _prediction(run.row, votes, mirroring=mirroring),
                       str(folder / "models" / run.model)))
             for run in grid for part, cases in parts
         ]  # fmt: skip
@@ -146,6 +145,12 @@ def benchmark(
         done = sum(job.is_scored for _, job in todo)
     raise_failed(book, "benchmark", f"the others are done ({folder}/runs.csv)")
     return BenchmarkResult(folder, done, len(todo))
+
+
+def _prediction(row: Row, votes: str, *, mirroring: bool) -> dict[str, Any]:
+    """Arguments of ``predict``; rows whose scans vote share their votes."""
+    options = {"mirroring": mirroring, **row.prediction}
+    return options | ({"scan_graph_cache": votes} if options.get("scan_graph") else {})
 
 
 def environment_of_runs() -> dict[str, str]:

@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.storage.atomic import (
     checksum,
+    link_or_copy,
     naming_a_full_disk,
     rename,
     replace_folder,
@@ -366,10 +366,7 @@ def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
         for name in entry["files"]:
             target = stem.with_name(name)
             target.unlink(missing_ok=True)
-            try:
-                os.link(source / name, target)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(source / name, target)
+            link_or_copy(source / name, target)
         kept = ("key", "shape", "files", "checksums")
         write_json(_done(stem), {name: entry[name] for name in kept if name in entry})
 

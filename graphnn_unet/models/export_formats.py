@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.errors import GraphnnError, InputError, require_installed
 from graphnn_unet.images.label_ids import as_user_has_them, ids_of_user
 from graphnn_unet.models.monai_bundle import (
     NETWORK,
@@ -50,12 +49,8 @@ def require_format(kind: str) -> None:
     """
     if kind not in FORMATS:
         raise InputError(f"there is no format {kind!r}", f"they are {', '.join(FORMATS)}")
-    needed = ("onnx", "onnxscript", "onnxruntime") if kind == "onnx" else ()
-    if missing := [name for name in needed if find_spec(name) is None]:
-        raise InputError(
-            "ONNX cannot be written", f"{', '.join(missing)} is not installed",
-            "Install it with pip install 'graphnn-unet[onnx]'",
-        )  # fmt: skip
+    if kind == "onnx":
+        require_installed(("onnx", "onnxscript", "onnxruntime"), "onnx", "ONNX cannot be written")
 
 
 def write_format(predictor: Predictor, work: Path, kind: Format, facts: dict[str, Any]) -> float:
@@ -199,8 +194,8 @@ def _write_onnx(module: nn.Module, patch: Tensor, temporary: Path) -> Callable[[
         external_data=False, opset_version=_OPSET, input_names=["image"],
         output_names=["logits"],
     )  # fmt: skip
-    session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
-    return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    written = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+    return lambda image: torch.from_numpy(written.run(None, {"image": image.numpy()})[0])
 
 
 def _write_bundle(

@@ -203,8 +203,10 @@ def predict(
     require_number("step_size", step_size, 0, 1, above=True)
     require_number("memory_budget_gb", memory_budget_gb, 0, MAX_COUNT, above=True)
     require_number("scan_graph_blend", scan_graph_blend, 0, 1)
-    if scan_graph_blend is not None and not scan_graph:
-        raise InputError("scan_graph_blend acts with scan_graph alone", "", "Give both or neither")
+    for name, value in (("blend", scan_graph_blend), ("cache", scan_graph_cache)):
+        if value is not None and not scan_graph:
+            what = f"scan_graph_{name} acts with scan_graph alone"
+            raise InputError(what, "", "Give both or neither")
     source, target = Path(input), Path(output)
     _refuse_bad_arguments(source, target, num_parts, part_id)
     require_form(nifti_form)
@@ -360,8 +362,7 @@ def _panel(predictor: Predictor, blend: float | None, cache: Path | str | None) 
     voting = find_voting_scans(
         cast(Path, predictor.folder), predictor.settings["folds"], predictor.settings["checkpoint"]
     )
-    kept_in = None if cache is None else Path(cache).absolute()
-    panel = replace(voting.panel.blending(blend), kept_in=kept_in)
+    panel = voting.panel.blending(blend).keeping(None if cache is None else Path(cache).absolute())
     count = len(panel.labeled)
     limit = panel.settings.neighbors
     most = f", the {limit} most alike ones on each image" if count > limit else ""

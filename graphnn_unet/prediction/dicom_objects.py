@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, SegmentationStorage
 
 from graphnn_unet._version import __version__
-from graphnn_unet.errors import BadFileError, InputError
+from graphnn_unet.errors import BadFileError, require_installed
 from graphnn_unet.prediction.dicom_codes import PRIVATE_SCHEME, ClassCode, class_code
 
 if TYPE_CHECKING:
@@ -70,11 +69,7 @@ def require_writers() -> None:
     Raises:
         InputError: They are not installed.
     """
-    if find_spec("highdicom") is None:
-        raise InputError(
-            "DICOM objects cannot be written", "highdicom is not installed",
-            "Install it with pip install 'graphnn-unet[dicom]'",
-        )  # fmt: skip
+    require_installed(["highdicom"], "dicom", "DICOM objects cannot be written")
 
 
 def require_references(files: Sequence[Path], kinds: Sequence[str]) -> None:

@@ -68,8 +68,8 @@ class Panel:
         settings: How far the scans are trusted.
         registration: How scans are registered.
         profiles: What of each scan is compared where there are more than may vote.
-        kept_in: Folder of votes by content, which other models with the same scans need not cast
-            again; ``None`` keeps nothing.
+        kept_in: Folder of this panel's votes, which other models with the same scans need not cast
+            again; ``None`` keeps nothing. See :meth:`keeping`.
     """
 
     labeled: Sequence[Scan]
@@ -104,6 +104,12 @@ class Panel:
         settings = self.settings.model_copy(update={"blend": float(amount)})
         return replace(self, settings=settings)
 
+    def keeping(self, folder: Path | None) -> Panel:
+        """The panel that keeps its votes below a folder of several; ``None`` keeps nothing."""
+        # the blend acts on what was voted
+        kept_in = None if folder is None else folder / self.blending(0.5).digest()
+        return replace(self, kept_in=kept_in)
+
     def digest(self) -> str:
         """Hash of all that a vote depends on beside the new scan."""
         facts = hashlib.sha256(
@@ -132,12 +138,10 @@ class Panel:
         if self.kept_in is None:
             return self._vote_on(image, n_threads, is_stopped)
         content = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()[:16]
-        # the blend acts on what was voted
-        path = self.kept_in / f"{self.blending(0.5).digest()}_{content}.npy"
+        path = self.kept_in / f"{content}.npy"
         if path.is_file():
-            return NewVote(
-                np.load(path, allow_pickle=False), len(self._most_alike(NewScan(image))), []
-            )
+            n_voters = min(len(self.labeled), self.settings.neighbors)
+            return NewVote(np.load(path, allow_pickle=False), n_voters, [])
         vote = self._vote_on(image, n_threads, is_stopped)
         if vote.share is not None and not vote.failures:
             with atomic_path(path) as temporary:

@@ -229,6 +229,25 @@ def rename(source: Path, target: Path) -> None:
             return
 
 
+def link_or_copy(source: Path, target: Path, *, symbolic: bool = False) -> None:
+    """A second name for a file: a hard link, or a copy where the file system has none.
+
+    Args:
+        source: The file.
+        target: The name; one that is there is kept.
+        symbolic: Rather a symbolic link than a copy, for files that stay where they are.
+    """
+    for make in (os.link, os.symlink) if symbolic else (os.link,):
+        try:
+            make(source.resolve() if symbolic else source, target)
+        except FileExistsError:
+            return
+        except OSError:
+            continue
+        return
+    shutil.copyfile(source, target)
+
+
 def move_into_place(new: Path, target: Path) -> None:
     """Give a whole file its final name; it lies on the same disk."""
     with new.open("rb+") as file:

@@ -13,11 +13,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from graphnn_unet.errors import GraphnnError, InputError
+from graphnn_unet.errors import GraphnnError, InputError, require_installed
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
@@ -89,11 +88,7 @@ def require_loggers(names: Sequence[str]) -> None:
     for name in names:
         if name not in _LOGGERS:
             raise InputError(f"there is no logger {name!r}", f"they are {', '.join(_LOGGERS)}")
-        if find_spec(name) is None:
-            raise InputError(
-                f"--logger {name} is not possible", f"{name} is not installed",
-                f"Install it with pip install 'graphnn-unet[{name}]'",
-            )  # fmt: skip
+        require_installed([name], name, f"--logger {name} is not possible")
 
 
 class Loggers:

@@ -141,8 +141,14 @@ def test_a_row_that_predicts_otherwise_shares_the_model_and_no_other_folder():
     assert sparse.name == f"{plain.model}__mirroring=False__step_size=1"
 
 
-@pytest.mark.parametrize("word", ["step_size=0", "scan_graph=perhaps", "tta=true"])
-def test_a_prediction_that_cannot_be_is_refused_with_the_keys(word):
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [
+        ("step_size=0", "greater than 0"), ("scan_graph=perhaps", "valid boolean"),
+        ("tta=true", "there are scan_graph, scan_graph_blend, mirroring, step_size"),
+    ],
+)  # fmt: skip
+def test_a_prediction_that_cannot_be_is_refused_with_row_and_reason(word, why):
     key = word.partition("=")[0]
-    with pytest.raises(InputError, match=f"prediction.{key}=.*scan_graph_blend"):
-        rows_of([], named=[["row", "SupervisedTrainer", f"prediction.{word}"]])
+    with pytest.raises(InputError, match=f"{key} = .* in --row far off cannot be used.*{why}"):
+        rows_of([], named=[["far off", "SupervisedTrainer", f"prediction.{word}"]])

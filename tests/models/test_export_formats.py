@@ -72,13 +72,13 @@ def test_onnx_has_the_networks_logits_for_any_batch(model, predictor, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     result = export(model, tmp_path / "out", format="onnx")
-    session = onnxruntime.InferenceSession(
+    written = onnxruntime.InferenceSession(
         str(result.target / "fold_all.onnx"), providers=["CPUExecutionProvider"]
     )
     (network,) = predictor.networks()
     for n_images in (1, 3):
         image = noise(n_images, 1, 16, 16, 16)
-        (logits,) = session.run(None, {"image": image.numpy()})
+        (logits,) = written.run(None, {"image": image.numpy()})
         with torch.no_grad():
             np.testing.assert_allclose(logits, network(image).numpy(), rtol=1e-3, atol=1e-4)
 
@@ -115,7 +115,7 @@ def test_what_a_format_cannot_have_is_refused(model, tmp_path, monkeypatch):
         export(model, tmp_path / "out", format="tflite")
     with pytest.raises(InputError, match="labeled scans cannot go with format onnx"):
         export(model, tmp_path / "out", format="onnx", scan_graph=True)
-    monkeypatch.setattr(export_formats, "find_spec", lambda name: None)
+    monkeypatch.setattr("graphnn_unet.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'graphnn-unet\[onnx\]'"):
         export(model, tmp_path / "out", format="onnx")
     assert not (tmp_path / "out").exists()

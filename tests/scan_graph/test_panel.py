@@ -105,13 +105,13 @@ def test_registrations_stop_when_they_are_no_longer_wanted(scans):
 
 
 def test_votes_are_kept_by_content(scans, tmp_path, monkeypatch):
-    panel = dataclasses.replace(panel_of(scans), kept_in=tmp_path)
+    panel = panel_of(scans).keeping(tmp_path)
     vote = panel.vote_on(NEW.image())
     calls = []
     monkeypatch.setattr(
         panel_module, "register", lambda *a, **k: calls.append(1) or register(*a, **k)
     )
-    again = panel.blending(0.3).vote_on(NEW.image())
+    again = panel_of(scans).blending(0.3).keeping(tmp_path).vote_on(NEW.image())
     assert not calls, "the blend acts on what was voted"
     np.testing.assert_array_equal(again.share, vote.share)
     assert (again.n_voters, again.failures) == (2, [])
@@ -119,11 +119,11 @@ def test_votes_are_kept_by_content(scans, tmp_path, monkeypatch):
     other[0, 2, 2, 2] += 1
     panel.vote_on(other)
     assert len(calls) == 2, "another scan"
-    dataclasses.replace(panel, labeled=scans[:1]).vote_on(NEW.image())
+    panel_of(scans[:1]).keeping(tmp_path).vote_on(NEW.image())
     assert len(calls) == 3, "other voters"
 
 
 def test_a_vote_with_failures_is_not_kept(scans, tmp_path):
     flat = dataclasses.replace(scans[1], voxels=np.zeros((1, *SHAPE), np.float32))
-    dataclasses.replace(panel_of([scans[0], flat]), kept_in=tmp_path).vote_on(NEW.image())
-    assert not list(tmp_path.iterdir())
+    panel_of([scans[0], flat]).keeping(tmp_path).vote_on(NEW.image())
+    assert not list(tmp_path.rglob("*.npy"))

@@ -455,3 +455,23 @@ def test_a_kill_behind_the_exchange_leaves_the_new_folder_in_place(tmp_path, mon
         exchange_folder(tmp_path / "new", tmp_path / "old")
     assert names_in(tmp_path / "old") == ["new"]
     assert names_in(tmp_path / "new") == ["old"]
+
+
+def test_a_second_name_is_a_link_or_a_copy_and_replaces_nothing(tmp_path, monkeypatch):
+    source = tmp_path / "a"
+    source.write_text("one")
+    atomic.link_or_copy(source, tmp_path / "b")
+    assert (tmp_path / "b").samefile(source)
+    (tmp_path / "c").write_text("mine")
+    atomic.link_or_copy(source, tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "mine"
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    atomic.link_or_copy(source, tmp_path / "d", symbolic=True)
+    assert (tmp_path / "d").is_symlink()
+    atomic.link_or_copy(source, tmp_path / "e")
+    assert not (tmp_path / "e").is_symlink()
+    assert (tmp_path / "e").read_text() == "one"

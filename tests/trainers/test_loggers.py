@@ -122,7 +122,7 @@ class Failing:
 def test_a_logger_that_fails_is_told_once_and_ends_nothing(tiny_copy, monkeypatch, capsys):
     """The other logger and metrics.csv have all epochs, number by number."""
     monkeypatch.setitem(loggers_module._LOGGERS, "wandb", Failing)
-    monkeypatch.setattr(loggers_module, "find_spec", lambda name: name)
+    monkeypatch.setattr("graphnn_unet.errors.find_spec", lambda name: name)
     train_in(tiny_copy, "SupervisedTrainer", loggers=["wandb", "tensorboard"])
     told = [line for line in capsys.readouterr().err.splitlines() if "--logger" in line]
     assert len(told) == 1
@@ -144,7 +144,7 @@ def test_a_logger_that_fails_is_told_once_and_ends_nothing(tiny_copy, monkeypatc
 def test_unknown_and_missing_loggers_are_refused(monkeypatch):
     with pytest.raises(InputError, match="no logger 'print'"):
         require_loggers(["print"])
-    monkeypatch.setattr(loggers_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("graphnn_unet.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'graphnn-unet\[mlflow\]'"):
         require_loggers(["mlflow"])
     require_loggers([])
