@@ -115,7 +115,7 @@ def test_budget_leaves_trainings_for_the_next_call(tiny_copy, scored):
 
 def test_one_patient_is_refused(tiny_copy, scored):
     path = tiny_copy / "preprocessed" / DATASET / "gnnunet.json"
-    facts = json.loads(path.read_text())
+    facts = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**facts, "patients": dict.fromkeys(facts["patients"], "eve")}))
     with pytest.raises(InputError, match="nothing can be compared"):
         choose(DATASET, trainers=TRAINERS, configurations=["3d_fullres"], device="cpu")
@@ -140,7 +140,7 @@ def test_predict_takes_the_choice_and_cleans_its_classes(
         plain = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
         cleaned = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "chosen_maps" / path.name)))
         assert np.array_equal(cleaned, keep_largest_components(plain, [1, 2]))
-    record = json.loads((tmp_path / "chosen_maps" / "prediction.json").read_text())
+    record = json.loads((tmp_path / "chosen_maps" / "prediction.json").read_text(encoding="utf-8"))
     assert "largest_component" in json.dumps(record)
     shutil.rmtree(model)
     with pytest.raises(MissingFileError, match="chooses is missing"):

@@ -143,11 +143,11 @@ def test_what_is_done_is_kept_and_another_call_adds_to_it(tiny_copy, tmp_path, j
     }  # fmt: skip
     models = sorted(path.name for path in (folder / "models").iterdir())
     assert len(models) == 2, "a test score trains nothing again"
-    page = report_comparison(folder).read_text()
+    page = report_comparison(folder).read_text(encoding="utf-8")
     assert page.count("<img") == 1
     assert "2 of 2 done" not in page
     assert "3 of 3 done" in page
-    commands = (folder / "commands.sh").read_text()
+    commands = (folder / "commands.sh").read_text(encoding="utf-8")
     assert commands.count("gnnunet_train") == 2
     assert "--set copy_paste.supervised=false" in commands
 
@@ -190,10 +190,10 @@ def test_test_labels_are_opened_with_final_alone_and_it_is_noted(tiny_copy, tmp_
     folder = tmp_path / "out"
     shutil.move(tiny_copy / "raw" / DATASET / "labelsTs", tmp_path / "away")
     compare(folder)
-    assert '"opened_test": []' in (folder / "benchmark.json").read_text()
+    assert '"opened_test": []' in (folder / "benchmark.json").read_text(encoding="utf-8")
     shutil.move(tmp_path / "away", tiny_copy / "raw" / DATASET / "labelsTs")
     compare(folder, final=True)
-    assert '"when"' in (folder / "benchmark.json").read_text()
+    assert '"when"' in (folder / "benchmark.json").read_text(encoding="utf-8")
     assert {row["part"] for row in table(folder / "benchmark.csv")} == {"development", "test"}
 
 
@@ -213,7 +213,7 @@ def test_a_run_that_fails_is_tried_once_more_and_then_told(tiny_copy, tmp_path, 
     )  # fmt: skip
     assert rows["SupervisedTrainer"]["error"] == "killed again"
     assert rows["plain"]["status"] == "done"
-    assert "1 failed" in report_comparison(tmp_path / "b").read_text()
+    assert "1 failed" in report_comparison(tmp_path / "b").read_text(encoding="utf-8")
     began = pretend(monkeypatch, [RunResult(0)])
     compare(tmp_path / "b", [SUPERVISED, PLAIN])
     assert len(began) == 1

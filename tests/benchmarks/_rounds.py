@@ -150,7 +150,9 @@ class Results:
 
     def __init__(self, path: Path):
         self.path = path
-        self.rows: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+        self.rows: list[dict[str, Any]] = (
+            json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        )
 
     def has(self, **key: Any) -> bool:
         """Whether there is a row with these values."""

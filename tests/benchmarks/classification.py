@@ -295,7 +295,11 @@ def measure(state: Path, part: int, n_parts: int) -> None:
 
 def collected(state: Path) -> list[dict[str, object]]:
     """All rows that are there, in a fixed order."""
-    rows = [row for file in sorted(state.glob("*.json")) for row in json.loads(file.read_text())]
+    rows = [
+        row
+        for file in sorted(state.glob("*.json"))
+        for row in json.loads(file.read_text(encoding="utf-8"))
+    ]
     return sorted(rows, key=lambda r: (SETS.index(r["set"]), r["labeled_share"], r["draw"]))
 
 

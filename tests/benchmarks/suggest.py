@@ -36,7 +36,7 @@ def label(arm: Arm, number: int) -> list[str]:
             seed=arm.seed, device=arm.options.device, mirroring=False, n_workers=0,
         )  # fmt: skip
         write_json(kept, result.cases("random" if arm.name == "random" else "suggested"))
-    cases = json.loads(kept.read_text())
+    cases = json.loads(kept.read_text(encoding="utf-8"))
     masks = arm.scans.link("labelsTr", cases, arm.home / "masks")
     add_corrected("Study", masks)
     return cases

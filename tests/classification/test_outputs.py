@@ -84,13 +84,15 @@ def test_tables_hold_what_was_found(tmp_path):
     log = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "a": 0.5}]
     faults = [Fault("bad", "read", "it is cut off", "Copy it again")]
     write_results(tmp_path, predictions(), {}, faults, {"n_held_out": 2}, log)
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert (summary["n_images"], summary["n_labeled"], summary["n_held_out"]) == (3, 1, 2)
     assert summary["decided_by_network"] == ["q"]
     assert summary["macro_auc"] is None
     with (tmp_path / "rounds.csv").open(newline="") as file:
         assert [row["a"] for row in csv.DictReader(file)] == ["", "0.5"]
-    assert "bad,read,it is cut off,Copy it again" in (tmp_path / "failures.csv").read_text()
+    assert "bad,read,it is cut off,Copy it again" in (tmp_path / "failures.csv").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_old_results_are_refused_or_cleared(tmp_path):

@@ -41,7 +41,7 @@ def test_predictions_follow_the_contract(finished):
 
 def test_summary_scores_only_images_without_a_given_label(finished):
     study, result = finished
-    summary = json.loads((result.output / "summary.json").read_text())
+    summary = json.loads((result.output / "summary.json").read_text(encoding="utf-8"))
     score = summary["scores"]["class"]
     assert summary["n_images"] == 36
     assert summary["n_labeled"] == 12
@@ -84,7 +84,7 @@ def test_later_images_are_placed_beside_the_graph(finished, tmp_path):
     )
     rows = rows_of(tmp_path / "new")
     assert len(rows) == 9
-    summary = json.loads((tmp_path / "new" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "new" / "summary.json").read_text(encoding="utf-8"))
     assert summary["kind"] == "inductive"
     assert summary["diffusion"] == {"far_from_graph": 0}
     assert placed.scores["class"].n == 9
@@ -157,7 +157,7 @@ def test_damaged_image_is_reported_and_the_others_are_done(study, quick):
     assert caught.value.exit_status == 3
     assert [line.split(":")[0] for line in caught.value.lines] == ["case_030", "case_031"]
     assert len(rows_of(study.root / "out")) == 34
-    failures = (study.root / "out" / "failures.csv").read_text()
+    failures = (study.root / "out" / "failures.csv").read_text(encoding="utf-8")
     assert failures.startswith("case,stage,cause,remedy\ncase_030,read,")
 
 
@@ -211,7 +211,7 @@ def test_p_1_runs_both_passes(study, quick):
     result = classify(
         study.images, study.labels, study.root / "out", truth=study.truth, device="cpu", **quick
     )
-    summary = json.loads((study.root / "out" / "summary.json").read_text())
+    summary = json.loads((study.root / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["diffusion"]["cuts"][0]["method"] in ("tv", "ratio")
     assert result.scores["class"].accuracy > 1 / 3
 

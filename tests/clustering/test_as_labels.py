@@ -15,7 +15,7 @@ def test_pseudo_labels_are_a_raw_data_set(folder, tmp_path):
     result = graphnn_unet.cluster(folder, tmp_path / "out", as_labels="Discs", **QUICK)
     raw = tmp_path / "home" / "raw" / "Dataset501_Discs"
     assert result.dataset == raw
-    about = json.loads((raw / "dataset.json").read_text())
+    about = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     assert (about["numTraining"], len(about["channel_names"])) == (3, 3)
     assert about["labels"] == {"background": 0, "cluster_1": 1}
     assert about["file_ending"] == ".png"

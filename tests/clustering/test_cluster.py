@@ -45,7 +45,7 @@ def test_settings_may_come_whole_and_be_changed_by_name(folder, tmp_path):
     graphnn_unet.cluster(
         folder, tmp_path / "out", settings, cell=8, side=56, n_workers=0, clusters=3
     )
-    facts = json.loads((tmp_path / "out" / "clustering.json").read_text())
+    facts = json.loads((tmp_path / "out" / "clustering.json").read_text(encoding="utf-8"))
     assert (facts["settings"]["method"], facts["settings"]["n_clusters"]) == ("deepcut", 3)
     assert facts["finish"]["merge"] is False
     assert not facts["finish"]["main_components"]
@@ -61,7 +61,7 @@ def test_misspelled_options_are_named_with_the_nearest_one(folder, tmp_path):
 def test_folders_of_an_older_version_go_on(folder, tmp_path):
     out = tmp_path / "out"
     graphnn_unet.cluster(folder, out, **QUICK)
-    facts = json.loads((out / "clustering.json").read_text())
+    facts = json.loads((out / "clustering.json").read_text(encoding="utf-8"))
     for name in ("edges", "as_released"):  # settings that came later
         del facts["settings"][name]
     (out / "clustering.json").write_text(json.dumps(facts))

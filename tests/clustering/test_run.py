@@ -31,7 +31,7 @@ def test_objects_are_found_and_everything_is_recorded(folder, tmp_path):
         assert iou(read(out / f"p{seed}.png") == 1, blob(seed=seed)[1]) > 0.9
     assert [row["case"] for row in rows(out)] == result.clustered
     assert all(row["clusters"] == "2" and row["features"] for row in rows(out))
-    facts = json.loads((out / "clustering.json").read_text())
+    facts = json.loads((out / "clustering.json").read_text(encoding="utf-8"))
     assert facts["settings"]["loss"] == "cc"
     assert not facts["transductive"]
 
@@ -70,7 +70,7 @@ def test_one_bad_image_costs_no_other(folder, tmp_path):
     with pytest.raises(CasesFailedError, match=r"p1: p1\.png cannot be read"):
         graphnn_unet.cluster(folder, out, **QUICK)
     assert sorted(path.name for path in out.glob("*.png")) == ["p0.png", "p2.png"]
-    assert "p1,cluster," in (out / "failures.csv").read_text()
+    assert "p1,cluster," in (out / "failures.csv").read_text(encoding="utf-8")
     save(folder / "p1.png", blob(seed=1)[0])
     assert graphnn_unet.cluster(folder, out, **QUICK).clustered == ["p1"]
     assert not (out / "failures.csv").exists()

@@ -90,7 +90,9 @@ def test_unreadable_image_ends_with_three_and_the_others_are_there(
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert error.startswith("error: p11: p11.png cannot be read")
     assert (tmp_path / "out" / "failures.csv").is_file()
-    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 12
+    assert (
+        len((tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 12
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,7 +149,7 @@ def test_class_with_one_image_in_real_data_is_refused_by_name(gnnunet_classify, 
 @pytest.mark.slow
 def test_real_cells_are_told_apart_better_than_by_chance(gnnunet_classify, tmp_path):
     folder = real_data("WBC")
-    rows = (folder / "classes.csv").read_text().splitlines()
+    rows = (folder / "classes.csv").read_text(encoding="utf-8").splitlines()
     rows = [row for row in rows if "basophil" not in row]
     (tmp_path / "labels.csv").write_text("\n".join(rows[:80]))
     (tmp_path / "truth.csv").write_text("\n".join(rows))
@@ -157,5 +159,7 @@ def test_real_cells_are_told_apart_better_than_by_chance(gnnunet_classify, tmp_p
         "--epochs", 30, "--rounds", 5, "-device", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    scores = json.loads((tmp_path / "out" / "summary.json").read_text())["scores"]["class"]
+    scores = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["scores"][
+        "class"
+    ]
     assert scores["balanced_accuracy"] > 0.5

@@ -71,11 +71,11 @@ def test_measures_of_the_table_can_be_chosen_and_all_are_in_the_files(folders):
     assert lines[1].split() == [
         "class", "n", "NSD", "Vol.", "error", "missed", "invented", "absent",
     ]  # fmt: skip
-    columns = (predictions / "metrics.csv").read_text().splitlines()[0].split(",")
+    columns = (predictions / "metrics.csv").read_text(encoding="utf-8").splitlines()[0].split(",")
     assert columns[2:10] == [
         "dice", "jaccard", "nsd", "hd95", "asd", "volume_error", "precision", "recall",
     ]  # fmt: skip
-    summary = json.loads((predictions / "summary.json").read_text())
+    summary = json.loads((predictions / "summary.json").read_text(encoding="utf-8"))
     assert summary["nsd_tolerance_mm"] == 0.5
     assert {"Dice", "NSD", "VolumeError", "Precision", "Recall"} <= set(summary["foreground_mean"])
 
@@ -111,7 +111,11 @@ def test_missing_prediction_ends_with_three_and_still_shows_the_others(folders):
     assert "Traceback" not in done.stderr
     assert done.stdout.startswith("protocol honest, 2 cases")
     assert "1 case could not be scored and is in none of these figures" in done.stdout
-    assert (predictions / "failures.csv").read_text().startswith("case,stage,cause,remedy\nb,eval")
+    assert (
+        (predictions / "failures.csv")
+        .read_text(encoding="utf-8")
+        .startswith("case,stage,cause,remedy\nb,eval")
+    )
 
 
 def test_nothing_to_score_ends_with_two_and_one_line_a_fault(folders):

@@ -108,7 +108,7 @@ def test_cases_that_fail_end_with_3(raw, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert "error: case_00: ValueError: cannot work on case_00. Fix or remove the case" in err
     folder = raw.parent.parent / "preprocessed" / DATASET
-    rows = (folder / "failures.csv").read_text().splitlines()
+    rows = (folder / "failures.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 8
 
 
@@ -135,7 +135,9 @@ def test_faulty_cases_can_be_left_out(raw, capsys):
 def test_named_recipes_work_on_other_data(raw, capsys, recipe):
     assert run("--recipe", recipe, "-c", "3d_fullres", "--set", "network.base_features=4") == 0
     plans = json.loads(
-        (raw.parent.parent / "preprocessed" / DATASET / "gnnunetPlans.json").read_text()
+        (raw.parent.parent / "preprocessed" / DATASET / "gnnunetPlans.json").read_text(
+            encoding="utf-8"
+        )
     )
     assert f"recipe {recipe}" in plans["gnnunet"]["layers"]
 

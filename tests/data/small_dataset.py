@@ -62,13 +62,13 @@ def edit(folder: Path, **keys) -> None:
     path = folder / "dataset.json"
     content = {"labels": {"background": 0, "a": 1, "b": 2}, "numTraining": len(CASES)}
     if path.exists():
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     content.update(keys)
     path.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
 
 
 def image_path(folder: Path, channel: int = 0) -> Path:
-    ending = json.loads((folder / "dataset.json").read_text())["file_ending"]
+    ending = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["file_ending"]
     return folder / "imagesTr" / f"case_001_{channel:04d}{ending}"
 
 
@@ -257,7 +257,9 @@ FAULTS: list[tuple[str, Spoil, str, str]] = [
     ("I37", lambda f: (f / "dataset.json").unlink(), "is missing", "dataset.json"),
     (
         "I38",
-        lambda f: (f / "dataset.json").write_text((f / "dataset.json").read_text()[:60]),
+        lambda f: (f / "dataset.json").write_text(
+            (f / "dataset.json").read_text(encoding="utf-8")[:60]
+        ),
         "line 1, column",
         "dataset.json",
     ),

@@ -32,11 +32,11 @@ def trainer(tiny_home, monkeypatch, tmp_path):
     folder = tiny_home / "preprocessed" / DATASET
 
     def make(configuration="3d_fullres", labels=None, masked=False) -> nnUNetTrainer:
-        plans = json.loads((folder / "gnnunetPlans.json").read_text())
+        plans = json.loads((folder / "gnnunetPlans.json").read_text(encoding="utf-8"))
         plans["continue_training"] = True
         if masked:
             plans["configurations"][configuration]["use_mask_for_norm"] = [True]
-        description = json.loads((folder / "dataset.json").read_text())
+        description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         if labels:
             description["labels"] = labels
             if any(isinstance(value, list) for value in labels.values()):

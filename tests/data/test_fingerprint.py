@@ -33,7 +33,7 @@ def target_of(raw: Path) -> Path:
 
 
 def extract(raw: Path, roles=("labeled", "unlabeled"), n_workers: int = 0) -> dict:
-    description = json.loads((raw / "dataset.json").read_text())
+    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     cases = {
         case: metadata
         for case, metadata in check_dataset(raw, n_workers=0).cases.items()
@@ -72,7 +72,7 @@ def stock_fingerprint(raw: Path, monkeypatch) -> dict:
     extractor.num_foreground_voxels_for_intensitystats = 4e5
     extractor.show_progress_bar = False
     extractor.run(overwrite_existing=True)
-    return json.loads(target_of(raw).read_text())
+    return json.loads(target_of(raw).read_text(encoding="utf-8"))
 
 
 def zero_border(raw: Path) -> None:
@@ -115,7 +115,7 @@ def test_on_labeled_scans_it_equals_nnunets_within_its_sampling_error(raw, monke
 
 
 def test_a_single_labeled_case_has_its_exact_statistics(raw):
-    description = json.loads((raw / "dataset.json").read_text())
+    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     metadata = check_dataset(raw, n_workers=0).cases
     statistics = extract_fingerprint(
         target_of(raw), {"case_00": metadata["case_00"]}, description, class_table(description),
@@ -230,7 +230,7 @@ def test_a_removed_case_leaves_and_a_new_one_is_added(raw, analyzed):
 
 def test_another_table_of_classes_is_measured_anew(raw, analyzed):
     extract(raw)
-    description = json.loads((raw / "dataset.json").read_text())
+    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     description["labels"] = {"background": 0, "whole": [1, 2], "core": [2]}
     description["regions_class_order"] = [1, 2]
     (raw / "dataset.json").write_text(json.dumps(description))
@@ -245,7 +245,7 @@ def test_a_damaged_or_foreign_fingerprint_is_made_again(raw, analyzed, content):
     target_of(raw).write_text(content)
     extract(raw)
     assert len(analyzed) == 7
-    assert len(json.loads(target_of(raw).read_text())["spacings"]) == 7
+    assert len(json.loads(target_of(raw).read_text(encoding="utf-8"))["spacings"]) == 7
 
 
 def test_finished_cases_are_kept_when_another_fails(raw, monkeypatch, analyzed):

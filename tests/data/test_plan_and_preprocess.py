@@ -45,7 +45,7 @@ def plan(*overrides: str, configurations=("3d_fullres",), tiny=TINY, **keywords)
 
 def describe(raw: Path, **keys) -> None:
     path = raw / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **keys}))
 
 
 # ------------------------------------------------------------------------------ what is made
@@ -62,7 +62,9 @@ def test_the_agreed_files_are_there(tiny_home):
     assert not [p.name for p in folder.iterdir() if "partial" in p.name or p.name == "failures.csv"]
     raw = tiny_home / "raw" / DATASET
     for name in ("dataset.json", "gnnunet.json"):
-        assert json.loads((folder / name).read_text()) == json.loads((raw / name).read_text())
+        assert json.loads((folder / name).read_text(encoding="utf-8")) == json.loads(
+            (raw / name).read_text(encoding="utf-8")
+        )
     for case in LABELED:
         reference = folder / "gt_segmentations" / f"{case}.nii.gz"
         assert reference.read_bytes() == (raw / "labelsTr" / f"{case}.nii.gz").read_bytes()
@@ -93,9 +95,9 @@ def test_copies_of_a_scan_stay_in_one_fold(raw):
         sitk.WriteImage(image, str(folder / f"case_02{ending}"))
     result = plan()
     assert any("3-fold" in note for note in result.notes)
-    for split in json.loads((target_of(raw) / "splits_final.json").read_text()):
+    for split in json.loads((target_of(raw) / "splits_final.json").read_text(encoding="utf-8")):
         assert ("case_00" in split["val"]) == ("case_02" in split["val"])
-    patients = json.loads((target_of(raw) / "gnnunet.json").read_text())["patients"]
+    patients = json.loads((target_of(raw) / "gnnunet.json").read_text(encoding="utf-8"))["patients"]
     assert patients["case_02"] == patients["case_00"]
 
 
@@ -121,7 +123,7 @@ def test_a_recipe_for_one_configuration_preprocesses_that_one(raw):
 def test_a_configuration_of_the_user_is_preprocessed_on_request(raw):
     plan()
     path = target_of(raw) / "gnnunetPlans.json"
-    plans = json.loads(path.read_text())
+    plans = json.loads(path.read_text(encoding="utf-8"))
     plans["configurations"]["coarse"] = {
         "inherits_from": "3d_fullres", "spacing": [2.0, 2.0, 2.0],
         "patch_size": [8, 8, 8], "data_identifier": "gnnunetPlans_coarse",
@@ -166,14 +168,16 @@ def test_a_class_in_two_pieces_keeps_all_its_components(raw):
         label[0:4, 0:6, 0:4] = 1  # a second piece of class 1, more than 5 % of it
         write_image(raw / "labelsTr" / f"case_{number:02d}.nii.gz", label)
     result = plan()
-    plans = json.loads(result.plans_file.read_text())
+    plans = json.loads(result.plans_file.read_text(encoding="utf-8"))
     table = run_recipe(plans, "3d_fullres").as_dict()["pseudo_label"]["largest_component"]
     assert table == {"1": False, "2": True}
     assert any("3d_fullres: shell often has several components" in note for note in result.notes)
 
 
 def test_a_ring_is_one_piece_in_the_volume_and_in_slices(tiny_home):
-    plans = json.loads((tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text())
+    plans = json.loads(
+        (tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text(encoding="utf-8")
+    )
     for configuration in ("3d_fullres", "2d"):
         table = run_recipe(plans, configuration).as_dict()["pseudo_label"]["largest_component"]
         assert table == {"1": True, "2": True}
@@ -194,7 +198,9 @@ def test_slices_are_measured_across_the_axis_of_the_plan(raw):
         path.unlink()
     shutil.rmtree(raw / "labelsTs")
     plans = json.loads(
-        plan(tiny=["network.base_features=4"], configurations=["2d"]).plans_file.read_text()
+        plan(tiny=["network.base_features=4"], configurations=["2d"]).plans_file.read_text(
+            encoding="utf-8"
+        )
     )
     assert plans["transpose_forward"] == [2, 0, 1]
     volume, slices = (
@@ -207,7 +213,7 @@ def test_slices_are_measured_across_the_axis_of_the_plan(raw):
 
 def test_regions_are_measured_by_name(raw):
     describe(raw, labels={"background": 0, "whole": [1, 2], "core": 2}, regions_class_order=[1, 2])
-    plans = json.loads(plan().plans_file.read_text())
+    plans = json.loads(plan().plans_file.read_text(encoding="utf-8"))
     table = run_recipe(plans, "3d_fullres").as_dict()["pseudo_label"]["largest_component"]
     assert table == {"whole": True, "core": True}
 
@@ -226,11 +232,11 @@ def test_classes_have_their_id_as_key_and_regions_their_name(labels, table):
 
 def test_splits_follow_patients(raw):
     path = raw / "gnnunet.json"
-    metadata = json.loads(path.read_text())
+    metadata = json.loads(path.read_text(encoding="utf-8"))
     metadata["patients"] = {"case_00": "p", "case_01": "p", "case_02": "q", "case_03": "r"}
     path.write_text(json.dumps(metadata))
     result = plan()
-    splits = json.loads((target_of(raw) / "splits_final.json").read_text())
+    splits = json.loads((target_of(raw) / "splits_final.json").read_text(encoding="utf-8"))
     assert len(splits) == 3
     assert {"case_00", "case_01"} in [set(fold["val"]) for fold in splits]
     assert any("4 labeled cases of 3 patients" in note for note in result.notes)
@@ -266,7 +272,7 @@ def test_splits_of_the_raw_folder_do_not_stop_the_second_planning(raw):
     (raw / "splits_final.json").write_text('[{"train": ["case_00"], "val": ["case_01"]}]')
     for _ in range(2):
         plan()
-        splits = json.loads((target_of(raw) / "splits_final.json").read_text())
+        splits = json.loads((target_of(raw) / "splits_final.json").read_text(encoding="utf-8"))
         assert len(splits) == 4
 
 
@@ -275,9 +281,12 @@ def test_nnunets_own_training_reads_splits_and_plan(tiny_copy):
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     folder = tiny_copy / "preprocessed" / DATASET
-    plans = {**json.loads((folder / "gnnunetPlans.json").read_text()), "continue_training": True}
+    plans = {
+        **json.loads((folder / "gnnunetPlans.json").read_text(encoding="utf-8")),
+        "continue_training": True,
+    }
     trainer = nnUNetTrainer(
-        plans, "3d_fullres", 0, json.loads((folder / "dataset.json").read_text()),
+        plans, "3d_fullres", 0, json.loads((folder / "dataset.json").read_text(encoding="utf-8")),
         torch.device("cpu"),
     )  # fmt: skip
     trainer.initialize()
@@ -300,7 +309,7 @@ def test_faults_are_reported_together_and_nothing_but_the_report_is_written(raw)
     assert {fault.case for fault in caught.value.faults} == {"case_00", "case_02"}
     assert caught.value.exit_status == 2
     assert [path.name for path in target_of(raw).iterdir()] == ["dataset_report.json"]
-    report = json.loads((target_of(raw) / "dataset_report.json").read_text())
+    report = json.loads((target_of(raw) / "dataset_report.json").read_text(encoding="utf-8"))
     assert {(f["case"], f["code"]) for f in report["faults"]} == {
         ("case_00", "I01"), ("case_02", "I27"),
     }  # fmt: skip
@@ -311,7 +320,7 @@ def test_faulty_cases_are_left_out_on_request_and_listed(raw):
     (raw / "imagesUn" / "case_05_0000.nii.gz").write_bytes(content[: len(content) // 2])
     result = plan(skip_faulty=True)
     assert result.n_unlabeled == 2
-    rows = (target_of(raw) / "failures.csv").read_text().splitlines()
+    rows = (target_of(raw) / "failures.csv").read_text(encoding="utf-8").splitlines()
     assert rows[0] == "case,stage,cause,remedy"
     assert rows[1].startswith("case_05,check,")
     assert any("failures.csv" in note for note in result.notes)
@@ -379,7 +388,10 @@ def test_corrected_cases_keep_plan_and_splits_and_are_preprocessed_alone(tiny_co
     target = tiny_copy / "preprocessed" / DATASET
     files = ("gnnunetPlans.json", "dataset_fingerprint.json")
     before = {name: (target / name).read_bytes() for name in files}
-    held_out = [fold["val"] for fold in json.loads((target / "splits_final.json").read_text())]
+    held_out = [
+        fold["val"]
+        for fold in json.loads((target / "splits_final.json").read_text(encoding="utf-8"))
+    ]
     old = files_of(target)
     correct(tiny_copy, "case_04")
     result = plan_and_preprocess(DATASET, n_workers=0)
@@ -393,24 +405,28 @@ def test_corrected_cases_keep_plan_and_splits_and_are_preprocessed_alone(tiny_co
     assert {name: inode for name, inode in new.items() if "case_04" not in name} == {
         name: inode for name, inode in old.items() if "case_04" not in name
     }
-    splits = json.loads((target / "splits_final.json").read_text())
+    splits = json.loads((target / "splits_final.json").read_text(encoding="utf-8"))
     assert [fold["val"] for fold in splits] == held_out
     assert all("case_04" in fold["train"] for fold in splits)
-    assert json.loads((target / "dataset.json").read_text())["numTraining"] == 5
+    assert json.loads((target / "dataset.json").read_text(encoding="utf-8"))["numTraining"] == 5
 
 
 @pytest.mark.parametrize("how", ["replan", "another recipe"])
 def test_another_plan_is_made_where_it_is_asked_for(tiny_copy, how):
     path = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans.json"
     correct(tiny_copy, "case_04")
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     assert plan().notes[0].startswith("the data set has corrected cases")  # the recipe of the plan
-    assert json.loads(path.read_text()) == before
+    assert json.loads(path.read_text(encoding="utf-8")) == before
     changed = "network.max_features=16"
     plan(*([] if how == "replan" else [changed]), replan=how == "replan")
-    record = json.loads(path.with_name("dataset_fingerprint.json").read_text())["gnnunet"]
+    record = json.loads(path.with_name("dataset_fingerprint.json").read_text(encoding="utf-8"))[
+        "gnnunet"
+    ]
     assert record["cases"]["case_04"].get("foreground")
-    after = json.loads(path.read_text())["gnnunet"]["layers"]["--set"]["network"]["max_features"]
+    after = json.loads(path.read_text(encoding="utf-8"))["gnnunet"]["layers"]["--set"]["network"][
+        "max_features"
+    ]
     assert after == (8 if how == "replan" else 16)
 
 

@@ -218,7 +218,7 @@ def test_another_spacing_is_done_anew(tiny_copy, worked):
 
 def describe(home: Path, **keys) -> None:
     path = home / "raw" / DATASET / "dataset.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **keys}))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_damaged_manifest_is_made_again(tiny_copy, worked, capsys):
     plan_again(tiny_copy)
     assert "is not valid JSON" in capsys.readouterr().err
     assert len(worked) == 7
-    assert json.loads(path.read_text())["schema_version"] == 1
+    assert json.loads(path.read_text(encoding="utf-8"))["schema_version"] == 1
 
 
 def voxels_in(folder: Path) -> dict[str, np.ndarray]:
@@ -309,7 +309,9 @@ def test_a_failing_case_leaves_the_old_set_and_the_others_are_kept(tiny_copy, wo
         with pytest.raises(CasesFailedError, match="case_05: ValueError: broken") as caught:
             plan_again(tiny_copy)
     assert caught.value.exit_status == 3
-    assert "case_05,preprocess,ValueError: broken" in (folder / "failures.csv").read_text()
+    assert "case_05,preprocess,ValueError: broken" in (folder / "failures.csv").read_text(
+        encoding="utf-8"
+    )
     assert (folder / IDENTIFIER / "case_02.b2nd").read_bytes() == before
     require_preprocessed(folder, IDENTIFIER)
     worked.clear()

@@ -42,9 +42,9 @@ def test_mixed_orientations_are_planned_and_preprocessed_as_one(homes, capsys):
     for home in homes:
         plan_in(home)
         folder = home / "preprocessed" / DATASET
-        plans = json.loads((folder / "gnnunetPlans.json").read_text())
+        plans = json.loads((folder / "gnnunetPlans.json").read_text(encoding="utf-8"))
         assert plans["orientation"] == "LPS"
-        fingerprint = json.loads((folder / "dataset_fingerprint.json").read_text())
+        fingerprint = json.loads((folder / "dataset_fingerprint.json").read_text(encoding="utf-8"))
         for metadata in fingerprint["gnnunet"]["cases"].values():
             metadata.pop("sha256")
         from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2

@@ -25,7 +25,7 @@ def with_metadata(tiny_copy):
 
     def change(**keys):
         path = target / "gnnunet.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+        path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **keys}))
         return target
 
     return change

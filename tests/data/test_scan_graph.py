@@ -20,7 +20,7 @@ def plan(home: Path, monkeypatch, *overrides: str, **keywords):
         DATASET, configurations=keywords.pop("configurations", ["3d_fullres"]),
         overrides=[*TINY, *overrides], n_workers=0, scan_graph=True, **keywords,
     )  # fmt: skip
-    return result, json.loads(result.plans_file.read_text())
+    return result, json.loads(result.plans_file.read_text(encoding="utf-8"))
 
 
 def corrections(plans) -> list[str]:

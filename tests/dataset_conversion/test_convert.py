@@ -38,9 +38,9 @@ def test_labels_beyond_n_are_written_nowhere(data: Path):
         "pat0_scan1.nii.gz",
     ]
     assert result.labels == {"background": 0, "label_1": 1}  # value 5 was never read
-    record = json.loads((result.folder / "gnnunet.json").read_text())
+    record = json.loads((result.folder / "gnnunet.json").read_text(encoding="utf-8"))
     assert sum(name.startswith("labels/") for name in record["sha256"]) == 2
-    content = json.loads((result.folder / "dataset.json").read_text())
+    content = json.loads((result.folder / "dataset.json").read_text(encoding="utf-8"))
     assert content["numTraining"] == 2
 
 

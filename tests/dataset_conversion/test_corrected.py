@@ -69,7 +69,7 @@ def test_rounds_are_counted_and_the_order_is_kept(study: Path, tmp_path: Path):
     for name in ("pat 4", "pat 2"):
         save(mask(), tmp_path / name / f"{name}.nii.gz")
         add_corrected("Heart", tmp_path / name)
-    record = json.loads((study / "gnnunet.json").read_text())["corrected"]
+    record = json.loads((study / "gnnunet.json").read_text(encoding="utf-8"))["corrected"]
     assert [(case, entry["round"]) for case, entry in record.items()] == [
         ("pat_4", 1),
         ("pat_2", 2),
@@ -84,7 +84,7 @@ def test_the_first_label_maps_of_a_data_set_are_no_corrections(study: Path, tmp_
         (study / "imagesTr" / image).rename(study / "imagesUn" / image)
     save(mask(), tmp_path / "edited" / "pat 1.nii.gz")
     add_corrected("Heart", tmp_path / "edited")
-    record = json.loads((study / "gnnunet.json").read_text())
+    record = json.loads((study / "gnnunet.json").read_text(encoding="utf-8"))
     assert "pat_1" in record["label_order"]
     assert record["corrected"] == {}
 
@@ -130,15 +130,15 @@ def test_a_scan_that_is_new_comes_with_its_image(study: Path, tmp_path: Path):
     assert result.added == ["new_8"]
     assert any("without a mask are left out: new 9" in note for note in result.notes)
     assert (study / "imagesTr" / "new_8_0000.nii.gz").is_file()
-    assert "new 8,new_8" in (study / "names.csv").read_text()
-    assert "pat 3,pat_3" in (study / "names.csv").read_text()
+    assert "new 8,new_8" in (study / "names.csv").read_text(encoding="utf-8")
+    assert "pat 3,pat_3" in (study / "names.csv").read_text(encoding="utf-8")
 
 
 def test_test_cases_and_their_patients_never_train(study: Path, tmp_path: Path):
     save(mask(), tmp_path / "edited" / "pat 5.nii.gz")
     with pytest.raises(FaultsError, match="mask of a test case"):
         add_corrected("Heart", tmp_path / "edited")
-    record = json.loads((study / "gnnunet.json").read_text())
+    record = json.loads((study / "gnnunet.json").read_text(encoding="utf-8"))
     record["patients"]["pat_3"] = "pat_5"
     (study / "gnnunet.json").write_text(json.dumps(record))
     (tmp_path / "edited" / "pat 5.nii.gz").rename(tmp_path / "edited" / "pat 3.nii.gz")
@@ -175,7 +175,7 @@ def test_a_label_map_that_is_there_is_replaced_only_when_asked(study: Path, tmp_
         add_corrected("Heart", edited)
     result = add_corrected("Heart", edited, overwrite=True)
     assert (result.replaced, result.added, result.n_labeled) == (["pat_0"], [], 2)
-    record = json.loads((study / "gnnunet.json").read_text())
+    record = json.loads((study / "gnnunet.json").read_text(encoding="utf-8"))
     assert record["label_order"] == ["pat_0", "pat_1"]
     assert record["corrected"] == {}
 
@@ -240,7 +240,7 @@ def test_a_folder_without_masks_is_refused(study: Path, tmp_path: Path, what: st
 
 def test_a_data_set_of_other_files_is_refused(study: Path, tmp_path: Path):
     path = study / "dataset.json"
-    path.write_text(path.read_text().replace(".nii.gz", ".nrrd"))
+    path.write_text(path.read_text(encoding="utf-8").replace(".nii.gz", ".nrrd"))
     save(mask(), tmp_path / "edited" / "pat 3.nii.gz")
     with pytest.raises(InputError, match="gnnunet_convert nifti"):
         add_corrected("Heart", tmp_path / "edited")

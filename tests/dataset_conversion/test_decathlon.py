@@ -79,13 +79,13 @@ def test_decathlon_label_gaps_are_closed(tmp_path: Path, raw: Path):
     result = convert("MSD", folder)
     assert result.labels == {"background": 0, "a": 1, "b": 2, "c": 3}
     np.testing.assert_array_equal(read(result.folder / "labelsTr/organ_001.nii.gz"), label_array(3))
-    record = json.loads((result.folder / "gnnunet.json").read_text())
+    record = json.loads((result.folder / "gnnunet.json").read_text(encoding="utf-8"))
     assert record["label_mapping"]["5"] == 3
 
 
 def test_decathlon_files_that_are_missing_or_outside_are_all_named(tmp_path: Path):
     folder = save_task(tmp_path / "t")
-    table = json.loads((folder / "dataset.json").read_text())
+    table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     (folder / "labelsTr" / "organ_001.nii.gz").unlink()
     table["training"][1]["label"] = "../../secret.nii.gz"
     (folder / "dataset.json").write_text(json.dumps(table))
@@ -107,7 +107,7 @@ def test_the_numbered_files_of_nnunet_1_are_the_cases_that_its_table_lists(
     tmp_path: Path, raw: Path, n_channels: int
 ):
     folder = save_task(tmp_path / "Task017_Organ")
-    table = json.loads((folder / "dataset.json").read_text())
+    table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     table["modality"] = dict(enumerate(["T1", "T2"][:n_channels]))
     (folder / "dataset.json").write_text(json.dumps(table))
     for path in [*folder.glob("images*/organ_*")]:
@@ -126,7 +126,7 @@ def test_the_numbered_files_of_nnunet_1_are_the_cases_that_its_table_lists(
 
 def test_a_table_with_numbered_names_finds_plain_files(tmp_path: Path):
     folder = save_task(tmp_path / "t")
-    text = (folder / "dataset.json").read_text()
+    text = (folder / "dataset.json").read_text(encoding="utf-8")
     for part in ("imagesTr/organ_001", "imagesTr/organ_002", "imagesTs/organ_003"):
         text = text.replace(part, f"{part}_0000")
     (folder / "dataset.json").write_text(text)
@@ -137,7 +137,7 @@ def test_a_table_with_numbered_names_finds_plain_files(tmp_path: Path):
 
 def test_a_case_listed_twice_is_one_and_two_files_of_one_id_are_refused(tmp_path: Path):
     folder = save_task(tmp_path / "t")
-    table = json.loads((folder / "dataset.json").read_text())
+    table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     table["training"].append(table["training"][0])
     (folder / "dataset.json").write_text(json.dumps(table))
     dataset = decathlon.read(Request(folder))
@@ -156,7 +156,7 @@ def test_linked_files_are_taken_and_other_unicode_finds_its_file(tmp_path: Path)
     stored.with_name(unicodedata.normalize("NFD", "örgan.nii.gz")).symlink_to(
         tmp_path / "store.nii.gz"
     )
-    table = json.loads((folder / "dataset.json").read_text())
+    table = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     table["training"][0]["image"] = "./imagesTr/" + unicodedata.normalize("NFC", "örgan.nii.gz")
     (folder / "dataset.json").write_bytes(json.dumps(table, ensure_ascii=False).encode("utf-16"))
     assert decathlon.read(Request(folder)).cases[0].case_id == "oergan"

@@ -38,9 +38,9 @@ def test_nothing_of_the_patient_reaches_the_record(tmp_path: Path, raw: Path):
         scan = image_array(seed)
         save_series(tmp_path / "in" / name, scan, uid=f"1.2.{seed + 1}", patient="ID77")
     result = convert("dicom", tmp_path / "in", dataset="Scans")
-    text = (result.folder / "gnnunet.json").read_text() + (
+    text = (result.folder / "gnnunet.json").read_text(encoding="utf-8") + (
         result.folder / "dataset.json"
-    ).read_text()
+    ).read_text(encoding="utf-8")
     assert "Doe" not in text
     assert "ID77" not in text
     assert len({row.patient for row in result.rows}) == 1

@@ -28,10 +28,10 @@ def test_any_label_ids_become_consecutive_and_the_mapping_is_kept(data: Path):
     assert result.labels == {"background": 0, "label_1": 1, "liver": 2, "spleen": 3}
     written = read(result.folder / "labelsTr" / "pat0_scan1.nii.gz")
     np.testing.assert_array_equal(written, label_array(3))
-    record = json.loads((result.folder / "gnnunet.json").read_text())
+    record = json.loads((result.folder / "gnnunet.json").read_text(encoding="utf-8"))
     assert record["label_mapping"] == {"0": 0, "1": 1, "7": 2, "420": 3}
     assert any("420 is 3" in note for note in result.notes)
-    description = json.loads((result.folder / "dataset.json").read_text())
+    description = json.loads((result.folder / "dataset.json").read_text(encoding="utf-8"))
     assert description["labels"] == result.labels
     assert description["original_labels"] == {
         "background": 0, "label_1": 1, "liver": 7, "spleen": 420,
@@ -64,7 +64,7 @@ def test_ignore_becomes_the_highest_id_and_the_mapping_is_told(data: Path):
     assert result.labels == {"background": 0, "organ": 1, "tumor": 2, "ignore": 3}
     written = read(result.folder / "labelsTr" / "pat0_scan0.nii.gz")
     assert (written[0, 0, 0], written[0, 0, 1], written[1, 1, 2]) == (3, 2, 1)
-    record = json.loads((result.folder / "gnnunet.json").read_text())
+    record = json.loads((result.folder / "gnnunet.json").read_text(encoding="utf-8"))
     assert record["label_mapping"] == {"0": 0, "1": 1, "3": 2, "2": 3}
     assert any("2 is 3" in note and "'ignore' is the highest" in note for note in result.notes)
     assert check_dataset(result.folder).errors == []

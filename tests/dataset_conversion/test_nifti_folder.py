@@ -66,7 +66,9 @@ def test_odd_names_become_safe_ids(data: Path):
     result = run(data)
     assert "pat_2_late" in {row.case for row in result.rows}
     assert any("'pat 2 (late)' is pat_2_late" in note for note in result.notes)
-    assert (result.folder / "names.csv").read_text() == "name,case\npat 2 (late),pat_2_late\n"
+    assert (result.folder / "names.csv").read_text(
+        encoding="utf-8"
+    ) == "name,case\npat 2 (late),pat_2_late\n"
 
 
 def test_other_files_are_told_and_passed_over(data: Path):
@@ -170,7 +172,7 @@ def test_two_channels_may_have_one_name(data: Path, tmp_path: Path):
     for number in range(2):
         (images / f"a_000{number}.nii.gz").write_bytes(first.read_bytes())
     result = convert("nifti", images=images, dataset="Two", channels=["CT", "CT"])
-    description = json.loads((result.folder / "dataset.json").read_text())
+    description = json.loads((result.folder / "dataset.json").read_text(encoding="utf-8"))
     assert description["channel_names"] == {"0": "CT", "1": "CT"}
     assert len(list((result.folder / "imagesUn").iterdir())) == 2
 
@@ -244,7 +246,7 @@ def test_kinds_that_become_nifti_are_named(raw: Path, tmp_path: Path):
     result = run(tmp_path, images=tmp_path / "d", labels=None)
     assert "written as .nii.gz: a.mhd" in result.notes
     assert not result.skipped
-    record = json.loads((result.folder / "gnnunet.json").read_text())
+    record = json.loads((result.folder / "gnnunet.json").read_text(encoding="utf-8"))
     assert {"a.mhd", "a.zraw"} < set(record["sha256"]) or {"a.mhd", "a.raw"} < set(record["sha256"])
     np.testing.assert_array_equal(read(result.folder / "imagesUn/a_0000.nii.gz"), image_array())
 

@@ -107,7 +107,9 @@ def test_colors_become_ids_by_a_table_that_is_kept(work):
     assert (label(result, "p0") == (MASK > 0).astype(int) + (MASK == 255)).all()
     table = {"#000000": 0, "#ff0000": 1, "#0000ff": 2}
     for name in ("gnnunet.json", "dataset.json"):
-        assert json.loads((result.folder / name).read_text())["label_colors"] == table
+        assert (
+            json.loads((result.folder / name).read_text(encoding="utf-8"))["label_colors"] == table
+        )
 
 
 def test_background_of_colors_is_asked_for(work):
@@ -174,7 +176,7 @@ def test_hidden_masks_leave_no_trace(work):
         save(work / "ma" / f"p{number}.png", MASK)
     result = converted(work, labeled=1, test=1)
     assert [row.role for row in result.rows] == ["labeled", "unlabeled", "test"]
-    inputs = json.loads((result.folder / "gnnunet.json").read_text())["sha256"]
+    inputs = json.loads((result.folder / "gnnunet.json").read_text(encoding="utf-8"))["sha256"]
     assert "ma/p1.png" not in inputs
     assert "ma/p0.png" in inputs
 

@@ -49,7 +49,7 @@ def test_slices_without_a_label_are_ignored_and_the_others_stay(study: Path):
     assert ignored(result, "p0") == [z for z in range(SHAPE[0]) if z not in (1, 3)]
     array = read(result.folder / "labelsTr" / "p0.nii.gz")
     assert np.array_equal(array[[1, 3]] == 1, mask()[[1, 3]] == 2)
-    table = json.loads((result.folder / "dataset.json").read_text())
+    table = json.loads((result.folder / "dataset.json").read_text(encoding="utf-8"))
     assert table["original_labels"] == {"background": 0, "organ": 2, "ignore": 3}
 
 

@@ -85,7 +85,7 @@ def test_stock_nnunet_accepts_the_folder(source: Path, target: Path):
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
     write_raw(make(source), target)
-    content = json.loads((target / "dataset.json").read_text())
+    content = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
     assert LabelManager(content["labels"], None).all_labels == [0, 1]
     files = get_filenames_of_train_images_and_targets(str(target), content)
     assert len(files) == content["numTraining"] == 2
@@ -98,7 +98,7 @@ def test_the_record_names_order_patients_hashes_and_source(source: Path, target:
     dataset = make(source, published_splits=splits, notes=["a note"])
     dataset.cases.reverse()
     write_raw(dataset, target)
-    record = json.loads((target / "gnnunet.json").read_text())
+    record = json.loads((target / "gnnunet.json").read_text(encoding="utf-8"))
     assert record["schema_version"] == 1
     assert record["format"] == "nifti"
     assert record["label_order"] == ["c1", "c0"]
@@ -286,7 +286,9 @@ def test_workers_write_the_same_bytes(source: Path, target: Path):
 def test_regions_get_an_order(source: Path, target: Path):
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
     write_raw(make(source, labels=labels), target)
-    assert json.loads((target / "dataset.json").read_text())["regions_class_order"] == [1, 2]
+    assert json.loads((target / "dataset.json").read_text(encoding="utf-8"))[
+        "regions_class_order"
+    ] == [1, 2]
 
 
 def test_scans_along_other_axes_are_named_and_stay_as_they_are(source: Path, tmp_path: Path):

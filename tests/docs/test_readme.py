@@ -57,9 +57,9 @@ def test_own_trainer_trains_stops_goes_on_exports_and_predicts(
     rows = pd.read_csv(whole.model / "fold_all" / "metrics.csv")
     assert (rows["reconstruction"].dropna() > 0).all()
     assert rows["reconstruction"].notna().any()
-    assert (
-        "weight = 0.5  # weight of the reconstruction" in (whole.model / "recipe.toml").read_text()
-    )
+    assert "weight = 0.5  # weight of the reconstruction" in (
+        whole.model / "recipe.toml"
+    ).read_text(encoding="utf-8")
 
     monkeypatch.setattr(semi, "stop_requests", lambda: StopAfter(5))
     model = tmp_path / "stopped"

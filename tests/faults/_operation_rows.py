@@ -74,7 +74,7 @@ def killed_when(process: Process, there: Callable[[], bool], pause_s: float = 0.
 def stat_of(pid: int) -> list[str]:
     """State, parent and more of a process; nothing of one that is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except OSError:
         return []
 
@@ -102,7 +102,9 @@ def workers(pid: int) -> list[int]:
     def command(number: int) -> str:
         try:
             folder = Path(f"/proc/{number}")
-            return (folder / "comm").read_text() + (folder / "cmdline").read_text()
+            return (folder / "comm").read_text(encoding="utf-8") + (folder / "cmdline").read_text(
+                encoding="utf-8"
+            )
         except OSError:
             return ""
 
@@ -277,7 +279,7 @@ def split_of_a_part(trial: Trial) -> str:
     path = trial.home / "preprocessed" / DATASET / "splits_final.json"
     if not path.is_file():
         trial.train("0")
-    splits = json.loads(path.read_text())
+    splits = json.loads(path.read_text(encoding="utf-8"))
     held_out = {case for fold in splits for case in fold["val"] if case in CASES}
     return f"{first}; after all is there, {len(held_out)} of {len(CASES)} cases are in a fold"
 
@@ -317,7 +319,7 @@ def raw_data_replaced(trial: Trial) -> str:
             rewrite(trial.raw / folder / name, array, spacing=(2.0, 2.0, 4.0))
     told = trial.plan().told("case_")
     path = trial.home / "preprocessed" / DATASET / "dataset_fingerprint.json"
-    spacing = json.loads(path.read_text())["spacings"][0]
+    spacing = json.loads(path.read_text(encoding="utf-8"))["spacings"][0]
     return f"{told.split(',')[0]}; planned with {'the new' if spacing[0] == 4 else 'the old'} scans"
 
 

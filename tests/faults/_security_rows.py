@@ -65,7 +65,7 @@ def code_in_pretrained(trial: Trial) -> str:
 def with_plan(trial: Trial, change: Callable[[dict[str, Any]], None]) -> str:
     """Predict with a changed ``plans.json``."""
     path = trial.use("trained").program.model(trial.home) / "plans.json"
-    plans = json.loads(path.read_text())
+    plans = json.loads(path.read_text(encoding="utf-8"))
     change(plans["configurations"]["3d_fullres"]["architecture"])
     path.write_text(json.dumps(plans))
     source = write_images(trial.folder / "in", 1)

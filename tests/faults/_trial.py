@@ -291,7 +291,7 @@ def prepared(program: Program, bases: Path, base: str) -> Path:
 
 def make_smaller(plans: Path) -> None:
     """A narrow network, so that nnU-Net's steps take no longer than ours."""
-    content = json.loads(plans.read_text())
+    content = json.loads(plans.read_text(encoding="utf-8"))
     arguments = content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     arguments["features_per_stage"] = [4 * 2**stage for stage in range(arguments["n_stages"])]
     plans.write_text(json.dumps(content))

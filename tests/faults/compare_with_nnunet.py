@@ -102,7 +102,7 @@ def main() -> None:
     work = arguments.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     record = work / "seen.json"
-    seen = json.loads(record.read_text()) if record.is_file() else {}
+    seen = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     rows = {code: row for part in PARTS.values() for code, row in part.items()}
     if not arguments.table:
         _warm.load()

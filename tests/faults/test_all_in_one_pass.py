@@ -54,7 +54,7 @@ def test_a_stray_label_map_hides_nothing(scans: Path, tmp_path: Path, capsys):
     assert sorted(errors) == sorted(codes)
     report = report_of(tmp_path / "home")
     assert lines[-1] == f"note: all faults stand in {report}"
-    content = json.loads(report.read_text())
+    content = json.loads(report.read_text(encoding="utf-8"))
     assert {fault["case"]: fault["code"] for fault in content["faults"]} == codes
     assert content["n_errors"] == len(codes)
     assert not list((tmp_path / "home" / "raw").glob("Dataset*"))
@@ -107,7 +107,7 @@ def test_the_report_names_everyone_where_the_terminal_does_not(tmp_path: Path, c
     assert main(["nifti", "--images", str(tmp_path / "in" / "im"), "-d", "F"]) == 2
     (line,) = (li for li in capsys.readouterr().err.splitlines() if li.startswith("error: "))
     assert "and 5 more" in line
-    report = json.loads(report_of(tmp_path / "home").read_text())
+    report = json.loads(report_of(tmp_path / "home").read_text(encoding="utf-8"))
     assert [f["case"] for f in report["faults"]] == [f"s{n:03d}" for n in range(n_cases)]
 
 

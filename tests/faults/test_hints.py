@@ -300,7 +300,7 @@ def test_a_number_of_labeled_cases_that_parts_a_patient_names_those_that_do_not(
     tiny_copy: Path, capsys
 ):
     path = tiny_copy / "preprocessed" / DATASET / "gnnunet.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["patients"] |= {"case_01": "both", "case_02": "both"}
     path.write_text(json.dumps(content))
     assert run("train", *TRAIN, "--labeled", "2") == 2

@@ -36,7 +36,7 @@ def errors(main: Callable[..., int], capsys, *arguments: object) -> list[str]:
 
 
 def changed(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def changed(path: Path, **values: object) -> None:
 def test_a_description_that_is_wrong_is_named_entry_by_entry(
     model, tmp_path, capsys, values, words
 ):
-    base = json.loads((model / "dataset.json").read_text())
+    base = json.loads((model / "dataset.json").read_text(encoding="utf-8"))
     faults = description_faults({**base, **values})
     assert any(words in text for text, _ in faults)
     assert not description_faults(base)
@@ -88,7 +88,7 @@ def test_all_faults_of_a_models_description_are_told_together(model, tmp_path, c
 def test_damaged_plans_of_a_model_end_with_2(model, tmp_path, capsys):
     copy, images = shutil.copytree(model, tmp_path / "model"), write_good_images(tmp_path, ("a",))
     path = copy / "plans.json"
-    plans = json.loads(path.read_text())
+    plans = json.loads(path.read_text(encoding="utf-8"))
     call = ("-i", images, "-o", tmp_path / "out", "-m", copy, "-device", "cpu")
     for values in ({"configurations": []}, {"plans_name": 3, "dataset_name": "../x"}):
         path.write_text(json.dumps(plans | values))
@@ -168,12 +168,12 @@ def test_what_planning_left_may_be_damaged_and_is_made_again(tiny_copy, capsys):
     """Fingerprint, plan and marks are caches: the command that writes them must not need them."""
     folder = tiny_copy / "preprocessed" / DATASET
     fingerprint = folder / "dataset_fingerprint.json"
-    content = json.loads(fingerprint.read_text())
+    content = json.loads(fingerprint.read_text(encoding="utf-8"))
     content["gnnunet"]["cases"] = {"case_00": 1, "case_01": {"sha256": "x"}}
     fingerprint.write_text(json.dumps(content))
     (folder / "gnnunetPlans.json").write_text(DEEP)
     assert plan_command.main(["-d", "801", "-np", "0", "-c", "2d"]) == 0
-    assert json.loads((folder / "gnnunetPlans.json").read_text())["configurations"]
+    assert json.loads((folder / "gnnunetPlans.json").read_text(encoding="utf-8"))["configurations"]
     assert "the older plan is replaced" in capsys.readouterr().err
 
 

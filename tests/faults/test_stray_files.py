@@ -20,5 +20,5 @@ def test_what_macos_writes_beside_files_changes_no_plan(tmp_path: Path):
         plan_in(home)
         folder = home / "preprocessed" / DATASET
         assert not list(folder.rglob("._*"))
-        plans.append(json.loads((folder / "gnnunetPlans.json").read_text()))
+        plans.append(json.loads((folder / "gnnunetPlans.json").read_text(encoding="utf-8")))
     assert plans[0] == plans[1]

@@ -27,7 +27,7 @@ def preprocessed(home: Path) -> Path:
 def test_voxels_of_another_plan_do_not_train(tiny_copy: Path):
     """Planning again was stopped after the plan and before the voxels."""
     path = preprocessed(tiny_copy) / f"{SETTINGS}.json"
-    plans = json.loads(path.read_text())
+    plans = json.loads(path.read_text(encoding="utf-8"))
     plans["configurations"]["3d_fullres"]["spacing"] = [2.0, 2.0, 2.0]
     path.write_text(json.dumps(plans))
     with pytest.raises(InputError, match=r"not made for this plan.*gnnunet_plan_and_preprocess"):
@@ -38,14 +38,14 @@ def test_voxels_of_another_plan_do_not_train(tiny_copy: Path):
 def test_voxels_and_plan_of_an_earlier_version_train(tiny_copy: Path):
     """Without orientation and checksums, which they did not have."""
     folder = preprocessed(tiny_copy)
-    plans = json.loads((folder / f"{SETTINGS}.json").read_text())
+    plans = json.loads((folder / f"{SETTINGS}.json").read_text(encoding="utf-8"))
     del plans["orientation"]
     (folder / f"{SETTINGS}.json").write_text(json.dumps(plans))
     from graphnn_unet.data.preprocess import manifest_path, settings_hash
 
     path = manifest_path(folder, f"{SETTINGS}_3d_fullres")
-    manifest = json.loads(path.read_text())
-    description = json.loads((folder / "dataset.json").read_text())
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     manifest["settings"] = settings_hash(plans, "3d_fullres", description)
     for entry in manifest["cases"].values():
         del entry["checksums"]

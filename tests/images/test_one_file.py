@@ -54,7 +54,7 @@ def test_hash_of_two_files_is_that_of_both(tmp_path: Path):
 def test_voxels_outside_the_folder_are_not_read(tmp_path: Path, name: str):
     path = save_as(".mhd", tmp_path / "in") if (tmp_path / "in").mkdir() is None else None
     (tmp_path / "two.raw").write_bytes(bytes(1000))
-    lines = path.read_text().splitlines()[:-1]
+    lines = path.read_text(encoding="utf-8").splitlines()[:-1]
     path.write_text("\n".join([*lines, f"ElementDataFile = {name}"]) + "\n")
     with pytest.raises(BadFileError, match="not in its folder"):
         read_volume(path)

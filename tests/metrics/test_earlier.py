@@ -93,7 +93,7 @@ def test_figures_of_another_program_are_not_replaced(folders, tmp_path, files):
         (target / name).write_text(text)
     with pytest.raises(RefusedError, match="not written by this program's evaluation"):
         evaluate(*folders, target)
-    assert {path.name: path.read_text() for path in target.iterdir()} == files
+    assert {path.name: path.read_text(encoding="utf-8") for path in target.iterdir()} == files
 
 
 def test_summary_of_nnunet_beside_predictions_stays(folders):

@@ -45,7 +45,7 @@ def strict_json(path: Path) -> dict:
     def refuse(constant: str):
         raise ValueError(f"{constant} is no JSON")
 
-    return json.loads(path.read_text(), parse_constant=refuse)
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def test_table_has_a_row_a_case_and_class(folders):
@@ -348,7 +348,7 @@ def test_the_ids_of_the_user_count_on_both_sides(folders, write_map, tmp_path: P
         result = evaluate(predictions, labels, tmp_path / "metrics", overwrite=True)
         assert {score.class_name for score in result.scores} == {"liver", "tumor"}
         assert result.mean["dice"].value == 1.0
-    summary = json.loads((tmp_path / "metrics" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "metrics" / "summary.json").read_text(encoding="utf-8"))
     assert set(summary["mean"]) == {"1", "4"}
 
 

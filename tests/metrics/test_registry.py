@@ -51,7 +51,7 @@ def test_a_new_measure_is_one_entry(centroid_distance: Metric, tmp_path: Path, w
     assert command.main([*arguments, "--measures", "dice", "centroid"]) == 0
     with (predictions / "metrics.csv").open() as file:
         assert [float(row["centroid"]) for row in csv.DictReader(file)] == [0, 2, 4]
-    summary = json.loads((predictions / "summary.json").read_text())
+    summary = json.loads((predictions / "summary.json").read_text(encoding="utf-8"))
     estimate = summary["classes"]["1"]["Centroid"]
     assert estimate["mean"] == pytest.approx(2)
     assert 0 <= estimate["low"] < 2 < estimate["high"] <= 4

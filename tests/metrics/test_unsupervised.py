@@ -47,7 +47,7 @@ def test_means_run_over_images(folders):
     assert [row["jaccard"] for row in rows] == ["0.500000", "1.000000", "1.000000"]
     assert tuple(rows[0]) == csv_columns()
     assert {row[name] for row in rows for name in ("hd95", "distance_unit", "nsd")} == {""}
-    summary = json.loads((folders[0] / "summary.json").read_text())
+    summary = json.loads((folders[0] / "summary.json").read_text(encoding="utf-8"))
     assert summary["oracle"] is False
     assert summary["mean_iou"]["value"] == result.mean_iou
 
@@ -73,7 +73,7 @@ def test_missing_and_damaged_predictions_count_with_zero(folders):
     assert result.n_cases == 3
     assert result.mean_iou == pytest.approx(0.5 / 3)
     assert {fault.case for fault in result.faults} == {"b", "c"}
-    assert (predictions / "failures.csv").read_text().count("it counts with 0") == 2
+    assert (predictions / "failures.csv").read_text(encoding="utf-8").count("it counts with 0") == 2
     (predictions / "a.png").unlink()
     with pytest.raises(FaultsError):
         evaluate_unsupervised(predictions, labels)
@@ -89,7 +89,7 @@ def test_polarity_by_truth_is_an_oracle_of_the_published_protocol(folders):
     assert honest.mean_iou == pytest.approx(1.5 / 3)
     assert published.mean_iou == pytest.approx(2.5 / 3)
     summary = published.metrics_csv.with_name("summary.json")
-    assert json.loads(summary.read_text())["oracle"] is True
+    assert json.loads(summary.read_text(encoding="utf-8"))["oracle"] is True
 
 
 @given(st.lists(st.booleans(), min_size=4, max_size=12), st.randoms())

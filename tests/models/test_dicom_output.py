@@ -72,7 +72,7 @@ def test_objects_have_the_voxels_of_the_label_map(study, predicted):
         ):
             for number, name in enumerate(("shell", "core"), start=1):
                 np.testing.assert_array_equal(masks[name], labels == number)
-    model_id = json.loads((predicted / "prediction.json").read_text())["weights"]
+    model_id = json.loads((predicted / "prediction.json").read_text(encoding="utf-8"))["weights"]
     assert pydicom.dcmread(predicted / "oblique_seg.dcm").DeviceSerialNumber == model_id
 
 
@@ -94,8 +94,8 @@ def test_a_segmentation_alone_is_a_case_that_is_done(study, model, predicted, tm
     assert names(target) == ["oblique_seg.dcm"]
     with (target / "names.csv").open(newline="") as file:
         assert [row["output"] for row in csv.DictReader(file)] == ["oblique_seg.dcm"]
-    volumes = (target / "volumes.csv").read_text().splitlines()
-    told = (predicted / "volumes.csv").read_text().splitlines()
+    volumes = (target / "volumes.csv").read_text(encoding="utf-8").splitlines()
+    told = (predicted / "volumes.csv").read_text(encoding="utf-8").splitlines()
     assert volumes[1:] == [line for line in told if line.startswith("oblique")]
     again = run(series, target, model, output_types=[SEG], continue_prediction=True)
     assert (again.predicted, again.kept) == ([], ["oblique"])

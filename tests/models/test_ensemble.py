@@ -64,9 +64,9 @@ def test_models_are_averaged_as_nnunet_averages(models, tmp_path):
         assert label.GetDirection() == image.GetDirection()
         assert label.GetSpacing() == image.GetSpacing()
     assert changed, "the second model had a say"
-    record = json.loads((tmp_path / "both" / "prediction.json").read_text())
+    record = json.loads((tmp_path / "both" / "prediction.json").read_text(encoding="utf-8"))
     assert set(record["cases"]) == {name.removesuffix(".nii.gz") for name in arrays(tmp_path / "0")}
-    volumes = (tmp_path / "both" / "volumes.csv").read_text()
+    volumes = (tmp_path / "both" / "volumes.csv").read_text(encoding="utf-8")
     assert volumes.count("core") == len(record["cases"])
     assert not list((tmp_path / "both").glob(f"{MEMBERS}*"))
 
@@ -123,7 +123,7 @@ def test_models_of_other_classes_are_refused(models, tmp_path):
     folders, images = models
     other = tmp_path / "other"
     shutil.copytree(folders[1], other)
-    description = json.loads((other / "dataset.json").read_text())
+    description = json.loads((other / "dataset.json").read_text(encoding="utf-8"))
     description["labels"] = {"background": 0, "core": 1, "rim": 2}
     (other / "dataset.json").write_text(json.dumps(description))
     with pytest.raises(InputError, match=r"cannot be averaged.*labels"):
@@ -144,7 +144,8 @@ def test_largest_component_is_taken_of_the_average(models, tmp_path):
     for number in range(2):
         np.savez(tmp_path / str(number) / f"{case}.npz", probabilities=probabilities)
     plans, description = (
-        json.loads((folders[0] / name).read_text()) for name in ("plans.json", "dataset.json")
+        json.loads((folders[0] / name).read_text(encoding="utf-8"))
+        for name in ("plans.json", "dataset.json")
     )
     first = next(name for name, number in description["labels"].items() if number == 1)
     description["original_labels"] = {**description["labels"], first: 7}

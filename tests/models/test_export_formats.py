@@ -173,6 +173,6 @@ def test_files_of_a_bundle_need_nothing_of_this_package(bundle):
         "configs/inference.json", "configs/metadata.json", "docs/inference.json",
         "gnnunet_export.json", "models/model.ts",
     }  # fmt: skip
-    text = (bundle / "configs" / "inference.json").read_text()
+    text = (bundle / "configs" / "inference.json").read_text(encoding="utf-8")
     assert "graphnn_unet" not in text
     assert "nnunetv2" not in text

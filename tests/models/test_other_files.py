@@ -23,7 +23,7 @@ def other_ids(model: Path, tmp_path: Path) -> Path:
     """The model of a data set whose label maps have the ids 0, 1 and 70 004."""
     copy = tmp_path / model.name
     shutil.copytree(model, copy)
-    description = json.loads((copy / "dataset.json").read_text())
+    description = json.loads((copy / "dataset.json").read_text(encoding="utf-8"))
     names = dict(zip(description["labels"], IDS.values(), strict=True))
     (copy / "dataset.json").write_text(json.dumps({**description, ORIGINAL: names}))
     return copy
@@ -69,9 +69,8 @@ def test_the_users_ids_come_back(model: Path, other_ids: Path, images: Path, tmp
     for path in sorted(inside.glob("*.nii.gz")):
         expected = np.array(list(IDS.values()))[read(path)]
         np.testing.assert_array_equal(read(outside / path.name), expected)
-    assert set(json.loads((outside / "dataset.json").read_text())["labels"].values()) == {
-        0, 1, 70_004,
-    }  # fmt: skip
+    told = json.loads((outside / "dataset.json").read_text(encoding="utf-8"))
+    assert set(told["labels"].values()) == {0, 1, 70_004}
     result = evaluate(outside, _copied(inside, tmp_path / "own", IDS), tmp_path / "metrics")
     assert result.mean["dice"].value == 1.0
     again = predict(images, outside, model=other_ids, device="cpu", continue_prediction=True)

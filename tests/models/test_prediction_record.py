@@ -249,13 +249,13 @@ def test_volumes_are_those_of_the_label_maps(model, images, there):
             assert voxels == (labels == ids).sum()
             assert ml == pytest.approx(voxels * voxel_ml, rel=1e-5)
     assert sum(voxels for voxels, _ in rows.values()) > 0
-    before = (there / "volumes.csv").read_text()
+    before = (there / "volumes.csv").read_text(encoding="utf-8")
     (there / "volumes.csv").unlink()
     result = again(images, there, model)  # kept cases have rows as well
     assert result.volumes_csv == there / "volumes.csv"
-    assert result.volumes_csv.read_text() == before
+    assert result.volumes_csv.read_text(encoding="utf-8") == before
     assert [path.name for path in result.color_tables] == ["labels.ctbl", "labels_itksnap.txt"]
-    assert "1 shell " in (there / "labels.ctbl").read_text()
+    assert "1 shell " in (there / "labels.ctbl").read_text(encoding="utf-8")
 
 
 def test_volumes_have_no_row_of_a_map_that_is_gone(model, scans, there):

@@ -52,7 +52,7 @@ def test_the_random_list_depends_on_the_seed_alone(raw, tmp_path):
 
 
 def test_scans_of_test_patients_are_not_suggested(raw, tmp_path):
-    record = json.loads((raw / "gnnunet.json").read_text())
+    record = json.loads((raw / "gnnunet.json").read_text(encoding="utf-8"))
     for case in ("case_04", "case_05"):
         record["patients"][case] = record["patients"]["case_10"]
     (raw / "gnnunet.json").write_text(json.dumps(record))
@@ -69,7 +69,7 @@ def test_slices_lie_at_equal_distances_across_the_coarsest_axis(raw, tmp_path):
         write_image(raw / "imagesUn" / f"case_{i:02d}_0000.nii.gz", array, (1.0, 4.0, 1.0))
     result = suggest(DATASET, count=1, slices=4, output=tmp_path, n_workers=0)
     assert {(row.axis, row.slices) for row in result.suggestions} == {("y", (2, 7, 12, 17))}
-    assert "2 7 12 17" in result.table.read_text()
+    assert "2 7 12 17" in result.table.read_text(encoding="utf-8")
 
 
 def predicted(entropies: dict[str, float]):
@@ -84,7 +84,7 @@ def predicted(entropies: dict[str, float]):
             write_image(target / f"{case}.nii.gz", label)
             map_ = np.where(label == 1, entropy, 0.0).astype(np.float32)
             write_image(target / f"{case}_uncertainty.nii.gz", map_)
-        text = (images.parent / "dataset.json").read_text()
+        text = (images.parent / "dataset.json").read_text(encoding="utf-8")
         (target / "dataset.json").write_text(text)
 
     return predict

@@ -211,7 +211,7 @@ def test_residual_planners_have_their_own_network_names_and_memory(study, planne
         assert configuration["architecture"]["network_class_name"].endswith(".ResidualEncoderUNet")
         assert plans["gnnunet"]["memory_gb"][key] <= gb
     assert plans["gnnunet"]["memory_gb"]["3d_fullres"] > gb / 2
-    check_plans(json.loads((target / f"{name}.json").read_text()), name)
+    check_plans(json.loads((target / f"{name}.json").read_text(encoding="utf-8")), name)
 
 
 def test_a_patch_of_the_recipe_works_with_residual_encoders(study):
@@ -252,7 +252,7 @@ def forward(plans: dict, name: str) -> list[torch.Tensor]:
 def test_stock_nnunet_builds_the_network_of_the_plan(study, configuration):
     target = study(*SMALL)
     planned("network.base_features=4", "network.max_features=8")
-    plans = json.loads((target / "gnnunetPlans.json").read_text())
+    plans = json.loads((target / "gnnunetPlans.json").read_text(encoding="utf-8"))
     outputs = forward(plans, configuration)
     patch = tuple(plans["configurations"][configuration]["patch_size"])
     assert outputs[0].shape == (1, 3, *patch)
@@ -399,7 +399,7 @@ def test_configurations_of_the_user_are_kept_and_described(study):
     target = study(*SMALL)
     path = target / "gnnunetPlans.json"
     planned()
-    plans = json.loads(path.read_text())
+    plans = json.loads(path.read_text(encoding="utf-8"))
     mine = {"inherits_from": "3d_fullres", "batch_size": 8}
     plans["configurations"]["mine"] = mine
     plans["configurations"]["3d_lowres"] = {"inherits_from": "3d_fullres"}  # not planned any more
@@ -473,7 +473,7 @@ def test_layers_of_the_run_win_over_those_of_the_plan(study):
 def test_the_plan_holds_the_resolved_recipe(study):
     target = study(*SMALL)
     planned("optimizer.lr=0.1")
-    plans = json.loads((target / "gnnunetPlans.json").read_text())
+    plans = json.loads((target / "gnnunetPlans.json").read_text(encoding="utf-8"))
     assert plans["gnnunet"]["schema_version"] == 1
     for name, recipe in plans["gnnunet"]["recipes"].items():
         assert recipe == run_recipe(plans, name).as_dict()

@@ -336,7 +336,7 @@ def test_the_promised_recipes_ship():
 @pytest.mark.parametrize("name", named_recipes())
 def test_every_shipped_recipe_is_valid_and_says_what_it_is_for(name):
     recipe = resolve(load_recipe(name))
-    assert (RECIPE_FOLDER / f"{name}.toml").read_text().startswith("# ")
+    assert (RECIPE_FOLDER / f"{name}.toml").read_text(encoding="utf-8").startswith("# ")
     patch = recipe.plan.patch_size
     if patch:
         edges = box_edges(patch, recipe.as_dict()["copy_paste"]["box_fraction"])

@@ -29,7 +29,7 @@ def test_table_of_volumes_holds_no_formulas(tmp_path):
         rows = list(csv.reader(file))
     assert rows == [list(COLUMNS), ["a", "organ", "1234567", "1851.85"], ["b", "'=1+1", "0", "0"]]
     write_volumes(table, {"a": {"cell": [12, None]}})
-    assert table.read_text().splitlines()[1] == "a,cell,12,"
+    assert table.read_text(encoding="utf-8").splitlines()[1] == "a,cell,12,"
 
 
 def test_viewers_get_the_users_ids_and_names(tmp_path):
@@ -40,14 +40,17 @@ def test_viewers_get_the_users_ids_and_names(tmp_path):
         },
     }  # fmt: skip
     write_color_tables(tmp_path, description, {2: (1, 2, 3)})
-    slicer = [line.split() for line in (tmp_path / "labels.ctbl").read_text().splitlines()[1:]]
+    slicer = [
+        line.split()
+        for line in (tmp_path / "labels.ctbl").read_text(encoding="utf-8").splitlines()[1:]
+    ]
     assert slicer[0] == ["0", "background", "0", "0", "0", "0"]
     assert [row[:2] for row in slicer[1:]] == [
         ["2", 'the_"wall"_2'], ["420", "left_atrium"], ["70000", "vessel"],
     ]  # fmt: skip
     assert slicer[1][2:] == ["1", "2", "3", "255"]
     assert len({tuple(row[2:5]) for row in slicer}) == 4  # told apart
-    text = (tmp_path / "labels_itksnap.txt").read_text()
+    text = (tmp_path / "labels_itksnap.txt").read_text(encoding="utf-8")
     snap = [line for line in text.splitlines() if not line.startswith("#")]
     assert [line.split(maxsplit=7)[0] for line in snap] == ["0", "2", "420"]  # of 16 bits
     assert snap[1].split(maxsplit=7) == ["2", "1", "2", "3", "1", "1", "1", "\"the 'wall' 2\""]

@@ -44,7 +44,7 @@ class Tags(HTMLParser):
 
 
 def page(source, target, **options) -> str:
-    return make_report(source, target / "report.html", **options).read_text()
+    return make_report(source, target / "report.html", **options).read_text(encoding="utf-8")
 
 
 def plain_text(html: str) -> str:
@@ -208,7 +208,7 @@ def test_only_a_report_is_replaced(home, tmp_path):
     target.write_text("my notes")
     with pytest.raises(RefusedError, match="is no report"):
         make_report(raw, target, cases=0)
-    assert target.read_text() == "my notes"
+    assert target.read_text(encoding="utf-8") == "my notes"
     with pytest.raises(InputError, match="is a folder"):
         make_report(raw, tmp_path, cases=0)
     make_report(raw, tmp_path / "r.html", cases=0)

@@ -204,7 +204,7 @@ def test_a_bomb_among_pictures_costs_no_other_in_clustering(tmp_path, monkeypatc
     out = tmp_path / "out"
     assert cluster_command.main(["-i", str(folder), "-o", str(out), "-np", "1"]) == 3
     assert {p.name for p in out.glob("?.png")} == {"a.png", "c.png"}
-    assert "would unpack to" in (out / "failures.csv").read_text()
+    assert "would unpack to" in (out / "failures.csv").read_text(encoding="utf-8")
 
 
 def test_a_zip_that_claims_more_than_any_model_is_refused_before_it_is_unpacked(

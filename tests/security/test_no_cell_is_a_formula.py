@@ -51,7 +51,7 @@ def test_formulas_are_text_in_heads_and_cells_and_come_back(tmp_path, text):
     path = tmp_path / "t.csv"
     write_csv(path, [{text: text, "x": -1.5, "y": "-0.25"}], [text, "x", "y"])
     assert not any(map(is_formula, cells(path)))
-    assert "-1.5,-0.25" in path.read_text()
+    assert "-1.5,-0.25" in path.read_text(encoding="utf-8")
     assert read_csv(path) == [{text: text, "x": "-1.5", "y": "-0.25"}]
 
 

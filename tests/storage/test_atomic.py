@@ -57,7 +57,7 @@ def test_after_an_exception_the_old_state_is_there(tmp_path, error, old):
     with pytest.raises(error):
         write_half(target, error)
     assert names_in(tmp_path) == (["a.txt"] if old else [])
-    assert not old or target.read_text() == old
+    assert not old or target.read_text(encoding="utf-8") == old
 
 
 def test_the_final_name_appears_only_when_the_writer_has_finished(tmp_path):
@@ -66,7 +66,7 @@ def test_the_final_name_appears_only_when_the_writer_has_finished(tmp_path):
         temporary.write_text("half")
         assert not target.exists()
         assert temporary.parent == tmp_path
-    assert target.read_text() == "half"
+    assert target.read_text(encoding="utf-8") == "half"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_two_writers_of_one_name_do_not_share_a_temporary_file(tmp_path):
         assert first != second
         first.write_text("first")
         second.write_text("second")
-    assert (tmp_path / "a").read_text() == "first"
+    assert (tmp_path / "a").read_text(encoding="utf-8") == "first"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
@@ -111,7 +111,7 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, code):
     assert str(target) in caught.value.line
     assert "MB are free" in caught.value.line
     assert caught.value.exit_status == 2
-    assert json.loads(target.read_text()) == {"a": 1}
+    assert json.loads(target.read_text(encoding="utf-8")) == {"a": 1}
     assert names_in(tmp_path) == ["a.json"]
 
 
@@ -141,7 +141,7 @@ def test_a_writer_that_does_not_say_why_it_failed_is_judged_by_the_room(tmp_path
 
 def test_other_errors_of_the_system_are_not_called_full_disk(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a"):
-        (tmp_path / "nothing").read_text()
+        (tmp_path / "nothing").read_text(encoding="utf-8")
 
 
 LIMITED = """
@@ -231,7 +231,7 @@ def test_a_killed_writer_leaves_only_what_remove_leftovers_finds(tmp_path):
     assert process.stdout.readline() == b"writing\n"
     process.kill()
     process.wait()
-    assert target.read_text() == "old"
+    assert target.read_text(encoding="utf-8") == "old"
     assert len(names_in(tmp_path)) == 2
     assert remove_leftovers(tmp_path) == 1
     assert names_in(tmp_path) == ["a.txt"]
@@ -242,7 +242,7 @@ def test_json_takes_numpy_values_sets_and_paths(tmp_path):
         "array": np.arange(3), "scalar": np.float32(0.5), "set": {1}, "path": Path("a"), "t": (1,),
     }  # fmt: skip
     write_json(tmp_path / "a.json", content)
-    assert json.loads((tmp_path / "a.json").read_text()) == {
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {
         "array": [0, 1, 2], "scalar": 0.5, "set": [1], "path": "a", "t": [1],
     }  # fmt: skip
 
@@ -273,14 +273,14 @@ def test_a_replaced_folder_holds_the_new_files_alone(tmp_path):
     replace_folder(make_folder(tmp_path / "new", "new"), target)
     assert names_in(tmp_path) == ["target"]
     assert names_in(target) == ["file"]
-    assert (target / "file").read_text() == "new"
+    assert (target / "file").read_text(encoding="utf-8") == "new"
 
 
 def test_the_old_folder_returns_when_the_new_one_cannot_move(tmp_path):
     target = make_folder(tmp_path / "target", "old")
     with pytest.raises(FileNotFoundError):
         replace_folder(tmp_path / "missing", target)
-    assert (target / "file").read_text() == "old"
+    assert (target / "file").read_text(encoding="utf-8") == "old"
     assert names_in(tmp_path) == ["target"]
 
 
@@ -312,7 +312,7 @@ def test_a_crash_at_any_point_of_the_exchange_leaves_one_whole_folder(
         else:
             replace_folder(new, target)  # ended before the old one was deleted
     remove_leftovers(tmp_path)
-    assert (target / "file").read_text() == ("new" if renames == 2 else "old")
+    assert (target / "file").read_text(encoding="utf-8") == ("new" if renames == 2 else "old")
     assert names_in(tmp_path) == (["target"] if renames == 2 else ["new", "target"])
 
 
@@ -347,7 +347,7 @@ def test_a_rename_that_fails_once_is_tried_again(tmp_path, monkeypatch, number, 
     tries = failing_renames(monkeypatch, number, 1, lost)
     write_text(tmp_path / "a.txt", "new")
     assert len(tries) == (1 if lost else 2)
-    assert (tmp_path / "a.txt").read_text() == "new"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new"
     assert names_in(tmp_path) == ["a.txt"]
 
 
@@ -359,7 +359,7 @@ def test_a_rename_that_always_fails_is_one_line_and_the_old_file_is_there(tmp_pa
     assert len(tries) == 3
     assert len(caught.value.lines) == 1
     assert names_in(tmp_path) == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
 
 
 def test_a_rename_that_fails_for_good_is_not_tried_again(tmp_path, monkeypatch):
@@ -386,7 +386,7 @@ def test_a_folder_is_replaced_though_a_rename_fails_once(tmp_path, monkeypatch, 
     replace_folder(tmp_path / "new", tmp_path / "target")
     assert len(tries) == 3
     assert names_in(tmp_path) == ["target"]
-    assert (tmp_path / "target" / "a.txt").read_text() == "new"
+    assert (tmp_path / "target" / "a.txt").read_text(encoding="utf-8") == "new"
 
 
 def test_a_slow_rename_shows_the_old_file_until_the_new_one_is_whole(tmp_path, monkeypatch):
@@ -402,10 +402,10 @@ def test_a_slow_rename_shows_the_old_file_until_the_new_one_is_whole(tmp_path, m
     writer = threading.Thread(target=write_text, args=(target, "new"))
     writer.start()
     while writer.is_alive():
-        seen.add(target.read_text())
+        seen.add(target.read_text(encoding="utf-8"))
     assert seen <= {"old", "new"}
     assert "old" in seen
-    assert target.read_text() == "new"
+    assert target.read_text(encoding="utf-8") == "new"
 
 
 def stale_listings(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: str) -> None:
@@ -464,7 +464,7 @@ def test_a_second_name_is_a_link_or_a_copy_and_replaces_nothing(tmp_path, monkey
     assert (tmp_path / "b").samefile(source)
     (tmp_path / "c").write_text("mine")
     atomic.link_or_copy(source, tmp_path / "c")
-    assert (tmp_path / "c").read_text() == "mine"
+    assert (tmp_path / "c").read_text(encoding="utf-8") == "mine"
 
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
@@ -474,4 +474,4 @@ def test_a_second_name_is_a_link_or_a_copy_and_replaces_nothing(tmp_path, monkey
     assert (tmp_path / "d").is_symlink()
     atomic.link_or_copy(source, tmp_path / "e")
     assert not (tmp_path / "e").is_symlink()
-    assert (tmp_path / "e").read_text() == "one"
+    assert (tmp_path / "e").read_text(encoding="utf-8") == "one"

@@ -415,4 +415,4 @@ def test_jobs_of_a_queue_work_and_end_with_the_command(tmp_path, monkeypatch):
     with open_cluster(f"slurm:{queue}") as cluster:
         outcomes = list(cluster.run(jobs.square, range(20)))
         assert sorted(o.value for o in outcomes) == [n * n for n in range(20)]
-    assert "Start worker at" in (tmp_path / "job.log").read_text()
+    assert "Start worker at" in (tmp_path / "job.log").read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ def test_the_lock_of_a_killed_process_is_taken_over_with_a_message(tmp_path, hol
     holder.kill()
     holder.wait()
     with caplog.at_level(logging.INFO), folder_lock(tmp_path / "folder", "another"):
-        note = json.loads((tmp_path / "folder" / ".gnnunet.lock.json").read_text())
+        note = json.loads((tmp_path / "folder" / ".gnnunet.lock.json").read_text(encoding="utf-8"))
         assert note["pid"] == os.getpid()
         assert note["purpose"] == "another"
     assert "took over the lock" in caplog.text
@@ -89,7 +89,7 @@ def test_one_process_cannot_hold_a_lock_twice(tmp_path):
 def test_a_damaged_note_is_no_obstacle(tmp_path, note):
     (tmp_path / ".gnnunet.lock.json").write_text(note)
     with folder_lock(tmp_path, "a test"):
-        assert "a test" in (tmp_path / ".gnnunet.lock.json").read_text()
+        assert "a test" in (tmp_path / ".gnnunet.lock.json").read_text(encoding="utf-8")
 
 
 def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):

@@ -17,7 +17,9 @@ from graphnn_unet.storage.safe_load import read_json
 
 @pytest.fixture(scope="module")
 def plans(tiny_home) -> dict:
-    return json.loads((tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text())
+    return json.loads(
+        (tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text(encoding="utf-8")
+    )
 
 
 @pytest.fixture

@@ -206,12 +206,12 @@ def test_what_still_imports_is_gone_soon_after_its_parent_was_killed(tmp_path, p
     )
     parent = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path)
     note, deadline = tmp_path / "importing", time.monotonic() + 60
-    while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+    while not (note.exists() and note.read_text(encoding="utf-8")) and time.monotonic() < deadline:
         time.sleep(0.02)
     family = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]
     parent.kill()
     parent.wait()
-    assert int(note.read_text()) in family
+    assert int(note.read_text(encoding="utf-8")) in family
     assert gone_within(family, 5)
 
 

@@ -72,7 +72,9 @@ def test_pictures_from_folders_to_figures(photos, monkeypatch, capsys):
     shown = np.asarray(Image.open(raw / "imagesTr" / "cell_0_0000.png")).astype(int)
     assert np.abs(shown - cell_picture(0)[0]).mean() < 6
     assert not run(plan_and_preprocess, "-d", "Cells", "-np", 1, "--set", *QUICK)
-    plans = json.loads((home / "preprocessed" / raw.name / "gnnunetPlans.json").read_text())
+    plans = json.loads(
+        (home / "preprocessed" / raw.name / "gnnunetPlans.json").read_text(encoding="utf-8")
+    )
     assert set(plans["configurations"]) == {"2d"}
     assert plans["image_reader_writer"] == "NaturalImage2DIO"
     for trainer in ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"):

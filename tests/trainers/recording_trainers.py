@@ -23,7 +23,7 @@ class _Recording:
     def train_step(self, batch):
         terms = super().train_step(batch)
         wish = Path(self.output_folder_base).parent / "stop_after"
-        if wish.is_file() and self.step + 1 == int(wish.read_text()):
+        if wish.is_file() and self.step + 1 == int(wish.read_text(encoding="utf-8")):
             self.step += 1
             self.save(LATEST)
             torch.distributed.barrier()

@@ -261,7 +261,9 @@ def test_labels_of_unlabeled_and_test_cases_change_nothing(trained_home, tmp_pat
         for key in weights:
             a, b = a[key], b[key]
         assert all(torch.equal(a[key], b[key]) for key in b)
-    used = json.loads((training.model / "fold_all" / "environment.json").read_text())
+    used = json.loads(
+        (training.model / "fold_all" / "environment.json").read_text(encoding="utf-8")
+    )
     assert len(used["labeled"]) == N_LABELED
     assert not {p.name[:7] for p in test} & {*used["labeled"], *used["unlabeled"]}
 

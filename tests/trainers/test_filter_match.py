@@ -150,7 +150,10 @@ def test_scans_are_filtered_twice_and_a_stop_while_they_are_changes_nothing(tiny
     overrides = ["filter_match.drop=0.3", "schedule.selftrain_steps=6"]
     keywords = {"overrides": overrides, "output": tiny_copy / "results" / "whole"}
     whole = train_in(tiny_copy, "FilterMatchTrainer", **keywords).model / "fold_all"
-    parts = [json.loads((whole / "filtered_scans" / f"part_{i}.json").read_text()) for i in (2, 3)]
+    parts = [
+        json.loads((whole / "filtered_scans" / f"part_{i}.json").read_text(encoding="utf-8"))
+        for i in (2, 3)
+    ]
     for part, before in zip(parts, (3, 2), strict=True):
         assert len(part["entropy"]) == before
         assert len(part["kept"]) == before - 1

@@ -85,7 +85,9 @@ def test_mlflow_has_numbers_recipe_and_picture_and_takes_its_run_up(tmp_path, mo
     again.end()
     (stored,) = client.search_runs([experiment.experiment_id])
     assert (stored.info.status, stored.data.metrics["loss"]) == ("KILLED", 0.25)
-    assert json.loads((run.folder / "loggers.json").read_text()) == {"mlflow": stored.info.run_id}
+    assert json.loads((run.folder / "loggers.json").read_text(encoding="utf-8")) == {
+        "mlflow": stored.info.run_id
+    }
 
 
 def test_wandb_without_a_login_keeps_the_numbers_in_the_fold(tmp_path, monkeypatch):
@@ -100,7 +102,7 @@ def test_wandb_without_a_login_keeps_the_numbers_in_the_fold(tmp_path, monkeypat
     for word in (b"val_dice_L", b"optimizer.lr", b"Dataset801_Tiny", b"Model fold all"):
         assert word in content
     assert list(folder.glob("files/media/images/progress*.png"))
-    assert set(json.loads((run.folder / "loggers.json").read_text())) == {"wandb"}
+    assert set(json.loads((run.folder / "loggers.json").read_text(encoding="utf-8"))) == {"wandb"}
 
 
 class Failing:

@@ -37,7 +37,9 @@ def test_title_and_legend_do_not_touch_anything(with_dice):
 def test_only_methods_that_use_unlabeled_cases_count_them(trained_home, trainer):
     folder = model_of(trained_home, trainer) / "fold_all"
     (log,) = folder.glob("training_log_*.txt")
-    (title,) = [line for line in log.read_text().splitlines() if f": {trainer}  " in line]
+    (title,) = [
+        line for line in log.read_text(encoding="utf-8").splitlines() if f": {trainer}  " in line
+    ]
     assert "4 labeled, " in title
     assert ("3 unlabeled" in title) == (trainer == "GraphCLTrainer")
 

@@ -39,7 +39,7 @@ def test_training_leaves_the_agreed_files(trained_home, trainer):
     rows = pd.read_csv(fold / "metrics.csv")
     assert rows["step"].tolist() == ([2, 4, 6] if trainer == "SupervisedTrainer" else [2, 3, 4, 6])
     assert np.isfinite(rows["loss"]).all()
-    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    summary = json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert summary["is_estimate"] is False
     assert len(list((fold / "validation").glob("case_*.nii.gz"))) == 4
 
@@ -178,14 +178,14 @@ def test_cross_validation_holds_each_case_out_once(tiny_copy):
     seen = []
     for fold in result.folds:
         folder = result.model / f"fold_{fold}"
-        environment = json.loads((folder / "environment.json").read_text())
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         assert not set(environment["held_out"]) & set(environment["labeled"])
         assert not set(environment["held_out"]) & set(environment["unlabeled"])
         seen += environment["held_out"]
         assert (folder / "checkpoint_best.pth").is_file()
         assert "val_dice_1" in pd.read_csv(folder / "metrics.csv").columns
     assert sorted(seen) == [f"case_{i:02d}" for i in range(4)]
-    summary = json.loads(result.summaries[-1].read_text())
+    summary = json.loads(result.summaries[-1].read_text(encoding="utf-8"))
     assert summary["is_estimate"] is True
     assert len(summary["metric_per_case"]) == 4
 
@@ -198,7 +198,9 @@ def test_fold_that_does_not_exist_lists_those_that_do(tiny_copy, fold):
 
 def test_labels_of_cases_outside_the_draw_are_never_opened(tiny_copy):
     reference = train_in(tiny_copy, "BCPTrainer", n_labeled=2)
-    environment = json.loads((reference.model / "fold_all" / "environment.json").read_text())
+    environment = json.loads(
+        (reference.model / "fold_all" / "environment.json").read_text(encoding="utf-8")
+    )
     assert environment["labeled"] == ["case_00", "case_01"]
     assert {"case_02", "case_03"} <= set(environment["unlabeled"])
     folder = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans_3d_fullres"
