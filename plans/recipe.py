@@ -151,6 +151,11 @@ class Loss(Section):
 class Augmentation(Section):
     """Changes to nnU-Net's augmentation."""
 
+    mirror: bool = Field(
+        default=True,
+        description="mirrored patches in training and mirrored copies in prediction; false where "
+        "left and right are labels of their own, or a label is told by its side of the body",
+    )
     unlabeled_spatial: bool = Field(
         default=False,
         description="rotate and scale unlabeled patches too; a teacher labels anatomy better at "

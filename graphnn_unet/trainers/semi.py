@@ -357,6 +357,13 @@ class SemiTrainer(Checkpointed):
 
     # --------------------------------------------------------------------------- data
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
+        """nnU-Net's ranges; no axis is mirrored with ``augmentation.mirror = false``."""
+        ranges = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.recipe.augmentation.mirror:
+            return (*ranges[:3], None)
+        return ranges
+
     def prepare_data(self) -> None:
         """Choose the cases of the run and build the patches."""
         self.cases: RunCases = select_cases(

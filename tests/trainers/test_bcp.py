@@ -340,6 +340,21 @@ def test_rotated_unlabeled_patches_have_no_place(tiny_home, monkeypatch):
     assert all(place.is_moved for place in batch.places)
 
 
+def test_nothing_is_mirrored_where_sides_are_labels_of_their_own(tiny_home, monkeypatch):
+    mirrored = {}
+    for mirror in (True, False):
+        trainer = make_trainer(
+            BCPTrainer, tiny_home, monkeypatch, f"augmentation.mirror={str(mirror).lower()}"
+        )
+        trainer.step = trainer.phases()[SELFTRAIN].start
+        loader = iter(trainer.loader(trainer.phase))
+        batches = [trainer.to_device(next(loader)) for _ in range(3)]
+        mirrored[mirror] = {place.mirrored for batch in batches for place in batch.places}
+        assert trainer.inference_allowed_mirroring_axes == ((0, 1, 2) if mirror else ())
+    assert len(mirrored[True]) > 2
+    assert mirrored[False] == {()}
+
+
 def test_corrections_of_the_recipe_change_what_teaches(tiny_home, monkeypatch):
     plain = make_trainer(BCPTrainer, tiny_home, monkeypatch)
     blurred = make_trainer(
