@@ -8,15 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.models.cases import Prepared, PrepareJob, prepare_case
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.models.prediction_record import Volumes
-from graphnn_unet.prediction.export_logits import export_gb
+from graphnn_unet.prediction.export_logits import Labeled, export_gb
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
 from graphnn_unet.scan_graph.blend import blended_logits
@@ -83,17 +85,34 @@ class NetworkStage:
         if fault := self._memory_fault(case.case, prepared):
             return fault
         try:
-            logits = self.predictor.logits(torch.from_numpy(prepared.data))
-            if self.blend is not None and prepared.share is not None:
-                logits = blended_logits(logits, prepared.share, self.blend)
+            answer = self._answer(prepared)
         except (RuntimeError, InputError, MemoryError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             return case_fault(case.case, "predict", lines[0])
         return ExportJob(
-            stem, logits.numpy(), prepared.properties, case.target, case.plans,
+            stem, answer, prepared.properties, case.target, case.plans,
             case.configuration, case.dataset_json, self.outputs,
             case.files if self.outputs.dicom_kinds else (),
         )  # fmt: skip
+
+    @property
+    def _by_rows(self) -> bool:
+        """Whether the label map alone is wanted, which needs no array of all logits."""
+        wants_all = self.outputs.probabilities or self.outputs.uncertainty
+        return self.predictor.labels_by_rows and not wants_all
+
+    def _answer(self, prepared: Prepared) -> Labeled | np.ndarray:
+        data = torch.from_numpy(prepared.data)
+        share, amount = prepared.share, self.blend
+
+        def blended(first: int, logits: Tensor) -> Tensor:
+            if share is None or amount is None:
+                return logits
+            return blended_logits(logits, share[:, first : first + logits.shape[1]], amount)
+
+        if self._by_rows:
+            return self.predictor.labels(data, prepared.properties, blended)
+        return blended(0, self.predictor.logits(data)).numpy()
 
     def _memory_fault(self, case: str, prepared: Prepared) -> Fault | None:
         model = self.predictor
@@ -105,6 +124,7 @@ class NetworkStage:
             model.label_manager.num_segmentation_heads,
             with_probabilities=self.outputs.probabilities,
             with_entropy=self.outputs.uncertainty,
+            n_rows=model.window.depth + 1 if self._by_rows else None,
         )
         if prepared.share is not None:
             needed += prepared.share.nbytes / 2**30

@@ -1,15 +1,16 @@
 """From logits on the network's grid to a label map on the image's grid, in bounded memory.
 
-nnU-Net resamples all classes at once, which takes several arrays of classes x image volume. The
-arg max over classes needs only one class at a time: the best value and its class so far are kept,
-so the peak does not grow with the number of classes. The label map is the same. Probabilities are
-made in place, in the one array that is returned.
+nnU-Net resamples all classes at once, which takes several arrays of classes x image volume. A label
+map alone is made block by block (``label_blocks``). Beside probabilities or entropy one class at a
+time is resampled: the best value and its class so far are kept, so the peak does not grow with the
+number of classes. The label map is the same. Probabilities are made in place, in the one array that
+is returned.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +18,15 @@ import numpy as np
 import torch
 from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 
+from graphnn_unet.prediction.label_blocks import BlockLabels
+
 _BYTES_PER_IMAGE_VOXEL, _BYTES_PER_GRID_VOXEL = 20, 12
-"""Peak of a label-only export beside the logits: running best and label map, and the float64 copies
+"""Peak of an export class by class beside the logits: running best, label map, and float64 copies
 that resampling one class makes on both grids. Measured with 8 classes and factors 0.8 to 1.3: 15
 and 8, rounded up for the allocator."""
+_BYTES_OF_LABELS = 8
+"""Label maps alone, an image voxel: of the cropped and of the whole image, two bytes each, and
+as much again for the allocator."""
 _BYTES_SEPARATE_AXIS = 96
 """The same for an image voxel where nnU-Net resamples the coarse axis apart: it holds the
 coordinates of all voxels as 64-bit numbers (measured: 74 to 81)."""
@@ -64,6 +70,11 @@ def logits_to_labels(
         with_probabilities: Also return probabilities (takes k volumes).
         with_entropy: Also return the entropy of the outputs.
     """
+    if not (with_probabilities or with_entropy) and BlockLabels.can_resample(configuration):
+        whole = [(0, torch.as_tensor(logits))]
+        return rows_to_labels(
+            whole, logits.shape[1:], properties, plans, configuration, label_manager
+        )
     shape = tuple(properties["shape_after_cropping_and_before_resampling"])
     if label_manager.has_regions:
         state: _State = _Overlapping(shape, label_manager.regions_class_order, with_entropy)
@@ -83,14 +94,42 @@ def logits_to_labels(
     if inside is not None:
         for z in range(inside.shape[1]):
             inside[:, z] = label_manager.apply_inference_nonlin(inside[:, z].copy()).numpy()
-    many = len(label_manager.foreground_labels) >= 255
-    labels, inside = _canvas(properties, plans, np.uint16 if many else np.uint8)
-    inside[:] = state.labels
+    labels = _on_canvas(state.labels, properties, plans, label_manager)
     entropy = None
     if with_entropy:
         entropy, inside = _canvas(properties, plans, np.float32)
         inside[:] = state.entropy()
     return Labeled(labels, probabilities, entropy)
+
+
+def rows_to_labels(
+    rows: Iterable[tuple[int, torch.Tensor]],
+    grid_shape: Sequence[int],
+    properties: dict[str, Any],
+    plans: Any,
+    configuration: Any,
+    label_manager: Any,
+) -> Labeled:
+    """The label map of ``logits_to_labels`` from logits that come row by row.
+
+    Args:
+        rows: First row and logits ``(k, n, y, x)``, as ``BlockLabels.add`` takes them.
+        grid_shape: Spatial size of all logits.
+        properties: What preprocessing noted about the case.
+        plans: nnU-Net's ``PlansManager``.
+        configuration: Its configuration, with the resampling of ``BlockLabels.can_resample``.
+        label_manager: Its label manager.
+    """
+    blocks = BlockLabels(
+        grid_shape,
+        properties["shape_after_cropping_and_before_resampling"],
+        label_manager.num_segmentation_heads,
+        _spacings(properties, plans, configuration),
+        label_manager.regions_class_order if label_manager.has_regions else None,
+    )
+    for first, logits in rows:
+        blocks.add(first, logits)
+    return Labeled(_on_canvas(blocks.labels, properties, plans, label_manager))
 
 
 def export_gb(
@@ -102,6 +141,7 @@ def export_gb(
     *,
     with_probabilities: bool = False,
     with_entropy: bool = False,
+    n_rows: int | None = None,
 ) -> float:
     """Memory in GB that ``logits_to_labels`` takes, float16 logits included.
 
@@ -113,15 +153,19 @@ def export_gb(
         n_outputs: Number of logits a voxel.
         with_probabilities: As in ``logits_to_labels``.
         with_entropy: As in ``logits_to_labels``.
+        n_rows: Rows of the grid whose logits are there at once, for ``rows_to_labels``.
     """
     image, grid = float(np.prod(properties["shape_before_cropping"])), float(np.prod(grid_shape))
+    logits = 2 * n_outputs * grid * (1 if n_rows is None else min(1, n_rows / grid_shape[0]))
+    if BlockLabels.can_resample(configuration) and not (with_probabilities or with_entropy):
+        return (image * _BYTES_OF_LABELS + logits) / 2**30
     current, spacing = _spacings(properties, plans, configuration)
     target = properties["shape_after_cropping_and_before_resampling"]
     resampled = tuple(int(n) for n in grid_shape) != tuple(int(n) for n in target)
     apart = resampled and determine_do_sep_z_and_axis(None, current, spacing)[0]  # pyright: ignore[reportArgumentType]  # None is a value
     per_voxel = _BYTES_SEPARATE_AXIS if apart else _BYTES_PER_IMAGE_VOXEL
     per_voxel += 4 * n_outputs * with_probabilities + 12 * with_entropy
-    return (image * per_voxel + grid * (_BYTES_PER_GRID_VOXEL + 2 * n_outputs)) / 2**30
+    return (image * per_voxel + grid * _BYTES_PER_GRID_VOXEL + logits) / 2**30
 
 
 def _spacings(
@@ -220,6 +264,16 @@ class _Overlapping(_State):
 
     def entropy(self) -> np.ndarray:
         return np.clip(self._entropy, 0, 1, out=self._entropy)  # pyright: ignore[reportArgumentType, reportCallIssue]  # asked for
+
+
+def _on_canvas(
+    labels: np.ndarray, properties: dict[str, Any], plans: Any, label_manager: Any
+) -> np.ndarray:
+    """The label map of the cropped image on the image's grid."""
+    many = len(label_manager.foreground_labels) >= 255
+    whole, inside = _canvas(properties, plans, np.uint16 if many else np.uint8)
+    inside[:] = labels
+    return whole
 
 
 def _canvas(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
-from graphnn_unet.prediction.export_logits import logits_to_labels
+from graphnn_unet.prediction.export_logits import Labeled, logits_to_labels, rows_to_labels
+from graphnn_unet.prediction.label_blocks import BlockLabels
+from graphnn_unet.prediction.sliding_window import SlidingWindow
 
 
 class Predictor:
@@ -29,6 +30,7 @@ class Predictor:
     Attributes:
         plans, configuration, dataset_json, label_manager: As in nnU-Net.
         folder: Folder of the model, ``None`` for a network in training.
+        mirroring_axes: Axes of the network along which mirrored copies are averaged.
         settings: What else decides about a prediction: mirroring, step size, folds, checkpoint.
     """
 
@@ -57,36 +59,40 @@ class Predictor:
         self.n_channels = len(channels)
         self.device = device
         self.settings: dict[str, Any] = {"mirroring": mirroring, "step_size": step_size}
-        with contextlib.redirect_stdout(io.StringIO()):  # it announces what it does on a CPU
-            self._engine = nnUNetPredictor(
-                tile_step_size=step_size,
-                use_gaussian=True,
-                use_mirroring=mirroring,
-                perform_everything_on_device=device.type == "cuda",
-                device=device,
-                allow_tqdm=False,
-            )
-            self._engine.manual_initialization(
-                network,
-                plans,
-                self.configuration,
-                list(weights),
-                dataset_json,
-                trainer_name,
-                tuple(mirroring_axes) if mirroring_axes else None,
-            )
+        self.mirroring_axes = tuple(mirroring_axes or ()) if mirroring else ()
+        self._weights = list(weights)
+        self.window = SlidingWindow(
+            network,
+            self.configuration.patch_size,
+            self.label_manager.num_segmentation_heads,
+            step_size=step_size,
+            mirror_axes=self.mirroring_axes,
+            device=device,
+        )
 
-    @property
-    def mirroring_axes(self) -> tuple[int, ...]:
-        """Axes of the network along which mirrored copies are averaged."""
-        axes = self._engine.allowed_mirroring_axes if self.settings["mirroring"] else None
-        return tuple(int(axis) for axis in axes or ())
+    def rows(self, data: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Logits of a preprocessed image ``(c, z, y, x)`` as they are finished.
+
+        Yields:
+            As ``SlidingWindow.rows``; the mean of the folds.
+
+        Raises:
+            InputError: The logits are not finite.
+        """
+        with _few_threads():
+            if len(self._weights) == 1:
+                yield from self.window.rows(data, self._weights[0])
+                return
+            for parts in zip(*(self.window.rows(data, w) for w in self._weights), strict=True):
+                mean = parts[0][1].clone()
+                for _, logits in parts[1:]:
+                    mean += logits
+                yield parts[0][0], mean.div_(len(parts))
 
     def networks(self) -> list[nn.Module]:
         """A network a fold, apart from each other, in evaluation."""
-        states = cast(list[dict[str, Tensor]], self._engine.list_of_parameters)
-        copies = [cast(nn.Module, copy.deepcopy(self._engine.network)) for _ in states]
-        for network, weights in zip(copies, states, strict=True):
+        copies = [copy.deepcopy(self.window.network) for _ in self._weights]
+        for network, weights in zip(copies, self._weights, strict=True):
             network.load_state_dict(weights)
         return [network.eval() for network in copies]
 
@@ -96,11 +102,39 @@ class Predictor:
         Raises:
             InputError: The logits are not finite.
         """
-        with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-            logits = self._engine.predict_logits_from_preprocessed_data(data)
-        if not torch.isfinite(logits).all():
-            raise InputError("the network's output is not finite")
+        n_outputs = self.label_manager.num_segmentation_heads
+        logits = torch.empty((n_outputs, *data.shape[1:]), dtype=torch.half)
+        for first, rows in self.rows(data):
+            logits[:, first : first + rows.shape[1]] = rows
         return logits
+
+    @property
+    def labels_by_rows(self) -> bool:
+        """Whether :meth:`labels` can work on the logits row by row."""
+        return BlockLabels.can_resample(self.configuration)
+
+    def labels(
+        self,
+        data: Tensor,
+        properties: dict[str, Any],
+        change: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> Labeled:
+        """Label map on the image's grid, without an array of all classes over the whole volume.
+
+        Args:
+            data: ``(c, z, y, x)`` preprocessed image.
+            properties: What preprocessing noted about it.
+            change: Takes the first row and logits ``(k, n, y, x)``; returns what counts instead.
+
+        Raises:
+            InputError: The logits are not finite.
+        """
+        rows = self.rows(data)
+        if change is not None:
+            rows = ((first, change(first, logits)) for first, logits in rows)
+        return rows_to_labels(
+            rows, data.shape[1:], properties, self.plans, self.configuration, self.label_manager
+        )
 
     def preprocess(self, image: np.ndarray, spacing: Sequence[float]) -> tuple[Tensor, dict]:
         """Normalize and resample ``(c, z, y, x)`` as in training; properties go to the export."""
@@ -135,7 +169,21 @@ class Predictor:
                 f"the model takes {self.n_channels} channels, axes (c, z, y, x)",
             )
         data, properties = self.preprocess(image, spacing)
-        labels = logits_to_labels(
-            self.logits(data), properties, self.plans, self.configuration, self.label_manager
-        ).labels
+        if self.labels_by_rows:
+            labels = self.labels(data, properties).labels
+        else:
+            labels = logits_to_labels(
+                self.logits(data), properties, self.plans, self.configuration, self.label_manager
+            ).labels
         return with_ids(labels, ids_of_user(self.dataset_json))
+
+
+@contextlib.contextmanager
+def _few_threads() -> Generator[None]:
+    """No more threads than nnU-Net's predictor takes: tiles are too small for many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, default_num_processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

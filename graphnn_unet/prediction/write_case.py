@@ -86,7 +86,7 @@ class ExportJob:
 
     Attributes:
         case: Case id.
-        logits: ``(k, z, y, x)`` on the network's grid.
+        answer: The label map on the image's grid, or logits ``(k, z, y, x)`` on the network's.
         properties: What preprocessing noted.
         target: Folder to write to.
         plans, configuration, dataset_json: As in nnU-Net.
@@ -95,7 +95,7 @@ class ExportJob:
     """
 
     case: str
-    logits: np.ndarray
+    answer: Labeled | np.ndarray
     properties: dict
     target: str
     plans: dict
@@ -107,16 +107,17 @@ class ExportJob:
 
 def export_case(job: ExportJob) -> dict[str, tuple[int, float | None]]:
     """Write the files of one case; return voxels and ml of each class."""
-    plans = PlansManager(job.plans)
-    result = logits_to_labels(
-        job.logits,
-        job.properties,
-        plans,
-        plans.get_configuration(job.configuration),
-        plans.get_label_manager(job.dataset_json),
-        with_probabilities=job.outputs.probabilities,
-        with_entropy=job.outputs.uncertainty,
-    )
+    plans, result = PlansManager(job.plans), job.answer
+    if not isinstance(result, Labeled):
+        result = logits_to_labels(
+            result,
+            job.properties,
+            plans,
+            plans.get_configuration(job.configuration),
+            plans.get_label_manager(job.dataset_json),
+            with_probabilities=job.outputs.probabilities,
+            with_entropy=job.outputs.uncertainty,
+        )
     cleaned = keep_largest_components(result.labels, job.outputs.largest_component)
     result = replace(result, labels=cleaned)
     counts = count_classes(result.labels, job.dataset_json["labels"])

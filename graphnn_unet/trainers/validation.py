@@ -58,12 +58,16 @@ def validate_cases(
 def _predict_case(predictor: Predictor, case: StoredCase, target: Path, outputs: Outputs) -> None:
     """Predict one preprocessed case and write it."""
     properties = case.properties()
-    labeled = logits_to_labels(
-        predictor.logits(torch.from_numpy(np.asarray(case.image()[:]))),
-        properties,
-        predictor.plans,
-        predictor.configuration,
-        predictor.label_manager,
-        with_probabilities=outputs.probabilities,
-    )
+    image = torch.from_numpy(np.asarray(case.image()[:]))
+    if predictor.labels_by_rows and not outputs.probabilities:
+        labeled = predictor.labels(image, properties)
+    else:
+        labeled = logits_to_labels(
+            predictor.logits(image),
+            properties,
+            predictor.plans,
+            predictor.configuration,
+            predictor.label_manager,
+            with_probabilities=outputs.probabilities,
+        )
     write_case(labeled, target, case.case_id, properties, predictor.plans, outputs)

@@ -232,6 +232,10 @@ def test_stated_memory_grows_with_what_is_asked_for():
     few, many = (export_gb(*arguments, n) for n in (2, 100))
     image, grid = 12 * 14 * 13, 6 * 9 * 10
     assert many - few == pytest.approx(98 * 2 * grid / 2**30)  # the logits themselves
-    probabilities = export_gb(*arguments, 100, with_probabilities=True)
-    assert probabilities - many == pytest.approx(100 * 4 * image / 2**30)
+    with_few, with_many = (export_gb(*arguments, n, with_probabilities=True) for n in (2, 100))
+    assert with_many - with_few == pytest.approx(98 * (2 * grid + 4 * image) / 2**30)
+    assert with_few > few
+    by_rows = export_gb(*arguments, 100, n_rows=3)
+    assert many - by_rows == pytest.approx(100 * 2 * grid / 2 / 2**30)  # three of six rows
+    assert export_gb(*arguments, 100, n_rows=7) == many
     assert export_gb(*arguments, 2, with_entropy=True) > few
