@@ -8,6 +8,9 @@ from pathlib import Path
 
 from graphnn_unet.commands import _command
 
+FAST_STEP = 0.75
+"""Step of ``--fast``: about a third of the tiles that a step of 0.5 takes in a volume."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
@@ -60,8 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-step_size",
         type=_command.number(float, 0, 1),
-        default=0.5,
-        help="of the sliding window (0.5)",
+        help="of the sliding window, as a share of the patch (0.5)",
     )
     parser.add_argument("--save_probabilities", action="store_true", help="also CASE.npz and .pkl")
     parser.add_argument(
@@ -81,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--disable_tta", action="store_true", help="no mirrored copies (8 x faster)"
+    )
+    parser.add_argument(
+        "--fast",
+        action="store_true",
+        help=f"no mirrored copies, and a step of {FAST_STEP} where -step_size does not say another",
     )
     parser.add_argument(
         "--scan-graph",
@@ -125,6 +132,7 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.progress import say
 
     _command.show_folders()
+    step_size = FAST_STEP if arguments.fast else 0.5
     result = predict(
         arguments.i,
         arguments.o,
@@ -138,8 +146,8 @@ def _work(arguments: argparse.Namespace) -> None:
         save_probabilities=arguments.save_probabilities,
         uncertainty=arguments.uncertainty,
         continue_prediction=arguments.continue_prediction,
-        mirroring=not arguments.disable_tta,
-        step_size=arguments.step_size,
+        mirroring=not (arguments.disable_tta or arguments.fast),
+        step_size=arguments.step_size or step_size,
         nifti_form=arguments.nifti_form,
         memory_budget_gb=arguments.memory_budget,
         num_parts=arguments.num_parts,

@@ -1,76 +1,97 @@
-"""Cases a second of gnnunet_predict against nnUNetv2_predict_from_modelfolder, whole processes.
+"""gnnunet_predict against nnUNetv2_predict_from_modelfolder, whole processes one after the other.
 
-The same model (exported to a plain one) and the same images, one after the other.
-Run: python tests/benchmarks/predict.py [--quick] [--json FILE] [--device cuda]
+The same model (exported to a plain one) and the same images: CPU time, wall time, peak memory of
+the processes, and the share of voxels with the same label.
+Run: python tests/benchmarks/predict.py [--quick] [--model FOLDER --images FOLDER] [--no-mirroring]
+     [--repeats N] [--json FILE] [--device cuda]
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+import argparse
 import statistics
-import subprocess
 import sys
-import time
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import SimpleITK as sitk
 from _bench import Bench, arguments
+from _predict_commands import OURS, STOCK, run
 from _study import DATASET, study
 
 PLAN = ["plan.spacing=[1.5,1.0,1.0]", "plan.patch_size=[32,40,40]", "network.max_stages=4"]
-OURS = "import sys; from graphnn_unet.commands.predict import main; sys.exit(main())"
-STOCK = (
-    "import sys; from nnunetv2.inference.predict_from_raw_data import "
-    "predict_entry_point_modelfolder as main; sys.exit(main())"
-)
 
 
-def seconds(code: str, output: Path, *options: str) -> float:
-    """Wall time of one command that writes into an empty folder."""
-    shutil.rmtree(output, ignore_errors=True)
-    began = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", code, "-o", str(output), *options],
-        check=True, capture_output=True, env=os.environ | {"nnUNet_def_n_proc": "2"},
-    )  # fmt: skip
-    return time.perf_counter() - began
+@contextmanager
+def model_and_images(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
+    """A plain model and a folder of images that it takes: those given, or small made-up ones."""
+    from graphnn_unet import export, train
 
-
-def main() -> int:
-    """Measure and print."""
-    options = arguments(__doc__)
-    bench = Bench(options)
-    rounds, n_cases = (5, 3) if options.quick else (5, 20)
-    width = 8 if options.quick else 16
+    if options.model is not None:
+        with tempfile.TemporaryDirectory(prefix="gnnunet-bench-") as folder:
+            yield export(options.model, Path(folder) / "plain").target, options.images
+        return
+    n_cases, width = (3, 8) if options.quick else (20, 16)
     with study([*PLAN, f"network.base_features={width}"], n_test=n_cases) as small_study:
-        from graphnn_unet import export, train
-
         trained = train(
             DATASET, "3d_fullres", "GraphCLTrainer", device=options.device,
             overrides=["schedule.pretrain_steps=2", "schedule.selftrain_steps=2"],
         )  # fmt: skip
-        plain = export(trained.model, small_study.home / "plain").target
-        common = ["-i", str(small_study.test_images), "-device", options.device]
-        sides = {
-            "ours": lambda: seconds(OURS, small_study.home / "a", *common, "-m", str(plain)),
-            "nnU-Net": lambda: seconds(
-                STOCK, small_study.home / "b", *common, "-m", str(plain), "-f", "all",
-                "-npp", "2", "-nps", "2",
-            ),
-        }  # fmt: skip
-        times: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(rounds):
-            for name, side in sides.items():
-                times[name].append(side())
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    bench.add(
-        f"throughput of gnnunet_predict / nnUNetv2_predict, {n_cases} cases",
-        medians["nnU-Net"] / medians["ours"],
-        "x",
-        at_least=1.0,
-        ours_s=round(medians["ours"], 2),
-        nnunet_s=round(medians["nnU-Net"], 2),
-    )
+        yield export(trained.model, small_study.home / "plain").target, small_study.test_images
+
+
+def same_share(first: Path, second: Path) -> float:
+    """Share of voxels with the same label."""
+    same = total = 0
+    for path in sorted(second.glob("*.nii.gz")):
+        a, b = (sitk.GetArrayFromImage(sitk.ReadImage(str(p / path.name))) for p in (first, second))
+        same, total = same + int((a == b).sum()), total + a.size
+    return same / total
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Flags for a model and images that are there."""
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a trained model")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="images for it")
+    parser.add_argument("--repeats", type=int, default=5, help="of each command")
+    parser.add_argument("--no-mirroring", action="store_true", help="--disable_tta on both sides")
+
+
+def main() -> int:
+    """Measure and print."""
+    options = arguments(__doc__, add_options)
+    bench = Bench(options)
+    with (
+        model_and_images(options) as (model, images),
+        tempfile.TemporaryDirectory(prefix="gnnunet-bench-") as folder,
+    ):
+        ours, theirs = Path(folder) / "ours", Path(folder) / "theirs"
+        common = ["-i", str(images), "-m", str(model), "-device", options.device]
+        common += ["--disable_tta"] if options.no_mirroring else []
+        pairs = [
+            (
+                run(OURS, ours, *common),
+                run(STOCK, theirs, *common, "-f", "all", "-npp", "2", "-nps", "2"),
+            )
+            for _ in range(options.repeats)
+        ]
+        if any(side.status for pair in pairs for side in pair):
+            raise SystemExit(f"a command failed: {pairs}")
+        n_cases = len(list(images.iterdir()))
+        same = same_share(ours, theirs)
+    for name, field, goal in [
+        ("throughput a CPU second", "cpu_s", {"at_least": 2.5}),
+        ("throughput", "wall_s", {"at_least": 2.5}),
+        ("peak memory", "peak_gb", {"at_most": 0.5}),
+    ]:
+        a, b = (statistics.median(getattr(pair[side], field) for pair in pairs) for side in (0, 1))
+        ratio = a / b if field == "peak_gb" else b / a
+        print(f"{name}: ours {a:.2f}, nnU-Net {b:.2f}")
+        bench.add(f"{name} of gnnunet_predict / nnUNetv2_predict, {n_cases} cases", ratio, "x",
+                  **goal, ours=round(a, 3), nnunet=round(b, 3))  # fmt: skip
+    bench.add("voxels with the same label", same, "", at_least=1)
     return bench.finish()
 
 

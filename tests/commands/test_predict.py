@@ -8,6 +8,7 @@ from models.small_models import GOOD, label_maps, same_maps, write_good_images
 from tiny_study import model_of, use_home
 
 from graphnn_unet.commands.predict import main
+from graphnn_unet.models.predict import PredictionResult
 from graphnn_unet.storage.safe_load import read_json
 
 
@@ -103,6 +104,29 @@ def test_options_reach_the_prediction(home, images, tmp_path):
     assert facts["step_size"] == 0.9
     assert facts["mirroring"] is False
     assert facts["folds"] == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "mirroring", "step_size"),
+    [
+        ([], True, 0.5),
+        (["--fast"], False, 0.75),
+        (["--fast", "-step_size", "0.9"], False, 0.9),
+        (["--disable_tta"], False, 0.5),
+    ],
+)
+def test_fast_leaves_mirrored_copies_and_some_tiles_out(
+    monkeypatch, tmp_path, flags, mirroring, step_size
+):
+    given = {}
+
+    def predict(*paths, **options):
+        given.update(options)
+        return PredictionResult(tmp_path, ["a"], [])
+
+    monkeypatch.setattr("graphnn_unet.models.predict.predict", predict)
+    assert main(["-i", str(tmp_path), "-o", str(tmp_path / "out"), *flags]) == 0
+    assert (given["mirroring"], given["step_size"]) == (mirroring, step_size)
 
 
 def test_memory_budget_that_is_too_small_ends_with_2_as_nothing_is_done(

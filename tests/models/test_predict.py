@@ -495,16 +495,16 @@ def test_case_beyond_the_memory_budget_fails_with_its_size(model, images, tmp_pa
 
 
 def test_network_output_that_is_not_finite_fails_the_case(model, images, tmp_path, monkeypatch):
-    original = Predictor.logits
+    original = Predictor.labels
     calls = []
 
-    def spoiled(self, data):
+    def spoiled(self, *arguments):
         calls.append(1)
         if len(calls) == 2:
             raise RuntimeError("device ran out of memory\nlong account")
-        return original(self, data)
+        return original(self, *arguments)
 
-    monkeypatch.setattr(Predictor, "logits", spoiled)
+    monkeypatch.setattr(Predictor, "labels", spoiled)
     with pytest.raises(CasesFailedError):
         run(images, tmp_path, model)
     (row,) = failures_in(tmp_path)
