@@ -55,15 +55,16 @@ class _Axis:
 
 
 def _axis(n_grid: int, n_image: int, *, nearest: bool) -> _Axis:
-    """As ``scipy.ndimage`` places the voxels of the image on the grid: centers, clamped."""
+    """As ``scipy.ndimage`` places the voxels of the image on the grid, whose border is repeated."""
     place = (np.arange(n_image) + 0.5) * (n_grid / n_image) - 0.5
-    place = np.clip(place, 0, n_grid - 1)
     if nearest or n_grid == n_image:
-        index = np.floor(place + 0.5).astype(np.intp)
+        index = np.clip(np.floor(place + 0.5).astype(np.intp), 0, n_grid - 1)
         return _Axis(index, index, None)
-    low = np.floor(place).astype(np.intp)
+    low = np.floor(place)
     first = 1.0 - (place - low)
-    return _Axis(low, np.minimum(low + 1, n_grid - 1), np.stack([first, 1.0 - first]))
+    # beyond the border both are the same voxel: its two shares are added, as there, not made one
+    low, high = (np.clip(index.astype(np.intp), 0, n_grid - 1) for index in (low, low + 1))
+    return _Axis(low, high, np.stack([first, 1.0 - first]))
 
 
 class BlockLabels:

@@ -47,6 +47,7 @@ class Predictor:
         device: torch.device,
         step_size: float = 0.5,
         mirroring: bool = True,
+        in_pairs: bool = False,
         folder: Path | None = None,
     ):
         self.plans, self.dataset_json, self.folder = plans, dataset_json, folder
@@ -68,6 +69,7 @@ class Predictor:
             step_size=step_size,
             mirror_axes=self.mirroring_axes,
             device=device,
+            in_pairs=in_pairs,
         )
 
     def rows(self, data: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -1,9 +1,9 @@
-"""nnU-Net's sliding window, one row of tiles after the other, mirrored copies in one batch.
+"""nnU-Net's sliding window, one row of tiles after the other.
 
-The sums, their order and their types are those of nnU-Net's predictor. Three things differ: copies
-of a tile go through the network together (PyTorch takes a slow convolution for a single small image
-on a CPU), a tile of one value is predicted once, and logits are handed out as soon as no later tile
-adds to them, so that no array of all classes over the whole volume has to exist.
+The sums, their order and their types are those of nnU-Net's predictor. Two things differ: a tile of
+one value is predicted once, and logits are handed out as soon as no later tile adds to them, so
+that no array of all classes over the whole volume has to exist. On request small tiles go through
+the network in pairs: PyTorch takes a slow convolution for a single small image on a CPU.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
 
-_PAIR_VOXELS, _CUDA_VOXELS = 2**18, 2**20
-"""Voxels of a batch of copies: on a CPU two at most, where the tile is small (measured with a patch
-of 32 x 48 x 32: 1.56 times as fast as one by one, 1.3 times with four or eight)."""
+_PAIR_VOXELS = 2**18
+"""Voxels of a pair at most: larger tiles gain nothing. With a patch of 32 x 48 x 32 pairs were 1.56
+times as fast as one by one on a CPU, four or eight in a batch 1.3 times."""
 _SLICES = 8
 """Slices that are handed out together where the patch is a slice."""
 
@@ -41,6 +41,8 @@ class SlidingWindow:
         step_size: Step of the window as a share of the patch.
         mirror_axes: Axes of the patch along which copies are mirrored, in all combinations.
         device: Where the network runs.
+        in_pairs: Small tiles and mirrored copies go through the network two by two: faster on a
+            CPU, and logits differ in the last digits of a 32-bit number.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class SlidingWindow:
         step_size: float,
         mirror_axes: Sequence[int] | None,
         device: torch.device,
+        in_pairs: bool = False,
     ):
         self.network, self.patch_size = network, tuple(int(n) for n in patch_size)
         self._n_outputs, self._step_size, self._device = n_outputs, step_size, device
@@ -59,11 +62,8 @@ class SlidingWindow:
         self._flips = [
             flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)
         ]
-        n_voxels = prod(self.patch_size)
-        on_cpu = device.type == "cpu"
-        self._n_together = (
-            1 + (2 * n_voxels <= _PAIR_VOXELS) if on_cpu else max(1, _CUDA_VOXELS // n_voxels)
-        )
+        fits = 2 * prod(self.patch_size) <= _PAIR_VOXELS
+        self._n_together = 2 if in_pairs and fits else 1
         self._constant: dict[tuple[float, ...] | int, Tensor] = {}
         self._weights: Mapping[str, Any] | None = None
 
@@ -167,10 +167,11 @@ class SlidingWindow:
     def _through_network(self, tiles: Sequence[Tensor]) -> list[Tensor]:
         copies = [(index, flip) for index in range(len(tiles)) for flip in self._flips]
         sums: list[Tensor | None] = [None] * len(tiles)
+        there = [tile.to(self._device) for tile in tiles]
         for begin in range(0, len(copies), self._n_together):
             group = copies[begin : begin + self._n_together]
             with _precision(self._device):
-                images = [torch.flip(tiles[index].to(self._device), flip) for index, flip in group]
+                images = [torch.flip(there[index], flip) for index, flip in group]
                 outputs = self.network(torch.stack(images))
                 for (index, flip), output in zip(group, outputs, strict=True):
                     turned, total = torch.flip(output, flip), sums[index]

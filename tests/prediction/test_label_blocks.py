@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from skimage.transform import resize
 
 from graphnn_unet.prediction import label_blocks
 from graphnn_unet.prediction.label_blocks import BlockLabels
@@ -36,6 +37,19 @@ def test_rows_that_come_in_parts_make_the_same_labels(shape, spacings, order):
             blocks.add(begin, logits[:, begin:last].clone())
         np.testing.assert_array_equal(blocks.labels, expected)
     assert len(np.unique(expected)) > 2
+
+
+def test_resampled_logits_are_those_of_skimage_bit_by_bit_up_to_the_border():
+    logits = random_logits(1, 12, 10, 16)
+    for shape in [(15, 13, 20), (9, 8, 11), (12, 13, 20)]:
+        axes = [
+            label_blocks._axis(a, b, nearest=False)
+            for a, b in zip(logits.shape[1:], shape, strict=True)
+        ]
+        corners = [axis.corners(slice(None), 0) for axis in axes]
+        expected = resize(logits[0].double().numpy(), shape, 1, mode="edge", anti_aliasing=False)
+        ours = label_blocks._interpolated(logits[0], corners)
+        np.testing.assert_array_equal(ours, expected.astype(np.float16))
 
 
 def counted(monkeypatch):

@@ -41,10 +41,11 @@ def stock_logits(network, patch, data, mirror_axes, step_size=0.5):
     return engine.predict_sliding_window_return_logits(data)
 
 
-def window(network, patch, mirror_axes=None, step_size=0.5):
+def window(network, patch, mirror_axes=None, step_size=0.5, *, in_pairs=False):
     return SlidingWindow(
-        network, patch, 3, step_size=step_size, mirror_axes=mirror_axes, device=CPU
-    )
+        network, patch, 3, step_size=step_size, mirror_axes=mirror_axes, device=CPU,
+        in_pairs=in_pairs,
+    )  # fmt: skip
 
 
 def assembled(rows, shape):
@@ -70,13 +71,14 @@ def assembled(rows, shape):
         ((6, 10), (8, 4, 7), (0,)),
     ],
 )
-@pytest.mark.parametrize("step_size", [0.5, 0.75])
-def test_logits_are_those_of_nnunets_predictor(patch, shape, mirror_axes, step_size):
+@pytest.mark.parametrize(("step_size", "in_pairs"), [(0.5, False), (0.75, False), (0.5, True)])
+def test_logits_are_those_of_nnunets_predictor(patch, shape, mirror_axes, step_size, in_pairs):
     network, data = exact_network(len(patch)), image(*shape)
     data[:, :, : shape[1] // 2] = 0.25  # some tiles of one value
     expected = stock_logits(network, patch, data, mirror_axes, step_size)
-    ours = window(network, patch, mirror_axes, step_size).rows(data, network.state_dict())
-    assert torch.equal(assembled(ours, shape), expected)
+    ours = window(network, patch, mirror_axes, step_size, in_pairs=in_pairs)
+    rows = ours.rows(data, network.state_dict())
+    assert torch.equal(assembled(rows, shape), expected)
 
 
 def test_rows_are_never_more_than_a_tile_and_one():
@@ -109,13 +111,17 @@ def test_tiles_of_one_value_go_through_the_network_once():
     assert torch.equal(others[:, 12:], logits[:, 12:])
 
 
-def test_small_tiles_go_through_the_network_in_pairs_on_a_cpu():
+def test_small_tiles_go_through_the_network_in_pairs_on_request():
     network, data = Counting(exact_network(3)), image(8, 8, 12)
-    list(window(network, (8, 8, 8), (0, 1, 2)).rows(data, network.state_dict()))
-    assert network.batches == [2] * 8  # two tiles of eight copies each
-    network.batches.clear()
-    list(window(network, (8, 8, 8)).rows(data, network.state_dict()))
-    assert network.batches == [2]
+    for mirror_axes, in_pairs, batches in [
+        ((0, 1, 2), True, [2] * 8),  # two tiles of eight copies each
+        (None, True, [2]),
+        (None, False, [1, 1]),
+    ]:
+        network.batches.clear()
+        ours = window(network, (8, 8, 8), mirror_axes, in_pairs=in_pairs)
+        list(ours.rows(data, network.state_dict()))
+        assert network.batches == batches
 
 
 def test_other_weights_of_the_same_network_are_used_from_their_first_row_on():
