@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from models.small_models import label_maps
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_study import ball_case, write_image
 
 from graphnn_unet import export, predict
@@ -87,9 +88,11 @@ def test_bundle_network_is_the_mean_of_mirrored_copies_along_x_y_z(bundle, predi
     """nnU-Net's own mirroring is the oracle."""
     network = torch.jit.load(str(bundle / "models" / "model.ts"))
     image = noise(1, 1, 16, 16, 16)
-    predictor._engine.network.load_state_dict(predictor._engine.list_of_parameters[0])
+    oracle = nnUNetPredictor(device=torch.device("cpu"))
+    oracle.network = predictor.networks()[0]
+    oracle.allowed_mirroring_axes = predictor.mirroring_axes
     with torch.no_grad():
-        expected = predictor._engine._internal_maybe_mirror_and_predict(image)
+        expected = oracle._internal_maybe_mirror_and_predict(image)
         logits = network(image.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     config = read_json(bundle / "configs" / "inference.json")

@@ -546,7 +546,7 @@ def test_without_mirroring_and_with_larger_steps_less_is_computed(model, images,
     for options in ({}, {"mirroring": False}, {"mirroring": False, "step_size": 1.0}):
         predictor = load_predictor(model, device=torch.device("cpu"), **options)
         calls = []
-        network = predictor._engine.network
+        network = predictor.window.network
         network.register_forward_hook(lambda *_, calls=calls: calls.append(1))
         predictor.predict(image, (1.0, 1.0, 1.0))
         counts.append(len(calls))
