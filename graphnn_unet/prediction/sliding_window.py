@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
@@ -86,8 +86,11 @@ class SlidingWindow:
         Raises:
             InputError: Logits are not finite.
         """
-        padded, inside = pad_nd_image(
-            data, self.patch_size, "constant", {"value": 0}, True, None  # pyright: ignore[reportArgumentType]  # None is a value
+        padded, inside = cast(
+            tuple[Tensor, tuple[slice, ...]],
+            pad_nd_image(
+                data, self.patch_size, "constant", {"value": 0}, True, None  # pyright: ignore[reportArgumentType]  # None is a value
+            ),
         )  # fmt: skip
         starts = self._starts(padded.shape[1:])
         sums = self._sums(padded.shape[2:])

@@ -35,6 +35,7 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.graph.shared_batch import shared_images
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import one_output, planned_unet, stage_shapes
+from graphnn_unet.networks.layout import train_channels_last
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
@@ -273,8 +274,8 @@ class SemiTrainer(Checkpointed):
         self.num_input_channels = determine_num_input_channels(
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
-        network = self._new_network().to(self.device)
-        averaged = self._new_network().to(self.device) if self.uses_teacher else None
+        network = self._new_network()
+        averaged = self._new_network() if self.uses_teacher else None
         self.student = Student(network, self._new_heads(network))
         self.label_names = list(class_table(self.dataset_json))
         if averaged is not None:
@@ -331,13 +332,14 @@ class SemiTrainer(Checkpointed):
         return make_optimizer(self.student.parameter_groups(settings.weight_decay), settings)
 
     def _new_network(self) -> nn.Module:
-        return self.build_network_architecture(
+        network = self.build_network_architecture(
             self.plans_manager,
             self.configuration_manager,
             self.num_input_channels,
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
-        )
+        ).to(self.device)
+        return network if self.is_ddp else train_channels_last(network, self.device)
 
     def _loss_settings(self) -> LossSettings:
         outputs = 1
