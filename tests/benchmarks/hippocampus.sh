@@ -25,7 +25,8 @@ fi
 compare() {
     gnnunet_benchmark -d Hippocampus -o "$out/comparison" -c 3d_fullres --labeled 4 \
         --development 60 --disable_tta --set schedule.pretrain_steps=300 \
-        schedule.selftrain_steps=300 batch.labeled=2 batch.unlabeled=2 "$@"
+        schedule.selftrain_steps=300 batch.labeled=2 batch.unlabeled=2 \
+        augmentation.mirror=false "$@"
 }
 
 rows=()
