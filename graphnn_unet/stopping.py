@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -54,3 +55,18 @@ def terminated_as_interrupted() -> Iterator[None]:
 
     with _handled(termination_signals(), interrupt):
         yield
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """The block ends as if the process were terminated once the time is over; ``None``: never."""
+    if seconds is None:
+        yield
+        return
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

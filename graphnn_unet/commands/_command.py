@@ -86,6 +86,26 @@ def number(
     return read
 
 
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?")
+_UNITS_S = (86400, 3600, 60, 1)
+_MAX_DURATION_S = 10 * 365 * 86400
+
+
+def duration(text: str) -> int:
+    """A type of argument: seconds of ``90m``, ``2h``, ``1d12h30m``.
+
+    Example:
+        >>> duration("1h30m")
+        5400
+    """
+    match = _DURATION.fullmatch(text) if len(text) < 30 else None
+    parts = match.groups() if match else ()
+    seconds = sum(int(part) * unit for part, unit in zip(parts, _UNITS_S, strict=False) if part)
+    if not 0 < seconds <= _MAX_DURATION_S:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no time such as 90m, 2h or 1d12h")
+    return seconds
+
+
 def add_workers(
     command_parser: argparse.ArgumentParser,
     what: str = "worker processes (default: by cores)",
@@ -149,11 +169,12 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.getLogger("graphnn_unet").setLevel(logging.WARNING if arguments.quiet else level)
     from graphnn_unet.data.paths import require_variables
-    from graphnn_unet.stopping import terminated_as_interrupted
+    from graphnn_unet.stopping import terminated_as_interrupted, time_limit
 
+    limit = time_limit(getattr(arguments, "time_limit", None))
     try:
         require_variables()
-        with terminated_as_interrupted(), written_results(), _workers(arguments):
+        with terminated_as_interrupted(), limit, written_results(), _workers(arguments):
             if getattr(arguments, "cluster_dry_run", False):
                 _print_queue_script(arguments)
             else:

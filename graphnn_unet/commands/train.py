@@ -122,6 +122,11 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
         help="processes that make batches",
     )
     parser.add_argument(
+        "--time-limit", type=_command.duration, metavar="TIME",
+        help="stop after 90m, 2h, 1d12h with the state saved, before a queue does (exit status "
+        "130); --c goes on",
+    )  # fmt: skip
+    parser.add_argument(
         "--hidden-labels", metavar="DIR",
         help="score pseudo-labels in every epoch with label maps of unlabeled cases; the training "
         "itself does not see them",

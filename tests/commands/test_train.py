@@ -152,3 +152,20 @@ def test_stopped_training_saves_its_state_and_continues_to_the_same_weights(
     ours, theirs = _final(fold.parent), _final(uninterrupted)
     for key in theirs["network_weights"]:
         assert torch.equal(ours["network_weights"][key], theirs["network_weights"][key]), key
+
+
+def test_time_limit_ends_with_the_state_saved(tiny_copy, capsys):
+    long = ["--set", "schedule.pretrain_steps=1000000", "schedule.steps_per_epoch=4"]
+    assert main(arguments("SupervisedTrainer", *long, "--time-limit", "4s")) == 130
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("interrupted:")]
+    assert "--c" in line
+    (state,) = (tiny_copy / "results" / DATASET).glob(f"*/fold_all/{LATEST}")
+    assert load_checkpoint(state)["gnnunet"]["step"] > 0
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "0s", "1h2", "2 h", "9" * 40 + "h"])
+def test_times_that_are_none_are_refused(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments("SupervisedTrainer", "--time-limit", text))
+    assert stop.value.code == 2
+    assert "90m, 2h or 1d12h" in capsys.readouterr().err
