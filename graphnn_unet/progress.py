@@ -34,6 +34,16 @@ def say(message: str) -> None:
         tqdm.write(message, file=sys.stderr)
 
 
+def counted(n: int, noun: str) -> str:
+    """A number and its noun, which takes an s but for 1.
+
+    Example:
+        >>> counted(1, "case"), counted(3, "labeled case")
+        ('1 case', '3 labeled cases')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 class Progress:
     """A bar with time left, or a line now and then where no one watches.
 

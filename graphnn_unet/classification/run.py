@@ -52,7 +52,7 @@ from graphnn_unet.classification.table import (
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, RefusedError
 from graphnn_unet.metrics.classification import ClassificationScore
-from graphnn_unet.progress import say
+from graphnn_unet.progress import counted, say
 from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import make_section
 from graphnn_unet.storage.atomic import remove_leftovers
@@ -81,7 +81,7 @@ class PartlyClassifiedError(CasesFailedError):
 
     def __init__(self, result: ClassificationResult):
         self.result = result
-        super().__init__(result.faults, f"{len(result.faults)} images could not be read")
+        super().__init__(result.faults, f"{counted(len(result.faults), 'image')} could not be read")
 
 
 def classify(
@@ -226,7 +226,7 @@ def _new_network(
 def _tell(images: ImageSet, findings: Sequence[Finding], targets: Tensor, n_held_out: int) -> None:
     n_labeled = int((targets >= 0).any(dim=1).sum())
     classes = "; ".join(f"{f.name}: {', '.join(f.classes)}" for f in findings)
-    say(f"{len(images.cases)} images, {n_labeled} labeled ({classes})")
+    say(f"{counted(len(images.cases), 'image')}, {n_labeled} labeled ({classes})")
     if n_held_out:
         say(f"{n_held_out} labeled images are held out to stop the training")
     else:

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.clustering.cluster import cluster
     from graphnn_unet.clustering.settings import SECTIONS
-    from graphnn_unet.progress import say
+    from graphnn_unet.progress import counted, say
 
     options: dict[str, Any] = {"n_workers": 0 if arguments.np == 1 else arguments.np}
     for section in SECTIONS:
@@ -58,7 +58,7 @@ def _work(arguments: argparse.Namespace) -> None:
     say(f"folders: images={arguments.i} output={arguments.o}")
     result = cluster(arguments.i, arguments.o, **options)
     kept = f", {len(result.kept)} were there already" if result.kept else ""
-    print(f"{len(result.clustered)} images clustered{kept}: {arguments.o}")
+    print(f"{counted(len(result.clustered), 'image')} clustered{kept}: {arguments.o}")
     if result.dataset is not None:
         print(f"pseudo-labels: {result.dataset}")
         _command.say_next(

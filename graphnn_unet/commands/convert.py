@@ -181,7 +181,7 @@ def _add_corrected(arguments: argparse.Namespace) -> None:
     """Masks that were edited become labeled cases."""
     from graphnn_unet.dataset_conversion.corrected import add_corrected
     from graphnn_unet.errors import InputError
-    from graphnn_unet.progress import say
+    from graphnn_unet.progress import counted, say
 
     defaults = vars(_parser().parse_args(["--add-corrected", ""]))
     given = {name for name, value in vars(arguments).items() if value != defaults[name]}
@@ -208,9 +208,9 @@ def _add_corrected(arguments: argparse.Namespace) -> None:
         _print_cases(result.rows)
     would = "would be " if arguments.dry_run else ""
     print(
-        f"{result.dataset}: {len(result.added)} cases {would}added as labeled, "
-        f"{len(result.replaced)} label maps {would}replaced, {len(result.unchanged)} there "
-        f"already; {result.n_labeled} labeled cases"
+        f"{result.dataset}: {counted(len(result.added), 'case')} {would}added as labeled, "
+        f"{counted(len(result.replaced), 'label map')} {would}replaced, {len(result.unchanged)} "
+        f"there already; {counted(result.n_labeled, 'labeled case')}"
     )
     name = result.dataset.partition("_")[2]
     if result.written:
@@ -246,6 +246,8 @@ def _print_cases(cases: Sequence[CaseRow]) -> None:
 
 
 def _print_summary(result: ConversionResult) -> None:
+    from graphnn_unet.progress import counted
+
     names = ", ".join(result.channel_names.values())
     labels = ", ".join(f"{name}={value}" for name, value in result.labels.items())
     counts = ", ".join(
@@ -253,9 +255,9 @@ def _print_summary(result: ConversionResult) -> None:
         for role, word in (("labeled", "labeled"), ("unlabeled", "unlabeled"), ("test", "test"))
     )
     verb = "written to" if result.written else "would go to"
-    plural = "" if len(result.channel_names) == 1 else "s"
+    channels = counted(len(result.channel_names), "channel")
     print(
-        f"{result.dataset}: {counts} cases, {len(result.channel_names)} channel{plural} ({names}), "
+        f"{result.dataset}: {counts} cases, {channels} ({names}), "
         f"labels {labels}; {verb} {result.folder}"
     )
 

@@ -147,12 +147,14 @@ def _work_unsupervised(arguments: argparse.Namespace) -> None:
 
 
 def _show_unsupervised(result: UnsupervisedResult) -> None:
-    from graphnn_unet.progress import say
+    from graphnn_unet.progress import counted, say
 
     oracle = (
         ", foreground selected by the reference (oracle)" if result.protocol == "published" else ""
     )
-    print(f"protocol {result.protocol}, {result.matching}, {result.n_cases} images{oracle}")
+    print(
+        f"protocol {result.protocol}, {result.matching}, {counted(result.n_cases, 'image')}{oracle}"
+    )
     rows = [
         [name, _number(value, 4), *(_number(end, 4) for end in interval)]
         for name, value, interval in (

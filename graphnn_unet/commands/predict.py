@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.models.predict import predict
-    from graphnn_unet.progress import say
+    from graphnn_unet.progress import counted, say
 
     _command.show_folders()
     step_size = FAST_STEP if arguments.fast else 0.5
@@ -163,7 +163,7 @@ def _work(arguments: argparse.Namespace) -> None:
         output_types=arguments.output_type or ["nifti"],
     )
     kept = f", {len(result.kept)} were there already" if result.kept else ""
-    print(f"{len(result.predicted)} cases predicted{kept}: {arguments.o}")
+    print(f"{counted(len(result.predicted), 'case')} predicted{kept}: {arguments.o}")
     tables = "".join(f", {path.name}" for path in result.color_tables)
     viewers = f"; names and colors for 3D Slicer and ITK-SNAP: {tables[2:]}" if tables else ""
     source = Path(arguments.i)

@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.images.segments import EDITING
     from graphnn_unet.models.suggest import suggest
-    from graphnn_unet.progress import say
+    from graphnn_unet.progress import counted, say
 
     _command.show_folders()
     result = suggest(
@@ -74,7 +74,8 @@ def _work(arguments: argparse.Namespace) -> None:
         for row in result.suggestions
     ]
     _command.print_table(head, rows)
-    print(f"{result.dataset}: {arguments.count} scans suggested, as many at random: {result.table}")
+    scans = counted(arguments.count, "scan")
+    print(f"{result.dataset}: {scans} suggested, as many at random: {result.table}")
     say("neither list is promised to be the better one")
     name = result.dataset.partition("_")[2]
     edited = "EDITED_MASKS" if result.predictions is None else result.predictions / EDITING

@@ -34,7 +34,7 @@ from graphnn_unet.plans.recipe import (
     resolve,
     resolved_configuration,
 )
-from graphnn_unet.progress import say
+from graphnn_unet.progress import counted, say
 from graphnn_unet.ranges import MAX_WORKERS, require_count
 from graphnn_unet.storage.atomic import (
     atomic_path,
@@ -334,7 +334,7 @@ def _write_descriptions(
         write_json(target / "splits_final.json", splits)
     drawn = {case: patient for case, patient in patients.items() if case not in corrected}
     note = describe_splits(drawn, splits)
-    more = f"; {len(corrected)} corrected cases are never held out" if corrected else ""
+    more = f"; {counted(len(corrected), 'corrected case')} never held out" if corrected else ""
     return note + more
 
 

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 def test_images_to_maps_to_figures(folder):
     done = call("cluster", "-i", folder / "in", "-o", folder / "out", "-np", 1, "--side", 56)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"1 images clustered: {folder / 'out'}\n"
+    assert done.stdout == f"1 image clustered: {folder / 'out'}\n"
     first, second, third = done.stderr.splitlines()[:3]
     assert first.startswith("folders: images=")
     assert second.startswith("features: hand-made distance to the border")

@@ -215,14 +215,14 @@ def test_the_command_says_what_became_of_the_masks(study: Path, tmp_path: Path, 
     before = contents(study)
     words = ["--add-corrected", str(tmp_path / "edited"), "-d", "Heart"]
     assert main([*words, "--dry-run"]) == 0
-    assert "1 cases would be added as labeled" in capsys.readouterr().out
+    assert "1 case would be added as labeled" in capsys.readouterr().out
     assert contents(study) == before
     assert main([*words, "--test", "3"]) == 2
     assert "--test does not go with --add-corrected" in capsys.readouterr().err
     assert main(["--add-corrected", str(tmp_path / "edited")]) == 2
     assert main(words) == 0
     written = capsys.readouterr()
-    assert "1 cases added as labeled" in written.out
+    assert "1 case added as labeled" in written.out
     assert "3 labeled cases" in written.out
     assert "next: gnnunet_plan_and_preprocess -d Heart" in written.err
 
