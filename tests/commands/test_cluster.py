@@ -40,7 +40,7 @@ def test_images_to_maps_to_figures(folder):
     assert third == "method: auto (loss cc, layer gcn, linear graph)"
     scored = call("evaluate", "-p", folder / "out", "-g", folder / "truth", "--unsupervised")
     assert scored.returncode == 0, scored.stderr
-    assert scored.stdout.startswith("protocol honest, foreground, 1 images\n")
+    assert scored.stdout.startswith("protocol honest, foreground, 1 image\n")
     figure = float(scored.stdout.splitlines()[2].split()[1])
     assert figure > 0.9
 
