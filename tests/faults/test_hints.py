@@ -22,7 +22,7 @@ from tiny_study import DATASET, ball_case, model_of, use_home, write_image
 import graphnn_unet
 from graphnn_unet.classification import learner
 from graphnn_unet.dataset_conversion import write_raw
-from graphnn_unet.models import predict as prediction
+from graphnn_unet.models import predict_cases as prediction
 from graphnn_unet.progress import set_quiet
 from graphnn_unet.trainers import semi
 from graphnn_unet.trainers.optimization import NON_FINITE_LIMIT
@@ -186,16 +186,16 @@ def test_a_training_that_diverged_goes_on_with_c_or_anew_with_a_lower_rate(tiny_
 def test_a_prediction_that_was_stopped_goes_on(home: Path, tmp_path, monkeypatch, capsys):
     words = ("-i", home / "raw" / DATASET / "imagesTs", "-o", tmp_path / "out", "-m",
              model_of(home, "SupervisedTrainer"), "-device", "cpu")  # fmt: skip
-    original = prediction._Work._run
+    original = prediction.CaseByCase._run
 
     def stopped(self, cases):
         original(self, dict(list(cases.items())[:1]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prediction._Work, "_run", stopped)
+    monkeypatch.setattr(prediction.CaseByCase, "_run", stopped)
     assert run("predict", *words) == 130
     assert "--continue_prediction" in hint_of(capsys, "interrupted: ")
-    monkeypatch.setattr(prediction._Work, "_run", original)
+    monkeypatch.setattr(prediction.CaseByCase, "_run", original)
     assert run("predict", *words, "--continue_prediction") == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
 

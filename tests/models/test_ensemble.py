@@ -11,9 +11,9 @@ from tiny_study import DATASET, use_home
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.models import ensemble as module
-from graphnn_unet.models import predict as predict_module
 from graphnn_unet.models.ensemble import MEMBERS, MergeJob, merge_case
 from graphnn_unet.models.predict import predict
+from graphnn_unet.models.predict_cases import CaseByCase
 from graphnn_unet.prediction.write_case import Outputs
 
 OPTIONS = {"device": "cpu", "mirroring": False}
@@ -93,7 +93,7 @@ def test_a_turned_image_gets_the_same_label_map(models, tmp_path):
 def test_stopped_between_the_models_goes_on(models, tmp_path, monkeypatch, capsys):
     folders, images = models
     predict(images, tmp_path / "whole", model=folders, **OPTIONS)
-    run = predict_module._Work.run
+    run = CaseByCase.run
     calls = []
 
     def stopped(work, cases):
@@ -102,7 +102,7 @@ def test_stopped_between_the_models_goes_on(models, tmp_path, monkeypatch, capsy
             raise KeyboardInterrupt
         return run(work, cases)
 
-    monkeypatch.setattr(predict_module._Work, "run", stopped)
+    monkeypatch.setattr(CaseByCase, "run", stopped)
     out = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt, match=f"{out} are whole.*--continue_prediction"):
         predict(images, out, model=folders, **OPTIONS)

@@ -45,7 +45,7 @@ from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import read_json
 
-predict_module = import_module("graphnn_unet.models.predict")
+cases_module = import_module("graphnn_unet.models.predict_cases")
 
 
 @pytest.fixture(scope="module")
@@ -257,8 +257,8 @@ def test_stopped_prediction_is_continued(model, tmp_path, number):
 
 
 def test_killed_workers_cost_at_most_their_case(model, images, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict_module, "prepare_case", dying_workers.prepare)
-    monkeypatch.setattr(predict_module, "export_case", dying_workers.export)
+    monkeypatch.setattr(cases_module, "prepare_case", dying_workers.prepare)
+    monkeypatch.setattr(cases_module, "export_case", dying_workers.export)
     target = tmp_path / "out"
     with pytest.raises(CasesFailedError):
         run(images, target, model, n_workers=2)

@@ -22,7 +22,7 @@ from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import read_json
 
-predict_module = import_module("graphnn_unet.models.predict")
+cases_module = import_module("graphnn_unet.models.predict_cases")
 VOTERS = ["case_00", "case_02"]
 QUICK = {"affine_iterations": 20, "smooth_iterations": 10, "fine_iterations": 10}
 
@@ -312,7 +312,7 @@ def test_what_is_drawn_ahead_stops_with_its_consumer(tmp_path):
             pass
         yield 2
 
-    items = predict_module.prefetch(until_the_folder_is_gone(), at_work)
+    items = cases_module.prefetch(until_the_folder_is_gone(), at_work)
     assert next(items) == 1
     items.close()  # would wait for ever
     assert not list(tmp_path.iterdir())
