@@ -1,9 +1,10 @@
 """Keep the scores of a comparison as a small table of results.
 
 python docs/collect_comparison.py docs/results/NAME.csv OUT/comparison/benchmark.csv \
-    --part development [--rows ROW ...] [--draws 1 2]
+    --part development [--rows ROW ...] [--draws 1 2] [--rename OLD=NEW ...] [--append]
 
-Rows of the comparison that lack a draw are left out, so that what is compared has the same draws.
+With --append other comparisons of the same draws are added to the table. Rows of the comparison
+that lack a draw are left out, so that what is compared has the same draws.
 """
 
 import argparse
@@ -17,13 +18,15 @@ COLUMNS = ("row", "labeled", "draw", "seed", "case", "class", *SCORES, "distance
 
 
 def main() -> None:
-    """Write the table anew."""
+    """Write the table anew, or add to it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path)
     parser.add_argument("benchmark", type=Path)
     parser.add_argument("--part", required=True, choices=["development", "test"])
     parser.add_argument("--rows", nargs="+", help="rows of the table (default: all)")
     parser.add_argument("--draws", nargs="+", required=True)
+    parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW")
+    parser.add_argument("--append", action="store_true", help="keep the table's other rows")
     arguments = parser.parse_args()
     records = [
         record
@@ -42,6 +45,13 @@ def main() -> None:
     for record in kept:
         for name in SCORES:
             record[name] = f"{float(record[name]):.4f}" if record[name] else ""
+        if len(arguments.draws) == 1:
+            record["draw"] = arguments.draws[0]  # a run with all labels has none of its own
+    renamed = dict(pair.split("=", 1) for pair in arguments.rename)
+    kept = [record | {"row": renamed.get(record["row"], record["row"])} for record in kept]
+    if arguments.append:
+        new = {record["row"] for record in kept}
+        kept = [row for row in read_metrics_csv(arguments.table) if row["row"] not in new] + kept
     write_csv(arguments.table, [{name: row[name] for name in COLUMNS} for row in kept], COLUMNS)
 
 

@@ -57,8 +57,10 @@ def segmentation_table(rows: pd.DataFrame) -> str:
 
 def comparison_table(path: Path) -> str:
     """Means of all rows and their differences from the supervised one, over draws and cases."""
-    scores = Scores(read_metrics_csv(path), {})
-    (labeled,) = scores.labeled
+    rows = read_metrics_csv(path)
+    labeled = rows[0]["labeled"]
+    # rows with other numbers of labels say so in their names, and stand in the same table
+    scores = Scores([row | {"labeled": labeled} for row in rows], {})
     return markdown(method_table(scores, labeled, scores.baseline()))
 
 

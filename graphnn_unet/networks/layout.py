@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+_SPACE = (2, 3, 4)
+
+
+class _Normalized(torch.autograd.Function):
+    """Instance normalization whose sums are pairwise in any order of memory.
+
+    PyTorch's own copies channels-last images into the usual order and back; its batch
+    normalization does not, but adds 10^6 float32 one after the other: errors of 10^-3.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        variance, mean = torch.var_mean(image, _SPACE, correction=0, keepdim=True)
+        inverse_std = (variance + eps).rsqrt_()
+        scale = inverse_std if weight is None else inverse_std * weight.view(1, -1, 1, 1, 1)
+        shift = -mean * scale
+        if bias is not None:
+            shift += bias.view(1, -1, 1, 1, 1)
+        ctx.save_for_backward(image, mean, inverse_std, scale)
+        ctx.is_affine = weight is not None
+        return torch.addcmul(shift, image, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        image, mean, inverse_std, scale = ctx.saved_tensors
+        n_voxels = image[0, 0].numel()
+        centered = image - mean
+        # gradients of bias and weight, an image each
+        shifted = grad.sum(_SPACE, keepdim=True)
+        scaled = (grad * centered).sum(_SPACE, keepdim=True) * inverse_std
+        grad_image = torch.addcmul(-scale * shifted / n_voxels, grad, scale)
+        grad_image.addcmul_(centered, -scale * inverse_std * scaled / n_voxels)
+        if not ctx.is_affine:
+            return grad_image, None, None, None
+        return grad_image, scaled.sum(0).flatten(), shifted.sum(0).flatten(), None
 
 
 class ChannelsLastInstanceNorm3d(nn.InstanceNorm3d):
-    """Instance normalization that leaves channels last.
-
-    PyTorch's own copies its input into the usual order and back; batch normalization does not, and
-    that of a single image is its instance normalization.
-    """
+    """Instance normalization that leaves channels last, as exact as PyTorch's own."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``(b, c, z, y, x)`` in any order of memory, which is kept."""
-        return torch.cat(
-            [
-                functional.batch_norm(
-                    image, None, None, self.weight, self.bias, training=True, eps=self.eps
-                )
-                for image in input.split(1)
-            ]
-        )
+        return _Normalized.apply(input, self.weight, self.bias, self.eps)
 
 
 def train_channels_last(network: nn.Module, device: torch.device) -> nn.Module:

@@ -339,7 +339,7 @@ class SemiTrainer(Checkpointed):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
-        return network if self.is_ddp else train_channels_last(network, self.device)
+        return train_channels_last(network, self.device)
 
     def _loss_settings(self) -> LossSettings:
         outputs = 1

@@ -6,6 +6,7 @@ the optimizer, state for checkpoints. A method says which heads it has and uses 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -53,6 +54,8 @@ class Student(nn.Module):
         Heads may rest in some phases or steps: parameters without a gradient in any process keep
         none, as in a single process.
         """
+        # a hint on speed, for weights of one channel, whose order of memory has two names
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
         ids = [device.index] if device.type == "cuda" else None
         self._outside["distributed"] = DistributedDataParallel(
             self, device_ids=ids, find_unused_parameters=True

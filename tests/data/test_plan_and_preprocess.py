@@ -397,7 +397,7 @@ def test_corrected_cases_keep_plan_and_splits_and_are_preprocessed_alone(tiny_co
     result = plan_and_preprocess(DATASET, n_workers=0)
     assert {name: (target / name).read_bytes() for name in files} == before
     assert any("its plan was kept" in note for note in result.notes)
-    assert any("1 corrected cases are never held out" in note for note in result.notes)
+    assert any("1 corrected case never held out" in note for note in result.notes)
     assert (result.n_labeled, result.n_unlabeled) == (5, 2)
     manifest = read_manifest(target, "gnnunetPlans_3d_fullres")
     assert manifest["cases"]["case_04"]["role"] == "labeled"
