@@ -211,8 +211,8 @@ def test_continuing_redoes_cases_whose_other_files_are_missing(model, images, ex
 _SLOW = """
 import sys, time
 from graphnn_unet.commands.predict import main
-import graphnn_unet.models.predict
-module = sys.modules["graphnn_unet.models.predict"]
+import graphnn_unet.models.predict_cases
+module = sys.modules["graphnn_unet.models.predict_cases"]
 export = module.export_case
 def slow(job):
     volumes = export(job)
