@@ -115,7 +115,10 @@ def _final(model: Path) -> dict:
 
 @pytest.mark.parametrize(
     ("number", "whole_group", "workers"),
-    [(signal.SIGTERM, False, 0), (signal.SIGINT, True, 1)],
+    [
+        pytest.param(signal.SIGTERM, False, 0, marks=pytest.mark.slow),
+        (signal.SIGINT, True, 1),
+    ],
     ids=["terminated", "ctrl-c with loader workers"],
 )
 def test_stopped_training_saves_its_state_and_continues_to_the_same_weights(

@@ -62,7 +62,7 @@ SLOW = "import graphnn_unet.models.{0} as m, time\n" \
        "m.{1} = lambda *a, **k: (time.sleep(60), inner(*a, **k))[1]\n"  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["out.zip", "out"])
+@pytest.mark.parametrize("name", ["out.zip", pytest.param("out", marks=pytest.mark.slow)])
 def test_a_killed_export_is_cleared_by_the_next(model: Path, tmp_path: Path, name: str):
     target = tmp_path / "exports" / name
     code = SLOW.format("export", "_notes" if name == "out" else "_write_zip")

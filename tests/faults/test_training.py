@@ -107,7 +107,7 @@ def test_a_validation_that_was_stopped_goes_on_with_c(tiny_copy: Path, stopped_v
         train_in(tiny_copy, "SupervisedTrainer", 0, mode="continue")
 
 
-@pytest.mark.parametrize("mode", ["new", "continue"])
+@pytest.mark.parametrize("mode", [pytest.param("new", marks=pytest.mark.slow), "continue"])
 def test_a_cross_validation_that_was_stopped_goes_on(tiny_copy, stopped_validation, mode):
     with pytest.raises(KeyboardInterrupt):
         train_in(tiny_copy, "SupervisedTrainer", "cv", overrides=SHORT)
