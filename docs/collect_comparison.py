@@ -50,8 +50,9 @@ def main() -> None:
     renamed = dict(pair.split("=", 1) for pair in arguments.rename)
     kept = [record | {"row": renamed.get(record["row"], record["row"])} for record in kept]
     if arguments.append:
-        new = {record["row"] for record in kept}
-        kept = [row for row in read_metrics_csv(arguments.table) if row["row"] not in new] + kept
+        new = {(record["row"], record["draw"]) for record in kept}
+        old = read_metrics_csv(arguments.table)
+        kept = [row for row in old if (row["row"], row["draw"]) not in new] + kept
     write_csv(arguments.table, [{name: row[name] for name in COLUMNS} for row in kept], COLUMNS)
 
 
