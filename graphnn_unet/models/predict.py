@@ -23,9 +23,7 @@ from graphnn_unet.models.choice import read_choice
 from graphnn_unet.models.ensemble import require_alike
 from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
-from graphnn_unet.models.one_case import (
-    ModelOnDisk,
-)
+from graphnn_unet.models.one_case import ModelOnDisk
 from graphnn_unet.models.predict_cases import (
     Averaged,
     CaseByCase,
@@ -35,10 +33,7 @@ from graphnn_unet.models.predict_cases import (
     set_aside,
     whole_cases,
 )
-from graphnn_unet.models.prediction_record import (
-    SET_ASIDE,
-    PredictionRecord,
-)
+from graphnn_unet.models.prediction_record import SET_ASIDE, PredictionRecord
 from graphnn_unet.models.voting_scans import find_voting_scans
 from graphnn_unet.prediction.dicom_objects import require_writers
 from graphnn_unet.prediction.label_tables import (
@@ -48,12 +43,7 @@ from graphnn_unet.prediction.label_tables import (
 )
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.segmentation_files import require_editable, write_for_editing
-from graphnn_unet.prediction.write_case import (
-    KINDS,
-    NIFTI,
-    Outputs,
-    label_colors,
-)
+from graphnn_unet.prediction.write_case import KINDS, NIFTI, Outputs, label_colors
 from graphnn_unet.progress import say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
 from graphnn_unet.scan_graph.panel import Panel

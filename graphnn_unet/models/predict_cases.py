@@ -15,9 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from graphnn_unet.data.preprocess import settings_hash
-from graphnn_unet.errors import (
-    Fault,
-)
+from graphnn_unet.errors import Fault
 from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.orientation import TURNED
@@ -39,26 +37,13 @@ from graphnn_unet.models.one_case import (
     case_fault,
     free_memory_gb,
 )
-from graphnn_unet.models.prediction_record import (
-    SET_ASIDE,
-    Fingerprint,
-    PredictionRecord,
-    Volumes,
-)
-from graphnn_unet.prediction.label_tables import (
-    VOLUMES_CSV,
-)
+from graphnn_unet.models.prediction_record import SET_ASIDE, Fingerprint, PredictionRecord, Volumes
+from graphnn_unet.prediction.label_tables import VOLUMES_CSV
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.prediction.write_case import (
-    ExportJob,
-    Outputs,
-    export_case,
-)
+from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.scan_graph.panel import Panel
-from graphnn_unet.storage.atomic import (
-    TEMPORARY_FOLDER,
-)
+from graphnn_unet.storage.atomic import TEMPORARY_FOLDER
 from graphnn_unet.storage.processes import Outcome, default_workers, run_elsewhere, run_jobs
 
 _log = logging.getLogger(__name__)

@@ -112,7 +112,7 @@ class Predictor:
 
     @property
     def labels_by_rows(self) -> bool:
-        """Whether :meth:`labels` can work on the logits row by row."""
+        """Whether :meth:`labels` works on the logits row by row."""
         return BlockLabels.can_resample(self.configuration)
 
     def labels(
@@ -121,7 +121,9 @@ class Predictor:
         properties: dict[str, Any],
         change: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Labeled:
-        """Label map on the image's grid, without an array of all classes over the whole volume.
+        """Label map on the image's grid.
+
+        Where :attr:`labels_by_rows`, no array of all classes over the whole volume is made.
 
         Args:
             data: ``(c, z, y, x)`` preprocessed image.
@@ -131,6 +133,11 @@ class Predictor:
         Raises:
             InputError: The logits are not finite.
         """
+        if not self.labels_by_rows:
+            logits = self.logits(data) if change is None else change(0, self.logits(data))
+            return logits_to_labels(
+                logits, properties, self.plans, self.configuration, self.label_manager
+            )
         rows = self.rows(data)
         if change is not None:
             rows = ((first, change(first, logits)) for first, logits in rows)
@@ -171,12 +178,7 @@ class Predictor:
                 f"the model takes {self.n_channels} channels, axes (c, z, y, x)",
             )
         data, properties = self.preprocess(image, spacing)
-        if self.labels_by_rows:
-            labels = self.labels(data, properties).labels
-        else:
-            labels = logits_to_labels(
-                self.logits(data), properties, self.plans, self.configuration, self.label_manager
-            ).labels
+        labels = self.labels(data, properties).labels
         return with_ids(labels, ids_of_user(self.dataset_json))
 
 

@@ -59,15 +59,15 @@ def _predict_case(predictor: Predictor, case: StoredCase, target: Path, outputs:
     """Predict one preprocessed case and write it."""
     properties = case.properties()
     image = torch.from_numpy(np.asarray(case.image()[:]))
-    if predictor.labels_by_rows and not outputs.probabilities:
-        labeled = predictor.labels(image, properties)
-    else:
+    if outputs.probabilities:
         labeled = logits_to_labels(
             predictor.logits(image),
             properties,
             predictor.plans,
             predictor.configuration,
             predictor.label_manager,
-            with_probabilities=outputs.probabilities,
+            with_probabilities=True,
         )
+    else:
+        labeled = predictor.labels(image, properties)
     write_case(labeled, target, case.case_id, properties, predictor.plans, outputs)
