@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -23,12 +24,20 @@ class Phase:
         start: First step.
         stop: Step after the last one.
         unlabeled: Whether its batches hold unlabeled images.
+        labels_scans: Whether it begins by labeling all unlabeled scans, which are then cases like
+            the labeled ones.
     """
 
     name: str
     start: int
     stop: int
     unlabeled: bool
+    labels_scans: bool = False
+
+    @property
+    def needs_unlabeled(self) -> bool:
+        """Whether it learns from scans without labels."""
+        return self.unlabeled or self.labels_scans
 
 
 def pretraining_and_self_training(schedule: Schedule) -> list[Phase]:
@@ -37,6 +46,12 @@ def pretraining_and_self_training(schedule: Schedule) -> list[Phase]:
     end = middle + schedule.selftrain_steps
     phases = [Phase("pretrain", 0, middle, False), Phase("selftrain", middle, end, True)]
     return [phase for phase in phases if phase.stop > phase.start] or phases[:1]
+
+
+def equal_parts(start: int, stop: int, count: int) -> list[tuple[int, int]]:
+    """First step and step after the last of each of ``count`` parts of a range."""
+    edges = [start + (stop - start) * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(edges))
 
 
 @dataclass

@@ -12,13 +12,15 @@ from graphnn_unet.trainers.batch import (
     Batch,
     Phase,
     StepLoss,
+    equal_parts,
     halves,
     pretraining_and_self_training,
 )
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.losses import region_losses
+from graphnn_unet.trainers.scan_labels import ScanLabelsSettings, refuse_features
 from graphnn_unet.trainers.semi import SemiTrainer
-from graphnn_unet.trainers.supervised import supervised_copy_paste_loss
+from graphnn_unet.trainers.supervised import mixed_pairs, supervised_copy_paste_loss
 from graphnn_unet.trainers.teacher import TeacherSettings
 
 
@@ -47,18 +49,41 @@ class BCPTrainer(SemiTrainer):
         "copy_paste": CopyPasteSettings,
         "teacher": TeacherSettings,
         "pseudo_label": PseudoLabelSettings,
+        "scan_labels": ScanLabelsSettings,
     }
     uses_teacher: ClassVar[bool] = True
 
+    def initialize(self) -> None:
+        """Build network, teacher, optimizer and loss."""
+        super().initialize()
+        if self.recipe.of(ScanLabelsSettings).rounds:
+            refuse_features(self.pseudo_labels)
+
     def phases(self) -> list[Phase]:
-        """Pre-training on labeled cases, then self-training."""
-        return pretraining_and_self_training(self.recipe.schedule)
+        """Pre-training on labeled cases, then self-training, or its rounds."""
+        rounds = self.recipe.of(ScanLabelsSettings).rounds
+        phases = pretraining_and_self_training(self.recipe.schedule)
+        if not rounds:
+            return phases
+        *before, last = phases
+        rounds = equal_parts(last.start, last.stop, rounds)
+        return [*before, *(Phase(f"round_{i}", *part, False, labels_scans=True)
+                           for i, part in enumerate(rounds, 1))]  # fmt: skip
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of the phase."""
+        if phase.labels_scans:
+            return self.round_loss(batch)
         if not phase.unlabeled:
             return supervised_copy_paste_loss(self, batch)
         return self.self_training_loss(batch)
+
+    def round_loss(self, batch: Batch) -> StepLoss:
+        """Loss of scans with labels, true or the network's, mixed with each other."""
+        images, labels = mixed_pairs(self, batch)
+        output, extra = self.predict_mixed(images)
+        loss = region_losses(output, labels, None, self.loss_settings)[0]
+        return StepLoss(loss + extra.total, extra.terms)
 
     def self_training_loss(self, batch: Batch) -> StepLoss:
         """L_in + L_out on images mixed both ways."""

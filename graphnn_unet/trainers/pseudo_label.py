@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, cast
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch import distributed as dist
 
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.networks.hook import one_output
@@ -25,10 +24,11 @@ from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.checkpoints import LATEST, save_checkpoint
 from graphnn_unet.storage.safe_load import load_plain
-from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, equal_parts, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.frozen_labels import FrozenLabels
 from graphnn_unet.trainers.losses import probabilities, region_losses, target_shares
+from graphnn_unet.trainers.scan_labels import refuse_features
 from graphnn_unet.trainers.semi import SemiTrainer
 from graphnn_unet.trainers.supervised import supervised_loss
 
@@ -111,9 +111,10 @@ class PseudoLabelTrainer(SemiTrainer):
         """The members, then each round with its fine-tuning."""
         schedule, settings = self.recipe.schedule, self.settings
         middle, end = schedule.pretrain_steps, schedule.pretrain_steps + schedule.selftrain_steps
-        phases = [Phase(f"{MEMBER}_{number}", start, stop, False)
-                  for number, start, stop in _parts(0, middle, settings.members)]  # fmt: skip
-        for number, start, stop in _parts(middle, end, settings.rounds):
+        phases = [Phase(f"{MEMBER}_{number}", start, stop, False) for number, (start, stop)
+                  in enumerate(equal_parts(0, middle, settings.members), 1)]  # fmt: skip
+        rounds = equal_parts(middle, end, settings.rounds)
+        for number, (start, stop) in enumerate(rounds, 1):
             finetune = stop - round(settings.finetune_share * (stop - start))
             phases.append(Phase(f"{ROUND}_{number}", start, finetune, True))
             if finetune < stop:
@@ -128,12 +129,7 @@ class PseudoLabelTrainer(SemiTrainer):
     def initialize(self) -> None:
         """Build network, optimizer and loss; corrections must do with labels alone."""
         super().initialize()
-        if any(c.feature_scales or c.n_rounds for c in self.pseudo_labels.correctors):
-            raise RecipeError(
-                f"pseudo_label.correct cannot be used with {type(self).__name__} as it is",
-                "it reads features of a network or has rounds, frozen labels have neither",
-                "Use 'blur', or 'scan_graph' with scan_graph.rounds=0, or leave it out",
-            )
+        refuse_features(self.pseudo_labels)
 
     def prepare_data(self) -> None:
         """Choose the cases of the run and build the patches."""
@@ -148,13 +144,13 @@ class PseudoLabelTrainer(SemiTrainer):
         phases = self.phases()
         index = [p.name for p in phases].index(phase.name)
         if index == 0:  # what is there is of a run that was begun anew
-            self._on_first_process(lambda: shutil.rmtree(self._folder(), ignore_errors=True))
+            self.on_first_process(lambda: shutil.rmtree(self._folder(), ignore_errors=True))
             return
         before = phases[index - 1]
         if before.name.startswith(MEMBER):
             state = {"weights": self.student.network.state_dict()}
             path = self._folder() / f"{before.name}.pth"
-            self._on_first_process(lambda: save_checkpoint(path, state))
+            self.on_first_process(lambda: save_checkpoint(path, state))
         if phase.unlabeled:
             self._label_scans(phase)
         if not phase.name.startswith(FINETUNE):
@@ -183,8 +179,7 @@ class PseudoLabelTrainer(SemiTrainer):
         with one_output(network), torch.no_grad():
             for scan in track(scans, len(scans), f"label scans for {phase.name}"):
                 labels.write(scan, self._answer_scan(scan, network, states).numpy())
-        self._wait()
-        self._on_first_process(labels.finish)
+        self.on_first_process(labels.finish)
 
     def _remove_all_but_last_two(self, phase: Phase) -> None:
         """Make room; the checkpoint before the latest may be of the round before."""
@@ -192,7 +187,7 @@ class PseudoLabelTrainer(SemiTrainer):
         kept = {f"{ROUND}_{number}", f"{ROUND}_{number - 1}"}
         if number > 1:
             old = [path for path in self._folder().glob("*") if path.name not in kept]
-            self._on_first_process(lambda: _remove(old))
+            self.on_first_process(lambda: _remove(old))
 
     def _states_that_label(self, phase: Phase) -> Iterator[Mapping[str, Tensor]]:
         """Weights of the ensemble in the first round, then of the student of the round before."""
@@ -234,7 +229,7 @@ class PseudoLabelTrainer(SemiTrainer):
         super().on_train_end()
         last = f"{ROUND}_{self.settings.rounds}"
         old = [path for path in self._folder().glob("*") if path.name != last]
-        self._on_first_process(lambda: _remove(old))
+        self.on_first_process(lambda: _remove(old))
 
     # --------------------------------------------------------------------------- a step
 
@@ -291,22 +286,6 @@ class PseudoLabelTrainer(SemiTrainer):
 
     def _folder(self) -> Path:
         return Path(self.output_folder) / FOLDER
-
-    def _on_first_process(self, work: Callable[[], object]) -> None:
-        """Let the first process work on files, the others wait for it."""
-        if self.local_rank == 0:
-            work()
-        self._wait()
-
-    def _wait(self) -> None:
-        if self.is_ddp:
-            dist.barrier()
-
-
-def _parts(start: int, stop: int, count: int) -> Iterator[tuple[int, int, int]]:
-    """Number from 1, first step and step after the last of equal parts of a range."""
-    edges = [start + (stop - start) * i // count for i in range(count + 1)]
-    yield from zip(range(1, count + 1), edges, edges[1:], strict=False)
 
 
 def _remove(paths: Sequence[Path]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,6 +64,12 @@ from graphnn_unet.trainers.optimization import (
 from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
+from graphnn_unet.trainers.scan_labels import (
+    ScanLabels,
+    label_scans,
+    labels_of,
+    remove_labels,
+)
 from graphnn_unet.trainers.student import Student
 from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
 from graphnn_unet.trainers.validation import validate_cases
@@ -376,7 +382,7 @@ class SemiTrainer(Checkpointed):
             fold=self.fold,
             development=self.run.development,
         )
-        if any(phase.unlabeled for phase in self.phases()) and not self.cases.unlabeled:
+        if any(phase.needs_unlabeled for phase in self.phases()) and not self.cases.unlabeled:
             raise InputError(
                 f"{type(self).__name__} needs unlabeled cases",
                 "this run has none",
@@ -433,13 +439,32 @@ class SemiTrainer(Checkpointed):
         if workers is None:
             workers = default_loader_workers(self.device, processes_here())
         return StepLoader(
-            self.dataset,
+            self.patches_of(phase),
             lambda _step: slots,
             self.step,
             phase.stop,
             n_workers=workers,
             pin_memory=self.device.type == "cuda",
         )
+
+    def patches_of(self, phase: Phase) -> PatchDataset:
+        """Patches of the cases that a phase learns from."""
+        if not phase.labels_scans:
+            return self.dataset
+        cases = [*self.cases.labeled, *self.labels_of(phase).cases(self.cases.unlabeled)]
+        return PatchDataset(
+            cases,
+            [],
+            self.recipe.batch.labeled,
+            0,
+            self.dataset.settings,
+            self.run.seed,
+            self.dataset.pairs,
+        )
+
+    def labels_of(self, phase: Phase) -> ScanLabels:
+        """The labels of the unlabeled scans that a phase begins with."""
+        return labels_of(self, phase)
 
     def to_device(self, raw: Mapping[str, Any]) -> Batch:
         """Send a loaded batch to the device and give it the randomness of its step."""
@@ -545,12 +570,25 @@ class SemiTrainer(Checkpointed):
         """Prepare a phase; the teacher and a fresh optimizer start with self-training."""
         if self.local_rank == 0:
             self.log.line(f"phase {phase.name}: steps {phase.start} to {phase.stop}")
-        if phase.start == 0:
+        if phase.start == 0:  # labels that are there are of a run that was begun anew
+            self.on_first_process(lambda: remove_labels(self))
             return
         if self.teacher is not None:
             self.teacher.reset(self.student.network, self.student.heads)
         if self.recipe.optimizer.reset_between_phases:
             self.optimizer = self._new_optimizer()
+        if phase.labels_scans and not self.labels_of(phase).is_whole:
+            self.save(LATEST)
+            label_scans(self, phase)
+
+    def on_first_process(self, work: Callable[[], object]) -> None:
+        """Wait for all processes, let the first one work, wait for it."""
+        if self.is_ddp:
+            dist.barrier()
+        if self.local_rank == 0:
+            work()
+        if self.is_ddp:
+            dist.barrier()
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """One optimizer step on a loaded batch.
@@ -581,7 +619,7 @@ class SemiTrainer(Checkpointed):
 
     def after_step(self, phase: Phase) -> None:
         """What follows the optimizer step: the teacher's average."""
-        if self.teacher is not None and phase.unlabeled:
+        if self.teacher is not None and phase.needs_unlabeled:
             self.teacher.update(self.student.network, self.student.heads)
 
     # --------------------------------------------------------------------------- epochs
@@ -632,7 +670,7 @@ class SemiTrainer(Checkpointed):
             if cases.held_out
             else "none held out: no estimate of quality"
         )
-        with_unlabeled = any(phase.unlabeled for phase in self.phases())
+        with_unlabeled = any(phase.needs_unlabeled for phase in self.phases())
         unlabeled = f"{len(cases.unlabeled)} unlabeled, " if with_unlabeled else ""
         return (
             f"{type(self).__name__}  {self.plans_manager.dataset_name}  {self.configuration_name}  "
@@ -718,6 +756,7 @@ class SemiTrainer(Checkpointed):
                 "were left out. Look at the images, or lower optimizer.lr"
             )
         self.save(FINAL)
+        remove_labels(self, keep=1)
         for name in (LATEST, PREVIOUS):
             (Path(self.output_folder) / name).unlink(missing_ok=True)
         self.log.line("training done")

@@ -1,0 +1,164 @@
+"""Label maps of whole unlabeled scans, made by the network in training, that count as drawn."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from pydantic import Field
+
+from graphnn_unet.data.patch_dataset import StoredCase
+from graphnn_unet.errors import RecipeError
+from graphnn_unet.networks.hook import one_output
+from graphnn_unet.progress import track
+from graphnn_unet.pseudo_labels.corrector import Place, Teaching
+from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
+from graphnn_unet.settings import Section
+from graphnn_unet.storage.arrays import open_array, write_array
+from graphnn_unet.storage.atomic import write_text
+from graphnn_unet.trainers.batch import Phase
+
+if TYPE_CHECKING:
+    from graphnn_unet.trainers.semi import SemiTrainer
+
+FOLDER = "scan_labels"
+"""In the folder of a fold: label maps of unlabeled scans, a folder for each phase with them."""
+_REMEDY = "Use --restart to train anew"
+_DONE = "done"
+
+
+class ScanLabelsSettings(Section):
+    """Label maps of whole scans in self-training."""
+
+    rounds: int = Field(
+        0,
+        ge=0,
+        description="times in self-training that the network labels all unlabeled scans whole; "
+        "until the next time they are cases like the labeled ones. 0: the teacher labels patches, "
+        "step by step",
+    )
+
+
+@dataclass(frozen=True)
+class ScanWithLabels(StoredCase):
+    """An unlabeled scan with the label map of a network.
+
+    Attributes:
+        labels: Folder of the label maps.
+        classes: Labels or regions that patches are centered on.
+    """
+
+    labels: Path = Path()
+    classes: tuple[Any, ...] = ()
+
+    def label(self) -> Any:
+        """Blosc2 array ``(1, z, y, x)``."""
+        return open_array(self.labels / f"{self.case_id}_seg.b2nd", _REMEDY)
+
+    def properties(self) -> dict[str, Any]:
+        """Positions of the voxels of each class, as nnU-Net's preprocessor notes them."""
+        sample = DefaultPreprocessor._sample_foreground_locations
+        return {"class_locations": sample(np.asarray(self.label()[:]), list(self.classes))}
+
+
+@dataclass(frozen=True)
+class ScanLabels:
+    """The label maps of one round on disk; each is whole or not there.
+
+    Attributes:
+        folder: Where they are, or will be.
+        classes: Labels or regions that patches are centered on.
+    """
+
+    folder: Path
+    classes: Sequence[Any]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all scans have a label map."""
+        return (self.folder / _DONE).is_file()
+
+    def has(self, scan: StoredCase) -> bool:
+        """Whether a scan has one."""
+        return (self.folder / f"{scan.case_id}_seg.b2nd").is_file()
+
+    def write(self, scan: StoredCase, labels: np.ndarray) -> None:
+        """Store the map ``(1, z, y, x)`` of a scan."""
+        write_array(self.folder / f"{scan.case_id}_seg.b2nd", labels.astype(np.int16))
+
+    def finish(self) -> None:
+        """Note that all scans have one."""
+        write_text(self.folder / _DONE, "")
+
+    def cases(self, scans: Sequence[StoredCase]) -> list[StoredCase]:
+        """The scans as cases with a label map."""
+        return [
+            ScanWithLabels(scan.case_id, scan.folder, True, self.folder, tuple(self.classes))
+            for scan in scans
+        ]
+
+
+def refuse_features(pseudo_labels: PseudoLabels) -> None:
+    """Raise ``RecipeError`` for corrections that need more than the answer for a whole scan."""
+    if any(c.feature_scales or c.n_rounds for c in pseudo_labels.correctors):
+        raise RecipeError(
+            "pseudo_label.correct cannot be used with labels of whole scans as it is",
+            "it reads features of a network or has rounds of its own",
+            "Use 'blur', or 'scan_graph' with scan_graph.rounds=0, or leave it out",
+        )
+
+
+def labels_of(trainer: SemiTrainer, phase: Phase) -> ScanLabels:
+    """The label maps that a phase begins with."""
+    labels = trainer.label_manager
+    classes = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    return ScanLabels(Path(trainer.output_folder) / FOLDER / phase.name, classes)
+
+
+def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
+    """Label all unlabeled scans with the network as it is, each process some of them.
+
+    A stopped run comes here again with the same weights, and finds the scans that it has labeled.
+    """
+    # the checkpoint before the latest may be of the phase before
+    trainer.on_first_process(lambda: remove_labels(trainer, keep=1))
+    labels = labels_of(trainer, phase)
+    network = trainer.student.network
+    scans = [scan for scan in trainer.cases.unlabeled[trainer.local_rank :: trainer.world_size]
+             if not labels.has(scan)]  # fmt: skip
+    with one_output(network), torch.no_grad():
+        predictor = trainer.predictor_of(network, mirroring=True)
+        for scan in track(scans, len(scans), f"label scans for {phase.name}"):
+            image = torch.from_numpy(np.asarray(scan.image()[:], dtype=np.float32))
+            labels.write(scan, _labels_of(trainer, scan, predictor.logits(image)))
+    trainer.on_first_process(labels.finish)
+
+
+def remove_labels(trainer: SemiTrainer, keep: int = 0) -> None:
+    """Remove the label maps of all but the last phases that have all of theirs."""
+    folder = Path(trainer.output_folder) / FOLDER
+    names = [phase.name for phase in trainer.phases() if phase.labels_scans]
+    whole = [folder / name for name in names if (folder / name / _DONE).is_file()]
+    for old in whole[: len(whole) - keep] if keep else [folder]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _labels_of(trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor) -> np.ndarray:
+    """Label map ``(1, z, y, x)`` of corrected and cleaned logits ``(k, z, y, x)``."""
+    is_flat = len(trainer.configuration_manager.patch_size) == 2
+    images = logits.transpose(0, 1) if is_flat else logits[None]
+    places = [Place((i, 0, 0)) for i in range(len(images))]
+    teaching = Teaching(images.float(), {}, [scan.case_id] * len(images), places)
+    corrected = trainer.pseudo_labels.correct(teaching)
+    whole = corrected.transpose(0, 1)[None] if is_flat else corrected
+    cleaned = trainer.pseudo_labels.clean(whole)[0]
+    if not trainer.label_manager.has_regions:
+        return cleaned.cpu().numpy()
+    convert = trainer.label_manager.convert_probabilities_to_segmentation
+    return np.asarray(convert(cleaned.float()))[None]

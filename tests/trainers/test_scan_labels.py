@@ -1,0 +1,175 @@
+"""Label maps of whole scans in self-training: who makes them, and who learns from them."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_study import train_in
+from trainers.small_trainers import (
+    files_of_last_phase,
+    leave_out_pictures_and_predictions,
+    make_trainer,
+)
+
+from graphnn_unet.errors import InputError, RecipeError
+from graphnn_unet.networks.hook import one_output
+from graphnn_unet.pseudo_labels.blur import smooth_axis
+from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.safe_load import load_checkpoint
+from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, scan_labels
+from graphnn_unet.trainers.losses import region_losses
+from graphnn_unet.trainers.scan_labels import FOLDER, ScanLabels, ScanWithLabels, label_scans
+from graphnn_unet.trainers.supervised import mixed_pairs
+
+SHORT = ["scan_labels.rounds=2", "schedule.pretrain_steps=2", "schedule.selftrain_steps=4",
+         "schedule.steps_per_epoch=2"]  # fmt: skip
+UNLABELED = {"case_04", "case_05", "case_06"}
+
+
+def trainer_in_round(home, monkeypatch, tmp_path, *overrides, cls=BCPTrainer, **keywords):
+    """A trainer in its first round, whose scans are labeled by its random network."""
+    trainer = make_trainer(cls, home, monkeypatch, *SHORT, *overrides, **keywords)
+    trainer.output_folder = str(tmp_path / "fold")
+    phase = trainer.phases()[1]
+    trainer.step = phase.start
+    label_scans(trainer, phase)
+    return trainer, phase
+
+
+def test_self_training_is_parted_into_rounds(tiny_home, monkeypatch):
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, "scan_labels.rounds=3",
+                           "schedule.pretrain_steps=5", "schedule.selftrain_steps=10")  # fmt: skip
+    found = [(p.name, p.start, p.stop, p.labels_scans) for p in trainer.phases()]
+    assert found == [("pretrain", 0, 5, False), ("round_1", 5, 8, True), ("round_2", 8, 11, True),
+                     ("round_3", 11, 15, True)]  # fmt: skip
+    for phase in trainer.phases():  # as many patches as in a step with labeled cases alone
+        assert trainer.slots(phase) == list(range(trainer.recipe.batch.labeled))
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_label_map_is_the_corrected_and_cleaned_answer_for_the_whole_scan(
+    tiny_home, monkeypatch, tmp_path, configuration
+):
+    overrides = ['pseudo_label.correct=["blur"]', "blur.sigma_mm=2.0"]
+    trainer, phase = trainer_in_round(
+        tiny_home, monkeypatch, tmp_path, *overrides, configuration=configuration
+    )
+    scan = trainer.cases.unlabeled[1]
+    (case,) = trainer.labels_of(phase).cases([scan])
+    image = torch.from_numpy(scan.image()[:].astype(np.float32))
+    with one_output(trainer.network):
+        logits = trainer.predictor_of(trainer.network, mirroring=True).logits(image)
+    share = logits.softmax(0)[None]
+    spacing = trainer.configuration_manager.spacing
+    for axis in range(2 if configuration == "3d_fullres" else 3, 5):
+        share = smooth_axis(share, axis, 2.0 / spacing[axis - 5])
+    expected = trainer.pseudo_labels.clean(share.log())[0].numpy()
+    plain = trainer.pseudo_labels.clean(logits[None])[0].numpy()
+    assert (case.label()[:] != expected).mean() < 2e-3  # sums in another order
+    assert (expected != plain).mean() > 2e-2
+    for name, voxels in case.properties()["class_locations"].items():
+        assert all(expected[tuple(voxel)] == name for voxel in voxels[:20])
+
+
+def test_round_sees_all_scans_as_labeled_ones_with_maps_of_the_network(
+    tiny_home, monkeypatch, tmp_path
+):
+    trainer, phase = trainer_in_round(tiny_home, monkeypatch, tmp_path)
+    patches = trainer.patches_of(phase)
+    cases = {patches.case_at(step, slot).case_id for step in range(5) for slot in range(4)}
+    assert cases >= UNLABELED
+    assert cases >= {case.case_id for case in trainer.cases.labeled}
+    names = files_of_last_phase_of(trainer, phase, monkeypatch)
+    assert len({f"{case}_seg.b2nd" for case in UNLABELED} & names) > 1
+    assert not {f"{case}.pkl" for case in UNLABELED} & names
+
+
+def files_of_last_phase_of(trainer, phase, monkeypatch):
+    """As :func:`files_of_last_phase`, the first round being the last phase."""
+    phases = trainer.phases()[:2]
+    monkeypatch.setattr(type(trainer), "phases", lambda _: phases)
+    opened = set()
+    original = scan_labels.open_array
+    monkeypatch.setattr(
+        scan_labels, "open_array", lambda path, *rest: (opened.add(path), original(path, *rest))[1]
+    )
+    names = files_of_last_phase(trainer, monkeypatch)
+    folder = trainer.labels_of(phase).folder
+    assert opened
+    assert all(path.parent == folder for path in opened)  # never a drawn label map of such a scan
+    return names | {path.name for path in opened}
+
+
+def test_loss_is_that_of_labeled_scans_and_what_the_method_adds(tiny_home, monkeypatch, tmp_path):
+    trainer, phase = trainer_in_round(
+        tiny_home, monkeypatch, tmp_path, "graph.kappa=1.0", cls=GraphCLTrainer
+    )
+    batch = trainer.to_device(next(iter(trainer.loader(phase))))
+    state = batch.generator.get_state()
+    loss = trainer.batch_loss(batch, phase)
+    assert float(loss.terms["cluster_loss"]) != 0
+    batch.generator.set_state(state)
+    images, labels = mixed_pairs(trainer, batch)
+    output, _ = trainer.student.predict(images)
+    plain = region_losses(output, labels, None, trainer.loss_settings)[0]
+    assert float(loss.total.detach()) == pytest.approx(
+        float(plain) + float(loss.terms["cluster_loss"]), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["diffusion", "mllc"])
+def test_corrections_that_read_features_are_refused(tiny_home, monkeypatch, name):
+    with pytest.raises(RecipeError, match="reads features of a network"):
+        make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, f'pseudo_label.correct=["{name}"]')
+
+
+def test_damaged_label_map_is_named(tmp_path):
+    labels = ScanLabels(tmp_path, (1,))
+    case = ScanWithLabels("a", tmp_path, True, tmp_path, (1,))
+    assert not labels.has(case)
+    (tmp_path / "a_seg.b2nd").write_bytes(b"no")
+    with pytest.raises(InputError, match=r"a_seg\.b2nd cannot be read"):
+        case.label()
+
+
+@pytest.mark.parametrize("killed_at", [("label", 2), ("label", 5), ("step", 5)])
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny_copy, monkeypatch, killed_at, whole):
+    """After some scans of the first or second round, and within a round."""
+    leave_out_pictures_and_predictions(monkeypatch)
+    what, count = killed_at
+    cls, method = {"label": (ScanLabels, "write"), "step": (BCPTrainer, "train_step")}[what]
+    original, calls = getattr(cls, method), []
+
+    def killed(self, *arguments):
+        calls.append(0)
+        if len(calls) == count:
+            raise SystemExit("killed")
+        return original(self, *arguments)
+
+    keywords = {"overrides": SHORT, "output": tiny_copy / "results" / "again"}
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, method, killed)
+        with pytest.raises(SystemExit):
+            train_in(tiny_copy, "BCPTrainer", **keywords)
+    fold = train_in(tiny_copy, "BCPTrainer", mode="continue", **keywords).model / "fold_all"
+    weights = load_checkpoint(fold / FINAL)["network_weights"]
+    assert all(torch.equal(weights[key], whole[0][key]) for key in whole[0])
+    assert last_labels(fold) == whole[1]
+
+
+def last_labels(fold):
+    left = {path.name for path in (fold / FOLDER).iterdir()}
+    assert left == {"round_2"}
+    return {p.name: p.read_bytes() for p in (fold / FOLDER / "round_2").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_home, tmp_path_factory):
+    """Weights and last labels of a training that was never stopped."""
+    home = tmp_path_factory.mktemp("whole") / "home"
+    shutil.copytree(tiny_home, home)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures_and_predictions(patch)
+        fold = train_in(home, "BCPTrainer", overrides=SHORT).model / "fold_all"
+    return load_checkpoint(fold / FINAL)["network_weights"], last_labels(fold)
