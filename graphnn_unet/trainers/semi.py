@@ -69,6 +69,7 @@ from graphnn_unet.trainers.scan_labels import (
     label_scans,
     labels_of,
     remove_labels,
+    training_cases,
 )
 from graphnn_unet.trainers.student import Student
 from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
@@ -451,9 +452,8 @@ class SemiTrainer(Checkpointed):
         """Patches of the cases that a phase learns from."""
         if not phase.labels_scans:
             return self.dataset
-        cases = [*self.cases.labeled, *self.labels_of(phase).cases(self.cases.unlabeled)]
         return PatchDataset(
-            cases,
+            training_cases(self, phase),
             [],
             self.recipe.batch.labeled,
             0,

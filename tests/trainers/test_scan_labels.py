@@ -19,7 +19,13 @@ from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, scan_labels
 from graphnn_unet.trainers.losses import region_losses
-from graphnn_unet.trainers.scan_labels import FOLDER, ScanLabels, ScanWithLabels, label_scans
+from graphnn_unet.trainers.scan_labels import (
+    FOLDER,
+    ScanLabels,
+    ScanWithLabels,
+    label_scans,
+    training_cases,
+)
 from graphnn_unet.trainers.supervised import mixed_pairs
 
 SHORT = ["scan_labels.rounds=2", "schedule.pretrain_steps=2", "schedule.selftrain_steps=4",
@@ -83,6 +89,17 @@ def test_round_sees_all_scans_as_labeled_ones_with_maps_of_the_network(
     names = files_of_last_phase_of(trainer, phase, monkeypatch)
     assert len({f"{case}_seg.b2nd" for case in UNLABELED} & names) > 1
     assert not {f"{case}.pkl" for case in UNLABELED} & names
+
+
+@pytest.mark.parametrize(("share", "times"), [(0.0, 1), (0.4, 1), (0.6, 2), (0.75, 3)])
+def test_labeled_scans_come_again_for_their_share(tiny_home, monkeypatch, tmp_path, share, times):
+    trainer, phase = trainer_in_round(
+        tiny_home, monkeypatch, tmp_path, f"scan_labels.labeled_share={share}"
+    )
+    labeled = [case.case_id for case in trainer.cases.labeled]
+    found = [case.case_id for case in training_cases(trainer, phase)]
+    assert sorted(found) == sorted([*labeled * times, *UNLABELED])
+    assert len(labeled) * times / len(found) >= share
 
 
 def files_of_last_phase_of(trainer, phase, monkeypatch):
