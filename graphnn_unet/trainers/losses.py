@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from graphnn_unet.graph.shared_batch import sum_over_processes
 
+_LEAST_SHARE = 1e-7
 Variant = Literal["nnunet", "paper3d", "paper2d"]
 
 
@@ -148,6 +149,18 @@ def probabilities(logits: Tensor, *, overlapping: bool) -> Tensor:
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()
         return logits.sigmoid() if overlapping else logits.softmax(1)
+
+
+def logits_of(share: Tensor, *, overlapping: bool) -> Tensor:
+    """Logits with given probabilities, which are kept 1e-7 away from 0.
+
+    Args:
+        share: ``(b, k, *s)``.
+        overlapping: Each output is a probability by itself.
+    """
+    if overlapping:
+        return torch.logit(share, eps=_LEAST_SHARE)
+    return share.clamp_min(_LEAST_SHARE).log()
 
 
 def entropy_of(probability: Tensor, *, overlapping: bool) -> Tensor:

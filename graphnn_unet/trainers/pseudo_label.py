@@ -14,12 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from graphnn_unet.errors import InputError, RecipeError
-from graphnn_unet.networks.hook import one_output
 from graphnn_unet.plans.recipe import Positive
-from graphnn_unet.progress import track
 from graphnn_unet.pseudo_labels.corrector import Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
-from graphnn_unet.scan_graph.scan import Scan
 from graphnn_unet.seeds import Stream, torch_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.checkpoints import LATEST, save_checkpoint
@@ -27,15 +24,14 @@ from graphnn_unet.storage.safe_load import load_plain
 from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, equal_parts, halves
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges, draw_mask, mix
 from graphnn_unet.trainers.frozen_labels import FrozenLabels
-from graphnn_unet.trainers.losses import probabilities, region_losses, target_shares
-from graphnn_unet.trainers.scan_labels import refuse_features
+from graphnn_unet.trainers.losses import logits_of, probabilities, region_losses, target_shares
+from graphnn_unet.trainers.scan_labels import answers, refuse_features
 from graphnn_unet.trainers.semi import SemiTrainer
 from graphnn_unet.trainers.supervised import supervised_loss
 
 FOLDER = "frozen_labels"
 """In the folder of a fold: weights of the ensemble, and the labels of a round."""
 MEMBER, ROUND, FINETUNE = "member", "round", "finetune"
-_TINY = 1e-7
 
 
 class LabelRoundsSettings(Section):
@@ -158,7 +154,7 @@ class PseudoLabelTrainer(SemiTrainer):
 
     def _begin_anew(self, index: int) -> None:
         torch.manual_seed(torch_seed(self.run.seed, Stream.LATER_NETWORK, index))
-        self.student.network.load_state_dict(self._new_network().state_dict())
+        self.student.network.load_state_dict(self.new_network().state_dict())
         self.optimizer = self._new_optimizer()
 
     def _label_scans(self, phase: Phase) -> None:
@@ -173,12 +169,8 @@ class PseudoLabelTrainer(SemiTrainer):
         self.save(LATEST)
         self._remove_all_but_last_two(phase)
         states = list(self._states_that_label(phase))
-        network = self._new_network().to(self.device)
-        scans = [scan for scan in self.cases.unlabeled[self.local_rank :: self.world_size]
-                 if not labels.has(scan)]  # fmt: skip
-        with one_output(network), torch.no_grad():
-            for scan in track(scans, len(scans), f"label scans for {phase.name}"):
-                labels.write(scan, self._answer_scan(scan, network, states).numpy())
+        for scan, logits in answers(self, phase, states, labels.has):
+            labels.write(scan, self._cleaned(logits[None])[0].numpy())
         self.on_first_process(labels.finish)
 
     def _remove_all_but_last_two(self, phase: Phase) -> None:
@@ -201,27 +193,15 @@ class PseudoLabelTrainer(SemiTrainer):
                                  "Use --restart to train anew")  # fmt: skip
             yield load_plain(path, "weights", "Use --restart to train anew")["weights"]
 
-    def _answer_scan(
-        self, scan: Scan, network: torch.nn.Module, states: Sequence[Mapping[str, Tensor]]
-    ) -> Tensor:
-        """Mean probability ``(k, z, y, x)`` of networks over mirrored windows, cleaned."""
-        image = torch.from_numpy(np.asarray(scan.image()[:], dtype=np.float32))
-        total = torch.zeros(())
-        for state in states:
-            network.load_state_dict(state)
-            logits = self.predictor_of(network, mirroring=True).logits(image)
-            total = total + self._probability(logits[None])[0]
-        return self._cleaned(total / len(states))
-
-    def _cleaned(self, share: Tensor) -> Tensor:
+    def _cleaned(self, logits: Tensor) -> Tensor:
         """Shares after the clean-up of the label map; of one class a voxel if they are hard."""
-        cleaned = self.pseudo_labels.clean(self._logits(share[None]))[0]
+        share, cleaned = self._probability(logits), self.pseudo_labels.clean(logits)
         if self.label_manager.has_regions:
             hard = cleaned.float()
             changed = cleaned != (share > 0.5)
         else:
-            hard = torch.zeros_like(share).scatter_(0, cleaned.long(), 1)
-            changed = cleaned != share.argmax(0, keepdim=True)
+            hard = torch.zeros_like(share).scatter_(1, cleaned.long(), 1)
+            changed = cleaned != share.argmax(1, keepdim=True)
         return torch.where(changed, hard, share) if self.settings.soft else hard
 
     def on_train_end(self) -> None:
@@ -267,7 +247,8 @@ class PseudoLabelTrainer(SemiTrainer):
         patches = [labels.patch(self._scans[case], place, shape)
                    for case, place in zip(cases, places, strict=True)]  # fmt: skip
         share = torch.from_numpy(np.stack(patches)).to(images.device, non_blocking=True)
-        return Teaching(self._logits(share), {}, cases, places)
+        logits = logits_of(share, overlapping=self.label_manager.has_regions)
+        return Teaching(logits, {}, cases, places)
 
     def labels_of(self, phase: Phase) -> FrozenLabels:
         """The labels of the round that a phase belongs to."""
@@ -277,12 +258,6 @@ class PseudoLabelTrainer(SemiTrainer):
 
     def _probability(self, logits: Tensor) -> Tensor:
         return probabilities(logits, overlapping=self.label_manager.has_regions)
-
-    def _logits(self, share: Tensor) -> Tensor:
-        """Logits whose probabilities are given shares ``(b, k, *s)``."""
-        if self.label_manager.has_regions:
-            return torch.logit(share, eps=_TINY)
-        return share.clamp_min(_TINY).log()
 
     def _folder(self) -> Path:
         return Path(self.output_folder) / FOLDER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,7 @@ from graphnn_unet.settings import Section
 from graphnn_unet.storage.arrays import open_array, write_array
 from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.trainers.batch import Phase
+from graphnn_unet.trainers.losses import logits_of, probabilities
 
 if TYPE_CHECKING:
     from graphnn_unet.trainers.semi import SemiTrainer
@@ -48,6 +49,10 @@ class ScanLabelsSettings(Section):
         0.0,
         description="least share of a round's patches that show labeled scans, which come again "
         "more often for it; 0: each scan as often as any other",
+    )
+    certainty: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="least probability of a voxel's class; voxels below it do not teach",
     )
 
 
@@ -143,15 +148,41 @@ def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
     # the checkpoint before the latest may be of the phase before
     trainer.on_first_process(lambda: remove_labels(trainer, keep=1))
     labels = labels_of(trainer, phase)
-    network = trainer.student.network
+    states = [trainer.student.network.state_dict()]
+    for scan, logits in answers(trainer, phase, states, labels.has):
+        labels.write(scan, _labels_of(trainer, scan, logits))
+    trainer.on_first_process(labels.finish)
+
+
+def answers(
+    trainer: SemiTrainer,
+    phase: Phase,
+    states: Sequence[Mapping[str, torch.Tensor]],
+    has: Callable[[StoredCase], bool],
+) -> Iterator[tuple[StoredCase, torch.Tensor]]:
+    """What networks say about whole unlabeled scans: sliding windows, mirrored as in prediction.
+
+    Args:
+        trainer: Its scans; each process takes some of them.
+        phase: The phase that begins, for the progress line.
+        states: Weights of the networks, whose probabilities are averaged.
+        has: Whether a scan is labeled already.
+
+    Yields:
+        Scan, and logits ``(k, z, y, x)`` of the mean probabilities.
+    """
+    network, overlapping = trainer.new_network(), trainer.label_manager.has_regions
     scans = [scan for scan in trainer.cases.unlabeled[trainer.local_rank :: trainer.world_size]
-             if not labels.has(scan)]  # fmt: skip
+             if not has(scan)]  # fmt: skip
     with one_output(network), torch.no_grad():
-        predictor = trainer.predictor_of(network, mirroring=True)
         for scan in track(scans, len(scans), f"label scans for {phase.name}"):
             image = torch.from_numpy(np.asarray(scan.image()[:], dtype=np.float32))
-            labels.write(scan, _labels_of(trainer, scan, predictor.logits(image)))
-    trainer.on_first_process(labels.finish)
+            total = torch.zeros(())
+            for state in states:
+                network.load_state_dict(state)
+                logits = trainer.predictor_of(network, mirroring=True).logits(image)[None]
+                total = total + probabilities(logits, overlapping=overlapping)
+            yield scan, logits_of(total / len(states), overlapping=overlapping)[0]
 
 
 def remove_labels(trainer: SemiTrainer, keep: int = 0) -> None:
@@ -172,6 +203,10 @@ def _labels_of(trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor) -> 
     corrected = trainer.pseudo_labels.correct(teaching)
     whole = corrected.transpose(0, 1)[None] if is_flat else corrected
     cleaned = trainer.pseudo_labels.clean(whole)[0]
+    least = trainer.recipe.of(ScanLabelsSettings).certainty
+    if least and not trainer.label_manager.has_regions:
+        certain = whole.softmax(1).gather(1, cleaned[None].long())[0]
+        cleaned = torch.where(certain < least, len(trainer.label_manager.all_labels), cleaned)
     if not trainer.label_manager.has_regions:
         return cleaned.cpu().numpy()
     convert = trainer.label_manager.convert_probabilities_to_segmentation

@@ -65,7 +65,6 @@ from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.scan_labels import (
-    ScanLabels,
     label_scans,
     labels_of,
     remove_labels,
@@ -281,8 +280,8 @@ class SemiTrainer(Checkpointed):
         self.num_input_channels = determine_num_input_channels(
             self.plans_manager, self.configuration_manager, self.dataset_json
         )
-        network = self._new_network()
-        averaged = self._new_network() if self.uses_teacher else None
+        network = self.new_network()
+        averaged = self.new_network() if self.uses_teacher else None
         self.student = Student(network, self._new_heads(network))
         self.label_names = list(class_table(self.dataset_json))
         if averaged is not None:
@@ -338,7 +337,8 @@ class SemiTrainer(Checkpointed):
         settings = self.recipe.optimizer
         return make_optimizer(self.student.parameter_groups(settings.weight_decay), settings)
 
-    def _new_network(self) -> nn.Module:
+    def new_network(self) -> nn.Module:
+        """A network of the plan on the device, with weights of PyTorch's current random state."""
         network = self.build_network_architecture(
             self.plans_manager,
             self.configuration_manager,
@@ -462,10 +462,6 @@ class SemiTrainer(Checkpointed):
             self.dataset.pairs,
         )
 
-    def labels_of(self, phase: Phase) -> ScanLabels:
-        """The labels of the unlabeled scans that a phase begins with."""
-        return labels_of(self, phase)
-
     def to_device(self, raw: Mapping[str, Any]) -> Batch:
         """Send a loaded batch to the device and give it the randomness of its step."""
         n_labeled = len(raw["target"])
@@ -577,7 +573,7 @@ class SemiTrainer(Checkpointed):
             self.teacher.reset(self.student.network, self.student.heads)
         if self.recipe.optimizer.reset_between_phases:
             self.optimizer = self._new_optimizer()
-        if phase.labels_scans and not self.labels_of(phase).is_whole:
+        if phase.labels_scans and not labels_of(self, phase).is_whole:
             self.save(LATEST)
             label_scans(self, phase)
 

@@ -12,7 +12,7 @@ from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.pseudo_labels.corrector import Place
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import load_checkpoint
-from graphnn_unet.trainers import PseudoLabelTrainer
+from graphnn_unet.trainers import PseudoLabelTrainer, scan_labels
 from graphnn_unet.trainers.copy_paste import box_edges, draw_mask
 from graphnn_unet.trainers.frozen_labels import FrozenLabels
 from graphnn_unet.trainers.pseudo_label import FOLDER
@@ -109,7 +109,7 @@ def test_labels_are_the_mean_of_all_members_and_cleaned(tiny_home, monkeypatch, 
     trainer = make_trainer(PseudoLabelTrainer, tiny_home, monkeypatch, *SHORT)
     trainer.output_folder = str(tmp_path)
     scan = trainer.cases.unlabeled[0]
-    networks = [trainer._new_network() for _ in range(2)]
+    networks = [trainer.new_network() for _ in range(2)]
     given = [torch.randn(3, *scan.image().shape[1:]) for _ in networks]
     answers = iter(given)
     mirrored = []
@@ -122,7 +122,10 @@ def test_labels_are_the_mean_of_all_members_and_cleaned(tiny_home, monkeypatch, 
         trainer, "predictor_of", lambda _, *, mirroring: (mirrored.append(mirroring), Given())[1]
     )
     states = [network.state_dict() for network in networks]
-    soft = trainer._answer_scan(scan, trainer._new_network(), states)
+    phase = next(phase for phase in trainer.phases() if phase.unlabeled)
+    found, logits = next(scan_labels.answers(trainer, phase, states, lambda _: False))
+    assert found is scan
+    soft = trainer._cleaned(logits[None])[0]
     mean = (given[0].softmax(0) + given[1].softmax(0)) / 2
     cleaned = trainer.pseudo_labels.clean(mean.log()[None])[0].long()
     same = (cleaned == mean.argmax(0, keepdim=True)).expand_as(mean)
@@ -233,7 +236,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny_copy, monkeypatch
     """After some scans of the first or second round, and within a round; the last file is cut."""
     leave_out_pictures_and_predictions(monkeypatch)
     what, count = killed_at
-    method = {"label": "_answer_scan", "step": "train_step"}[what]
+    method = {"label": "_cleaned", "step": "train_step"}[what]
     original = getattr(PseudoLabelTrainer, method)
     calls = []
 

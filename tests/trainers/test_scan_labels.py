@@ -24,6 +24,7 @@ from graphnn_unet.trainers.scan_labels import (
     ScanLabels,
     ScanWithLabels,
     label_scans,
+    labels_of,
     training_cases,
 )
 from graphnn_unet.trainers.supervised import mixed_pairs
@@ -62,7 +63,7 @@ def test_label_map_is_the_corrected_and_cleaned_answer_for_the_whole_scan(
         tiny_home, monkeypatch, tmp_path, *overrides, configuration=configuration
     )
     scan = trainer.cases.unlabeled[1]
-    (case,) = trainer.labels_of(phase).cases([scan])
+    (case,) = labels_of(trainer, phase).cases([scan])
     image = torch.from_numpy(scan.image()[:].astype(np.float32))
     with one_output(trainer.network):
         logits = trainer.predictor_of(trainer.network, mirroring=True).logits(image)
@@ -112,7 +113,7 @@ def files_of_last_phase_of(trainer, phase, monkeypatch):
         scan_labels, "open_array", lambda path, *rest: (opened.add(path), original(path, *rest))[1]
     )
     names = files_of_last_phase(trainer, monkeypatch)
-    folder = trainer.labels_of(phase).folder
+    folder = labels_of(trainer, phase).folder
     assert opened
     assert all(path.parent == folder for path in opened)  # never a drawn label map of such a scan
     return names | {path.name for path in opened}
