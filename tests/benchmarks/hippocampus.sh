@@ -33,22 +33,23 @@ rows=()
 row() { # NAME TRAINER [KEY=VALUE ...]: with the network alone, and with the vote of labeled scans
     rows+=(--row "$@" --row "$1 + vote" "${@:2}" prediction.scan_graph=true)
 }
+graph="pseudo_label.correct=['scan_graph']"
+whole="scan_labels.rounds=1 schedule.pretrain_steps=200 schedule.selftrain_steps=400"
 row SupervisedTrainer SupervisedTrainer
 row BCPTrainer BCPTrainer
-row "BCPTrainer, scan_graph" BCPTrainer "pseudo_label.correct=['scan_graph']"
-row "BCPTrainer, scan_graph, ends of links alone" BCPTrainer \
-    "pseudo_label.correct=['scan_graph']" scan_graph.search=0
+row "GraphCLTrainer, scan_graph, whole scans" GraphCLTrainer "$graph" $whole
+row "BCPTrainer, scan_graph, whole scans" BCPTrainer "$graph" $whole
+row "GraphCLTrainer, scan_graph" GraphCLTrainer "$graph"
+row "BCPTrainer, scan_graph" BCPTrainer "$graph"
 row "SupervisedTrainer, pairs" SupervisedTrainer scan_graph.pairs=0.5
-row "GraphCLTrainer, scan_graph" GraphCLTrainer "pseudo_label.correct=['scan_graph']"
-row "GraphCLTrainer, scan_graph and pairs" GraphCLTrainer \
-    "pseudo_label.correct=['scan_graph']" scan_graph.pairs=0.5
-row "BCPTrainer, blur" BCPTrainer "pseudo_label.correct=['blur']"
-row "BCPTrainer, diffusion" BCPTrainer "pseudo_label.correct=['diffusion']"
-row "BCPTrainer, mllc" BCPTrainer "pseudo_label.correct=['mllc']"
 row MLLCTrainer MLLCTrainer
 row "MLLCTrainer, no graphs" MLLCTrainer mllc.iterations=0
 row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false
+row "BCPTrainer, blur" BCPTrainer "pseudo_label.correct=['blur']"
+row "BCPTrainer, diffusion" BCPTrainer "pseudo_label.correct=['diffusion']"
+row "BCPTrainer, mllc" BCPTrainer "pseudo_label.correct=['mllc']"
 compare "${rows[@]}" --draws 2 "$@"
 compare --labeled all --trainers SupervisedTrainer --draws 1 "$@"
 compare --trainers SupervisedTrainer MeanTeacherTrainer UncertaintyMeanTeacherTrainer \
-    PseudoLabelTrainer FilterMatchTrainer BCPTrainer GraphCLTrainer MLLCTrainer --draws 3 "$@"
+    PseudoLabelTrainer FilterMatchTrainer BCPTrainer GraphCLTrainer MLLCTrainer \
+    --row "GraphCLTrainer, scan_graph, whole scans" GraphCLTrainer "$graph" $whole --draws 3 "$@"
