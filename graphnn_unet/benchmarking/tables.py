@@ -174,14 +174,19 @@ def _comparison(difference: Difference) -> list[str]:
 
 
 def variance_table(scores: Scores, labeled: str, baseline: str) -> list[list[str]]:
-    """What Dice varies with, as standard deviations, and draws that one point would need."""
+    """What Dice varies with, as standard deviations, and draws that one point would need.
+
+    Methods with one run say nothing; only the heading is left where all have one.
+    """
     rows = [["method", "draw", "seed", "case", "rest", "draws to see one point"]]
     for key in scores.keys:
         if key[1] != labeled:
             continue
         parts = variance_parts(scores.of(key))
-        cells = ["-" if value is None else _percent(value)
-                 for value in (parts.draw, parts.seed, parts.case, parts.rest)]  # fmt: skip
+        values = (parts.draw, parts.seed, parts.case, parts.rest)
+        if all(value is None or math.isnan(value) for value in values):
+            continue
+        cells = ["-" if value is None else _percent(value) for value in values]
         other = (baseline, labeled)
         needed = None
         if key != other and other in scores.keys:
@@ -222,8 +227,9 @@ def page(scores: Scores, dataset: str, baseline: str | None = None) -> str:
         if len(published) > 1:
             parts += ["Not measured here, and not comparable in split, network or choice of the "
                       "checkpoint:\n", markdown(published)]  # fmt: skip
-        parts += ["What Dice varies with (standard deviations):\n",
-                  markdown(variance_table(scores, labeled, against))]  # fmt: skip
+        variance = variance_table(scores, labeled, against)
+        if len(variance) > 1:
+            parts += ["What Dice varies with (standard deviations):\n", markdown(variance)]
     return "\n".join(parts)
 
 

@@ -103,9 +103,10 @@ def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
         if len(published) > 1:
             body += ["<p>Published elsewhere, with another split, network or choice of the "
                      "checkpoint; not measured here:</p>", table(published)]  # fmt: skip
-        body += ["<p>What Dice varies with (standard deviations, in points), and how many draws "
-                 "would show a difference of one point:</p>",
-                 table(variance_table(scores, labeled, against))]  # fmt: skip
+        variance = variance_table(scores, labeled, against)
+        if len(variance) > 1:
+            body += ["<p>What Dice varies with (standard deviations, in points), and how many "
+                     "draws would show a difference of one point:</p>", table(variance)]  # fmt: skip
     return body
 
 
