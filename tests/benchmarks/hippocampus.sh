@@ -38,17 +38,16 @@ whole="scan_labels.rounds=1 schedule.pretrain_steps=200 schedule.selftrain_steps
 row SupervisedTrainer SupervisedTrainer
 row BCPTrainer BCPTrainer
 row "GraphCLTrainer, scan_graph, whole scans" GraphCLTrainer "$graph" $whole
-row "BCPTrainer, scan_graph, whole scans" BCPTrainer "$graph" $whole
 row "GraphCLTrainer, scan_graph" GraphCLTrainer "$graph"
 row "BCPTrainer, scan_graph" BCPTrainer "$graph"
 row "SupervisedTrainer, pairs" SupervisedTrainer scan_graph.pairs=0.5
 row MLLCTrainer MLLCTrainer
 row "MLLCTrainer, no graphs" MLLCTrainer mllc.iterations=0
-row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false
-row "BCPTrainer, blur" BCPTrainer "pseudo_label.correct=['blur']"
-row "BCPTrainer, diffusion" BCPTrainer "pseudo_label.correct=['diffusion']"
-row "BCPTrainer, mllc" BCPTrainer "pseudo_label.correct=['mllc']"
 compare "${rows[@]}" --draws 2 "$@"
+compare --row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false \
+    --row "BCPTrainer, blur" BCPTrainer "pseudo_label.correct=['blur']" \
+    --row "BCPTrainer, diffusion" BCPTrainer "pseudo_label.correct=['diffusion']" \
+    --row "BCPTrainer, mllc" BCPTrainer "pseudo_label.correct=['mllc']" --draws 2 "$@"
 compare --labeled all --trainers SupervisedTrainer --draws 1 "$@"
 compare --trainers SupervisedTrainer MeanTeacherTrainer UncertaintyMeanTeacherTrainer \
     PseudoLabelTrainer FilterMatchTrainer BCPTrainer GraphCLTrainer MLLCTrainer \

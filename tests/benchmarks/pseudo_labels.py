@@ -31,15 +31,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "diffusion": ("diffusion", []),
     "mllc": ("mllc", []),
     "scan_graph": ("scan_graph", []),
-    "scan_graph, blend 0.7": ("scan_graph", ["scan_graph.blend=0.7"]),
+    "scan_graph, blend 0.5": ("scan_graph", ["scan_graph.blend=0.5"]),
     "scan_graph, blend 1": ("scan_graph", ["scan_graph.blend=1"]),
+    "scan_graph, then blur 0.6 mm": ("scan_graph blur", ["blur.sigma_mm=0.6"]),
     "scan_graph, ends of links alone": ("scan_graph", ["scan_graph.search=0"]),
-    "scan_graph, ends of links alone, blend 0.7": (
-        "scan_graph", ["scan_graph.search=0", "scan_graph.blend=0.7"],
-    ),
-    "scan_graph, ends of links alone, blend 1": (
-        "scan_graph", ["scan_graph.search=0", "scan_graph.blend=1"],
-    ),
     "scan_graph, links that return": ("scan_graph", ["scan_graph.return_tolerance=1.5"]),
     "scan_graph, whole solve": ("scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=4"]),
     "scan_graph, whole solve, blend 1": (
@@ -52,10 +47,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
         "scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=8", "scan_graph.blend=1"],
     ),
 }  # fmt: skip
-"""Row to correction and settings."""
+"""Row to corrections and settings."""
 
 
-def load_trainer(model: Path, draw: int, corrector: str, overrides: list[str]):
+def load_trainer(model: Path, draw: int, corrections: str, overrides: list[str]):
     """The trainer of a finished model, its teacher with one correction."""
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
@@ -64,7 +59,7 @@ def load_trainer(model: Path, draw: int, corrector: str, overrides: list[str]):
     from graphnn_unet.trainers.run_spec import Execution, RunSpec
 
     plans = read_json(model / "plans.json")
-    layer = parse_overrides([f"pseudo_label.correct=['{corrector}']", *overrides])
+    layer = parse_overrides([f"pseudo_label.correct={corrections.split()}", *overrides])
     recipe = run_recipe(plans, "3d_fullres", layer)
     run = RunSpec(plans["dataset_name"], "3d_fullres", "BCPTrainer", n_labeled=4, draw=draw,
                   recipe=recipe, development=60)  # fmt: skip
@@ -166,9 +161,10 @@ def main() -> None:
             if any((row["row"], row["draw"]) == (name, str(draw)) for row in rows):
                 continue
             began = time.process_time()
-            corrector, overrides = ROWS[name]
-            trainer = load_trainer(model, draw, corrector, overrides)
-            settings = "_".join(o.replace("scan_graph.", "") for o in overrides if "blend" not in o)
+            trainer = load_trainer(model, draw, *ROWS[name])
+            settings = "_".join(
+                o.replace("scan_graph.", "") for o in ROWS[name][1] if "blend" not in o
+            )
             rounds = home / "rounds" / f"{draw}_{settings}"
             done = score(trainer, raw / "labelsTr", rounds, arguments.scans)
             seconds = f"{time.process_time() - began:.0f}"
