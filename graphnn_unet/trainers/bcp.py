@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -83,10 +82,7 @@ class BCPTrainer(SemiTrainer):
         """Loss of scans with labels, true or the network's, mixed with each other."""
         images, labels = mixed_pairs(self, batch)
         output, extra = self.predict_mixed(images)
-        settings = self.loss_settings
-        if self.recipe.of(ScanLabelsSettings).certainty:
-            settings = replace(settings, ignore_label=len(self.label_manager.all_labels))
-        loss = region_losses(output, labels, None, settings)[0]
+        loss = region_losses(output, labels, None, self.loss_settings)[0]
         return StepLoss(loss + extra.total, extra.terms)
 
     def self_training_loss(self, batch: Batch) -> StepLoss:

@@ -50,10 +50,6 @@ class ScanLabelsSettings(Section):
         description="least share of a round's patches that show labeled scans, which come again "
         "more often for it; 0: each scan as often as any other",
     )
-    certainty: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        description="least probability of a voxel's class; voxels below it do not teach",
-    )
 
 
 @dataclass(frozen=True)
@@ -203,10 +199,6 @@ def _labels_of(trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor) -> 
     corrected = trainer.pseudo_labels.correct(teaching)
     whole = corrected.transpose(0, 1)[None] if is_flat else corrected
     cleaned = trainer.pseudo_labels.clean(whole)[0]
-    least = trainer.recipe.of(ScanLabelsSettings).certainty
-    if least and not trainer.label_manager.has_regions:
-        certain = whole.softmax(1).gather(1, cleaned[None].long())[0]
-        cleaned = torch.where(certain < least, len(trainer.label_manager.all_labels), cleaned)
     if not trainer.label_manager.has_regions:
         return cleaned.cpu().numpy()
     convert = trainer.label_manager.convert_probabilities_to_segmentation
