@@ -105,8 +105,11 @@ def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
                      "checkpoint; not measured here:</p>", table(published)]  # fmt: skip
         variance = variance_table(scores, labeled, against)
         if len(variance) > 1:
-            body += ["<p>What Dice varies with (standard deviations, in points), and how many "
-                     "draws would show a difference of one point:</p>", table(variance)]  # fmt: skip
+            title = (
+                "What Dice varies with (standard deviations, in points), and how many draws would "
+                "show a difference of one point:"
+            )
+            body += [f"<p>{title}</p>", table(variance)]
     return body
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from graphnn_unet.errors import RecipeError
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
 from graphnn_unet.trainers.batch import (
     Batch,
@@ -66,9 +67,15 @@ class BCPTrainer(SemiTrainer):
         if not rounds:
             return phases
         *before, last = phases
-        rounds = equal_parts(last.start, last.stop, rounds)
+        if not last.unlabeled or last.stop - last.start < rounds:
+            raise RecipeError(
+                f"the schedule leaves no step for a round of scan_labels.rounds = {rounds}",
+                "rounds share schedule.selftrain_steps",
+                "Raise them, or lower scan_labels.rounds",
+            )
+        parts = equal_parts(last.start, last.stop, rounds)
         return [*before, *(Phase(f"round_{i}", *part, False, labels_scans=True)
-                           for i, part in enumerate(rounds, 1))]  # fmt: skip
+                           for i, part in enumerate(parts, 1))]  # fmt: skip
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of the phase."""

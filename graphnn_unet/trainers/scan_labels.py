@@ -41,6 +41,7 @@ class ScanLabelsSettings(Section):
     rounds: int = Field(
         0,
         ge=0,
+        le=100,
         description="times in self-training that the network labels all unlabeled scans whole; "
         "until the next time they are cases like the labeled ones. 0: the teacher labels patches, "
         "step by step",

@@ -136,6 +136,12 @@ def test_loss_is_that_of_labeled_scans_and_what_the_method_adds(tiny_home, monke
     )
 
 
+@pytest.mark.parametrize("steps", ["schedule.selftrain_steps=1", "schedule.selftrain_steps=0"])
+def test_rounds_without_a_step_are_refused(tiny_home, monkeypatch, steps):
+    with pytest.raises(RecipeError, match=r"no step for a round of scan_labels\.rounds = 2"):
+        make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, steps)
+
+
 @pytest.mark.parametrize("name", ["diffusion", "mllc"])
 def test_corrections_that_read_features_are_refused(tiny_home, monkeypatch, name):
     with pytest.raises(RecipeError, match="reads features of a network"):
