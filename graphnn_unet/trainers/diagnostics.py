@@ -85,7 +85,8 @@ class Diagnostics:
             InputError: None belongs to an unlabeled case, or one cannot be used.
         """
         trainer.pseudo_labels.observer = self
-        self._is_due = lambda: trainer.step % EVERY == 0
+        # scans that are labeled whole are so before the first step of a phase
+        self._is_due = lambda: trainer.step % EVERY == 0 or trainer.step == trainer.phase.start
         self._manager = trainer.label_manager
         if self.labels:
             return

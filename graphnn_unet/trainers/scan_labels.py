@@ -197,9 +197,8 @@ def _labels_of(trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor) -> 
     images = logits.transpose(0, 1) if is_flat else logits[None]
     places = [Place((i, 0, 0)) for i in range(len(images))]
     teaching = Teaching(images.float(), {}, [scan.case_id] * len(images), places)
-    corrected = trainer.pseudo_labels.correct(teaching)
-    whole = corrected.transpose(0, 1)[None] if is_flat else corrected
-    cleaned = trainer.pseudo_labels.clean(whole)[0]
+    labels = trainer.pseudo_labels.finish(trainer.pseudo_labels.start(teaching))
+    cleaned = labels.transpose(0, 1) if is_flat else labels[0]
     if not trainer.label_manager.has_regions:
         return cleaned.cpu().numpy()
     convert = trainer.label_manager.convert_probabilities_to_segmentation

@@ -3,9 +3,10 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from tiny_study import train_in
+from tiny_study import DATASET, train_in
 from trainers.small_trainers import (
     files_of_last_phase,
     leave_out_pictures_and_predictions,
@@ -71,12 +72,32 @@ def test_label_map_is_the_corrected_and_cleaned_answer_for_the_whole_scan(
     spacing = trainer.configuration_manager.spacing
     for axis in range(2 if configuration == "3d_fullres" else 3, 5):
         share = smooth_axis(share, axis, 2.0 / spacing[axis - 5])
-    expected = trainer.pseudo_labels.clean(share.log())[0].numpy()
-    plain = trainer.pseudo_labels.clean(logits[None])[0].numpy()
+    expected, plain = (cleaned(trainer, x) for x in (share.log()[0], logits))
     assert (case.label()[:] != expected).mean() < 2e-3  # sums in another order
     assert (expected != plain).mean() > 2e-2
     for name, voxels in case.properties()["class_locations"].items():
         assert all(expected[tuple(voxel)] == name for voxel in voxels[:20])
+
+
+def cleaned(trainer, logits):
+    """Label map ``(1, z, y, x)`` with the largest components, of slices where patches are flat."""
+    if len(trainer.configuration_manager.patch_size) == 3:
+        return trainer.pseudo_labels.clean(logits[None])[0].numpy()
+    slices = [trainer.pseudo_labels.clean(x[None])[0] for x in logits.transpose(0, 1)]
+    return torch.stack(slices, 1).numpy()
+
+
+def test_hidden_labels_score_the_maps_of_a_round(tiny_copy, monkeypatch):
+    leave_out_pictures_and_predictions(monkeypatch)
+    hidden = tiny_copy / "raw" / DATASET / "labelsTr"
+    for case in UNLABELED:
+        shutil.copy(hidden / "case_00.nii.gz", hidden / f"{case}.nii.gz")
+    result = train_in(tiny_copy, "BCPTrainer", overrides=SHORT, hidden_labels=hidden)
+    rows = pd.read_csv(result.model / "fold_all" / "metrics.csv").set_index("phase")
+    scored = rows["pseudo_patches"]
+    assert scored["round_1"] == scored["round_2"] == len(UNLABELED)
+    assert rows["pseudo_dice_taught"]["round_1"] >= 0
+    assert np.isnan(scored["pretrain"])
 
 
 def test_round_sees_all_scans_as_labeled_ones_with_maps_of_the_network(
