@@ -88,14 +88,23 @@ def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, na
 
 
 @pytest.mark.slow
-def test_two_processes_label_the_scans_together_and_end_alike(tiny_copy):
-    overrides = ["label_rounds.members=2", "schedule.pretrain_steps=2",
-                 "schedule.selftrain_steps=4", "label_rounds.rounds=1"]  # fmt: skip
-    first, second = train_recording(tiny_copy, "RecordingPseudoLabel", overrides, num_gpus=2)
+@pytest.mark.parametrize(
+    ("name", "overrides", "folder", "ending"),
+    [
+        ("RecordingPseudoLabel", ["label_rounds.members=2", "label_rounds.rounds=1"],
+         "frozen_labels", ".b2nd"),
+        ("RecordingBCP", ["scan_labels.rounds=1"], "scan_labels", "_seg.b2nd"),
+    ],
+)  # fmt: skip
+def test_two_processes_label_the_scans_together_and_end_alike(
+    tiny_copy, name, overrides, folder, ending
+):
+    overrides = [*overrides, "schedule.pretrain_steps=2", "schedule.selftrain_steps=4"]
+    first, second = train_recording(tiny_copy, name, overrides, num_gpus=2)
     assert largest_difference(first, second) == 0.0
-    fold = tiny_copy / "results" / "RecordingPseudoLabel_2" / "fold_all"
-    labels = {path.name for path in (fold / "frozen_labels" / "round_1").iterdir()}
-    assert labels == {"done", "case_04.b2nd", "case_05.b2nd", "case_06.b2nd"}
+    fold = tiny_copy / "results" / f"{name}_2" / "fold_all"
+    labels = {path.name for path in (fold / folder / "round_1").iterdir()}
+    assert labels == {"done", *(f"case_0{number}{ending}" for number in (4, 5, 6))}
 
 
 @pytest.mark.slow

@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_study import DATASET, train_in
+from tiny_study import DATASET, plan_in, train_in, write_raw_dataset
 from trainers.small_trainers import (
     files_of_last_phase,
     leave_out_pictures_and_predictions,
     make_trainer,
 )
 
+from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.networks.hook import one_output
 from graphnn_unet.pseudo_labels.blur import smooth_axis
@@ -218,3 +219,19 @@ def whole(tiny_home, tmp_path_factory):
         leave_out_pictures_and_predictions(patch)
         fold = train_in(home, "BCPTrainer", overrides=SHORT).model / "fold_all"
     return load_checkpoint(fold / FINAL)["network_weights"], last_labels(fold)
+
+
+def test_overlapping_regions_become_label_maps(tmp_path, monkeypatch):
+    leave_out_pictures_and_predictions(monkeypatch)
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    write_raw_dataset(tmp_path / "raw", labels=labels)
+    plan_in(tmp_path)
+    fold = train_in(tmp_path, "BCPTrainer", overrides=SHORT).model / "fold_all"
+    for case in ScanLabels(fold / FOLDER / "round_2", [(1, 2), 2]).cases(
+        [StoredCase(name, fold, False) for name in sorted(UNLABELED)]
+    ):
+        values = case.label()[:]
+        assert values.shape[0] == 1
+        assert set(np.unique(values)) <= {0, 1, 2}
+        whole = case.properties()["class_locations"][1, 2]
+        assert len(whole) == (values > 0).sum()
