@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,11 +44,6 @@ class ScanLabelsSettings(Section):
         description="times in self-training that the network labels all unlabeled scans whole; "
         "until the next time they are cases like the labeled ones. 0: the teacher labels patches, "
         "step by step",
-    )
-    labeled_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0,
-        description="least share of a round's patches that show labeled scans, which come again "
-        "more often for it; 0: each scan as often as any other",
     )
 
 
@@ -110,14 +104,6 @@ class ScanLabels:
             ScanWithLabels(scan.case_id, scan.folder, True, self.folder, tuple(self.classes))
             for scan in scans
         ]
-
-
-def training_cases(trainer: SemiTrainer, phase: Phase) -> list[StoredCase]:
-    """Labeled and unlabeled scans of a phase; a scan that comes again is there several times."""
-    labeled, unlabeled = trainer.cases.labeled, trainer.cases.unlabeled
-    share = trainer.recipe.of(ScanLabelsSettings).labeled_share
-    times = math.ceil(share / (1 - share) * len(unlabeled) / len(labeled) - 1e-9)
-    return [*labeled * max(times, 1), *labels_of(trainer, phase).cases(unlabeled)]
 
 
 def refuse_features(pseudo_labels: PseudoLabels) -> None:

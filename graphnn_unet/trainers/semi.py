@@ -68,7 +68,6 @@ from graphnn_unet.trainers.scan_labels import (
     label_scans,
     labels_of,
     remove_labels,
-    training_cases,
 )
 from graphnn_unet.trainers.student import Student
 from graphnn_unet.trainers.teacher import Teacher, TeacherSettings
@@ -453,7 +452,7 @@ class SemiTrainer(Checkpointed):
         if not phase.labels_scans:
             return self.dataset
         return PatchDataset(
-            training_cases(self, phase),
+            [*self.cases.labeled, *labels_of(self, phase).cases(self.cases.unlabeled)],
             [],
             self.recipe.batch.labeled,
             0,

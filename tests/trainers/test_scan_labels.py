@@ -27,7 +27,6 @@ from graphnn_unet.trainers.scan_labels import (
     ScanWithLabels,
     label_scans,
     labels_of,
-    training_cases,
 )
 from graphnn_unet.trainers.supervised import mixed_pairs
 
@@ -112,17 +111,6 @@ def test_round_sees_all_scans_as_labeled_ones_with_maps_of_the_network(
     names = files_of_last_phase_of(trainer, phase, monkeypatch)
     assert len({f"{case}_seg.b2nd" for case in UNLABELED} & names) > 1
     assert not {f"{case}.pkl" for case in UNLABELED} & names
-
-
-@pytest.mark.parametrize(("share", "times"), [(0.0, 1), (0.4, 1), (0.6, 2), (0.75, 3)])
-def test_labeled_scans_come_again_for_their_share(tiny_home, monkeypatch, tmp_path, share, times):
-    trainer, phase = trainer_in_round(
-        tiny_home, monkeypatch, tmp_path, f"scan_labels.labeled_share={share}"
-    )
-    labeled = [case.case_id for case in trainer.cases.labeled]
-    found = [case.case_id for case in training_cases(trainer, phase)]
-    assert sorted(found) == sorted([*labeled * times, *UNLABELED])
-    assert len(labeled) * times / len(found) >= share
 
 
 def files_of_last_phase_of(trainer, phase, monkeypatch):
