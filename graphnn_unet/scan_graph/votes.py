@@ -31,8 +31,9 @@ class ScanGraphSettings(Section):
     """Labels that travel between patients: how far they are trusted."""
 
     blend: float = Field(
-        0.65, ge=0, le=1,
-        description="share of the vote where there is one; the rest is the network",
+        0.5, ge=0, le=1,
+        description="share of the vote where there is one; the rest is the network. Up to 0.5 a "
+        "network that is certain keeps its class",
     )  # fmt: skip
     search: int = Field(
         1, ge=0, le=3, description="voxels around the end of a link that vote too, each as alike "

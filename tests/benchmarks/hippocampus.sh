@@ -26,7 +26,7 @@ compare() {
     gnnunet_benchmark -d Hippocampus -o "$out/comparison" -c 3d_fullres --labeled 4 \
         --development 60 --disable_tta --set schedule.pretrain_steps=300 \
         schedule.selftrain_steps=300 batch.labeled=2 batch.unlabeled=2 \
-        augmentation.mirror=false "$@"
+        augmentation.mirror=false scan_graph.blend=0.65 "$@"
 }
 
 rows=()
@@ -41,6 +41,7 @@ row "GraphCLTrainer, scan_graph, whole scans" GraphCLTrainer "$graph" $whole
 row "GraphCLTrainer, scan_graph" GraphCLTrainer "$graph"
 row "BCPTrainer, scan_graph" BCPTrainer "$graph"
 row "SupervisedTrainer, pairs" SupervisedTrainer scan_graph.pairs=0.5
+row "GraphCLTrainer, scan_graph and pairs" GraphCLTrainer "$graph" scan_graph.pairs=0.5
 row MLLCTrainer MLLCTrainer
 row "MLLCTrainer, no graphs" MLLCTrainer mllc.iterations=0
 compare "${rows[@]}" --draws 2 "$@"

@@ -25,5 +25,8 @@ gnnunet_benchmark -d LAhalf -o "$out/comparison" -c 3d_fullres --labeled 8 --dev
     batch.labeled=2 batch.unlabeled=2 augmentation.mirror=false scan_graph.neighbors=4 \
     --trainers SupervisedTrainer BCPTrainer \
     --row "SupervisedTrainer + vote" SupervisedTrainer prediction.scan_graph=true \
+    prediction.scan_graph_blend=0.5 \
+    --row "SupervisedTrainer + vote, blend 0.65" SupervisedTrainer prediction.scan_graph=true \
+    prediction.scan_graph_blend=0.65 \
     --row "GraphCLTrainer, scan_graph, whole scans" GraphCLTrainer "$graph" $whole \
-    --row "GraphCLTrainer, scan_graph" GraphCLTrainer "$graph" "$@"
+    scan_graph.blend=0.5 "$@"
