@@ -22,7 +22,7 @@ graph="pseudo_label.correct=['scan_graph']"
 whole="scan_labels.rounds=1 schedule.pretrain_steps=200 schedule.selftrain_steps=400"
 gnnunet_benchmark -d LAhalf -o "$out/comparison" -c 3d_fullres --labeled 8 --development 16 \
     --disable_tta --draws 1 --set schedule.pretrain_steps=300 schedule.selftrain_steps=300 \
-    batch.labeled=2 batch.unlabeled=2 augmentation.mirror=false scan_graph.neighbors=4 \
+    batch.labeled=2 batch.unlabeled=2 augmentation.mirror=false \
     --trainers SupervisedTrainer BCPTrainer \
     --row "SupervisedTrainer + vote" SupervisedTrainer prediction.scan_graph=true \
     prediction.scan_graph_blend=0.5 \

@@ -30,13 +30,19 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "blur 2.0 mm": ("blur", ["blur.sigma_mm=2.0"]),
     "diffusion": ("diffusion", []),
     "mllc": ("mllc", []),
-    "scan_graph": ("scan_graph", []),
     "scan_graph, blend 0.5": ("scan_graph", ["scan_graph.blend=0.5"]),
+    "scan_graph, blend 0.65": ("scan_graph", ["scan_graph.blend=0.65"]),
     "scan_graph, blend 1": ("scan_graph", ["scan_graph.blend=1"]),
-    "scan_graph, then blur 0.6 mm": ("scan_graph blur", ["blur.sigma_mm=0.6"]),
-    "scan_graph, ends of links alone": ("scan_graph", ["scan_graph.search=0"]),
+    "scan_graph, blend 0.65, then blur 0.6 mm": (
+        "scan_graph blur", ["scan_graph.blend=0.65", "blur.sigma_mm=0.6"],
+    ),
+    "scan_graph, blend 0.65, ends of links alone": (
+        "scan_graph", ["scan_graph.blend=0.65", "scan_graph.search=0"],
+    ),
     "scan_graph, links that return": ("scan_graph", ["scan_graph.return_tolerance=1.5"]),
-    "scan_graph, whole solve": ("scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=4"]),
+    "scan_graph, blend 0.65, whole solve": (
+        "scan_graph", ["scan_graph.blend=0.65", "scan_graph.rounds=1", "scan_graph.neighbors=4"],
+    ),
     "scan_graph, whole solve, blend 1": (
         "scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=4", "scan_graph.blend=1"],
     ),
