@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphnn_unet.data.patch_dataset import StoredCase
+from graphnn_unet.data.paths import folders
 from graphnn_unet.data.preprocess import folder_name
 from graphnn_unet.errors import InputError
 from graphnn_unet.plans.planner import add_layer, run_recipe
@@ -16,9 +17,12 @@ from graphnn_unet.scan_graph.registration import RegistrationSettings
 from graphnn_unet.scan_graph.verdict import judge
 from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
 from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.safe_load import read_json
 
 TURNED_ON: Mapping[str, Mapping[str, Any]] = {"pseudo_label": {"correct": ["scan_graph"]}}
 """What a good verdict changes in the recipe; ``--recipe`` and ``--set`` are stronger."""
+NETWORK = "SupervisedTrainer"
+"""Whose cross-validation the vote is compared with."""
 
 
 def require_volumes(
@@ -83,7 +87,13 @@ def judge_scan_graph(
         )
         labeled = [case for case in cases if case.use_label]
         voters = Voters(fields, labeled, n_classes, recipe.of(ScanGraphSettings))
-        verdict = judge(voters, n_workers=n_workers)
+        verdict = judge(
+            voters,
+            network_dice=network_dice(dataset_folder, plans, name),
+            how_to_know=f"To know, run gnnunet_train {plans['dataset_name']} {name} {NETWORK} cv, "
+            "then this command again",
+            n_workers=n_workers,
+        )
         unlabeled = [case for case in cases if not case.use_label]
         if verdict.is_worth:
             chosen = voters.chosen_for(unlabeled, n_workers=n_workers)
@@ -94,6 +104,27 @@ def judge_scan_graph(
         state = "on" if verdict.is_worth else "off"
         notes.append(f"{name}: graph of scans {state}: {verdict.reason}")
     return notes
+
+
+def network_dice(
+    dataset_folder: Path, plans: Mapping[str, Any], configuration: str
+) -> float | None:
+    """Mean Dice of the network that learns from labeled scans alone, on those that it held out.
+
+    Returns:
+        ``None`` unless all folds of its cross-validation are done.
+    """
+    model = folders().results / plans["dataset_name"]
+    model /= f"{NETWORK}__{plans['plans_name']}__{configuration}"
+    splits = dataset_folder / "splits_final.json"
+    n_folds = len(read_json(splits)) if splits.is_file() else 0
+    dice = []
+    for fold in range(n_folds):
+        summary = model / f"fold_{fold}" / "validation" / "summary.json"
+        if not summary.is_file():
+            return None
+        dice.append(float(read_json(summary)["foreground_mean"]["Dice"]))
+    return sum(dice) / n_folds if dice else None
 
 
 def _volumes(plans: Mapping[str, Any], configurations: Sequence[str]) -> list[str]:

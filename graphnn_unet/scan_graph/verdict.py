@@ -11,7 +11,10 @@ import numpy as np
 from graphnn_unet.scan_graph.votes import Voters
 
 MIN_DICE = 0.7
-"""Mean Dice of the vote from which on it is taken (docs/methods/scan_graph.md has the figures)."""
+"""Mean Dice of the vote from which on it may be taken."""
+WITHIN = 0.02
+"""So far below the network's Dice the vote is still of use (docs/methods/scan_graph.md has the
+figures): both err elsewhere, so a vote that is about as good adds something."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,21 @@ def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:
     return result
 
 
-def judge(voters: Voters, *, n_workers: int = 0) -> Verdict:
+def judge(
+    voters: Voters, *, network_dice: float | None = None, how_to_know: str = "", n_workers: int = 0
+) -> Verdict:
     """Make the links among the labeled scans that are missing, and let them vote on each other.
 
-    The vote is taken if its mean Dice over classes and scans reaches ``MIN_DICE``: an organ that
-    lies at about the same place in every scan does, a lesion does not.
+    The vote is taken if its mean Dice over classes and scans reaches ``MIN_DICE`` (an organ that
+    lies at about the same place in every scan does, a lesion does not) and is at most ``WITHIN``
+    below that of a network, cross-validated on the same scans.
+
+    Args:
+        voters: The labeled scans and what links them.
+        network_dice: Cross-validated mean Dice of a network; ``None`` where it is not known, and
+            the vote is not taken then.
+        how_to_know: What to do to know it, for the reason.
+        n_workers: Processes.
     """
     voters = voters.chosen_for(voters.labeled, n_workers=n_workers)
     voters.fields.ensure(voters.links(voters.labeled), n_workers=n_workers)
@@ -85,10 +98,14 @@ def judge(voters: Voters, *, n_workers: int = 0) -> Verdict:
         for number, column in enumerate(table.T, start=1)
     }
     mean = float(np.nanmean(list(means.values())))
-    is_worth = mean >= MIN_DICE
-    words = "reaches" if is_worth else "is below"
-    return Verdict(
-        means, len(dice), is_worth,
-        f"the vote of the others on {len(dice)} labeled scans has Dice {mean:.3f}, "
-        f"which {words} {MIN_DICE}",
-    )  # fmt: skip
+    said = f"the vote of the others on {len(dice)} labeled scans has Dice {mean:.3f}, which"
+    is_worth = False
+    if mean < MIN_DICE:
+        reason = f"{said} is below {MIN_DICE}"
+    elif network_dice is None:
+        reason = f"{said} reaches {MIN_DICE}, but may still be below the network's. {how_to_know}"
+    else:
+        is_worth = mean >= network_dice - WITHIN
+        words = "is" if is_worth else "is not"
+        reason = f"{said} {words} within {WITHIN} of the network's {network_dice:.3f}"
+    return Verdict(means, len(dice), is_worth, reason.rstrip())

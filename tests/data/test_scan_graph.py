@@ -27,7 +27,35 @@ def corrections(plans) -> list[str]:
     return run_recipe(plans, "3d_fullres").of(PseudoLabelSettings).correct
 
 
+def cross_validate(home: Path, *dice: float) -> None:
+    """Summaries of folds of SupervisedTrainer, as far as they are done."""
+    model = home / "results" / DATASET / "SupervisedTrainer__gnnunetPlans__3d_fullres"
+    for fold, value in enumerate(dice):
+        folder = model / f"fold_{fold}" / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = {"foreground_mean": {"Dice": value}}
+        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ((), f"To know, run gnnunet_train {DATASET} 3d_fullres SupervisedTrainer cv"),
+        ((0.9, 0.9, 0.9), "To know, run"),  # one of four is missing
+        ((1.0, 0.9, 1.0, 1.0), "is not within 0.02 of the network's 0.975"),
+    ],
+)
+def test_a_vote_that_may_be_worse_than_the_network_is_off(tiny_copy, monkeypatch, folds, words):
+    cross_validate(tiny_copy, *folds)
+    result, plans = plan(tiny_copy, monkeypatch)
+    assert not plans["gnnunet"]["scan_graph"]["3d_fullres"]["is_worth"]
+    (note,) = (note for note in result.notes if "graph of scans off: the vote" in note)
+    assert words in note
+    assert corrections(plans) == []
+
+
 def test_a_good_vote_turns_the_graph_on(tiny_copy, monkeypatch):
+    cross_validate(tiny_copy, 0.6, 0.7, 0.8, 0.7)
     result, plans = plan(tiny_copy, monkeypatch)
     verdict = plans["gnnunet"]["scan_graph"]["3d_fullres"]
     assert verdict["is_worth"]
