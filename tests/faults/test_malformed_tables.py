@@ -81,7 +81,7 @@ def test_all_faults_of_a_models_description_are_told_together(model, tmp_path, c
     assert len(lines) == 3
     assert all(str(path) in line for line in lines)
     for text in (DEEP, "[]", "1", '"x"', "{", "\ufeff{}", '{"a": ' + "9" * 5000 + "}"):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
         assert len(errors(predict_command.main, capsys, *call)) == 1
 
 
