@@ -18,6 +18,7 @@ from graphnn_unet.scan_graph.verdict import judge
 from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.storage.schemas import read_summary
 
 TURNED_ON: Mapping[str, Mapping[str, Any]] = {"pseudo_label": {"correct": ["scan_graph"]}}
 """What a good verdict changes in the recipe; ``--recipe`` and ``--set`` are stronger."""
@@ -112,18 +113,22 @@ def network_dice(
     """Mean Dice of the network that learns from labeled scans alone, on those that it held out.
 
     Returns:
-        ``None`` unless all folds of its cross-validation are done.
+        ``None`` unless all folds of its cross-validation are done and have a Dice.
+
+    Raises:
+        InputError: The summary of a fold is damaged.
     """
     model = folders().results / plans["dataset_name"]
     model /= f"{NETWORK}__{plans['plans_name']}__{configuration}"
     splits = dataset_folder / "splits_final.json"
     n_folds = len(read_json(splits)) if splits.is_file() else 0
-    dice = []
+    dice: list[float] = []
     for fold in range(n_folds):
         summary = model / f"fold_{fold}" / "validation" / "summary.json"
-        if not summary.is_file():
+        value = read_summary(summary)["foreground_mean"]["Dice"] if summary.is_file() else None
+        if value is None:
             return None
-        dice.append(float(read_json(summary)["foreground_mean"]["Dice"]))
+        dice.append(value)
     return sum(dice) / n_folds if dice else None
 
 

@@ -157,14 +157,15 @@ def answers(
     network, overlapping = trainer.new_network(), trainer.label_manager.has_regions
     scans = [scan for scan in trainer.cases.unlabeled[trainer.local_rank :: trainer.world_size]
              if not has(scan)]  # fmt: skip
-    with one_output(network), torch.no_grad():
+    with one_output(network):
         for scan in track(scans, len(scans), f"label scans for {phase.name}"):
             image = torch.from_numpy(np.asarray(scan.image()[:], dtype=np.float32))
             total = torch.zeros(())
-            for state in states:
-                network.load_state_dict(state)
-                logits = trainer.predictor_of(network, mirroring=True).logits(image)[None]
-                total = total + probabilities(logits, overlapping=overlapping)
+            with torch.no_grad():
+                for state in states:
+                    network.load_state_dict(state)
+                    logits = trainer.predictor_of(network, mirroring=True).logits(image)[None]
+                    total = total + probabilities(logits, overlapping=overlapping)
             yield scan, logits_of(total / len(states), overlapping=overlapping)[0]
 
 

@@ -33,7 +33,7 @@ def cross_validate(home: Path, *dice: float) -> None:
     for fold, value in enumerate(dice):
         folder = model / f"fold_{fold}" / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        summary = {"foreground_mean": {"Dice": value}}
+        summary = {"foreground_mean": {"Dice": value}, "is_estimate": True}
         (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
@@ -52,6 +52,14 @@ def test_a_vote_that_may_be_worse_than_the_network_is_off(tiny_copy, monkeypatch
     (note,) = (note for note in result.notes if "graph of scans off: the vote" in note)
     assert words in note
     assert corrections(plans) == []
+
+
+def test_damaged_cross_validation_is_named(tiny_copy, monkeypatch):
+    cross_validate(tiny_copy, 0.9, 0.9, 0.9, 0.9)
+    model = tiny_copy / "results" / DATASET / "SupervisedTrainer__gnnunetPlans__3d_fullres"
+    (model / "fold_2" / "validation" / "summary.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"fold_2.*summary\.json"):
+        plan(tiny_copy, monkeypatch)
 
 
 def test_a_good_vote_turns_the_graph_on(tiny_copy, monkeypatch):

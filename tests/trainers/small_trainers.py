@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import pytest
 import torch
-from tiny_study import DATASET, use_home
+from tiny_study import DATASET, train_in, use_home
 from torch import nn
 
 from graphnn_unet.data import patch_dataset
@@ -43,6 +44,24 @@ def leave_out_pictures_and_predictions(monkeypatch) -> None:
         SemiTrainer, "predictor_of",
         lambda self, network, *, mirroring: original(self, network, mirroring=False),
     )  # fmt: skip
+
+
+def killed_and_continued(home, monkeypatch, trainer, overrides, owner, method, count) -> Path:
+    """Fold of a training that ended in the ``count``-th call of a method, then went on."""
+    original, calls = getattr(owner, method), []
+
+    def killed(self, *arguments):
+        calls.append(0)
+        if len(calls) == count:
+            raise SystemExit("killed")
+        return original(self, *arguments)
+
+    keywords = {"overrides": overrides, "output": home / "results" / "again"}
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, killed)
+        with pytest.raises(SystemExit):
+            train_in(home, trainer, **keywords)
+    return train_in(home, trainer, mode="continue", **keywords).model / "fold_all"
 
 
 def files_of_last_phase(trainer: SemiTrainer, monkeypatch) -> set[str]:

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 from tiny_study import train_in
-from trainers.small_trainers import leave_out_pictures_and_predictions, make_trainer
+from trainers.small_trainers import (
+    killed_and_continued,
+    leave_out_pictures_and_predictions,
+    make_trainer,
+)
 
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.pseudo_labels.corrector import Place
@@ -236,22 +240,10 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny_copy, monkeypatch
     """After some scans of the first or second round, and within a round; the last file is cut."""
     leave_out_pictures_and_predictions(monkeypatch)
     what, count = killed_at
-    method = {"label": "_cleaned", "step": "train_step"}[what]
-    original = getattr(PseudoLabelTrainer, method)
-    calls = []
-
-    def killed(self, *arguments):
-        calls.append(0)
-        if len(calls) == count:
-            raise SystemExit("killed")
-        return original(self, *arguments)
-
-    keywords = {"overrides": SHORT, "output": tiny_copy / "results" / "again"}
-    with monkeypatch.context() as patch:
-        patch.setattr(PseudoLabelTrainer, method, killed)
-        with pytest.raises(SystemExit):
-            train_in(tiny_copy, "PseudoLabelTrainer", **keywords)
-    fold = train_in(tiny_copy, "PseudoLabelTrainer", mode="continue", **keywords).model / "fold_all"
+    where = {"label": (PseudoLabelTrainer, "_cleaned"), "step": (PseudoLabelTrainer, "train_step")}[
+        what
+    ]
+    fold = killed_and_continued(tiny_copy, monkeypatch, "PseudoLabelTrainer", SHORT, *where, count)
     weights = load_checkpoint(fold / FINAL)["network_weights"]
     assert all(torch.equal(weights[key], whole[0][key]) for key in whole[0])
     labels = {p.name: p.read_bytes() for p in (fold / FOLDER / "round_2").iterdir()}

@@ -9,6 +9,7 @@ import torch
 from tiny_study import DATASET, plan_in, train_in, write_raw_dataset
 from trainers.small_trainers import (
     files_of_last_phase,
+    killed_and_continued,
     leave_out_pictures_and_predictions,
     make_trainer,
 )
@@ -172,21 +173,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny_copy, monkeypatch
     """After some scans of the first or second round, and within a round."""
     leave_out_pictures_and_predictions(monkeypatch)
     what, count = killed_at
-    cls, method = {"label": (ScanLabels, "write"), "step": (BCPTrainer, "train_step")}[what]
-    original, calls = getattr(cls, method), []
-
-    def killed(self, *arguments):
-        calls.append(0)
-        if len(calls) == count:
-            raise SystemExit("killed")
-        return original(self, *arguments)
-
-    keywords = {"overrides": SHORT, "output": tiny_copy / "results" / "again"}
-    with monkeypatch.context() as patch:
-        patch.setattr(cls, method, killed)
-        with pytest.raises(SystemExit):
-            train_in(tiny_copy, "BCPTrainer", **keywords)
-    fold = train_in(tiny_copy, "BCPTrainer", mode="continue", **keywords).model / "fold_all"
+    where = {"label": (ScanLabels, "write"), "step": (BCPTrainer, "train_step")}[what]
+    fold = killed_and_continued(tiny_copy, monkeypatch, "BCPTrainer", SHORT, *where, count)
     weights = load_checkpoint(fold / FINAL)["network_weights"]
     assert all(torch.equal(weights[key], whole[0][key]) for key in whole[0])
     assert last_labels(fold) == whole[1]
