@@ -21,7 +21,7 @@ from pathlib import Path
 
 import SimpleITK as sitk
 from _bench import Bench, arguments
-from _predict_commands import OURS, STOCK, run
+from _commands import OURS, STOCK, predict
 from _study import DATASET, study
 
 PLAN = ["plan.spacing=[1.5,1.0,1.0]", "plan.patch_size=[32,40,40]", "network.max_stages=4"]
@@ -102,8 +102,8 @@ def main() -> int:
         common += ["--disable_tta"] if options.no_mirroring else []
         pairs = [
             (
-                run(OURS, ours, *common),
-                run(STOCK, theirs, *common, "-f", "all", "-npp", "2", "-nps", "2"),
+                predict(OURS, ours, *common),
+                predict(STOCK, theirs, *common, "-f", "all", "-npp", "2", "-nps", "2"),
             )
             for _ in range(options.repeats)
         ]

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from _bench import Bench, arguments
-from _predict_commands import OURS, STOCK, run
+from _commands import OURS, STOCK, predict
 from predict import same_share
 
 DATASET = "Dataset991_Classes"
@@ -211,8 +211,8 @@ def main() -> int:
         del image
         common = ["-i", str(home / "in"), "-m", str(model), "-device", options.device,
                   "-step_size", "1", "--disable_tta"]  # fmt: skip
-        ours = run(OURS, home / "a", *common)
-        stock = run(STOCK, home / "b", *common, "-f", "all", "-npp", "1", "-nps", "1")
+        ours = predict(OURS, home / "a", *common)
+        stock = predict(STOCK, home / "b", *common, "-f", "all", "-npp", "1", "-nps", "1")
         if ours.status or stock.status:
             raise SystemExit(f"exit status of ours {ours.status}, of nnU-Net {stock.status}")
         print(f"ours {ours}; nnU-Net {stock}")
@@ -222,7 +222,7 @@ def main() -> int:
                   ours_cpu_s=round(ours.cpu_s), nnunet_cpu_s=round(stock.cpu_s))  # fmt: skip
         bench.add("voxels with the same label", same_share(home / "a", home / "b"), "", at_least=1)
         half = int(0.5e9 * stock.peak_gb)
-        limited = run(OURS, home / "c", *common, data_limit=half)
+        limited = predict(OURS, home / "c", *common, data_limit=half)
         bench.add(f"exit status with {half / 1e9:.2f} GB of data", limited.status, "", at_most=0)
     return bench.finish()
 

@@ -39,31 +39,28 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "scan_graph, blend 0.65, ends of links alone": (
         "scan_graph", ["scan_graph.blend=0.65", "scan_graph.search=0"],
     ),
-    "scan_graph, links that return": ("scan_graph", ["scan_graph.return_tolerance=1.5"]),
     "scan_graph, blend 0.65, whole solve": (
         "scan_graph", ["scan_graph.blend=0.65", "scan_graph.rounds=1", "scan_graph.neighbors=4"],
     ),
-    "scan_graph, whole solve, blend 1": (
-        "scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=4", "scan_graph.blend=1"],
-    ),
-    "scan_graph, whole solve, 4 go-betweens": (
-        "scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=8"],
-    ),
-    "scan_graph, whole solve, 4 go-betweens, blend 1": (
-        "scan_graph", ["scan_graph.rounds=1", "scan_graph.neighbors=8", "scan_graph.blend=1"],
+    "scan_graph, blend 0.65, whole solve, 4 go-betweens": (
+        "scan_graph", ["scan_graph.blend=0.65", "scan_graph.rounds=1", "scan_graph.neighbors=8"],
     ),
 }  # fmt: skip
 """Row to corrections and settings."""
 
 
-def load_trainer(model: Path, draw: int, corrections: str, overrides: list[str]):
-    """The trainer of a finished model, its teacher with one correction."""
+def load_trainer(out: Path, draw: int, corrections: str, overrides: list[str]):
+    """The trainer of the finished row ``BCPTrainer``, its teacher with one correction."""
     from graphnn_unet.plans.planner import run_recipe
     from graphnn_unet.plans.recipe import parse_overrides
+    from graphnn_unet.storage.csv_cells import read_csv
     from graphnn_unet.storage.safe_load import load_checkpoint, read_json
     from graphnn_unet.trainers.registry import trainer_class
     from graphnn_unet.trainers.run_spec import Execution, RunSpec
 
+    runs = read_csv(out / "comparison" / "runs.csv")
+    names = {run["draw"]: run["name"] for run in runs if run["row"] == "BCPTrainer"}
+    model = out / "comparison" / "models" / names[str(draw)]
     plans = read_json(model / "plans.json")
     layer = parse_overrides([f"pseudo_label.correct={corrections.split()}", *overrides])
     recipe = run_recipe(plans, "3d_fullres", layer)
@@ -158,16 +155,13 @@ def main() -> None:
 
     table = arguments.results / "pseudo_labels.csv"
     (raw,) = (home / "raw").glob("Dataset*_Hippocampus")
-    runs = read_csv(arguments.out / "comparison" / "runs.csv")
-    names = {run["draw"]: run["name"] for run in runs if run["row"] == "BCPTrainer"}
     rows = read_csv(table) if table.is_file() else []
     for draw in arguments.draws:
-        model = arguments.out / "comparison" / "models" / names[str(draw)]
         for name in arguments.rows:
             if any((row["row"], row["draw"]) == (name, str(draw)) for row in rows):
                 continue
             began = time.process_time()
-            trainer = load_trainer(model, draw, *ROWS[name])
+            trainer = load_trainer(arguments.out, draw, *ROWS[name])
             settings = "_".join(
                 o.replace("scan_graph.", "") for o in ROWS[name][1] if "blend" not in o
             )

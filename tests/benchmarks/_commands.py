@@ -1,4 +1,4 @@
-"""The two commands that predict, as whole processes: their time and the memory of their trees."""
+"""Commands of ours and of nnU-Net as whole processes: their time and the memory of their trees."""
 
 from __future__ import annotations
 
@@ -38,8 +38,17 @@ class Run:
     cpu_s: float
 
 
-def run(code: str, output: Path, *options: str, data_limit: int = 0) -> Run:
-    """Run a command that writes into an empty folder.
+PLAN_OURS = (
+    "import sys; from graphnn_unet.commands.plan_and_preprocess import main; sys.exit(main())"
+)
+PLAN_STOCK = (
+    "import sys; from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import "
+    "plan_and_preprocess_entry as main; sys.exit(main())"
+)
+
+
+def predict(code: str, output: Path, *options: str, data_limit: int = 0) -> Run:
+    """Run a command that predicts into an empty folder.
 
     Args:
         code: What Python runs.
@@ -48,6 +57,17 @@ def run(code: str, output: Path, *options: str, data_limit: int = 0) -> Run:
         data_limit: Bytes that its data may take (``ulimit -d``); 0 for no limit.
     """
     shutil.rmtree(output, ignore_errors=True)
+    return run(code, "-o", str(output), *options, data_limit=data_limit)
+
+
+def run(code: str, *options: str, data_limit: int = 0) -> Run:
+    """Run a command.
+
+    Args:
+        code: What Python runs.
+        options: Its options.
+        data_limit: Bytes that its data may take (``ulimit -d``); 0 for no limit.
+    """
 
     def limit() -> None:
         if data_limit:
@@ -55,8 +75,9 @@ def run(code: str, output: Path, *options: str, data_limit: int = 0) -> Run:
 
     cpu, began, peak = _cpu_of_children(), time.perf_counter(), 0
     process = psutil.Popen(
-        [sys.executable, "-c", code, "-o", str(output), *options],
-        stdout=subprocess.DEVNULL, preexec_fn=limit, env=os.environ | {"nnUNet_def_n_proc": "2"},
+        [sys.executable, "-c", code, *options],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=limit,
+        env=os.environ | {"nnUNet_def_n_proc": "2"},
     )  # fmt: skip
     while process.poll() is None:
         peak = max(peak, _resident(process))
