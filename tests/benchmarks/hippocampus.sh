@@ -9,18 +9,10 @@
 # Run: tests/benchmarks/hippocampus.sh DATA OUT [further words for gnnunet_benchmark]
 # DATA holds Hippocampus in the form of the Medical Segmentation Decathlon, its first 200 cases.
 set -e
-data=$(realpath "$1") out=$(realpath -m "$2")
+source "$(dirname "$0")/_sets.sh"
+prepare Hippocampus "$1" "$2"
+out=$(realpath "$2")
 shift 2
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-for name in raw preprocessed results; do export "nnUNet_$name=$out/home/$name"; done
-mkdir -p "$out"
-if ! ls "$out"/home/preprocessed/Dataset*_Hippocampus/*.manifest.json > /dev/null 2>&1; then
-    for path in "$data"/Hippocampus/labelsTr/hippocampus_*.nii.gz; do
-        basename "$path" .nii.gz
-    done | tail -40 > "$out/test.txt"
-    gnnunet_convert MSD "$data/Hippocampus" -d Hippocampus --test "$out/test.txt"
-    gnnunet_plan_and_preprocess -d Hippocampus --recipe hippocampus
-fi
 
 compare() {
     gnnunet_benchmark -d Hippocampus -o "$out/comparison" -c 3d_fullres --labeled 4 \

@@ -8,16 +8,10 @@
 # Run: tests/benchmarks/la_half.sh DATA OUT [further words for gnnunet_benchmark]
 # DATA holds LA_half: images, labels, test.list.
 set -e
-data=$(realpath "$1") out=$(realpath -m "$2")
+source "$(dirname "$0")/_sets.sh"
+prepare LAhalf "$1" "$2"
+out=$(realpath "$2")
 shift 2
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-for name in raw preprocessed results; do export "nnUNet_$name=$out/home/$name"; done
-mkdir -p "$out"
-if ! ls "$out"/home/preprocessed/Dataset*_LAhalf/*.manifest.json > /dev/null 2>&1; then
-    gnnunet_convert nifti --images "$data/LA_half/images" --labels "$data/LA_half/labels" \
-        -d LAhalf --test "$data/LA_half/test.list"
-    gnnunet_plan_and_preprocess -d LAhalf --recipe la_half
-fi
 graph="pseudo_label.correct=['scan_graph']"
 whole="scan_labels.rounds=1 schedule.pretrain_steps=200 schedule.selftrain_steps=400"
 gnnunet_benchmark -d LAhalf -o "$out/comparison" -c 3d_fullres --labeled 8 --development 16 \
