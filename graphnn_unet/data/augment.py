@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from batchgeneratorsv2.transforms.utils.pseudo2d import (
     Convert2DTo3DTransform,
     Convert3DTo2DTransform,
 )
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn import functional
+
+if TYPE_CHECKING:  # seconds to import, and planning needs none of it
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 _MOVING = (SpatialTransform, Convert3DTo2DTransform, Convert2DTo3DTransform)
 """Rotation and scaling, and the conversions around them where slices are rotated one by one."""

@@ -1,4 +1,4 @@
-"""Time until the first optimizer step is done, beside nnU-Net: fresh processes, one after the other.
+"""Time until the first optimizer step is done, beside nnU-Net: fresh processes in turn.
 
 Both sides train ``3d_fullres`` of the same small data set and plan, on the same device, and end
 after their first step: imports, plans, network, loaders and that step are in it.

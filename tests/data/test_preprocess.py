@@ -415,7 +415,7 @@ def test_a_full_disk_is_named_and_the_old_set_stays(tiny_copy, monkeypatch):
         raise RuntimeError("Error while creating the NDArray")
 
     usage = shutil.disk_usage
-    monkeypatch.setattr(nnUNetDatasetBlosc2, "save_case", fail)
+    monkeypatch.setattr(blosc2, "asarray", fail)
     monkeypatch.setattr(module, "require_free_space", lambda *_: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
     with pytest.raises(NoSpaceError, match=r"no space left while writing .*case_00"):
