@@ -213,7 +213,8 @@ def _write_model(
                     "fold": fold,
                     "dataset_json": dataset_json,
                 },
-                "inference_allowed_mirroring_axes": state.get("inference_allowed_mirroring_axes"),
+                "inference_allowed_mirroring_axes": state.get("inference_allowed_mirroring_axes")
+                or None,  # an empty tuple ends nnU-Net's predictor
                 "current_epoch": state.get("current_epoch", 0),
             },
         )

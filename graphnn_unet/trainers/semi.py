@@ -390,7 +390,8 @@ class SemiTrainer(Checkpointed):
                 "out, or train SupervisedTrainer",
             )
         augmentation = training_augmentation(self)
-        self.inference_allowed_mirroring_axes = augmentation.mirror_axes
+        # nnU-Net's predictor fails with a tuple that is empty
+        self.inference_allowed_mirroring_axes = augmentation.mirror_axes or None
         configuration, labels = self.configuration_manager, self.label_manager
         settings = PatchSettings(
             tuple(int(i) for i in configuration.patch_size),

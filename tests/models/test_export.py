@@ -18,6 +18,7 @@ from models.small_models import (
     opened_model,
     same_maps,
 )  # fmt: skip
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_study import DATASET, model_of, train_in
@@ -241,6 +242,21 @@ def test_export_holds_what_stock_nnunet_reads_and_nothing_of_ours(model, exporte
     facts = read_json(exported / "gnnunet_export.json")
     assert facts["trainer"] == "GraphCLTrainer"
     assert 0 < facts["largest_logit_difference"] < 1e-4
+
+
+def test_models_that_mirror_nothing_predict_in_stock_nnunet(model, tmp_path):
+    """nnU-Net's predictor takes the largest of the mirrored axes, if it is told any."""
+    copy = shutil.copytree(model, tmp_path / "model")
+    change_checkpoint(
+        copy / "fold_all" / FINAL,
+        lambda content: content.update(inference_allowed_mirroring_axes=()),
+    )
+    plain = export(copy, tmp_path / "plain").target
+    predictor = nnUNetPredictor(device=torch.device("cpu"), verbose=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(plain), ("all",), FINAL)
+    patch = predictor.configuration_manager.patch_size
+    logits = predictor.predict_sliding_window_return_logits(torch.zeros(1, *patch))
+    assert logits.shape[1:] == tuple(patch)
 
 
 def test_zip_holds_the_same_files_as_the_folder(model, exported, tmp_path):
