@@ -8,6 +8,7 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.storage.checkpoints import LATEST, plain
 from graphnn_unet.trainers import (
     BCPTrainer,
+    FilterMatchTrainer,
     GraphCLTrainer,
     MLLCTrainer,
     PseudoLabelTrainer,
@@ -82,6 +83,10 @@ class RecordingMLLC(_Recording, MLLCTrainer):
 
 
 class RecordingUncertaintyMeanTeacher(_Recording, UncertaintyMeanTeacherTrainer):
+    pass
+
+
+class RecordingFilterMatch(_Recording, FilterMatchTrainer):
     pass
 
 

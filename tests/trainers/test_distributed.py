@@ -43,6 +43,12 @@ MEAN_TEACHER = [
 """The consistency dominates, over nearly all voxels: where few are certain, rounding that moves one
 over the threshold shows."""
 
+FILTER_MATCH = [
+    "batch.labeled=8", "batch.unlabeled=8", "filter_match.threshold=1.0",
+    "schedule.pretrain_steps=2", "schedule.selftrain_steps=4",
+]  # fmt: skip
+"""All voxels teach, and few steps: rounding that moves a voxel to another class shows."""
+
 
 def train_recording(home, name, overrides, **keywords) -> list[dict]:
     """States of all processes at the end, in memory."""
@@ -72,6 +78,7 @@ def largest_difference(a: dict, b: dict) -> float:
         ("RecordingGraphCL", GRAPH),
         pytest.param("RecordingMLLC", MLLC, marks=pytest.mark.slow),
         pytest.param("RecordingUncertaintyMeanTeacher", MEAN_TEACHER, marks=pytest.mark.slow),
+        pytest.param("RecordingFilterMatch", FILTER_MATCH, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_end_alike_and_like_one_with_the_whole_batch(tiny_copy, name, overrides):
