@@ -1,10 +1,12 @@
 """Write the tables of README.md and docs from docs/results/*.csv: python docs/make_tables.py
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; NAME is the name of the CSV
-file. Nothing between these marks is typed by hand.
+file, and the table of a comparison may name the first words of its columns: ``NAME method Dice``.
+Nothing between these marks is typed by hand.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,19 +18,20 @@ from graphnn_unet.metrics.result import read_metrics_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEASURES = metrics_of(SHOWN)
 
 
-def table(name: str) -> str:
-    """Markdown table of one CSV."""
+def table(words: str) -> str:
+    """Markdown table of one CSV; further words are the columns of a comparison that stay."""
+    name, *columns = words.split()
     path = ROOT / "docs" / "results" / f"{name}.csv"
     if not path.is_file():
         return "Not measured yet.\n"
     if name.startswith("classification"):
         return classification_table(pd.read_csv(path))
     if name.startswith(("scan_graph", "comparison")):
-        return comparison_table(path)
+        return comparison_table(path, columns)
     if name == "registration":
         rows = pd.read_csv(path, dtype=str)
         return markdown([list(rows.columns), *rows.to_numpy().tolist()])
@@ -55,13 +58,19 @@ def segmentation_table(rows: pd.DataFrame) -> str:
     return markdown([head, *lines])
 
 
-def comparison_table(path: Path) -> str:
+def comparison_table(path: Path, columns: Sequence[str] = ()) -> str:
     """Means of all rows and their differences from the supervised one, over draws and cases."""
     rows = read_metrics_csv(path)
     labeled = rows[0]["labeled"]
     # rows with other numbers of labels say so in their names, and stand in the same table
     scores = Scores([row | {"labeled": labeled} for row in rows], {})
-    return markdown(method_table(scores, labeled, scores.baseline()))
+    lines = method_table(scores, labeled, scores.baseline())
+    kept = [
+        number
+        for number, heading in enumerate(lines[0])
+        if not columns or heading.split()[0] in columns
+    ]
+    return markdown([[line[number] for number in kept] for line in lines])
 
 
 def pseudo_label_table(rows: pd.DataFrame) -> str:

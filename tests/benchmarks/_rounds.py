@@ -14,7 +14,7 @@ from typing import Any
 RECIPE = "hippocampus"
 SMALL = (
     "batch.labeled=2", "batch.unlabeled=2", "schedule.pretrain_steps=200",
-    "schedule.selftrain_steps=400", "schedule.steps_per_epoch=100",
+    "schedule.selftrain_steps=400", "schedule.steps_per_epoch=100", "augmentation.mirror=false",
 )  # fmt: skip
 """600 steps; other data sets give a recipe of their own with --recipe."""
 
