@@ -230,7 +230,7 @@ class Fault:
         return asdict(self)
 
 
-MANY, SHOWN = 10, 50
+MANY, SHOWN = 10, 10
 """From so many cases with the same fault on, they share a line, which names at most so many
 where a report names all."""
 

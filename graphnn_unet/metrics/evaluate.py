@@ -46,6 +46,7 @@ from graphnn_unet.metrics.protocols import (
 from graphnn_unet.metrics.result import CaseFiles, EvaluationResult, write_result
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.ranges import MAX_WORKERS, require_count, require_number
+from graphnn_unet.storage.failures import FAILURES
 from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class PartlyEvaluatedError(CasesFailedError):
 
     def __init__(self, faults: Sequence[Fault], result: EvaluationResult):
         self.result = result
-        super().__init__(faults)
+        super().__init__(faults, report=result.metrics_csv.with_name(FAILURES))
 
 
 def evaluate(

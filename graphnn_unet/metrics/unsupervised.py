@@ -105,7 +105,7 @@ class PartlyPredictedError(CasesFailedError):
 
     def __init__(self, faults: Sequence[Fault], result: UnsupervisedResult):
         self.result = result
-        super().__init__(faults)
+        super().__init__(faults, report=result.metrics_csv.with_name(FAILURES))
 
 
 def evaluate_unsupervised(
