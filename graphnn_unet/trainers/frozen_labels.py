@@ -19,8 +19,37 @@ WHOLE = "done"
 """File in a folder of labels that has those of all scans."""
 
 
-class FrozenLabels:
-    """Shares of the classes of whole scans, one file a scan.
+class LabelsOnDisk:
+    """A folder with a file for each scan, whole or not there, and a note when all are there.
+
+    Args:
+        folder: Where they are, or will be.
+        ending: Of the files' names.
+    """
+
+    def __init__(self, folder: Path, ending: str):
+        self.folder, self._ending = folder, ending
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all scans have labels."""
+        return (self.folder / WHOLE).is_file()
+
+    def path(self, scan: Scan) -> Path:
+        """File of a scan."""
+        return self.folder / f"{scan.case_id}{self._ending}"
+
+    def has(self, scan: Scan) -> bool:
+        """Whether a scan has labels."""
+        return self.path(scan).is_file()
+
+    def finish(self) -> None:
+        """Note that all scans have labels."""
+        write_text(self.folder / WHOLE, "")
+
+
+class FrozenLabels(LabelsOnDisk):
+    """Shares of the classes of whole scans.
 
     Args:
         folder: Where they are, or will be.
@@ -28,24 +57,12 @@ class FrozenLabels:
     """
 
     def __init__(self, folder: Path, *, overlapping: bool):
-        self.folder, self.overlapping = folder, overlapping
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all scans have labels."""
-        return (self.folder / WHOLE).is_file()
-
-    def has(self, scan: Scan) -> bool:
-        """Whether a scan has labels."""
-        return self._path(scan).is_file()
+        super().__init__(folder, ".b2nd")
+        self.overlapping = overlapping
 
     def write(self, scan: Scan, share: np.ndarray) -> None:
         """Store the shares ``(k, z, y, x)`` of a scan, right to 0.0005."""
-        write_array(self._path(scan), share.astype(np.float16))
-
-    def finish(self) -> None:
-        """Note that all scans have labels."""
-        write_text(self.folder / WHOLE, "")
+        write_array(self.path(scan), share.astype(np.float16))
 
     def patch(self, scan: Scan, place: Place, shape: Sequence[int]) -> np.ndarray:
         """Shares ``(k, *s)`` float32 of the part of a scan that a patch shows.
@@ -60,7 +77,7 @@ class FrozenLabels:
         """
         n_flat = 4 - len(shape)
         place = Place(place.start, tuple(axis + n_flat for axis in place.mirrored))
-        read = partial(read_shares, self._path(scan), remedy="Use --restart to train anew")
+        read = partial(read_shares, self.path(scan), remedy="Use --restart to train anew")
         whole = tuple(int(n) for n in scan.image().shape[1:])
         share = cut(read, whole, place, (shape[0], *[1] * n_flat, *shape[1:]))
         assert share is not None  # noqa: S101  # read_shares returns an array or raises
@@ -68,6 +85,3 @@ class FrozenLabels:
             share[0] += np.clip(1 - share.sum(0), 0, 1)
             share /= share.sum(0)  # rounding of what is stored may leave more than 1
         return share.reshape(tuple(shape))
-
-    def _path(self, scan: Scan) -> Path:
-        return self.folder / f"{scan.case_id}.b2nd"

@@ -21,8 +21,8 @@ from graphnn_unet.pseudo_labels.corrector import Place, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.arrays import open_array, write_array
-from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.trainers.batch import Phase
+from graphnn_unet.trainers.frozen_labels import WHOLE, LabelsOnDisk
 from graphnn_unet.trainers.losses import logits_of, probabilities
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FOLDER = "scan_labels"
 """In the folder of a fold: label maps of unlabeled scans, a folder for each phase with them."""
 _REMEDY = "Use --restart to train anew"
-_DONE = "done"
+_ENDING = "_seg.b2nd"
 
 
 class ScanLabelsSettings(Section):
@@ -61,7 +61,7 @@ class ScanWithLabels(StoredCase):
 
     def label(self) -> Any:
         """Blosc2 array ``(1, z, y, x)``."""
-        return open_array(self.labels / f"{self.case_id}_seg.b2nd", _REMEDY)
+        return open_array(self.labels / f"{self.case_id}{_ENDING}", _REMEDY)
 
     def properties(self) -> dict[str, Any]:
         """Positions of the voxels of each class, as nnU-Net's preprocessor notes them."""
@@ -69,34 +69,21 @@ class ScanWithLabels(StoredCase):
         return {"class_locations": sample(np.asarray(self.label()[:]), list(self.classes))}
 
 
-@dataclass(frozen=True)
-class ScanLabels:
-    """The label maps of one round on disk; each is whole or not there.
+class ScanLabels(LabelsOnDisk):
+    """The label maps of one round.
 
-    Attributes:
+    Args:
         folder: Where they are, or will be.
         classes: Labels or regions that patches are centered on.
     """
 
-    folder: Path
-    classes: Sequence[Any]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all scans have a label map."""
-        return (self.folder / _DONE).is_file()
-
-    def has(self, scan: StoredCase) -> bool:
-        """Whether a scan has one."""
-        return (self.folder / f"{scan.case_id}_seg.b2nd").is_file()
+    def __init__(self, folder: Path, classes: Sequence[Any]):
+        super().__init__(folder, _ENDING)
+        self.classes = classes
 
     def write(self, scan: StoredCase, labels: np.ndarray) -> None:
         """Store the map ``(1, z, y, x)`` of a scan."""
-        write_array(self.folder / f"{scan.case_id}_seg.b2nd", labels.astype(np.int16))
-
-    def finish(self) -> None:
-        """Note that all scans have one."""
-        write_text(self.folder / _DONE, "")
+        write_array(self.path(scan), labels.astype(np.int16))
 
     def cases(self, scans: Sequence[StoredCase]) -> list[StoredCase]:
         """The scans as cases with a label map."""
@@ -173,7 +160,7 @@ def remove_labels(trainer: SemiTrainer, keep: int = 0) -> None:
     """Remove the label maps of all but the last phases that have all of theirs."""
     folder = Path(trainer.output_folder) / FOLDER
     names = [phase.name for phase in trainer.phases() if phase.labels_scans]
-    whole = [folder / name for name in names if (folder / name / _DONE).is_file()]
+    whole = [folder / name for name in names if (folder / name / WHOLE).is_file()]
     for old in whole[: len(whole) - keep] if keep else [folder]:
         shutil.rmtree(old, ignore_errors=True)
 
