@@ -42,9 +42,6 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "scan_graph, blend 0.65, whole solve": (
         "scan_graph", ["scan_graph.blend=0.65", "scan_graph.rounds=1", "scan_graph.neighbors=4"],
     ),
-    "scan_graph, blend 0.65, whole solve, 4 go-betweens": (
-        "scan_graph", ["scan_graph.blend=0.65", "scan_graph.rounds=1", "scan_graph.neighbors=8"],
-    ),
 }  # fmt: skip
 """Row to corrections and settings."""
 
