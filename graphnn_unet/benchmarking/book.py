@@ -76,6 +76,25 @@ class Book:
         self.state["rows"] = list(dict.fromkeys([*self.state["rows"], *names]))
         self._save()
 
+    def keep_settings(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Remember what each row is made of: a mean over two recipes is of neither.
+
+        Args:
+            rows: Name and settings of each.
+
+        Raises:
+            RefusedError: A row of this name was made with other settings.
+        """
+        known = {**self.state.get("settings", {})}
+        for name, settings in rows:
+            if known.setdefault(name, settings) != settings:
+                raise RefusedError(
+                    f"row {name!r} of {self.folder} was made with other settings",
+                    f"{known[name]}; now {settings}",
+                    "Give it another name with --row NAME TRAINER, or another folder with -o",
+                )
+        self.state["settings"] = known
+
     def note_test(self, when: str, command: str) -> None:
         """Remember that test labels are opened now."""
         self.state["opened_test"].append({"when": when, "command": command})

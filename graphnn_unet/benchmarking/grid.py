@@ -110,8 +110,13 @@ class GridRun:
     @property
     def name(self) -> str:
         """Name of its other folders."""
-        words = [f"{key}={value}" for key, value in sorted(self.row.prediction.items())]
-        return "__".join([self.model, *words])
+        return "__".join([self.model, *_words(self.row.prediction)])
+
+    def settings(self, *, mirroring: bool) -> str:
+        """Trainer, recipe and prediction of its row: what may not change within one."""
+        variant = self.spec.model_name.variant or "of the plan"
+        options = {"mirroring": mirroring, **self.row.prediction}
+        return " ".join([self.row.trainer, f"recipe {variant}", *_words(options)])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -119,6 +124,10 @@ class GridRun:
         labeled = ALL if self.spec.n_labeled is None else self.spec.n_labeled
         return {"row": self.row.name, "trainer": self.spec.class_name, "labeled": labeled,
                 "draw": self.spec.draw, "seed": self.spec.seed}  # fmt: skip
+
+
+def _words(options: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in sorted(options.items())]
 
 
 def rows_of(

@@ -133,6 +133,7 @@ def benchmark(
     with folder_lock(folder, "gnnunet_benchmark"):
         book = Book.open(folder, facts, _patients(where.preprocessed / name))
         grid = list(runs_of(settings, has_unlabeled=bool(all_labels(settings).unlabeled)))
+        book.keep_settings((run.row.name, run.settings(mirroring=mirroring)) for run in grid)
         book.add_rows(row.name for row in settings.rows)
         todo = [
             (run, Job(run.name, run.spec.as_dict(), str(folder), environment, part, cases,

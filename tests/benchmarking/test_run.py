@@ -244,6 +244,10 @@ def test_what_cannot_be_compared_is_refused(tiny_copy, tmp_path, monkeypatch):
     compare(tmp_path / "out")
     with pytest.raises(RefusedError, match="development 2"):
         compare(tmp_path / "out", development=1)
+    other = Row("SupervisedTrainer", "SupervisedTrainer", ("copy_paste.supervised=false",))
+    for words in ({"rows": [other], "draws": 2}, {"mirroring": True}):
+        with pytest.raises(RefusedError, match=r"row 'SupervisedTrainer' .* other settings"):
+            compare(tmp_path / "out", **words)
     with pytest.raises(InputError, match="--development 4 is not possible"):
         compare(tmp_path / "other", development=4)
     with pytest.raises(MissingFileError, match=r"has no benchmark\.csv"):
