@@ -15,6 +15,10 @@ out=$(realpath "$2")
 shift 3
 ours=(scan_labels.rounds=1 "pseudo_label.correct=['scan_graph','blur']" blur.sigma_mm=0.7)
 configuration=3d_fullres
+further=(--row "ours, without the graph of scans" GraphCLTrainer "${ours[0]}"
+    "pseudo_label.correct=['blur']" blur.sigma_mm=0.7
+    --row "SupervisedTrainer + vote" SupervisedTrainer prediction.scan_graph=true
+    --row "ours + vote" GraphCLTrainer "${ours[@]}" prediction.scan_graph=true)
 common=(batch.labeled=2 batch.unlabeled=2 augmentation.mirror=false
     schedule.pretrain_steps=600 schedule.selftrain_steps=600)
 case $set in
@@ -23,6 +27,7 @@ LAhalf) labeled=8 development=16 seeds=1 ;;
 WBC | EMDS5)
     labeled=10 development=40 seeds=1 configuration=2d
     ours=(scan_labels.rounds=1 "pseudo_label.correct=['blur']" blur.sigma_mm=0.7)
+    further=() # pictures have no graph of scans
     common=(schedule.pretrain_steps=400 schedule.selftrain_steps=400)
     ;;
 esac
@@ -33,6 +38,7 @@ benchmark() {
 benchmark --labeled $labeled --draws 3 --seeds $seeds \
     --row "SupervisedTrainer" SupervisedTrainer \
     --row "ours" GraphCLTrainer "${ours[@]}" \
+    "${further[@]}" \
     --row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false \
     --row "BCPTrainer" BCPTrainer \
     --row "GraphCLTrainer as published" GraphCLTrainer loss.pseudo_dice=true \
