@@ -94,6 +94,7 @@ class Book:
                     "Give it another name with --row NAME TRAINER, or another folder with -o",
                 )
         self.state["settings"] = known
+        self._save()
 
     def note_test(self, when: str, command: str) -> None:
         """Remember that test labels are opened now."""

@@ -5,7 +5,7 @@
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 prepare() {
-    local set=$1 data out
+    local set=$1 data out name path exclude names
     data=$(realpath "$2") out=$(realpath -m "$3")
     for name in raw preprocessed results; do export "nnUNet_$name=$out/home/$name"; done
     mkdir -p "$out"
@@ -26,7 +26,6 @@ prepare() {
         gnnunet_plan_and_preprocess -d LAhalf --recipe la_half
         ;;
     WBC | EMDS5) # every third picture tests; one picture of each set is there twice
-        local exclude
         case $set in
         WBC) exclude=139 names="128=cytoplasm,255=nucleus" ;;
         EMDS5) exclude=EMDS5-g20-15 names="255=microorganism" ;;

@@ -45,7 +45,7 @@ def main() -> int:
     """Measure and print."""
     options = arguments(__doc__.splitlines()[0], add_flags)
     bench = Bench(options)
-    with study(PLAN) as small_study:
+    with study(PLAN):
         words = {
             "ours": (OURS, [DATASET, "3d_fullres", "SupervisedTrainer", "-device", options.device,
                             "--restart"]),
@@ -58,7 +58,6 @@ def main() -> int:
                 runs[side].append(run(code, *flags))
                 if runs[side][-1].status:
                     raise SystemExit(f"{side} ended with status {runs[side][-1].status}")
-        del small_study
     for key, what in (("wall_s", "wall time"), ("cpu_s", "CPU time")):
         ours, stock = (statistics.median(getattr(r, key) for r in runs[s]) for s in words)
         bench.add(f"first step done: {what} against nnU-Net", ours / stock, "x", at_most=1.2,
