@@ -228,7 +228,7 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
     from graphnn_unet.models.load import (
         load_model_state,
         load_weights,
-        network_trainer,
+        network_of,
         read_description,
     )
     from graphnn_unet.storage.checkpoints import FINAL
@@ -244,7 +244,7 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
     details = {
         "plans": plans,
         "description": description,
-        "trainer": network_trainer(state, folder),
+        "trainer": network_of(state, folder),
         "configuration": state["init_args"]["configuration"],
     }
     encoder, network, takes = _unet_encoder(details)
@@ -266,7 +266,7 @@ def _unet_encoder(details: Mapping[str, Any]) -> tuple[nn.Module, nn.Module, tup
     from graphnn_unet.models.load import build_network
     from graphnn_unet.networks.hook import planned_unet
     from graphnn_unet.storage.plan_schema import check_plans
-    from graphnn_unet.trainers.registry import require_class_name
+    from graphnn_unet.storage.safe_load import require_class_name
 
     manager = PlansManager(check_plans(details["plans"], "the stored plan"))
     configuration, description = details["configuration"], details["description"]

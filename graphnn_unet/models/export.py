@@ -27,11 +27,13 @@ from graphnn_unet.models.export_formats import (
 )
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import (
+    STOCK_TRAINER,
     build_network,
     load_model_state,
     load_predictor,
     load_weights,
-    network_trainer,
+    name_of_file,
+    network_of,
     read_description,
 )
 from graphnn_unet.models.voting_scans import FOLDER, find_voting_scans, write_voting_scans
@@ -43,9 +45,7 @@ from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.locks import work_folder
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.trainers.registry import trainer_class
 
-STOCK_TRAINER = "nnUNetTrainer"
 _FACTS = "gnnunet_export.json"
 
 
@@ -112,7 +112,7 @@ def export(
         raise MissingFileError(f"{model} is no model folder", "it has no plans.json")
     _refuse_to_lose(output, overwrite)
     if trainer is not None:
-        trainer_class(trainer)  # from now on it is known by its name
+        name_of_file(trainer)  # from now on it is known by its name
     exported_folds = available_folds(model, checkpoint, folds)
     voting = find_voting_scans(model, exported_folds, checkpoint) if scan_graph else None
     with work_folder(output) as folder:
@@ -247,8 +247,8 @@ def _plain_weights(
 ) -> tuple[dict[str, Tensor], float]:
     """Weights of the plain network, and how far its logits are from those of the trained one."""
     plans = PlansManager(raw_plans)
-    trainer = network_trainer(state, state["trainer_name"])
-    trained = build_network(trainer, plans, configuration, dataset_json)
+    builder = network_of(state, state["trainer_name"])
+    trained = build_network(builder, plans, configuration, dataset_json)
     load_weights(trained, state, state["trainer_name"])
     trained.eval()
     weights = state["network_weights"]

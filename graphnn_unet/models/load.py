@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.prediction_record import weights_id
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
+from graphnn_unet.prediction.planned_networks import NETWORKS, network_name, planned_network
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.progress import say
 from graphnn_unet.storage.checkpoints import FINAL, require_finite
 from graphnn_unet.storage.plan_schema import check_plans
-from graphnn_unet.storage.safe_load import load_checkpoint, read_json
+from graphnn_unet.storage.safe_load import load_checkpoint, read_json, require_class_name
 from graphnn_unet.storage.schemas import check_description
-from graphnn_unet.trainers.registry import known_trainer, require_class_name
+
+STOCK_TRAINER = "nnUNetTrainer"
 
 
 def load_predictor(
@@ -60,7 +61,7 @@ def load_predictor(
     first = states[0]
     name, configuration = first["trainer_name"], first["init_args"]["configuration"]
     plans = PlansManager(raw_plans)
-    network = build_network(network_trainer(first, folder), plans, configuration, dataset_json)
+    network = build_network(network_of(first, folder), plans, configuration, dataset_json)
     folding = can_fold(network)
     weights: list[Any] = []
     for fold, state in zip(folds, states, strict=True):
@@ -125,30 +126,47 @@ def load_model_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def network_trainer(state: dict[str, Any], source: Path | str) -> str:
-    """Name of a known trainer that builds the network of a checkpoint.
-
-    It is the checkpoint's own trainer, or where that is of a user's file that was not named, the
-    class from which it has its network.
+def network_of(state: dict[str, Any], source: Path | str) -> str:
+    """What builds the network of a checkpoint: a name of ``NETWORKS``, or that of its trainer.
 
     Raises:
-        InputError: Only the user's file can build the network.
-        UnsafeFileError: The checkpoint names something else than classes.
+        InputError: Only a file of the user's can build it.
+        UnsafeFileError: The checkpoint names something else.
     """
-    name = state["trainer_name"]
     ours = state.get("gnnunet")
-    base = ours.get("network_of") if isinstance(ours, dict) else None
+    name = ours.get("network") if isinstance(ours, dict) else None
+    if name and require_class_name(name, source) in NETWORKS:
+        return name
+    name = state["trainer_name"]
+    if name == STOCK_TRAINER:
+        return network_name(planned_network)
     try:
-        known_trainer(name)
+        _builder(name)
     except InputError as error:
-        if not base:
-            raise InputError(
-                f"the network of {source} cannot be built", error.what,
-                f"Give its file with -tr FILE.py:{name}, or name its folder in nnUNet_extTrainer",
-            ) from error  # fmt: skip
-        say(f"{name} is not known here: its network is that of {base}")
-        return require_class_name(base, source)
+        raise InputError(
+            f"the network of {source} cannot be built", error.what,
+            f"Give its file with -tr FILE.py:{name}, or name its folder in nnUNet_extTrainer",
+        ) from error  # fmt: skip
     return name
+
+
+def name_of_file(trainer: str) -> str:
+    """Name of the class of ``FILE.py:Class``, by which it is known from then on.
+
+    Raises:
+        What :func:`~graphnn_unet.trainers.registry.trainer_class` raises.
+    """
+    from graphnn_unet.trainers.registry import trainer_class  # imports nnU-Net's trainer: seconds
+
+    return trainer_class(trainer).__name__
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    from graphnn_unet.trainers.registry import known_trainer  # imports nnU-Net's trainer: seconds
+
+    return known_trainer(name).build_network_architecture
 
 
 def load_weights(network: nn.Module, state: dict[str, Any], source: str) -> None:
@@ -169,9 +187,15 @@ def load_weights(network: nn.Module, state: dict[str, Any], source: str) -> None
 
 
 def build_network(
-    trainer_name: str, plans: PlansManager, configuration: str, dataset_json: dict[str, Any]
+    name: str, plans: PlansManager, configuration: str, dataset_json: dict[str, Any]
 ) -> nn.Module:
     """The network of a trained model, without deep supervision.
+
+    Args:
+        name: What :func:`network_of` returns.
+        plans: The model's plan.
+        configuration: Name in the plan.
+        dataset_json: Its channels and labels.
 
     Raises:
         InputError: The plan lacks the configuration, or the trainer is unknown.
@@ -185,7 +209,7 @@ def build_network(
     manager = plans.get_configuration(configuration)
     n_inputs = determine_num_input_channels(plans, manager, dataset_json)
     n_outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
-    build = known_trainer(trainer_name).build_network_architecture
+    build = _builder(name)
     try:
         return build(plans, manager, n_inputs, n_outputs, enable_deep_supervision=False)
     except (TypeError, ValueError, AssertionError, RuntimeError, LookupError) as error:

@@ -16,13 +16,12 @@ from torch import Tensor
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.models.cases import Prepared, PrepareJob, prepare_case
-from graphnn_unet.models.load import load_predictor
+from graphnn_unet.models.load import load_predictor, name_of_file
 from graphnn_unet.models.prediction_record import Volumes
 from graphnn_unet.prediction.export_logits import Labeled, export_gb
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
 from graphnn_unet.scan_graph.blend import blended_logits
-from graphnn_unet.trainers.registry import trainer_class
 
 FREE_MEMORY_SHARE = 0.8
 """So much of what is free may one export take where the user says nothing."""
@@ -53,7 +52,7 @@ class ModelOnDisk:
     def load(self, device: torch.device) -> Predictor:
         """Read the weights. Raises what :func:`load_predictor` raises."""
         if self.trainer_file is not None:
-            trainer_class(self.trainer_file)  # the name of its class is known from then on
+            name_of_file(self.trainer_file)
         return load_predictor(
             self.folder, folds=self.folds, checkpoint=self.checkpoint, device=device,
             step_size=self.step_size, mirroring=self.mirroring, in_pairs=self.in_pairs,

@@ -23,6 +23,7 @@ from graphnn_unet.models.choice import read_choice
 from graphnn_unet.models.ensemble import require_alike
 from graphnn_unet.models.find import find_model
 from graphnn_unet.models.inputs import InputCase, find_inputs
+from graphnn_unet.models.load import name_of_file
 from graphnn_unet.models.one_case import ModelOnDisk
 from graphnn_unet.models.predict_cases import (
     Averaged,
@@ -56,7 +57,6 @@ from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers, run_elsewhere
-from graphnn_unet.trainers.registry import trainer_class
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def predict(
     kinds = _kinds(output_types)
     trainer_file = trainer if trainer is not None and ".py:" in trainer else None
     if trainer_file is not None:
-        trainer = trainer_class(trainer_file).__name__
+        trainer = name_of_file(trainer_file)
     choice = None
     if dataset is not None and not (model or trainer or configuration or plans):
         choice = read_choice(use_folders().results / resolve_dataset(dataset))

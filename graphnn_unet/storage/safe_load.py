@@ -212,6 +212,21 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def require_class_name(name: object, source: Path | str) -> str:
+    """Return the name of a trainer that stands in a file if it is one.
+
+    Raises:
+        UnsafeFileError: It is something else, such as a file to run.
+    """
+    if isinstance(name, str) and name.isidentifier():
+        return name
+    raise UnsafeFileError(
+        f"{source} is refused",
+        f"it names the trainer {name!r}, which is no name of a class",
+        "A file that is to be run can only be given with -tr FILE.py:Class",
+    )
+
+
 def _require_unpacked(path: Path, what: str, remedy: str) -> None:
     """Refuse an archive with compressed entries: torch writes none, and would unpack a bomb."""
     try:

@@ -13,11 +13,11 @@ from torch import nn
 from graphnn_unet.data.run_cases import RunCases
 from graphnn_unet.errors import DivergedError, InputError
 from graphnn_unet.plans.recipe import Recipe, resolve
+from graphnn_unet.prediction.planned_networks import network_name
 from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.batch import Phase
 from graphnn_unet.trainers.diagnostics import Diagnostics
-from graphnn_unet.trainers.registry import network_builder
 from graphnn_unet.trainers.run_log import RunLog
 from graphnn_unet.trainers.run_spec import RunSpec
 from graphnn_unet.trainers.student import Student
@@ -83,7 +83,7 @@ class Checkpointed(nnUNetTrainer):
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
             "gnnunet": {
                 "schema_version": CHECKPOINT_SCHEMA_VERSION,
-                "network_of": network_builder(type(self)),
+                "network": network_name(self.build_network_architecture),
                 "phase": self.phase.name,
                 # step and seed are the whole random state: every draw is a function of them
                 "step": self.step,

@@ -17,10 +17,10 @@ from graphnn_unet.graph import (
 )
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import AlignedUNet, planned_unet, resolve_stage, stage_shapes
+from graphnn_unet.prediction.planned_networks import aligned_network
 from graphnn_unet.settings import Section
 from graphnn_unet.trainers.batch import Phase, StepLoss
 from graphnn_unet.trainers.bcp import BCPTrainer
-from graphnn_unet.trainers.semi import SemiTrainer
 
 MIN_NODES, MAX_NODES = 64, 4096
 N_CLUSTERS = 10
@@ -68,24 +68,7 @@ class GraphCLTrainer(BCPTrainer):
 
     sections: ClassVar = {"graph": GraphSettings}
 
-    @staticmethod
-    def build_network_architecture(
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The planned network with the alignment block; called for prediction too."""
-        network = SemiTrainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            num_input_channels,
-            num_output_channels,
-            enable_deep_supervision,
-        )
-        gnnunet_key = plans_manager.plans.get("gnnunet", {})
-        return AlignedUNet(network, gnnunet_key.get("run", {}).get("graph", {}).get("stage", -1))
+    build_network_architecture = staticmethod(aligned_network)
 
     def heads(self, network: nn.Module) -> dict[str, nn.Module]:
         """The cluster head, which is trained but neither averaged nor deployed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers as own_trainers
-from graphnn_unet.errors import InputError, UnsafeFileError
+from graphnn_unet.errors import InputError
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.settings import Section
 from graphnn_unet.user_code import load_class
@@ -98,36 +97,6 @@ def _from_file(name: str) -> type[nnUNetTrainer]:
     loaded = _checked(load_class(path, class_name, "trainer"), name)
     _loaded_from_files[class_name] = loaded
     return loaded
-
-
-def require_class_name(name: object, source: Path | str) -> str:
-    """Return the name of a trainer that stands in a file if it is one.
-
-    Raises:
-        UnsafeFileError: It is something else, such as a file to run.
-    """
-    if isinstance(name, str) and name.isidentifier():
-        return name
-    raise UnsafeFileError(
-        f"{source} is refused",
-        f"it names the trainer {name!r}, which is no name of a class",
-        "A file that is to be run can only be given with -tr FILE.py:Class",
-    )
-
-
-def network_builder(trainer: type[nnUNetTrainer]) -> str:
-    """Name of the class of ours or nnU-Net's that builds the same network; empty for none.
-
-    A model of a user's class predicts through it where the user's file is not at hand.
-    """
-    hook = "build_network_architecture"
-    for base in trainer.__mro__:
-        is_known = base.__module__.partition(".")[0] in ("graphnn_unet", "nnunetv2")
-        if is_known and inspect.getattr_static(base, hook, None) is inspect.getattr_static(
-            trainer, hook
-        ):
-            return base.__name__
-    return ""
 
 
 def _checked(candidate: object, name: str) -> type[nnUNetTrainer]:

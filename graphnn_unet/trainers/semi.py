@@ -39,6 +39,7 @@ from graphnn_unet.networks.layout import train_channels_last
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
+from graphnn_unet.prediction.planned_networks import planned_network
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.progress import Progress, needs_text, say
 from graphnn_unet.pseudo_labels.corrector import Place, Surroundings, Teaching
@@ -335,6 +336,8 @@ class SemiTrainer(Checkpointed):
     def _new_optimizer(self) -> torch.optim.Optimizer:
         settings = self.recipe.optimizer
         return make_optimizer(self.student.parameter_groups(settings.weight_decay), settings)
+
+    build_network_architecture = staticmethod(planned_network)
 
     def new_network(self) -> nn.Module:
         """A network of the plan on the device, with weights of PyTorch's current random state."""

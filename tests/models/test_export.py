@@ -345,6 +345,7 @@ def test_network_that_is_not_the_planned_one_cannot_be_exported(model, tmp_path)
         weights = {k: v for k, v in content["network_weights"].items() if k[:6] != "align."}
         weights |= {"more.weight": torch.zeros(2, 2), "more.bias": torch.zeros(2)}
         content |= {"network_weights": weights, "trainer_name": "Wide"}
+        content["gnnunet"]["network"] = ""
 
     change_checkpoint(copy / "fold_all" / FINAL, as_wide)
     with pytest.raises(InputError, match="a model of Wide cannot be exported"):

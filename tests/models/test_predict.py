@@ -621,3 +621,19 @@ def test_images_with_two_places_need_a_choice_and_their_maps_get_both(model, ima
     assert kept == ["a"]
     with pytest.raises(InputError, match="nifti_form 'form' is unknown"):
         run(folder, tmp_path / "other", model, nifti_form="form")
+
+
+def test_a_prediction_imports_no_trainer(model, images, tmp_path):
+    script = (
+        "import sys\n"
+        "from graphnn_unet import predict\n"
+        f"predict({str(images)!r}, {str(tmp_path / 'out')!r}, model={str(model)!r}, device='cpu',"
+        " n_workers=0)\n"
+        "slow = ('nnunetv2.training.nnUNetTrainer', 'graphnn_unet.trainers.semi', 'matplotlib')\n"
+        "print([name for name in sys.modules if name.startswith(slow)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8",
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"

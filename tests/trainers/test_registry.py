@@ -7,11 +7,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.prediction.planned_networks import network_name
 from graphnn_unet.trainers import registry
 from graphnn_unet.trainers.registry import (
     known_trainer,
     known_trainers,
-    network_builder,
     trainer_class,
 )
 
@@ -96,14 +96,18 @@ def test_a_name_without_a_user_behind_it_imports_no_file(tmp_path):
     assert not mark.exists()
 
 
-def test_the_builder_of_a_network_is_the_nearest_known_class_with_the_same_hook(tmp_path):
+def test_a_network_is_noted_by_name_where_its_trainer_is_not_needed(tmp_path):
     (tmp_path / "own.py").write_text(
         "from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer\n"
         "class Same(GraphCLTrainer):\n    pass\n"
         "class Other(BCPTrainer):\n"
         "    @staticmethod\n    def build_network_architecture(*arguments):\n        pass\n"
     )
-    assert network_builder(trainer_class(f"{tmp_path}/own.py:Same")) == "GraphCLTrainer"
-    assert network_builder(trainer_class(f"{tmp_path}/own.py:Other")) == ""
-    assert network_builder(trainers.BCPTrainer) == "BCPTrainer"
-    assert network_builder(nnUNetTrainer) == "nnUNetTrainer"
+
+    def noted(trainer):
+        return network_name(trainer.build_network_architecture)
+
+    assert noted(trainer_class(f"{tmp_path}/own.py:Same")) == "aligned"
+    assert noted(trainer_class(f"{tmp_path}/own.py:Other")) == ""
+    assert all(noted(getattr(trainers, name)) for name in trainers.TRAINERS)
+    assert noted(trainers.BCPTrainer) == "planned"

@@ -273,8 +273,8 @@ def test_users_own_trainer_file_runs(tiny_copy, tmp_path):
     assert result.model.name.startswith("MyTrainer__")
     assert set(pd.read_csv(result.model / "fold_all" / "metrics.csv")["mine"]) == {42}
     state = load_checkpoint(result.model / "fold_all" / FINAL)
-    assert (state["trainer_name"], state["gnnunet"]["network_of"]) == (
-        "MyTrainer", "SupervisedTrainer",
+    assert (state["trainer_name"], state["gnnunet"]["network"]) == (
+        "MyTrainer", "planned",
     )  # fmt: skip
 
 
