@@ -29,7 +29,7 @@ def our_step(small_study: Study, name: str, device: str, *overrides: str):
     """A call that does one optimizer step."""
     schedule = ["schedule.pretrain_steps=1", "schedule.selftrain_steps=100000"]
     trainer = our_trainer(small_study, name, device, *SGD, *schedule, *overrides)
-    if trainer.uses_teacher:
+    if trainer.makes_pseudo_labels:
         trainer.step = 1
         trainer.pseudo_labels.prepare(trainer.cases.labeled, trainer.cases.unlabeled)
     batches = batches_of(trainer)
@@ -41,8 +41,11 @@ def our_step(small_study: Study, name: str, device: str, *overrides: str):
     return step
 
 
-def stock_step(small_study: Study, device: str):
-    """The same with nnU-Net's trainer: its targets come downsampled from its loader."""
+def stock_step(small_study: Study, device: str, patches: int | None = None):
+    """The same with nnU-Net's trainer: its targets come downsampled from its loader.
+
+    ``patches`` of a batch are taken, all by default.
+    """
     from graphnn_unet.trainers.losses import downsample
 
     trainer = stock_trainer(small_study, device)
@@ -53,12 +56,13 @@ def stock_step(small_study: Study, device: str):
     scales = trainer._get_deep_supervision_scales()
     ready = []
     for raw in itertools.islice(iter(ours.loader(ours.phase)), 4):
-        size = raw["target"].shape[2:]
+        target = raw["target"][:patches]
+        size = target.shape[2:]
         targets = [
-            downsample(raw["target"], [round(e * f) for e, f in zip(size, scale, strict=True)])
+            downsample(target, [round(e * f) for e, f in zip(size, scale, strict=True)])
             for scale in scales
         ]
-        ready.append({"data": raw["data"], "target": targets})
+        ready.append({"data": raw["data"][:patches], "target": targets})
     batches = itertools.cycle(ready)
     return lambda: trainer.train_step(next(batches))
 

@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4, help="scans labeled in each round")
-    parser.add_argument("--trainer", default="BCPTrainer")
+    parser.add_argument("--trainer", default="SupervisedTrainer")
     options = parser.parse_args()
     scans = Scans.find(options)
     results = Results(options.work / "results.json")

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
-from graphnn_unet.data.resample import FastResampling, resample_image
+from graphnn_unet.data import resample
+from graphnn_unet.data.resample import (
+    FastResampling,
+    linear_labels,
+    resample_image,
+    resample_labels,
+)
 
 lengths = st.integers(1, 24)
 steps = st.sampled_from([0.5, 0.8, 1.0, 1.3, 2.5, 5.0, 7.0])
@@ -45,6 +51,56 @@ def test_a_usual_volume_is_the_same_bit_by_bit(force):
     assert (ours != expected).sum() <= 1
 
 
+@given(
+    shape=st.tuples(lengths, lengths, lengths),
+    new_shape=st.tuples(lengths, lengths, lengths),
+    spacing=st.tuples(steps, steps, steps),
+    new_spacing=st.tuples(steps, steps, steps),
+    force=st.sampled_from([None, False, True]),
+    kind=st.sampled_from([np.int8, np.int16, np.uint8, np.float32]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=200, deadline=None)
+def test_label_maps_are_nnunets_with_all_ties(
+    shape, new_shape, spacing, new_spacing, force, kind, seed
+):
+    labels = np.random.default_rng(seed).integers(0, 5, (1, *shape))
+    labels = (labels if kind is np.uint8 else labels - 1).astype(kind)
+    words = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": force}
+    expected = resample_data_or_seg_to_shape(labels, new_shape, spacing, new_spacing, **words)
+    ours = resample_labels(labels, new_shape, spacing, new_spacing, **words)
+    assert ours.dtype == expected.dtype
+    np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_label_maps_enlarged_evenly_are_nnunets(factor):
+    blocks = np.random.default_rng(1).integers(0, 4, (1, 3, 4, 5)).repeat(3, 2).repeat(2, 3)
+    labels = blocks.astype(np.int16)
+    new_shape = [length * factor for length in labels.shape[1:]]
+    words = (new_shape, (factor, factor, factor), (1, 1, 1))
+    keys = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}
+    expected = resample_data_or_seg_to_shape(labels, *words, **keys)
+    np.testing.assert_array_equal(resample_labels(labels, *words, **keys), expected)
+
+
+def test_many_border_voxels_are_weighed_in_parts(monkeypatch):
+    labels = np.random.default_rng(1).integers(0, 4, (9, 8, 7))
+    whole = linear_labels(labels.copy(), (11, 12, 13))
+    monkeypatch.setattr(resample, "_AT_ONCE", 100)
+    np.testing.assert_array_equal(linear_labels(labels, (11, 12, 13)), whole)
+
+
+@pytest.mark.parametrize("odd", [0.5, 40_000.0, np.nan])
+def test_label_maps_that_16_bits_do_not_hold_are_left_to_nnunet(odd):
+    labels = np.zeros((1, 4, 4, 4), np.float32)
+    labels[0, 1, 2, 2:] = odd
+    words = ((6, 7, 8), (2, 1, 1), (1, 1, 1))
+    keys = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": False}
+    expected = resample_data_or_seg_to_shape(labels, *words, **keys)
+    np.testing.assert_array_equal(resample_labels(labels, *words, **keys), expected)
+
+
 def test_values_stay_between_those_of_each_plane():
     image = np.zeros((1, 3, 6, 6), np.float32)
     image[0, 0, 2:4, 2:4], image[0, 1] = 1, 9
@@ -74,3 +130,6 @@ def test_the_resampling_that_a_plan_names_is_used():
     chosen = FastResampling(configuration).resampling_fn_data
     assert chosen.func is resample_image
     assert chosen.keywords == {"is_seg": False, "force_separate_z": False}
+    configuration["resampling_fn_seg"] = "resample_data_or_seg_to_shape"
+    configuration["resampling_fn_seg_kwargs"] = {"is_seg": True, "order": 1}
+    assert FastResampling(configuration).resampling_fn_seg.func is resample_labels
