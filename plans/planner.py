@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from graphnn_unet.plans.recipe import (
     Recipe,
     for_configuration,
     resolve,
+    resolve_for_planning,
     resolved_configuration,
 )
 from graphnn_unet.progress import say
@@ -57,6 +58,9 @@ _POOLABLE_EDGES = (8, 12, 16)
 MINIMAL_STUDENT_BATCH = 4
 """Two inward and two outward mixed patches: with one of each, self-training was worse than the
 supervised baseline (docs/explanation/choices.md)."""
+MEMORY_OF_STEP = 1.75
+"""A step of four student patches, with a teacher, against nnU-Net's step of two: 1.64 to 1.75 were
+measured for our methods (tests/benchmarks/step_memory.py; nnU-Net's own step of four: 1.93)."""
 
 
 # mixed into each of nnU-Net's planners, whose methods it calls
@@ -78,7 +82,7 @@ class _SemiSupervisedPlanning(_Planning):
     ):
         """Args: see ``make_plans``."""
         self.layers, self.derive, self.planner = layers, derive, planner
-        self.recipe = resolve(*layers.values())
+        self.recipe, _ = resolve_for_planning(*layers.values())
         self.n_unlabeled, self.orientation = n_unlabeled, orientation
         self.patch_used = False
         super().__init__(dataset_name, plans_name=plans_name)
@@ -135,9 +139,8 @@ class _SemiSupervisedPlanning(_Planning):
         """Plan one configuration for a student batch of at least four patches."""
         name = data_identifier[len(self.plans_identifier) + 1 :]
         target = self.UNet_vram_target_GB
-        # nnU-Net shrinks the patch until two of them fit the target; a target scaled by 2 / 4 makes
-        # four of them fit the real one
-        self.UNet_vram_target_GB = target * 2 / MINIMAL_STUDENT_BATCH
+        # nnU-Net shrinks the patch until a step of two of them fits the target
+        self.UNet_vram_target_GB = target / MEMORY_OF_STEP
         n_labeled = max(1, self.dataset_json["numTraining"])
         # the cap of 5 % of all voxels a step is about all scans, unlabeled ones too
         n_voxels = approximate_n_voxels_dataset * (n_labeled + self.n_unlabeled) / n_labeled
@@ -181,7 +184,7 @@ class _SemiSupervisedPlanning(_Planning):
     def _student_batch(self, name: str, planned: int) -> int:
         layers = [for_configuration(layer, name) for layer in self.layers.values()]
         if any("labeled" in layer.get("batch", {}) for layer in layers):
-            return resolve(*layers).batch.labeled
+            return resolve_for_planning(*layers)[0].batch.labeled
         return max(MINIMAL_STUDENT_BATCH, planned - planned % 2)
 
     def _set_topology(self, plan: dict, spacing: Any, patch: Any) -> None:
@@ -252,7 +255,7 @@ class _SemiSupervisedPlanning(_Planning):
             nearest = rounded
 
     def _memory_gb(self, plan: Mapping[str, Any]) -> float:
-        """Estimated GPU memory of a training step, on nnU-Net's own scale."""
+        """GPU memory of a training step: nnU-Net's estimate of its own, scaled as measured."""
         architecture = plan["architecture"]
         estimate = self.static_estimate_VRAM_usage(
             plan["patch_size"],
@@ -266,8 +269,8 @@ class _SemiSupervisedPlanning(_Planning):
             reference = self.UNet_reference_val_2d * self.UNet_reference_val_corresp_bs_2d
         else:
             reference = self.UNet_reference_val_3d * self.UNet_reference_val_corresp_bs_3d
-        per_image = estimate / reference * self.UNet_reference_val_corresp_GB
-        return float(per_image * plan["batch_size"])
+        of_two = 2 * estimate / reference * self.UNet_reference_val_corresp_GB
+        return float(of_two * MEMORY_OF_STEP * plan["batch_size"] / MINIMAL_STUDENT_BATCH)
 
     def save_plans(self, plans: dict) -> None:
         """Add the resolved recipes and write the plan atomically."""
@@ -312,10 +315,7 @@ class _SemiSupervisedPlanning(_Planning):
             "derived": derived,
             "layers": {key: dict(layer) for key, layer in self.layers.items()},
             "recipes": {
-                name: resolve(
-                    layer, *(for_configuration(stronger, name) for stronger in self.layers.values())
-                ).as_dict()
-                for name, layer in derived.items()
+                name: _record(layer, name, self.layers.values()) for name, layer in derived.items()
             },
             "memory_gb": memory_gb,
         }
@@ -448,7 +448,15 @@ def add_layer(
         derived[section] = {**derived.get(section, {}), **values}
     for name, value in facts.items():
         key.setdefault(name, {})[configuration] = value
-    key["recipes"][configuration] = run_recipe(plans, configuration).as_dict()
+    key["recipes"][configuration] = _record(derived, configuration, key["layers"].values())
+
+
+def _record(
+    derived: Layer, configuration: str, layers: Iterable[Layer]
+) -> dict[str, dict[str, Any]]:
+    """What a plan notes of the recipe of a configuration; a training resolves the layers anew."""
+    stronger = (for_configuration(layer, configuration) for layer in layers)
+    return resolve_for_planning(derived, *stronger)[1]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, cast
@@ -387,20 +387,21 @@ class RecipeFaultsError(RecipeError):
 
 def check_layer(layer: Layer, source: str) -> None:
     """Raise ``RecipeError`` for all unknown keys and wrong values of one layer together."""
-    known, sections = known_keys(), known_sections()
+    # methods are imported for their sections alone: planning needs none
+    sections = _ENGINE_SECTIONS if layer.keys() <= _ENGINE_SECTIONS.keys() else known_sections()
     faults: list[RecipeError] = []
     understood: dict[str, dict[str, Any]] = {}
     for section, table in layer.items():
         if section not in sections or not _is_table(table):
             names = [f"{section}.{key}" for key in table] if _is_table(table) else []
-            faults += [_unknown(name, known, source) for name in names or [section]]
+            faults += [_unknown(name, known_keys(), source) for name in names or [section]]
             continue
         for key, value in table.items():
-            if f"{section}.{key}" in known:
+            if key in sections[section].model_fields:
                 understood.setdefault(section, {})[key] = value
             else:
-                faults.append(_unknown(f"{section}.{key}", known, source))
-    faults += _wrong_values(understood, source)
+                faults.append(_unknown(f"{section}.{key}", known_keys(), source))
+    faults += _wrong_values(understood, sections, source)
     _raise_all(faults)
 
 
@@ -431,12 +432,7 @@ def for_configuration(layer: Layer, configuration: str) -> dict[str, dict[str, A
 
 def resolve(*layers: Layer) -> Recipe:
     """Merge layers, later ones win key by key, and validate the result."""
-    merged: dict[str, dict[str, Any]] = {}
-    for layer in layers:
-        for section, table in layer.items():
-            if not _is_table(table):
-                raise _unknown(section, known_keys(), "the resolved recipe")
-            merged.setdefault(section, {}).update(table)
+    merged = _merged(layers)
     check_layer(merged, "the resolved recipe")
     engine = {name: table for name, table in merged.items() if name in _ENGINE_SECTIONS}
     methods = {
@@ -446,11 +442,42 @@ def resolve(*layers: Layer) -> Recipe:
     return Recipe.model_validate({**engine, "methods": methods})
 
 
-def _wrong_values(values: Layer, source: str) -> list[RecipeError]:
+def resolve_for_planning(*layers: Layer) -> tuple[Recipe, dict[str, dict[str, Any]]]:
+    """What planning needs: the sections of every training, and tables for the record.
+
+    Sections of methods are taken as they are, for no method is imported; those of a user's layer
+    were checked when it was read.
+
+    Returns:
+        The recipe without sections of methods, and all sections as plain values, of methods those
+        that the layers name.
+    """
+    merged = _merged(layers)
+    engine = {name: table for name, table in merged.items() if name in _ENGINE_SECTIONS}
+    check_layer(engine, "the resolved recipe")
+    recipe = Recipe.model_validate(engine)
+    methods = {name: table for name, table in sorted(merged.items()) if name not in engine}
+    return recipe, {**recipe.as_dict(), **methods}
+
+
+def _merged(layers: Iterable[Layer]) -> dict[str, dict[str, Any]]:
+    """The layers in one, later ones win key by key."""
+    merged: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for section, table in layer.items():
+            if not _is_table(table):
+                raise _unknown(section, known_keys(), "the resolved recipe")
+            merged.setdefault(section, {}).update(table)
+    return merged
+
+
+def _wrong_values(
+    values: Layer, sections: Mapping[str, type[Section]], source: str
+) -> list[RecipeError]:
     """One fault for each known key whose value cannot be used."""
     faults: list[RecipeError] = []
     for name, table in values.items():
-        for wrong in wrong_values(known_sections()[name], table):
+        for wrong in wrong_values(sections[name], table):
             key = f"{name}.{wrong.field}" if wrong.field else name
             given = f"{key} = {wrong.value!r}" if wrong.field else f"[{name}]"
             meaning = f"{key}: {wrong.description}" if wrong.description else ""

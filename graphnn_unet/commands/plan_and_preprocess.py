@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.storage.processes import import_for_workers
+
+    n_workers = None if arguments.np is None else (0 if arguments.np == 1 else arguments.np)
+    import_for_workers(n_workers)
     from graphnn_unet.data.plan_and_preprocess import plan_and_preprocess
 
     _command.show_folders()
@@ -67,7 +71,7 @@ def _work(arguments: argparse.Namespace) -> None:
             recipe=arguments.recipe,
             overrides=arguments.overrides,
             planner=arguments.planner,
-            n_workers=None if arguments.np is None else (0 if arguments.np == 1 else arguments.np),
+            n_workers=n_workers,
             skip_faulty=arguments.skip_faulty,
             allow_origin_mismatch=arguments.allow_origin_mismatch,
             scan_graph=arguments.scan_graph,

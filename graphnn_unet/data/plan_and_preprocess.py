@@ -31,7 +31,7 @@ from graphnn_unet.plans.recipe import (
     Layer,
     load_recipe,
     parse_overrides,
-    resolve,
+    resolve_for_planning,
     resolved_configuration,
 )
 from graphnn_unet.progress import counted, say
@@ -45,7 +45,7 @@ from graphnn_unet.storage.atomic import (
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock, require_unread
 from graphnn_unet.storage.plan_schema import check_plans
-from graphnn_unet.storage.processes import default_workers
+from graphnn_unet.storage.processes import default_workers, shared_workers
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
 
@@ -88,6 +88,7 @@ class PlanningResult:
     notes: list[str] = field(default_factory=list)
 
 
+@shared_workers()
 def plan_and_preprocess(
     dataset: str | int,
     *,
@@ -131,7 +132,7 @@ def plan_and_preprocess(
         layers[f"recipe {recipe}"] = load_recipe(recipe)
     if overrides:
         layers["--set"] = parse_overrides(overrides)
-    resolve(*layers.values())
+    resolve_for_planning(*layers.values())
     name = resolve_dataset(dataset)
     in_use = use_folders()
     raw = in_use.raw / name
@@ -211,7 +212,8 @@ def _prepare(
         layers = kept["gnnunet"]["layers"]
         configurations = configurations or _preprocessed(target, kept)
     splits_note = _write_descriptions(raw, target, dataset_json, cases)
-    to_preprocess = _choose_configurations(plans, configurations, resolve(*layers.values()).plan)
+    recipe, _ = resolve_for_planning(*layers.values())
+    to_preprocess = _choose_configurations(plans, configurations, recipe.plan)
     if scan_graph:
         require_volumes(plans, to_preprocess, dataset_json)
     faults = [f for name in to_preprocess for f in _oversized(plans, name, cases)]

@@ -30,6 +30,7 @@ from graphnn_unet.images.find import some
 from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.plans.recipe import resolved_configuration
 from graphnn_unet.progress import Progress, needs_text, say
+from graphnn_unet.storage.arrays import compress
 from graphnn_unet.storage.atomic import (
     checksum,
     link_or_copy,
@@ -307,7 +308,6 @@ def _save(
     from batchgenerators.utilities.file_and_folder_operations import write_pickle
     from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 
-    blosc2.set_nthreads(1)
     was_resampled = (
         tuple(properties["shape_after_cropping_and_before_resampling"]) != data.shape[1:]
     )
@@ -318,13 +318,10 @@ def _save(
         arrays.append(("_seg", seg.astype(np.int16, copy=False), plain))
     for ending, array, filters in arrays:
         blocks, chunks = comp_blosc2_params(array.shape, patch, array.itemsize)
-        blosc2.asarray(
-            np.ascontiguousarray(array),  # pyright: ignore[reportArgumentType]  # it takes arrays
-            urlpath=f"{stem}{ending}.b2nd",
-            chunks=chunks,
-            blocks=blocks,
-            cparams={"codec": blosc2.Codec.LZ4, "clevel": 5, "filters": filters},
-        )
+        compress(
+            Path(f"{stem}{ending}.b2nd"), array, chunks=chunks, blocks=blocks,
+            codec=blosc2.Codec.LZ4, clevel=5, filters=filters,
+        )  # fmt: skip
     write_pickle(properties, f"{stem}.pkl")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.data.paths import folders
 from graphnn_unet.data.preprocess import folder_name
 from graphnn_unet.errors import InputError
@@ -74,6 +73,10 @@ def judge_scan_graph(
     Returns:
         A sentence for each configuration.
     """
+    from graphnn_unet.data.patch_dataset import (
+        StoredCase,
+    )  # the loaders of trainings, slow to import
+
     notes = []
     for name in _volumes(plans, configurations):
         configuration = resolved_configuration(plans, name)

@@ -14,15 +14,39 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.storage.atomic import atomic_path
 
 blosc2: Any = _blosc2
+_THREADS = "BLOSC_NTHREADS"
 
 
 def write_array(path: Path, array: np.ndarray, facts: Mapping[str, Any] | None = None) -> None:
     """Write a ``.b2nd`` file with a few facts beside the values."""
-    values = np.ascontiguousarray(array)
     with atomic_path(path) as temporary:
-        stored = blosc2.asarray(values, urlpath=str(temporary), mode="w", cparams={"nthreads": 1})
+        stored = compress(temporary, array)
         for name, value in (facts or {}).items():
             stored.schunk.vlmeta[name] = value
+
+
+def compress(path: Path, array: np.ndarray, **settings: Any) -> Any:
+    """Write a ``.b2nd`` file in place, with one thread.
+
+    Args:
+        path: The file; an older one is replaced.
+        array: Its values.
+        settings: Of compression (``codec``, ``filters``), and ``chunks`` and ``blocks``.
+    """
+    shapes = {name: settings.pop(name) for name in ("chunks", "blocks") if name in settings}
+    # blosc2 (4.14) starts threads for every chunk whatever it is told; only its variable stops it
+    usual = os.environ.get(_THREADS)
+    os.environ[_THREADS] = "1"
+    try:
+        return blosc2.asarray(
+            np.ascontiguousarray(array), urlpath=str(path), mode="w",
+            cparams={"nthreads": 1, **settings}, **shapes,
+        )  # fmt: skip
+    finally:
+        if usual is None:
+            del os.environ[_THREADS]
+        else:
+            os.environ[_THREADS] = usual
 
 
 def open_array(path: Path, remedy: str) -> Any:

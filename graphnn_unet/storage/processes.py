@@ -34,14 +34,20 @@ HEAVY = (
     "scipy.ndimage",
     "SimpleITK",
     "nibabel",
+    "cc3d",
+    "pydantic.functional_validators",
+    "pydantic.main",
     "torch",
     "nnunetv2.preprocessing.preprocessors.default_preprocessor",
 )
 """Slow imports that a fork server makes once for all workers, where the parent has made them."""
+_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+"""A fork server starts clean and fast; fork would copy our threads, spawn imports torch anew."""
 _STARTING = threading.Lock()
 Runner = Callable[[Callable[[Any], Any], Iterable[Any]], "Iterator[Outcome]"]
 """Takes a function and jobs as ``run_jobs`` does, and yields their outcomes."""
 _elsewhere: list[Runner] = []
+_shared: list[dict[int, _Workers]] = []
 _OPEN_WHILE_WE_LIVE: list[int] = []
 
 
@@ -123,12 +129,30 @@ def run_jobs(
         for job in jobs:
             yield _unless_full(attempt(function, job))
         return
-    pool = _Workers(function, n_workers)
+    pool = (_shared[-1].pop(n_workers, None) if _shared else None) or _Workers(n_workers)
+    is_idle = False
     try:
-        for outcome in pool.run(iter(jobs), retries):
+        for outcome in pool.run(function, iter(jobs), retries):
             yield _unless_full(outcome)
+        is_idle = True
     finally:
-        pool.close()
+        if is_idle and _shared:
+            _shared[-1][n_workers] = pool
+        else:
+            pool.close()
+
+
+@contextmanager
+def shared_workers() -> Generator[None]:
+    """In the block ``run_jobs`` takes workers of earlier calls, which have imported their code."""
+    pools: dict[int, _Workers] = {}
+    _shared.append(pools)
+    try:
+        yield
+    finally:
+        _shared.remove(pools)
+        for pool in pools.values():
+            pool.close()
 
 
 def _unless_full(outcome: Outcome) -> Outcome:
@@ -158,18 +182,17 @@ class _Worker:
     process: Any
     pipe: Connection
     task: tuple[Any, int] | None = None  # a job, and how often it was tried before
+    function: Callable[[Any], Any] | None = None  # what it was told to apply
 
 
 class _Workers:
-    def __init__(self, function: Callable[[Any], Any], n_workers: int):
-        # A fork server starts clean and fast; fork would copy our threads, spawn imports torch anew
-        method = "forkserver" if sys.platform == "linux" else "spawn"
-        self._context = multiprocessing.get_context(method)
-        if method == "forkserver":
+    def __init__(self, n_workers: int):
+        self._context = multiprocessing.get_context(_METHOD)
+        if _METHOD == "forkserver":
             # The server looks modules up from the current folder first, which may hold a checkout
             # of this repository: it loads what is heavy, never modules of ours.
             self._context.set_forkserver_preload([m for m in HEAVY if m in sys.modules])
-        self._function = function
+        self._function: Callable[[Any], Any] | None = None
         self._workers = [self._start() for _ in range(n_workers)]
 
     def _start(self) -> _Worker:
@@ -183,11 +206,13 @@ class _Workers:
             _start_fork_server()
         process.start()
         theirs.close()
-        with contextlib.suppress(OSError):  # it has died: that is seen with its first job
-            ours.send(self._function)
         return _Worker(process, ours)
 
-    def run(self, jobs: Iterator[Any], retries: int) -> Iterator[Outcome]:
+    def run(
+        self, function: Callable[[Any], Any], jobs: Iterator[Any], retries: int
+    ) -> Iterator[Outcome]:
+        """Outcomes of ``function``; no other run may be under way."""
+        self._function = function
         fresh = ((job, 0) for job in jobs)
         again: deque[tuple[Any, int]] = deque()
         while True:
@@ -196,7 +221,7 @@ class _Workers:
                     worker.task = again.popleft() if again else next(fresh, None)
                     if worker.task is not None:
                         with contextlib.suppress(OSError):  # died idle: found by _collect
-                            worker.pipe.send(worker.task[0])
+                            self._send(worker)
             busy = [worker for worker in self._workers if worker.task is not None]
             if not busy:
                 return
@@ -205,6 +230,13 @@ class _Workers:
                 outcome = self._collect(worker, again, retries)
                 if outcome is not None:
                     yield outcome
+
+    def _send(self, worker: _Worker) -> None:
+        assert worker.task is not None  # noqa: S101  # it has just got one
+        if worker.function is not self._function:
+            worker.pipe.send((True, self._function))
+            worker.function = self._function
+        worker.pipe.send((False, worker.task[0]))
 
     def _collect(
         self, worker: _Worker, again: deque[tuple[Any, int]], retries: int
@@ -248,17 +280,20 @@ def _cause_of_death(exit_code: int | None, attempts: int) -> str:
 
 
 def _serve(pipe: Connection, parent: int, environment: dict[str, str]) -> None:
-    """Answer jobs until the pipe closes; the function comes first."""
+    """Answer jobs until the pipe closes; a function for the next ones comes before them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     os.environ.update(environment)
     leave_with_parent(parent)
     with contextlib.suppress(EOFError, OSError):
-        function = pipe.recv()  # only now: what it imports may be slow
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(1)
+        function: Any = None
         while True:
-            job = pipe.recv()
-            outcome = attempt(function, job)
+            is_function, content = pipe.recv()  # only now: what it imports may be slow
+            if is_function:
+                function = content
+                if "torch" in sys.modules:
+                    sys.modules["torch"].set_num_threads(1)
+                continue
+            outcome = attempt(function, content)
             outcome.job = None  # the parent has it
             try:
                 pipe.send(outcome)
@@ -288,6 +323,18 @@ def _kill_when_closed(pipe: int, process: int) -> None:
     fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(pipe, fcntl.F_SETOWN, process)
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def import_for_workers(n_workers: int | None) -> None:
+    """Let the fork server make its slow imports while this process makes its own.
+
+    Args:
+        n_workers: As the user gave it; nothing is done where there will be none.
+    """
+    wanted = default_workers(2) if n_workers is None else n_workers
+    if _METHOD == "forkserver" and wanted > 0 and not _elsewhere:
+        multiprocessing.get_context(_METHOD).set_forkserver_preload(list(HEAVY))
+        _start_fork_server()
 
 
 def _start_fork_server() -> None:

@@ -3,7 +3,7 @@
 What is counted are tensors: weights, gradients, the state of the optimizer and what a step keeps
 and makes, at its peak. That does not depend on the device but for the workspace of its library and
 half precision, which all sides share. The planner chooses the patch for which nnU-Net's step of two
-patches needs half of the target, and relies on the ratio that is printed here.
+patches needs 1 / 1.75 of the target: the largest ratio that is printed here.
 
 Run: python tests/benchmarks/step_memory.py [--quick] [--json FILE]
 """

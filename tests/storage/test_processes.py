@@ -12,7 +12,7 @@ import pytest
 import worker_jobs as jobs
 
 from graphnn_unet.errors import NoSpaceError
-from graphnn_unet.storage.processes import default_workers, run_jobs
+from graphnn_unet.storage.processes import default_workers, run_jobs, shared_workers
 
 HERE = Path(__file__).parent
 
@@ -99,6 +99,39 @@ def test_workers_killed_between_two_results_cost_no_job():
         worker.kill()
     values += [outcome.value for outcome in results]
     assert sorted(values) == [n * n for n in range(12)]
+
+
+def test_shared_workers_take_other_functions_and_end_with_the_block():
+    with shared_workers():
+        squares = [o.value for o in run_jobs(jobs.square, range(5), n_workers=2)]
+        first = {o.value for o in run_jobs(jobs.process_number, range(20), n_workers=2)}
+        outcomes = {o.job: o for o in run_jobs(jobs.fail_on_two, range(4), n_workers=2)}
+        again = {o.value for o in run_jobs(jobs.process_number, range(20), n_workers=2)}
+        processes = [psutil.Process(number) for number in first]
+    assert sorted(squares) == [n * n for n in range(5)]
+    assert [outcomes[n].ok for n in range(4)] == [True, True, False, False]
+    assert again <= first
+    assert os.getpid() not in first
+    psutil.wait_procs(processes, timeout=10)
+    assert not any(process.is_running() for process in processes)
+
+
+def test_shared_workers_that_died_meanwhile_cost_no_job():
+    with shared_workers():
+        numbers = {o.value for o in run_jobs(jobs.process_number, range(20), n_workers=2)}
+        for number in numbers:
+            os.kill(number, signal.SIGKILL)
+        squares = [o.value for o in run_jobs(jobs.square, range(6), n_workers=2)]
+    assert sorted(squares) == [n * n for n in range(6)]
+
+
+def test_workers_with_jobs_left_are_not_shared():
+    with shared_workers():
+        results = run_jobs(jobs.square, range(100), n_workers=2)
+        next(results)
+        results.close()
+        outcomes = run_jobs(jobs.square, [7, 8], n_workers=2)
+        assert sorted(o.value for o in outcomes) == [49, 64]
 
 
 def test_a_large_result_comes_through():

@@ -14,6 +14,11 @@ def square(number):
     return number * number
 
 
+def process_number(_number):
+    time.sleep(0.02)  # so that no worker does them all
+    return os.getpid()
+
+
 def slow_first(number):
     """Later jobs end earlier."""
     time.sleep(0.4 if number == 0 else 0.0)
