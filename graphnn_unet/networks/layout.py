@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 _SPACE = (2, 3, 4)
+_AT_ONCE = 2**17
+"""Values that are squared at a time: half a megabyte."""
 
 
 class _Normalized(torch.autograd.Function):
@@ -21,7 +23,8 @@ class _Normalized(torch.autograd.Function):
     def forward(
         ctx: Any, image: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> Tensor:
-        variance, mean = torch.var_mean(image, _SPACE, correction=0, keepdim=True)
+        mean = image.mean(_SPACE, keepdim=True)
+        variance = _squares(image, mean) / image[0, 0].numel()
         inverse_std = (variance + eps).rsqrt_()
         scale = inverse_std if weight is None else inverse_std * weight.view(1, -1, 1, 1, 1)
         shift = -mean * scale
@@ -45,6 +48,19 @@ class _Normalized(torch.autograd.Function):
         if not ctx.is_affine:
             return grad_image, None, None, None
         return grad_image, scaled.sum(0).flatten(), shifted.sum(0).flatten(), None
+
+
+def _squares(image: Tensor, mean: Tensor) -> Tensor:
+    """Sum of the squared differences from the mean, ``(b, c, 1, 1, 1)``.
+
+    A few slices at a time stay in the cache; ``torch.var_mean`` takes twenty times as long where
+    channels are last.
+    """
+    n_slices = max(1, _AT_ONCE * image.shape[2] // image.numel())
+    total = torch.zeros_like(mean)
+    for slices in image.split(n_slices, 2):
+        total += (slices - mean).square_().sum(_SPACE, keepdim=True)
+    return total
 
 
 class ChannelsLastInstanceNorm3d(nn.InstanceNorm3d):

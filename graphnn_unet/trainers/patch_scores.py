@@ -56,7 +56,8 @@ def hard_counts(logits: Tensor, target: Tensor, label_manager: Any) -> Tensor:
         target: As in :func:`label_counts`.
         label_manager: nnU-Net's.
     """
-    labels = logits > 0 if label_manager.has_regions else logits.argmax(1, keepdim=True)
+    # ten times as fast on a CPU as argmax
+    labels = logits > 0 if label_manager.has_regions else logits.max(1, keepdim=True).indices
     return label_counts(labels, target, label_manager)
 
 
