@@ -99,7 +99,7 @@ def refuse_features(pseudo_labels: PseudoLabels) -> None:
         raise RecipeError(
             "pseudo_label.correct cannot be used with labels of whole scans as it is",
             "it reads features of a network or has rounds of its own",
-            "Use 'blur', or 'scan_graph' with scan_graph.rounds=0, or leave it out",
+            "Use 'blur', or 'scan_graph' with scan_graph.rounds=0, or set scan_labels.rounds=0",
         )
 
 

@@ -71,8 +71,12 @@ def test_a_good_vote_turns_the_graph_on(tiny_copy, monkeypatch):
     assert set(verdict["dice"]) == {"1", "2"}
     assert all(0.6 < value <= 1 for value in verdict["dice"].values())
     assert any("graph of scans on: the vote" in note for note in result.notes)
-    assert corrections(plans) == ["scan_graph"]
-    assert plans["gnnunet"]["recipes"]["3d_fullres"]["pseudo_label"]["correct"] == ["scan_graph"]
+    assert corrections(plans) == ["scan_graph", "blur"]
+    recipe = plans["gnnunet"]["recipes"]["3d_fullres"]
+    assert recipe["pseudo_label"]["correct"] == ["scan_graph", "blur"]
+    assert recipe["scan_labels"] == {"rounds": 1}
+    spacing = plans["configurations"]["3d_fullres"]["spacing"]
+    assert recipe["blur"]["sigma_mm"] == pytest.approx(0.7 * min(spacing), abs=0.001)
     assert plans["gnnunet"]["derived"]["3d_fullres"]["pseudo_label"]["largest_component"]
     folder = result.plans_file.parent / "scan_graph" / "gnnunetPlans_3d_fullres"
     n_votes, n_links = 3, 4 * 3 + 4 * 3
