@@ -24,21 +24,25 @@ from _bench import Bench, arguments
 from _commands import PLAN_OURS, PLAN_STOCK, Run, run
 
 DATASET = "Dataset990_Bench"
+SIDES = ("ours", "stock")
 
 
-def convert_some(options: argparse.Namespace, home: Path) -> None:
-    """The first cases of the folders as a raw data set; ``--coarse`` keeps every second slice."""
+def convert_some(
+    images: Path, labels: Path, n_cases: int, home: Path, *, coarse: bool = False
+) -> None:
+    """The first cases of the folders as a raw data set; ``coarse`` keeps every second slice."""
     import SimpleITK as sitk
 
     from graphnn_unet import convert
     from graphnn_unet.progress import set_quiet
 
     set_quiet(True)
-    names = sorted(path.name for path in options.labels.glob("*.nii.gz"))[: options.cases]
-    for kind, folder in (("images", options.images), ("labels", options.labels)):
+    os.environ |= with_folders(home, "ours")
+    names = sorted(path.name for path in labels.glob("*.nii.gz"))[:n_cases]
+    for kind, folder in (("images", images), ("labels", labels)):
         (home / kind).mkdir(parents=True)
         for number, name in enumerate(names):
-            if not options.coarse or number % 2:
+            if not coarse or number % 2:
                 (home / kind / name).symlink_to((folder / name).resolve())
             else:  # so that cases have to be resampled to the median spacing
                 image = sitk.ReadImage(str(folder / name))
@@ -52,11 +56,29 @@ def with_folders(home: Path, side: str) -> Mapping[str, str]:
             "nnUNet_preprocessed": str(home / f"preprocessed_{side}")}  # fmt: skip
 
 
+def plan(home: Path, side: str, n_workers: int = 2) -> Run:
+    """One run of a side, ``ours`` or ``stock``, that finds nothing done.
+
+    Raises:
+        SystemExit: It failed.
+    """
+    code, words = {
+        "ours": (PLAN_OURS, ["-d", DATASET]),
+        "stock": (PLAN_STOCK, ["-d", "990", "-npfp", str(n_workers), "--verify_dataset_integrity"]),
+    }[side]
+    os.environ |= with_folders(home, side)
+    shutil.rmtree(home / f"preprocessed_{side}", ignore_errors=True)
+    done = run(code, *words, "-c", "3d_fullres", "-np", str(n_workers))
+    if done.status:
+        raise SystemExit(f"{side} ended with status {done.status}")
+    return done
+
+
 def same_voxels(home: Path) -> float:
     """Share of cases whose preprocessed image is the same to 1e-5."""
     import blosc2
 
-    folders = [home / f"preprocessed_{side}" / DATASET for side in ("ours", "stock")]
+    folders = [home / f"preprocessed_{side}" / DATASET for side in SIDES]
     ours, stock = ({p.name: p for p in f.glob("*/*.b2nd") if "_seg" not in p.name} for f in folders)
     if not stock or ours.keys() != stock.keys():
         raise SystemExit(f"cases differ: {len(ours)} of ours, {len(stock)} of nnU-Net")
@@ -83,21 +105,11 @@ def main() -> int:
     bench = Bench(options)
     with tempfile.TemporaryDirectory(prefix="gnnunet-bench-") as folder:
         home = Path(folder)
-        os.environ |= with_folders(home, "ours")
-        convert_some(options, home)
-        sides = {
-            "ours": (PLAN_OURS, ["-d", DATASET, "-c", "3d_fullres", "-np", "2"]),
-            "stock": (PLAN_STOCK, ["-d", "990", "-c", "3d_fullres", "-np", "2", "-npfp", "2",
-                                   "--verify_dataset_integrity"]),
-        }  # fmt: skip
-        runs: dict[str, list[Run]] = {side: [] for side in sides}
+        convert_some(options.images, options.labels, options.cases, home, coarse=options.coarse)
+        runs: dict[str, list[Run]] = {side: [] for side in SIDES}
         for _ in range(options.repeats):
-            for side, (code, words) in sides.items():
-                os.environ |= with_folders(home, side)
-                shutil.rmtree(home / f"preprocessed_{side}", ignore_errors=True)
-                runs[side].append(run(code, *words))
-                if runs[side][-1].status:
-                    raise SystemExit(f"{side} ended with status {runs[side][-1].status}")
+            for side in SIDES:
+                runs[side].append(plan(home, side))
         median = {
             side: {
                 key: statistics.median(getattr(each, key) for each in made)
