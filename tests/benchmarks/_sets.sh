@@ -25,6 +25,11 @@ prepare() {
             -d LAhalf --test "$data/LA_half/test.list"
         gnnunet_plan_and_preprocess -d LAhalf --recipe la_half
         ;;
+    ACDC) # the published training and test patients that are there, slices in 2D
+        gnnunet_convert ACDC "$data/ACDC" -d ACDC
+        gnnunet_plan_and_preprocess -d ACDC -c 2d --recipe quick \
+            --set plan.patch_size=[128,128] network.max_stages=5
+        ;;
     WBC | EMDS5) # every third picture tests; one picture of each set is there twice
         case $set in
         WBC) exclude=139 names="128=cytoplasm,255=nucleus" ;;
@@ -39,7 +44,7 @@ prepare() {
         gnnunet_plan_and_preprocess -d "$set" --recipe quick
         ;;
     *)
-        echo "no data set $set: Hippocampus, LAhalf, WBC or EMDS5" >&2
+        echo "no data set $set: Hippocampus, LAhalf, ACDC, WBC or EMDS5" >&2
         return 2
         ;;
     esac

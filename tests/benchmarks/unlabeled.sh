@@ -5,8 +5,8 @@
 # goes on where it was stopped.
 #
 # Run: tests/benchmarks/unlabeled.sh DATA OUT SET [further words for gnnunet_benchmark]
-# DATA holds the public sets Hippocampus, LA_half, WBC, EMDS5; SET is Hippocampus, LAhalf, WBC or
-# EMDS5.
+# DATA holds the public sets Hippocampus, LA_half, ACDC, WBC, EMDS5; SET is Hippocampus, LAhalf,
+# ACDC, WBC or EMDS5. Counts are cases; those of a patient of ACDC, two each, stay together.
 set -e
 source "$(dirname "$0")/_sets.sh"
 set=$3
@@ -24,11 +24,15 @@ common=(batch.labeled=2 batch.unlabeled=2 augmentation.mirror=false
 case $set in
 Hippocampus) labeled=4 development=60 seeds=2 ;;
 LAhalf) labeled=8 development=16 seeds=1 ;;
-WBC | EMDS5)
+ACDC | WBC | EMDS5)
     labeled=10 development=40 seeds=1 configuration=2d
     ours=(scan_labels.rounds=1 "pseudo_label.correct=['blur']" blur.sigma_mm=0.7)
-    further=() # pictures have no graph of scans
+    further=() # 2D has no graph of scans
     common=(schedule.pretrain_steps=400 schedule.selftrain_steps=400)
+    if [ "$set" = ACDC ]; then
+        labeled=6 development=12
+        common=(schedule.pretrain_steps=1000 schedule.selftrain_steps=1000)
+    fi
     ;;
 esac
 benchmark() {
