@@ -52,7 +52,7 @@ class ScanWithLabels(StoredCase):
     """An unlabeled scan with the label map of a network.
 
     Attributes:
-        labels: Folder of the label maps.
+        labels: File of the label map.
         classes: Labels or regions that patches are centered on.
     """
 
@@ -61,7 +61,7 @@ class ScanWithLabels(StoredCase):
 
     def label(self) -> Any:
         """Blosc2 array ``(1, z, y, x)``."""
-        return open_array(self.labels / f"{self.case_id}{_ENDING}", _REMEDY)
+        return open_array(self.labels, _REMEDY)
 
     def properties(self) -> dict[str, Any]:
         """Positions of the voxels of each class, as nnU-Net's preprocessor notes them."""
@@ -88,7 +88,7 @@ class ScanLabels(LabelsOnDisk):
     def cases(self, scans: Sequence[StoredCase]) -> list[StoredCase]:
         """The scans as cases with a label map."""
         return [
-            ScanWithLabels(scan.case_id, scan.folder, True, self.folder, tuple(self.classes))
+            ScanWithLabels(scan.case_id, scan.folder, True, self.path(scan), tuple(self.classes))
             for scan in scans
         ]
 

@@ -161,7 +161,7 @@ def test_corrections_that_read_features_are_refused(tiny_home, monkeypatch, name
 
 def test_damaged_label_map_is_named(tmp_path):
     labels = ScanLabels(tmp_path, (1,))
-    case = ScanWithLabels("a", tmp_path, True, tmp_path, (1,))
+    case = ScanWithLabels("a", tmp_path, True, tmp_path / "a_seg.b2nd", (1,))
     assert not labels.has(case)
     (tmp_path / "a_seg.b2nd").write_bytes(b"no")
     with pytest.raises(InputError, match=r"a_seg\.b2nd cannot be read"):
