@@ -8,7 +8,7 @@ from pathlib import Path
 
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.checkpoints import FINAL, LATEST
 from graphnn_unet.trainers.run_spec import ModelName
 
 _FOLD = re.compile(r"fold_(\d+|all)")
@@ -51,23 +51,35 @@ def last_finished_model(
     """
     results = use_folders().results
     finished = [
-        path for path in _final_checkpoints(results, "Dataset*/*/fold_*")
+        path for path in _checkpoints(results, "Dataset*/*/fold_*")
         if not path.parts[-3].startswith(".")
         and _fits(path.parts[-3], trainer, configuration, plans)
     ]  # fmt: skip
     if not finished:
         wanted = " ".join(filter(None, (trainer, configuration, plans)))
-        raise MissingFileError(
+        raise (None if wanted else _unfinished(results, "Dataset*/*/fold_*")) or MissingFileError(
             f"there is no trained model in {results}", f"looked for {wanted}" if wanted else "",
             "Train one, or name it with -m",
         )  # fmt: skip
     return max(finished, key=lambda path: path.stat().st_mtime).parent.parent
 
 
-def _final_checkpoints(root: Path, folds: str) -> list[Path]:
-    """Final checkpoints in the fold folders that fit a pattern, without those set aside."""
-    checkpoints = root.glob(f"{folds}/{FINAL}")
+def _checkpoints(root: Path, folds: str, name: str = FINAL) -> list[Path]:
+    """Checkpoints in the fold folders that fit a pattern, without those set aside."""
+    checkpoints = root.glob(f"{folds}/{name}")
     return [path for path in checkpoints if _FOLD.fullmatch(path.parent.name)]
+
+
+def _unfinished(root: Path, folds: str) -> MissingFileError | None:
+    """What to say where trainings were begun and none has finished; ``None`` where none was."""
+    begun = _checkpoints(root, folds, LATEST)
+    if not begun:
+        return None
+    last = max(begun, key=lambda path: path.stat().st_mtime).parent
+    return MissingFileError(
+        f"the training {last} has not finished", "",
+        f"Go on with its command and --c, or predict as it is with -m {last.parent} -chk {LATEST}",
+    )  # fmt: skip
 
 
 def find_model(
@@ -86,13 +98,13 @@ def find_model(
         return last_finished_model(trainer, configuration, plans)
     name = resolve_dataset(dataset)
     root = use_folders().results / name
-    models = sorted({path.parent.parent for path in _final_checkpoints(root, "*/fold_*")})
+    models = sorted({path.parent.parent for path in _checkpoints(root, "*/fold_*")})
     fitting = [m for m in models if _fits(m.name, trainer, configuration, plans)]
     if len(fitting) == 1:
         return fitting[0]
     listed = ", ".join(model.name for model in fitting or models)
     if not fitting:
-        raise MissingFileError(
+        raise (None if models else _unfinished(root, "*/fold_*")) or MissingFileError(
             f"no finished model of {name}" + " fits" * bool(models),
             f"there are: {listed}" if models else f"there is none in {root}",
             "Train it first, or finish its training (gnnunet_train ... --c)",

@@ -41,7 +41,7 @@ from graphnn_unet.models.find import available_folds
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.storage.atomic import TEMPORARY_MARK
-from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.checkpoints import FINAL, LATEST
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import read_json
 
@@ -370,6 +370,22 @@ def test_model_of_a_data_set_is_found_by_its_parts(trained_home, images, tmp_pat
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "none"))
     with pytest.raises(MissingFileError, match=r"no trained model"):
         predict_function(images, tmp_path, device="cpu")
+
+
+def test_a_training_that_has_not_finished_is_named_with_what_to_do(
+    trained_home, images, tmp_path, monkeypatch
+):
+    home = use_home(tmp_path / "home", monkeypatch)
+    model = home / "results" / DATASET / model_of(trained_home, "BCPTrainer").name
+    shutil.copytree(model_of(trained_home, "BCPTrainer"), model)
+    (model / "fold_all" / FINAL).rename(model / "fold_all" / LATEST)
+    words = rf"fold_all has not finished.*--c, or predict as it is with -m {model} -chk {LATEST}"
+    shutil.copytree(trained_home / "raw", home / "raw")
+    for dataset in (None, "Tiny"):
+        with pytest.raises(MissingFileError, match=words):
+            predict_function(images, tmp_path / "out", dataset=dataset, device="cpu")
+    result = predict_function(images, tmp_path / "o", model=model, checkpoint=LATEST, device="cpu")
+    assert len(result.predicted) == 3
 
 
 def test_folds_that_were_set_aside_do_not_predict(model, tmp_path):
