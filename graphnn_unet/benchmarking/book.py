@@ -111,9 +111,12 @@ class Book:
         """Note a run before it is carried out, so that none can be forgotten."""
         path = self._path(run.name, job.part)
         if not path.is_file():
+            scores = (job.predictions / METRICS_CSV).absolute()
+            if scores.is_relative_to(self.folder.absolute()):  # the folder may be moved
+                scores = scores.relative_to(self.folder.absolute())
             write_json(path, {
                 **run.facts, "name": run.name, "part": job.part, "command": run.command,
-                "scores": str(job.predictions / METRICS_CSV), "attempts": [],
+                "scores": scores.as_posix(), "attempts": [],
             })  # fmt: skip
 
     def record(self, run: GridRun, part: str, result: RunResult) -> None:
@@ -139,7 +142,7 @@ class Book:
 
     def failed(self) -> list[dict[str, Any]]:
         """Runs whose last attempt failed, with ``error``."""
-        summaries = [{**entry, **_summary(entry)} for entry in self.entries()]
+        summaries = [{**entry, **self._summary(entry)} for entry in self.entries()]
         return [summary for summary in summaries if summary["status"] == "failed"]
 
     def write_tables(self) -> None:
@@ -149,8 +152,8 @@ class Book:
         runs: list[dict[str, Any]] = []
         for entry in entries:
             facts = {name: entry[name] for name in FACTS}
-            runs.append({**facts, **_summary(entry)})
-            if (path := Path(entry["scores"])).is_file():
+            runs.append({**facts, **self._summary(entry)})
+            if (path := self.folder / entry["scores"]).is_file():
                 for row in read_metrics_csv(path):
                     values = {n: f"{float(row[n]):.5f}" for n in METRICS if row.get(n)}
                     scores.append({**row, **values, **facts, "part": entry["part"]})
@@ -159,23 +162,22 @@ class Book:
         lines = dict.fromkeys(shlex.join(entry["command"]) for entry in entries)
         write_text(self.folder / COMMANDS, "\n".join(["#!/bin/sh", *lines, ""]))
 
-
-def _summary(entry: dict[str, Any]) -> dict[str, Any]:
-    """Columns of ``runs.csv``."""
-    attempts: Sequence[dict[str, Any]] = entry["attempts"]
-    last = attempts[-1] if attempts else {}
-    is_scored = Path(entry["scores"]).is_file()
-    status = "done" if is_scored else "not done"
-    if not is_scored and attempts and last["status"] not in (DONE, STOPPED):
-        status = "failed"
-    return {
-        "name": entry["name"],
-        "part": entry["part"],
-        "status": status,
-        "attempts": len(attempts),
-        "minutes": f"{sum(a['minutes'] for a in attempts):.1f}",
-        "device": last.get("device", ""),
-        "peak_memory_gb": max((a["peak_memory_gb"] for a in attempts), default=""),
-        "peak_gpu_memory_gb": max((a["peak_gpu_memory_gb"] for a in attempts), default=""),
-        "error": "" if is_scored else last.get("error", ""),
-    }
+    def _summary(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Columns of ``runs.csv``."""
+        attempts: Sequence[dict[str, Any]] = entry["attempts"]
+        last = attempts[-1] if attempts else {}
+        is_scored = (self.folder / entry["scores"]).is_file()
+        status = "done" if is_scored else "not done"
+        if not is_scored and attempts and last["status"] not in (DONE, STOPPED):
+            status = "failed"
+        return {
+            "name": entry["name"],
+            "part": entry["part"],
+            "status": status,
+            "attempts": len(attempts),
+            "minutes": f"{sum(a['minutes'] for a in attempts):.1f}",
+            "device": last.get("device", ""),
+            "peak_memory_gb": max((a["peak_memory_gb"] for a in attempts), default=""),
+            "peak_gpu_memory_gb": max((a["peak_gpu_memory_gb"] for a in attempts), default=""),
+            "error": "" if is_scored else last.get("error", ""),
+        }

@@ -152,6 +152,17 @@ def test_what_is_done_is_kept_and_another_call_adds_to_it(tiny_copy, tmp_path, j
     assert "--set copy_paste.supervised=false" in commands
 
 
+def test_a_folder_that_was_moved_keeps_its_runs(tiny_copy, tmp_path, jobs):
+    compare(tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    before = table(tmp_path / "there" / "benchmark.csv")
+    compare(tmp_path / "there", [SUPERVISED, PLAIN])
+    assert len(jobs) == 2
+    rows = table(tmp_path / "there" / "benchmark.csv")
+    assert [row for row in rows if row["row"] == SUPERVISED.name] == before
+    assert {row["status"] for row in table(tmp_path / "there" / "runs.csv")} == {"done"}
+
+
 def test_no_label_map_that_scores_is_opened_before_its_run_is_over(
     tiny_copy, tmp_path, jobs, monkeypatch
 ):
