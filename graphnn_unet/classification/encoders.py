@@ -244,7 +244,7 @@ def _from_segmentation(folder: Path, n_channels: int, n_dims: int) -> tuple[nn.M
     details = {
         "plans": plans,
         "description": description,
-        "trainer": network_of(state, folder),
+        "trainer": network_of(state, folder),  # or the name of a network that needs none
         "configuration": state["init_args"]["configuration"],
     }
     encoder, network, takes = _unet_encoder(details)

@@ -8,7 +8,7 @@ a voxel between neighbors of one label gets it, and only the others are weighed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,68 +35,38 @@ class FastResampling(ConfigurationManager):
     @property
     def resampling_fn_data(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """As nnU-Net's: array, new shape, current and new spacing to the new array."""
-        usual: Any = super().resampling_fn_data
-        if usual.func is not resample_data_or_seg_to_shape:
-            return usual
-        return partial(resample_image, **usual.keywords)
+        return _ours(super().resampling_fn_data)
 
     @property
     def resampling_fn_seg(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Likewise for label maps."""
-        usual: Any = super().resampling_fn_seg
-        if usual.func is not resample_data_or_seg_to_shape:
-            return usual
-        return partial(resample_labels, **usual.keywords)
+        return _ours(super().resampling_fn_seg)
 
 
-def resample_image(
+def _ours(usual: Any) -> Any:
+    is_default = usual.func is resample_data_or_seg_to_shape
+    return partial(resample, **usual.keywords) if is_default else usual
+
+
+def resample(
     data: np.ndarray,
     new_shape: Sequence[int],
     current_spacing: Sequence[float],
     new_spacing: Sequence[float],
     **settings: Any,
 ) -> np.ndarray:
-    """Resample the channels of an image; nnU-Net's result to the last digit of 32 bits.
+    """Resample images or label maps; nnU-Net's result.
+
+    Images are equal to the last digit of 32 bits, label maps in every voxel, ties included.
 
     Args:
-        data: ``(c, z, y, x)`` float32.
+        data: ``(c, z, y, x)`` float32, or whole numbers of any type with ``is_seg``.
         new_shape: Wanted z, y, x.
         current_spacing: mm, z, y, x.
         new_spacing: Likewise, after resampling.
         settings: Those of nnU-Net's function. Where they say that one axis is much coarser, it is
-            resampled to the nearest slice. Other orders than 3 go to nnU-Net.
-
-    Returns:
-        ``(c, *new_shape)`` of the same type; ``data`` itself if the shape stays.
-
-    Source: ``nnunetv2.preprocessing.resampling.default_resampling``.
-
-    Example:
-        >>> volume = np.zeros((1, 4, 8, 8), np.float32)
-        >>> resample_image(volume, (8, 8, 8), (2, 1, 1), (1, 1, 1), force_separate_z=False).shape
-        (1, 8, 8, 8)
-    """
-    is_usual = not settings.get("is_seg", False) and settings.get("order", _CUBIC) == _CUBIC
-    spacings = tuple(current_spacing), tuple(new_spacing)
-    return _resampled(data, new_shape, spacings, settings, _image if is_usual else None)
-
-
-def resample_labels(
-    data: np.ndarray,
-    new_shape: Sequence[int],
-    current_spacing: Sequence[float],
-    new_spacing: Sequence[float],
-    **settings: Any,
-) -> np.ndarray:
-    """Resample label maps; nnU-Net's result, ties included.
-
-    Args:
-        data: ``(c, z, y, x)`` whole numbers of any type.
-        new_shape: Wanted z, y, x.
-        current_spacing: mm, z, y, x.
-        new_spacing: Likewise, after resampling.
-        settings: Those of nnU-Net's function. Other orders than 1 go to nnU-Net, as do labels that
-            16 bits do not hold.
+            resampled to the nearest slice. Other orders than 3, of label maps than 1, go to
+            nnU-Net, as do labels that 16 bits do not hold.
 
     Returns:
         ``(c, *new_shape)`` of the same type; ``data`` itself if the shape stays.
@@ -105,38 +75,21 @@ def resample_labels(
     ``batchgenerators.augmentations.utils.resize_segmentation``.
 
     Example:
+        >>> volume = np.zeros((1, 4, 8, 8), np.float32)
+        >>> resample(volume, (8, 8, 8), (2, 1, 1), (1, 1, 1), force_separate_z=False).shape
+        (1, 8, 8, 8)
         >>> labels = np.zeros((1, 2, 4, 4), np.int8)
         >>> labels[..., 2:] = 3
-        >>> wide = resample_labels(
-        ...     labels, (2, 4, 6), (1, 1, 3), (1, 1, 2), is_seg=True, order=1,
-        ...     force_separate_z=False,
-        ... )
-        >>> wide[0, 0, 0].tolist()
+        >>> keywords = {"is_seg": True, "order": 1, "force_separate_z": False}
+        >>> resample(labels, (2, 4, 6), (1, 1, 3), (1, 1, 2), **keywords)[0, 0, 0].tolist()
         [0, 0, 0, 3, 3, 3]
     """
-    with np.errstate(invalid="ignore"):  # what is no number differs below
-        whole = data.astype(np.int16, copy=False)
-    is_usual = settings.get("is_seg", False) and settings.get("order", _CUBIC) == 1
-    is_usual = is_usual and (whole is data or np.array_equal(whole, data))
-    spacings = tuple(current_spacing), tuple(new_spacing)
-    if not is_usual:
-        return _resampled(data, new_shape, spacings, settings, None)
-    resampled = _resampled(whole, new_shape, spacings, settings, linear_labels)
-    return resampled.astype(data.dtype, copy=False)
-
-
-def _resampled(
-    data: np.ndarray,
-    new_shape: Sequence[int],
-    spacings: tuple[tuple[float, ...], tuple[float, ...]],
-    settings: dict[str, Any],
-    resize: Callable[[np.ndarray, Sequence[int]], np.ndarray] | None,
-) -> np.ndarray:
-    """The steps of nnU-Net's function around ``resize``; without one nnU-Net's own."""
     shape = tuple(int(length) for length in new_shape)
     if data.shape[1:] == shape:
         return data
-    if resize is None or settings.get("order_z", 0) != 0:
+    spacings = tuple(current_spacing), tuple(new_spacing)
+    values, resize = _values_and_method(data, settings)
+    if resize is None:
         return np.asarray(resample_data_or_seg_to_shape(data, shape, *spacings, **settings))
     separate, coarse = determine_do_sep_z_and_axis(
         settings.get("force_separate_z", False),
@@ -145,7 +98,7 @@ def _resampled(
     )
     axis = int(coarse) if separate and coarse is not None else None
     resampled = np.empty((len(data), *shape), data.dtype)
-    for volume, target in zip(data, resampled, strict=True):
+    for volume, target in zip(values, resampled, strict=True):
         if axis is None:
             target[:] = resize(volume, shape)
             continue
@@ -159,20 +112,30 @@ def _resampled(
     return resampled
 
 
-def _image(volume: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    return cubic(volume.astype(np.float64), shape)
+def _values_and_method(
+    data: np.ndarray, settings: Mapping[str, Any]
+) -> tuple[np.ndarray, Callable[[np.ndarray, Sequence[int]], np.ndarray] | None]:
+    """The array as the method of these settings takes it, and that method; ``None`` of ours."""
+    is_seg, order = settings.get("is_seg", False), settings.get("order", _CUBIC)
+    if settings.get("order_z", 0) != 0 or order != (1 if is_seg else _CUBIC):
+        return data, None
+    if not is_seg:
+        return data, cubic
+    with np.errstate(invalid="ignore"):  # what is no number differs below
+        whole = data.astype(np.int16, copy=False)
+    return whole, linear_labels if whole is data or np.array_equal(whole, data) else None
 
 
 def cubic(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Values of a cubic spline on a grid of another shape, between the smallest and largest given.
 
     Args:
-        values: Array of float64; borders repeat beyond it.
+        values: Array, computed with in 64 bits; borders repeat beyond it.
         shape: Wanted shape. Grids have the same outer borders, not the same outer voxels.
 
     Source: ``skimage.transform.resize`` of order 3 without anti-aliasing.
     """
-    result = values
+    result = values = values.astype(np.float64, copy=False)
     # what shrinks goes first: the other axes then have less to do
     order = np.argsort([new / old for new, old in zip(shape, values.shape, strict=True)])
     for axis in map(int, order):

@@ -33,21 +33,9 @@ def planned_network(
     )
 
 
-def aligned_network(
-    plans_manager: Any,
-    configuration_manager: Any,
-    num_input_channels: int,
-    num_output_channels: int,
-    enable_deep_supervision: bool = True,
-) -> nn.Module:
+def aligned_network(plans_manager: Any, *arguments: Any, **options: Any) -> nn.Module:
     """The planned network with the alignment block behind the stage that the recipe names."""
-    network = planned_network(
-        plans_manager,
-        configuration_manager,
-        num_input_channels,
-        num_output_channels,
-        enable_deep_supervision,
-    )
+    network = planned_network(plans_manager, *arguments, **options)
     gnnunet_key = plans_manager.plans.get("gnnunet", {})
     return AlignedUNet(network, gnnunet_key.get("run", {}).get("graph", {}).get("stage", -1))
 

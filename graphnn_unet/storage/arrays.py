@@ -44,7 +44,7 @@ def compress(path: Path, array: np.ndarray, **settings: Any) -> Any:
         )  # fmt: skip
     finally:
         if usual is None:
-            del os.environ[_THREADS]
+            os.environ.pop(_THREADS, None)  # another thread may have been here
         else:
             os.environ[_THREADS] = usual
 

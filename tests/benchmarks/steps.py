@@ -71,10 +71,10 @@ def stock_step(small_study: Study, device: str, patches: int | None = None):
 
 def profile(name: str, step, n_steps: int = 6, n_rows: int = 10) -> None:
     """Print the operations that take the most of a step's CPU time."""
-    from torch.profiler import ProfilerActivity, profile
+    from torch import profiler
 
     step()
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profiler.profile(activities=[profiler.ProfilerActivity.CPU]) as seen:
         for _ in range(n_steps):
             step()
     rows = sorted(seen.key_averages(), key=lambda row: -row.self_cpu_time_total)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -436,3 +438,19 @@ def test_training_says_how_many_labels_were_corrected(tiny_copy, capsys):
     train_in(tiny_copy, "SupervisedTrainer", 0, overrides=["schedule.pretrain_steps=1"])
     line = next(line for line in capsys.readouterr().err.splitlines() if "corrected" in line)
     assert line.startswith("6 labeled cases, 2 of them corrected")
+
+
+def test_planning_imports_no_trainer(raw):
+    script = (
+        "import sys\n"
+        "from graphnn_unet import plan_and_preprocess\n"
+        f"plan_and_preprocess({raw.name!r}, configurations=['3d_fullres'], recipe='quick',"
+        " n_workers=0)\n"
+        "slow = ('nnunetv2.training.nnUNetTrainer', 'graphnn_unet.trainers.', 'matplotlib')\n"
+        "print([name for name in sys.modules if name.startswith(slow)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, encoding="utf-8",
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -6,24 +6,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.resampling.default_resampling import resample_data_or_seg_to_shape
 
-from graphnn_unet.data import resample
-from graphnn_unet.data.resample import (
-    FastResampling,
-    linear_labels,
-    resample_image,
-    resample_labels,
-)
+from graphnn_unet.data import resample as module
+from graphnn_unet.data.resample import FastResampling, linear_labels, resample
 
 lengths = st.integers(1, 24)
 steps = st.sampled_from([0.5, 0.8, 1.0, 1.3, 2.5, 5.0, 7.0])
 
+GRIDS = {
+    "shape": st.tuples(lengths, lengths, lengths),
+    "new_shape": st.tuples(lengths, lengths, lengths),
+    "spacing": st.tuples(steps, steps, steps),
+    "new_spacing": st.tuples(steps, steps, steps),
+    "force": st.sampled_from([None, False, True]),
+}
+
 
 @given(
-    shape=st.tuples(lengths, lengths, lengths),
-    new_shape=st.tuples(lengths, lengths, lengths),
-    spacing=st.tuples(steps, steps, steps),
-    new_spacing=st.tuples(steps, steps, steps),
-    force=st.sampled_from([None, False, True]),
+    **GRIDS,
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=150, deadline=None)
@@ -34,7 +33,7 @@ def test_every_shape_and_spacing_gives_what_nnunet_gives(
     expected = resample_data_or_seg_to_shape(
         image, new_shape, spacing, new_spacing, order=3, order_z=0, force_separate_z=force
     )
-    ours = resample_image(
+    ours = resample(
         image, new_shape, spacing, new_spacing, order=3, order_z=0, force_separate_z=force
     )
     assert ours.dtype == image.dtype
@@ -47,16 +46,12 @@ def test_a_usual_volume_is_the_same_bit_by_bit(force):
     image = np.random.default_rng(0).normal(size=(1, 15, 52, 47)).astype(np.float32)
     words = ((31, 61, 40), (4, 1, 1), (2, 0.85, 1.17))
     expected = resample_data_or_seg_to_shape(image, *words, order=3, force_separate_z=force)
-    ours = resample_image(image, *words, order=3, force_separate_z=force)
+    ours = resample(image, *words, order=3, force_separate_z=force)
     assert (ours != expected).sum() <= 1
 
 
 @given(
-    shape=st.tuples(lengths, lengths, lengths),
-    new_shape=st.tuples(lengths, lengths, lengths),
-    spacing=st.tuples(steps, steps, steps),
-    new_spacing=st.tuples(steps, steps, steps),
-    force=st.sampled_from([None, False, True]),
+    **GRIDS,
     kind=st.sampled_from([np.int8, np.int16, np.uint8, np.float32]),
     seed=st.integers(0, 2**16),
 )
@@ -68,7 +63,7 @@ def test_label_maps_are_nnunets_with_all_ties(
     labels = (labels if kind is np.uint8 else labels - 1).astype(kind)
     words = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": force}
     expected = resample_data_or_seg_to_shape(labels, new_shape, spacing, new_spacing, **words)
-    ours = resample_labels(labels, new_shape, spacing, new_spacing, **words)
+    ours = resample(labels, new_shape, spacing, new_spacing, **words)
     assert ours.dtype == expected.dtype
     np.testing.assert_array_equal(ours, expected)
 
@@ -81,13 +76,13 @@ def test_label_maps_enlarged_evenly_are_nnunets(factor):
     words = (new_shape, (factor, factor, factor), (1, 1, 1))
     keys = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}
     expected = resample_data_or_seg_to_shape(labels, *words, **keys)
-    np.testing.assert_array_equal(resample_labels(labels, *words, **keys), expected)
+    np.testing.assert_array_equal(resample(labels, *words, **keys), expected)
 
 
 def test_many_border_voxels_are_weighed_in_parts(monkeypatch):
     labels = np.random.default_rng(1).integers(0, 4, (9, 8, 7))
     whole = linear_labels(labels.copy(), (11, 12, 13))
-    monkeypatch.setattr(resample, "_AT_ONCE", 100)
+    monkeypatch.setattr(module, "_AT_ONCE", 100)
     np.testing.assert_array_equal(linear_labels(labels, (11, 12, 13)), whole)
 
 
@@ -98,13 +93,13 @@ def test_label_maps_that_16_bits_do_not_hold_are_left_to_nnunet(odd):
     words = ((6, 7, 8), (2, 1, 1), (1, 1, 1))
     keys = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": False}
     expected = resample_data_or_seg_to_shape(labels, *words, **keys)
-    np.testing.assert_array_equal(resample_labels(labels, *words, **keys), expected)
+    np.testing.assert_array_equal(resample(labels, *words, **keys), expected)
 
 
 def test_values_stay_between_those_of_each_plane():
     image = np.zeros((1, 3, 6, 6), np.float32)
     image[0, 0, 2:4, 2:4], image[0, 1] = 1, 9
-    ours = resample_image(image, (3, 11, 11), (5, 1, 1), (5, 0.5, 0.5), force_separate_z=None)
+    ours = resample(image, (3, 11, 11), (5, 1, 1), (5, 0.5, 0.5), force_separate_z=None)
     assert ours[0, 0].min() == 0
     assert ours[0, 0].max() <= 1
     assert (ours[0, 1] == 9).all()
@@ -115,7 +110,7 @@ def test_other_settings_are_left_to_nnunet(other):
     image = np.random.default_rng(0).integers(0, 3, (1, 5, 7, 6)).astype(np.float32)
     words = {"force_separate_z": True, **other}
     expected = resample_data_or_seg_to_shape(image, (9, 9, 9), (5, 1, 1), (2, 1, 1), **words)
-    ours = resample_image(image, (9, 9, 9), (5, 1, 1), (2, 1, 1), **words)
+    ours = resample(image, (9, 9, 9), (5, 1, 1), (2, 1, 1), **words)
     np.testing.assert_array_equal(ours, expected)
 
 
@@ -125,11 +120,11 @@ def test_the_resampling_that_a_plan_names_is_used():
         "resampling_fn_data": "resample_torch_fornnunet",
         "resampling_fn_data_kwargs": {"is_seg": False, "force_separate_z": False},
     }
-    assert FastResampling(configuration).resampling_fn_data.func is not resample_image
+    assert FastResampling(configuration).resampling_fn_data.func is not resample
     configuration["resampling_fn_data"] = "resample_data_or_seg_to_shape"
     chosen = FastResampling(configuration).resampling_fn_data
-    assert chosen.func is resample_image
+    assert chosen.func is resample
     assert chosen.keywords == {"is_seg": False, "force_separate_z": False}
     configuration["resampling_fn_seg"] = "resample_data_or_seg_to_shape"
     configuration["resampling_fn_seg_kwargs"] = {"is_seg": True, "order": 1}
-    assert FastResampling(configuration).resampling_fn_seg.func is resample_labels
+    assert FastResampling(configuration).resampling_fn_seg.func is resample
