@@ -87,8 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fast",
         action="store_true",
-        help=f"no mirrored copies, a step of {FAST_STEP} where -step_size does not say another, "
-        "and small tiles in pairs",
+        help=f"no mirrored copies, and a step of {FAST_STEP} where -step_size does not say another",
     )
     parser.add_argument(
         "--scan-graph",
@@ -149,7 +148,6 @@ def _work(arguments: argparse.Namespace) -> None:
         continue_prediction=arguments.continue_prediction,
         mirroring=not (arguments.disable_tta or arguments.fast),
         step_size=arguments.step_size or step_size,
-        in_pairs=arguments.fast,
         nifti_form=arguments.nifti_form,
         memory_budget_gb=arguments.memory_budget,
         num_parts=arguments.num_parts,

@@ -33,7 +33,6 @@ def load_predictor(
     device: torch.device,
     step_size: float = 0.5,
     mirroring: bool = True,
-    in_pairs: bool = False,
 ) -> Predictor:
     """Load a model of this program or of stock nnU-Net.
 
@@ -47,7 +46,6 @@ def load_predictor(
         device: Device to predict on.
         step_size: Step of the sliding window as a share of the patch.
         mirroring: Average over mirrored copies.
-        in_pairs: Small tiles go through the network two by two, see ``SlidingWindow``.
 
     Raises:
         MissingFileError: No such model, fold or checkpoint; lists those that exist.
@@ -80,7 +78,6 @@ def load_predictor(
         device=device,
         step_size=step_size,
         mirroring=mirroring,
-        in_pairs=in_pairs,
         folder=folder,
     )
     weights_now = weights_id([state["network_weights"] for state in states])

@@ -37,7 +37,6 @@ class ModelOnDisk:
         checkpoint: File name of the checkpoint in each fold.
         step_size: Step of the sliding window as a share of the patch.
         mirroring: Average over mirrored copies.
-        in_pairs: Small tiles go through the network two by two, see ``SlidingWindow``.
         trainer_file: ``path/to/file.py:ClassName`` of a user's trainer.
     """
 
@@ -46,7 +45,6 @@ class ModelOnDisk:
     checkpoint: str
     step_size: float
     mirroring: bool
-    in_pairs: bool = False
     trainer_file: str | None = None
 
     def load(self, device: torch.device) -> Predictor:
@@ -55,7 +53,7 @@ class ModelOnDisk:
             name_of_file(self.trainer_file)
         return load_predictor(
             self.folder, folds=self.folds, checkpoint=self.checkpoint, device=device,
-            step_size=self.step_size, mirroring=self.mirroring, in_pairs=self.in_pairs,
+            step_size=self.step_size, mirroring=self.mirroring,
         )  # fmt: skip
 
 

@@ -96,7 +96,6 @@ def predict(
     continue_prediction: bool = False,
     mirroring: bool = True,
     step_size: float = 0.5,
-    in_pairs: bool = False,
     nifti_form: NiftiForm | None = None,
     memory_budget_gb: float | None = None,
     num_parts: int = 1,
@@ -137,8 +136,6 @@ def predict(
             and of the same weights, plan and options; redo the rest.
         mirroring: Average over mirrored copies.
         step_size: Step of the sliding window as a share of the patch.
-        in_pairs: Small tiles go through the network two by two: faster on a CPU; where two classes
-            are equal to the last digits, a voxel may get the other one.
         nifti_form: ``sform`` or ``qform``: what is taken where the two disagree in an image's
             header; without it such images are refused. Label maps get both as the image has them.
         memory_budget_gb: Memory one export may take; default 80 % of what is free.
@@ -202,7 +199,7 @@ def predict(
     where = "of the workers" if run_elsewhere() else torch_device
     say(f"model: {', '.join(map(str, model_folders))}{chosen}  device: {where}")
     on_disk = [
-        ModelOnDisk(folder, folds, checkpoint, step_size, mirroring, in_pairs, trainer_file)
+        ModelOnDisk(folder, folds, checkpoint, step_size, mirroring, trainer_file)
         for folder in model_folders
     ]
     predictors = [model_on_disk.load(torch_device) for model_on_disk in on_disk]

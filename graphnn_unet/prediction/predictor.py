@@ -14,6 +14,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
+from graphnn_unet.device import keep_freed_memory
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.intensities import in_usual_units
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
@@ -47,7 +48,6 @@ class Predictor:
         device: torch.device,
         step_size: float = 0.5,
         mirroring: bool = True,
-        in_pairs: bool = False,
         folder: Path | None = None,
     ):
         self.plans, self.dataset_json, self.folder = plans, dataset_json, folder
@@ -59,6 +59,7 @@ class Predictor:
         self.channel_names = [str(channels[key]) for key in sorted(channels, key=int)]
         self.n_channels = len(channels)
         self.device = device
+        keep_freed_memory(device)
         self.settings: dict[str, Any] = {"mirroring": mirroring, "step_size": step_size}
         self.mirroring_axes = tuple(mirroring_axes or ()) if mirroring else ()
         self._weights = list(weights)
@@ -69,7 +70,6 @@ class Predictor:
             step_size=step_size,
             mirror_axes=self.mirroring_axes,
             device=device,
-            in_pairs=in_pairs,
         )
 
     def rows(self, data: Tensor) -> Iterator[tuple[int, Tensor]]:

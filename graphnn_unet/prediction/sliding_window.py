@@ -2,16 +2,14 @@
 
 The sums, their order and their types are those of nnU-Net's predictor. Two things differ: a tile of
 one value is predicted once, and logits are handed out as soon as no later tile adds to them, so
-that no array of all classes over the whole volume has to exist. On request small tiles go through
-the network in pairs: PyTorch takes a slow convolution for a single small image on a CPU.
+that no array of all classes over the whole volume has to exist.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from math import prod
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -23,10 +21,8 @@ from nnunetv2.inference.sliding_window_prediction import (
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.networks.onednn import OneDnnConvolutions
 
-_PAIR_VOXELS = 2**18
-"""Voxels of a pair at most: larger tiles gain nothing. With a patch of 32 x 48 x 32 pairs were 1.56
-times as fast as one by one on a CPU, four or eight in a batch 1.3 times."""
 _SLICES = 8
 """Slices that are handed out together where the patch is a slice."""
 
@@ -41,8 +37,6 @@ class SlidingWindow:
         step_size: Step of the window as a share of the patch.
         mirror_axes: Axes of the patch along which copies are mirrored, in all combinations.
         device: Where the network runs.
-        in_pairs: Small tiles and mirrored copies go through the network two by two: faster on a
-            CPU, and logits differ in the last digits of a 32-bit number.
     """
 
     def __init__(
@@ -54,7 +48,6 @@ class SlidingWindow:
         step_size: float,
         mirror_axes: Sequence[int] | None,
         device: torch.device,
-        in_pairs: bool = False,
     ):
         self.network, self.patch_size = network, tuple(int(n) for n in patch_size)
         self._n_outputs, self._step_size, self._device = n_outputs, step_size, device
@@ -62,9 +55,7 @@ class SlidingWindow:
         self._flips = [
             flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)
         ]
-        fits = 2 * prod(self.patch_size) <= _PAIR_VOXELS
-        self._n_together = 2 if in_pairs and fits else 1
-        self._constant: dict[tuple[float, ...] | int, Tensor] = {}
+        self._constant: dict[tuple[float, ...], Tensor] = {}
         self._weights: Mapping[str, Any] | None = None
 
     @property
@@ -133,13 +124,9 @@ class SlidingWindow:
         weight = compute_gaussian(
             self.patch_size, sigma_scale=1.0 / 8, value_scaling_factor=10, device=self._device
         )
-        places = self._places(start, padded.shape[1], starts)
-        n_tiles = max(1, self._n_together // len(self._flips))
-        for first in range(0, len(places), n_tiles):
-            group = places[first : first + n_tiles]
-            tiles = [padded[:, z, y, x].reshape(-1, *self.patch_size) for z, y, x in group]
-            for (z, y, x), logits in zip(group, self._predicted(tiles), strict=True):
-                sums.add(logits * weight, weight, (slice(z.start - start, z.stop - start), y, x))
+        for z, y, x in self._places(start, padded.shape[1], starts):
+            logits = self._predicted(padded[:, z, y, x].reshape(-1, *self.patch_size))
+            sums.add(logits * weight, weight, (slice(z.start - start, z.stop - start), y, x))
 
     def _places(
         self, start: int, n_rows: int, starts: Sequence[Sequence[int]]
@@ -152,35 +139,25 @@ class SlidingWindow:
             for corner in itertools.product(firsts, *starts)
         ]
 
-    def _predicted(self, tiles: Sequence[Tensor]) -> list[Tensor]:
-        """Logits ``(k, *patch)`` of each tile ``(c, *patch)``, means over mirrored copies."""
-        names = [_value_of(tile) or index for index, tile in enumerate(tiles)]
-        waiting = {
-            name: tile
-            for name, tile in zip(names, tiles, strict=True)
-            if name not in self._constant
-        }
-        logits = dict(zip(waiting, self._through_network([*waiting.values()]), strict=True))
-        logits |= self._constant
-        for name in names:
-            if isinstance(name, tuple):  # the last one alone is kept
-                self._constant = {name: logits[name]}
-        return [logits[name] for name in names]
+    def _predicted(self, tile: Tensor) -> Tensor:
+        """Logits ``(k, *patch)`` of a tile ``(c, *patch)``, the mean over mirrored copies."""
+        value = _value_of(tile)
+        if value is None:
+            return self._through_network(tile)
+        if value not in self._constant:  # the last one alone is kept
+            self._constant = {value: self._through_network(tile)}
+        return self._constant[value]
 
-    def _through_network(self, tiles: Sequence[Tensor]) -> list[Tensor]:
-        copies = [(index, flip) for index in range(len(tiles)) for flip in self._flips]
-        sums: list[Tensor | None] = [None] * len(tiles)
-        there = [tile.to(self._device) for tile in tiles]
-        for begin in range(0, len(copies), self._n_together):
-            group = copies[begin : begin + self._n_together]
-            with _precision(self._device):
-                images = [torch.flip(there[index], flip) for index, flip in group]
-                outputs = self.network(torch.stack(images))
-                for (index, flip), output in zip(group, outputs, strict=True):
-                    turned, total = torch.flip(output, flip), sums[index]
-                    sums[index] = turned if total is None else total.add_(turned)
-        n_copies = len(self._flips)
-        return [total / n_copies if n_copies > 1 else total for total in sums if total is not None]
+    def _through_network(self, tile: Tensor) -> Tensor:
+        tile = tile.to(self._device)
+        total = self._mirrored(tile, self._flips[0])
+        for flip in self._flips[1:]:
+            total += self._mirrored(tile, flip)
+        return total / len(self._flips) if len(self._flips) > 1 else total
+
+    def _mirrored(self, tile: Tensor, flip: Sequence[int]) -> Tensor:
+        with _computing(self._device):
+            return torch.flip(self.network(torch.flip(tile, flip)[None])[0], flip)
 
 
 class _Sums:
@@ -223,5 +200,7 @@ def _value_of(tile: Tensor) -> tuple[float, ...] | None:
     return tuple(lowest.tolist()) if torch.equal(lowest, highest) else None
 
 
-def _precision(device: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast("cuda") if device.type == "cuda" else nullcontext()
+def _computing(device: torch.device) -> AbstractContextManager[object]:
+    if device.type == "cuda":
+        return torch.autocast("cuda")
+    return OneDnnConvolutions()

@@ -31,6 +31,7 @@ from graphnn_unet.data.patch_dataset import (
 from graphnn_unet.data.paths import folders
 from graphnn_unet.data.plan_and_preprocess import class_table
 from graphnn_unet.data.run_cases import RunCases, select_cases
+from graphnn_unet.device import keep_freed_memory
 from graphnn_unet.errors import InputError
 from graphnn_unet.graph.shared_batch import shared_images
 from graphnn_unet.networks.features import Tap
@@ -505,6 +506,7 @@ class SemiTrainer(Checkpointed):
 
     def run_training(self) -> None:
         """Train from the current step to the end; safe to interrupt at any time."""
+        keep_freed_memory(self.device)
         self.on_train_start()
         title = f"{type(self).__name__} fold {self.fold}"
         with (

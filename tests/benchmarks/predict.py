@@ -1,11 +1,9 @@
 """gnnunet_predict against nnUNetv2_predict_from_modelfolder, whole processes one after the other.
 
 The same model (exported to a plain one) and the same images: CPU time, wall time, peak memory of
-the processes, and the share of voxels with the same label. With ``--tiles`` the network of a model
-alone: CPU time a tile with one to eight of them in a batch, and how far the outputs lie apart.
+the processes, and the share of voxels with the same label.
 Run: python tests/benchmarks/predict.py [--quick] [--model FOLDER --images FOLDER] [--no-mirroring]
      [--repeats N] [--json FILE] [--device cuda]
-     python tests/benchmarks/predict.py --tiles --model FOLDER --threads 1 [--repeats N]
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,35 +51,11 @@ def same_share(first: Path, second: Path) -> float:
     return same / total
 
 
-def measure_tiles(bench: Bench, model: Path, repeats: int) -> None:
-    """CPU time of the network a tile, by the size of the batch."""
-    import torch
-
-    from graphnn_unet.models.load import load_predictor
-
-    window = load_predictor(model, device=torch.device("cpu")).window
-    network, sizes = window.network.eval(), (1, 2, 4, 8)
-    tiles = torch.randn(8, 1, *window.patch_size)
-    times: dict[int, list[float]] = {size: [] for size in sizes}
-    with torch.inference_mode():
-        for _ in range(repeats):
-            for size in sizes:
-                began = time.process_time()
-                network(tiles[:size])
-                times[size].append((time.process_time() - began) / size)
-        apart = (network(tiles[:1]) - network(tiles[:2])[:1]).abs().max().item()
-    for size in sizes:
-        value = statistics.median(times[size])
-        bench.add(f"CPU time a tile of {window.patch_size}, {size} in a batch", value, "s")
-    bench.add("largest difference of a logit, one or two in a batch", apart, "")
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Flags for a model and images that are there."""
     parser.add_argument("--model", type=Path, metavar="FOLDER", help="a trained model")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="images for it")
     parser.add_argument("--repeats", type=int, default=5, help="of each command")
-    parser.add_argument("--tiles", action="store_true", help="the network of --model alone")
     parser.add_argument("--no-mirroring", action="store_true", help="--disable_tta on both sides")
 
 
@@ -90,9 +63,6 @@ def main() -> int:
     """Measure and print."""
     options = arguments(__doc__, add_options)
     bench = Bench(options)
-    if options.tiles:
-        measure_tiles(bench, options.model, options.repeats)
-        return bench.finish()
     with (
         model_and_images(options) as (model, images),
         tempfile.TemporaryDirectory(prefix="gnnunet-bench-") as folder,

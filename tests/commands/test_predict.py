@@ -127,7 +127,6 @@ def test_fast_leaves_mirrored_copies_and_some_tiles_out(
     monkeypatch.setattr("graphnn_unet.models.predict.predict", predict)
     assert main(["-i", str(tmp_path), "-o", str(tmp_path / "out"), *flags]) == 0
     assert (given["mirroring"], given["step_size"]) == (mirroring, step_size)
-    assert given["in_pairs"] is ("--fast" in flags)
 
 
 def test_memory_budget_that_is_too_small_ends_with_2_as_nothing_is_done(

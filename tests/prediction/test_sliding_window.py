@@ -6,6 +6,7 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.prediction.sliding_window import SlidingWindow
@@ -41,11 +42,10 @@ def stock_logits(network, patch, data, mirror_axes, step_size=0.5):
     return engine.predict_sliding_window_return_logits(data)
 
 
-def window(network, patch, mirror_axes=None, step_size=0.5, *, in_pairs=False):
+def window(network, patch, mirror_axes=None, step_size=0.5):
     return SlidingWindow(
-        network, patch, 3, step_size=step_size, mirror_axes=mirror_axes, device=CPU,
-        in_pairs=in_pairs,
-    )  # fmt: skip
+        network, patch, 3, step_size=step_size, mirror_axes=mirror_axes, device=CPU
+    )
 
 
 def assembled(rows, shape):
@@ -71,12 +71,12 @@ def assembled(rows, shape):
         ((6, 10), (8, 4, 7), (0,)),
     ],
 )
-@pytest.mark.parametrize(("step_size", "in_pairs"), [(0.5, False), (0.75, False), (0.5, True)])
-def test_logits_are_those_of_nnunets_predictor(patch, shape, mirror_axes, step_size, in_pairs):
+@pytest.mark.parametrize("step_size", [0.5, 0.75])
+def test_logits_are_those_of_nnunets_predictor(patch, shape, mirror_axes, step_size):
     network, data = exact_network(len(patch)), image(*shape)
     data[:, :, : shape[1] // 2] = 0.25  # some tiles of one value
     expected = stock_logits(network, patch, data, mirror_axes, step_size)
-    ours = window(network, patch, mirror_axes, step_size, in_pairs=in_pairs)
+    ours = window(network, patch, mirror_axes, step_size)
     rows = ours.rows(data, network.state_dict())
     assert torch.equal(assembled(rows, shape), expected)
 
@@ -111,17 +111,13 @@ def test_tiles_of_one_value_go_through_the_network_once():
     assert torch.equal(others[:, 12:], logits[:, 12:])
 
 
-def test_small_tiles_go_through_the_network_in_pairs_on_request():
-    network, data = Counting(exact_network(3)), image(8, 8, 12)
-    for mirror_axes, in_pairs, batches in [
-        ((0, 1, 2), True, [2] * 8),  # two tiles of eight copies each
-        (None, True, [2]),
-        (None, False, [1, 1]),
-    ]:
-        network.batches.clear()
-        ours = window(network, (8, 8, 8), mirror_axes, in_pairs=in_pairs)
-        list(ours.rows(data, network.state_dict()))
-        assert network.batches == batches
+def test_single_tiles_are_convolved_by_onednn():
+    network = exact_network(3)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        list(window(network, (8, 8, 8), (0,)).rows(image(8, 8, 12), network.state_dict()))
+    counts = {event.key: event.count for event in profiled.key_averages()}
+    assert counts["aten::mkldnn_convolution"] == 8  # two tiles, two copies, two layers
+    assert "aten::slow_conv3d" not in counts
 
 
 def test_other_weights_of_the_same_network_are_used_from_their_first_row_on():
