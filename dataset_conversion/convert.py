@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphnn_unet.data.paths import REPORT, folders, new_dataset_name
+from graphnn_unet.data.paths import REPORT, folders, new_dataset_name, remove_refused
 from graphnn_unet.dataset_conversion.forms import FIXES, Request, form_named
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
@@ -82,6 +82,8 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     )
     if result.written and not (report.parent / "dataset.json").exists():
         report.unlink(missing_ok=True)  # of a conversion that found faults
+    if result.written:
+        remove_refused(full_name)
     return result
 
 

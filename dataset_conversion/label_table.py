@@ -138,8 +138,8 @@ def _stored_values(dataset: ConvertedDataset, n_workers: int | None) -> set[int]
             what = outcome.job.name if isinstance(outcome.job, Path) else "a label map"
             raise InputError(
                 f"{what} brings the number of label values to {len(values)}",
-                f"more than {MAX_LABELS} are no label map; is it an image",
-                "Check the --labels folder",
+                f"more than {MAX_LABELS} are no label map; it looks like an image",
+                "Check that --images and --labels are not swapped",
             )
     return values
 

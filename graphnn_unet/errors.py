@@ -8,8 +8,10 @@ in a script keeps working. ``exit_status`` is what the console scripts return (0
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,19 @@ def _error_from(kind: type[GraphnnError], values: dict[str, Any]) -> GraphnnErro
 
 class InputError(GraphnnError, ValueError):
     """A file, a value or a combination of options cannot be used."""
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """The cause of an error about a name that nobody knows: near ones, or else all.
+
+    Example:
+        >>> near_names("quik", ["la", "quick"]), near_names("x", ["la", "quick"])
+        ('near names: quick', 'known names: la, quick')
+    """
+    names = list(known)
+    if near := get_close_matches(name, names, n=3, cutoff=0.4):
+        return f"near names: {', '.join(near)}"
+    return f"known names: {', '.join(names) or 'none'}"
 
 
 def require_installed(modules: Sequence[str], extra: str, what: str) -> None:
@@ -254,10 +269,10 @@ class FaultsError(GraphnnError, ValueError):
         """One line a fault, in the order they were found, and one for many with the same words."""
         sharing: dict[tuple[str, str], list[Fault]] = {}
         for fault in self.faults:
-            sharing.setdefault((fault.cause, fault.remedy), []).append(fault)
+            sharing.setdefault(_words(fault), []).append(fault)
         lines = []
         for fault in self.faults:
-            together = sharing[fault.cause, fault.remedy]
+            together = sharing[_words(fault)]
             if len(together) < MANY:
                 lines.append(fault.line)
             elif fault is together[0]:
@@ -270,11 +285,17 @@ class FaultsError(GraphnnError, ValueError):
         return f"all faults stand in {self.report}" if self.report else ""
 
 
+def _words(fault: Fault) -> tuple[str, str]:
+    """Cause and remedy with ``CASE`` where the cause names the case, in the path of a file say."""
+    name = rf"(?<![A-Za-z0-9]){re.escape(fault.case)}(?![A-Za-z0-9])"
+    return re.sub(name, "CASE", fault.cause) if fault.case else fault.cause, fault.remedy
+
+
 def _shared_line(faults: Sequence[Fault], shown: int) -> str:
     """A fault of many cases on one line, their names last."""
     names = ", ".join(fault.case for fault in faults[:shown])
     more = f" and {len(faults) - shown} more" if len(faults) > shown else ""
-    whole = replace(faults[0], case=f"{len(faults)} cases")
+    whole = replace(faults[0], case=f"{len(faults)} cases", cause=_words(faults[0])[0])
     return f"{whole.line} They are {names}{more}."
 
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 LINE_INTERVAL_S = 30.0
+_HOURS_FROM_S = 3 * 3600
 MEASURED_S, LONG_S = 5.0, 60.0
 """An announcement follows after the first, and only where more than the second is left."""
 _state = {"quiet": False}
@@ -189,4 +190,6 @@ def _about(seconds: float) -> str:
 def _minutes(seconds: float) -> str:
     if seconds == float("inf"):
         return "unknown time"
+    if seconds >= _HOURS_FROM_S:
+        return _about(seconds)
     return f"{int(seconds // 60)}:{int(seconds % 60):02d} min"

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import InputError, near_names
 
 SectionType = TypeVar("SectionType", bound="Section")
 
@@ -94,8 +93,7 @@ def wrong_values(section: type[Section], values: Mapping[str, Any]) -> list[Wron
             field = str(detail["loc"][0]) if detail["loc"] else ""
             message = detail["msg"].removeprefix("Value error, ")
             if detail["type"] == "extra_forbidden":
-                names = get_close_matches(field, section.model_fields) or section.model_fields
-                message = f"no setting is called so; there are {', '.join(names)}"
+                message = f"no setting is called so; {near_names(field, section.model_fields)}"
             known = section.model_fields.get(field)
             wrong.setdefault(
                 field,

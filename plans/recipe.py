@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeGuard, cast
 
 from pydantic import Field, SerializeAsAny
 
-from graphnn_unet.errors import InputError, MissingFileError, RecipeError
+from graphnn_unet.errors import InputError, MissingFileError, RecipeError, near_names
 from graphnn_unet.settings import Section, SectionType, wrong_values
 from graphnn_unet.storage.text import read_text
 from graphnn_unet.user_code import MODULE_PREFIX
@@ -329,10 +329,8 @@ def load_recipe(name_or_file: str | Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         path = Path(text)
     if not path.is_file():
-        names = named_recipes()
-        near = difflib.get_close_matches(text, names, n=3) or names
         raise MissingFileError(
-            f"recipe {text!r} was not found", f"it is no file; recipes are {', '.join(near)}"
+            f"recipe {text!r} was not found", f"it is no file; {near_names(text, named_recipes())}"
         )
     try:
         layer = tomllib.loads(read_text(path))

@@ -36,3 +36,10 @@ def test_names_are_cut_only_where_a_report_holds_them():
     (line,) = error.lines
     assert f"c{SHOWN + 6:03d}." in line
     assert error.note == ""
+
+
+def test_faults_that_differ_in_the_name_of_the_case_share_a_line():
+    faults = [Fault(f"c{n}", "convert", f"in/c{n}_0000.nii is missing", "") for n in range(MANY)]
+    (line,) = FaultsError(faults).lines
+    assert line.startswith(f"{MANY} cases: in/CASE_0000.nii is missing. They are c0, c1, ")
+    assert len(FaultsError(faults[1:]).lines) == MANY - 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from graphnn_unet.clustering.settings import (
     RunSettings,
     make_settings,
 )
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import InputError, near_names
 from graphnn_unet.progress import say
 from graphnn_unet.settings import Section, make_section
 
@@ -82,9 +81,7 @@ def _by_section(options: Mapping[str, Any]) -> dict[type[Section], dict[str, Any
     known = [name for section in SECTIONS for name in section.model_fields]
     for name in values:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            remedy = f"Did you mean {near[0]}" if near else ""
-            raise InputError(f"cluster has no option {name!r}", "", remedy)
+            raise InputError(f"cluster has no option {name!r}", near_names(name, known))
     return {
         section: {name: values[name] for name in section.model_fields if name in values}
         for section in SECTIONS

@@ -156,8 +156,22 @@ def folds_of(words: Sequence[str] | None) -> list[int | str] | None:
     return [int(word) if re.fullmatch("[0-9]{1,6}", word) else word for word in words]
 
 
-def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> int:
-    """Call ``work`` and turn its errors into lines on stderr and an exit status."""
+_GOES_ON = re.compile(r"--c(ontinue_prediction)?\b")
+"""The flag that the hint of an interrupted command names."""
+
+
+def run(
+    work: Callable[[argparse.Namespace], None],
+    arguments: argparse.Namespace,
+    typed: Sequence[str],
+) -> int:
+    """Call ``work`` and turn its errors into lines on stderr and an exit status.
+
+    Args:
+        work: What the command does.
+        arguments: What it was given.
+        typed: The same as words, the name of the command first.
+    """
     from graphnn_unet.progress import set_quiet
 
     set_quiet(arguments.quiet)
@@ -182,6 +196,8 @@ def run(work: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     except KeyboardInterrupt as interrupt:
         hint = str(interrupt) or "Run the same command again to go on"
         print(f"interrupted: {hint}", file=sys.stderr)
+        if flag := _GOES_ON.search(hint):
+            say_next(*(word for word in typed if word not in {"--restart", flag[0]}), flag[0])
         return INTERRUPTED
     except GraphnnError as error:
         return _told(error, arguments.verbose)
@@ -312,7 +328,7 @@ def main(
         return _told(error)
     except BrokenPipeError:
         return 0
-    return run(work, arguments)
+    return run(work, arguments, [command_parser.prog, *(sys.argv[1:] if argv is None else argv)])
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -171,10 +171,16 @@ def _work(arguments: argparse.Namespace) -> None:
     for note in result.notes:
         say(f"note: {note}")
     _print_summary(result)
-    if result.written:
-        _command.say_next("gnnunet_plan_and_preprocess", "-d", result.dataset.partition("_")[2])
-    else:
+    name = result.dataset.partition("_")[2]
+    if not result.written:
         say("next: the same command without --dry-run")
+    elif result.count("labeled"):
+        _command.say_next("gnnunet_plan_and_preprocess", "-d", name)
+    else:
+        say(
+            f"next: gnnunet_suggest -d {name} --count 5 says what to label first; where label maps "
+            "are there, the same command with --labels and --overwrite"
+        )
 
 
 def _add_corrected(arguments: argparse.Namespace) -> None:

@@ -310,6 +310,11 @@ def no_images_fault(folder: Path, ending: str) -> Fault:
         cause, remedy = f"{folder} does not exist", "Give an existing folder"
     else:
         kinds = {file_ending(p) or p.suffix for p in folder.iterdir() if p.is_file()} - {""}
+        unlabeled = folder.parent / "imagesUn"
+        if not kinds and unlabeled.is_dir() and any(unlabeled.glob(f"*{ending}")):
+            cause = f"no case is labeled: {folder} is empty, {unlabeled.name} is not"
+            remedy = "Give label maps with gnnunet_convert --add-corrected DIR, or with --labels"
+            return fault(folder.name, "I40", cause, remedy)
         endings = f"found: {', '.join(sorted(kinds))}" if kinds else "the folder is empty"
         cause = f"no *_0000{ending} in {folder} ({endings})"
         remedy = "Correct file_ending in dataset.json or convert the images"

@@ -7,13 +7,12 @@ nnU-Net's three variables win; an unset one defaults to a folder below ``$GNNUNE
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.errors import InputError, MissingFileError, near_names
 from graphnn_unet.ranges import MAX_WORKERS
 
 _VARIABLES = {
@@ -111,9 +110,22 @@ def known_datasets() -> list[str]:
 
 
 def _is_dataset(folder: Path) -> bool:
-    if not (_DATASET.match(folder.name) and folder.is_dir()):
-        return False
-    return [path.name for path in folder.iterdir()] != [REPORT]
+    return bool(_DATASET.match(folder.name)) and folder.is_dir() and not _is_refused(folder)
+
+
+def _is_refused(folder: Path) -> bool:
+    return [path.name for path in folder.iterdir()] == [REPORT]
+
+
+def remove_refused(full_name: str) -> None:
+    """Remove reports of refused conversions whose id has become that of a data set.
+
+    nnU-Net finds data sets by id, in all folders, and refuses an id with two names.
+    """
+    for folder in folders().preprocessed.glob(f"Dataset{dataset_id(full_name):03d}_*"):
+        if folder.name != full_name and folder.is_dir() and _is_refused(folder):
+            (folder / REPORT).unlink()
+            folder.rmdir()
 
 
 def resolve_dataset(name_or_id: str | int) -> str:
@@ -139,11 +151,9 @@ def resolve_dataset(name_or_id: str | int) -> str:
         raise InputError(
             f"data set {text!r} is ambiguous", f"it fits {', '.join(hits)}", "Give the full name"
         )
-    near = difflib.get_close_matches(text, [n[11:] for n in names] + names, n=3)
-    known = ", ".join(near or names) or "none"
     raise MissingFileError(
         f"data set {text!r} was not found in {folders().raw}",
-        f"{'near names' if near else 'known data sets'}: {known}",
+        near_names(text, names if _DATASET.fullmatch(text) else [name[11:] for name in names]),
         "Make it with gnnunet_convert",
     )
 

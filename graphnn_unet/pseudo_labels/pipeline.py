@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from graphnn_unet.errors import RecipeError
+from graphnn_unet.errors import RecipeError, near_names
 from graphnn_unet.plans.recipe import declare_section
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.pseudo_labels.corrector import Corrector, Surroundings, Teaching
@@ -149,10 +148,9 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _corrector(name: str, surroundings: Surroundings) -> Corrector:
     names = known_correctors()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or list(names)
         raise RecipeError(
             f"pseudo_label.correct = {name!r} is no correction",
-            f"there are {', '.join(near)}",
+            near_names(name, names),
             "Choose among them, or leave it out",
         )
     return corrector_class(name)(surroundings)

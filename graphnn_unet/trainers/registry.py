@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import nnunetv2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from graphnn_unet import trainers as own_trainers
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import InputError, near_names
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.settings import Section
 from graphnn_unet.user_code import load_class
@@ -81,10 +80,9 @@ def known_trainer(name: str) -> type[nnUNetTrainer]:
         return loaded
     if name.isidentifier() and (stock := _stock(name)) is not None:
         return stock
-    near = difflib.get_close_matches(name, known_trainers(), n=3, cutoff=0.4) or known_trainers()
     raise InputError(
         f"trainer {name!r} is unknown",
-        f"trainers are {', '.join(near)}",
+        near_names(name, known_trainers()),
         "Give one of them, or path/to/file.py:ClassName",
     )
 

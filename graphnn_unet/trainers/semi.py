@@ -88,6 +88,8 @@ CALLED_HOOKS = frozenset(
 )  # fmt: skip
 """Methods of nnU-Net's trainer that are called here, so that overriding them has an effect."""
 
+_MANY_ON_A_CPU = 5000
+"""Steps: above, a training without a GPU takes days, and is told of the recipe for a CPU."""
 UNLABELED_COST = 1.2
 """A step with unlabeled images against one without: 1.0 to 1.3 measured with GraphCL on a CPU."""
 N_LOOKED_AT = 5
@@ -537,7 +539,13 @@ class SemiTrainer(Checkpointed):
         )
 
     def _needs(self) -> str:
-        return needs_text(self._checkpoint_bytes())
+        text = needs_text(self._checkpoint_bytes())
+        if self.device.type == "cpu" and self.n_steps > _MANY_ON_A_CPU:
+            text += (
+                ". It runs on a CPU: gnnunet_plan_and_preprocess --recipe quick plans a small "
+                "network and 800 steps"
+            )
+        return text
 
     def _checkpoint_bytes(self) -> int:
         """Room for three checkpoints: weights, and what the optimizer keeps of each."""

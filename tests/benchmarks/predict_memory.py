@@ -225,7 +225,9 @@ def main() -> int:
                   ours.peak_gb / stock.peak_gb, "x", at_most=0.5,
                   ours_gb=round(ours.peak_gb, 2), nnunet_gb=round(stock.peak_gb, 2),
                   ours_cpu_s=round(ours.cpu_s), nnunet_cpu_s=round(stock.cpu_s))  # fmt: skip
-        bench.add("voxels with the same label", same_share(home / "a", home / "b"), "", at_least=1)
+        other = 1e6 * (1 - same_share(home / "a", home / "b"))
+        # all classes of an untrained network are close to each other in noise
+        bench.add("voxels with another label, in a million", other, "", at_most=10)
         half = int(0.5e9 * stock.peak_gb)
         limited = predict(OURS, home / "c", *common, data_limit=half)
         bench.add(f"exit status with {half / 1e9:.2f} GB of data", limited.status, "", at_most=0)

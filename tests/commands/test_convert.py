@@ -137,3 +137,25 @@ def test_a_real_decathlon_task_converts(data: Path, capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert out.startswith("Dataset004_Hippocampus: 5 labeled, 45 unlabeled, 150 test cases")
     assert "hippocampus_003: its label map was stored as float32" in err
+
+
+def test_without_label_maps_the_end_says_what_is_left_to_do(data: Path, capsys):
+    assert main(["nifti", "--images", str(data / "images"), "-d", "My"]) == 0
+    err = capsys.readouterr().err
+    assert "next: gnnunet_suggest -d My --count 5" in err
+    assert "--labels and --overwrite" in err
+    assert "gnnunet_plan" not in err
+
+
+def test_a_report_of_a_refused_conversion_leaves_its_id_to_the_next(data: Path):
+    broken = data / "labels" / "case0.nii.gz"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    assert main(arguments(data)) == 2
+    reports = data.parent / "nnUNet_preprocessed"
+    assert [path.name for path in reports.iterdir()] == ["Dataset501_My"]
+    broken.write_bytes(whole)
+    other = [word if word != "My" else "Other" for word in arguments(data)]
+    assert main(other) == 0
+    assert (data.parent / "nnUNet_raw" / "Dataset501_Other").is_dir()
+    assert not (reports / "Dataset501_My").exists()

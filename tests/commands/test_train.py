@@ -1,6 +1,7 @@
 """``gnnunet_train`` as it is called: messages, exit status, signals."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -57,7 +58,7 @@ def test_says_where_the_model_is_and_that_training_cases_are_no_estimate(tiny_co
     [
         (["Tny", "3d_fullres", "BCPTrainer"], "near names: Tiny"),
         (["Tiny", "3d_lowres", "BCPTrainer"], "it has 2d, 3d_fullres"),
-        (["Tiny", "3d_fullres", "BCP"], "trainers are"),
+        (["Tiny", "3d_fullres", "BCP"], "near names: BCPTrainer"),
         (["Tiny", "3d_fullres", "BCPTrainer", "5x"], "fold '5x' is unknown"),
         (["Tiny", "3d_fullres", "BCPTrainer", "9"], "fold 9"),
         (["Tiny", "3d_fullres", "BCPTrainer", "--c"], "nothing to continue"),
@@ -159,9 +160,12 @@ def test_stopped_training_saves_its_state_and_continues_to_the_same_weights(
 
 def test_time_limit_ends_with_the_state_saved(tiny_copy, capsys):
     long = ["--set", "schedule.pretrain_steps=1000000", "schedule.steps_per_epoch=4"]
-    assert main(arguments("SupervisedTrainer", *long, "--time-limit", "4s")) == 130
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("interrupted:")]
+    given = arguments("SupervisedTrainer", *long, "--time-limit", "4s")
+    assert main([*given, "--restart"]) == 130
+    *_, line, again = capsys.readouterr().err.splitlines()
+    assert line.startswith("interrupted: ")
     assert "--c" in line
+    assert again == f"next: gnnunet_train {shlex.join(given)} --c"
     (state,) = (tiny_copy / "results" / DATASET).glob(f"*/fold_all/{LATEST}")
     assert load_checkpoint(state)["gnnunet"]["step"] > 0
 

@@ -50,6 +50,16 @@ def test_an_empty_or_missing_folder_is_one_fault(tmp_path: Path):
         assert words in no_images_fault(folder, ".nii.gz").cause
 
 
+def test_a_data_set_without_any_label_map_is_named_as_what_it_is(tmp_path: Path):
+    for name in ("imagesTr", "imagesUn"):
+        (tmp_path / name).mkdir()
+    assert "the folder is empty" in no_images_fault(tmp_path / "imagesTr", ".nii.gz").cause
+    (tmp_path / "imagesUn" / "a_0000.nii.gz").touch()
+    fault = no_images_fault(tmp_path / "imagesTr", ".nii.gz")
+    assert fault.cause.startswith("no case is labeled")
+    assert "--add-corrected" in fault.remedy
+
+
 @pytest.mark.parametrize("case", ["a", "LA_017", "x.y-z_0", "0" * 128])
 def test_case_ids_that_can_be_file_names_pass(case):
     assert case_id_fault(case, "dataset.json") is None

@@ -123,12 +123,12 @@ def test_an_unknown_name_lists_near_ones(base):
     make(base, "Dataset101_Pancreas", "Dataset102_ACDC")
     with pytest.raises(MissingFileError, match=r"'Pancras' was not found.*near names: Pancreas"):
         resolve_dataset("Pancras")
-    with pytest.raises(MissingFileError, match="known data sets: Dataset101_Pancreas, Dataset102"):
+    with pytest.raises(MissingFileError, match="known names: Pancreas, "):
         resolve_dataset("xyz")
 
 
 def test_without_any_data_set_the_way_to_one_is_told():
-    with pytest.raises(MissingFileError, match=r"known data sets: none.*gnnunet_convert"):
+    with pytest.raises(MissingFileError, match=r"known names: none.*gnnunet_convert"):
         resolve_dataset("LA")
 
 
