@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import Field
 
 from graphnn_unet.data.paths import use_folders
+from graphnn_unet.data.plan_files import read_plan
 from graphnn_unet.errors import InputError
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import (
@@ -21,8 +22,6 @@ from graphnn_unet.plans.recipe import (
     training_sections,
 )
 from graphnn_unet.settings import Section, make_section
-from graphnn_unet.storage.plan_schema import check_plans
-from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.registry import sections_of, trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, RunSpec
 
@@ -243,13 +242,8 @@ def is_supervised(row: Row) -> bool:
 
 def _recipe(settings: GridSettings, row: Row) -> tuple[Recipe, Recipe]:
     """Recipe of the plan, and that of a row."""
-    path = use_folders().preprocessed / settings.dataset / f"{settings.plans}.json"
-    plans = check_plans(read_json(path), path)
-    if settings.configuration not in plans["configurations"]:
-        raise InputError(
-            f"configuration {settings.configuration!r} is not in {path}",
-            f"it has {', '.join(plans['configurations'])}",
-        )
+    folder = use_folders().preprocessed / settings.dataset
+    plans, _ = read_plan(folder, settings.plans, settings.configuration)
     trainer_class(row.trainer)  # declares its settings
     layers = [load_recipe(settings.recipe)] if settings.recipe else []
     if overrides := [*settings.overrides, *row.overrides]:

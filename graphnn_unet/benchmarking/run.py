@@ -27,6 +27,7 @@ from graphnn_unet.benchmarking.one_run import (
     stop_all,
 )
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
+from graphnn_unet.data.plan_files import read_plan
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import CasesFailedError, Fault, InputError, MissingFileError
@@ -319,8 +320,8 @@ def _identifier(plans: dict[str, Any], configuration: str) -> str:
 def all_labels(settings: GridSettings) -> RunCases:
     """The cases of a run with all labels."""
     folder = folders().preprocessed / settings.dataset
-    path = folder / f"{settings.plans}.json"
-    identifier = _identifier(check_plans(read_json(path), path), settings.configuration)
+    plans, _ = read_plan(folder, settings.plans, settings.configuration)
+    identifier = _identifier(plans, settings.configuration)
     return select_cases(
         folder, identifier, n_labeled=None, draw=0, fold="all", development=settings.development
     )

@@ -141,11 +141,24 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
+    from graphnn_unet.data.paths import resolve_dataset, use_folders
+    from graphnn_unet.data.plan_files import read_plan
+    from graphnn_unet.errors import InputError
+    from graphnn_unet.trainers import TRAINERS
+
+    _command.show_folders()
+    if arguments.configuration in TRAINERS:
+        raise InputError(
+            f"{arguments.configuration} is a trainer, no configuration", "",
+            "The order is DATASET CONFIGURATION TRAINER",
+        )  # fmt: skip
+    # names with a slip are told before the seconds that the imports below take
+    preprocessed = use_folders().preprocessed / resolve_dataset(arguments.dataset)
+    read_plan(preprocessed, arguments.p, arguments.configuration)
     from graphnn_unet.trainers.distributed import is_first
     from graphnn_unet.trainers.run import train, validation_means
     from graphnn_unet.trainers.run_spec import parse_fold
 
-    _command.show_folders()
     mode = "continue" if arguments.c else "restart" if arguments.restart else "new"
     result = train(
         arguments.dataset,

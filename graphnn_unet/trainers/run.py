@@ -14,6 +14,7 @@ import torch
 
 from graphnn_unet.data.hidden_labels import hidden_files
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
+from graphnn_unet.data.plan_files import read_plan
 from graphnn_unet.data.preprocess import require_whole
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.data.splits import held_out
@@ -34,9 +35,7 @@ from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, rename
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
-from graphnn_unet.storage.plan_schema import check_plans
-from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.storage.schemas import check_description, read_metadata, read_summary
+from graphnn_unet.storage.schemas import read_metadata, read_summary
 from graphnn_unet.trainers.distributed import (
     decided_by_first,
     is_first,
@@ -152,7 +151,7 @@ def train(
     require_count("n_loader_workers", n_loader_workers, 0, MAX_WORKERS)
     require_loggers(loggers)
     name = resolve_dataset(dataset)
-    raw_plans, _ = _read_plan(use_folders().preprocessed / name, plans, configuration)
+    raw_plans, _ = read_plan(use_folders().preprocessed / name, plans, configuration)
     _own_trainer(trainer, name, configuration, plans)  # declares its settings
     planned = run_recipe(raw_plans, configuration)
     resolved = _resolve_recipe(raw_plans, configuration, recipe, overrides)
@@ -182,7 +181,7 @@ def train_run(
     """
     execution = execution or Execution()
     preprocessed = use_folders().preprocessed / spec.dataset
-    raw_plans, dataset_json = _read_plan(preprocessed, spec.plans, spec.configuration)
+    raw_plans, dataset_json = read_plan(preprocessed, spec.plans, spec.configuration)
     cls = _own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
     n_processes = max(execution.num_gpus, launched_processes())
@@ -242,24 +241,6 @@ def _own_trainer(trainer: str, dataset: str, configuration: str, plans: str) -> 
             f"Train it with nnUNetv2_train {dataset} {configuration} FOLD -tr {trainer} -p {plans}",
         )
     return cls
-
-
-def _read_plan(preprocessed: Path, plans: str, configuration: str) -> tuple[dict, dict]:
-    path = preprocessed / f"{plans}.json"
-    if not path.is_file():
-        known = sorted(p.stem for p in preprocessed.glob("*lans*.json")) or ["none"]
-        raise MissingFileError(
-            f"plan {path} is missing", f"plans of this data set: {', '.join(known)}",
-            f"Run gnnunet_plan_and_preprocess -d {preprocessed.name}, or choose a plan with -p",
-        )  # fmt: skip
-    raw_plans = check_plans(read_json(path), path)
-    if configuration not in raw_plans["configurations"]:
-        raise InputError(
-            f"configuration {configuration!r} is not in {path.name}",
-            f"it has {', '.join(raw_plans['configurations'])}",
-        )
-    description = preprocessed / "dataset.json"
-    return raw_plans, check_description(read_json(description), description)
 
 
 def _resolve_recipe(

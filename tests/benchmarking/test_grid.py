@@ -145,7 +145,7 @@ def test_a_row_that_predicts_otherwise_shares_the_model_and_no_other_folder():
     ("word", "why"),
     [
         ("step_size=0", "greater than 0"), ("scan_graph=perhaps", "valid boolean"),
-        ("tta=true", "there are scan_graph, scan_graph_blend, mirroring, step_size"),
+        ("tta=true", "known names: scan_graph, scan_graph_blend, mirroring, step_size"),
     ],
 )  # fmt: skip
 def test_a_prediction_that_cannot_be_is_refused_with_row_and_reason(word, why):

@@ -58,6 +58,7 @@ def test_says_where_the_model_is_and_that_training_cases_are_no_estimate(tiny_co
     [
         (["Tny", "3d_fullres", "BCPTrainer"], "near names: Tiny"),
         (["Tiny", "3d_lowres", "BCPTrainer"], "it has 2d, 3d_fullres"),
+        (["Tiny", "BCPTrainer", "3d_fullres"], "The order is DATASET CONFIGURATION TRAINER"),
         (["Tiny", "3d_fullres", "BCP"], "near names: BCPTrainer"),
         (["Tiny", "3d_fullres", "BCPTrainer", "5x"], "fold '5x' is unknown"),
         (["Tiny", "3d_fullres", "BCPTrainer", "9"], "fold 9"),
