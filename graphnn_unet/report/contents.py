@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,20 @@ class ReportSettings:
     images: Path | None = None
     labels: Path | None = None
     n_workers: int | None = None
+
+    def command(self, source: Path) -> str:
+        """The command that makes a page of these settings."""
+        words = ["gnnunet_report", str(source)]
+        default = ReportSettings()
+        for flag, value, without in (
+            ("--images", self.images, default.images),
+            ("--labels", self.labels, default.labels),
+            ("--cases", self.n_cases, default.n_cases),
+            ("--megabytes", self.megabytes, default.megabytes),
+        ):
+            if value != without:
+                words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+        return shlex.join([*words, "-o", "report.html"])
 
 
 @dataclass
@@ -88,7 +103,7 @@ class Report:
         """Picture and viewer of the cases, or why there are none."""
         if not read.cases:
             why = self.no_cases if missing or not self.shown else ""
-            return ([f"<h2>Cases</h2><p>{escaped(why)}</p>"] if why else []), Viewer("")
+            return ([f"<h2>Pictures</h2><p>{escaped(why)}</p>"] if why else []), Viewer("")
         parts = [f"<h2>{self._heading(read)}</h2>"]
         picture = png_image(
             overlay_png(read.cases[:_SHEET_ROWS], self.classes),

@@ -18,15 +18,17 @@ from graphnn_unet.report.contents import CaseFinder, Report, ReportSettings, ran
 from graphnn_unet.report.page import commands, escaped, figure_image
 from graphnn_unet.report.scores import METRICS_CSV, Scores, cases_of, shown
 from graphnn_unet.report.shown_cases import files_by_case
+from graphnn_unet.storage.checkpoints import FINAL, load_resumable
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers.run_log import progress_figure
 from graphnn_unet.trainers.run_spec import ModelName
 
-FINAL = "checkpoint_final.pth"
 _FOLD = re.compile(r"fold_(\d+|all)")
 _WARNING = re.compile(r"warning|diverge|not finite|\bnan\b|out of memory|error", re.IGNORECASE)
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: ")
+_TITLE = re.compile(r" fold \S+: \d+ labeled, (?P<unlabeled>\d+ unlabeled, )?\S+ held out")
+"""What a training says of its cases; of unlabeled ones where its method learns from them."""
 _MAX_WARNINGS = 10
 _ENOUGH = 8
 """Epochs from which on the course of the loss says something."""
@@ -77,6 +79,24 @@ class Fold:
         """``labeled``, ``unlabeled`` or ``held_out`` cases."""
         cases = self.facts.get(role, [])
         return [str(case) for case in cases] if isinstance(cases, list) else []
+
+    @property
+    def unlabeled(self) -> list[str]:
+        """Unlabeled cases that its method learns from; all that are recorded without a log."""
+        titles = [match for lines in self.logs for line in lines if (match := _TITLE.search(line))]
+        unused = titles and not any(match["unlabeled"] for match in titles)
+        return [] if unused else self.cases("unlabeled")
+
+    @cached_property
+    def step(self) -> int:
+        """The last step that is known, of the curve or of the checkpoint to go on from."""
+        logged = int(self.rows[-1].get("step") or 0) if self.rows else 0
+        try:
+            state = load_resumable(self.folder)[1].get("gnnunet")
+        except GraphnnError:
+            return logged
+        saved = state.get("step") if isinstance(state, dict) else None
+        return max(logged, saved) if isinstance(saved, int) else logged
 
     @property
     def minutes(self) -> float:
@@ -141,7 +161,7 @@ def run_report(source: Path, settings: ReportSettings) -> Report:
 def _lead(folds: Sequence[Fold], name: ModelName | None, dataset: str, scores: Scores) -> list[str]:
     first = folds[0]
     labeled = {case for fold in folds for case in (*fold.cases("labeled"), *fold.cases("held_out"))}
-    unlabeled = {case for fold in folds for case in fold.cases("unlabeled")} - labeled
+    unlabeled = {case for fold in folds for case in fold.unlabeled} - labeled
     trained = f"{name.trainer} ({name.configuration})" if name else "A network"
     counts = f"{len(labeled)} labeled"
     if unlabeled:
@@ -162,7 +182,7 @@ def _lead(folds: Sequence[Fold], name: ModelName | None, dataset: str, scores: S
 
 def _outcome(folds: Sequence[Fold], scores: Scores) -> str:
     if not scores.rows:
-        return "No case was scored: gnnunet_train ... --val scores those that it held out."
+        return _without_scores(folds)
     held_out = {case for fold in folds for case in fold.cases("held_out")}
     text = f"Mean Dice {shown(scores.mean_dice)} over {cases_of(len(scores.cases))}"
     if set(scores.cases) <= held_out:
@@ -171,6 +191,17 @@ def _outcome(folds: Sequence[Fold], scores: Scores) -> str:
         f"{text} that trained the model. This is no estimate of its quality on new cases: train "
         "with fold 0 to 4 or cv, or score predictions of test cases."
     )
+
+
+def _without_scores(folds: Sequence[Fold]) -> str:
+    if not any(fold.is_finished for fold in folds):
+        return "No case was scored: the training is not finished."
+    if all(fold.name == "all" for fold in folds):
+        return (
+            "No case was scored, and fold all holds none out: train fold 0 to 4 or cv, or score "
+            "predictions of test cases."
+        )
+    return "No case was scored: gnnunet_train ... --val scores those that it held out."
 
 
 def _of_training(folds: Sequence[Fold]) -> list[str]:
@@ -185,9 +216,9 @@ def _of_training(folds: Sequence[Fold]) -> list[str]:
 def _of_fold(fold: Fold) -> list[str]:
     sentences = []
     if not fold.is_finished:
-        step = fold.rows[-1]["step"] if fold.rows else 0
         sentences.append(
-            f"the training is not finished, it is at step {step:g}: gnnunet_train ... --c goes on."
+            f"the training is not finished, it is at step {fold.step}: gnnunet_train ... --c goes "
+            "on."
         )
     if n_left_out := sum(int(row.get("steps_left_out") or 0) for row in fold.rows):
         sentences.append(
@@ -251,26 +282,33 @@ def _settings(model: Path) -> list[str]:
 
 
 def _commands(folds: Sequence[Fold], name: ModelName | None, dataset: str) -> list[str]:
-    """What was typed, and what is typed next."""
+    """What was typed, and what is typed next: a model predicts where a fold of it is finished."""
     lines = []
     for fold in folds:
         words = [str(word) for word in fold.facts.get("command", [])]
         if words and Path(words[0]).name.startswith("gnnunet_"):
+            if not fold.is_finished:
+                words = [*(word for word in words if word not in ("--c", "--restart")), "--c"]
             lines.append(shlex.join([Path(words[0]).name, *words[1:]]))
     if not lines and name and dataset:
-        lines = [_train_command(name, dataset, fold.name) for fold in folds]
-    model = shlex.quote(str(folds[0].folder.parent))
-    predict = f"gnnunet_predict -i IMAGES -o PREDICTIONS -m {model}"
-    return [*dict.fromkeys(lines), predict, "gnnunet_evaluate -p PREDICTIONS -g LABELS"]
+        lines = [
+            _train_command(name, dataset, fold.name, goes_on=not fold.is_finished) for fold in folds
+        ]
+    if any(fold.is_finished for fold in folds):
+        model = shlex.quote(str(folds[0].folder.parent))
+        lines.append(f"gnnunet_predict -i IMAGES -o PREDICTIONS -m {model}")
+        lines.append("gnnunet_evaluate -p PREDICTIONS -g LABELS")
+    return [*dict.fromkeys(lines)]
 
 
-def _train_command(name: ModelName, dataset: str, fold: str) -> str:
+def _train_command(name: ModelName, dataset: str, fold: str, *, goes_on: bool) -> str:
     words = ["gnnunet_train", dataset, name.configuration, name.trainer, fold]
     if name.n_labeled is not None:
         words += ["--labeled", str(name.n_labeled), "--draw", str(name.draw)]
     words += ["--seed", str(name.seed)]
     if name.development:
         words += ["--development", str(name.development)]
+    words += ["--c"] * goes_on
     return shlex.join(words) + ("  # with a recipe of its own, see below" if name.variant else "")
 
 

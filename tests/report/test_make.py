@@ -1,7 +1,10 @@
 """What each kind of report says, and that no name in it is more than a name."""
 
 import json
+import os
 import re
+import shutil
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,11 +17,13 @@ from report.small_folders import (
     predictions_folder,
     raw_folder,
     scan,
+    write_rows,
 )
-from tiny_study import use_home
+from tiny_study import use_home, write_image
 
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.report.make import make_report
+from graphnn_unet.storage.checkpoints import save_checkpoint
 
 DICE = {"good": 0.95, "middle": 0.8, "poor": 0.3, "fair": 0.7, "bad": 0.5}
 PLAIN = {case: {} for case in DICE}
@@ -83,6 +88,53 @@ def test_a_finished_fold_is_not_called_unfinished(home, tmp_path):
     assert "No pictures" not in text, "none were asked for"
 
 
+def stopped(home, *, fold="all", trainer="SupervisedTrainer", unlabeled="", step=9):
+    """A training of which nothing but a checkpoint and a log are there."""
+    folder = model_folder(home / "results", DICE) / "fold_0"
+    model = folder.parent.rename(folder.parent.with_name(f"{trainer}__gnnunetPlans__2d"))
+    folder = (model / "fold_0").rename(model / f"fold_{fold}")
+    shutil.rmtree(folder / "validation")
+    (folder / "metrics.csv").unlink()
+    facts = json.loads((folder / "environment.json").read_text())
+    facts |= {"held_out": [], "command": [*facts["command"][:3], trainer, fold, "--restart"]}
+    (folder / "environment.json").write_text(json.dumps(facts))
+    (folder / "training_log_2026_01_01_10_00_00.txt").write_text(
+        f"2026-01-01 10:00:00: {trainer}  Dataset805_Small  2d  fold {fold}: 2 labeled, "
+        f"{unlabeled}none held out: no estimate of quality\n"
+    )
+    content = {"network_weights": {}, "gnnunet": {"step": step}}
+    save_checkpoint(folder / "checkpoint_latest.pth", content)
+    return folder
+
+
+def test_a_training_that_was_stopped_early(home, tmp_path):
+    folder = stopped(home)
+    text = plain_text(page(folder, tmp_path))
+    for words in (
+        "SupervisedTrainer (2d) was trained on 2 labeled cases of",
+        "No case was scored: the training is not finished.",
+        "The training is not finished, it is at step 9: gnnunet_train ... --c goes on.",
+        "gnnunet_train Dataset805_Small 3d_fullres SupervisedTrainer all --c",
+    ):
+        assert words in text, words
+    assert "gnnunet_predict" not in text, "it refuses a model that is not finished"
+    assert "--restart" not in text
+    (folder / "checkpoint_latest.pth").write_bytes(b"cut off")
+    assert "it is at step 0:" in plain_text(page(folder, tmp_path))
+
+
+def test_fold_all_holds_nothing_out(home, tmp_path):
+    folder = stopped(home, trainer="BCPTrainer", unlabeled="1 unlabeled, ")
+    (folder / "checkpoint_latest.pth").rename(folder / "checkpoint_final.pth")
+    text = plain_text(page(folder, tmp_path))
+    assert "was trained on 2 labeled and 1 unlabeled cases of" in text
+    assert "No case was scored, and fold all holds none out: train fold 0 to 4 or cv" in text
+    assert "--val" not in text
+    assert f"gnnunet_predict -i IMAGES -o PREDICTIONS -m {folder.parent}" in text
+    (folder.rename(folder.with_name("fold_1")))
+    assert "--val scores those that it held out" in plain_text(page(folder.parent, tmp_path))
+
+
 def test_missing_scans_are_told_and_scores_stay(home, tmp_path):
     model = model_folder(home / "results", DICE)
     text = plain_text(page(model, tmp_path))
@@ -104,14 +156,90 @@ def test_predictions_without_scores_tell_volumes(home, tmp_path):
     raw = raw_folder(home / "raw", PLAIN)
     predictions = predictions_folder(tmp_path / "p", DICE)
     (predictions / "metrics.csv").unlink()
-    from tiny_study import write_image
-
     write_image(predictions / "good.nii.gz", np.zeros_like(scan(0)[1]), (2.0, 1.0, 1.0))
     text = plain_text(page(predictions, tmp_path))
     assert "They are not scored" in text
     assert "Nothing at all was found in 1 case: good." in text
     assert "organ ml" in text
     assert raw.is_dir()
+
+
+def unscored(folder, *dropped):
+    predictions = predictions_folder(folder, DICE)
+    for name in ("metrics.csv", *dropped):
+        (predictions / name).unlink()
+    return predictions
+
+
+def write_volumes(folder, volumes, age_s=0):
+    rows = [{"case": case, "class": "organ", "voxels": 1, "ml": ml} for case, ml in volumes.items()]
+    write_rows(folder / "volumes.csv", rows)
+    moment = (folder / "volumes.csv").stat().st_mtime - age_s
+    os.utime(folder / "volumes.csv", (moment, moment))
+
+
+def test_volumes_that_are_written_are_not_measured_again(home, tmp_path, monkeypatch):
+    predictions = unscored(tmp_path / "p")
+    write_volumes(predictions, dict.fromkeys(DICE, 7.25) | {"bad": 0})
+    monkeypatch.setattr("graphnn_unet.report.predictions_page.user_labels", None)
+    text = plain_text(page(predictions, tmp_path, cases=0))
+    assert text.count("7.25") == 4
+    assert "Nothing at all was found in 1 case: bad." in text
+
+
+@pytest.mark.parametrize("change", ["other cases", "fewer cases", "older", "no numbers"])
+def test_volumes_of_other_maps_are_measured(home, tmp_path, change):
+    predictions = unscored(tmp_path / "p")
+    volumes = dict.fromkeys(DICE, 7.25)
+    if change == "other cases":
+        volumes["another"] = 7.25
+    elif change == "fewer cases":
+        del volumes["bad"]
+    elif change == "no numbers":
+        volumes["bad"] = "many"
+    write_volumes(predictions, volumes, age_s=60 * (change == "older"))
+    text = plain_text(page(predictions, tmp_path, cases=0))
+    assert "7.25" not in text
+    assert "organ ml" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda image: image, "voxels are no integers, the first is"),
+        (lambda image: np.rint(image) - 200, "a_0000.nii.gz holds -"),
+        (lambda image: np.rint(image), "a_0000.nii.gz has [0-9]+ different values"),
+    ],
+)
+def test_images_are_not_taken_for_label_maps(home, tmp_path, change, why):
+    for number, case in enumerate("abc"):
+        image = change(scan(number)[0])
+        write_image(tmp_path / "scans" / f"{case}_0000.nii.gz", image, (2.0, 1.0, 1.0))
+    with pytest.raises(InputError, match=f"scans holds images, not label maps: .*{why}"):
+        make_report(tmp_path / "scans", tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_an_atlas_of_many_areas_is_no_image(home, tmp_path):
+    blocks = np.arange(5 * 5 * 5, dtype=np.uint8).reshape(5, 5, 5)
+    atlas = blocks.repeat(3, 0).repeat(3, 1).repeat(3, 2)
+    write_image(tmp_path / "p" / "a.nii.gz", atlas, (1.0, 1.0, 1.0))
+    assert "label 124 ml" in page(tmp_path / "p", tmp_path, cases=0)
+
+
+def test_the_commands_make_the_same_page(home, tmp_path):
+    raw = raw_folder(tmp_path / "else where", PLAIN)
+    predictions = unscored(tmp_path / "p")
+    folders = {"images": raw / "imagesTr", "labels": raw / "labelsTr"}
+    html = unescape(page(predictions, tmp_path, cases=1, **folders))
+    images, labels = (f"'{folder}'" for folder in folders.values())
+    assert (
+        f"gnnunet_report {predictions} --images {images} --labels {labels} --cases 1 -o report.html"
+    ) in html
+    html = page(predictions, tmp_path, megabytes=5.5)
+    assert f"gnnunet_report {predictions} --megabytes 5.5 -o report.html" in html
+    assert html.count("<h2>Cases</h2>") == 1
+    assert "<h2>Pictures</h2>" in html
 
 
 def test_a_data_set_tells_what_stands_out(home, tmp_path):
