@@ -38,6 +38,7 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.images.components import keep_largest_components
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.images.read import read_label_map
+from graphnn_unet.metrics.intervals import MIN_PATIENTS, too_few
 from graphnn_unet.metrics.overlap import count_overlap
 from graphnn_unet.metrics.result import read_metrics_csv
 from graphnn_unet.models.choice import Choice
@@ -48,8 +49,6 @@ from graphnn_unet.storage.schemas import read_metadata
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
 
 DEFAULT_TRAINERS = ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer")
-MIN_PATIENTS = 6
-"""Fewer cannot tell: even where all agree, chance does as much once in 16 to 4 times."""
 FOLDER = "choose"
 
 
@@ -104,8 +103,8 @@ class Step:
         """The comparison in words."""
         points = f"{100 * self.mean:+.1f} Dice"
         if self.n_patients < MIN_PATIENTS:
-            return (f"{self.name}: {points} against {self.against}; {self.n_patients} patients are "
-                    f"too few to tell, {MIN_PATIENTS} are needed")  # fmt: skip
+            few = too_few(self.n_patients, "patient")
+            return f"{self.name}: {points} against {self.against}; {few}"
         interval = f"[{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
         verdict = "taken" if self.taken else "worse" if self.high < 0 else "no difference shown"
         return (f"{self.name}: {points} {interval} against {self.against}, {self.n_patients} "

@@ -19,6 +19,7 @@ from graphnn_unet.benchmarking.statistics import (
     variance_parts,
 )
 from graphnn_unet.errors import InputError
+from graphnn_unet.metrics.intervals import MIN_PATIENTS, too_few
 from graphnn_unet.metrics.registry import SHOWN, Metric, metrics_of
 from graphnn_unet.metrics.result import read_metrics_csv
 from graphnn_unet.storage.csv_cells import read_csv
@@ -139,6 +140,14 @@ class Scores:
         return wanted
 
 
+def note_on_intervals(scores: Scores) -> str:
+    """That few patients stand behind the intervals of a part; empty where there are enough."""
+    n_patients = len(set(scores.patients.tolist()))
+    if not 1 < n_patients < MIN_PATIENTS:  # a single one has no interval
+        return ""
+    return f"The 95 % intervals decide nothing: {too_few(n_patients, 'patient')}."
+
+
 def method_table(scores: Scores, labeled: str, baseline: str) -> list[list[str]]:
     """Means of all rows of a count of labels, and their difference from one of them."""
     measures = metrics_of(SHOWN)
@@ -220,7 +229,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 def page(scores: Scores, dataset: str, baseline: str | None = None) -> str:
     """All tables of a part as Markdown."""
     against = scores.baseline(baseline)
-    parts: list[str] = []
+    note = note_on_intervals(scores)
+    parts: list[str] = [f"{note}\n"] if note else []
     for labeled in scores.labeled:
         parts += [f"## {count_title(labeled)}\n", markdown(method_table(scores, labeled, against))]
         published = published_table(dataset, labeled)

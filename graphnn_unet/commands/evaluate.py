@@ -163,6 +163,7 @@ def _show_unsupervised(result: UnsupervisedResult) -> None:
         )
     ]
     _command.print_table(["mean over images", "value", "95 % from", "to"], rows)
+    _show_few(result.n_cases, "image")
     if result.faults:
         print(f"{len(result.faults)} without a usable prediction count with 0 (failures.csv)")
     say(f"wrote {result.metrics_csv} and summary.json")
@@ -177,6 +178,7 @@ def _show(result: EvaluationResult, measures: Sequence[Metric]) -> None:
     nsd = f", nsd at {tolerance}" * any(m.name == "nsd" for m in measures)
     print(f"protocol {result.protocol}, {n_cases}, distances in {unit}{nsd}")
     print(_table(result, measures))
+    _show_few(result.n_cases, "case")
     if result.is_estimate is False:
         print("These cases trained the model: the figures do not estimate its quality.")
     if result.faults:
@@ -186,6 +188,14 @@ def _show(result: EvaluationResult, measures: Sequence[Metric]) -> None:
             f"{'are' if failed != 1 else 'is'} in none of these figures (failures.csv)"
         )
     say(f"wrote {result.metrics_csv} and {result.summary_json.name}")
+
+
+def _show_few(n: int, noun: str) -> None:
+    """A line under the table where its interval is one of few cases; a single one has none."""
+    from graphnn_unet.metrics.intervals import MIN_PATIENTS, too_few
+
+    if 1 < n < MIN_PATIENTS:
+        print(f"The 95 % interval decides nothing: {too_few(n, noun)}.")
 
 
 def _table(result: EvaluationResult, measures: Sequence[Metric]) -> str:

@@ -56,6 +56,8 @@ SMALL_BYTES = 4 * 2**20
 """Label maps of less than this together are scored before worker processes would have started."""
 
 _MAX_NAMES = 5
+PREDICTED, CLUSTERED = "prediction.json", "clustering.json"
+"""What ``gnnunet_predict`` and ``gnnunet_cluster`` leave in a folder of their label maps."""
 _LOSSLESS = tuple(ending for ending in PICTURES if ending not in (".jpg", ".jpeg"))
 """Endings of pictures that can be label maps."""
 
@@ -111,8 +113,9 @@ def evaluate(
         FaultsError: No case could be scored; nothing was written.
         PartlyEvaluatedError: Some cases could not be scored; ``failures.csv`` names them, and
             ``error.result`` holds the figures of the others.
-        RefusedError: Both folders are the same, or the results would take the place of those of
-            other folders, another protocol, tolerance or way.
+        RefusedError: Both folders are the same or swapped, the predictions are clusters, or the
+            results would take the place of those of other folders, another protocol, tolerance or
+            way.
         InputError: The protocol, the tolerance or ``dataset.json`` cannot be used.
     """
     protocol = check_protocol(protocol)
@@ -121,6 +124,7 @@ def evaluate(
     predictions, labels = Path(predictions), Path(labels)
     target = predictions if output is None else Path(output)
     _check_folders(predictions, labels, target)
+    _require_named_classes(predictions)
     options = {"protocol": protocol, "nsd_tolerance_mm": nsd_tolerance_mm}
     require_no_other_evaluation(target, predictions, labels, options, overwrite)
     source = Path(dataset_json) if dataset_json else find_dataset_json(predictions, labels)
@@ -191,6 +195,7 @@ def _check_folders(predictions: Path, labels: Path, target: Path) -> None:
     if faults:
         raise FaultsError(faults)
     require_two_folders(predictions, labels)
+    require_not_swapped(predictions, labels)
     existing = target.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -209,6 +214,30 @@ def require_two_folders(predictions: Path, labels: Path) -> None:
             f"{predictions} is given for predictions and for labels",
             "every figure would be perfect",
             "Give two folders",
+        )
+
+
+def require_not_swapped(predictions: Path, labels: Path) -> None:
+    """Raise ``RefusedError`` where the folder of labels was written by this program's models.
+
+    Where both were, one model is compared with another.
+    """
+    records = (PREDICTED, CLUSTERED)
+    written = next((name for name in records if (labels / name).is_file()), None)
+    if written and not any((predictions / name).is_file() for name in records):
+        raise RefusedError(
+            "-p and -g are swapped",
+            f"{labels}, given as labels, holds predictions ({written}), and {predictions} none",
+            f"Give -p {labels} -g {predictions}",
+        )
+
+
+def _require_named_classes(predictions: Path) -> None:
+    if (predictions / CLUSTERED).is_file():
+        raise RefusedError(
+            f"{predictions} holds clusters of gnnunet_cluster",
+            "they have no names, and their ids are not those of the classes",
+            "Score them with --unsupervised",
         )
 
 

@@ -12,14 +12,28 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from graphnn_unet.progress import counted
+
 LEVEL = 0.95
 N_RESAMPLES = 9999
 SEED = 12345
 METHOD = "percentile bootstrap over cases"
+MIN_PATIENTS = 6
+"""Fewer cannot tell: even where all agree, chance does as much once in 16 to 4 times."""
 
 _BATCH = 500  # resamples at a time: bounds the memory to 500 x cases
 
 Floats = NDArray[np.float64]
+
+
+def too_few(n: int, noun: str) -> str:
+    """That so many decide nothing, whatever their interval is.
+
+    Example:
+        >>> too_few(3, "case")
+        '3 cases are too few to tell, 6 are needed'
+    """
+    return f"{counted(n, noun)} are too few to tell, {MIN_PATIENTS} are needed"
 
 
 def mean_interval(values: Floats, seed: int = SEED) -> tuple[float, float]:

@@ -30,7 +30,12 @@ from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.metrics.earlier import require_no_other_evaluation
-from graphnn_unet.metrics.evaluate import STAGE, require_two_folders, under_case_ids
+from graphnn_unet.metrics.evaluate import (
+    STAGE,
+    require_not_swapped,
+    require_two_folders,
+    under_case_ids,
+)
 from graphnn_unet.metrics.intervals import mean_intervals
 from graphnn_unet.metrics.protocols import check_protocol, csv_columns
 from graphnn_unet.progress import Progress
@@ -136,8 +141,8 @@ def evaluate_unsupervised(
     Raises:
         FaultsError: No image could be scored.
         PartlyPredictedError: Some have no usable prediction; ``error.result`` holds the figures.
-        RefusedError: Both folders are the same, or the results would take the place of those of
-            another evaluation.
+        RefusedError: Both folders are the same or swapped, or the results would take the place of
+            those of another evaluation.
         MissingFileError: A folder is missing or empty.
         InputError: The protocol or the matching is not known.
     """
@@ -154,6 +159,7 @@ def evaluate_unsupervised(
     target = predictions if output is None else Path(output)
     predicted, true = _by_case(predictions), _by_case(labels)
     require_two_folders(predictions, labels)
+    require_not_swapped(predictions, labels)
     under_case_ids(predicted, true)
     options = {"kind": "unsupervised", "protocol": protocol, "matching": matching}
     require_no_other_evaluation(target, predictions, labels, options, overwrite)

@@ -16,13 +16,14 @@ from graphnn_unet.benchmarking.tables import (
     Scores,
     count_title,
     method_table,
+    note_on_intervals,
     page,
     published_table,
     variance_table,
 )
 from graphnn_unet.errors import MissingFileError
 from graphnn_unet.report.class_map import COLORS
-from graphnn_unet.report.page import bullets, commands, document, figure_image, table
+from graphnn_unet.report.page import bullets, commands, document, escaped, figure_image, table
 from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.safe_load import read_json
@@ -90,6 +91,8 @@ def _comparison(folder: Path, against: str | None) -> tuple[str, str]:
 def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
     body = [f"<h2>{_TITLES[part]}: {len(scores.cases)} of "
             f"{len(set(scores.patients.tolist()))} patients</h2>"]  # fmt: skip
+    if note := note_on_intervals(scores):
+        body.append(f"<p class='note'>{escaped(note)}</p>")
     if len(scores.labeled) > 1:
         title = "Dice against the number of labeled cases"
         body.append(figure_image(_label_efficiency(scores), title))

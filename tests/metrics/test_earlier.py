@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from graphnn_unet.clustering.run import FACTS
 from graphnn_unet.commands.evaluate import main
 from graphnn_unet.errors import RefusedError
-from graphnn_unet.metrics.evaluate import evaluate
+from graphnn_unet.metrics.evaluate import CLUSTERED, PREDICTED, evaluate
 from graphnn_unet.metrics.unsupervised import evaluate_unsupervised
+from graphnn_unet.models.prediction_record import RECORD
 
 
 @pytest.fixture
@@ -64,6 +66,59 @@ def test_another_kind_is_refused_in_one_line_and_changes_nothing(folders, capsys
     assert main([*call, *second, "--overwrite"]) == 0
     assert contents(folders[0]) != before
     assert main(call) == 2  # the other way round too
+
+
+@pytest.mark.parametrize("more", [[], ["--unsupervised"], ["-o", "scores"], ["--overwrite"]])
+def test_folders_given_the_wrong_way_round_are_refused(folders, capsys, more, monkeypatch):
+    predictions, labels = folders
+    monkeypatch.chdir(predictions.parent)
+    assert RECORD == PREDICTED == "prediction.json"
+    (predictions / RECORD).write_text("{}")
+    assert main(["-p", str(labels), "-g", str(predictions), *more]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: -p and -g are swapped: {predictions}, given as labels, holds predictions "
+        f"(prediction.json), and {labels} none. Give -p {predictions} -g {labels}."
+    )
+    assert sorted(path.name for path in labels.iterdir()) == ["a.png", "b.png"]
+    assert not Path("scores").exists()
+    assert main(["-p", str(predictions), "-g", str(labels), *more]) == 0
+
+
+def test_one_model_is_compared_with_another(folders):
+    for folder in folders:
+        (folder / "prediction.json").write_text("{}")
+    assert evaluate(*folders).n_cases == 2
+
+
+def test_clusters_are_not_scored_by_the_names_of_classes(folders, capsys):
+    call = ["-p", str(folders[0]), "-g", str(folders[1])]
+    (folders[0] / "clustering.json").write_text("{}")
+    assert FACTS == CLUSTERED == "clustering.json"
+    assert main(call) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+    assert line == (
+        f"error: {folders[0]} holds clusters of gnnunet_cluster: they have no names, and their ids "
+        "are not those of the classes. Score them with --unsupervised."
+    )
+    assert not (folders[0] / "metrics.csv").exists()
+    assert main([*call, "--unsupervised"]) == 0
+    assert main(["-p", str(folders[1]), "-g", str(folders[0]), "--unsupervised"]) == 2
+
+
+@pytest.mark.parametrize("way", [[], ["--unsupervised"]])
+@pytest.mark.parametrize(("n", "is_few"), [(1, False), (2, True), (5, True), (6, False)])
+def test_few_cases_are_said_to_tell_nothing(folders, tmp_path, capsys, way, n, is_few):
+    for folder in folders:
+        for number in range(2, n):
+            shutil.copy(folder / "a.png", folder / f"c{number}.png")
+        if n == 1:
+            (folder / "b.png").unlink()
+    assert main(["-p", str(folders[0]), "-g", str(folders[1]), *way]) == 0
+    noun = "images" if way else "cases"
+    note = f"The 95 % interval decides nothing: {n} {noun} are too few to tell, 6 are needed."
+    told = capsys.readouterr().out.splitlines()
+    assert told.count(note) == is_few
+    assert any("too few" in line for line in told) == is_few
 
 
 def test_matchings_of_clusters_are_kinds_of_their_own(folders):
