@@ -83,13 +83,13 @@ class ConversionResult:
         return sum(row.role == role for row in self.rows)
 
 
-def require_new(folder: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a raw folder unless that was asked for."""
+def require_new(folder: Path, *, overwrite: bool, flag: str = "-d") -> None:
+    """Refuse to replace a raw folder unless that was asked for; ``flag`` gave its name."""
     if folder.exists() and not overwrite:
         raise RefusedError(
             f"{folder} exists",
             "it would be replaced",
-            "Give another name with -d, or --overwrite to replace it",
+            f"Give another name with {flag}, or --overwrite to replace it",
         )
 
 

@@ -18,7 +18,7 @@ from graphnn_unet.images.volume import Volume
 def raw_folder(name_or_id: str, *, overwrite: bool) -> Path:
     """Where the data set will lie; ``RefusedError`` before any work if it is there already."""
     folder = folders().raw / new_dataset_name(name_or_id, None, "Clusters")
-    require_new(folder, overwrite=overwrite)
+    require_new(folder, overwrite=overwrite, flag="--as-labels")
     return folder
 
 

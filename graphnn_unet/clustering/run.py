@@ -109,10 +109,10 @@ def cluster_folder(
     Errors are those of :func:`graphnn_unet.cluster`.
     """
     overwrite, by_slice = run_settings.overwrite, run_settings.by_slice
-    sources, faults, skipped = find_images(source, run_settings.channels)
-    require_output_folder(source, target)
     name = run_settings.as_labels
     raw = None if name is None else raw_folder(name, overwrite=overwrite)
+    sources, faults, skipped = find_images(source, run_settings.channels)
+    require_output_folder(source, target)
     facts = run_facts(features, settings, finish, by_slice=by_slice)
     with folder_lock(target, "gnnunet_cluster"):
         remove_leftovers(target)

@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
+    if arguments.as_labels:
+        from graphnn_unet.clustering.as_labels import raw_folder
+
+        _command.show_folders()
+        # before PyTorch is loaded, which takes longer
+        raw_folder(arguments.as_labels, overwrite=bool(arguments.overwrite))
     from graphnn_unet.clustering.cluster import cluster
     from graphnn_unet.clustering.settings import SECTIONS
     from graphnn_unet.progress import counted, say
@@ -53,8 +59,6 @@ def _work(arguments: argparse.Namespace) -> None:
     options: dict[str, Any] = {"n_workers": 0 if arguments.np == 1 else arguments.np}
     for section in SECTIONS:
         options |= _command.given_settings(arguments, section)
-    if arguments.as_labels:
-        _command.show_folders()
     say(f"folders: images={arguments.i} output={arguments.o}")
     result = cluster(arguments.i, arguments.o, **options)
     kept = f", {len(result.kept)} were there already" if result.kept else ""
