@@ -76,6 +76,8 @@ def _work(arguments: argparse.Namespace) -> None:
     _command.print_table(head, rows)
     scans = counted(arguments.count, "scan")
     print(f"{result.dataset}: {scans} suggested, as many at random: {result.table}")
+    if in_both := [case for case in result.cases() if case in result.cases("random")]:
+        print(f"{counted(len(in_both), 'scan')} in both lists: {', '.join(in_both)}")
     say("neither list is promised to be the better one")
     name = result.dataset.partition("_")[2]
     edited = "EDITED_MASKS" if result.predictions is None else result.predictions / EDITING

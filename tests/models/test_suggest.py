@@ -116,3 +116,19 @@ def test_the_command_prints_both_lists_and_promises_nothing(raw, tmp_path, capsy
     assert shown.out.count("3 9 15") == 4
     assert "neither list is promised to be the better one" in shown.err
     assert main(["-d", "Tiny", "--count", "20", "-o", str(tmp_path / "o")]) == 2
+
+
+@pytest.mark.parametrize("count", [1, 5, 6])
+def test_the_command_says_which_scans_are_in_both_lists(raw, tmp_path, capsys, count):
+    striped(raw, "case_06", 0)
+    words = ["-d", "Tiny", "--count", str(count), "-o", str(tmp_path), "-np", "1", "--seed", "1"]
+    assert main(words) == 0
+    rows = list(csv.DictReader((tmp_path / "suggestions.csv").open()))
+    lists = {
+        name: [r["case"] for r in rows if r["list"] == name] for name in ("suggested", "random")
+    }
+    both = [case for case in lists["suggested"] if case in lists["random"]]
+    told = [x for x in capsys.readouterr().out.splitlines() if "in both lists" in x]
+    noun = "scan" if len(both) == 1 else "scans"
+    assert told == ([f"{len(both)} {noun} in both lists: {', '.join(both)}"] if both else [])
+    assert len(both) >= 2 * count - N_UNLABELED
