@@ -28,9 +28,7 @@ def _work(arguments: argparse.Namespace) -> None:
     from graphnn_unet.report.demo import demo
 
     result = demo(arguments.o, arguments.device)
-    print(
-        f"\nfinished in {result.seconds / 60:.1f} min; 6 test scans, one seed: a try-out, no proof"
-    )
+    print(f"\nfinished in {result.seconds / 60:.1f} min")
     rows = [
         (
             r.method,
@@ -45,7 +43,11 @@ def _work(arguments: argparse.Namespace) -> None:
     _command.print_table(
         ("method", "Dice", "95 % interval", "95HD mm", "95 % interval", "training s"), rows
     )
-    print(f"\nworst, median and best scan: {result.overlay}")
+    print(
+        "\n6 scans, one seed, 400 steps: this shows the way, not which method is better; "
+        "gnnunet_choose tells that of your own scans"
+    )
+    print(f"worst, median and best scan: {result.overlay}")
     print(f"label maps and metrics.csv: {result.folder / 'predictions'}")
     say("next: gnnunet_convert nifti --images SCANS --labels LABELS -d MyStudy --dry-run")
 
