@@ -53,18 +53,20 @@ def _convolution(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    fits = (
+    if isinstance(padding, str) or not _takes(input, weight):
+        return native(input, weight, bias, stride, padding, dilation, groups)
+    padding_, stride_, dilation_ = (
+        [value] * (weight.ndim - 2) if isinstance(value, int) else list(value)
+        for value in (padding, stride, dilation)
+    )
+    return torch.mkldnn_convolution(input, weight, bias, padding_, stride_, dilation_, groups)
+
+
+def _takes(input: Tensor, weight: Tensor) -> bool:
+    return (
         torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and input.device.type == "cpu"
         and input.dtype == weight.dtype == torch.float32
         and input.ndim == weight.ndim  # not an image without its batch
-        and not isinstance(padding, str)
     )
-    if not fits:
-        return native(input, weight, bias, stride, padding, dilation, groups)
-    steps = (
-        [value] * (weight.ndim - 2) if isinstance(value, int) else list(value)
-        for value in (padding, stride, dilation)
-    )
-    return torch.mkldnn_convolution(input, weight, bias, *steps, groups)

@@ -155,7 +155,7 @@ class SlidingWindow:
             total += self._mirrored(tile, flip)
         return total / len(self._flips) if len(self._flips) > 1 else total
 
-    def _mirrored(self, tile: Tensor, flip: Sequence[int]) -> Tensor:
+    def _mirrored(self, tile: Tensor, flip: tuple[int, ...]) -> Tensor:
         with _computing(self._device):
             return torch.flip(self.network(torch.flip(tile, flip)[None])[0], flip)
 
