@@ -16,7 +16,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
         "gnnunet_predict",
         "Predict a file or folder; label maps carry the names of the input. Without -m or -d the "
-        "training that finished last is used.",
+        "training\nthat finished last is used; where trainings of several data sets have finished, "
+        "-d or -m is needed.",
         "Writes label maps, volumes.csv (ml of each class), prediction.json (of which image and "
         "which model\neach label map is), labels.ctbl and labels_itksnap.txt (names and colors for "
         "3D Slicer and\nITK-SNAP) and, where cases failed, failures.csv. A label map of an earlier "

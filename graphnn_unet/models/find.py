@@ -8,6 +8,8 @@ from pathlib import Path
 
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.images.find import some
+from graphnn_unet.models.prediction_record import recorded_models
 from graphnn_unet.storage.checkpoints import FINAL, LATEST
 from graphnn_unet.trainers.run_spec import ModelName
 
@@ -48,6 +50,7 @@ def last_finished_model(
 
     Raises:
         MissingFileError: No training has finished.
+        InputError: They are of several data sets: which one the images belong to is not known.
     """
     results = use_folders().results
     finished = [
@@ -61,7 +64,67 @@ def last_finished_model(
             f"there is no trained model in {results}", f"looked for {wanted}" if wanted else "",
             "Train one, or name it with -m",
         )  # fmt: skip
+    datasets = sorted({path.parts[-4] for path in finished})
+    if len(datasets) > 1:
+        raise InputError(
+            f"{results} holds finished trainings of {len(datasets)} data sets",
+            some(datasets), "Say which one predicts with -d DATASET or -m MODEL_FOLDER",
+        )  # fmt: skip
     return max(finished, key=lambda path: path.stat().st_mtime).parent.parent
+
+
+def require_model_folder(folder: Path) -> None:
+    """Refuse folders around and inside a model.
+
+    Raises:
+        MissingFileError: There is no such folder.
+        InputError: It is one fold of a model, or holds models.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"model folder {folder} is missing")
+    if (folder / "dataset.json").is_file():
+        return
+    model = folder.absolute().parent
+    if _FOLD.fullmatch(folder.absolute().name) and (model / "dataset.json").is_file():
+        raise InputError(
+            f"{folder} is no model folder", "it is one fold of a model", f"Give its parent {model}"
+        )
+    checkpoints = [p for up in ("", "*/") for p in _checkpoints(folder, f"{up}*/fold_*")]
+    if models := sorted({str(path.parent.parent.relative_to(folder)) for path in checkpoints}):
+        raise InputError(
+            f"{folder} is no model folder", f"it holds the models {some(models)}",
+            f"Give one of them, as {folder / models[0]}",
+        )  # fmt: skip
+
+
+def model_of_record(
+    folder: Path, trainer: str | None, configuration: str | None, plans: str | None
+) -> list[Path]:
+    """Model folders by which the label maps of a folder were made.
+
+    Args:
+        folder: Folder of label maps.
+        trainer: Where given, models of another one are not meant; likewise the others.
+        configuration: See there.
+        plans: See there.
+
+    Returns:
+        Nothing where no record names them, or they do not fit.
+
+    Raises:
+        MissingFileError: They are not where models lie.
+    """
+    dataset, names = recorded_models(folder) or ("", [])
+    if not names or not all(_fits(name, trainer, configuration, plans) for name in names):
+        return []
+    models = [use_folders().results / dataset / name for name in names]
+    for model in models:
+        if not model.is_dir():
+            raise MissingFileError(
+                f"the model of the label maps in {folder} is missing", f"there is no {model}",
+                "Name its folder with -m",
+            )  # fmt: skip
+    return models
 
 
 def _checkpoints(root: Path, folds: str, name: str = FINAL) -> list[Path]:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from graphnn_unet.errors import GraphnnError, InputError
-from graphnn_unet.models.find import available_folds
+from graphnn_unet.models.find import available_folds, require_model_folder
 from graphnn_unet.models.prediction_record import weights_id
 from graphnn_unet.networks.fold import can_fold, drop_alignment, fold_alignment
 from graphnn_unet.prediction.planned_networks import NETWORKS, network_name, planned_network
@@ -90,8 +90,10 @@ def read_description(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingFileError: There is none.
-        InputError: It lacks or misstates channels, labels or the ending of files.
+        InputError: It lacks or misstates channels, labels or the ending of files; or the folder is
+            one fold, or holds models.
     """
+    require_model_folder(folder)
     path = folder / "dataset.json"
     content = read_json(path)
     needed = {"channel_names", "labels", "file_ending"}

@@ -21,7 +21,7 @@ from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.images.nifti_forms import NiftiForm, require_form
 from graphnn_unet.models.choice import read_choice
 from graphnn_unet.models.ensemble import require_alike
-from graphnn_unet.models.find import find_model
+from graphnn_unet.models.find import find_model, model_of_record, require_model_folder
 from graphnn_unet.models.inputs import InputCase, find_inputs
 from graphnn_unet.models.load import name_of_file
 from graphnn_unet.models.one_case import ModelOnDisk
@@ -121,8 +121,9 @@ def predict(
             folder of DICOM series; for models of pictures, PNG, JPEG, TIFF or BMP of any name.
         output: Folder for label maps; made where it is missing, not the input folder.
         model: Model folder, or several, whose probabilities are averaged; or give ``dataset``
-            and, where several fit, ``trainer``, ``configuration`` and ``plans``; by default the
-            training that finished last.
+            and, where several fit, ``trainer``, ``configuration`` and ``plans``. Without both, the
+            training that finished last where all are of one data set; to continue, the model of
+            the label maps that are there.
         dataset: Name or id of the data set whose model is used.
         trainer: Trainer of the model; ``path/to/file.py:ClassName`` for a trainer of one's own.
         configuration: Configuration of the model.
@@ -181,23 +182,27 @@ def predict(
     trainer_file = trainer if trainer is not None and ".py:" in trainer else None
     if trainer_file is not None:
         trainer = name_of_file(trainer_file)
-    choice = None
+    choice, told = None, ""
     if dataset is not None and not (model or trainer or configuration or plans):
         choice = read_choice(use_folders().results / resolve_dataset(dataset))
     if choice is not None:
-        model_folders = list(choice.models)
+        model_folders, told = list(choice.models), "  (chosen by gnnunet_choose)"
     elif model:
         model_folders = [Path(m) for m in ([model] if isinstance(model, (str, Path)) else model)]
+    elif (
+        continue_prediction
+        and dataset is None
+        and (before := model_of_record(target, trainer, configuration, plans))
+    ):
+        model_folders, told = before, f"  (that of the label maps in {target})"
     else:
         model_folders = [find_model(dataset, trainer, configuration, plans)]
     for folder in model_folders:
-        if not folder.is_dir():
-            raise MissingFileError(f"model folder {folder} is missing")
+        require_model_folder(folder)
     # the network then runs on workers, and this machine may lack their device
     torch_device = resolve_device("cpu" if run_elsewhere() else device)
-    chosen = "  (chosen by gnnunet_choose)" * bool(choice)
     where = "of the workers" if run_elsewhere() else torch_device
-    say(f"model: {', '.join(map(str, model_folders))}{chosen}  device: {where}")
+    say(f"model: {', '.join(map(str, model_folders))}{told}  device: {where}")
     on_disk = [
         ModelOnDisk(folder, folds, checkpoint, step_size, mirroring, trainer_file)
         for folder in model_folders

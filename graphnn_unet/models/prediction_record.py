@@ -19,11 +19,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from graphnn_unet.errors import RefusedError
+from graphnn_unet.errors import GraphnnError, RefusedError
 from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
 from graphnn_unet.storage.atomic import checksum, rename, write_json
-from graphnn_unet.storage.safe_load import read_table
+from graphnn_unet.storage.safe_load import read_json, read_table
 from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
 
 RECORD = "prediction.json"
@@ -69,6 +69,38 @@ def weights_id(states: Sequence[Mapping[str, Tensor]]) -> str:
             flat = state[name].detach().cpu().reshape(-1).view(torch.uint8)
             digest.update(flat.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def recorded_models(folder: Path) -> tuple[str, list[str]] | None:
+    """Data set, and names of the model folders, of the last call that wrote into a folder.
+
+    Returns:
+        ``None`` where no record is there, or none that names them.
+
+    Raises:
+        InputError: The record is damaged.
+    """
+    path = folder / RECORD
+    content = _read(path) if path.is_file() else {}
+    dataset, models = content.get("dataset"), content.get("model")
+    if not (isinstance(dataset, str) and isinstance(models, str)):
+        return None
+    return dataset, models.split(", ")
+
+
+def is_predicted(source: Path) -> bool:
+    """Whether a file is, or a folder holds, label maps that a record beside them tells of."""
+    path = (source if source.is_dir() else source.parent) / RECORD
+    if not path.is_file():
+        return False
+    try:
+        content = read_json(path)
+    except GraphnnError:  # somebody else's file
+        return False
+    cases = content.get("cases") if isinstance(content, dict) else None
+    if not isinstance(cases, dict):
+        return False
+    return source.is_dir() or any(source.name.startswith(f"{name}.") for name in cases)
 
 
 class PredictionRecord:

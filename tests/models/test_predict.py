@@ -358,6 +358,44 @@ def test_without_a_model_the_last_finished_training_is_used(
         predict_function(images, tmp_path / "c", trainer="BCPTrainer", configuration="2d")
 
 
+def test_where_several_data_sets_are_trained_none_is_taken_unasked(
+    trained_home, images, tmp_path, monkeypatch
+):
+    home = use_home(tmp_path / "home", monkeypatch)
+    names = {DATASET: "BCPTrainer", "Dataset802_Other": "SupervisedTrainer"}
+    for name, trainer in names.items():
+        model = model_of(trained_home, trainer)
+        shutil.copytree(model, home / "results" / name / model.name)
+    words = r"finished trainings of 2 data sets: Dataset801_Tiny, Dataset802_Other\. .*-d .* or -m "
+    with pytest.raises(InputError, match=words):
+        predict_function(images, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+    # one data set alone has what is asked for
+    options = {"device": "cpu", "mirroring": False}
+    result = predict_function(images, tmp_path / "a", trainer="BCPTrainer", **options)
+    assert result.model == model_of(home, "BCPTrainer")
+    result = predict_function(images, tmp_path / "b", dataset="Other", **options)
+    assert result.model.parent.name == "Dataset802_Other"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("fold_all", r"fold_all is no model folder: it is one fold of a model\. Give its parent /"),
+        ("..", r"is no model folder: it holds the models BCPTrainer__.*, GraphCL.*\. Give one "),
+        (
+            "../..",
+            r"holds the models Dataset801_Tiny/BCPTrainer__\S+, .*Give one of them, as \S+__",
+        ),
+        ("fold_all/none", "model folder .* is missing"),
+    ],
+)
+def test_folders_around_and_inside_a_model_are_told(trained_home, images, tmp_path, place, words):
+    folder = (model_of(trained_home, "BCPTrainer") / place).resolve()
+    with pytest.raises((InputError, MissingFileError), match=words):
+        run(images, tmp_path / "out", folder)
+
+
 def test_model_of_a_data_set_is_found_by_its_parts(trained_home, images, tmp_path, monkeypatch):
     use_home(trained_home, monkeypatch)
     options = {"dataset": "Tiny", "device": "cpu"}

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -16,10 +17,16 @@ from models.small_models import (
     same_maps,
     write_good_images,
 )  # fmt: skip
-from tiny_study import model_of
+from tiny_study import DATASET, model_of, use_home
 
 from graphnn_unet import predict as predict_function
-from graphnn_unet.errors import CasesFailedError, FaultsError, InputError, RefusedError
+from graphnn_unet.errors import (
+    CasesFailedError,
+    FaultsError,
+    InputError,
+    MissingFileError,
+    RefusedError,
+)
 from graphnn_unet.models.prediction_record import fingerprint, weights_id
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import read_json
@@ -113,6 +120,33 @@ def test_another_model_redoes_all_and_a_moved_model_nothing(
     assert record["trainer"] == "SupervisedTrainer"
     makers = {record["made_by"][case["made_by"]]["trainer"] for case in record["cases"].values()}
     assert makers == {"SupervisedTrainer"}
+
+
+def test_without_a_model_the_one_of_the_record_goes_on(
+    trained_home, images, tmp_path, monkeypatch, capsys
+):
+    home = use_home(shutil.copytree(trained_home, tmp_path / "home"), monkeypatch)
+    first, target = model_of(home, "BCPTrainer"), tmp_path / "out"
+    run(images, target, None, trainer="BCPTrainer")
+    (target / "b.nii.gz").unlink()
+    os.utime(model_of(home, "SupervisedTrainer") / "fold_all" / FINAL)  # it has just finished
+    capsys.readouterr()
+    result = again(images, target, None)
+    assert (result.model, result.predicted) == (first, ["b"])
+    told = f"model: {first}  (that of the label maps in {target})  device: cpu"
+    assert capsys.readouterr().err.splitlines()[0] == told
+    assert again(images, target, None, trainer="SupervisedTrainer").predicted == list(GOOD)
+    shutil.rmtree(model_of(home, "SupervisedTrainer"))
+    with pytest.raises(MissingFileError, match=r"no .*/SupervisedTrainer__.* Name its folder.*-m"):
+        again(images, target, None)
+    assert again(images, target, None, dataset=DATASET, trainer="BCPTrainer").kept == []
+
+
+def test_without_a_model_all_that_were_averaged_go_on(trained_home, images, tmp_path, monkeypatch):
+    home = use_home(trained_home, monkeypatch)
+    both = [model_of(home, name) for name in ("BCPTrainer", "GraphCLTrainer")]
+    run(images, tmp_path, both)
+    assert again(images, tmp_path, None).kept == list(GOOD)
 
 
 def test_maps_without_a_record_are_predicted_again(model, images, there, capsys):
