@@ -30,6 +30,7 @@ from graphnn_unet.images.find import (
 from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.models.cases import CHECK_STAGE
 from graphnn_unet.models.picture_cases import picture_cases
+from graphnn_unet.models.prediction_record import RECORD, is_predicted
 from graphnn_unet.prediction.dicom_objects import require_references
 from graphnn_unet.storage.atomic import write_csv
 
@@ -139,10 +140,17 @@ def find_inputs(
 
     Raises:
         MissingFileError: There is no such file or folder.
-        InputError: Nothing to predict, or names that do not tell what belongs together.
+        InputError: Nothing to predict, label maps of this program, or names that do not tell what
+            belongs together.
     """
     if not source.exists():
         raise MissingFileError(f"input {source} is missing", "", "Give a file or folder with -i")
+    if is_predicted(source):
+        what = "holds label maps" if source.is_dir() else "is a label map"
+        raise InputError(
+            f"{source} {what} that gnnunet_predict wrote", f"{RECORD} there tells of them",
+            "Give the scans with -i",
+        )  # fmt: skip
     if ending == RAW_ENDING:
         return _pictures(source, len(channels))
     if not source.is_dir():

@@ -92,6 +92,20 @@ def test_label_maps_beside_the_images_are_not_predicted(tmp_path):
     assert inputs.left_out == [("a_seg.nii.gz", "a label map by its name")]
 
 
+def test_label_maps_of_this_program_are_no_scans(tmp_path):
+    touch(tmp_path, "a.nii.gz", "other.nii.gz")
+    record = tmp_path / "prediction.json"
+    record.write_text('{"risk": 0.3}')  # somebody else's file
+    assert names(tmp_path) == {"a": ["a.nii.gz"], "other": ["other.nii.gz"]}
+    record.write_text('{"schema_version": 2, "cases": {"a": {}}}')
+    words = "that gnnunet_predict wrote: prediction.json there tells of them. Give the scans with"
+    with pytest.raises(InputError, match=f"{tmp_path.name} holds label maps {words} -i"):
+        find_inputs(tmp_path, ("CT",))
+    with pytest.raises(InputError, match=rf"a\.nii\.gz is a label map {words} -i"):
+        find_inputs(tmp_path / "a.nii.gz", ("CT",))
+    assert names(tmp_path / "other.nii.gz") == {"other": ["other.nii.gz"]}
+
+
 def test_what_is_no_file_is_a_fault_of_its_case(tmp_path):
     touch(tmp_path, "a.nii.gz")
     (tmp_path / "b_0000.nii.gz").symlink_to("none")
