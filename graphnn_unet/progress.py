@@ -69,7 +69,7 @@ class Progress:
         work: Callable[[int], float] = float,
     ):
         self.total, self.description, self.unit = total, description, unit
-        self.done = self._initial = initial
+        self.done = self._initial = self._n_worked = initial
         self._needs, self._work = needs, work
         self._started = self._last_line = time.monotonic()
         # the first unit pays for loading and warming up: it counts only where it is the only one
@@ -95,14 +95,21 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def update(self, note: str = "") -> None:
-        """Count one unit; ``note`` is shown behind the numbers."""
+    def update(self, note: str = "", *, ahead: int = 0) -> None:
+        """Count one unit.
+
+        Args:
+            note: Shown behind the numbers.
+            ahead: Units that are done but for what goes on beside the next ones; they are not
+                counted yet, but tell how fast the work is.
+        """
         self.done += 1
+        self._n_worked = self.done + ahead
         now = time.monotonic()
         if self._needs is not None and now - self._started >= MEASURED_S:
             self._announce(self._needs, now)
         if self.done == self._initial + 1:
-            self._measured_from = (self.done, now)
+            self._measured_from = (self._n_worked, now)
         if self._bar is not None:
             if note:
                 self._bar.set_postfix_str(note, refresh=False)
@@ -119,8 +126,10 @@ class Progress:
             )
 
     def _seconds_left(self, since: int, since_s: float, now: float) -> float:
-        rate = (self._work(self.done) - self._work(since)) / max(now - since_s, 1e-9)
-        return (self._work(self.total) - self._work(self.done)) / rate if rate else float("inf")
+        rate = (self._work(self._n_worked) - self._work(since)) / max(now - since_s, 1e-9)
+        return (
+            (self._work(self.total) - self._work(self._n_worked)) / rate if rate else float("inf")
+        )
 
     def _announce(self, needs: Callable[[], str], now: float) -> None:
         self._needs = None

@@ -101,6 +101,18 @@ def test_one_long_unit_tells_enough(capsys, clock):
     assert "13 cases take about 2.2 h on this machine" in capsys.readouterr().err
 
 
+def test_units_that_are_nearly_done_tell_how_fast_the_work_is(capsys, clock):
+    with Progress(13, "predict", needs=lambda: "1 GB") as shown:
+        clock.now += 60
+        shown.update(ahead=1)
+        clock.now += 30
+        shown.update(ahead=1)
+    announced, first, second = capsys.readouterr().err.splitlines()
+    assert announced == "predict: 13 cases take about 6.5 min on this machine; 1 GB"
+    assert first == "predict: 1/13 cases, 5:30 min left"
+    assert second == "predict: 2/13 cases, 5:00 min left"
+
+
 @pytest.mark.parametrize(("step_s", "needs"), [(0.5, str), (20, None)])
 def test_short_runs_and_those_that_do_not_ask_are_not_announced(capsys, clock, step_s, needs):
     with Progress(20, "predict", needs=needs) as shown:

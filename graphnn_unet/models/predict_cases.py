@@ -37,7 +37,14 @@ from graphnn_unet.models.one_case import (
     case_fault,
     free_memory_gb,
 )
-from graphnn_unet.models.prediction_record import SET_ASIDE, Fingerprint, PredictionRecord, Volumes
+from graphnn_unet.models.prediction_record import (
+    SET_ASIDE,
+    Fingerprint,
+    PredictionRecord,
+    Volumes,
+    note_case,
+    note_replacement,
+)
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
@@ -78,6 +85,46 @@ class Member:
         return NetworkStage(self.predictor, outputs, budget, blend)
 
 
+@dataclass(frozen=True)
+class NotedJob:
+    """A case behind the network, and of which image it is."""
+
+    export: ExportJob
+    image: Fingerprint
+
+    @property
+    def case(self) -> str:
+        """Stem of the label map."""
+        return self.export.case
+
+
+@dataclass(frozen=True)
+class NotedExport:
+    """Writes the files of a case and, right behind the label map, the note for the record.
+
+    The record itself is written where the outcome arrives, and the network is at work there for
+    the time of a case. A label map that is replaced is unknown from before it is until after.
+
+    Attributes:
+        export: As ``export_case``.
+        folder: Output folder.
+        made_by: As the record of this call says it.
+    """
+
+    export: Callable[[ExportJob], Volumes]
+    folder: Path
+    made_by: str
+
+    def __call__(self, job: NotedJob) -> Volumes:
+        """Write one case; returns the volumes of its classes."""
+        name, endings = job.case, job.export.outputs.endings
+        if any((self.folder / f"{name}{ending}").exists() for ending in endings):
+            note_replacement(self.folder, name, job.image)
+        volumes = self.export(job.export)
+        note_case(self.folder, name, self.made_by, job.image, volumes)
+        return volumes
+
+
 def _interrupted(target: Path) -> KeyboardInterrupt:
     return KeyboardInterrupt(
         f"the label maps in {target} are whole. Go on with the same command and "
@@ -104,6 +151,8 @@ class CaseByCase:
         self.output_of: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.turned: dict[tuple[str, str], int] = {}
+        self.n_through = 0
+        """Cases that the network has answered, or that failed before."""
 
     def run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
         """Predict ``cases``; return those done and the faults of the others.
@@ -116,7 +165,7 @@ class CaseByCase:
         except KeyboardInterrupt as interrupt:
             raise _interrupted(self.target) from interrupt
         finally:
-            self.record.keep()
+            self.record.take_up_notes(self.output_of.values())
             failed = [self.output_of[fault.case] for fault in self.faults]
             set_aside(self.record, failed, self.outputs)
             self.volumes_csv = self.record.write_volumes(self.outputs.endings)
@@ -129,7 +178,7 @@ class CaseByCase:
                 if volumes is not None:
                     done.append(case)
                     self.record.add(self.output_of[case], self.image_of.pop(case), volumes)
-                progress.update(case)
+                self._count(progress, case)
         for (stored, wanted), n_cases in self.turned.items():
             say(
                 f"{n_cases} images stored as {stored} were turned to {wanted}, as the training "
@@ -137,13 +186,21 @@ class CaseByCase:
             )
         return sorted(done)
 
+    def _count(self, progress: Progress, case: str) -> None:
+        """Count a case; the network is ahead of those that are counted."""
+        progress.update(case, ahead=max(0, self.n_through - progress.done - 1))
+
     def _needs(self, done: Sequence[str], cases: Mapping[str, InputCase]) -> str:
         """Memory until now, and room for all label maps as far as those that are there tell."""
         stems = [self.output_of[case] for case in done]
         sizes = [
             p.stat().st_size for s in stems for p in self.target.glob(f"{glob.escape(s)}[._]*")
         ]
-        return needs_text(sum(sizes) / len(done) * len(cases) if done else None)
+        text = needs_text(sum(sizes) / len(done) * len(cases) if done else None)
+        copies = 2 ** len(self.predictor.mirroring_axes)
+        if self.predictor.device.type == "cpu" and copies > 1:
+            text += f"; gnnunet_predict --fast leaves {copies - 1} of {copies} mirrored copies out"
+        return text
 
     def _predicted(
         self, cases: dict[str, InputCase], progress: Progress
@@ -165,11 +222,12 @@ class CaseByCase:
             with at_work or nullcontext():
                 yield from self._on_workers(self.network, jobs)
             return
+        export = NotedExport(export_case, self.target, self.record.made_by)
         behind_network = self._behind_network(self.network, jobs, at_work, progress)
         exports = (
-            run_jobs(export_case, behind_network, n_workers=self.n_workers)
+            run_jobs(export, behind_network, n_workers=self.n_workers)
             if self.n_workers
-            else overlap(export_case, behind_network)
+            else overlap(export, behind_network)
         )
         case_of = {stem: case for case, stem in self.output_of.items()}
         for outcome in exports:
@@ -199,7 +257,7 @@ class CaseByCase:
         jobs: Iterator[PrepareJob],
         at_work: TemporaryDirectory[str] | None,
         progress: Progress,
-    ) -> Iterator[ExportJob]:
+    ) -> Iterator[NotedJob]:
         prepared = run_jobs(prepare_case, jobs, n_workers=self.n_workers)
         for outcome in prefetch(prepared, at_work):
             case = outcome.job.case
@@ -208,11 +266,12 @@ class CaseByCase:
                 self._fail(case, "preprocess", outcome)
             elif self._note(case, outcome.value):
                 export = network.export_job(outcome.job, self.output_of[case], outcome.value)
+            self.n_through += 1
             if isinstance(export, ExportJob):
-                yield export
+                yield NotedJob(export, self.image_of[case])
                 continue
             self.faults += [export] if export else []
-            progress.update(case)
+            self._count(progress, case)
 
     def _voting(self, while_there: str) -> VotingJob | None:
         if self.panel is None:

@@ -2,15 +2,20 @@
 
 Parts of a prediction run at the same time in one folder: each keeps ``prediction_partN.json``, and
 the next whole run takes these up. Where several know a case, the latest counts.
+
+What writes a label map, in a thread or another process, leaves a note about it at once. The record
+takes it up when it hears of the case, or, after an interrupt or a kill, the next time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 import zlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +24,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from graphnn_unet.errors import GraphnnError, RefusedError
+from graphnn_unet.errors import GraphnnError, MissingFileError, RefusedError
 from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
 from graphnn_unet.storage.atomic import checksum, rename, write_json
@@ -27,6 +32,9 @@ from graphnn_unet.storage.safe_load import read_json, read_table
 from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
 
 RECORD = "prediction.json"
+_NOTE = ".noted-"
+_IN_REPLACEMENT = "being replaced"
+"""Stands for model and options while a label map that is there is written anew."""
 SET_ASIDE = "set_aside"
 """Folder for label maps of an earlier run whose case failed in this one."""
 
@@ -45,6 +53,10 @@ class _CaseRecord(Table):
     input: dict[str, _Number]
     volumes: dict[str, Annotated[list[_Number | float | None], Field(min_length=2, max_length=2)]]
     when: Text
+
+
+class _Note(_CaseRecord):
+    name: Text
 
 
 class _Record(Table):
@@ -103,6 +115,54 @@ def is_predicted(source: Path) -> bool:
     return source.is_dir() or any(source.name.startswith(f"{name}.") for name in cases)
 
 
+def note_replacement(folder: Path, name: str, image: Fingerprint) -> None:
+    """Leave a note that nothing is known of a label map from now on."""
+    _write_note(folder, name, _entry(_IN_REPLACEMENT, image, {}))
+
+
+def note_case(folder: Path, name: str, made_by: str, image: Fingerprint, volumes: Volumes) -> None:
+    """Leave a note of a label map that is whole on the disk.
+
+    Args:
+        folder: Output folder.
+        name: Stem of the label map.
+        made_by: As the record of this call says it.
+        image: Of which it is.
+        volumes: Of its classes.
+    """
+    _write_note(folder, name, _entry(made_by, image, volumes))
+
+
+def _note(folder: Path, name: str) -> Path:
+    # no name of a case is too long for it
+    return folder / f"{_NOTE}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.json"
+
+
+def _write_note(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    write_json(_note(folder, name), {"name": name, **entry})
+
+
+def _entry(made_by: str, image: Fingerprint, volumes: Volumes) -> dict[str, Any]:
+    when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return {"made_by": made_by, "input": image, "volumes": volumes, "when": when}
+
+
+def _read_notes(folder: Path) -> dict[str, Any]:
+    """Notes by the stem of the label map."""
+    notes: dict[str, Any] = {}
+    for path in sorted(folder.glob(f"{_NOTE}*.json")):
+        with suppress(MissingFileError):  # another part has taken it up
+            name, entry = _read_note(path)
+            notes[name] = entry
+    return notes
+
+
+def _read_note(path: Path) -> tuple[str, dict[str, Any]]:
+    content = read_table(path)
+    raise_faults(faults_of(_Note, content), path, "is damaged", _REMEDY)
+    return content.pop("name"), content
+
+
 class PredictionRecord:
     """The label maps of a folder, and what this call adds to them.
 
@@ -129,8 +189,11 @@ class PredictionRecord:
         }
         self._makers[self.made_by] = self.facts
         entries = [entry for content in before for entry in content["cases"].items()]
+        self._notes = _read_notes(folder)
+        entries += self._notes.items()
         self.cases: dict[str, Any] = dict(sorted(entries, key=lambda entry: entry[1]["when"]))
         self._new: dict[str, Any] = {}
+        self._unwritten: list[str] = []
         self._written, self._writing_s = 0.0, 0.0
 
     def require_no_strangers(
@@ -169,7 +232,7 @@ class PredictionRecord:
     def why_again(self, name: str, files: Sequence[Path]) -> str:
         """Why a label map that is there is not that of its image by this model; else empty."""
         entry = self.cases.get(name)
-        if entry is None:
+        if entry is None or entry["made_by"] == _IN_REPLACEMENT:
             return "of which the record does not tell image and model"
         if entry["made_by"] != self.made_by:
             return "of another model or other options"
@@ -181,20 +244,28 @@ class PredictionRecord:
 
     def add(self, name: str, image: Fingerprint, volumes: Volumes) -> None:
         """Note a label map that is whole on the disk."""
-        when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self._new[name] = {
-            "made_by": self.made_by, "input": image, "volumes": volumes, "when": when,
-        }  # fmt: skip
-        self.cases[name] = self._new[name]
+        self._add(name, _entry(self.made_by, image, volumes))
         if time.monotonic() - self._written > self._writing_s / _WRITING_SHARE:
             self.keep()
+
+    def _add(self, name: str, entry: dict[str, Any]) -> None:
+        self.cases[name] = self._new[name] = entry
+        self._unwritten.append(name)
 
     def begin(self) -> None:
         """Write what is known before the first case; a whole run takes up the parts' records."""
         self._write(RECORD, self.cases)
         if self.part is None:
-            for path in (*self._parts, *self.folder.glob("volumes_part*.csv")):
+            notes = [_note(self.folder, name) for name in self._notes]
+            for path in (*self._parts, *notes, *self.folder.glob("volumes_part*.csv")):
                 path.unlink(missing_ok=True)
+
+    def take_up_notes(self, names: Collection[str]) -> None:
+        """Add the cases of this call of which nothing but a note is known, and write all."""
+        for name in names:
+            if name not in self._new and _note(self.folder, name).is_file():
+                self._add(*_read_note(_note(self.folder, name)))
+        self.keep()
 
     def keep(self) -> None:
         """Write what this call has added."""
@@ -203,6 +274,9 @@ class PredictionRecord:
             self._write(RECORD, self.cases)
         elif self._new:
             self._write(f"prediction_part{self.part}.json", self._of_this_part() | self._new)
+        for name in self._unwritten:
+            _note(self.folder, name).unlink(missing_ok=True)
+        self._unwritten.clear()
         self._written = time.monotonic()
         self._writing_s = self._written - began
 
@@ -250,6 +324,7 @@ class PredictionRecord:
                 rename(path, self.folder / SET_ASIDE / path.name)
             count += bool(there)
             self.cases.pop(name, None)
+            self._new.pop(name, None)
         return count
 
 

@@ -27,7 +27,13 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
-from graphnn_unet.models.prediction_record import fingerprint, weights_id
+from graphnn_unet.models import predict_cases
+from graphnn_unet.models.prediction_record import (
+    PredictionRecord,
+    fingerprint,
+    note_case,
+    weights_id,
+)
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import read_json
 
@@ -240,13 +246,11 @@ def test_damaged_record_is_told(model, images, there, case):
 
 
 def test_case_is_recorded_once_its_map_is_whole(model, tmp_path, monkeypatch):
-    from graphnn_unet.models.prediction_record import PredictionRecord
-
     images, target = write_good_images(tmp_path / "in"), tmp_path / "out"
     original = PredictionRecord.add
 
     def interrupted(self, name, *details):
-        if name == "c.2":
+        if name == "b":
             raise KeyboardInterrupt
         original(self, name, *details)
 
@@ -254,8 +258,52 @@ def test_case_is_recorded_once_its_map_is_whole(model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt, match="--continue_prediction"):
         run(images, target, model)
     monkeypatch.undo()
-    assert list(read_json(target / "prediction.json")["cases"]) == ["a_1", "b"]
-    assert again(images, target, model).predicted == ["c.2"]
+    there = sorted(label_maps(target))
+    assert there[:2] == ["a_1", "b"]
+    assert list(read_json(target / "prediction.json")["cases"]) == there
+    assert again(images, target, model).kept == there
+    assert not list(target.glob(".*.json"))
+
+
+def test_note_of_any_name_comes_back(tmp_path):
+    name = "ä" * 123 + "\udcff"  # as long as a file name with .nii.gz may be
+    note_case(tmp_path, name, "x", {"bytes": 1, "crc32": 2}, {"organ": (3, None)})
+    record = PredictionRecord(tmp_path, {}, {}, None)
+    assert record.cases[name]["volumes"] == {"organ": [3, None]}
+    (path,) = tmp_path.iterdir()
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"noted-\w+\.json is damaged"):
+        PredictionRecord(tmp_path, {}, {}, None)
+
+
+def test_map_that_the_record_had_no_time_for_is_kept(model, images, there, tmp_path):
+    whole = read_json(there / "prediction.json")
+    known = whole["cases"].pop("b")
+    (there / "prediction.json").write_text(json.dumps(whole))
+    note_case(there, "b", known["made_by"], known["input"], known["volumes"])
+    assert again(images, there, model).kept == list(GOOD)
+    assert read_json(there / "prediction.json")["cases"]["b"]["input"] == known["input"]
+    assert not list(there.glob(".*.json"))
+
+
+@pytest.mark.parametrize("goes_on", ["former", "new"])
+def test_map_is_nobodys_while_it_is_replaced(
+    trained_home, model, images, there, monkeypatch, goes_on
+):
+    models = {"former": model, "new": model_of(trained_home, "SupervisedTrainer")}
+    export = predict_cases.export_case
+
+    def stopped(job):
+        export(job)
+        if job.case == "b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict_cases, "export_case", lambda job: stopped(job) or export(job))
+    with pytest.raises(KeyboardInterrupt):
+        run(images, there, models["new"])
+    monkeypatch.undo()
+    kept = {"former": ["c.2"], "new": ["a_1"]}[goes_on]
+    assert again(images, there, models[goes_on]).kept == kept
 
 
 def test_weights_of_any_fold_count():
