@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphnn_unet.commands import _command
+
+if TYPE_CHECKING:
+    from graphnn_unet.models.predict import PredictionResult
 
 FAST_STEP = 0.75
 """Step of ``--fast``: about a third of the tiles that a step of 0.5 takes in a volume."""
@@ -129,50 +133,66 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.models.predict import predict
-    from graphnn_unet.progress import counted, say
+    from graphnn_unet.models.predict import CasesNotPredictedError, predict
 
     _command.show_folders()
     step_size = FAST_STEP if arguments.fast else 0.5
-    result = predict(
-        arguments.i,
-        arguments.o,
-        model=arguments.m,
-        dataset=arguments.d,
-        trainer=arguments.tr,
-        configuration=arguments.c,
-        plans=arguments.p,
-        folds=_command.folds_of(arguments.f),
-        checkpoint=arguments.chk,
-        save_probabilities=arguments.save_probabilities,
-        uncertainty=arguments.uncertainty,
-        continue_prediction=arguments.continue_prediction,
-        mirroring=not (arguments.disable_tta or arguments.fast),
-        step_size=arguments.step_size or step_size,
-        nifti_form=arguments.nifti_form,
-        memory_budget_gb=arguments.memory_budget,
-        num_parts=arguments.num_parts,
-        part_id=arguments.part_id,
-        device=arguments.device,
-        n_workers=arguments.np,
-        scan_graph=arguments.scan_graph,
-        scan_graph_blend=arguments.scan_graph_blend,
-        scan_graph_cache=arguments.scan_graph_cache,
-        for_editing=arguments.for_editing,
-        output_types=arguments.output_type or ["nifti"],
-    )
-    kept = f", {len(result.kept)} were there already" if result.kept else ""
-    print(f"{counted(len(result.predicted), 'case')} predicted{kept}: {arguments.o}")
-    tables = "".join(f", {path.name}" for path in result.color_tables)
-    viewers = f"; names and colors for 3D Slicer and ITK-SNAP: {tables[2:]}" if tables else ""
-    source = Path(arguments.i)
-    labels = source.with_name(source.name.replace("images", "labels"))
-    is_labeled = labels != source and labels.is_dir()
-    say(f"volumes of each class in ml: {result.volumes_csv}{viewers}")
+    try:
+        result = predict(
+            arguments.i,
+            arguments.o,
+            model=arguments.m,
+            dataset=arguments.d,
+            trainer=arguments.tr,
+            configuration=arguments.c,
+            plans=arguments.p,
+            folds=_command.folds_of(arguments.f),
+            checkpoint=arguments.chk,
+            save_probabilities=arguments.save_probabilities,
+            uncertainty=arguments.uncertainty,
+            continue_prediction=arguments.continue_prediction,
+            mirroring=not (arguments.disable_tta or arguments.fast),
+            step_size=arguments.step_size or step_size,
+            nifti_form=arguments.nifti_form,
+            memory_budget_gb=arguments.memory_budget,
+            num_parts=arguments.num_parts,
+            part_id=arguments.part_id,
+            device=arguments.device,
+            n_workers=arguments.np,
+            scan_graph=arguments.scan_graph,
+            scan_graph_blend=arguments.scan_graph_blend,
+            scan_graph_cache=arguments.scan_graph_cache,
+            for_editing=arguments.for_editing,
+            output_types=arguments.output_type or ["nifti"],
+        )
+    except CasesNotPredictedError as error:
+        _show(error.result, arguments.o, error.n_cases)
+        raise
+    _show(result, arguments.o)
     if "nifti" in (arguments.output_type or ["nifti"]):
+        source = Path(arguments.i)
+        labels = source.with_name(source.name.replace("images", "labels"))
+        is_labeled = labels != source and labels.is_dir()
         _command.say_next(
             "gnnunet_evaluate", "-p", arguments.o, "-g", labels if is_labeled else "LABELS"
         )
+
+
+def _show(result: PredictionResult, output: str, n_cases: int | None = None) -> None:
+    """What was done, of how many cases where some failed, and the tables beside the label maps."""
+    from graphnn_unet.progress import counted, say
+
+    n_predicted = len(result.predicted)
+    number = counted(n_predicted, "case")
+    if n_cases is not None:
+        number = f"{n_predicted} of {counted(n_cases, 'case')}"
+    kept = f", {len(result.kept)} were there already" if result.kept else ""
+    print(f"{number} predicted{kept}: {output}")
+    # of pictures, which have no size in ml, there are no color tables
+    what = "volumes of each class in ml" if result.color_tables else "pixels of each class"
+    tables = ", ".join(path.name for path in result.color_tables)
+    viewers = f"; names and colors for 3D Slicer and ITK-SNAP: {tables}" if tables else ""
+    say(f"{what}: {result.volumes_csv}{viewers}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

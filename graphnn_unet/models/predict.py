@@ -11,6 +11,7 @@ from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import (
     CasesFailedError,
+    Fault,
     FaultsError,
     InputError,
     MissingFileError,
@@ -78,6 +79,14 @@ class PredictionResult:
     skipped: list[str] = field(default_factory=list)
     volumes_csv: Path | None = None
     color_tables: list[Path] = field(default_factory=list)
+
+
+class CasesNotPredictedError(CasesFailedError):
+    """Some cases failed; ``result`` tells of the others, ``n_cases`` how many there were."""
+
+    def __init__(self, faults: Sequence[Fault], result: PredictionResult, n_cases: int):
+        self.result, self.n_cases = result, n_cases
+        super().__init__(faults)
 
 
 def predict(
@@ -159,7 +168,7 @@ def predict(
             whose images they refer; needs the extra ``dicom``).
 
     Raises:
-        CasesFailedError: Some cases failed; the others are written, ``failures.csv`` says why.
+        CasesNotPredictedError: Some failed; the others are written, ``failures.csv`` says why.
         FaultsError: All cases failed.
         RefusedError: The output folder is the input folder, or holds label maps of another model
             or other options that would stay, as their cases are not among the inputs.
@@ -277,13 +286,17 @@ def predict(
         failed = inputs.faults + failed
     table = FAILURES if num_parts == 1 else f"failures_part{part_id}.csv"
     write_failures(target / table, failed)
-    if failed:
-        raise (CasesFailedError if done or kept else FaultsError)(failed)
+    if failed and not (done or kept):
+        raise FaultsError(failed)
     tables = [target / name for name in (SLICER_TABLE, ITKSNAP_TABLE)]
-    return PredictionResult(
+    result = PredictionResult(
         model_folders[0], done, kept, [name for name, _ in inputs.left_out], work.volumes_csv,
         [] if is_picture(ending) else tables,
     )  # fmt: skip
+    if failed:
+        n_failed = len({fault.case for fault in failed})
+        raise CasesNotPredictedError(failed, result, len(done) + len(kept) + n_failed)
+    return result
 
 
 def _kinds(output_types: Sequence[str]) -> tuple[str, ...]:

@@ -48,7 +48,10 @@ def test_failing_case_ends_with_3_and_one_line(home, images, tmp_path, capsys):
     whole = (folder / "b_0000.nii.gz").read_bytes()
     (folder / "b_0000.nii.gz").write_bytes(whole[:-100])
     assert call("-i", folder, "-o", tmp_path / "out", "-m", model_of(home, "BCPTrainer")) == 3
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+    printed = capsys.readouterr()
+    assert printed.out == f"2 of 3 cases predicted: {tmp_path / 'out'}\n"
+    volumes, line = printed.err.splitlines()[-2:]
+    assert volumes.startswith(f"volumes of each class in ml: {tmp_path / 'out' / 'volumes.csv'}; ")
     assert line.startswith("error: b: b_0000.nii.gz is truncated")
     with (tmp_path / "out" / "failures.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -59,6 +62,11 @@ def test_failing_case_ends_with_3_and_one_line(home, images, tmp_path, capsys):
     expected = label_maps(tmp_path / "clean")
     del expected["b"]
     assert same_maps(label_maps(tmp_path / "out"), expected)
+    again = ("-i", folder, "-o", tmp_path / "out", "--continue_prediction", "-d", "Tiny")
+    capsys.readouterr()
+    assert call(*again, "-tr", "BCPTrainer") == 3
+    told = f"0 of 3 cases predicted, 2 were there already: {tmp_path / 'out'}\n"
+    assert capsys.readouterr().out == told
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_pictures_from_folders_to_figures(photos, monkeypatch, capsys):
     for trainer in ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"):
         assert not run(train, "Cells", "2d", trainer, "-device", "cpu")
     assert not run(predict, "-i", photos / "new", "-o", photos / "out", "-device", "cpu")
+    line = f"pixels of each class: {photos / 'out' / 'volumes.csv'}"
+    assert line in capsys.readouterr().err.splitlines()  # they have no size in ml
     answer = Image.open(photos / "out" / "n1.png")
     assert (answer.mode, answer.size) == ("P", SIZE[::-1])
     target = photos / "test"
