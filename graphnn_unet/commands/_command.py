@@ -293,13 +293,13 @@ def _choices_and_kind(annotation: Any) -> tuple[tuple[Any, ...], type]:
     return (), annotation
 
 
-def say_next(*words: object) -> None:
-    """The last line of a command: the command to type next."""
+def say_next(*words: object, where: str = "") -> None:
+    """The last line of a command: the command to type next, here or ``where``."""
     from graphnn_unet.progress import say
 
     placeholder = re.compile(r"[A-Z_]+")
     shown = [w if placeholder.fullmatch(w) else shlex.quote(w) for w in map(str, words)]
-    say(f"next: {' '.join(shown)}")
+    say(f"next{', ' * bool(where)}{where}: {' '.join(shown)}")
 
 
 def show_folders() -> None:

@@ -75,7 +75,7 @@ def _work(arguments: argparse.Namespace) -> None:
     elif arguments.format != "nnunet":
         say(f"what comes before and behind the networks: {result.target / 'inference.json'}")
     elif result.target.suffix == ".zip":
-        _command.say_next("gnnunet_install_model", result.target)
+        _command.say_next("gnnunet_install_model", result.target, where="on another machine")
     else:
         _command.say_next(
             "nnUNetv2_predict_from_modelfolder", "-i", "NEW_SCANS", "-o", "OUT", "-m",

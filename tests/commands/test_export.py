@@ -30,6 +30,8 @@ def test_says_what_was_written_and_how_exact_it_is(model, tmp_path, capsys):
             out.out,
         )
         assert out.err.startswith("folders: ")
+    install = f"next, on another machine: gnnunet_install_model {target}"
+    assert out.err.splitlines()[-1] == install
     assert main([str(model), "-o", str(target)]) == 2
     assert "Use --overwrite" in errors(capsys)[0]
     assert main([str(model), "-o", str(target), "--overwrite"]) == 0
