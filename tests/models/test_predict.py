@@ -29,6 +29,7 @@ from models.small_models import (
 from tiny_study import DATASET, model_of, use_home, write_image
 
 from graphnn_unet import predict as predict_function
+from graphnn_unet import progress
 from graphnn_unet.errors import (
     CasesFailedError,
     FaultsError,
@@ -268,6 +269,34 @@ def test_killed_workers_cost_at_most_their_case(model, images, expected, tmp_pat
     wanted = label_maps(expected)
     del wanted["b"]
     assert same_maps(label_maps(target), wanted)
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_cases_behind_the_network_tell_how_fast_it_is(
+    model, images, tmp_path, monkeypatch, n_workers
+):
+    told = []
+    update = progress.Progress.update
+
+    def noted(self, note="", *, ahead=0):
+        told.append(ahead)
+        update(self, note, ahead=ahead)
+
+    monkeypatch.setattr(progress.Progress, "update", noted)
+    run(images, tmp_path, model, n_workers=n_workers)
+    assert (len(told), told[0], told[-1]) == (3, 1, 0)  # the second was through as well
+
+
+@pytest.mark.parametrize("mirroring", [True, False])
+def test_a_long_prediction_on_a_cpu_names_the_faster_way(
+    model, images, tmp_path, monkeypatch, capsys, mirroring
+):
+    monkeypatch.setattr(progress, "MEASURED_S", 0)
+    monkeypatch.setattr(progress, "LONG_S", 0)
+    run(images, tmp_path, model, mirroring=mirroring)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "on this machine; it takes" in x]
+    hint = "; gnnunet_predict --fast leaves 1 of 2 mirrored copies out"
+    assert line.endswith(hint) == mirroring
 
 
 def test_parts_share_the_cases(model, images, expected, tmp_path):
