@@ -14,10 +14,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from graphnn_unet._version import __version__
-from graphnn_unet.errors import GraphnnError, from_system
+from graphnn_unet.errors import GraphnnError, from_system, near_names
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, out_of_range
 from graphnn_unet.streams import use_streams, written_results
 
@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from graphnn_unet.settings import Section
 
 INTERRUPTED = 130
+_UNKNOWN = "unrecognized arguments: "
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as those of the work are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, with flags near to one that is not known, and exit with 2."""
+        remedy = f"{self.prog} --help shows all arguments"
+        if message.startswith(_UNKNOWN):
+            flag, flags = message.removeprefix(_UNKNOWN).split()[0], self._option_string_actions
+            near = near_names(flag, flags) if flag.startswith("-") else ""
+            remedy = f"N{near[1:]}. {remedy}" if near.startswith("near") else remedy
+        self.exit(2, f"error: {message}. {remedy}.\n")
 
 
 def parser(
@@ -41,7 +55,7 @@ def parser(
     if examples:
         shown = "\n".join(["examples:", *(f"  {example}" for example in examples)])
         epilog = f"{epilog.rstrip()}\n\n{shown}\n" if epilog else f"{shown}\n"
-    command_parser = argparse.ArgumentParser(
+    command_parser = _Parser(
         prog=name,
         description=description,
         epilog=epilog,

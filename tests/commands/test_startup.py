@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import graphnn_unet
+from graphnn_unet.commands import train
 
 COMMANDS = sorted(
     point.name for point in entry_points(group="console_scripts") if point.name[:8] == "gnnunet_"
@@ -98,7 +99,9 @@ def test_wrong_flag_ends_with_2(name, capsys):
     with pytest.raises(SystemExit) as ended:
         import_module(f"graphnn_unet.commands.{name[8:]}").main(["--no-such-flag"])
     assert ended.value.code == 2
-    assert f"{name}: error:" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.endswith(f"{name} --help shows all arguments.\n")
 
 
 _ENDING = """
@@ -145,3 +148,24 @@ def test_exit_status_and_one_line_a_fault(kind, status, lines):
         assert done.stderr.startswith("Traceback")
     else:
         assert done.stderr.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["A", "2d", "BCPTrainer", "-c"], "unrecognized arguments: -c. Near names: --c, "),
+        (["A", "2d", "BCPTrainer", "--time-limit", "60"], "'60' is no time such as 90m"),
+        (["A"], "the following arguments are required: configuration, trainer. gnnunet_train"),
+        (["A", "2d", "BCPTrainer", "0", "more"], "unrecognized arguments: more. gnnunet_train"),
+    ],
+)
+def test_wrong_arguments_are_one_line(given, words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train.main(given)
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+    assert err.endswith("gnnunet_train --help shows all arguments.\n")
