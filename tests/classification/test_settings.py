@@ -33,7 +33,7 @@ def test_limits_that_are_allowed():
 def test_settings_of_older_versions_and_typing_errors_are_told():
     with pytest.raises(InputError, match="trust = 'all' cannot be used: no setting is called so"):
         make_section(ClassifySettings, {"trust": "all"})
-    with pytest.raises(InputError, match="there are rounds"):
+    with pytest.raises(InputError, match="near names: rounds"):
         make_section(ClassifySettings, {"round": 3})
 
 

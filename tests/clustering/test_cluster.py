@@ -52,7 +52,7 @@ def test_settings_may_come_whole_and_be_changed_by_name(folder, tmp_path):
 
 
 def test_misspelled_options_are_named_with_the_nearest_one(folder, tmp_path):
-    with pytest.raises(InputError, match=r"has no option 'fill_hole'\. Did you mean fill_holes"):
+    with pytest.raises(InputError, match=r"has no option 'fill_hole': near names: fill_holes"):
         graphnn_unet.cluster(folder, tmp_path / "out", fill_hole=True)
     with pytest.raises(InputError, match="n_workers = -1 cannot be used"):
         graphnn_unet.cluster(folder, tmp_path / "out", **{**QUICK, "n_workers": -1})

@@ -81,5 +81,5 @@ def test_components_are_cleaned_after_the_correction(monkeypatch):
 
 def test_unknown_correction_lists_those_that_exist():
     recipe = resolve({"pseudo_label": {"correct": ["blurr"]}})
-    with pytest.raises(RecipeError, match="'blurr' is no correction: there are blur"):
+    with pytest.raises(RecipeError, match="'blurr' is no correction: near names: blur"):
         PseudoLabels(Surroundings(recipe, (1.0,)), ["1"])
