@@ -51,6 +51,7 @@ from graphnn_unet.images.orientation import (
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import track
 from graphnn_unet.storage.processes import default_workers, run_jobs
+from graphnn_unet.storage.unpacked import keeping_copy, worth_keeping
 
 __all__ = [
     "CaseMetadata",
@@ -171,20 +172,31 @@ class _Job:
     role: str
     images: tuple[Path, ...]
     label: Path | None
+    unpacked: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Images and label map."""
+        return [*self.images, *([self.label] if self.label is not None else [])]
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()
 
 
 def check_dataset(
-    raw_folder: Path | str, *, n_workers: int | None = None, allow_origin_mismatch: bool = False
+    raw_folder: Path | str,
+    *,
+    n_workers: int | None = None,
+    allow_origin_mismatch: bool = False,
+    unpacked: Path | None = None,
 ) -> CheckReport:
-    """Check all files of a raw data set; nothing is written.
+    """Check all files of a raw data set; nothing is written into it.
 
     Args:
         raw_folder: ``DatasetNNN_Name`` with ``dataset.json``, ``imagesTr`` ...
         n_workers: Worker processes, 0 for none; chosen from the size of the data without it.
         allow_origin_mismatch: Take a label map with another origin than its image as a warning.
+        unpacked: Folder for unpacked copies of the files of training cases.
 
     Returns:
         The report. Errors are in it, not raised.
@@ -206,8 +218,12 @@ def check_dataset(
         cause = f"numTraining is {description.n_training}, there are {n_training} labeled cases"
         faults.append(fault("dataset.json", "I44", cause, f"Write {n_training}"))
     if n_workers is None:
-        n_bytes = sum(p.stat().st_size for j in jobs for p in (*j.images, j.label) if p is not None)
+        n_bytes = sum(path.stat().st_size for job in jobs for path in job.files)
         n_workers = default_workers(len(jobs)) if n_bytes > SMALL_DATASET_BYTES else 0
+    if unpacked is not None:
+        training = [path for job in jobs if job.role != "test" for path in job.files]
+        kept = worth_keeping(training, unpacked)
+        jobs = [replace(job, unpacked=unpacked) if kept & {*job.files} else job for job in jobs]
     cases: dict[str, CaseMetadata] = {}
     of_cases: list[Fault] = []
     outcomes = track(run_jobs(_check_case, jobs, n_workers=n_workers), len(jobs), "check")
@@ -336,7 +352,7 @@ def _inside(path: Path, folder: Path, name: Any) -> bool:
 def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
-    records, faults = check_images(job.case, job.images, names)
+    records, faults = check_images(job.case, job.images, names, unpacked=job.unpacked)
     faults += channel_count_faults(job.case, job.images, len(records), job.n_channels)
     if not faults:
         faults += storage_faults(job.case, job.images, job.label)
@@ -377,8 +393,11 @@ def _check_label(
     assert job.label is not None  # noqa: S101  # the caller has looked
     name = job.name(job.label)
     try:
-        read = flat_labels if is_picture(job.label) else read_volume
-        label = read(job.label, name)
+        if is_picture(job.label):
+            label = flat_labels(job.label, name)
+        else:
+            unpacked = keeping_copy(job.label, job.unpacked)
+            label = read_volume(job.label, name, unpacked=unpacked)
     except BadFileError as error:
         unread = error.as_fault(job.case, STAGE)
         return "", None, [replace(unread, code="I04") if unread.code in _CUT else unread]

@@ -19,6 +19,7 @@ from graphnn_unet.images.grid import Grid, compare_grids
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume
+from graphnn_unet.storage.unpacked import keeping_copy
 
 STAGE = "check"
 GRID_CODES = {"spacing": "I16", "origin": "I17", "direction": "I18"}
@@ -110,6 +111,7 @@ def check_images(
     n_dims: int = 3,
     zero_is_error: bool = True,
     nifti_form: NiftiForm | None = None,
+    unpacked: Path | None = None,
 ) -> tuple[list[FileRecord], list[Fault]]:
     """Read and check the channels of one case, one in memory at a time.
 
@@ -120,6 +122,7 @@ def check_images(
         n_dims: Number of axes of the data set.
         zero_is_error: A case of zeros only is an error (a warning without it).
         nifti_form: What is taken where qform and sform of a NIfTI header disagree.
+        unpacked: Folder for unpacked copies of the files.
 
     Returns:
         What is kept of the channels that could be read, and the faults.
@@ -129,7 +132,7 @@ def check_images(
     constant: dict[str, list[float]] = {}
     for path, name in zip(paths, names, strict=True):
         try:
-            volumes = _channels(path, name, n_dims, nifti_form)
+            volumes = _channels(path, name, n_dims, nifti_form, unpacked)
         except BadFileError as error:
             faults.append(error.as_fault(case, STAGE))
             continue
@@ -146,11 +149,13 @@ def check_images(
     return records, faults + _constant_faults(case, constant, len(records), zero_is_error)
 
 
-def _channels(path: Path, name: str, n_dims: int, form: NiftiForm | None) -> list[Volume]:
+def _channels(
+    path: Path, name: str, n_dims: int, form: NiftiForm | None, folder: Path | None
+) -> list[Volume]:
     """The channels of a file: one of a volume, one or three of a picture."""
     if path.name.lower().endswith(PICTURES):
         return flat_channels([path], [name])
-    return [read_volume(path, name, n_dims=n_dims, form=form)]
+    return [read_volume(path, name, n_dims=n_dims, form=form, unpacked=keeping_copy(path, folder))]
 
 
 def _constant_faults(

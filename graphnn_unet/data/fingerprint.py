@@ -26,6 +26,7 @@ from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.processes import run_jobs
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import FingerprintCase, faults_of, is_table
+from graphnn_unet.storage.unpacked import copy_or_file
 
 FINGERPRINT_SCHEMA_VERSION = 1
 SAVE_INTERVAL_S = 10.0
@@ -45,7 +46,8 @@ class _Job:
     n_samples: int
     classes: tuple[tuple[int, ...], ...]
     orientation: str
-    ignore: int | None = None
+    ignore: int | None
+    unpacked: Path | None
 
 
 def extract_fingerprint(
@@ -55,6 +57,7 @@ def extract_fingerprint(
     classes: Mapping[str, tuple[int, ...]],
     *,
     orientation: str = "",
+    unpacked: Path | None = None,
     n_workers: int,
 ) -> dict[str, Any]:
     """Write and return the fingerprint; cases whose files did not change are not read again.
@@ -65,12 +68,14 @@ def extract_fingerprint(
         dataset_json: nnU-Net's description of the data set.
         classes: Class or region key (as in ``pseudo_label.largest_component``) to label ids.
         orientation: To which scans are turned when they are read; empty reads them as stored.
+        unpacked: Folder with unpacked copies of some of the files.
         n_workers: Worker processes, 0 for none.
 
     Raises:
         FaultsError: Cases that could not be read.
     """
-    reader = _reader_name(dataset_json, next(iter(cases.values())).images[0])
+    example = str(next(iter(cases.values())).images[0])
+    reader = _reader_name(dataset_json, copy_or_file(example, unpacked))
     ignored = dataset_json["labels"].get("ignore")
     ignore = None if ignored is None else int(ignored)
     settings = {
@@ -97,6 +102,7 @@ def extract_fingerprint(
             tuple(classes.values()),
             orientation,
             ignore,
+            unpacked,
         )
         for case, metadata in cases.items()
         if case not in per_case
@@ -164,13 +170,13 @@ def _known_cases(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {case: entry for case, entry in cases.items() if not faults_of(FingerprintCase, entry)}
 
 
-def _reader_name(dataset_json: Mapping[str, Any], example: Path) -> str:
+def _reader_name(dataset_json: Mapping[str, Any], example: str) -> str:
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return determine_reader_writer_from_dataset_json(
-            dict(dataset_json), str(example), verbose=False
+            dict(dataset_json), example, verbose=False
         ).__name__
 
 
@@ -180,7 +186,9 @@ def _analyze(job: _Job) -> dict[str, Any]:
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
     reader = recursive_find_reader_writer_by_name(job.reader)()
-    image, label, properties = read_case(reader, job.images, job.label, job.orientation)
+    image, label, properties = read_case(
+        reader, job.images, job.label, job.orientation, job.unpacked
+    )
     cropped, cropped_label, _ = crop_to_nonzero(image, None if label is None else label.copy())
     metadata: dict[str, Any] = {
         "spacing": [float(s) for s in properties["spacing"]],

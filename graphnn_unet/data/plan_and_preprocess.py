@@ -48,6 +48,7 @@ from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.processes import default_workers, shared_workers
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
+from graphnn_unet.storage.unpacked import folder_for_copies
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 _KEPT = "the data set has corrected cases: its plan was kept, not made anew (--replan makes one)"
@@ -139,21 +140,25 @@ def plan_and_preprocess(
     if not raw.is_dir():
         raise MissingFileError(f"{raw} is missing", "", "Make it with gnnunet_convert")
     target = in_use.preprocessed / name
-    report = check_dataset(raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch)
-    if report.notes:
-        say(f"left out of {raw}: {some(report.notes, 20)}")
-    report_file = target / REPORT
-    if report.errors:
-        write_json(report_file, report.as_json())
-    cases, left_out = _usable_cases(report, skip_faulty, report_file)
-    with folder_lock(target, "gnnunet_plan_and_preprocess"):
-        require_unread(target)
-        remove_leftovers(target)
-        write_json(report_file, report.as_json())
-        result, faults = _prepare(
-            raw, target, cases, report.orientation, layers, configurations, planner, n_workers,
-            scan_graph=scan_graph, replan=replan,
+    with folder_for_copies(target) as unpacked:
+        report = check_dataset(
+            raw, n_workers=n_workers, allow_origin_mismatch=allow_origin_mismatch,
+            unpacked=unpacked,
         )  # fmt: skip
+        if report.notes:
+            say(f"left out of {raw}: {some(report.notes, 20)}")
+        report_file = target / REPORT
+        if report.errors:
+            write_json(report_file, report.as_json())
+        cases, left_out = _usable_cases(report, skip_faulty, report_file)
+        with folder_lock(target, "gnnunet_plan_and_preprocess"):
+            require_unread(target)
+            remove_leftovers(target)
+            write_json(report_file, report.as_json())
+            result, faults = _prepare(
+                raw, target, cases, report.orientation, layers, configurations, planner,
+                n_workers, scan_graph=scan_graph, replan=replan, unpacked=unpacked,
+            )  # fmt: skip
     failures = target / FAILURES
     write_failures(failures, [*left_out, *faults])
     if faults:
@@ -197,6 +202,7 @@ def _prepare(
     *,
     scan_graph: bool,
     replan: bool,
+    unpacked: Path,
 ) -> tuple[PlanningResult, list[Fault]]:
     dataset_json = read_json(raw / "dataset.json")
     if n_workers is None:
@@ -206,7 +212,7 @@ def _prepare(
     (target / "splits_final.json").unlink(missing_ok=True)
     kept = None if replan else _kept_plan(raw, target, planner, layers)
     plans = kept or _planned(
-        raw, target, cases, dataset_json, orientation, layers, planner, n_workers
+        raw, target, cases, dataset_json, orientation, layers, planner, n_workers, unpacked
     )
     if kept:
         layers = kept["gnnunet"]["layers"]
@@ -228,7 +234,7 @@ def _prepare(
     ]
     for name in to_preprocess:
         faults += preprocess_configuration(
-            target, cases, plans, name, dataset_json, n_workers=n_workers
+            target, cases, plans, name, dataset_json, n_workers=n_workers, unpacked=unpacked
         )
     plans_file = target / f"{plans['plans_name']}.json"
     if scan_graph:
@@ -259,6 +265,7 @@ def _planned(
     layers: dict[str, Layer],
     planner: str,
     n_workers: int,
+    unpacked: Path,
 ) -> dict[str, Any]:
     """A new plan, from a new fingerprint."""
     from graphnn_unet.plans.planner import make_plans
@@ -269,6 +276,7 @@ def _planned(
         dataset_json,
         class_table(dataset_json),
         orientation=orientation,
+        unpacked=unpacked,
         n_workers=n_workers,
     )
     plans, account = make_plans(

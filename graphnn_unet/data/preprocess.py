@@ -66,6 +66,7 @@ class _Job:
     plans: dict
     configuration: str
     dataset_json: dict
+    unpacked: Path | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def preprocess_configuration(
     dataset_json: dict[str, Any],
     *,
     n_workers: int,
+    unpacked: Path | None = None,
 ) -> list[Fault]:
     """Preprocess all training cases of one configuration.
 
@@ -125,6 +127,7 @@ def preprocess_configuration(
         configuration: Name of the configuration.
         dataset_json: nnU-Net's description of the data set.
         n_workers: Worker processes, 0 for none.
+        unpacked: Folder with unpacked copies of some of the files.
 
     Returns:
         Faults of cases that failed. With faults the old set stays in place and what is done is
@@ -165,6 +168,7 @@ def preprocess_configuration(
             plans,
             configuration,
             dataset_json,
+            unpacked,
         )
         for case in waiting
     )
@@ -224,7 +228,7 @@ def _sha256(value: Any) -> str:
 def _preprocess_case(job: _Job) -> None:
     """Preprocess one case into ``job.target``; the file ``.done`` is written last."""
     data, seg, properties = normalized_case(
-        job.images, job.label, job.plans, job.configuration, job.dataset_json
+        job.images, job.label, job.plans, job.configuration, job.dataset_json, job.unpacked
     )
     if not np.isfinite(data).all():
         raise InputError("the normalized image has values that are not finite")
@@ -249,6 +253,7 @@ def normalized_case(
     plans: dict[str, Any],
     configuration: str,
     dataset_json: Mapping[str, Any],
+    unpacked: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     """One case as the network sees it: turned, cropped, normalized and resampled by the plan.
 
@@ -258,6 +263,7 @@ def normalized_case(
         plans: The plan; its ``orientation`` is that of the result.
         configuration: Name of the configuration.
         dataset_json: nnU-Net's description of the data set.
+        unpacked: Folder with unpacked copies of some of the files.
 
     Returns:
         ``(c, z, y, x)`` float32, ``(1, z, y, x)`` labels (-1 where the image is empty), and what
@@ -266,7 +272,7 @@ def normalized_case(
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     reader = PlansManager(plans).image_reader_writer_class()
-    data, seg, properties = read_case(reader, images, label, plans.get("orientation", ""))
+    data, seg, properties = read_case(reader, images, label, plans.get("orientation", ""), unpacked)
     return normalized(data, seg, properties, plans, configuration, dataset_json)
 
 

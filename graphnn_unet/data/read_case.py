@@ -10,10 +10,15 @@ import numpy as np
 
 from graphnn_unet.images.nifti_forms import plain_files
 from graphnn_unet.images.orientation import TURNED, orientation_of, turned, turned_axes
+from graphnn_unet.storage.unpacked import copy_or_file
 
 
 def read_case(
-    reader: Any, images: Sequence[str], label: str | None, orientation: str
+    reader: Any,
+    images: Sequence[str],
+    label: str | None,
+    orientation: str,
+    unpacked: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
     """Read the channels of a case and its label map.
 
@@ -23,6 +28,7 @@ def read_case(
         label: Label map, or ``None``.
         orientation: Of the arrays, such as ``LPS``; empty leaves them as they are stored. Slices
             and readers that note no directions have none.
+        unpacked: Folder with unpacked copies of some of the files.
 
     Returns:
         ``(c, z, y, x)`` float32, ``(1, z, y, x)`` or ``None``, and the reader's properties. Their
@@ -30,9 +36,10 @@ def read_case(
         file, and what is written is turned back to it (``orientation.turned_back``).
     """
     # nnU-Net's readers would add the intercept of a file without a slope
-    with plain_files([Path(path) for path in images], None) as placed:
+    files = [Path(copy_or_file(path, unpacked)) for path in images]
+    with plain_files(files, None) as placed:
         data, properties = reader.read_images(tuple(map(str, placed)))
-    seg = None if label is None else reader.read_seg(label)[0]
+    seg = None if label is None else reader.read_seg(copy_or_file(label, unpacked))[0]
     direction = properties.get("sitk_stuff", {}).get("direction", ())
     stored = orientation_of(direction) if len(direction) == 9 else ""
     if not orientation or stored in ("", orientation):

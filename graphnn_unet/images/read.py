@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -47,6 +48,7 @@ def read_volume(
     *,
     n_dims: int | None = 3,
     form: NiftiForm | Literal["both"] | None = None,
+    unpacked: Callable[[bytes], None] | None = None,
 ) -> Volume:
     """Read one file with one of ``VOLUMES`` to its last byte.
 
@@ -58,6 +60,7 @@ def read_volume(
         name: How messages call it; the path without one.
         n_dims: Number of axes the file must have; ``None`` for 2 or 3.
         form: What to take where qform and sform of a NIfTI header disagree, as in ``read_grid``.
+        unpacked: Is given what a whole ``.nii.gz`` unpacks to.
 
     Returns:
         The volume, its array read-only, with the header's scale applied.
@@ -76,7 +79,7 @@ def read_volume(
     if not content:
         raise BadFileError("I07", f"{name} is empty (0 bytes)")
     content = as_one_file(path, content, name)
-    array = decode_volume(content, path, name, n_dims)
+    array = decode_volume(content, path, name, n_dims, unpacked)
     grid = read_grid(path, name, form=form)
     if grid.shape != array.shape:
         raise BadFileError("I06", f"{name} has {array.shape} voxels, SimpleITK reads {grid.shape}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -49,7 +50,13 @@ _NRRD_TYPES = {
 _NRRD_KINDS_OF_SPACE = {"domain", "space", "???", "none"}
 
 
-def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> np.ndarray:
+def decode_volume(
+    content: bytes,
+    path: Path,
+    name: str,
+    n_dims: int | None,
+    unpacked: Callable[[bytes], None] | None = None,
+) -> np.ndarray:
     """Voxels ``(z, y, x)`` as they are stored, with the header's scale applied; read-only.
 
     Args:
@@ -57,13 +64,14 @@ def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> 
         path: The file; its ending tells the format.
         name: How messages call it.
         n_dims: Number of axes the file must have; ``None`` for 2 or 3.
+        unpacked: Is given what a whole ``.nii.gz`` unpacks to.
 
     Raises:
         BadFileError: Cut off, damaged, of another dimension, without a usable spacing ...
     """
     kind = KIND.get(file_ending(path), file_ending(path))
     if kind in (".nii.gz", ".nii"):
-        return _nifti(content, name, n_dims, packed=kind == ".nii.gz")
+        return _nifti(content, name, n_dims, unpacked, packed=kind == ".nii.gz")
     if kind == ".mha":
         return _metaimage(content, name, n_dims)
     if kind == ".nrrd":
@@ -73,7 +81,14 @@ def decode_volume(content: bytes, path: Path, name: str, n_dims: int | None) -> 
     )
 
 
-def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np.ndarray:
+def _nifti(
+    content: bytes,
+    name: str,
+    n_dims: int | None,
+    unpacked: Callable[[bytes], None] | None,
+    *,
+    packed: bool,
+) -> np.ndarray:
     header_bytes = content[:540]
     if packed:
         try:
@@ -98,6 +113,8 @@ def _nifti(content: bytes, name: str, n_dims: int | None, *, packed: bool) -> np
     _require_bytes(len(data), n_bytes, name, code="I02" if packed else "I05")
     if len(data) >= n_bytes + layer:
         raise _surplus(n_bytes, len(data), name)
+    if packed and unpacked is not None:
+        unpacked(data)
     array = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape[::-1])
     slope, intercept = scale_of(header)[0]
     if (slope, intercept) != (1.0, 0.0):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_study import (
     DATASET,
@@ -24,6 +25,7 @@ from graphnn_unet import add_corrected, plan_and_preprocess
 from graphnn_unet.data.plan_and_preprocess import class_table, patient_table
 from graphnn_unet.data.preprocess import read_manifest
 from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RecipeError
+from graphnn_unet.images import volume_bytes
 from graphnn_unet.plans.planner import run_recipe
 
 LABELED = [f"case_{n:02d}" for n in range(4)]
@@ -114,6 +116,25 @@ def test_all_configurations_are_preprocessed_without_a_choice(raw):
     folder = target_of(raw)
     for name in ("2d", "3d_fullres"):
         assert len(read_manifest(folder, f"gnnunetPlans_{name}")["cases"]) == 7
+
+
+def test_each_file_is_unpacked_once_whatever_is_preprocessed(raw, monkeypatch):
+    unpack, read = volume_bytes._unpack, SimpleITKIO.read_images
+    unpacked, later = [], []
+    monkeypatch.setattr(
+        volume_bytes, "_unpack", lambda *given: unpacked.append(given[3]) or unpack(*given)
+    )
+    monkeypatch.setattr(
+        SimpleITKIO, "read_images", lambda self, names: later.extend(names) or read(self, names)
+    )
+    plan(configurations=None)
+    assert len(unpacked) == len(set(unpacked)) > 4
+    assert len(later) > 2 * len(set(later))  # fingerprint and two configurations
+    packed = [name for name in later if name.endswith(".nii.gz")]
+    assert len(packed) <= 1  # nnU-Net's planner tries its readers on one
+    folders = {Path(name).parent for name in later if name not in packed}
+    assert [folder.parent for folder in folders] == [target_of(raw)]
+    assert not next(iter(folders)).exists()
 
 
 def test_a_recipe_for_one_configuration_preprocesses_that_one(raw):
