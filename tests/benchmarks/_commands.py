@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class Run:
     cpu_s: float
 
 
+ORPHANS_S = 10.0
 PLAN_OURS = (
     "import sys; from graphnn_unet.commands.plan_and_preprocess import main; sys.exit(main())"
 )
@@ -99,11 +101,15 @@ def _adopt_orphans() -> None:
 
 
 def _wait_for_orphans() -> None:
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        return
+    """Wait for what the command left behind; loader workers of one that was cut off would stay."""
+    deadline = time.monotonic() + ORPHANS_S
+    while psutil.Process().children():
+        if time.monotonic() > deadline:
+            for orphan in psutil.Process().children():
+                orphan.kill()
+        with suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        time.sleep(0.05)
 
 
 def _cpu_of_children() -> float:
