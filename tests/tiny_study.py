@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +140,13 @@ def train_in(home: Path, trainer: str, fold="all", *, overrides=(), **keywords):
 def model_of(home: Path, trainer: str, configuration: str = "3d_fullres") -> Path:
     """Model folder of a training."""
     return home / "results" / DATASET / f"{trainer}__gnnunetPlans__{configuration}"
+
+
+def imported_by(script: str, *prefixes: str) -> list[str]:
+    """Modules of these names, nnU-Net's trainer and matplotlib that a script of Python imports."""
+    slow = ("nnunetv2.training.nnUNetTrainer", "matplotlib", *prefixes)
+    listing = f"\nimport sys\nprint([name for name in sys.modules if name.startswith({slow!r})])"
+    done = subprocess.run(
+        [sys.executable, "-c", script + listing], capture_output=True, encoding="utf-8", check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1].replace("'", '"'))
