@@ -1,8 +1,9 @@
 """nnU-Net's sliding window, one row of tiles after the other.
 
-The sums, their order and their types are those of nnU-Net's predictor. Two things differ: a tile of
-one value is predicted once, and logits are handed out as soon as no later tile adds to them, so
-that no array of all classes over the whole volume has to exist.
+The sums, their order and their types are those of nnU-Net's predictor. Three things differ: a tile
+of one value is predicted once, logits are handed out as soon as no later tile adds to them, so that
+no array of all classes over the whole volume has to exist, and on a GPU the rest of an image is
+predicted in bfloat16 once a network has left the range of float16, where nnU-Net gives up.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class SlidingWindow:
     ):
         self.network, self.patch_size = network, tuple(int(n) for n in patch_size)
         self._n_outputs, self._step_size, self._device = n_outputs, step_size, device
+        self._first_precision = torch.float16 if device.type == "cuda" else None
+        self._precision = self._first_precision
         axes = [axis + 1 for axis in mirror_axes or ()]
         self._flips = [
             flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)
@@ -87,6 +90,7 @@ class SlidingWindow:
         sums = self._sums(padded.shape[2:])
         begin, end = inside[1].start, inside[1].stop
         self._weights = None  # somebody else may have used the network
+        self._precision = self._first_precision
         for start, following in zip(starts[0], [*starts[0][1:], padded.shape[1]], strict=True):
             with torch.inference_mode():
                 self._use(weights)
@@ -150,14 +154,26 @@ class SlidingWindow:
 
     def _through_network(self, tile: Tensor) -> Tensor:
         tile = tile.to(self._device)
+        logits = self._mean_of_copies(tile)
+        if self._precision is torch.float16 and not torch.isfinite(logits).all():
+            self._precision = torch.bfloat16
+            logits = self._mean_of_copies(tile)
+        return logits
+
+    def _mean_of_copies(self, tile: Tensor) -> Tensor:
         total = self._mirrored(tile, self._flips[0])
         for flip in self._flips[1:]:
             total += self._mirrored(tile, flip)
         return total / len(self._flips) if len(self._flips) > 1 else total
 
     def _mirrored(self, tile: Tensor, flip: tuple[int, ...]) -> Tensor:
-        with _computing(self._device):
+        with self._computing():
             return torch.flip(self.network(torch.flip(tile, flip)[None])[0], flip)
+
+    def _computing(self) -> AbstractContextManager[object]:
+        if self._precision is None:
+            return OneDnnConvolutions()
+        return torch.autocast(self._device.type, dtype=self._precision)
 
 
 class _Sums:
@@ -198,9 +214,3 @@ def _value_of(tile: Tensor) -> tuple[float, ...] | None:
     """The value of each channel, if each has one value."""
     lowest, highest = tile.flatten(1).aminmax(dim=1)
     return tuple(lowest.tolist()) if torch.equal(lowest, highest) else None
-
-
-def _computing(device: torch.device) -> AbstractContextManager[object]:
-    if device.type == "cuda":
-        return torch.autocast("cuda")
-    return OneDnnConvolutions()

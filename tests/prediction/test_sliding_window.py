@@ -145,3 +145,22 @@ def test_logits_that_are_not_finite_are_refused(value):
     network[2].bias.data[1] = value
     with pytest.raises(InputError, match="the network's output is not finite"):
         list(window(network, (8, 8, 8)).rows(image(8, 8, 8), network.state_dict()))
+
+
+def test_the_rest_of_an_image_is_bfloat16_once_float16_is_too_narrow():
+    """As on a GPU, where autocast is entered; the CPU has it too."""
+    network, data = exact_network(3), image(24, 8, 8)
+    network.append(nn.Conv3d(3, 3, 1, bias=False))
+    network[0].weight.data *= 2.0**16
+    network[3].weight.data = 2.0**-16 * torch.eye(3)[..., None, None, None]
+    data[:, :8] = 0  # the first tile stays within float16
+    state, seen = network.state_dict(), []
+    exact = assembled(window(network, (8, 8, 8)).rows(data, state), data.shape[1:])
+    network.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    half = window(network, (8, 8, 8))
+    half._first_precision = torch.float16
+    for _ in range(2):  # each image begins in float16
+        ours = assembled(half.rows(data, state), data.shape[1:])
+        assert (ours - exact).abs().max() < 0.02 * exact.abs().max()
+    one = [torch.float16] * 2 + [torch.bfloat16] * 4
+    assert seen == one * 2
