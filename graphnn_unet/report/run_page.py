@@ -27,8 +27,6 @@ from graphnn_unet.trainers.run_spec import ModelName
 _FOLD = re.compile(r"fold_(\d+|all)")
 _WARNING = re.compile(r"warning|diverge|not finite|\bnan\b|out of memory|error", re.IGNORECASE)
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d: ")
-_TITLE = re.compile(r" fold \S+: \d+ labeled, (?P<unlabeled>\d+ unlabeled, )?\S+ held out")
-"""What a training says of its cases; of unlabeled ones where its method learns from them."""
 _MAX_WARNINGS = 10
 _ENOUGH = 8
 """Epochs from which on the course of the loss says something."""
@@ -82,10 +80,8 @@ class Fold:
 
     @property
     def unlabeled(self) -> list[str]:
-        """Unlabeled cases that its method learns from; all that are recorded without a log."""
-        titles = [match for lines in self.logs for line in lines if (match := _TITLE.search(line))]
-        unused = titles and not any(match["unlabeled"] for match in titles)
-        return [] if unused else self.cases("unlabeled")
+        """Unlabeled cases that its method learns from."""
+        return self.cases("unlabeled") if self.facts.get("uses_unlabeled", True) else []
 
     @cached_property
     def step(self) -> int:

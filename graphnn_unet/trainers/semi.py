@@ -388,7 +388,7 @@ class SemiTrainer(Checkpointed):
             fold=self.fold,
             development=self.run.development,
         )
-        if any(phase.needs_unlabeled for phase in self.phases()) and not self.cases.unlabeled:
+        if self._uses_unlabeled and not self.cases.unlabeled:
             raise InputError(
                 f"{type(self).__name__} needs unlabeled cases",
                 "this run has none",
@@ -672,6 +672,10 @@ class SemiTrainer(Checkpointed):
         del phase
         return {}
 
+    @property
+    def _uses_unlabeled(self) -> bool:
+        return any(phase.needs_unlabeled for phase in self.phases())
+
     def _title(self) -> str:
         cases = self.cases
         held = (
@@ -679,8 +683,7 @@ class SemiTrainer(Checkpointed):
             if cases.held_out
             else "none held out: no estimate of quality"
         )
-        with_unlabeled = any(phase.needs_unlabeled for phase in self.phases())
-        unlabeled = f"{len(cases.unlabeled)} unlabeled, " if with_unlabeled else ""
+        unlabeled = f"{len(cases.unlabeled)} unlabeled, " if self._uses_unlabeled else ""
         return (
             f"{type(self).__name__}  {self.plans_manager.dataset_name}  {self.configuration_name}  "
             f"fold {self.fold}: {len(cases.labeled)} labeled, {unlabeled}{held}"
@@ -737,6 +740,7 @@ class SemiTrainer(Checkpointed):
                 "draw": self.run.draw,
                 "labeled": [case.case_id for case in self.cases.labeled],
                 "unlabeled": [case.case_id for case in self.cases.unlabeled],
+                "uses_unlabeled": self._uses_unlabeled,
                 "held_out": [case.case_id for case in self.cases.held_out],
                 "parameters": sum(p.numel() for p in self.student.network.parameters()),
                 **(

@@ -88,7 +88,7 @@ def test_a_finished_fold_is_not_called_unfinished(home, tmp_path):
     assert "No pictures" not in text, "none were asked for"
 
 
-def stopped(home, *, fold="all", trainer="SupervisedTrainer", unlabeled="", step=9):
+def stopped(home, *, fold="all", trainer="SupervisedTrainer", step=9):
     """A training of which nothing but a checkpoint and a log are there."""
     folder = model_folder(home / "results", DICE) / "fold_0"
     model = folder.parent.rename(folder.parent.with_name(f"{trainer}__gnnunetPlans__2d"))
@@ -96,11 +96,12 @@ def stopped(home, *, fold="all", trainer="SupervisedTrainer", unlabeled="", step
     shutil.rmtree(folder / "validation")
     (folder / "metrics.csv").unlink()
     facts = json.loads((folder / "environment.json").read_text())
-    facts |= {"held_out": [], "command": [*facts["command"][:3], trainer, fold, "--restart"]}
+    facts |= {"held_out": [], "command": [*facts["command"][:3], trainer, fold, "--restart"],
+              "uses_unlabeled": trainer != "SupervisedTrainer"}  # fmt: skip
     (folder / "environment.json").write_text(json.dumps(facts))
     (folder / "training_log_2026_01_01_10_00_00.txt").write_text(
         f"2026-01-01 10:00:00: {trainer}  Dataset805_Small  2d  fold {fold}: 2 labeled, "
-        f"{unlabeled}none held out: no estimate of quality\n"
+        "none held out: no estimate of quality\n"
     )
     content = {"network_weights": {}, "gnnunet": {"step": step}}
     save_checkpoint(folder / "checkpoint_latest.pth", content)
@@ -124,7 +125,7 @@ def test_a_training_that_was_stopped_early(home, tmp_path):
 
 
 def test_fold_all_holds_nothing_out(home, tmp_path):
-    folder = stopped(home, trainer="BCPTrainer", unlabeled="1 unlabeled, ")
+    folder = stopped(home, trainer="BCPTrainer")
     (folder / "checkpoint_latest.pth").rename(folder / "checkpoint_final.pth")
     text = plain_text(page(folder, tmp_path))
     assert "was trained on 2 labeled and 1 unlabeled cases of" in text

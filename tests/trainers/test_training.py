@@ -181,6 +181,7 @@ def test_cross_validation_holds_each_case_out_once(tiny_copy):
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         assert not set(environment["held_out"]) & set(environment["labeled"])
         assert not set(environment["held_out"]) & set(environment["unlabeled"])
+        assert environment["uses_unlabeled"] is False
         seen += environment["held_out"]
         assert (folder / "checkpoint_best.pth").is_file()
         assert "val_dice_1" in pd.read_csv(folder / "metrics.csv").columns
@@ -203,6 +204,7 @@ def test_labels_of_cases_outside_the_draw_are_never_opened(tiny_copy):
     )
     assert environment["labeled"] == ["case_00", "case_01"]
     assert {"case_02", "case_03"} <= set(environment["unlabeled"])
+    assert environment["uses_unlabeled"] is True
     folder = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans_3d_fullres"
     for case in ("case_02", "case_03"):  # a reader would fail, and so would a changed size
         for name in (f"{case}_seg.b2nd", f"{case}.pkl"):
