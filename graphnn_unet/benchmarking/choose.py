@@ -48,7 +48,9 @@ from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
 
-DEFAULT_TRAINERS = ("SupervisedTrainer", "BCPTrainer", "GraphCLTrainer")
+DEFAULT_TRAINERS = ("SupervisedTrainer", "GraphCLTrainer")
+"""What unlabeled scans bring, and what is there without them: no other method led the first one on
+development cases (docs/explanation/unlabeled_scans.md), and each costs five trainings."""
 FOLDER = "choose"
 
 

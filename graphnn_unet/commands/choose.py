@@ -27,14 +27,14 @@ def _parser() -> argparse.ArgumentParser:
         _EPILOG,
         (
             "gnnunet_choose -d MyStudy",
-            "gnnunet_choose -d MyStudy --trainers SupervisedTrainer GraphCLTrainer "
+            "gnnunet_choose -d MyStudy --trainers SupervisedTrainer BCPTrainer GraphCLTrainer "
             "--configurations 3d_fullres 2d --budget-hours 10",
         ),
     )
     parser.add_argument("-d", required=True, metavar="DATASET", help="name or id of the data set")
     parser.add_argument(
         "--trainers", nargs="+", metavar="TRAINER",
-        help="methods, from simple to complex (SupervisedTrainer BCPTrainer GraphCLTrainer)",
+        help="methods, from simple to complex (SupervisedTrainer GraphCLTrainer)",
     )  # fmt: skip
     parser.add_argument(
         "--configurations", nargs="+", metavar="CONF",

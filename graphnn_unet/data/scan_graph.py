@@ -19,8 +19,15 @@ from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_summary
 
-BLUR_VOXELS = 0.7
-"""Borders that were learned from a few scans are rough: labels of whole scans are smoothed."""
+TURNED_ON: Mapping[str, Mapping[str, Any]] = {
+    "pseudo_label": {"correct": ["scan_graph", "blur"]},
+    "scan_labels": {"rounds": 1},
+}
+"""What a good verdict changes in the recipe; ``--recipe`` and ``--set`` are stronger.
+
+The one way of using the graph in training that led copy-paste among the labeled scans in three
+draws (docs/explanation/unlabeled_scans.md): whole scans are labeled once, and then count as drawn.
+"""
 NETWORK = "SupervisedTrainer"
 """Whose cross-validation the vote is compared with."""
 
@@ -101,26 +108,12 @@ def judge_scan_graph(
         if verdict.is_worth:
             chosen = voters.chosen_for(unlabeled, n_workers=n_workers)
             StoredVotes(chosen).ensure(unlabeled, n_workers=n_workers)
-        layer = turned_on(configuration["spacing"]) if verdict.is_worth else {}
+        layer = TURNED_ON if verdict.is_worth else {}
         add_layer(plans, name, layer, {"scan_graph": verdict.as_dict()})
         write_json(plans_file, plans)
         state = "on" if verdict.is_worth else "off"
         notes.append(f"{name}: graph of scans {state}: {verdict.reason}")
     return notes
-
-
-def turned_on(spacing_mm: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """What a good verdict changes in the recipe; ``--recipe`` and ``--set`` are stronger.
-
-    The one way of using the graph in training that led copy-paste among the labeled scans in three
-    draws (docs/explanation/unlabeled_scans.md): whole scans are labeled once, and then count as
-    drawn.
-    """
-    return {
-        "pseudo_label": {"correct": ["scan_graph", "blur"]},
-        "blur": {"sigma_mm": round(BLUR_VOXELS * min(map(float, spacing_mm)), 3)},
-        "scan_labels": {"rounds": 1},
-    }
 
 
 def network_dice(

@@ -13,6 +13,7 @@ from torch.nn import functional
 from graphnn_unet.pseudo_labels.corrector import Corrector, Teaching
 from graphnn_unet.settings import Section
 
+_DEFAULT_VOXELS = 0.7
 _REACH = 3.0
 """The Gaussian is cut off after so many standard deviations (0.3 % of its mass)."""
 
@@ -20,11 +21,18 @@ _REACH = 3.0
 class BlurSettings(Section):
     """Gaussian smoothing of pseudo-labels."""
 
-    sigma_mm: float = Field(1.0, ge=0, description="standard deviation of the Gaussian in mm")
+    sigma_mm: float | None = Field(
+        None,
+        ge=0,
+        description="standard deviation of the Gaussian in mm. Empty: 0.7 of the smallest spacing",
+    )
 
 
 class Blur(Corrector):
     """Gaussian of ``blur.sigma_mm`` over the probabilities of each class.
+
+    What a network of few labels draws has rough borders; a little smoothing makes better labels of
+    it (docs/explanation/unlabeled_scans.md).
 
     Outside of the patch nothing is known: weights there are left out and the others grow, so that
     a constant map stays constant up to the border.
@@ -37,14 +45,17 @@ class Blur(Corrector):
 
     def __call__(self, teaching: Teaching) -> Tensor:
         """Logits ``(b, k, *s)`` of the smoothed probabilities."""
+        spacing_mm = self.surroundings.spacing_mm
         sigma_mm = self.surroundings.recipe.of(BlurSettings).sigma_mm
+        if sigma_mm is None:
+            sigma_mm = _DEFAULT_VOXELS * min(spacing_mm)
         logits = teaching.logits.float()
         if sigma_mm == 0:
             return logits
         overlapping = self.surroundings.overlapping
         probability = logits.sigmoid() if overlapping else logits.softmax(1)
-        for axis, spacing_mm in enumerate(self.surroundings.spacing_mm):
-            probability = smooth_axis(probability, axis + 2, sigma_mm / spacing_mm)
+        for axis, size_mm in enumerate(spacing_mm):
+            probability = smooth_axis(probability, axis + 2, sigma_mm / size_mm)
         tiny = torch.finfo(probability.dtype).tiny
         if overlapping:
             return torch.logit(probability, eps=1e-7)

@@ -24,10 +24,11 @@ from graphnn_unet.settings import Section
 class PseudoLabelSettings(Section):
     """What is done to the teacher's labels before they teach."""
 
-    correct: list[str] = Field(
-        [],
+    correct: list[str] | None = Field(
+        None,
         description="corrections of the teacher's answer, applied in this order before the "
-        "clean-up; the names of the files in graphnn_unet/pseudo_labels",
+        "clean-up; the names of the files in graphnn_unet/pseudo_labels. Empty: ['blur'] where "
+        "whole scans are labeled (scan_labels.rounds), else []",
     )
     largest_component: bool | dict[str, bool] = Field(
         True,
@@ -60,6 +61,7 @@ class PseudoLabels:
     Args:
         surroundings: What is known about the run; its recipe says what is done.
         class_names: Classes or regions in the order of the outputs, background left out.
+        default: Corrections where the recipe leaves them to the method.
 
     Attributes:
         observer: Told what comes of each stage in training; ``None`` for nobody.
@@ -68,11 +70,14 @@ class PseudoLabels:
         RecipeError: The recipe lists a correction that does not exist.
     """
 
-    def __init__(self, surroundings: Surroundings, class_names: Sequence[str]):
+    def __init__(
+        self, surroundings: Surroundings, class_names: Sequence[str], default: Sequence[str] = ()
+    ):
         settings = surroundings.recipe.of(PseudoLabelSettings)
         self.observer: Observer | None = None
-        self.correctors = [_corrector(name, surroundings) for name in settings.correct]
-        self._stages = _distinct(settings.correct)
+        names = default if settings.correct is None else settings.correct
+        self.correctors = [_corrector(name, surroundings) for name in names]
+        self._stages = _distinct(names)
         wanted = settings.largest_component
         table = wanted if isinstance(wanted, dict) else dict.fromkeys(class_names, wanted)
         self._cleaner = PseudoLabeler(

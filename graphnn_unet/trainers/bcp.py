@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -53,20 +54,44 @@ class BCPTrainer(SemiTrainer):
         "scan_labels": ScanLabelsSettings,
     }
     uses_teacher: ClassVar[bool] = True
+    default_label_rounds: ClassVar[int] = 0
+    """``scan_labels.rounds`` where the recipe leaves it, and what corrects labels, to the method."""
+
+    @property
+    def label_rounds(self) -> int:
+        """Times in self-training that whole scans are labeled."""
+        rounds = self.recipe.of(ScanLabelsSettings).rounds
+        if rounds is not None:
+            return rounds
+        is_open = self.recipe.of(PseudoLabelSettings).correct is None
+        schedule = self.recipe.schedule
+        can_label = schedule.pretrain_steps > 0 and schedule.selftrain_steps > 0
+        return self.default_label_rounds if is_open and can_label else 0
+
+    @property
+    def default_corrections(self) -> Sequence[str]:
+        """A network's label maps of whole scans are smoothed."""
+        return ("blur",) if self.label_rounds else ()
 
     def initialize(self) -> None:
         """Build network, teacher, optimizer and loss."""
         super().initialize()
-        if self.recipe.of(ScanLabelsSettings).rounds:
+        if self.label_rounds:
             refuse_features(self.pseudo_labels)
 
     def phases(self) -> list[Phase]:
         """Pre-training on labeled cases, then self-training, or its rounds."""
-        rounds = self.recipe.of(ScanLabelsSettings).rounds
+        rounds = self.label_rounds
         phases = pretraining_and_self_training(self.recipe.schedule)
         if not rounds:
             return phases
         *before, last = phases
+        if not before and last.unlabeled:
+            raise RecipeError(
+                f"scan_labels.rounds = {rounds} cannot be used with schedule.pretrain_steps = 0",
+                "a network that has learned nothing would label the scans",
+                "Raise schedule.pretrain_steps, or set scan_labels.rounds=0",
+            )
         if not last.unlabeled or last.stop - last.start < rounds:
             raise RecipeError(
                 f"the schedule leaves no step for a round of scan_labels.rounds = {rounds}",

@@ -55,6 +55,9 @@ class GraphSettings(Section):
 class GraphCLTrainer(BCPTrainer):
     """BCP with structure-aware alignment and correlation clustering.
 
+    Self-training begins with label maps of all unlabeled scans, which then count as drawn; with
+    ``scan_labels.rounds=0`` a teacher labels patches step by step, as published.
+
     The alignment block sits behind ``graph.stage`` of the encoder in both phases. In self-training
     the positions of ``graph.cluster_stage`` of every mixed image form a graph, a small graph
     network assigns them to clusters, and
@@ -63,10 +66,13 @@ class GraphCLTrainer(BCPTrainer):
 
     Source: GraphCL (ICML 2025), eqs. 12-19. Deviations: the aligned features are added behind a
     gate that starts at 0 (the paper does not say how they are merged); unit rows and a mean over
-    pairs instead of the plain sum, which an encoder lowers by growing its features.
+    pairs instead of the plain sum, which an encoder lowers by growing its features; whole scans
+    labeled once (docs/explanation/unlabeled_scans.md has the measurements; recipes ``*_paper`` and
+    ``scan_labels.rounds=0`` have the teacher).
     """
 
     sections: ClassVar = {"graph": GraphSettings}
+    default_label_rounds: ClassVar[int] = 1
 
     build_network_architecture = staticmethod(aligned_network)
 

@@ -37,13 +37,13 @@ _ENDING = "_seg.b2nd"
 class ScanLabelsSettings(Section):
     """Label maps of whole scans in self-training."""
 
-    rounds: int = Field(
-        0,
+    rounds: int | None = Field(
+        None,
         ge=0,
         le=100,
         description="times in self-training that the network labels all unlabeled scans whole; "
         "until the next time they are cases like the labeled ones. 0: the teacher labels patches, "
-        "step by step",
+        "step by step. Empty: 1 for GraphCLTrainer where pseudo_label.correct is empty too, else 0",
     )
 
 

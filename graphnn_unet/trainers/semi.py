@@ -290,7 +290,9 @@ class SemiTrainer(Checkpointed):
         if averaged is not None:
             self.teacher = self._new_teacher(averaged)
         if self.makes_pseudo_labels:
-            self.pseudo_labels = PseudoLabels(self._surroundings(), self.label_names)
+            self.pseudo_labels = PseudoLabels(
+                self._surroundings(), self.label_names, self.default_corrections
+            )
         self.loss_settings = self._loss_settings()
         if self._do_i_compile():
             self.student.compile_network()
@@ -671,6 +673,11 @@ class SemiTrainer(Checkpointed):
         """Further numbers of a method for the row of an epoch."""
         del phase
         return {}
+
+    @property
+    def default_corrections(self) -> Sequence[str]:
+        """``pseudo_label.correct`` where the recipe leaves it to the method."""
+        return ()
 
     @property
     def _uses_unlabeled(self) -> bool:

@@ -43,5 +43,6 @@ compare --row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.su
     --row "BCPTrainer, mllc" BCPTrainer "pseudo_label.correct=['mllc']" --draws 2 "$@"
 compare --labeled all --trainers SupervisedTrainer --draws 1 "$@"
 compare --trainers SupervisedTrainer MeanTeacherTrainer UncertaintyMeanTeacherTrainer \
-    PseudoLabelTrainer FilterMatchTrainer BCPTrainer GraphCLTrainer MLLCTrainer \
+    PseudoLabelTrainer FilterMatchTrainer BCPTrainer MLLCTrainer \
+    --row GraphCLTrainer GraphCLTrainer scan_labels.rounds=0 \
     --row "GraphCLTrainer, scan_graph, whole scans" GraphCLTrainer "$graph" $whole --draws 3 "$@"

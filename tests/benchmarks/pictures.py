@@ -75,7 +75,7 @@ def main() -> None:
             for trainer in arguments.trainers:
                 run = Run(
                     name, "2d", trainer, arguments.labeled, draw, arguments.seed, trainer,
-                    arguments.overrides,
+                    ["scan_labels.rounds=0", *arguments.overrides],
                 )  # fmt: skip
                 model = train_run(run, home, arguments.device)
                 table = arguments.results / f"pictures_{name}.csv"

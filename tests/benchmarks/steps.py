@@ -28,8 +28,10 @@ def batches_of(trainer, n: int = 4):
 
 
 def our_step(small_study: Study, name: str, device: str, *overrides: str):
-    """A call that does one optimizer step."""
-    schedule = ["schedule.pretrain_steps=1", "schedule.selftrain_steps=100000"]
+    """A call that does one optimizer step, with a teacher where the method can have one."""
+    schedule = [
+        "schedule.pretrain_steps=1", "schedule.selftrain_steps=100000", "scan_labels.rounds=0"
+    ]  # fmt: skip
     trainer = our_trainer(small_study, name, device, *SGD, *schedule, *overrides)
     if trainer.makes_pseudo_labels:
         trainer.step = 1

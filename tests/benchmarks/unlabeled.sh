@@ -13,10 +13,10 @@ set=$3
 prepare "$set" "$1" "$2"
 out=$(realpath "$2")
 shift 3
-ours=(scan_labels.rounds=1 "pseudo_label.correct=['scan_graph','blur']" blur.sigma_mm=0.7)
+# what a good verdict on the graph of scans turns on; without it ours is GraphCLTrainer as it is
+ours=(scan_labels.rounds=1 "pseudo_label.correct=['scan_graph','blur']")
 configuration=3d_fullres
-further=(--row "ours, without the graph of scans" GraphCLTrainer "${ours[0]}"
-    "pseudo_label.correct=['blur']" blur.sigma_mm=0.7
+further=(--row "ours, without the graph of scans" GraphCLTrainer
     --row "SupervisedTrainer + vote" SupervisedTrainer prediction.scan_graph=true
     --row "ours + vote" GraphCLTrainer "${ours[@]}" prediction.scan_graph=true)
 common=(batch.labeled=2 batch.unlabeled=2 augmentation.mirror=false
@@ -26,8 +26,8 @@ Hippocampus) labeled=4 development=60 seeds=2 ;;
 LAhalf) labeled=8 development=16 seeds=1 ;;
 ACDC | WBC | EMDS5)
     labeled=10 development=40 seeds=1 configuration=2d
-    ours=(scan_labels.rounds=1 "pseudo_label.correct=['blur']" blur.sigma_mm=0.7)
-    further=() # 2D has no graph of scans
+    ours=() # 2D has no graph of scans
+    further=()
     common=(schedule.pretrain_steps=400 schedule.selftrain_steps=400)
     if [ "$set" = ACDC ]; then
         labeled=6 development=12
@@ -45,7 +45,7 @@ benchmark --labeled $labeled --draws 3 --seeds $seeds \
     "${further[@]}" \
     --row "SupervisedTrainer, no copy-paste" SupervisedTrainer copy_paste.supervised=false \
     --row "BCPTrainer" BCPTrainer \
-    --row "GraphCLTrainer as published" GraphCLTrainer loss.pseudo_dice=true \
+    --row "GraphCLTrainer as published" GraphCLTrainer scan_labels.rounds=0 loss.pseudo_dice=true \
     augmentation.unlabeled_spatial=true \
     --row "FilterMatchTrainer" FilterMatchTrainer \
     --row "PseudoLabelTrainer" PseudoLabelTrainer "$@"

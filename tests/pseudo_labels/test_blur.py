@@ -46,6 +46,13 @@ def test_probabilities_stay_probabilities_and_lonely_voxels_vanish():
     assert result.argmax(1).sum() == 0
 
 
+def test_default_is_a_share_of_the_finest_spacing():
+    logits, spacing_mm = torch.randn(1, 3, 6, 7, 8), (3.0, 1.0, 0.5)
+    found = blurred(logits, None, spacing_mm)
+    torch.testing.assert_close(found, blurred(logits, 0.35, spacing_mm))
+    assert not torch.equal(found, logits)
+
+
 def test_sigma_zero_changes_nothing():
     logits = torch.randn(2, 3, 4, 4)
     assert torch.equal(blurred(logits, 0.0, (1.0, 1.0)), logits)

@@ -14,9 +14,10 @@ from graphnn_unet.trainers.graphcl import MAX_NODES, cluster_stage, feature_node
 
 @pytest.fixture
 def trainer_with(tiny_home, monkeypatch):
-    """Make a trainer with an open gate and the same weights for the same seed."""
+    """Make the published method with an open gate and the same weights for the same seed."""
 
     def make(*overrides, gate=0.7, cls=GraphCLTrainer, configuration="3d_fullres"):
+        overrides = ("scan_labels.rounds=0", *overrides)
         built = make_trainer(cls, tiny_home, monkeypatch, *overrides, configuration=configuration)
         for network in (built.network, built.teacher.network):
             open_gate(network, gate)

@@ -87,11 +87,11 @@ def test_steps_with_unlabeled_images_count_as_more_work(tiny_copy, monkeypatch):
         return original(*arguments, **options)
 
     monkeypatch.setattr(semi, "Progress", recorded)
-    train_in(tiny_copy, "GraphCLTrainer")
+    train_in(tiny_copy, "BCPTrainer")
     train_in(tiny_copy, "SupervisedTrainer")
-    graphcl, supervised = ([function(step) for step in range(7)] for function in work)
+    bcp, supervised = ([function(step) for step in range(7)] for function in work)
     assert supervised == [0, 1, 2, 3, 4, 5, 6]
-    assert graphcl == pytest.approx([0, 1, 2, 3, *(3 + i * semi.UNLABELED_COST for i in (1, 2, 3))])
+    assert bcp == pytest.approx([0, 1, 2, 3, *(3 + i * semi.UNLABELED_COST for i in (1, 2, 3))])
 
 
 def test_pseudo_labels_have_panels_of_their_own_where_they_were_logged():

@@ -17,7 +17,8 @@ from trainers.small_trainers import (
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.errors import InputError, RecipeError
 from graphnn_unet.networks.hook import one_output
-from graphnn_unet.pseudo_labels.blur import smooth_axis
+from graphnn_unet.plans.recipe import load_recipe, resolve
+from graphnn_unet.pseudo_labels.blur import Blur, smooth_axis
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, scan_labels
@@ -25,6 +26,7 @@ from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.scan_labels import (
     FOLDER,
     ScanLabels,
+    ScanLabelsSettings,
     ScanWithLabels,
     label_scans,
     labels_of,
@@ -211,3 +213,39 @@ def test_overlapping_regions_become_label_maps(tmp_path, monkeypatch):
         assert set(np.unique(values)) <= {0, 1, 2}
         whole = case.properties()["class_locations"][1, 2]
         assert len(whole) == (values > 0).sum()
+
+
+def phase_names(trainer):
+    return [phase.name for phase in trainer.phases()]
+
+
+@pytest.mark.parametrize(
+    ("cls", "overrides", "last", "corrections"),
+    [
+        (GraphCLTrainer, [], "round_1", [Blur]),
+        (GraphCLTrainer, ["scan_labels.rounds=0"], "selftrain", []),
+        (GraphCLTrainer, ["pseudo_label.correct=[]"], "selftrain", []),
+        (GraphCLTrainer, ["scan_labels.rounds=1", "pseudo_label.correct=[]"], "round_1", []),
+        (GraphCLTrainer, ["schedule.pretrain_steps=0"], "selftrain", []),
+        (GraphCLTrainer, ["schedule.selftrain_steps=0"], "pretrain", []),
+        (BCPTrainer, [], "selftrain", []),
+        (BCPTrainer, ["scan_labels.rounds=2"], "round_2", [Blur]),
+    ],
+)
+def test_scans_are_labeled_whole_by_default_where_it_was_found_to_help(
+    tiny_home, monkeypatch, cls, overrides, last, corrections
+):
+    trainer = make_trainer(cls, tiny_home, monkeypatch, *overrides)
+    assert phase_names(trainer)[-1] == last
+    assert [type(corrector) for corrector in trainer.pseudo_labels.correctors] == corrections
+
+
+@pytest.mark.parametrize("name", ["la_paper", "acdc_paper", "pancreas_paper"])
+def test_published_recipes_have_a_teacher(name):
+    assert resolve(load_recipe(name)).of(ScanLabelsSettings).rounds == 0
+
+
+def test_an_untrained_network_labels_no_scans(tiny_home, monkeypatch):
+    with pytest.raises(RecipeError, match=r"rounds = 1 cannot.*pretrain_steps = 0"):
+        make_trainer(BCPTrainer, tiny_home, monkeypatch, "scan_labels.rounds=1",
+                     "schedule.pretrain_steps=0")  # fmt: skip

@@ -349,7 +349,7 @@ def test_checkpoints_of_the_former_version_are_continued(trained_home, tiny_copy
     former |= {"schema_version": 1, **former.pop("heads")}
     former["teacher"].pop("heads")
     former["recipe"].pop("blur")
-    former["recipe"]["pseudo_label"].pop("correct")
+    former["recipe"]["optimizer"].pop("reset_between_phases")
     torch.save(state, path)
     train_in(tiny_copy, "GraphCLTrainer", mode="continue")
     ours, theirs = (model_of(home, "GraphCLTrainer") for home in (tiny_copy, trained_home))
