@@ -55,7 +55,7 @@ class BCPTrainer(SemiTrainer):
     }
     uses_teacher: ClassVar[bool] = True
     default_label_rounds: ClassVar[int] = 0
-    """``scan_labels.rounds`` where the recipe leaves it, and what corrects labels, to the method."""
+    """``scan_labels.rounds`` where the recipe leaves it, and the corrections, to the method."""
 
     @property
     def label_rounds(self) -> int:
