@@ -11,14 +11,14 @@ STEPS = [
     ("your files", "NIfTI, DICOM, h5, nrrd\nlabels for some of them", "#fdf2e9"),
     ("convert + check", "one line a fault,\nnothing half written", "#eaf2f8"),
     ("plan + preprocess", "nnU-Net's own engine,\nunlabeled scans too", "#eaf2f8"),
-    ("train", "teacher and student,\nmixed scans, graphs", "#e8f6ef"),
+    ("train", "pseudo-labels,\nmixed scans, graphs", "#e8f6ef"),
     ("predict", "sliding window,\ncase by case", "#eaf2f8"),
     ("evaluate", "Dice, Jaccard, 95HD, ASD\nin mm, with intervals", "#eaf2f8"),
 ]
 DETAILS = [
-    "teacher (moving average) labels\nthe unlabeled scans",
-    "labeled and unlabeled scans are\npasted into each other, both ways",
-    "student learns from both; a graph\naligns the batch in the encoder",
+    "the network learns from labeled\nscans pasted into each other",
+    "then it labels all unlabeled\nscans whole; labels are smoothed",
+    "all scans are pasted into each other;\na graph aligns the batch",
     "deep features form a graph:\ncorrelation-clustering loss",
 ]
 
