@@ -17,6 +17,7 @@ from graphnn_unet.data.check import CaseMetadata, CheckReport, check_dataset
 from graphnn_unet.data.check_whole import same_scans
 from graphnn_unet.data.fingerprint import extract_fingerprint, one_component_classes
 from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
+from graphnn_unet.data.plan_files import planning_options
 from graphnn_unet.data.preprocess import (
     drop_stale,
     manifest_path,
@@ -25,7 +26,14 @@ from graphnn_unet.data.preprocess import (
 )
 from graphnn_unet.data.scan_graph import judge_scan_graph, require_volumes
 from graphnn_unet.data.splits import describe_splits, make_splits
-from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, InputError, MissingFileError
+from graphnn_unet.errors import (
+    CasesFailedError,
+    Fault,
+    FaultsError,
+    GraphnnError,
+    InputError,
+    MissingFileError,
+)
 from graphnn_unet.images.find import some
 from graphnn_unet.plans.recipe import (
     Layer,
@@ -211,6 +219,7 @@ def _prepare(
     # nnU-Net's planner compares it with one in the raw folder; ours is made of patients, each time
     (target / "splits_final.json").unlink(missing_ok=True)
     kept = None if replan else _kept_plan(raw, target, planner, layers)
+    former = _former_options(target, planner)
     plans = kept or _planned(
         raw, target, cases, dataset_json, orientation, layers, planner, n_workers, unpacked
     )
@@ -227,6 +236,11 @@ def _prepare(
         raise FaultsError(faults)
     planned = plans["gnnunet"]["recipes"]
     notes = [_KEPT] if kept else []
+    if former not in (None, planning_options(plans)):
+        notes.append(
+            f"the former plan, made with {former}, was replaced; trainings that were begun with it "
+            "do not go on"
+        )
     notes += [
         f"{name} was preprocessed for another plan: preprocess it again (-c {name}) before training"
         for name in planned
@@ -289,6 +303,17 @@ def _planned(
     )
     write_text(target / "planning_log.txt", account)
     return plans
+
+
+def _former_options(target: Path, planner: str) -> str | None:
+    """What the plan that is there was made with."""
+    from graphnn_unet.plans.planner import plans_name
+
+    path = target / f"{plans_name(planner)}.json"
+    try:
+        return planning_options(check_plans(read_json(path), path)) if path.is_file() else None
+    except GraphnnError:  # a damaged plan is replaced
+        return None
 
 
 def _kept_plan(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +44,29 @@ def read_plan(
         )
     description = preprocessed / "dataset.json"
     return content, check_description(read_json(description), description)
+
+
+def planning_options(plans: Mapping[str, Any]) -> str | None:
+    """What a plan was made with, as options of ``gnnunet_plan_and_preprocess``.
+
+    Args:
+        plans: Content of the plan.
+
+    Returns:
+        Such as ``--recipe quick --set batch.labeled=2``; ``None`` for a plan of nnU-Net's.
+    """
+    layers = plans.get("gnnunet", {}).get("layers")
+    if layers is None:
+        return None
+    words: list[str] = []
+    for name, layer in layers.items():
+        words += [name, *_as_words(layer)] if name == "--set" else f"--{name}".split(" ", 1)
+    return shlex.join(words) or "no options"
+
+
+def _as_words(layer: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{section}.{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for section, table in layer.items()
+        for key, value in table.items()
+    ]

@@ -23,6 +23,7 @@ class RunCases:
         development: Ids of labeled cases that the run does not touch: they are kept for choosing
             between runs.
         corrected: Ids of the labeled cases whose label maps are corrected predictions.
+        content: Case to a hash of its raw files and of how they were preprocessed.
     """
 
     labeled: list[StoredCase]
@@ -30,6 +31,7 @@ class RunCases:
     held_out: list[StoredCase]
     development: list[str] = field(default_factory=list)
     corrected: list[str] = field(default_factory=list)
+    content: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, list[str]]:
         """Case ids by role."""
@@ -82,10 +84,12 @@ def select_cases(
     def stored(case: str, use_label: bool) -> StoredCase:
         return StoredCase(case, dataset_folder / folder_name(identifier, roles[case]), use_label)
 
+    used = [*training, *sorted(unlabeled), *validation]
     return RunCases(
         [stored(case, True) for case in training],
         [stored(case, False) for case in sorted(unlabeled)],
         [stored(case, True) for case in validation],
         kept,
         [case for case in training if case in corrected],
+        {case: manifest["cases"][case]["key"][:16] for case in used},
     )

@@ -10,8 +10,10 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from graphnn_unet.data.plan_files import planning_options
 from graphnn_unet.data.run_cases import RunCases
 from graphnn_unet.errors import DivergedError, InputError
+from graphnn_unet.images.find import some
 from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.prediction.planned_networks import network_name
 from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
@@ -96,6 +98,7 @@ class Checkpointed(nnUNetTrainer):
                 "diagnostics": self.diagnostics.state() if self.diagnostics else None,
                 "recipe": self.recipe.as_dict(),
                 "cases": self.cases.as_dict(),
+                "content": self.cases.content,
             },
         }
 
@@ -124,9 +127,24 @@ class Checkpointed(nnUNetTrainer):
         self.save(Path(filename).name)
 
     def resume(self) -> Path:
-        """Continue from the latest undamaged checkpoint of the fold; return its path."""
+        """Continue from the latest undamaged checkpoint of the fold; return its path.
+
+        Raises:
+            InputError: It is of another run or of other data, so it could not go on the same.
+        """
         path, state = load_resumable(Path(self.output_folder))
         self.load_state(state, str(path))
+        # checkpoints of earlier versions do not tell
+        changes = _changes(
+            state["gnnunet"].get("content") or self.cases.content, self.cases.content
+        )
+        if changes:
+            raise InputError(
+                f"{path} was trained on other data",
+                changes,
+                "Train anew with --restart, or bring the former files back and run "
+                "gnnunet_plan_and_preprocess",
+            )
         return path
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
@@ -136,6 +154,15 @@ class Checkpointed(nnUNetTrainer):
             self.load_state(state, filename_or_checkpoint)
         else:
             self.load_state(filename_or_checkpoint, "a checkpoint")
+
+    def _how_to_go_on(self, former: Mapping[str, Any]) -> str:
+        options = planning_options(former)
+        if options is None or options == planning_options(self.plans_manager.plans):
+            return "Give the same options as before, or --restart"
+        return (
+            f"The plan was made anew since: it was made with {options}. Plan again in that way, or "
+            "train with --restart"
+        )
 
     def load_state(self, state: Mapping[str, Any], source: str) -> None:
         """Put a checkpoint's state in place.
@@ -157,8 +184,8 @@ class Checkpointed(nnUNetTrainer):
             if here != there:
                 raise InputError(
                     f"{source} was made with another {what}",
-                    f"{_difference(there, here)}",
-                    "Give the same options as before, or --restart",
+                    _difference(there, here),
+                    self._how_to_go_on(state["init_args"]["plans"]),
                 )
         self.initialize()
         network = saved["student"] if saved["student"] is not None else state["network_weights"]
@@ -176,6 +203,16 @@ class Checkpointed(nnUNetTrainer):
         if self.diagnostics is not None:
             self.diagnostics.load_state(saved.get("diagnostics") or {})
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
+
+
+def _changes(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """In what the cases of two runs differ; empty where in nothing."""
+    kinds = {
+        "changed": [case for case in here if there.get(case, here[case]) != here[case]],
+        "new": [case for case in here if case not in there],
+        "gone": [case for case in there if case not in here],
+    }
+    return ", ".join(f"{some(cases)} {kind}" for kind, cases in kinds.items() if cases)
 
 
 def _difference(there: Any, here: Any) -> str:

@@ -16,10 +16,12 @@ from graphnn_unet.data.hidden_labels import hidden_files
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
 from graphnn_unet.data.plan_files import read_plan
 from graphnn_unet.data.preprocess import require_whole
+from graphnn_unet.data.raw_changes import changed_files
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.data.splits import held_out
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, RefusedError
+from graphnn_unet.images.find import some
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.plans.recipe import (
@@ -201,6 +203,7 @@ def train_run(
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"), launched(execution):
         cases = _require_data(preprocessed, spec, raw_plans, dataset_json)
         _say_labeled(cases)
+        _say_changed(folders().raw / spec.dataset, preprocessed, cases)
         if execution.hidden_labels:
             hidden_files(execution.hidden_labels, cases.unlabeled, dataset_json)
         if spec.fold == "cv":
@@ -229,6 +232,15 @@ def _say_labeled(cases: RunCases) -> None:
         say(
             f"{n_labeled} labeled cases, {n_corrected} of them corrected (gnnunet_convert "
             "--add-corrected); corrected ones are never held out"
+        )
+
+
+def _say_changed(raw: Path, preprocessed: Path, cases: RunCases) -> None:
+    """Which files were edited since: the training reads what was preprocessed before."""
+    if is_first() and (changed := changed_files(raw, preprocessed, cases.content)):
+        say(
+            f"warning: {some(changed)} changed after preprocessing; the training does not see it. "
+            f"Run gnnunet_plan_and_preprocess -d {raw.name} first"
         )
 
 

@@ -467,3 +467,11 @@ def test_planning_imports_no_trainer(raw):
         " n_workers=0)\n"
     )
     assert imported_by(script, "graphnn_unet.trainers.") == []
+
+
+def test_replacing_a_plan_of_other_options_is_told(raw):
+    first = plan("optimizer.lr=0.5")
+    assert not any("former plan" in note for note in first.notes)
+    assert not any("former plan" in note for note in plan("optimizer.lr=0.5").notes)
+    (note,) = [note for note in plan("batch.labeled=2").notes if "former plan" in note]
+    assert "optimizer.lr=0.5, was replaced; trainings that were begun with it" in note

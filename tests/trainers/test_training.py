@@ -162,6 +162,32 @@ def test_continuing_with_another_recipe_is_refused(trained_home, tiny_copy):
         train_in(tiny_copy, "BCPTrainer", **other)
 
 
+def begun(trained_home, home, trainer="BCPTrainer"):
+    """A training of which the last checkpoint is there to go on from."""
+    model = model_of(home, trainer)
+    shutil.copytree(model_of(trained_home, trainer), model)
+    (model / "fold_all" / FINAL).rename(model / "fold_all" / LATEST)
+
+
+def test_continuing_with_a_plan_that_was_made_anew_says_so(trained_home, tiny_copy):
+    begun(trained_home, tiny_copy)
+    plan_in(tiny_copy, "optimizer.lr=0.5")
+    words = r"lr is .*made anew since: it was made with --set .* optimizer\.lr=0\.005\. Plan again"
+    with pytest.raises(InputError, match=words):
+        train_in(tiny_copy, "BCPTrainer", mode="continue")
+
+
+def test_continuing_with_other_data_is_refused(trained_home, tiny_copy):
+    begun(trained_home, tiny_copy)
+    raw = tiny_copy / "raw" / DATASET
+    shutil.copy(raw / "labelsTr" / "case_00.nii.gz", raw / "labelsTr" / "case_01.nii.gz")
+    (raw / "imagesUn" / "case_05_0000.nii.gz").rename(raw / "imagesUn" / "case_09_0000.nii.gz")
+    plan_in(tiny_copy)
+    words = r"was trained on other data: case_01 changed, case_09 new, case_05 gone"
+    with pytest.raises(InputError, match=words):
+        train_in(tiny_copy, "BCPTrainer", mode="continue")
+
+
 def test_variants_by_set_do_not_collide(tiny_copy):
     plain = train_in(tiny_copy, "SupervisedTrainer")
     override = ["copy_paste.supervised=false"]

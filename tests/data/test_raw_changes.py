@@ -1,0 +1,53 @@
+"""Raw files that were edited or removed after they were preprocessed."""
+
+import os
+import shutil
+
+import pytest
+import SimpleITK as sitk
+from tiny_study import DATASET, train_in
+
+from graphnn_unet.data.raw_changes import changed_files
+
+CASES = ["case_00", "case_01", "case_04"]
+
+
+def later(path):
+    """Date a file after the last check, however coarse the clock of the disk is."""
+    os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 3600))
+
+
+def edit(path):
+    image = sitk.ReadImage(str(path))
+    image[3, 3, 3] = 2 if image[3, 3, 3] != 2 else 1
+    sitk.WriteImage(image, str(path))
+    later(path)
+
+
+def changed_in(home, cases=CASES):
+    return changed_files(home / "raw" / DATASET, home / "preprocessed" / DATASET, cases)
+
+
+def test_only_other_content_counts(tiny_copy):
+    raw = tiny_copy / "raw" / DATASET
+    assert changed_in(tiny_copy) == []
+    later(raw / "imagesTr" / "case_00_0000.nii.gz")  # the same bytes, copied anew
+    assert changed_in(tiny_copy) == []
+    edit(raw / "labelsTr" / "case_01.nii.gz")
+    (raw / "imagesUn" / "case_04_0000.nii.gz").unlink()
+    edit(raw / "labelsTr" / "case_02.nii.gz")  # not of this run
+    assert changed_in(tiny_copy) == ["imagesUn/case_04_0000.nii.gz", "labelsTr/case_01.nii.gz"]
+
+
+def test_without_raw_files_nothing_can_be_told(tiny_copy):
+    shutil.rmtree(tiny_copy / "raw")
+    assert changed_in(tiny_copy) == []
+
+
+@pytest.mark.parametrize("is_edited", [True, False])
+def test_a_training_says_what_it_does_not_see(tiny_copy, capsys, is_edited):
+    if is_edited:
+        edit(tiny_copy / "raw" / DATASET / "labelsTr" / "case_03.nii.gz")
+    train_in(tiny_copy, "SupervisedTrainer")
+    words = "warning: labelsTr/case_03.nii.gz changed after preprocessing"
+    assert (words in capsys.readouterr().err) == is_edited
