@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graphnn_unet.metrics.intervals import LEVEL, N_RESAMPLES, SEED
+from graphnn_unet.metrics.intervals import LEVEL, MIN_PATIENTS, N_RESAMPLES, SEED
 
 AGREEMENT = 0.8
 """Share of draws that must have the sign of the mean; all of them where there are fewer than 5."""
@@ -41,6 +41,7 @@ class Difference:
         n_agreeing: Draws whose mean has the sign of ``mean``.
         n_draws_needed: Draws with which a difference of one point (0.01) would be seen; ``None``
             where it cannot be told, infinity where more patients are needed.
+        n_patients: Patients that both were scored on.
     """
 
     mean: float
@@ -49,10 +50,16 @@ class Difference:
     n_draws: int
     n_agreeing: int
     n_draws_needed: float | None
+    n_patients: int
 
     @property
     def is_shown(self) -> bool:
-        """The interval excludes 0, and at least 4 of 5 draws (or all of fewer) agree."""
+        """The interval excludes 0, and at least 4 of 5 draws (or all of fewer) agree.
+
+        Never with fewer patients than an interval needs.
+        """
+        if self.n_patients < MIN_PATIENTS:
+            return False
         needed = self.n_draws if self.n_draws < 5 else math.ceil(AGREEMENT * self.n_draws)
         return bool(self.low > 0 or self.high < 0) and self.n_agreeing >= needed
 
@@ -71,8 +78,8 @@ def paired_difference(values: Floats, other: Floats, patients: NDArray[np.int64]
     Source: percentile interval of the crossed bootstrap (Owen 2007).
 
     Example:
-        >>> gain = np.full((3, 1, 4), 0.02)
-        >>> difference = paired_difference(0.8 + gain, np.full((3, 1, 4), 0.8), np.arange(4))
+        >>> gain = np.full((3, 1, 6), 0.02)
+        >>> difference = paired_difference(0.8 + gain, np.full((3, 1, 6), 0.8), np.arange(6))
         >>> round(difference.mean, 3), difference.is_shown
         (0.02, True)
     """
@@ -82,13 +89,14 @@ def paired_difference(values: Floats, other: Floats, patients: NDArray[np.int64]
     difference = difference[np.isfinite(difference).any((1, 2))]
     if not len(difference):
         nan = float("nan")
-        return Difference(nan, nan, nan, 0, 0, None)
+        return Difference(nan, nan, nan, 0, 0, None, 0)
     of_draw = np.nanmean(difference, axis=(1, 2))
     mean = float(of_draw.mean())
     low, high = crossed_interval(difference, patients)
     agreeing = int((np.sign(of_draw) == np.sign(mean)).sum()) if mean else 0
     needed = draws_needed(difference)
-    return Difference(mean, low, high, len(difference), agreeing, needed)
+    n_patients = len(np.unique(patients[np.isfinite(difference).any((0, 1))]))
+    return Difference(mean, low, high, len(difference), agreeing, needed, n_patients)
 
 
 def crossed_interval(values: Floats, patients: NDArray[np.int64]) -> tuple[float, float]:

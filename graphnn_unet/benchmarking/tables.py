@@ -175,11 +175,17 @@ def _comparison(difference: Difference) -> list[str]:
     if not difference.n_draws:
         return ["no draw in common", "", ""]
     ends = f"[{_signed(difference.low)}, {_signed(difference.high)}]"
-    verdict = ("leads" if difference.mean > 0 else "is behind") * difference.is_shown or NOT_SHOWN
-    if difference.is_shown and difference.n_draws == 1:
-        verdict += " in one draw"
     return [f"{_signed(difference.mean)} {ends}",
-            f"{difference.n_agreeing} of {difference.n_draws}", verdict]  # fmt: skip
+            f"{difference.n_agreeing} of {difference.n_draws}", _verdict(difference)]  # fmt: skip
+
+
+def _verdict(difference: Difference) -> str:
+    if difference.n_patients < MIN_PATIENTS:
+        return "too few patients"
+    if not difference.is_shown:
+        return NOT_SHOWN
+    verdict = "leads" if difference.mean > 0 else "is behind"
+    return f"{verdict} in one draw" if difference.n_draws == 1 else verdict
 
 
 def variance_table(scores: Scores, labeled: str, baseline: str) -> list[list[str]]:

@@ -123,3 +123,10 @@ def test_draws_needed_is_the_number_that_narrows_the_interval():
     noisy = scores(5, n_cases=10, case=0.2)
     assert draws_needed(noisy) == math.inf
     assert draws_needed(difference[:1]) is None
+
+
+@pytest.mark.parametrize(("n_patients", "is_shown"), [(5, False), (6, True)])
+def test_few_patients_show_nothing(n_patients, is_shown):
+    other = np.full((3, 1, 2 * n_patients), 0.8)  # two scans of each
+    difference = paired_difference(other + 0.02, other, np.arange(2 * n_patients) % n_patients)
+    assert (difference.n_patients, difference.is_shown) == (n_patients, is_shown)
