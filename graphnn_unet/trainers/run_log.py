@@ -104,8 +104,12 @@ def progress_figure(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     upper, *middle, lower = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     for axes, (title_y, lines) in zip(middle, panels, strict=True):
         _draw_lines(axes, title_y, lines)
-    upper.plot(steps, [row["loss"] for row in rows], color="#33658a", label="loss")
-    upper.set_ylabel("training loss")
+    for _, of_phase in itertools.groupby(rows, key=lambda row: row["phase"]):
+        points = [(row["step"], row["loss"]) for row in of_phase]
+        marker = "." if len(points) == 1 else ""  # a line of one point is invisible
+        upper.plot(*zip(*points, strict=True), color="#33658a", marker=marker, label="loss")
+    # another phase has another loss: no line joins them
+    upper.set_ylabel("training loss of the phase")
     scored = [(row["step"], row["val_dice"]) for row in rows if row.get("val_dice") is not None]
     right = upper.twinx() if scored else None
     if right is not None:
