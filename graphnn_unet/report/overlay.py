@@ -221,8 +221,13 @@ def _upright(volume: Volume) -> Volume:
 
 
 def _panels(image: Volume, masks: list[Masks], *, is_slice: bool) -> Iterator[_Panel]:
-    """Cut the slices that show most of the foreground."""
-    foreground = np.logical_or.reduce([np.zeros(image.array.shape, bool), *chain(*masks)])
+    """Cut the slices that show most of the foreground: the reference's, where it has some.
+
+    What is predicted far away from it must not lead to slices without it.
+    """
+    nothing = np.zeros(image.array.shape, bool)
+    foreground = np.logical_or.reduce([nothing, *chain(*masks)])
+    references = np.logical_or.reduce([nothing, *chain(*(pair[1:] for pair in masks))])
     center, side = _field_of_view(foreground, image.spacing)
     shown = tuple(
         slice(max(0, int((middle - side / 2) / step)), int((middle + side / 2) / step) + 1)
@@ -230,7 +235,8 @@ def _panels(image: Volume, masks: list[Masks], *, is_slice: bool) -> Iterator[_P
     )
     dark, bright = _window(image.array[shown])
     sizes = [n * step for n, step in zip(foreground.shape, image.spacing, strict=True)]
-    for axis, index in _cuts(foreground, image.spacing, is_slice):
+    cut = references if references.any() else foreground
+    for axis, index in _cuts(cut, image.spacing, is_slice):
         rows, columns = (other for other in range(3) if other != axis)
         here = tuple(index if other == axis else slice(None) for other in range(3))
         gray = np.nan_to_num(image.array[here].astype(np.float32), posinf=bright, neginf=dark)

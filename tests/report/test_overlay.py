@@ -162,6 +162,19 @@ def test_slices_go_through_the_largest_area(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize("radius_mm", [4.0, -1.0])
+def test_a_large_mistake_does_not_hide_the_reference(tmp_path: Path, radius_mm):
+    label = np.zeros(SHAPE, dtype=np.uint8)
+    label[20:, 20:, 20:] = 1
+    reference = ball(SHAPE, center=(6.0, 8.0, 10.0), radius_mm=radius_mm)
+    paths = [write(tmp_path / f"{name}.nii", array)
+             for name, array in (("i", gray()), ("p", label), ("r", reference))]  # fmt: skip
+    case = overlay._load(OverlayRow(*paths), {"a": 1})
+    shown = [panel.masks[0][1].any() for panel in case.panels]
+    assert shown == [radius_mm > 0] * 3
+    assert len(case.panels) == 3
+
+
 def test_picture_does_not_depend_on_how_the_volume_is_stored(tmp_path: Path):
     """The same anatomy, stored with turned axes, gives the same picture."""
     shape = (20, 30, 24)
