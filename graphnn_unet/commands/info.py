@@ -11,7 +11,7 @@ from graphnn_unet.commands import _command
 def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
         "gnnunet_info",
-        "Show folders, data sets, trainers, recipes, versions and devices.",
+        "Show folders, data sets, models, trainers, recipes, versions and devices.",
         examples=("gnnunet_info", "gnnunet_info --paths"),
     )
     parser.add_argument("--paths", action="store_true", help="only the folders (fast)")
@@ -31,9 +31,12 @@ def _work(arguments: argparse.Namespace) -> None:
         return
     _print_versions()
     print(f"data sets: {', '.join(known_datasets()) or 'none'}")
+    from graphnn_unet.models.find import trained_models
     from graphnn_unet.plans.recipe import named_recipes
     from graphnn_unet.trainers.registry import known_trainers
 
+    if models := trained_models():
+        _command.print_table(("data set", "model", "folds"), models)
     print(f"trainers: {', '.join(known_trainers())}")
     print(f"recipes: {', '.join(named_recipes())}")
     from pathlib import Path

@@ -177,6 +177,27 @@ def find_model(
     )
 
 
+def trained_models() -> list[tuple[str, str, str]]:
+    """Data set, model and folds of each training that was begun, in the order of their names.
+
+    Example:
+        ``("Dataset501_MyStudy", "GraphCLTrainer__gnnunetPlans__3d_fullres", "0 1, unfinished: 2")``
+    """
+    folds: dict[Path, tuple[list[str], list[str]]] = {}
+    for place, name in enumerate((FINAL, LATEST)):
+        for path in _checkpoints(use_folders().results, "Dataset*/*/fold_*", name):
+            model, fold = path.parent.parent, path.parent.name.removeprefix("fold_")
+            of_model = folds.setdefault(model, ([], []))
+            if fold not in of_model[0]:  # a finished one may have left its last state behind
+                of_model[place].append(fold)
+    rows = []
+    for model, (finished, begun) in sorted(folds.items()):
+        unfinished = f"unfinished: {' '.join(sorted(begun))}" if begun else ""
+        state = ", ".join(filter(None, (" ".join(sorted(finished)), unfinished)))
+        rows.append((model.parent.name, model.name, state))
+    return rows
+
+
 def _fits(folder: str, trainer: str | None, configuration: str | None, plans: str | None) -> bool:
     name = ModelName.parse(folder)
     return name is not None and name.fits(trainer, configuration, plans)

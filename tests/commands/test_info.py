@@ -9,6 +9,7 @@ import pytest
 from tiny_study import DATASET, use_home
 
 from graphnn_unet.commands.info import main
+from graphnn_unet.storage.checkpoints import FINAL, LATEST
 
 
 def test_paths_are_shown_with_what_set_them_and_without_torch(tmp_path):
@@ -51,6 +52,18 @@ def test_everything_a_bug_report_needs_is_shown(tiny_home, monkeypatch, capsys):
     for name in ("python", "torch", "nnunetv2", "numpy"):
         assert re.search(rf"^{name} \d", out, re.MULTILINE)
     assert re.search(r"^devices: .*cpu$", out, re.MULTILINE)
+
+
+def test_models_are_listed_with_their_folds(tmp_path, monkeypatch, capsys):
+    home = use_home(tmp_path, monkeypatch)
+    for fold, name in (("fold_0", FINAL), ("fold_0", LATEST), ("fold_3", LATEST), ("fold_1", FINAL),
+                       ("fold_1.old1", FINAL)):  # fmt: skip
+        folder = home / "results" / DATASET / "BCPTrainer__gnnunetPlans__2d" / fold
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    assert main([]) == 0
+    lines = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    assert [DATASET, "BCPTrainer__gnnunetPlans__2d", "0 1, unfinished: 3"] in lines
 
 
 def test_folder_for_stock_nnunet_holds_our_trainers(tiny_home, monkeypatch, capsys):
