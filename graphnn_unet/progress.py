@@ -72,7 +72,7 @@ class Progress:
         self.done = self._initial = self._n_worked = initial
         self._needs, self._work = needs, work
         self._started = self._last_line = time.monotonic()
-        # the first unit pays for loading and warming up: it counts only where it is the only one
+        # the first unit pays for loading and warming up: it counts only where it is a long one
         self._measured_from = (initial, self._started)
         on_terminal = sys.stderr.isatty() and not _state["quiet"]
         self._bar = (
@@ -106,7 +106,8 @@ class Progress:
         self.done += 1
         self._n_worked = self.done + ahead
         now = time.monotonic()
-        if self._needs is not None and now - self._started >= MEASURED_S:
+        is_first = self._n_worked == self._initial + 1
+        if self._needs is not None and now - self._started >= (LONG_S if is_first else MEASURED_S):
             self._announce(self._needs, now)
         if self.done == self._initial + 1:
             self._measured_from = (self._n_worked, now)

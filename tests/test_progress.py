@@ -101,6 +101,17 @@ def test_one_long_unit_tells_enough(capsys, clock):
     assert "13 cases take about 2.2 h on this machine" in capsys.readouterr().err
 
 
+def test_a_first_unit_that_warms_up_tells_nothing(capsys, clock):
+    with Progress(30, "cluster", "image", needs=lambda: "1 GB") as shown:
+        clock.now += 22
+        shown.update()
+        assert "on this machine" not in capsys.readouterr().err
+        clock.now += 4
+        shown.update()
+    # 22 s, then 4 s for each of the 29 others
+    assert "30 images take about 2.3 min on this machine" in capsys.readouterr().err
+
+
 def test_units_that_are_nearly_done_tell_how_fast_the_work_is(capsys, clock):
     with Progress(13, "predict", needs=lambda: "1 GB") as shown:
         clock.now += 60
