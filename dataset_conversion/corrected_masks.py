@@ -17,14 +17,14 @@ import numpy as np
 from graphnn_unet.dataset_conversion.records import Source
 from graphnn_unet.dataset_conversion.segments import require_one_layer
 from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
+from graphnn_unet.images.as_predicted import checksums_as_predicted
 from graphnn_unet.images.cases import case_of, stem_of
 from graphnn_unet.images.find import VOLUMES, image_files, safe_id, some
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import nearest_integers, read_volume
-from graphnn_unet.images.segments import AS_PREDICTED, EDITING, Segment, segments_of
+from graphnn_unet.images.segments import Segment, segments_of
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.storage.atomic import checksum
-from graphnn_unet.storage.safe_load import read_table
 
 _UNCERTAINTY = "_uncertainty"
 
@@ -57,16 +57,17 @@ def find_masks(folder: Path, case_of_name: Mapping[str, str]) -> MaskFiles:
 
     Raises:
         MissingFileError: There is no mask.
+        InputError: The record of the predictions is damaged.
     """
     listing = image_files(folder, VOLUMES, what="the folder of masks")
     stems = {stem_of(path) for path in listing.paths}
     masks = MaskFiles(left_out=list(listing.left_out().items()))
-    known = _checksums(folder)
+    known = checksums_as_predicted(folder)
     for path in listing.paths:
         stem = stem_of(path)
         if stem.removesuffix(_UNCERTAINTY) != stem and stem.removesuffix(_UNCERTAINTY) in stems:
             masks.left_out.append((path.name, "a map of uncertainty"))
-        elif known.get(path.name) == checksum(path):
+        elif checksum(path) in known.get(path.name, ()):
             masks.as_predicted.append(path.name)
         else:
             _sort_in(masks, path, case_of_name)
@@ -84,15 +85,6 @@ def _sort_in(masks: MaskFiles, path: Path, case_of_name: Mapping[str, str]) -> N
         cause = f"{first.name} and {path.name} both fit it"
         fault = Fault(safe_id(key), "convert", cause, "Remove or move one of them", code="I28")
         masks.faults.append(fault)
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """File to CRC-32 as it was predicted, from the folder or the one for editing inside it."""
-    for place in (folder / AS_PREDICTED, folder / EDITING / AS_PREDICTED):
-        if place.is_file():
-            content = read_table(place)
-            return {name: value for name, value in content.items() if isinstance(value, int)}
-    return {}
 
 
 def mask_source(path: Path, ids: Mapping[str, int], form: NiftiForm | None) -> Source:

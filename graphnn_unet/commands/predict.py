@@ -24,9 +24,10 @@ def _parser() -> argparse.ArgumentParser:
         "-d or -m is needed.",
         "Writes label maps, volumes.csv (ml of each class), prediction.json (of which image and "
         "which model\neach label map is), labels.ctbl and labels_itksnap.txt (names and colors for "
-        "3D Slicer and\nITK-SNAP) and, where cases failed, failures.csv. A label map of an earlier "
-        "run whose case fails is\nmoved to OUT/set_aside; those of another model whose cases are "
-        "not among the inputs are refused.\n",
+        "3D Slicer and\nITK-SNAP) and, where cases failed, failures.csv. Moved to OUT/set_aside "
+        "before new ones are written:\nlabel maps that were edited since they were written, and "
+        "those of an earlier run whose case fails.\nThose of another model whose cases are not "
+        "among the inputs are refused.\n",
         (
             "gnnunet_predict -i new_scans -o predictions",
             "gnnunet_predict -i new_scans -o predictions -d MyStudy -tr GraphCLTrainer "

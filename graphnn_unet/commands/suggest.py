@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _work(arguments: argparse.Namespace) -> None:
-    from graphnn_unet.images.segments import EDITING
+    from graphnn_unet.images.as_predicted import EDITING
     from graphnn_unet.models.suggest import suggest
     from graphnn_unet.progress import counted, say
 

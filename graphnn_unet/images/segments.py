@@ -13,12 +13,6 @@ from pathlib import Path
 from graphnn_unet.errors import BadFileError
 from graphnn_unet.images.find import file_ending
 
-EDITING = "for_editing"
-"""Folder beside predictions with files that viewers edit."""
-
-AS_PREDICTED = "as_predicted.json"
-"""File to its CRC-32 when it was predicted, which tells what was edited since."""
-
 _HEADER_BYTES = 2**20
 _FIELD = re.compile(r"Segment(\d+)_(Name|LabelValue|Layer):=(.*)")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,15 @@ from torch import Tensor
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.models.cases import Prepared, PrepareJob, prepare_case
+from graphnn_unet.models.ensemble import MergeJob
 from graphnn_unet.models.load import load_predictor, name_of_file
-from graphnn_unet.models.prediction_record import Volumes
+from graphnn_unet.models.prediction_record import (
+    Entry,
+    Fingerprint,
+    Volumes,
+    note_case,
+    note_replacement,
+)
 from graphnn_unet.prediction.export_logits import Labeled, export_gb
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
@@ -150,6 +157,45 @@ def free_memory_gb() -> float:
 
 
 @dataclass(frozen=True)
+class NotedJob:
+    """A case behind the network, and of which image it is."""
+
+    export: ExportJob | MergeJob
+    image: Fingerprint
+
+    @property
+    def case(self) -> str:
+        """Stem of the label map."""
+        return self.export.case
+
+
+@dataclass(frozen=True)
+class NotedExport:
+    """Writes the files of a case and, right behind the label map, the note for the record.
+
+    The record itself is written where the outcome arrives, and the network is at work there for
+    the time of a case. From before a label map is written until after, nothing is known of it.
+
+    Attributes:
+        export: As ``export_case`` or ``merge_case``.
+        folder: Output folder.
+        made_by: As the record of this call says it.
+    """
+
+    export: Callable[[Any], Volumes]
+    folder: Path
+    made_by: str
+
+    def __call__(self, job: NotedJob) -> Entry:
+        """Write one case; returns what the record shall say of it."""
+        outputs = job.export.outputs
+        endings = outputs.endings[: len(outputs.kinds)]
+        note_replacement(self.folder, job.case, job.image, endings)
+        volumes = self.export(job.export)
+        return note_case(self.folder, job.case, self.made_by, job.image, volumes, endings)
+
+
+@dataclass(frozen=True)
 class WholeCase:
     """A case for a worker that predicts it from its files to its label map.
 
@@ -173,12 +219,12 @@ class PredictedCase:
 
     Attributes:
         prepared: Faults, turn and fingerprint of the image; its arrays stay on the worker.
-        volumes: Voxels and ml of each class; ``None`` where it failed.
+        entry: What the record shall say; ``None`` where it failed.
         fault: Why it failed behind the preparation.
     """
 
     prepared: Prepared
-    volumes: Volumes | None = None
+    entry: Entry | None = None
     fault: Fault | None = None
 
 
@@ -190,6 +236,7 @@ class PredictWholeCase:
         model: The model, which the worker reads from its folder.
         outputs: What to write.
         device: As ``-device``, of the worker.
+        made_by: As the record of this call says it.
         memory_budget_gb: Memory one export may take; ``None`` for what is free there.
         blend: Share of the labeled scans' vote, where they vote.
     """
@@ -197,6 +244,7 @@ class PredictWholeCase:
     model: ModelOnDisk
     outputs: Outputs
     device: str
+    made_by: str
     memory_budget_gb: float | None = None
     blend: float | None = None
 
@@ -219,4 +267,5 @@ class PredictWholeCase:
         export = stage.export_job(job.prepare, job.stem, prepared)
         if isinstance(export, Fault):
             return PredictedCase(facts, fault=export)
-        return PredictedCase(facts, export_case(export))
+        write = NotedExport(export_case, Path(job.prepare.target), self.made_by)
+        return PredictedCase(facts, write(NotedJob(export, prepared.image)))

@@ -33,9 +33,10 @@ from graphnn_unet.models.predict_cases import (
     Options,
     record_of,
     set_aside,
+    set_edited_aside,
     whole_cases,
 )
-from graphnn_unet.models.prediction_record import SET_ASIDE, PredictionRecord
+from graphnn_unet.models.prediction_record import PredictionRecord
 from graphnn_unet.models.voting_scans import find_voting_scans
 from graphnn_unet.prediction.dicom_objects import require_writers
 from graphnn_unet.prediction.label_tables import (
@@ -119,8 +120,9 @@ def predict(
 ) -> PredictionResult:
     """Predict all cases of a file or folder; label maps carry the names of the input.
 
-    ``prediction.json`` says of which image and which model each label map of the folder is. An
-    older label map of a case that fails is moved to ``set_aside``. ``volumes.csv`` has voxels and
+    ``prediction.json`` says of which image and which model each label map of the folder is. Label
+    maps that were edited since they were written, and older ones of cases that fail, are moved to
+    ``set_aside`` before new ones are written. ``volumes.csv`` has voxels and
     ml of each class; ``labels.ctbl`` and ``labels_itksnap.txt`` show 3D Slicer and ITK-SNAP its
     name and color.
 
@@ -272,6 +274,7 @@ def predict(
             set_aside(record, names, outputs)
         kept = whole_cases(mine, record, outputs, nifti_form) if continue_prediction else []
         todo = {case: wanted for case, wanted in mine.items() if case not in kept}
+        set_edited_aside(record, [case.output for case in todo.values()], outputs)
         _set_other_kinds_aside(todo, record, outputs)
         work = (
             CaseByCase(members[0], outputs, record, options)
@@ -379,8 +382,9 @@ def _set_other_kinds_aside(
         if any((record.folder / f"{case.output}{ending}").is_file() for ending in endings)
     ]
     names = [case.output for case in there if record.why_again(case.output, case.files)]
-    if count := record.set_aside(names, endings):
+    count, place = record.set_aside(names, endings)
+    if count:
         say(
             f"{count} label maps of another model, image or other options, of a type that is not "
-            f"written now, were moved to {record.folder / SET_ASIDE}"
+            f"written now, were moved to {place}"
         )

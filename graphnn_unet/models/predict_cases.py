@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 from graphnn_unet.data.preprocess import settings_hash
 from graphnn_unet.errors import Fault
+from graphnn_unet.images.find import RAW_VOLUMES, some
 from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.orientation import TURNED
@@ -32,23 +33,21 @@ from graphnn_unet.models.inputs import InputCase
 from graphnn_unet.models.one_case import (
     ModelOnDisk,
     NetworkStage,
+    NotedExport,
+    NotedJob,
     PredictWholeCase,
     WholeCase,
     case_fault,
     free_memory_gb,
 )
 from graphnn_unet.models.prediction_record import (
-    SET_ASIDE,
-    Fingerprint,
+    Entry,
     PredictionRecord,
-    Volumes,
-    note_case,
-    note_replacement,
 )
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV
 from graphnn_unet.prediction.predictor import Predictor
-from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
-from graphnn_unet.progress import Progress, needs_text, say
+from graphnn_unet.prediction.write_case import NIFTI, ExportJob, Outputs, export_case
+from graphnn_unet.progress import Progress, counted, needs_text, say
 from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import TEMPORARY_FOLDER
 from graphnn_unet.storage.processes import Outcome, default_workers, run_elsewhere, run_jobs
@@ -75,54 +74,16 @@ class Member:
     predictor: Predictor
     panel: Panel | None
 
-    def network(self, outputs: Outputs, options: Options) -> NetworkStage | PredictWholeCase:
+    def network(
+        self, outputs: Outputs, options: Options, made_by: str
+    ) -> NetworkStage | PredictWholeCase:
         """The stage behind the preparation: here, or on workers of a cluster."""
         blend = self.panel.settings.blend if self.panel else None
         budget = options.memory_budget_gb
         if run_elsewhere():
-            return PredictWholeCase(self.on_disk, outputs, options.device, budget, blend)
+            return PredictWholeCase(self.on_disk, outputs, options.device, made_by, budget, blend)
         budget = free_memory_gb() if budget is None else budget
         return NetworkStage(self.predictor, outputs, budget, blend)
-
-
-@dataclass(frozen=True)
-class NotedJob:
-    """A case behind the network, and of which image it is."""
-
-    export: ExportJob
-    image: Fingerprint
-
-    @property
-    def case(self) -> str:
-        """Stem of the label map."""
-        return self.export.case
-
-
-@dataclass(frozen=True)
-class NotedExport:
-    """Writes the files of a case and, right behind the label map, the note for the record.
-
-    The record itself is written where the outcome arrives, and the network is at work there for
-    the time of a case. A label map that is replaced is unknown from before it is until after.
-
-    Attributes:
-        export: As ``export_case``.
-        folder: Output folder.
-        made_by: As the record of this call says it.
-    """
-
-    export: Callable[[ExportJob], Volumes]
-    folder: Path
-    made_by: str
-
-    def __call__(self, job: NotedJob) -> Volumes:
-        """Write one case; returns the volumes of its classes."""
-        name, endings = job.case, job.export.outputs.endings
-        if any((self.folder / f"{name}{ending}").exists() for ending in endings):
-            note_replacement(self.folder, name, job.image)
-        volumes = self.export(job.export)
-        note_case(self.folder, name, self.made_by, job.image, volumes)
-        return volumes
 
 
 def _interrupted(target: Path) -> KeyboardInterrupt:
@@ -145,9 +106,8 @@ class CaseByCase:
         self.n_workers = options.n_workers
         self.panel, self.predictor, self.outputs = member.panel, member.predictor, outputs
         self.record, self.target = record, record.folder
-        self.image_of: dict[str, Fingerprint] = {}
         self.volumes_csv = record.folder / VOLUMES_CSV
-        self.network = member.network(outputs, options)
+        self.network = member.network(outputs, options, record.made_by)
         self.output_of: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.turned: dict[tuple[str, str], int] = {}
@@ -174,10 +134,10 @@ class CaseByCase:
         done: list[str] = []
         self.output_of = {case: wanted.output for case, wanted in cases.items()}
         with Progress(len(cases), "predict", needs=lambda: self._needs(done, cases)) as progress:
-            for case, volumes in self._predicted(cases, progress):
-                if volumes is not None:
+            for case, entry in self._predicted(cases, progress):
+                if entry is not None:
                     done.append(case)
-                    self.record.add(self.output_of[case], self.image_of.pop(case), volumes)
+                    self.record.add(self.output_of[case], entry)
                 self._count(progress, case)
         for (stored, wanted), n_cases in self.turned.items():
             say(
@@ -204,8 +164,8 @@ class CaseByCase:
 
     def _predicted(
         self, cases: dict[str, InputCase], progress: Progress
-    ) -> Iterator[tuple[str, Volumes | None]]:
-        """Cases as they are done, with their volumes; ``None`` after noting why one failed."""
+    ) -> Iterator[tuple[str, Entry | None]]:
+        """Cases as they are done, for the record; ``None`` after noting why one failed."""
         # what registers asks now and then whether this folder is there
         at_work = (
             TemporaryDirectory(prefix=TEMPORARY_FOLDER, dir=self.target) if self.panel else None
@@ -238,7 +198,7 @@ class CaseByCase:
 
     def _on_workers(
         self, network: PredictWholeCase, jobs: Iterator[PrepareJob]
-    ) -> Iterator[tuple[str, Volumes | None]]:
+    ) -> Iterator[tuple[str, Entry | None]]:
         whole = (WholeCase(job, self.output_of[job.case]) for job in jobs)
         for outcome in run_jobs(network, whole, n_workers=0):
             case = outcome.job.case
@@ -249,7 +209,7 @@ class CaseByCase:
             result = outcome.value
             self._note(case, result.prepared)
             self.faults += [result.fault] if result.fault else []
-            yield case, result.volumes
+            yield case, result.entry
 
     def _behind_network(
         self,
@@ -268,7 +228,7 @@ class CaseByCase:
                 export = network.export_job(outcome.job, self.output_of[case], outcome.value)
             self.n_through += 1
             if isinstance(export, ExportJob):
-                yield NotedJob(export, self.image_of[case])
+                yield NotedJob(export, outcome.value.image)
                 continue
             self.faults += [export] if export else []
             self._count(progress, case)
@@ -280,8 +240,7 @@ class CaseByCase:
         return VotingJob(self.panel, max(1, n_threads), Path(while_there))
 
     def _note(self, case: str, prepared: Prepared) -> bool:
-        """Keep what the preparation noted; whether the network can take the case."""
-        self.image_of[case] = prepared.image
+        """Tell what the preparation noted; whether the network can take the case."""
         is_usable = True
         for fault in prepared.faults:
             if fault.severity == "error":
@@ -324,7 +283,7 @@ class Averaged:
         except KeyboardInterrupt as interrupt:
             raise _interrupted(self.record.folder) from interrupt
         finally:
-            self.record.keep()
+            self.record.take_up_notes([wanted.output for wanted in cases.values()])
             self.volumes_csv = self.record.write_volumes(self.outputs.endings)
 
     def _run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
@@ -360,15 +319,19 @@ class Averaged:
         model = self.members[0].predictor
         case_of = {wanted.output: case for case, wanted in cases.items()}
         jobs = (
-            MergeJob(stem, folders, self.record.folder, model.plans.plans, model.dataset_json,
-                     self.outputs)
+            NotedJob(
+                MergeJob(stem, folders, self.record.folder, model.plans.plans, model.dataset_json,
+                         self.outputs),
+                known[stem]["input"],
+            )
             for stem in case_of
         )  # fmt: skip
         done: list[str] = []
-        for outcome in run_jobs(merge_case, jobs, n_workers=self.options.n_workers):
+        export = NotedExport(merge_case, self.record.folder, self.record.made_by)
+        for outcome in run_jobs(export, jobs, n_workers=self.options.n_workers):
             stem = outcome.job.case
             if outcome.ok:
-                self.record.add(stem, known[stem]["input"], outcome.value)
+                self.record.add(stem, outcome.value)
                 done.append(case_of[stem])
             else:
                 faults.append(case_fault(case_of[stem], "export", outcome.error))
@@ -488,9 +451,25 @@ def whole_cases(
 def set_aside(record: PredictionRecord, names: Sequence[str], outputs: Outputs) -> None:
     """Move what an earlier run wrote of cases that failed in this one, and say so."""
     endings = (*outputs.endings, f"_uncertainty{outputs.ending}", ".npz", ".pkl")
-    if count := record.set_aside(names, endings):
+    count, place = record.set_aside(names, endings)
+    if count:
         say(
             f"{count} label maps of an earlier run, of cases that failed in this one, were moved "
-            f"to {record.folder / SET_ASIDE}"
+            f"to {place}"
         )
+    if names:
         record.keep()
+
+
+def set_edited_aside(record: PredictionRecord, names: Sequence[str], outputs: Outputs) -> None:
+    """Move label maps that were edited, and are about to be written anew, and say so."""
+    endings = outputs.endings[: len(outputs.kinds)]
+    edited = record.edited(names, endings)
+    if not edited:
+        return
+    count, place = record.set_aside(edited, endings)
+    way_back = f"; gnnunet_convert --add-corrected {place} -d {record.facts['dataset']} takes them"
+    say(
+        f"{counted(count, 'label map')} edited since the last prediction ({some(edited)}), moved "
+        f"to {place}" + way_back * (outputs.ending in RAW_VOLUMES and NIFTI in outputs.kinds)
+    )

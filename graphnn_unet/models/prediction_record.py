@@ -4,12 +4,14 @@ Parts of a prediction run at the same time in one folder: each keeps ``predictio
 the next whole run takes these up. Where several know a case, the latest counts.
 
 What writes a label map, in a thread or another process, leaves a note about it at once. The record
-takes it up when it hears of the case, or, after an interrupt or a kill, the next time.
+takes it up when it hears of the case, or, after an interrupt or a kill, the next time. Both have
+the checksums of label maps as they were written: a file that has none of them was edited since.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -25,18 +27,22 @@ from pydantic import Field
 from torch import Tensor
 
 from graphnn_unet.errors import GraphnnError, MissingFileError, RefusedError
+from graphnn_unet.images.as_predicted import (
+    NOTES,
+    PART_RECORDS,
+    RECORD,
+    SET_ASIDE,
+    WRITTEN,
+    written_checksums,
+)
 from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
 from graphnn_unet.storage.atomic import checksum, rename, write_json
 from graphnn_unet.storage.safe_load import read_json, read_table
 from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
 
-RECORD = "prediction.json"
-_NOTE = ".noted-"
 _IN_REPLACEMENT = "being replaced"
-"""Stands for model and options while a label map that is there is written anew."""
-SET_ASIDE = "set_aside"
-"""Folder for label maps of an earlier run whose case failed in this one."""
+"""Stands for model and options while a label map is written."""
 
 _REMEDY = "Remove it; --continue_prediction then predicts all cases again"
 _WRITING_SHARE = 0.05
@@ -45,7 +51,12 @@ _WRITING_SHARE = 0.05
 Fingerprint = dict[str, int]
 Volumes = Mapping[str, tuple[int, float | None]]
 """Class to voxels and ml."""
+Entry = dict[str, Any]
+"""What is known of a label map; with its checksums where it comes from who wrote it."""
 _Number = Annotated[int, Field(strict=True, ge=0)]
+
+
+_Checksums = Annotated[dict[str, list[_Number]], Field(alias=WRITTEN, default_factory=dict)]
 
 
 class _CaseRecord(Table):
@@ -57,11 +68,13 @@ class _CaseRecord(Table):
 
 class _Note(_CaseRecord):
     name: Text
+    written: _Checksums
 
 
 class _Record(Table):
     made_by: dict[str, dict[str, Any]] = Field({})
     cases: dict[str, _CaseRecord] = Field({})
+    written: _Checksums
 
 
 def fingerprint(files: Sequence[Path]) -> Fingerprint:
@@ -115,12 +128,30 @@ def is_predicted(source: Path) -> bool:
     return source.is_dir() or any(source.name.startswith(f"{name}.") for name in cases)
 
 
-def note_replacement(folder: Path, name: str, image: Fingerprint) -> None:
-    """Leave a note that nothing is known of a label map from now on."""
-    _write_note(folder, name, _entry(_IN_REPLACEMENT, image, {}))
+def note_replacement(folder: Path, name: str, image: Fingerprint, endings: Sequence[str]) -> None:
+    """Leave a note that nothing is known of a label map from now on.
+
+    Args:
+        folder: Output folder.
+        name: Stem of the label map.
+        image: Of which it will be.
+        endings: Of the files that will be written.
+    """
+    # a new file that is there after a kill may have been edited since: none of its checksums is
+    # known, unlike those of one that is replaced
+    files = [f"{name}{end}" for end in endings]
+    new: Entry = {WRITTEN: {file: [] for file in files if not (folder / file).exists()}}
+    _write_note(folder, name, _entry(_IN_REPLACEMENT, image, {}) | new)
 
 
-def note_case(folder: Path, name: str, made_by: str, image: Fingerprint, volumes: Volumes) -> None:
+def note_case(
+    folder: Path,
+    name: str,
+    made_by: str,
+    image: Fingerprint,
+    volumes: Volumes,
+    endings: Sequence[str],
+) -> Entry:
     """Leave a note of a label map that is whole on the disk.
 
     Args:
@@ -129,35 +160,43 @@ def note_case(folder: Path, name: str, made_by: str, image: Fingerprint, volumes
         made_by: As the record of this call says it.
         image: Of which it is.
         volumes: Of its classes.
+        endings: Of the files that were written.
+
+    Returns:
+        What the note says, for the record.
     """
-    _write_note(folder, name, _entry(made_by, image, volumes))
+    written = {f"{name}{end}": [checksum(folder / f"{name}{end}")] for end in endings}
+    entry = _entry(made_by, image, volumes) | {WRITTEN: written}
+    _write_note(folder, name, entry)
+    return entry
 
 
 def _note(folder: Path, name: str) -> Path:
     # no name of a case is too long for it
-    return folder / f"{_NOTE}{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}.json"
+    key = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    return folder / NOTES.replace("*", key)
 
 
-def _write_note(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+def _write_note(folder: Path, name: str, entry: Entry) -> None:
     write_json(_note(folder, name), {"name": name, **entry})
 
 
-def _entry(made_by: str, image: Fingerprint, volumes: Volumes) -> dict[str, Any]:
+def _entry(made_by: str, image: Fingerprint, volumes: Volumes) -> Entry:
     when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     return {"made_by": made_by, "input": image, "volumes": volumes, "when": when}
 
 
-def _read_notes(folder: Path) -> dict[str, Any]:
+def _read_notes(folder: Path) -> dict[str, Entry]:
     """Notes by the stem of the label map."""
-    notes: dict[str, Any] = {}
-    for path in sorted(folder.glob(f"{_NOTE}*.json")):
+    notes: dict[str, Entry] = {}
+    for path in sorted(folder.glob(NOTES)):
         with suppress(MissingFileError):  # another part has taken it up
             name, entry = _read_note(path)
             notes[name] = entry
     return notes
 
 
-def _read_note(path: Path) -> tuple[str, dict[str, Any]]:
+def _read_note(path: Path) -> tuple[str, Entry]:
     content = read_table(path)
     raise_faults(faults_of(_Note, content), path, "is damaged", _REMEDY)
     return content.pop("name"), content
@@ -182,7 +221,7 @@ class PredictionRecord:
         text = json.dumps(decides, sort_keys=True, default=str)
         self.folder, self.facts, self.part = folder, dict(facts), part
         self.made_by = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self._parts = sorted(folder.glob("prediction_part*.json"))
+        self._parts = sorted(folder.glob(PART_RECORDS))
         before = [_read(path) for path in (folder / RECORD, *self._parts) if path.is_file()]
         self._makers: dict[str, Any] = {
             name: maker for content in before for name, maker in content["made_by"].items()
@@ -191,7 +230,10 @@ class PredictionRecord:
         entries = [entry for content in before for entry in content["cases"].items()]
         self._notes = _read_notes(folder)
         entries += self._notes.items()
-        self.cases: dict[str, Any] = dict(sorted(entries, key=lambda entry: entry[1]["when"]))
+        self._checksums: dict[str, list[int]] = {}
+        for content in (*before, *self._notes.values()):
+            self._learn(content)
+        self.cases: dict[str, Entry] = dict(sorted(entries, key=lambda entry: entry[1]["when"]))
         self._new: dict[str, Any] = {}
         self._unwritten: list[str] = []
         self._written, self._writing_s = 0.0, 0.0
@@ -242,13 +284,38 @@ class PredictionRecord:
             same = False
         return "" if same else "whose image has changed"
 
-    def add(self, name: str, image: Fingerprint, volumes: Volumes) -> None:
-        """Note a label map that is whole on the disk."""
-        self._add(name, _entry(self.made_by, image, volumes))
+    def _learn(self, content: Entry) -> None:
+        """Take the checksums out of a record or note."""
+        for file, checksums in written_checksums(content).items():
+            known = self._checksums.setdefault(file, [])
+            known += [value for value in checksums if value not in known]
+        content.pop(WRITTEN, None)
+
+    def edited(self, names: Collection[str], endings: Sequence[str]) -> list[str]:
+        """Label maps that were edited since they were written.
+
+        Args:
+            names: Stems to look at.
+            endings: Of their label maps.
+
+        Returns:
+            Stems; those of which no checksum is known are not among them.
+        """
+        paths = {name: [self.folder / f"{name}{ending}" for ending in endings] for name in names}
+        return [name for name, files in paths.items() if any(map(self._is_edited, files))]
+
+    def _is_edited(self, path: Path) -> bool:
+        known = self._checksums.get(path.name)
+        return known is not None and path.is_file() and checksum(path) not in known
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Take up what the note says of a label map that is whole on the disk."""
+        self._add(name, entry)
         if time.monotonic() - self._written > self._writing_s / _WRITING_SHARE:
             self.keep()
 
-    def _add(self, name: str, entry: dict[str, Any]) -> None:
+    def _add(self, name: str, entry: Entry) -> None:
+        self._learn(entry)
         self.cases[name] = self._new[name] = entry
         self._unwritten.append(name)
 
@@ -303,9 +370,10 @@ class PredictionRecord:
         makers = {key: maker for key, maker in self._makers.items() if key in used}
         content = {"schema_version": 2, **self.facts, "made_by": makers}
         content["cases"] = dict(sorted(cases.items()))
+        content[WRITTEN] = dict(sorted(self._checksums.items()))
         write_json(self.folder / name, content)
 
-    def set_aside(self, names: Collection[str], endings: Sequence[str]) -> int:
+    def set_aside(self, names: Collection[str], endings: Sequence[str]) -> tuple[int, Path]:
         """Move the files of label maps of an earlier run out of the way.
 
         Args:
@@ -313,19 +381,25 @@ class PredictionRecord:
             endings: What may follow a stem.
 
         Returns:
-            Of how many there were files.
+            Of how many there were files, and where these are now.
         """
-        count = 0
-        for name in names:
-            paths = [self.folder / f"{name}{ending}" for ending in endings]
-            there = [path for path in paths if path.is_file()]
-            for path in there:
-                (self.folder / SET_ASIDE).mkdir(exist_ok=True)
-                rename(path, self.folder / SET_ASIDE / path.name)
-            count += bool(there)
+        files = {name: [self.folder / f"{name}{ending}" for ending in endings] for name in names}
+        there = {name: [p for p in paths if p.is_file()] for name, paths in files.items()}
+        place = self._free_place([path.name for paths in there.values() for path in paths])
+        for name, paths in there.items():
+            for path in paths:
+                place.mkdir(parents=True, exist_ok=True)
+                rename(path, place / path.name)
             self.cases.pop(name, None)
             self._new.pop(name, None)
-        return count
+        return sum(map(bool, there.values())), place
+
+    def _free_place(self, names: Collection[str]) -> Path:
+        """``set_aside``, or the first numbered folder in it where no file has one of the names."""
+        first = self.folder / SET_ASIDE
+        numbered = (first / str(number) for number in itertools.count(2))
+        places = itertools.chain([first], numbered)
+        return next(p for p in places if not any((p / name).exists() for name in names))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.as_predicted import AS_PREDICTED, EDITING
 from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.images.read import read_label_map
-from graphnn_unet.images.segments import AS_PREDICTED, EDITING
 from graphnn_unet.images.volume import to_itk
 from graphnn_unet.prediction.label_tables import Color, color_table
 from graphnn_unet.storage.atomic import atomic_path, checksum, write_json

@@ -10,7 +10,7 @@ from volume_makers import label_array, save
 
 from graphnn_unet.dataset_conversion.corrected_masks import find_masks, mask_source, require_folder
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.images.segments import AS_PREDICTED, EDITING
+from graphnn_unet.images.as_predicted import AS_PREDICTED, EDITING
 from graphnn_unet.storage.atomic import checksum
 
 CASES = {"case_1": "case_1", "Müller (2)": "case_2", "case_2": "case_2"}

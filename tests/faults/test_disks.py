@@ -267,6 +267,6 @@ def test_an_old_label_map_is_set_aside_where_renames_fail_once(
 ):
     (tmp_path / "a.nii.gz").write_bytes(b"old")
     record = PredictionRecord(tmp_path, {}, {}, None)
-    assert record.set_aside(["a"], [".nii.gz"]) == 1
+    assert record.set_aside(["a"], [".nii.gz"]) == (1, tmp_path / "set_aside")
     assert (tmp_path / "set_aside" / "a.nii.gz").read_bytes() == b"old"
     assert failing_once == {"a.nii.gz"}

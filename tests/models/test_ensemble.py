@@ -71,6 +71,18 @@ def test_models_are_averaged_as_nnunet_averages(models, tmp_path):
     assert not list((tmp_path / "both").glob(f"{MEMBERS}*"))
 
 
+def test_an_edited_average_is_moved_aside(models, tmp_path):
+    folders, images = models
+    predict(images, tmp_path, model=folders, **OPTIONS)
+    path = min(tmp_path.glob("*.nii.gz"))
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(image * 0 + 1, str(path), True)
+    content = path.read_bytes()
+    predict(images, tmp_path, model=folders, **OPTIONS)
+    assert [p.name for p in (tmp_path / "set_aside").iterdir()] == [path.name]
+    assert (tmp_path / "set_aside" / path.name).read_bytes() == content
+
+
 def test_a_turned_image_gets_the_same_label_map(models, tmp_path):
     folders, images = models
     source = next(iter(sorted(images.glob("*.nii.gz"))))

@@ -20,6 +20,7 @@ from models.small_models import (
 from tiny_study import DATASET, model_of, use_home
 
 from graphnn_unet import predict as predict_function
+from graphnn_unet.dataset_conversion.corrected_masks import find_masks
 from graphnn_unet.errors import (
     CasesFailedError,
     FaultsError,
@@ -27,7 +28,7 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )
-from graphnn_unet.models import predict_cases
+from graphnn_unet.models import one_case, predict_cases
 from graphnn_unet.models.prediction_record import (
     PredictionRecord,
     fingerprint,
@@ -267,7 +268,7 @@ def test_case_is_recorded_once_its_map_is_whole(model, tmp_path, monkeypatch):
 
 def test_note_of_any_name_comes_back(tmp_path):
     name = "ä" * 123 + "\udcff"  # as long as a file name with .nii.gz may be
-    note_case(tmp_path, name, "x", {"bytes": 1, "crc32": 2}, {"organ": (3, None)})
+    note_case(tmp_path, name, "x", {"bytes": 1, "crc32": 2}, {"organ": (3, None)}, [])
     record = PredictionRecord(tmp_path, {}, {}, None)
     assert record.cases[name]["volumes"] == {"organ": [3, None]}
     (path,) = tmp_path.iterdir()
@@ -280,7 +281,7 @@ def test_map_that_the_record_had_no_time_for_is_kept(model, images, there, tmp_p
     whole = read_json(there / "prediction.json")
     known = whole["cases"].pop("b")
     (there / "prediction.json").write_text(json.dumps(whole))
-    note_case(there, "b", known["made_by"], known["input"], known["volumes"])
+    note_case(there, "b", known["made_by"], known["input"], known["volumes"], [".nii.gz"])
     assert again(images, there, model).kept == list(GOOD)
     assert read_json(there / "prediction.json")["cases"]["b"]["input"] == known["input"]
     assert not list(there.glob(".*.json"))
@@ -313,6 +314,114 @@ def test_weights_of_any_fold_count():
     assert weights_id([dict(reversed(one.items()))]) == weights_id([one])
     half = {"scale": torch.tensor(1.5, dtype=torch.bfloat16)}
     assert weights_id([half]) != weights_id([{"scale": half["scale"] + 1}])
+
+
+def edit(path: Path) -> bytes:
+    """Change a voxel as a viewer does; returns the bytes of the file."""
+    image = sitk.ReadImage(str(path))
+    image[0, 0, 0] = 2 - min(image[0, 0, 0], 1)
+    sitk.WriteImage(image, str(path), True)
+    return path.read_bytes()
+
+
+def edited_lines(err: str) -> list[str]:
+    return [line for line in err.splitlines() if "edited" in line]
+
+
+def test_edited_maps_are_moved_aside_before_they_are_written_anew(model, images, there, capsys):
+    clean = label_maps(there)
+    edits = [edit(there / f"{case}.nii.gz") for case in ("b", "c.2")]
+    run(images, there, model)
+    aside = there / "set_aside"
+    assert [(aside / f"{case}.nii.gz").read_bytes() for case in ("b", "c.2")] == edits
+    assert same_maps(label_maps(there), clean)
+    assert edited_lines(capsys.readouterr().err) == [
+        f"2 label maps edited since the last prediction (b, c.2), moved to {aside}; "
+        f"gnnunet_convert --add-corrected {aside} -d {DATASET} takes them"
+    ]
+    run(images, there, model)  # nothing was edited
+    assert edited_lines(capsys.readouterr().err) == []
+    third = edit(there / "b.nii.gz")
+    run(images, there, model)
+    assert (aside / "2" / "b.nii.gz").read_bytes() == third
+    assert (aside / "b.nii.gz").read_bytes() == edits[0]
+    assert f"moved to {aside / '2'};" in edited_lines(capsys.readouterr().err)[0]
+
+
+def test_edited_maps_are_those_that_come_back(model, scans, there):
+    assert sorted(find_masks(there, {}).as_predicted) == sorted(f"{case}.nii.gz" for case in GOOD)
+    edit(there / "b.nii.gz")
+    assert list(find_masks(there, {}).others) == ["b"]
+    good = (scans / "c.2_0000.nii.gz").read_bytes()
+    (scans / "c.2_0000.nii.gz").write_bytes(b"no image")  # its map is set aside, too
+    with pytest.raises(CasesFailedError):
+        run(scans, there, model)
+    aside = find_masks(there / "set_aside", {})
+    assert (list(aside.others), aside.as_predicted) == (["b"], ["c.2.nii.gz"])
+    (scans / "c.2_0000.nii.gz").write_bytes(good)
+    edit(there / "b.nii.gz")
+    run(scans, there, model)
+    assert list(find_masks(there / "set_aside" / "2", {}).others) == ["b"]
+
+
+def test_an_edited_map_is_kept_by_a_call_that_goes_on(model, images, there, capsys):
+    content = edit(there / "b.nii.gz")
+    assert again(images, there, model, for_editing=True).kept == list(GOOD)
+    assert (there / "b.nii.gz").read_bytes() == content
+    assert edited_lines(capsys.readouterr().err) == []
+    assert list(find_masks(there, {}).others) == ["b"]
+    again(images, there, model, step_size=0.5)  # predicted again
+    assert (there / "set_aside" / "b.nii.gz").read_bytes() == content
+
+
+def test_maps_of_a_record_without_checksums_are_replaced(model, images, there, capsys):
+    record = read_json(there / "prediction.json")
+    assert set(record.pop("written_crc32")) == {f"{case}.nii.gz" for case in GOOD}
+    (there / "prediction.json").write_text(json.dumps(record))
+    edit(there / "b.nii.gz")
+    run(images, there, model)
+    assert not (there / "set_aside").exists()
+    assert edited_lines(capsys.readouterr().err) == []
+
+
+def stopped(images, target, model, monkeypatch, module, name) -> None:
+    """Predict as if killed where a function is called for the first time."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, stop)
+        patch.setattr(PredictionRecord, "take_up_notes", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            run(images, target, model, step_size=0.5)
+
+
+def test_an_edited_map_of_a_killed_call_is_moved_aside(model, images, tmp_path, monkeypatch):
+    stopped(images, tmp_path, model, monkeypatch, one_case, "note_case")
+    content = edit(tmp_path / "a_1.nii.gz")
+    run(images, tmp_path, model)
+    assert (tmp_path / "set_aside" / "a_1.nii.gz").read_bytes() == content
+
+
+@pytest.mark.parametrize("is_edited", [True, False])
+def test_a_map_that_a_killed_call_did_not_reach_is_known(
+    model, images, there, monkeypatch, is_edited
+):
+    stopped(images, there, model, monkeypatch, predict_cases, "export_case")
+    content = edit(there / "a_1.nii.gz") if is_edited else b""
+    run(images, there, model)
+    aside = there / "set_aside" / "a_1.nii.gz"
+    assert (aside.read_bytes() if aside.exists() else b"") == content
+
+
+def test_parts_move_edited_maps_aside(model, images, tmp_path):
+    for part in (0, 1):
+        run(images, tmp_path, model, num_parts=2, part_id=part)
+    content = edit(tmp_path / "b.nii.gz")
+    assert list(find_masks(tmp_path, {}).others) == ["b"]
+    run(images, tmp_path, model, num_parts=2, part_id=1)
+    assert (tmp_path / "set_aside" / "b.nii.gz").read_bytes() == content
 
 
 def volumes_in(path: Path) -> dict[tuple[str, str], tuple[int, float]]:

@@ -10,7 +10,7 @@ from tiny_study import DATASET, use_home, write_image, write_raw_dataset
 
 from graphnn_unet.commands.suggest import main
 from graphnn_unet.errors import FaultsError, InputError
-from graphnn_unet.images.segments import EDITING
+from graphnn_unet.images.as_predicted import EDITING
 from graphnn_unet.models import suggest as module
 from graphnn_unet.models.suggest import suggest
 

@@ -7,9 +7,10 @@ import pytest
 import SimpleITK as sitk
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.as_predicted import AS_PREDICTED, EDITING
 from graphnn_unet.images.label_ids import ORIGINAL
 from graphnn_unet.images.read import read_volume
-from graphnn_unet.images.segments import AS_PREDICTED, EDITING, Segment, segments_of
+from graphnn_unet.images.segments import Segment, segments_of
 from graphnn_unet.prediction.segmentation_files import require_editable, write_for_editing
 from graphnn_unet.storage.atomic import checksum
 
