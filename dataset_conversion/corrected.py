@@ -93,7 +93,7 @@ def add_corrected(
         dataset: Name, id or both of the data set.
         masks: Folder of masks: NIfTI, NRRD (``.seg.nrrd`` of 3D Slicer too) and what else
             ``convert`` reads, with the user's ids, or the names of the segments, and named as the
-            cases are. Masks that are still as ``predict`` wrote them ``for_editing`` are left out.
+            cases are. Masks that are still as ``predict`` wrote them are left out.
         images: Folders with the images of scans that are not in the data set yet.
         channels: Names of their channels, in order, where their files have names.
         patient_regex: Finds the patient in the id of such a scan.

@@ -31,7 +31,7 @@ def write_for_editing(
     """Write ``for_editing/CASE.seg.nrrd`` of label maps, with names and colors of the segments.
 
     A file that was edited since it was written is left as it is. ``as_predicted.json`` keeps the
-    checksums of these files and of the label maps, so that ``add_corrected`` takes what was edited.
+    checksums of these files, so that ``add_corrected`` takes what was edited.
 
     Args:
         folder: Folder of label maps.
@@ -48,11 +48,10 @@ def write_for_editing(
     table = color_table(dataset_json, colors)
     written = []
     for stem in stems:
-        label_map, target = folder / f"{stem}{ending}", place / f"{stem}{ENDING}"
-        known[label_map.name] = checksum(label_map)
+        target = place / f"{stem}{ENDING}"
         if target.is_file() and known.get(target.name) != checksum(target):
             continue
-        volume = read_label_map(label_map)
+        volume = read_label_map(folder / f"{stem}{ending}")
         image = to_itk(volume)
         for key, value in _header(volume.array, table):
             image.SetMetaData(key, value)

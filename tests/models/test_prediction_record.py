@@ -35,6 +35,7 @@ from graphnn_unet.models.prediction_record import (
     note_case,
     weights_id,
 )
+from graphnn_unet.storage.atomic import checksum
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import read_json
 
@@ -372,6 +373,17 @@ def test_an_edited_map_is_kept_by_a_call_that_goes_on(model, images, there, caps
     assert list(find_masks(there, {}).others) == ["b"]
     again(images, there, model, step_size=0.5)  # predicted again
     assert (there / "set_aside" / "b.nii.gz").read_bytes() == content
+
+
+def test_an_edited_map_still_comes_back_after_a_call_for_editing(model, images, there):
+    again(images, there, model, for_editing=True)
+    edit(there / "b.nii.gz")
+    again(images, there, model, for_editing=True)
+    assert list(find_masks(there, {}).others) == ["b"]
+    # a former version took an edited map for a predicted one where it was kept
+    table = there / "for_editing" / "as_predicted.json"
+    table.write_text(json.dumps({"b.nii.gz": checksum(there / "b.nii.gz")}))
+    assert list(find_masks(there, {}).others) == ["b"]
 
 
 def test_maps_of_a_record_without_checksums_are_replaced(model, images, there, capsys):
