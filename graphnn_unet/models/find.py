@@ -172,9 +172,18 @@ def find_model(
             f"there are: {listed}" if models else f"there is none in {root}",
             "Train it first, or finish its training (gnnunet_train ... --c)",
         )
-    raise InputError(
-        f"several models of {name} fit", listed, "Choose with -tr, -c and -p, or -m FOLDER"
-    )
+    flags = ", ".join(_deciding_flags([model.name for model in fitting]))
+    remedy = f"Choose with {flags}{' or ' * bool(flags)}-m FOLDER, as {fitting[0]}"
+    raise InputError(f"several models of {name} fit", listed, remedy)
+
+
+def _deciding_flags(names: Sequence[str]) -> list[str]:
+    """Flags that can choose one of several models; none where the names differ in other parts."""
+    parts = [name.split("__")[:3] for name in names]
+    if all(parts.count(of_name) > 1 for of_name in parts):
+        return []
+    flags = zip(("-tr", "-p", "-c"), zip(*parts, strict=True), strict=True)
+    return [flag for flag, values in flags if len(set(values)) > 1]
 
 
 def trained_models() -> list[tuple[str, str, str]]:

@@ -38,7 +38,7 @@ from graphnn_unet.errors import (
     MissingFileError,
     RefusedError,
 )  # fmt: skip
-from graphnn_unet.models.find import available_folds
+from graphnn_unet.models.find import available_folds, find_model
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.storage.atomic import TEMPORARY_MARK
@@ -426,7 +426,8 @@ def test_folders_around_and_inside_a_model_are_told(trained_home, images, tmp_pa
 def test_model_of_a_data_set_is_found_by_its_parts(trained_home, images, tmp_path, monkeypatch):
     use_home(trained_home, monkeypatch)
     options = {"dataset": "Tiny", "device": "cpu"}
-    with pytest.raises(InputError, match=r"several models of .*BCPTrainer.*-tr, -c and -p"):
+    folder = model_of(trained_home, "BCPTrainer")
+    with pytest.raises(InputError, match=rf"several models of .*Choose with -tr or -m .*{folder}"):
         predict_function(images, tmp_path, **options)
     result = predict_function(images, tmp_path, **options, trainer="BCPTrainer")
     assert result.model == model_of(trained_home, "BCPTrainer")
@@ -435,6 +436,31 @@ def test_model_of_a_data_set_is_found_by_its_parts(trained_home, images, tmp_pat
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "none"))
     with pytest.raises(MissingFileError, match=r"no trained model"):
         predict_function(images, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("names", "trainer", "choices"),
+    [
+        (["A__p__2d", "B__p__3d"], None, "-tr, -c or -m FOLDER"),
+        (["A__p__2d", "A__q__2d"], None, "-p or -m FOLDER"),
+        (["A__p__2d", "A__p__2d__seed1", "B__p__2d"], None, "-tr or -m FOLDER"),
+        (["A__p__2d", "A__p__2d__seed1", "B__p__2d"], "A", "-m FOLDER"),
+        (["A__p__2d", "A__p__2d__seed1", "B__p__2d__seed1", "B__p__2d"], None, "-m FOLDER"),
+    ],
+)
+def test_what_can_choose_among_models_is_named_alone(
+    tmp_path, monkeypatch, names, trainer, choices
+):
+    home = use_home(tmp_path, monkeypatch)
+    (home / "raw" / DATASET).mkdir(parents=True)
+    for name in names:
+        fold = home / "results" / DATASET / name / "fold_all"
+        fold.mkdir(parents=True)
+        (fold / FINAL).touch()
+    with pytest.raises(InputError) as caught:
+        find_model("Tiny", trainer, None, None)
+    first = home / "results" / DATASET / names[0]
+    assert caught.value.remedy == f"Choose with {choices}, as {first}"
 
 
 def test_a_training_that_has_not_finished_is_named_with_what_to_do(
