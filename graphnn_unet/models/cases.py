@@ -18,7 +18,8 @@ import SimpleITK as sitk
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from graphnn_unet.data.check import check_case_images
-from graphnn_unet.data.preprocess import normalized, normalized_case
+from graphnn_unet.data.preprocess import normalized
+from graphnn_unet.data.read_case import read_case
 from graphnn_unet.dataset_conversion.records import Source
 from graphnn_unet.dataset_conversion.volumes import load
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
@@ -30,6 +31,7 @@ from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.images.volume import to_itk
 from graphnn_unet.models.picture_cases import picture_data
 from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
+from graphnn_unet.models.unlike_training import unlike_training
 from graphnn_unet.prediction.dicom_objects import ENDINGS, is_whole_object
 from graphnn_unet.prediction.write_case import NIFTI, Outputs
 from graphnn_unet.progress import say
@@ -149,10 +151,17 @@ def _prepare(job: PrepareJob, files: Sequence[Path]) -> Prepared:
     faults = tuple(check_case_images(files, case=job.case, nifti_form=job.nifti_form))
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
+    reader = PlansManager(job.plans).image_reader_writer_class()
     with plain_files(files, job.nifti_form) as placed:
-        data, _, properties = normalized_case(
-            [str(path) for path in placed], None, job.plans, job.configuration, job.dataset_json
+        data, _, properties = read_case(
+            reader, list(map(str, placed)), None, job.plans.get("orientation", "")
         )
+    faults += tuple(unlike_training(job.case, data, properties["spacing"], job.plans))
+    if any(fault.severity == "error" for fault in faults):
+        return Prepared(faults=faults)
+    data, _, properties = normalized(
+        data, None, properties, job.plans, job.configuration, job.dataset_json
+    )
     properties["nifti_forms"] = nifti_forms(files[0])
     return Prepared(data, properties, faults)
 

@@ -170,6 +170,9 @@ class _Plans(Table):
     transpose_forward: Annotated[list[_Axis], Field(min_length=3, max_length=3)]
     transpose_backward: Annotated[list[_Axis], Field(min_length=3, max_length=3)]
     configurations: dict[str, _Part]
+    original_median_spacing_after_transp: (
+        Annotated[list[Size], Field(min_length=3, max_length=3)] | None
+    ) = None
     orientation: Annotated[Any, PlainValidator(_orientation)] = ""
     gnnunet: _Ours | None = None
 

@@ -127,6 +127,17 @@ def test_image_of_zeros_is_predicted_with_a_warning(model, tmp_path, capsys):
     assert "warning: zero: zero_0000.nii.gz: all voxels are 0" in capsys.readouterr().err
 
 
+def test_scan_in_another_unit_and_label_map_are_predicted_with_warnings(model, tmp_path, capsys):
+    image = read(write_good_images(tmp_path / "good", ["a"]) / "a_0000.nii.gz")
+    write_image(tmp_path / "in" / "cm_0000.nii.gz", image, spacing=(0.1, 0.1, 0.1))
+    write_image(tmp_path / "in" / "map_0000.nii.gz", (image > image.mean()).astype(np.float32))
+    assert run(tmp_path / "in", tmp_path / "out", model).predicted == ["cm", "map"]
+    warnings = [x for x in capsys.readouterr().err.splitlines() if x.startswith("warning: ")]
+    assert [x.split(": ")[1] for x in warnings] == ["cm", "map"]
+    assert "spacing is (0.1, 0.1, 0.1) mm" in warnings[0]
+    assert "the values 0, 1 alone" in warnings[1]
+
+
 def test_plain_names_are_cases_of_a_model_with_one_channel(model, images, expected, tmp_path):
     (tmp_path / "in").mkdir()
     for path in images.iterdir():
