@@ -52,6 +52,7 @@ from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_n
 from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
+    require_free_space,
     require_output_folder,
     write_json,
 )
@@ -59,6 +60,9 @@ from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.processes import default_workers, run_elsewhere
+
+_LEAST_ROOM = 2**20
+"""With less, not even what is written beside the label maps fits: nothing is begun then."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def predict(
     Raises:
         CasesNotPredictedError: Some failed; the others are written, ``failures.csv`` says why.
         FaultsError: All cases failed.
+        NoSpaceError: The disk of the output folder is full.
         RefusedError: The output folder is the input folder, or holds label maps of another model
             or other options that would stay, as their cases are not among the inputs.
         MissingFileError, InputError: No model, no images.
@@ -318,6 +323,7 @@ def _refuse_bad_arguments(source: Path, target: Path, num_parts: int, part_id: i
     if not source.exists():
         raise MissingFileError(f"input {source} is missing", "", "Give a file or folder with -i")
     require_output_folder(source if source.is_dir() else source.parent, target)
+    require_free_space(target, _LEAST_ROOM, "label maps")
     if not 0 <= part_id < num_parts:
         raise InputError(
             f"-part_id {part_id} does not fit -num_parts {num_parts}", "parts count from 0"

@@ -392,10 +392,10 @@ def require_output_folder(source: Path, target: Path) -> None:
 def require_free_space(folder: Path, n_bytes: int, purpose: str) -> None:
     """Raise ``NoSpaceError`` unless ``n_bytes`` are free where ``folder`` is or will be."""
     existing = _existing(folder)
-    free = shutil.disk_usage(existing).free
-    if free < n_bytes:
+    disk = shutil.disk_usage(existing)
+    if disk.free < n_bytes and disk.total:  # some file systems tell no size
         raise NoSpaceError(
             f"too little room for {purpose} in {folder}",
-            f"it needs {n_bytes / 2**20:.0f} MB, {free / 2**20:.0f} MB are free",
+            f"it needs {n_bytes / 2**20:.0f} MB, {disk.free / 2**20:.0f} MB are free",
             "Free some space or set another folder (gnnunet_info --paths shows them)",
         )

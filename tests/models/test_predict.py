@@ -36,6 +36,7 @@ from graphnn_unet.errors import (
     InputError,
     LockedError,
     MissingFileError,
+    NoSpaceError,
     RefusedError,
 )  # fmt: skip
 from graphnn_unet.models.find import available_folds, find_model
@@ -119,6 +120,14 @@ def test_when_all_images_are_bad_nothing_is_done(model, tmp_path):
         run(tmp_path / "in", tmp_path / "out", model)
     assert caught.value.exit_status == 2
     assert [row["case"] for row in failures_in(tmp_path / "out")] == ["x"]
+
+
+def test_full_disk_is_told_before_a_folder_is_made(model, images, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000))
+    with pytest.raises(NoSpaceError, match=r"too little room for label maps in .*out"):
+        run(images, tmp_path / "out", model)
+    assert not (tmp_path / "out").exists()
 
 
 def test_image_of_zeros_is_predicted_with_a_warning(model, tmp_path, capsys):

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -322,6 +323,12 @@ def test_too_little_room_is_refused_before_work(tmp_path):
         NoSpaceError, match=r"too little room for a test.*it needs 1099511627776 MB"
     ):
         require_free_space(tmp_path / "not" / "made", 2**60, "a test")
+
+
+def test_disk_that_tells_no_size_is_not_full(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=0, free=0))
+    require_free_space(tmp_path, 1, "a test")
 
 
 def failing_renames(monkeypatch: pytest.MonkeyPatch, number: int, n_times: int, lost: bool) -> list:
