@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -228,6 +229,8 @@ class CaseByCase:
                 export = network.export_job(outcome.job, self.output_of[case], outcome.value)
             self.n_through += 1
             if isinstance(export, ExportJob):
+                # people edit while a long prediction runs
+                set_edited_aside(self.record, [self.output_of[case]], self.outputs)
                 yield NotedJob(export, outcome.value.image)
                 continue
             self.faults += [export] if export else []
@@ -318,6 +321,7 @@ class Averaged:
         """Cases whose files are written; faults of the others are added to ``faults``."""
         model = self.members[0].predictor
         case_of = {wanted.output: case for case, wanted in cases.items()}
+        set_edited_aside(self.record, list(case_of), self.outputs)
         jobs = (
             NotedJob(
                 MergeJob(stem, folders, self.record.folder, model.plans.plans, model.dataset_json,
@@ -468,7 +472,8 @@ def set_edited_aside(record: PredictionRecord, names: Sequence[str], outputs: Ou
     if not edited:
         return
     count, place = record.set_aside(edited, endings)
-    way_back = f"; gnnunet_convert --add-corrected {place} -d {record.facts['dataset']} takes them"
+    folder = shlex.quote(str(place))
+    way_back = f"; gnnunet_convert --add-corrected {folder} -d {record.facts['dataset']} takes them"
     say(
         f"{counted(count, 'label map')} edited since the last prediction ({some(edited)}), moved "
         f"to {place}" + way_back * (outputs.ending in RAW_VOLUMES and NIFTI in outputs.kinds)

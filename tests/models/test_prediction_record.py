@@ -349,6 +349,20 @@ def test_edited_maps_are_moved_aside_before_they_are_written_anew(model, images,
     assert f"moved to {aside / '2'};" in edited_lines(capsys.readouterr().err)[0]
 
 
+def test_a_map_that_is_edited_while_the_call_runs_is_moved_aside(model, images, there, monkeypatch):
+    contents = []
+    prepare = predict_cases.prepare_case
+
+    def prepared(job):
+        if job.case == "c.2":
+            contents.append(edit(there / "c.2.nii.gz"))
+        return prepare(job)
+
+    monkeypatch.setattr(predict_cases, "prepare_case", prepared)
+    run(images, there, model)
+    assert [(there / "set_aside" / "c.2.nii.gz").read_bytes()] == contents
+
+
 def test_edited_maps_are_those_that_come_back(model, scans, there):
     assert sorted(find_masks(there, {}).as_predicted) == sorted(f"{case}.nii.gz" for case in GOOD)
     edit(there / "b.nii.gz")
