@@ -8,14 +8,17 @@ from functools import partial
 from pathlib import Path
 
 from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_value
-from graphnn_unet.dataset_conversion.records import ConvertedDataset, Source
+from graphnn_unet.data.odd_labels import odd_labels
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.segments import with_segments
 from graphnn_unet.dataset_conversion.volumes import load
 from graphnn_unet.dataset_conversion.write_raw import workers_for
 from graphnn_unet.errors import BadFileError, InputError
+from graphnn_unet.images.flat_picture import RAW_ENDING
+from graphnn_unet.images.label_ids import default_name
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import nearest_integers
-from graphnn_unet.progress import track
+from graphnn_unet.progress import counted, track
 from graphnn_unet.storage.processes import run_jobs
 
 MAX_LABELS = 255
@@ -43,13 +46,25 @@ def with_label_table(
         return _ignore_last(replace(dataset, labels=_renamed(dataset.labels, names)))
     dataset, names = with_segments(dataset, names)
     names = _checked(names)
-    stored = sorted(_stored_values(dataset, n_workers) | set(names) | {0})
+    counts = _value_counts(dataset, n_workers)
+    stored = sorted(set().union(names, {0}, *counts.values()))
     stored.sort(key=lambda value: (names.get(value) == IGNORE, value))
     mapping = {old: new for new, old in enumerate(value for value in stored if value >= 0)}
     labels: dict[str, int | list[int]] = {
-        names.get(old, f"label_{old}") if new else "background": new for old, new in mapping.items()
+        names.get(old, default_name(old)) if new else "background": new
+        for old, new in mapping.items()
     }
-    return _mapped(dataset, labels, mapping)
+    notes = _odd(counts, names, "pixel" if dataset.file_ending == RAW_ENDING else "voxel")
+    return _mapped(replace(dataset, notes=[*dataset.notes, *notes]), labels, mapping)
+
+
+def _odd(counts: Mapping[str, Mapping[int, int]], names: Mapping[int, str], unit: str) -> list[str]:
+    """Questions about values that nobody named and that few label maps have."""
+    sizes = {
+        case: {value: counted(n, unit) for value, n in of_case.items()}
+        for case, of_case in counts.items()
+    }
+    return odd_labels(sizes, set().union(*counts.values()) - set(names))
 
 
 def _checked(names: Mapping[int, str]) -> dict[int, str]:
@@ -123,34 +138,42 @@ def _renamed(
     return {name: value for value, name in renamed.items()}
 
 
-def _stored_values(dataset: ConvertedDataset, n_workers: int | None) -> set[int]:
-    """All values in the label maps that will be written; bad files are reported later."""
-    sources = [case.label for case in dataset.cases if case.label is not None]
+def _value_counts(dataset: ConvertedDataset, n_workers: int | None) -> dict[str, dict[int, int]]:
+    """Case to value to voxels, of the label maps that will be written.
+
+    Bad files, and those with more values than a label map can have, are reported later.
+    """
+    cases = [case for case in dataset.cases if case.label is not None]
     if n_workers is None:
         n_workers = workers_for(dataset)
+    counts: dict[str, dict[int, int]] = {}
     values: set[int] = set()
-    outcomes = run_jobs(partial(_values_of, dataset.nifti_form), sources, n_workers=n_workers)
-    for outcome in track(outcomes, len(sources), "read label values"):
-        of_file: set[int] = outcome.value or set()
-        if len(of_file) <= MAX_LABELS:
-            values |= of_file
+    outcomes = run_jobs(partial(_counts_of, dataset.nifti_form), cases, n_workers=n_workers)
+    for outcome in track(outcomes, len(cases), "read label values"):
+        of_case: dict[int, int] = outcome.value or {}
+        if len(of_case) > MAX_LABELS:
+            continue
+        counts[outcome.job.case_id] = of_case
+        values.update(of_case)
         if len(values) > MAX_LABELS:
-            what = outcome.job.name if isinstance(outcome.job, Path) else "a label map"
+            label = outcome.job.label
             raise InputError(
-                f"{what} brings the number of label values to {len(values)}",
+                f"{label.name if isinstance(label, Path) else 'a label map'} brings the number of "
+                f"label values to {len(values)}",
                 f"more than {MAX_LABELS} are no label map; it looks like an image",
                 "Check that --images and --labels are not swapped",
             )
-    return values
+    return counts
 
 
-def _values_of(form: NiftiForm | None, source: Source) -> set[int]:
-    """Integer values of one label map; empty when it cannot be used."""
+def _counts_of(form: NiftiForm | None, case: Case) -> dict[int, int]:
+    """Integer values of one label map with their voxels; empty when it cannot be used."""
+    assert case.label is not None  # noqa: S101  # the caller has looked
     try:
-        array = load(source, "label map", form).array
+        array = load(case.label, "label map", form).array
     except BadFileError:
-        return set()
+        return {}
     integers = nearest_integers(array)
     if integers.n_wrong or largest_value(integers.values, array) > MAX_LABEL:
-        return set()
-    return set(count_values(integers.values))
+        return {}
+    return count_values(integers.values)

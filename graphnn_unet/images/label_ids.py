@@ -21,6 +21,15 @@ ORIGINAL = "original_labels"
 _Labels = Mapping[str, int | list[int]]
 
 
+def default_name(value: int) -> str:
+    """Name of a class that nobody has named.
+
+    Args:
+        value: Its id in the user's files.
+    """
+    return f"label_{value}"
+
+
 def original_labels(labels: _Labels, mapping: Mapping[int, int]) -> dict[str, int | list[int]]:
     """Names to the ids of the user's files.
 

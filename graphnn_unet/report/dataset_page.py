@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from graphnn_unet.data.check import CheckReport, check_dataset
+from graphnn_unet.data.odd_labels import odd_labels
 from graphnn_unet.errors import GraphnnError, MissingFileError
 from graphnn_unet.images.find import some
-from graphnn_unet.images.label_ids import label_values
+from graphnn_unet.images.label_ids import default_name, ids_of_user, label_values
 from graphnn_unet.metrics.labels import read_labels
 from graphnn_unet.report.contents import CaseFinder, Report, ReportSettings
 from graphnn_unet.report.dataset_facts import (
@@ -53,7 +54,9 @@ def raw_report(folder: Path, settings: ReportSettings) -> Report:
         if fault.case in shapes:
             notes.setdefault(fault.case, []).append(fault.cause)
     report = _report(folder.name, facts, description, notes)
-    report.findings = [*_of_check(checked), *_of_notes(notes, checked)]
+    report.findings = [
+        *_of_check(checked), *_of_notes(notes, checked), *_odd_labels(facts, description)
+    ]  # fmt: skip
     report.shown = [
         CasePaths(f.case, f.image, f.label, word=word)
         for f, word in _chosen(facts, notes, settings)
@@ -80,7 +83,7 @@ def preprocessed_report(folder: Path, settings: ReportSettings) -> Report:
         f"This is what training reads ({where.name}): resampled and normalized. Spacings are those "
         "of the files, voxels those after resampling."
     )
-    report.findings = _of_notes(notes, None)
+    report.findings = [*_of_notes(notes, None), *_odd_labels(facts, description)]
     finder = CaseFinder(folder.name, settings, [folder / "gt_segmentations"])
     report.shown = [finder.paths(f.case, None, word) for f, word in _chosen(facts, notes, settings)]
     report.no_cases = finder.no_cases
@@ -211,7 +214,8 @@ def _note_labels(
         for case, factor in median_factor(sizes).items():
             note(case, size_words(name, factor))
         without = [case for case, size in sizes.items() if not size and labeled[case]]
-        usual = sum(size > 0 for size in sizes.values()) >= _MIN_USUAL * len(sizes)
+        n_others = len(sizes) - 1  # the case itself is none of those that it is compared with
+        usual = sum(size > 0 for size in sizes.values()) >= _MIN_USUAL * n_others
         if usual and len(sizes) >= _ENOUGH:
             for case in without:
                 note(case, f"{name} is missing, nearly all others have it")
@@ -269,6 +273,25 @@ def _of_notes(notes: Mapping[str, Sequence[str]], checked: CheckReport | None) -
         if hits:
             sentences.append(f"{words} {cases_of(len(hits))}: {some(hits)}.")
     return sentences
+
+
+def _odd_labels(facts: Facts, description: Mapping[str, Any]) -> list[str]:
+    """Questions about classes without a name of their own, as converting asks them."""
+    try:
+        user = ids_of_user(description)
+    except GraphnnError:
+        return []
+    classes = _inside_classes(description).items()
+    of_user = {i: user.get(i, i) for _, ids in classes for i in ids}
+    unnamed = {of_user[i] for name, ids in classes for i in ids if name == default_name(of_user[i])}
+    sizes = {
+        case.case: {
+            of_user[i]: f"{n:.3g} {facts.unit}" for i, n in case.volumes.items() if i in of_user
+        }
+        for case in facts.cases
+        if case.volumes is not None
+    }
+    return [f"{question}." for question in odd_labels(sizes, unnamed)]
 
 
 def _chosen(

@@ -55,6 +55,47 @@ def test_more_values_than_a_label_map_can_have_are_refused(data: Path):
         run(data)
 
 
+def save_labels(data: Path, *values: int) -> None:
+    """One label map of a single value for each scan."""
+    for scan, value in enumerate(values):
+        save(label_array(value), data / "labels" / f"pat{scan // 2}_scan{scan}.nii.gz")
+
+
+def asked(data: Path, **options) -> list[str]:
+    result = run(data, dry_run=True, **options)
+    return [note for note in result.notes if "--label-names" in note]
+
+
+def test_a_mask_of_255_among_masks_of_1_is_asked_about(data: Path):
+    save_labels(data, 1, 255, 1, 1, 1)
+    (question,) = asked(data)
+    assert question.startswith(
+        "label 255 occurs in 1 of 5 label maps only (pat0_scan1), which has none of the others' "
+        "labels (1): is it the same structure? Bring all label maps to the same values"
+    )
+    assert asked(data, label_names={1: "organ", 255: "tumor"}) == []
+
+
+def test_two_kinds_of_masks_are_asked_about_once(data: Path):
+    save_labels(data, 255, 1, 255, 255, 1)
+    (question,) = asked(data)
+    assert "label 1 occurs in 2 of 5 label maps only (pat0_scan1, pat2_scan4)" in question
+    (question,) = asked(data, label_names={1: "organ"})
+    assert "label 255 occurs in 3 of 5 label maps only (pat0_scan0, pat1_scan2, " in question
+
+
+def test_a_stray_voxel_is_asked_about(data: Path):
+    array = label_array()
+    array[0, 0, 0] = 7
+    save(array, data / "labels" / "pat1_scan2.nii.gz")
+    (question,) = asked(data)
+    assert "only 1 of 5 label maps has label 7 (pat1_scan2, 1 voxel): is it meant?" in question
+    (data / "labels" / "pat0_scan0.nii.gz").unlink()
+    assert len(asked(data)) == 1
+    (data / "labels" / "pat0_scan1.nii.gz").unlink()
+    assert asked(data) == []  # one of three may well be rare
+
+
 def test_ignore_becomes_the_highest_id_and_the_mapping_is_told(data: Path):
     for name in ("pat0_scan0", "pat0_scan1"):
         array = label_array(1)

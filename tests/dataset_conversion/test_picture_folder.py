@@ -93,6 +93,12 @@ def test_numbers_of_a_palette_are_the_ids(work):
     assert (label(result, "p0") == MASK // 127).all()
 
 
+def test_gray_masks_of_two_kinds_are_asked_about(work):
+    for number, white in enumerate((255, 1, 255)):
+        save(work / "ma" / f"p{number}.png", ((MASK > 0) * white).astype(np.uint8))
+    assert any("label 1 occurs in 1 of 3 label maps only (p1)" in n for n in converted(work).notes)
+
+
 def test_colors_become_ids_by_a_table_that_is_kept(work):
     colors = np.zeros((20, 30, 3), np.uint8)
     colors[MASK == 128] = (255, 0, 0)

@@ -269,6 +269,31 @@ def test_a_data_set_tells_what_stands_out(home, tmp_path):
     assert [case["name"][:3] for case in shown] == ["odd", "odd", "usu"]
 
 
+def test_a_class_that_one_of_five_cases_lacks_is_told(home, tmp_path):
+    ball = scan(0)[1].astype(np.uint8)
+    both = np.concatenate([ball[:6], 2 * ball[6:]])
+    folder = raw_folder(
+        home / "raw", {f"c{n}": {"label": ball if n == 3 else both} for n in range(5)}
+    )
+    names = {"organ": 1, "tumor": 2}
+    (folder / "dataset.json").write_text(json.dumps(description(names, 5)))
+    text = plain_text(page(folder, tmp_path))
+    assert "A class that nearly all cases have is missing in 1 case: c3." in text
+    assert "tumor is missing, nearly all others have it" in text
+
+
+@pytest.mark.parametrize(("names", "is_told"), [(("label_1", "label_255"), True), ("ab", False)])
+def test_a_class_without_a_name_in_one_case_is_asked_about(home, tmp_path, names, is_told):
+    ball = scan(0)[1].astype(np.uint8)
+    cases = {f"c{n}": {"label": 2 * ball if n == 3 else ball} for n in range(5)}
+    folder = raw_folder(home / "raw", cases)
+    content = description(dict(zip(names, (1, 2), strict=True)), 5)
+    content["original_labels"] = {"background": 0, **dict(zip(names, (1, 255), strict=True))}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    text = plain_text(page(folder, tmp_path))
+    assert ("label 255 occurs in 1 of 5 label maps only (c3)" in text) == is_told
+
+
 def test_copies_and_faults_of_the_check_are_told(home, tmp_path):
     folder = raw_folder(home / "raw", {"a": {"seed": 1}, "b": {"seed": 1}, "c": {}})
     text = plain_text(page(folder, tmp_path))
