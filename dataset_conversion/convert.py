@@ -12,7 +12,12 @@ from graphnn_unet.data.paths import REPORT, folders, new_dataset_name, remove_re
 from graphnn_unet.dataset_conversion.forms import FIXES, Request, form_named
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
-from graphnn_unet.dataset_conversion.sparse import AUTO, drawn_slices, with_sparse_labels
+from graphnn_unet.dataset_conversion.sparse import (
+    AUTO,
+    drawn_slices,
+    slice_notes,
+    with_sparse_labels,
+)
 from graphnn_unet.dataset_conversion.write_raw import ConversionResult, require_new, write_raw
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.find import safe_id
@@ -68,6 +73,7 @@ def convert(form: str, source: Path | str | None = None, **options: Any) -> Conv
     dataset = _with_roles(dataset, request)
     dataset = replace(dataset, nifti_form=request.nifti_form)
     dataset = with_label_table(dataset, request.names_of_values, request.n_workers)
+    dataset = replace(dataset, notes=[*dataset.notes, *slice_notes(dataset, drawn)])
     if drawn is not None:
         dataset = with_sparse_labels(dataset, drawn)
     report = folders().preprocessed / full_name / REPORT

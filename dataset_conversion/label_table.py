@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_value
 from graphnn_unet.data.odd_labels import odd_labels
-from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
+from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, LabelContent, Source
 from graphnn_unet.dataset_conversion.segments import with_segments
-from graphnn_unet.dataset_conversion.volumes import load
+from graphnn_unet.dataset_conversion.volumes import along_image, load
 from graphnn_unet.dataset_conversion.write_raw import workers_for
-from graphnn_unet.errors import BadFileError, InputError
+from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.images.label_ids import default_name
 from graphnn_unet.images.nifti_forms import NiftiForm
+from graphnn_unet.images.orientation import evenly_drawn_axis, slice_axis
 from graphnn_unet.images.read import nearest_integers
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.progress import counted, track
 from graphnn_unet.storage.processes import run_jobs
 
@@ -46,7 +49,8 @@ def with_label_table(
         return _ignore_last(replace(dataset, labels=_renamed(dataset.labels, names)))
     dataset, names = with_segments(dataset, names)
     names = _checked(names)
-    counts = _value_counts(dataset, n_workers)
+    dataset = replace(dataset, label_content=_read_content(dataset, n_workers))
+    counts = {case: content.counts for case, content in dataset.label_content.items()}
     stored = sorted(set().union(names, {0}, *counts.values()))
     stored.sort(key=lambda value: (names.get(value) == IGNORE, value))
     mapping = {old: new for new, old in enumerate(value for value in stored if value >= 0)}
@@ -138,23 +142,23 @@ def _renamed(
     return {name: value for value, name in renamed.items()}
 
 
-def _value_counts(dataset: ConvertedDataset, n_workers: int | None) -> dict[str, dict[int, int]]:
-    """Case to value to voxels, of the label maps that will be written.
+def _read_content(dataset: ConvertedDataset, n_workers: int | None) -> dict[str, LabelContent]:
+    """Case to content, of the label maps that will be written.
 
     Bad files, and those with more values than a label map can have, are reported later.
     """
     cases = [case for case in dataset.cases if case.label is not None]
     if n_workers is None:
         n_workers = workers_for(dataset)
-    counts: dict[str, dict[int, int]] = {}
+    contents: dict[str, LabelContent] = {}
     values: set[int] = set()
-    outcomes = run_jobs(partial(_counts_of, dataset.nifti_form), cases, n_workers=n_workers)
+    outcomes = run_jobs(partial(_content_of, dataset.nifti_form), cases, n_workers=n_workers)
     for outcome in track(outcomes, len(cases), "read label values"):
-        of_case: dict[int, int] = outcome.value or {}
-        if len(of_case) > MAX_LABELS:
+        content: LabelContent = outcome.value or LabelContent()
+        if len(content.counts) > MAX_LABELS:
             continue
-        counts[outcome.job.case_id] = of_case
-        values.update(of_case)
+        contents[outcome.job.case_id] = content
+        values.update(content.counts)
         if len(values) > MAX_LABELS:
             label = outcome.job.label
             raise InputError(
@@ -163,17 +167,28 @@ def _value_counts(dataset: ConvertedDataset, n_workers: int | None) -> dict[str,
                 f"more than {MAX_LABELS} are no label map; it looks like an image",
                 "Check that --images and --labels are not swapped",
             )
-    return counts
+    return contents
 
 
-def _counts_of(form: NiftiForm | None, case: Case) -> dict[int, int]:
-    """Integer values of one label map with their voxels; empty when it cannot be used."""
+def _content_of(form: NiftiForm | None, case: Case) -> LabelContent:
+    """What one label map holds; nothing when it cannot be used."""
     assert case.label is not None  # noqa: S101  # the caller has looked
     try:
-        array = load(case.label, "label map", form).array
+        volume = load(case.label, "label map", form)
     except BadFileError:
-        return {}
-    integers = nearest_integers(array)
-    if integers.n_wrong or largest_value(integers.values, array) > MAX_LABEL:
-        return {}
-    return count_values(integers.values)
+        return LabelContent()
+    integers = nearest_integers(volume.array)
+    if integers.n_wrong or largest_value(integers.values, volume.array) > MAX_LABEL:
+        return LabelContent()
+    volume = replace(volume, array=integers.values)
+    return LabelContent(count_values(integers.values), _even_axes(volume, case.images[0], form))
+
+
+def _even_axes(volume: Volume, image: Source, form: NiftiForm | None) -> tuple[int, int] | None:
+    """``LabelContent.even_axes`` of a label map."""
+    if evenly_drawn_axis(volume.array) is None:
+        return None
+    with suppress(BadFileError, MissingFileError):  # a bad image is told with its case
+        volume = along_image(volume, image, form)
+    axis = evenly_drawn_axis(volume.array)
+    return None if axis is None else (axis, slice_axis(volume.spacing))

@@ -52,6 +52,20 @@ def file_case(case_id: str, images: Sequence[Path], label: Path | None, patient:
 
 
 @dataclass(frozen=True)
+class LabelContent:
+    """What a label map holds.
+
+    Attributes:
+        counts: Value to voxels; empty where the file cannot be used.
+        even_axes: Where it seems to be drawn in some slices only, the axis across which these lie
+            at equal distances, and that of the largest spacing, both of the image; else ``None``.
+    """
+
+    counts: dict[int, int] = field(default_factory=dict)
+    even_axes: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class ConvertedDataset:
     """A data set on its way to a raw folder.
 
@@ -73,6 +87,7 @@ class ConvertedDataset:
         file_ending: Of the files in the raw folder; ``.png`` writes pictures.
         faults: What keeps files from being cases: nothing is written then, and they are told with
             those of the cases.
+        label_content: Case id to what its label map holds, where the label table was made of it.
         label_colors: Color ``#rrggbb`` in the masks to id; empty where they hold numbers.
     """
 
@@ -92,6 +107,7 @@ class ConvertedDataset:
     license: str = ""
     file_ending: str = ".nii.gz"
     label_colors: dict[str, int] = field(default_factory=dict)
+    label_content: dict[str, LabelContent] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def with_role(self, role: Role) -> list[Case]:

@@ -7,8 +7,9 @@ from one that nobody looked at: a table names such slices. No loss and no score 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +17,13 @@ import numpy as np
 
 from graphnn_unet.dataset_conversion.label_table import IGNORE
 from graphnn_unet.dataset_conversion.records import ConvertedDataset, Source
-from graphnn_unet.dataset_conversion.volumes import load
+from graphnn_unet.dataset_conversion.volumes import along_image, load
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import safe_id, some
-from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.orientation import slice_axis
 from graphnn_unet.images.read import nearest_integers
-from graphnn_unet.images.volume import Volume, with_axes_of
+from graphnn_unet.images.volume import Volume
 from graphnn_unet.storage.csv_cells import read_csv
 
 AXES = ("z", "y", "x")
@@ -46,7 +46,7 @@ class DrawnSlices:
     """
 
     axis: str = AUTO
-    of_case: Mapping[str, tuple[int, ...] | str] | None = None
+    of_case: Mapping[str, tuple[int, ...] | str] = field(default_factory=dict)
 
 
 def drawn_slices(axis: str, table: Path | str | None) -> DrawnSlices:
@@ -95,6 +95,38 @@ def _slices(text: str, case: str, path: Path) -> tuple[int, ...] | str:
     return tuple(sorted({int(word) for word in words}))
 
 
+def slice_notes(dataset: ConvertedDataset, drawn: DrawnSlices | None) -> list[str]:
+    """A note where most masks look drawn in some slices only, and ``drawn`` does not say so.
+
+    Args:
+        dataset: With the content of its label maps.
+        drawn: What the user says about the slices, if anything.
+    """
+    told = drawn or DrawnSlices()
+    masks = {
+        case.case_id: dataset.label_content[case.case_id]
+        for case in dataset.with_role("labeled")
+        if case.case_id in dataset.label_content and told.of_case.get(case.case_id) != ALL
+    }
+    n_masks = sum(any(content.counts.keys() - {0}) for content in masks.values())
+    even = {case: content.even_axes for case, content in masks.items() if content.even_axes}
+    axis, _ = next(iter(Counter(axis for axis, _ in even.values()).most_common(1)), (0, 0))
+    used = {
+        case: auto if told.axis == AUTO else AXES.index(told.axis)
+        for case, (across, auto) in even.items()
+        if across == axis
+    }
+    is_told = drawn is not None and set(used.values()) == {axis}
+    if dataset.form != "nifti" or is_told or 2 * len(used) <= n_masks:
+        return []
+    flag = "--sparse" if not drawn and set(used.values()) == {axis} else f"--sparse {AXES[axis]}"
+    return [
+        f"{len(used)} of {n_masks} label maps ({some(used, 3)}) have labels only in slices across "
+        f"{AXES[axis]} at equal distances: where the slices between were not drawn, give {flag}, "
+        "or they train as background"
+    ]
+
+
 def with_sparse_labels(dataset: ConvertedDataset, drawn: DrawnSlices) -> ConvertedDataset:
     """The data set with slices that nobody drew as ``ignore``, in labeled cases.
 
@@ -111,7 +143,7 @@ def with_sparse_labels(dataset: ConvertedDataset, drawn: DrawnSlices) -> Convert
     if any(isinstance(value, list) for value in labels.values()):
         raise InputError("--sparse cannot be used", "the labels are regions that overlap")
     labeled = {case.case_id for case in dataset.with_role("labeled")}
-    if unknown := sorted(set(drawn.of_case or ()) - {case.case_id for case in dataset.cases}):
+    if unknown := sorted(set(drawn.of_case) - {case.case_id for case in dataset.cases}):
         raise InputError(
             f"the table of slices names {some(unknown)}",
             f"the data set has no such case (they are named like {min(labeled, default='none')})",
@@ -135,7 +167,7 @@ def with_sparse_labels(dataset: ConvertedDataset, drawn: DrawnSlices) -> Convert
         f"slices without any label are 'ignore' ({stored}) in {len(labeled)} labeled cases: no "
         "loss and no score reads them"
     )
-    if drawn.of_case is None:
+    if not drawn.of_case:
         note += "; name slices that you looked at and found empty with --sparse-slices"
     return replace(
         dataset,
@@ -164,7 +196,7 @@ def sparse_source(
         ignore: Value of voxels to be ignored.
         form: As of ``read_volume``.
     """
-    slices = (drawn.of_case or {}).get(case, ())
+    slices = drawn.of_case.get(case, ())
     if isinstance(slices, str):
         return label
     return partial(_read_sparse, label, image, drawn.axis, slices, ignore, form)
@@ -184,10 +216,7 @@ def _read_sparse(
         BadFileError: The mask cannot be read, has no slice with a label, or not the slices that
             are named.
     """
-    volume = load(label, "label map", form)
-    if isinstance(image, Path):
-        grid = read_grid(image, image.name, form=form)
-        volume = with_axes_of(volume, grid.direction) or volume
+    volume = along_image(load(label, "label map", form), image, form)
     integers = nearest_integers(volume.array)
     if integers.n_wrong:
         return volume  # told with the other faults of the label map

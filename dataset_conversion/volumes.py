@@ -14,10 +14,11 @@ import numpy as np
 from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
 from graphnn_unet.images.find import VOLUMES, split_ending, walk
+from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.room import require_room
-from graphnn_unet.images.volume import Volume
+from graphnn_unet.images.volume import Volume, with_axes_of
 from graphnn_unet.storage.text import read_text
 
 MANY_INPUTS = 32
@@ -38,6 +39,23 @@ def load(source: Source, name: str, form: NiftiForm | None = None) -> Volume:
     if not isinstance(source, Path):
         return source()
     return read_volume(source, name, form=form)
+
+
+def along_image(volume: Volume, image: Source, form: NiftiForm | None = None) -> Volume:
+    """A label map along the axes of its image, where it is stored along others.
+
+    Args:
+        volume: The label map.
+        image: Image of its case; only the header of a file is read.
+        form: As of ``load``.
+
+    Raises:
+        BadFileError: The header cannot be used.
+    """
+    if not isinstance(image, Path):
+        return volume
+    grid = read_grid(image, image.name, form=form)
+    return with_axes_of(volume, grid.direction) or volume
 
 
 @lru_cache(maxsize=1)

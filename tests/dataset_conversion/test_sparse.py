@@ -118,6 +118,70 @@ def test_masks_without_a_drawn_slice_or_with_too_few_slices_are_told(study: Path
     assert "slice 99 is named as drawn" in str(raised.value)
 
 
+SCANS = (18, 12, 14)
+
+
+@pytest.fixture
+def sparse_study(tmp_path: Path, raw: Path) -> Path:
+    """Three scans, each with four slices drawn across z, and one with a whole mask."""
+    for i in range(4):
+        save(image_array(i, SCANS), tmp_path / "im" / f"p{i}.nii.gz")
+        array = np.zeros(SCANS, np.uint8)
+        slices = slice(4, 12) if i == 3 else [1 + i, 5 + i, 10 + i, 14 + i]
+        array[slices, 2:9, 3:11] = 1
+        save(array, tmp_path / "la" / f"p{i}.nii.gz")
+    return tmp_path
+
+
+def slice_notes_of(study: Path, **options) -> list[str]:
+    result = run(study, sparse=options.pop("sparse", None), dry_run=True, **options)
+    return [note for note in result.notes if "at equal distances" in note]
+
+
+def test_masks_that_look_sparse_are_told(sparse_study: Path):
+    (note,) = slice_notes_of(sparse_study)
+    assert note.startswith(
+        "3 of 4 label maps (p0, p1, p2) have labels only in slices across z at equal distances: "
+        "where the slices between were not drawn, give --sparse, or"
+    )
+    assert slice_notes_of(sparse_study, sparse="auto") == []
+    assert slice_notes_of(sparse_study, sparse="z") == []
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_slices_that_lie_across_another_axis_than_the_given_one_are_told(sparse_study, axis):
+    (note,) = slice_notes_of(sparse_study, sparse=axis)
+    assert "across z" in note
+    assert "give --sparse z, or" in note
+
+
+def test_the_axis_is_named_where_the_spacing_does_not_tell_it(sparse_study: Path):
+    for path in sparse_study.glob("*/*.nii.gz"):
+        save(read(path), path, spacing=(1.0, 5.0, 1.0))
+    (note,) = slice_notes_of(sparse_study)
+    assert "give --sparse z, or" in note
+    assert len(slice_notes_of(sparse_study, sparse="auto")) == 1
+
+
+def test_the_axis_is_that_of_the_image(sparse_study: Path):
+    for path in sparse_study.glob("la/*.nii.gz"):
+        sitk.WriteImage(sitk.PermuteAxes(sitk.ReadImage(str(path)), (2, 1, 0)), str(path))
+    (note,) = slice_notes_of(sparse_study)
+    assert "across z" in note
+    assert slice_notes_of(sparse_study, sparse="z") == []
+
+
+def test_masks_that_the_table_calls_whole_are_not_told(sparse_study: Path):
+    (sparse_study / "drawn.csv").write_text("case,slices\np0,all\np1,all\np2,all\n")
+    assert slice_notes_of(sparse_study, sparse_slices=sparse_study / "drawn.csv") == []
+
+
+def test_half_of_the_masks_are_not_enough(sparse_study: Path):
+    whole = sparse_study / "la" / "p3.nii.gz"
+    (sparse_study / "la" / "p2.nii.gz").write_bytes(whole.read_bytes())
+    assert slice_notes_of(sparse_study) == []
+
+
 def test_only_own_volumes_have_sparse_masks(study: Path):
     with pytest.raises(InputError, match="belongs to form nifti"):
         convert("LA", study, sparse="auto")

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from graphnn_unet.images.orientation import (
     TURNED,
+    evenly_drawn_axis,
     most_common,
     orientation_of,
     stored_otherwise,
@@ -64,3 +65,22 @@ def test_without_a_usual_orientation_no_scan_is_stored_otherwise():
     """Only test scans have one: there is nothing to turn them to."""
     assert stored_otherwise({"a": "", "b": "LPS"}, "") == {}
     assert stored_otherwise({"a": "", "b": "LPS", "c": "PIR"}, "LPS") == {"PIR": ["c"]}
+
+
+@pytest.mark.parametrize(
+    ("slices", "is_even"),
+    [
+        ((3, 6, 10, 13), True),
+        ((3, 8, 13), True),
+        ((3, 8), False),  # too few to tell
+        ((3, 5, 7, 9), False),  # every second one: thin structures do that
+        ((3, 4, 5, 6), False),
+        ((3, 6, 11, 20), False),  # lesions
+        ((), False),
+    ],
+)
+@pytest.mark.parametrize("axis", range(3))
+def test_slices_drawn_at_equal_distances_show_their_axis(slices, is_even, axis):
+    array = np.zeros((24, 9, 9), np.uint8)
+    array[list(slices), 2:7, 1:8] = 1
+    assert evenly_drawn_axis(np.moveaxis(array, 0, axis)) == (axis if is_even else None)
