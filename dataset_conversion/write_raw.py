@@ -27,7 +27,12 @@ from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.errors import Fault, FaultsError, GraphnnError, RefusedError
 from graphnn_unet.images.find import some
 from graphnn_unet.images.flat_picture import RAW_ENDING, READER
-from graphnn_unet.images.label_ids import ORIGINAL, label_values, original_labels
+from graphnn_unet.images.label_ids import (
+    ORIGINAL,
+    label_values,
+    listed_ids,
+    original_labels,
+)
 from graphnn_unet.images.orientation import most_common, stored_otherwise, turned_axes
 from graphnn_unet.progress import say, track
 from graphnn_unet.storage.atomic import (
@@ -281,9 +286,28 @@ def _notes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
             "intensities reach below -500, as in CT: give --channels CT so that they are "
             "normalized as Hounsfield units"
         )
+    notes += _unseen_classes(dataset, rows)
     if not any(row.role == "labeled" for row in rows):
         notes.append("there is no labeled case: training needs at least one")
     return notes
+
+
+def _unseen_classes(dataset: ConvertedDataset, rows: list[CaseRow]) -> list[str]:
+    """A note on classes without a voxel, where there are label maps at all."""
+    seen = {value for row in rows for value in row.label_values}
+    stored = {inside: str(value) for value, inside in dataset.label_mapping.items()}
+    stored |= {inside: color for color, inside in dataset.label_colors.items()}
+    unseen = [
+        f"{', '.join(stored.get(i, str(i)) for i in listed_ids(ids))} ({name})"
+        for name, ids in dataset.labels.items()
+        if name not in ("background", "ignore") and seen.isdisjoint(listed_ids(ids))
+    ]
+    if not (seen and unseen):
+        return []
+    return [
+        f"no label map has {some(unseen)}: it stays a class, which nothing trains; check the "
+        "values, or leave its name out"
+    ]
 
 
 def _orientation_notes(rows: list[CaseRow]) -> list[str]:

@@ -265,7 +265,7 @@ def _prepare(
         len(labeled),
         len(cases) - len(labeled),
         [_summary(plans, name, name in to_preprocess) for name in planned],
-        [*notes, splits_note, *_component_notes(plans, to_preprocess, dataset_json)],
+        [*notes, splits_note, *_class_notes(plans, to_preprocess, dataset_json, labeled)],
     )
     return result, faults
 
@@ -405,15 +405,24 @@ def _derive(fingerprint: Mapping[str, Any], slice_axis: int) -> dict[str, dict[s
     }
 
 
-def _component_notes(
-    plans: Mapping[str, Any], to_preprocess: Sequence[str], dataset_json: Mapping[str, Any]
+def _class_notes(
+    plans: Mapping[str, Any],
+    to_preprocess: Sequence[str],
+    dataset_json: Mapping[str, Any],
+    labeled: Mapping[str, CaseMetadata],
 ) -> list[str]:
+    """Which classes no labeled case has, and which often have several components."""
     names = {str(value): name for name, value in dataset_json["labels"].items()}
-    notes = []
+    seen = {value for metadata in labeled.values() for value in metadata.classes}
+    unseen = {key for key, ids in class_table(dataset_json).items() if seen.isdisjoint(ids)}
+    listed = some(names.get(key, key) for key in sorted(unseen))
+    notes = [f"no labeled case has {listed}: nothing trains it"] if unseen else []
     for configuration in to_preprocess:
         derived = plans["gnnunet"]["derived"][configuration]
         table = derived["pseudo_label"]["largest_component"]
-        several = [names.get(key, key) for key, single in table.items() if not single]
+        several = [
+            names.get(key, key) for key, single in table.items() if not single and key not in unseen
+        ]
         if several:
             notes.append(
                 f"{configuration}: {', '.join(several)} often has several components; "

@@ -196,6 +196,14 @@ def test_a_class_in_two_pieces_keeps_all_its_components(raw):
     assert any("3d_fullres: shell often has several components" in note for note in result.notes)
 
 
+def test_a_class_that_no_labeled_case_has_is_not_called_one_of_several_components(raw):
+    labels = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    describe(raw, labels={**labels, "ghost": len(labels)})
+    notes = plan().notes
+    assert "no labeled case has ghost: nothing trains it" in notes
+    assert not any("components" in note for note in notes)
+
+
 def test_a_ring_is_one_piece_in_the_volume_and_in_slices(tiny_home):
     plans = json.loads(
         (tiny_home / "preprocessed" / DATASET / "gnnunetPlans.json").read_text(encoding="utf-8")

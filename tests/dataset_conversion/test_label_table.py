@@ -96,6 +96,15 @@ def test_a_stray_voxel_is_asked_about(data: Path):
     assert asked(data) == []  # one of three may well be rare
 
 
+def test_a_named_class_without_a_voxel_is_told(data: Path):
+    result = run(data, label_names={1: "organ", 9: "ghost", 12: "ignore"})
+    assert result.labels == {"background": 0, "organ": 1, "ghost": 2, "ignore": 3}
+    (note,) = [note for note in result.notes if note.startswith("no label map has")]
+    assert note.startswith("no label map has 9 (ghost): ")
+    unlabeled = run(data, labels=None, label_names={9: "ghost"}, overwrite=True)
+    assert not any("ghost" in note for note in unlabeled.notes)
+
+
 def test_ignore_becomes_the_highest_id_and_the_mapping_is_told(data: Path):
     for name in ("pat0_scan0", "pat0_scan1"):
         array = label_array(1)

@@ -118,6 +118,14 @@ def test_colors_become_ids_by_a_table_that_is_kept(work):
         )
 
 
+def test_a_named_color_that_no_mask_has_is_told(work):
+    colors = np.zeros((20, 30, 3), np.uint8)
+    colors[MASK == 255] = (255, 0, 0)
+    save(work / "ma" / "p0.png", colors)
+    notes = converted(work, label_names={"#ff0000": "cell", "#00ff00": "ghost"}).notes
+    assert any(note.startswith("no label map has #00ff00 (ghost): ") for note in notes)
+
+
 def test_background_of_colors_is_asked_for(work):
     colors = np.full((20, 30, 3), (9, 9, 99), np.uint8)
     colors[MASK > 0] = (255, 0, 0)
