@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def _cases(
         label_of = match_labels(images.cases, labels, faults, notes, images.left_out, files)
     cases = []
     for stem, by_channel in sorted(images.cases.items()):
-        if (fault := _channel_fault(stem, by_channel, images.channels)) is not None:
+        if (fault := _channel_fault(stem, images)) is not None:
             faults.append(fault)
             continue
         channels = [by_channel[name] for name in images.channels]
@@ -134,15 +134,28 @@ def _cases(
     return cases
 
 
-def _channel_fault(stem: str, files: Mapping[str, Path], channels: Sequence[str]) -> Fault | None:
-    remedy = "Add the file or leave the case out (--exclude)"
-    if missing := [name for name in channels if name not in files]:
-        cause = f"channel {', '.join(missing)} is missing"
-        return Fault(safe_id(stem), "convert", cause, remedy, code="I21")
-    if surplus := sorted(set(files) - set(channels)):
-        cause = f"it has channel {', '.join(surplus)}, the data set has {len(channels)}"
-        return Fault(safe_id(stem), "convert", cause, "Remove or rename the file", code="I22")
+def _channel_fault(stem: str, images: CaseFiles) -> Fault | None:
+    """A channel that the case lacks, or has and most others have not."""
+    files = images.cases[stem]
+    missing = ", ".join(name for name in images.channels if name not in files)
+    if surplus := sorted(set(files) - set(images.channels)):
+        cause = f"it has channel {', '.join(surplus)}, {_who_has(surplus, images)}"
+        remedy = "Remove or rename the file"
+        if missing:
+            cause += f", and channel {missing} is missing"
+            names = some(files[name].name for name in surplus)
+            remedy = f"Rename {names} if that is channel {missing}, or --exclude the case"
+        return Fault(safe_id(stem), "convert", cause, remedy, code="I22")
+    if missing:
+        remedy = "Add the file or leave the case out (--exclude)"
+        return Fault(safe_id(stem), "convert", f"channel {missing} is missing", remedy, code="I21")
     return None
+
+
+def _who_has(surplus: Collection[str], images: CaseFiles) -> str:
+    n_cases = sum(not files.keys().isdisjoint(surplus) for files in images.cases.values())
+    having = "no other case has" if n_cases == 1 else f"{n_cases} of {len(images.cases)} cases have"
+    return f"which {having}; the data set has {len(images.channels)} ({', '.join(images.channels)})"
 
 
 def _rewritten(cases: Sequence[Case]) -> list[str]:

@@ -28,7 +28,7 @@ FAULT_CODES = {
     "I19": "the channels of a case lie on different grids",
     "I20": "all cases have another number of channels than dataset.json lists",
     "I21": "a channel or a slice of a case is missing",
-    "I22": "a case has a channel that dataset.json does not list",
+    "I22": "a case has a channel that dataset.json does not list, or that most cases have not",
     "I23": "a label map has values that are not in the label table",
     "I24": "a label map has values that are no integers",
     "I25": "a label map has values just beside an integer",

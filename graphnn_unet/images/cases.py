@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.images.find import VOLUMES, image_files, some, split_channel, split_ending, walk
@@ -32,6 +32,7 @@ _MODALITY = re.compile(
     re.I,
 )
 _IMAGE_ALONE = re.compile(r"im|img|image|imaging|vol|volume|scan|brain|anat", re.I)
+_Channel = TypeVar("_Channel", int, str)
 _MANY_NUMBERS = 4
 """One name with more numbers than this is a series of scans; with fewer it may be one scan."""
 
@@ -265,7 +266,8 @@ def _by_channel(where: Path, files: Sequence[Path], wanted: Wanted) -> CaseFiles
         return _by_number(files, numbers, wanted)
     if len(wanted.channels) > 1:
         return _by_channel_name(files, wanted)
-    names = [] if wanted.channels else _modalities([stem_of(path) for path in files])
+    stems = [stem_of(path) for path in files]
+    names = [] if wanted.channels else _modalities(stems, wanted.label_names)
     if names:
         raise InputError(
             f"the names of the files in {where} end in {', '.join(names)}",
@@ -282,16 +284,22 @@ def _by_channel(where: Path, files: Sequence[Path], wanted: Wanted) -> CaseFiles
     return images
 
 
-def _modalities(stems: Sequence[str]) -> list[str]:
-    """Words such as ``t1`` and ``flair`` that all names end in, where each case has them all."""
-    by_case: dict[str, set[str]] = {}
-    for stem in stems:
-        if (match := _with_modality(stem)) is None:
-            return []
-        by_case.setdefault(match[1], set()).add(match[2])
-    sets = list(by_case.values())
-    alike = bool(sets) and len(sets[0]) > 1 and all(names == sets[0] for names in sets)
-    return sorted(sets[0]) if alike else []
+def _modalities(stems: Sequence[str], label_names: Collection[str]) -> list[str]:
+    """Words such as ``t1`` and ``flair`` that all names end in, where each case has them all.
+
+    Where label maps have the names of cases, most cases are enough; capitals do not count.
+    """
+    by_case: dict[str, dict[str, str]] = {}
+    matches = [_with_modality(stem) for stem in stems]
+    for match in filter(None, matches):
+        by_case.setdefault(match[1], {})[match[2].lower()] = match[2]
+    counts = Counter(frozenset(words) for words in by_case.values())
+    words, n_cases = next(iter(counts.most_common(1)), (frozenset(), 0))
+    alike = all(matches) and n_cases == len(by_case)
+    most = bool(by_case.keys() & {*label_names}) and 2 * n_cases > len(by_case)
+    if len(words) < 2 or not (alike or most):
+        return []
+    return sorted(next(spelled for spelled in by_case.values() if words == spelled.keys()).values())
 
 
 def channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[int] | None:
@@ -303,22 +311,21 @@ def channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[in
         wanted: What is known of the cases.
 
     They are channels when every case has 0000 to C-1 for the C channels that are expected, or for
-    one C where none is known. A case that lacks one, or has one more, is a fault of that case.
+    one C where none is known; where label maps have the names of cases, when most of them have. A
+    case that lacks one, or has one more, is a fault of that case.
 
     Raises:
         InputError: The names can be read in both ways.
     """
     n_wanted = len(wanted.channels)
-    by_case: dict[str, set[int]] = {}
-    for case, number in map(split_channel, stems):
-        if number is not None:
-            by_case.setdefault(case, set()).add(number)
+    by_case = _numbers_by_case(stems)
     if not by_case:
         return None
     has_plain = any(split_channel(stem)[1] is None for stem in stems)
     union = set.union(*by_case.values())
-    counted = union == set(range(len(union)))
-    if n_wanted > 1 or (counted and wanted.label_names & set(by_case)):
+    counted = _is_counted(union)
+    of_most = counted or _is_counted(_of_most(by_case))
+    if n_wanted > 1 or (of_most and wanted.label_names & set(by_case)):
         return union
     if wanted.label_names & set(stems):
         return None
@@ -331,6 +338,24 @@ def channel_numbers(where: Path, stems: Sequence[str], wanted: Wanted) -> set[in
     if len(by_case) > 1 and not n_wanted and union in by_case.values() and not has_plain:
         return union
     raise _both_ways(where, next(iter(by_case)), len(union), wanted)
+
+
+def _numbers_by_case(stems: Iterable[str]) -> dict[str, set[int]]:
+    by_case: dict[str, set[int]] = {}
+    for case, number in map(split_channel, stems):
+        if number is not None:
+            by_case.setdefault(case, set()).add(number)
+    return by_case
+
+
+def _is_counted(numbers: set[int]) -> bool:
+    return numbers == set(range(len(numbers)))
+
+
+def _of_most(by_case: Mapping[Any, Iterable[_Channel]]) -> set[_Channel]:
+    """Channels that half of the cases have, or more: a file with a wrong name adds none."""
+    counts = Counter(channel for channels in by_case.values() for channel in channels)
+    return {channel for channel, n_cases in counts.items() if 2 * n_cases >= len(by_case)}
 
 
 def _both_ways(where: Path, case: str, n_channels: int, wanted: Wanted) -> InputError:
@@ -355,9 +380,12 @@ def _typed(wanted: Wanted, names: Sequence[str]) -> str:
 def _by_number(files: Sequence[Path], numbers: set[int], wanted: Wanted) -> CaseFiles:
     """Cases of files named ``CASE_0000``, ``CASE_0001`` ..."""
     names = list(wanted.channels)
+    usual = _of_most(_numbers_by_case(stem_of(path) for path in files))
+    if not _is_counted(usual):
+        usual = numbers
     if not names:
-        names = [f"{n:04d}" for n in sorted(numbers)] if len(numbers) > 1 else ["image"]
-    elif len(names) > 1 and len(names) != len(numbers):
+        names = [f"{n:04d}" for n in sorted(usual)] if len(usual) > 1 else ["image"]
+    elif len(names) > 1 and len(names) not in (len(numbers), len(usual)):
         listed = ", ".join(f"{number:04d}" for number in sorted(numbers))
         raise InputError(f"{len(names)} channel names but the files have channels {listed}")
     images = CaseFiles(names)
@@ -501,6 +529,7 @@ def _patients(
     by_lower = {lower: key for names in keys.values() for lower, key in names.items()}
     by_lower = dict(sorted(by_lower.items()))
     chosen = [name.lower() for name in wanted.channels]
+    rare: dict[str, str] = {}
     is_patient = _is_patient(table, shared)
     has_labels = any(_is_label_key(key) for parts in table.values() for key in parts)
     are_labeled = any(_n_labeled(parts) > 1 for parts in table.values())
@@ -530,10 +559,12 @@ def _patients(
             "Use these names, or rename the files",
         )
     else:
-        names = list(wanted.channels) or list(by_lower.values())
+        of_most = _of_most(keys)
+        names = list(wanted.channels) or [by_lower[key] for key in by_lower if key in of_most]
         names = ["image"] if names == ["0000"] else names
-        channels = dict(zip(by_lower, names, strict=True))
-    return _patient_cases(folder, table, channels)
+        channels = dict(zip((key for key in by_lower if key in of_most), names, strict=True))
+        rare = {key: name for key, name in by_lower.items() if key not in of_most}
+    return _patient_cases(folder, table, channels, rare)
 
 
 def _n_labeled(parts: Collection[str]) -> int:
@@ -552,14 +583,19 @@ def _is_patient(table: Mapping[Path, Mapping[str, Path]], shared: Collection[str
 
 
 def _patient_cases(
-    folder: Path, table: Mapping[Path, Mapping[str, Path]], channels: Mapping[str, str]
+    folder: Path,
+    table: Mapping[Path, Mapping[str, Path]],
+    channels: Mapping[str, str],
+    rare: Mapping[str, str],
 ) -> CaseFiles:
+    """Cases with their channels, and with files under names that few patients have."""
     images = CaseFiles(list(channels.values()))
+    named = {**rare, **channels}
     names = _patient_names(list(table))
     for place, parts in table.items():
         for key, path in parts.items():
-            if key.lower() in channels:
-                images.add(names[place], channels[key.lower()], path)
+            if key.lower() in named:
+                images.add(names[place], named[key.lower()], path)
             elif _is_label_key(key):
                 images.labels.setdefault(names[place], []).append(path)
             else:

@@ -166,6 +166,66 @@ def test_a_folder_a_channel(data: Path, tmp_path: Path):
     assert [f.case for f in error.value.faults] == ["pat1_scan2"]
 
 
+@pytest.fixture
+def two_channels(data: Path) -> Path:
+    """The six scans with two channels each, ``CASE_0000`` and ``CASE_0001``."""
+    for number, path in enumerate(sorted((data / "images").iterdir())):
+        stem = path.name.removesuffix(".nii.gz")
+        save(image_array(50 + number), path.with_name(f"{stem}_0001.nii.gz"))
+        path.rename(path.with_name(f"{stem}_0000.nii.gz"))
+    return data
+
+
+@pytest.mark.parametrize("wrong", ["0002", "0003"])
+@pytest.mark.parametrize("channels", [[], ["T1", "T2"]])
+def test_a_channel_with_a_wrong_number_is_a_fault_of_its_case_alone(two_channels, wrong, channels):
+    file = two_channels / "images" / "pat1_scan3_0001.nii.gz"
+    file.rename(file.with_name(f"pat1_scan3_{wrong}.nii.gz"))
+    with pytest.raises(FaultsError) as error:
+        run(two_channels, channels=channels)
+    (fault,) = error.value.faults
+    second = channels[1] if channels else "0001"
+    assert (fault.case, fault.code) == ("pat1_scan3", "I22")
+    assert f"it has channel {wrong}, which no other case has; the data set has 2 (" in fault.cause
+    assert f"and channel {second} is missing" in fault.cause
+    assert f"Rename pat1_scan3_{wrong}.nii.gz if that is channel {second}" in fault.remedy
+    result = run(two_channels, channels=channels, exclude=["pat1_scan3"])
+    assert letters(result) == "llllu"
+    assert len(result.channel_names) == 2
+
+
+def test_a_case_with_one_channel_more_is_not_the_measure_of_the_others(two_channels):
+    save(image_array(9), two_channels / "images" / "pat1_scan3_0002.nii.gz")
+    with pytest.raises(FaultsError) as error:
+        run(two_channels)
+    assert [(fault.case, fault.code) for fault in error.value.faults] == [("pat1_scan3", "I22")]
+    assert "missing" not in error.value.faults[0].cause
+
+
+def test_channels_that_most_cases_have_are_asked_of_the_others(two_channels):
+    for number in (3, 5):
+        (two_channels / "images" / f"pat{number // 2}_scan{number}_0001.nii.gz").unlink()
+    with pytest.raises(FaultsError, match="channel 0001 is missing") as error:
+        run(two_channels)
+    assert [fault.case for fault in error.value.faults] == ["pat1_scan3", "pat2_scan5"]
+
+
+@pytest.mark.parametrize("odd", ["T2", "t3", "flair"])
+def test_channels_by_name_are_asked_about_where_one_is_spelled_otherwise(two_channels, odd):
+    for path in (two_channels / "images").iterdir():
+        path.rename(path.with_name(path.name.replace("_0000", "_t1").replace("_0001", "_t2")))
+    file = two_channels / "images" / "pat1_scan3_t2.nii.gz"
+    file.rename(file.with_name(f"pat1_scan3_{odd}.nii.gz"))
+    with pytest.raises(InputError, match="--channels t1 t2 for channels"):
+        run(two_channels)
+    if odd == "T2":
+        assert letters(run(two_channels, channels=["t1", "t2"])) == "lllllu"
+    else:
+        with pytest.raises(FaultsError, match="channel t2 is missing") as error:
+            run(two_channels, channels=["t1", "t2"])
+        assert [fault.case for fault in error.value.faults] == ["pat1_scan3"]
+
+
 def test_two_channels_may_have_one_name(data: Path, tmp_path: Path):
     images, first = tmp_path / "images", next(iter(sorted((data / "images").iterdir())))
     images.mkdir()
@@ -207,6 +267,20 @@ def test_patients_with_label_maps_in_their_folders_are_read(raw: Path, tmp_path:
     assert not result.skipped
     np.testing.assert_array_equal(read(result.folder / "imagesTr/p1_0000.nii.gz"), image_array(1))
     np.testing.assert_array_equal(read(result.folder / "labelsTr/p1.nii.gz"), label_array())
+
+
+def test_a_channel_with_a_wrong_name_is_a_fault_of_its_patient_alone(raw: Path, tmp_path: Path):
+    for number in range(4):
+        save_patient(tmp_path / "d", number, "p{}_t1", "p{}_seg")
+        save(image_array(30 + number), tmp_path / "d" / f"p{number}" / f"p{number}_t2.nii.gz")
+    file = tmp_path / "d" / "p2" / "p2_t2.nii.gz"
+    file.rename(file.with_name("p2_tt2.nii.gz"))
+    with pytest.raises(FaultsError) as error:
+        run(tmp_path, images=tmp_path / "d", labels=tmp_path / "d")
+    (fault,) = error.value.faults
+    assert fault.case == "p2"
+    assert "it has channel tt2, which no other case has; the data set has 2 (t1, t2)" in fault.cause
+    assert "Rename p2_tt2.nii.gz if that is channel t2" in fault.remedy
 
 
 def test_label_maps_in_folders_of_patients_elsewhere_are_matched(raw: Path, tmp_path: Path):
