@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_value
 from graphnn_unet.data.odd_labels import odd_labels
+from graphnn_unet.dataset_conversion.masks import Mask
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, LabelContent, Source
 from graphnn_unet.dataset_conversion.segments import with_segments
 from graphnn_unet.dataset_conversion.volumes import along_image, load
 from graphnn_unet.dataset_conversion.write_raw import workers_for
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
+from graphnn_unet.images.find import some
 from graphnn_unet.images.flat_picture import RAW_ENDING
+from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.label_ids import default_name
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.orientation import evenly_drawn_axis, slice_axis
@@ -151,23 +153,41 @@ def _read_content(dataset: ConvertedDataset, n_workers: int | None) -> dict[str,
     if n_workers is None:
         n_workers = workers_for(dataset)
     contents: dict[str, LabelContent] = {}
-    values: set[int] = set()
     outcomes = run_jobs(partial(_content_of, dataset.nifti_form), cases, n_workers=n_workers)
     for outcome in track(outcomes, len(cases), "read label values"):
-        content: LabelContent = outcome.value or LabelContent()
-        if len(content.counts) > MAX_LABELS:
-            continue
-        contents[outcome.job.case_id] = content
+        contents[outcome.job.case_id] = outcome.value or LabelContent()
+    images = [case for case in cases if contents[case.case_id].is_image]
+    if 2 * len(images) > len(cases):
+        _require_not_swapped(images[0], dataset.nifti_form)
+    contents = {case: of for case, of in contents.items() if len(of.counts) <= MAX_LABELS}
+    values: set[int] = set()
+    for case, content in contents.items():
         values.update(content.counts)
         if len(values) > MAX_LABELS:
-            label = outcome.job.label
             raise InputError(
-                f"{label.name if isinstance(label, Path) else 'a label map'} brings the number of "
-                f"label values to {len(values)}",
+                f"the label map of {case} brings the number of label values to {len(values)}",
                 f"more than {MAX_LABELS} are no label map; it looks like an image",
                 "Check that --images and --labels are not swapped",
             )
     return contents
+
+
+def _require_not_swapped(case: Case, form: NiftiForm | None) -> None:
+    """Refuse a case whose label map looks like an image, and the image like a label map.
+
+    Raises:
+        InputError: It does.
+    """
+    image = case.images[0]
+    source = replace(case.label, path=image) if isinstance(case.label, Mask) else image
+    content = _content_of(form, replace(case, label=source))
+    if content.counts and not content.is_image:
+        listed = f"{counted(len(content.counts), 'value')} ({some(map(str, content.counts))})"
+        raise InputError(
+            f"--images and --labels look swapped, as in {case.case_id}",
+            f"its label map has the values of an image, its image {listed}",
+            "Give the folder of images with --images and that of label maps with --labels",
+        )
 
 
 def _content_of(form: NiftiForm | None, case: Case) -> LabelContent:
@@ -175,13 +195,15 @@ def _content_of(form: NiftiForm | None, case: Case) -> LabelContent:
     assert case.label is not None  # noqa: S101  # the caller has looked
     try:
         volume = load(case.label, "label map", form)
-    except BadFileError:
+    except (BadFileError, OSError):
         return LabelContent()
     integers = nearest_integers(volume.array)
     if integers.n_wrong or largest_value(integers.values, volume.array) > MAX_LABEL:
-        return LabelContent()
+        return LabelContent(is_image=True)
     volume = replace(volume, array=integers.values)
-    return LabelContent(count_values(integers.values), _even_axes(volume, case.images[0], form))
+    counts = count_values(integers.values)
+    is_image = are_gray_values(integers.values, len(counts))
+    return LabelContent(counts, is_image, _even_axes(volume, case.images[0], form))
 
 
 def _even_axes(volume: Volume, image: Source, form: NiftiForm | None) -> tuple[int, int] | None:

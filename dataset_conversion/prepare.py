@@ -20,6 +20,7 @@ from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_valu
 from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.dataset_conversion.volumes import hash_inputs, load
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
+from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
 from graphnn_unet.images.nifti_forms import NiftiForm, is_plain, place_note
 from graphnn_unet.images.orientation import orientation_of
@@ -311,7 +312,10 @@ def _expected_values(work: _Work, integers: np.ndarray, mapping: Mapping[int, in
     if strange:
         listed = voxels_of(strange)
         code = "I26" if min(strange) < 0 else "I23"
-        work.fault(code, f"its label map has values that are not expected: {listed}")
+        remedy = _LEAVE_OUT
+        if are_gray_values(integers, len(counts)):
+            remedy = f"They look like those of an image: give its label map. {remedy}"
+        work.fault(code, f"its label map has values that are not expected: {listed}", remedy)
         return []
     if set(counts) == {0}:
         work.notes.append("its label map is all background")

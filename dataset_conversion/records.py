@@ -57,11 +57,14 @@ class LabelContent:
 
     Attributes:
         counts: Value to voxels; empty where the file cannot be used.
+        is_image: Whether its values are those of an image: fractions, or many that differ from
+            voxel to voxel.
         even_axes: Where it seems to be drawn in some slices only, the axis across which these lie
             at equal distances, and that of the largest spacing, both of the image; else ``None``.
     """
 
     counts: dict[int, int] = field(default_factory=dict)
+    is_image: bool = False
     even_axes: tuple[int, int] | None = None
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from graphnn_unet.errors import BadFileError, GraphnnError, InputError, MissingFileError
 from graphnn_unet.images.find import some
+from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.metrics.labels import find_dataset_json, read_labels
 from graphnn_unet.metrics.protocols import LabelIds, mask_of
@@ -30,8 +30,6 @@ from graphnn_unet.storage.safe_load import read_json
 
 _N_LOOKED_AT = 3
 """So many files tell whether a folder that nothing describes holds label maps."""
-_MANY_VALUES = 64
-"""More are gray values where most neighbors differ; the areas of an atlas are of one value."""
 _NOTHING = "nothing was found"
 
 
@@ -146,16 +144,8 @@ def _why_image(path: Path) -> str:
         why = error.why
         return f"{path.name} {why[3:]}" if why.startswith("it ") else f"in {path.name} {why}"
     n_values = len(np.unique(array))
-    if n_values <= _MANY_VALUES or not _is_speckled(array):
-        return ""
-    return f"{path.name} has {n_values} different values"
-
-
-def _is_speckled(array: NDArray[Any]) -> bool:
-    """Whether most voxels that are not 0 differ from their neighbor."""
-    inside = array[..., 1:] > 0
-    differs = inside & (array[..., 1:] != array[..., :-1])
-    return 2 * int(np.count_nonzero(differs)) > int(np.count_nonzero(inside))
+    is_image = are_gray_values(array, n_values)
+    return f"{path.name} has {n_values} different values" if is_image else ""
 
 
 def _written_sizes(folder: Path, maps: Mapping[str, Path]) -> _Sizes | None:

@@ -45,6 +45,46 @@ def test_an_image_given_as_label_map_is_refused(data: Path):
         run(data)
     assert [(f.case, f.code) for f in error.value.faults] == [("pat0_scan0", "I23")]
     assert "more values" in error.value.faults[0].cause
+    assert error.value.faults[0].remedy.startswith("They look like those of an image")
+
+
+@pytest.mark.parametrize("n_values", [480, 150])
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_swapped_folders_are_told_as_such(data: Path, n_values: int, fraction: float):
+    for seed, path in enumerate((data / "images").iterdir()):
+        gray = np.random.default_rng(seed).permutation(480).reshape(6, 8, 10) % n_values
+        save((gray + fraction).astype(np.float32), path)
+    with pytest.raises(InputError) as error:
+        run(data, images=data / "labels", labels=data / "images")
+    assert error.value.what == "--images and --labels look swapped, as in pat0_scan0"
+    why = "its label map has the values of an image, its image 2 values (0, 1)"
+    assert error.value.why == why
+    result = run(data)
+    assert result.labels == {"background": 0, "label_1": 1}
+
+
+def test_label_maps_of_fractions_are_no_swapped_images(data: Path):
+    for path in (data / "labels").iterdir():
+        save(0.4 * label_array().astype(np.float32), path)
+    with pytest.raises(FaultsError) as error:
+        run(data)
+    assert {fault.code for fault in error.value.faults} == {"I24"}
+
+
+def test_images_in_place_of_all_label_maps_are_named_one_by_one(data: Path):
+    for seed, path in enumerate(data.glob("*/*.nii.gz")):
+        save((100 * image_array(10 + seed)).astype(np.int16), path)
+    with pytest.raises(FaultsError, match="They look like those of an image") as error:
+        run(data)
+    assert len(error.value.faults) == 5
+
+
+def test_one_swapped_pair_is_a_fault_of_its_case(data: Path):
+    save((100 * image_array(1)).astype(np.int16), data / "labels" / "pat0_scan0.nii.gz")
+    save(label_array(), data / "images" / "pat0_scan0.nii.gz")
+    with pytest.raises(FaultsError) as error:
+        run(data)
+    assert [(f.case, f.code) for f in error.value.faults] == [("pat0_scan0", "I23")]
 
 
 def test_more_values_than_a_label_map_can_have_are_refused(data: Path):

@@ -93,6 +93,14 @@ def test_numbers_of_a_palette_are_the_ids(work):
     assert (label(result, "p0") == MASK // 127).all()
 
 
+def test_swapped_folders_are_told_as_such(work):
+    for number in range(3):
+        save(work / "im" / f"p{number}.png", picture(1, number))
+        save(work / "ma" / f"p{number}.png", ((MASK > 0) * 255).astype(np.uint8))
+    with pytest.raises(InputError, match="--images and --labels look swapped, as in p0: "):
+        converted(work, images=work / "ma", labels=work / "im")
+
+
 def test_gray_masks_of_two_kinds_are_asked_about(work):
     for number, white in enumerate((255, 1, 255)):
         save(work / "ma" / f"p{number}.png", ((MASK > 0) * white).astype(np.uint8))
