@@ -58,7 +58,7 @@ _WRITTEN_HERE = re.compile(
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _RAW_FILE = re.compile(rb"^\s*ElementDataFile\s*=\s*(.+?)\s*$", re.MULTILINE)
-_SHOWN, _SHOWN_LEFT_OUT = 5, 20
+_SHOWN = 5
 
 _LETTERS = str.maketrans(
     {
@@ -141,11 +141,14 @@ class ImageFiles:
 
 
 def left_out_line(where: Path | str, names: Iterable[tuple[str, str]]) -> str:
-    """``left out of WHERE: a, b (reason); c (reason)``; empty where there is nothing."""
+    """``left out of WHERE: a, b (reason); c (reason)``; empty where there is nothing.
+
+    Five names a reason: paths are long, and ``gnnunet.json`` lists all files of a data set.
+    """
     by_reason: dict[str, list[str]] = {}
     for name, reason in names:
         by_reason.setdefault(reason, []).append(name)
-    parts = (f"{some(listed, _SHOWN_LEFT_OUT)} ({why})" for why, listed in by_reason.items())
+    parts = (f"{some(listed)} ({why})" for why, listed in by_reason.items())
     return f"left out of {where}: {'; '.join(parts)}" if by_reason else ""
 
 

@@ -15,6 +15,7 @@ from graphnn_unet.images.find import (
     file_ending,
     files_below,
     image_files,
+    left_out_line,
     safe_id,
     some,
     split_channel,
@@ -165,6 +166,16 @@ def test_whatever_is_left_out_is_named_with_a_reason(tmp_path: Path, capsys):
     assert all(name in line for name in left_out)
     image_files(touch(tmp_path / "whole", "a.nii"), VOLUMES).say_left_out()
     assert capsys.readouterr().err == ""
+
+
+def test_many_files_left_out_for_one_reason_are_counted():
+    names = [(f"data/patient{n:03d}_frame01.h5", "no case uses it") for n in range(16)]
+    line = left_out_line("the data set", [*names, ("notes.txt", "no image file")])
+    listed = ", ".join(name for name, _ in names[:5])
+    assert line == (
+        f"left out of the data set: {listed} and 11 more (no case uses it); "
+        "notes.txt (no image file)"
+    )
 
 
 def test_folders_behind_links_are_walked_and_circles_end(tmp_path: Path):
