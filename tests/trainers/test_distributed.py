@@ -74,7 +74,8 @@ def largest_difference(a: dict, b: dict) -> float:
     ("name", "overrides"),
     [
         pytest.param("RecordingSupervised", [], marks=pytest.mark.slow),
-        pytest.param("RecordingBCP", [], marks=pytest.mark.slow),
+        # later a voxel whose classes are equal but for the last digit gets another label
+        pytest.param("RecordingBCP", ["schedule.selftrain_steps=4"], marks=pytest.mark.slow),
         ("RecordingGraphCL", GRAPH),
         pytest.param("RecordingMLLC", MLLC, marks=pytest.mark.slow),
         pytest.param("RecordingUncertaintyMeanTeacher", MEAN_TEACHER, marks=pytest.mark.slow),
