@@ -215,6 +215,27 @@ def test_overlapping_regions_become_label_maps(tmp_path, monkeypatch):
         assert len(whole) == (values > 0).sum()
 
 
+@pytest.mark.parametrize("labels", [
+    {"background": 0, "shell": 1, "core": 2, "ignore": 3},
+    {"background": 0, "whole": [1, 2], "core": 2, "ignore": 3},
+])  # fmt: skip
+def test_labels_drawn_in_some_slices_only(tmp_path, monkeypatch, labels):
+    def drawn(label):
+        kept = np.full_like(label, 3)
+        kept[::4] = label[::4]
+        return kept
+
+    leave_out_pictures_and_predictions(monkeypatch)
+    write_raw_dataset(tmp_path / "raw", labels=labels, transform_label=drawn)
+    plan_in(tmp_path)
+    fold = train_in(tmp_path, "GraphCLTrainer").model / "fold_all"
+    scans = [StoredCase(name, fold, False) for name in sorted(UNLABELED)]
+    maps = [case.label()[:] for case in ScanLabels(fold / FOLDER / "round_1", [1, 2]).cases(scans)]
+    values = {int(value) for array in maps for value in np.unique(array)}
+    assert {0} < values <= {0, 1, 2}  # the network leaves nothing out
+    assert np.isfinite(pd.read_csv(fold / "metrics.csv")["loss"]).all()
+
+
 def phase_names(trainer):
     return [phase.name for phase in trainer.phases()]
 
