@@ -27,7 +27,7 @@ from graphnn_unet.benchmarking.one_run import (
     stop_all,
 )
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
-from graphnn_unet.data.plan_files import read_plan
+from graphnn_unet.data.plan_files import plan_content, read_plan
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import CasesFailedError, Fault, InputError, MissingFileError
@@ -36,9 +36,7 @@ from graphnn_unet.plans.planner import resolved_configuration
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count, require_number
 from graphnn_unet.storage.locks import folder_lock
-from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.processes import run_elsewhere, run_jobs
-from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
 
@@ -290,15 +288,10 @@ def ready_configurations(dataset: str, plans: str) -> list[str]:
     """The configurations that are preprocessed, ``3d_fullres`` first.
 
     Raises:
-        MissingFileError: There is none.
+        MissingFileError: There is none, or no such plan.
     """
     folder = folders().preprocessed / dataset
-    path = folder / f"{plans}.json"
-    if not path.is_file():
-        raise MissingFileError(
-            f"plan {path} is missing", "", f"Run gnnunet_plan_and_preprocess -d {dataset}"
-        )
-    content = check_plans(read_json(path), path)
+    content = plan_content(folder, plans)
     names = dict.fromkeys(("3d_fullres", "2d", *content["configurations"]))
     ready = [
         name for name in names

@@ -14,6 +14,27 @@ from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import check_description
 
 
+def plan_content(preprocessed: Path, plans: str) -> dict[str, Any]:
+    """A plan by its name.
+
+    Args:
+        preprocessed: Folder of the data set.
+        plans: Name of the plan.
+
+    Raises:
+        MissingFileError: No such plan; lists those that are there.
+        UnsafeFileError: The plan names code that is not known.
+    """
+    path = preprocessed / f"{plans}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in preprocessed.glob("*lans*.json")) or ["none"]
+        raise MissingFileError(
+            f"plan {path} is missing", f"plans of this data set: {', '.join(known)}",
+            f"Run gnnunet_plan_and_preprocess -d {preprocessed.name}, or choose a plan with -p",
+        )  # fmt: skip
+    return check_plans(read_json(path), path)
+
+
 def read_plan(
     preprocessed: Path, plans: str, configuration: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,17 +50,10 @@ def read_plan(
         InputError: No such configuration; lists those of the plan.
         UnsafeFileError: The plan names code that is not known.
     """
-    path = preprocessed / f"{plans}.json"
-    if not path.is_file():
-        known = sorted(p.stem for p in preprocessed.glob("*lans*.json")) or ["none"]
-        raise MissingFileError(
-            f"plan {path} is missing", f"plans of this data set: {', '.join(known)}",
-            f"Run gnnunet_plan_and_preprocess -d {preprocessed.name}, or choose a plan with -p",
-        )  # fmt: skip
-    content = check_plans(read_json(path), path)
+    content = plan_content(preprocessed, plans)
     if configuration not in content["configurations"]:
         raise InputError(
-            f"configuration {configuration!r} is not in {path.name}",
+            f"configuration {configuration!r} is not in {plans}.json",
             f"it has {', '.join(content['configurations'])}",
         )
     description = preprocessed / "dataset.json"

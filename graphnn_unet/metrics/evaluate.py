@@ -21,6 +21,7 @@ from graphnn_unet.errors import (
     InputError,
     RefusedError,
 )
+from graphnn_unet.images.as_predicted import RECORD
 from graphnn_unet.images.find import PICTURES, VOLUMES, ImageFiles, image_files, safe_id, some
 from graphnn_unet.images.grid import grid_mismatch
 from graphnn_unet.images.label_ids import described_ids, with_ids
@@ -56,8 +57,8 @@ SMALL_BYTES = 4 * 2**20
 """Label maps of less than this together are scored before worker processes would have started."""
 
 _MAX_NAMES = 5
-PREDICTED, CLUSTERED = "prediction.json", "clustering.json"
-"""What ``gnnunet_predict`` and ``gnnunet_cluster`` leave in a folder of their label maps."""
+CLUSTERED = "clustering.json"
+"""What ``gnnunet_cluster`` leaves in a folder of its label maps."""
 _LOSSLESS = tuple(ending for ending in PICTURES if ending not in (".jpg", ".jpeg"))
 """Endings of pictures that can be label maps."""
 
@@ -222,7 +223,7 @@ def require_not_swapped(predictions: Path, labels: Path) -> None:
 
     Where both were, one model is compared with another.
     """
-    records = (PREDICTED, CLUSTERED)
+    records = (RECORD, CLUSTERED)
     written = next((name for name in records if (labels / name).is_file()), None)
     if written and not any((predictions / name).is_file() for name in records):
         raise RefusedError(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphnn_unet.errors import BadFileError, GraphnnError, InputError, MissingFileError
+from graphnn_unet.images.as_predicted import RECORD
 from graphnn_unet.images.find import some
 from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.read import read_label_map
@@ -60,7 +61,7 @@ def predictions_report(folder: Path, settings: ReportSettings) -> Report:
         InputError: Nothing describes the folder, and its files look like images.
     """
     maps = files_by_case(folder)
-    if not any((folder / name).is_file() for name in ("prediction.json", "dataset.json")):
+    if not any((folder / name).is_file() for name in (RECORD, "dataset.json")):
         _require_label_maps(folder, maps)
     facts = _facts(folder)
     dataset = str(facts.get("dataset") or _facts(folder, "plans.json").get("dataset_name", ""))
@@ -110,7 +111,7 @@ def _lead(maps: Mapping[str, Path], facts: Mapping[str, Any], scores: Scores) ->
     return [first, second, *([third] if not saved else [])]
 
 
-def _facts(folder: Path, name: str = "prediction.json") -> dict[str, Any]:
+def _facts(folder: Path, name: str = RECORD) -> dict[str, Any]:
     path = folder / name
     content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}

@@ -11,9 +11,9 @@ from PIL import Image as Pillow
 from graphnn_unet.clustering.run import FACTS
 from graphnn_unet.commands.evaluate import main
 from graphnn_unet.errors import RefusedError
-from graphnn_unet.metrics.evaluate import CLUSTERED, PREDICTED, evaluate
+from graphnn_unet.images.as_predicted import RECORD
+from graphnn_unet.metrics.evaluate import CLUSTERED, evaluate
 from graphnn_unet.metrics.unsupervised import evaluate_unsupervised
-from graphnn_unet.models.prediction_record import RECORD
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_another_kind_is_refused_in_one_line_and_changes_nothing(folders, capsys
 def test_folders_given_the_wrong_way_round_are_refused(folders, capsys, more, monkeypatch):
     predictions, labels = folders
     monkeypatch.chdir(predictions.parent)
-    assert RECORD == PREDICTED == "prediction.json"
+    assert RECORD == "prediction.json"
     (predictions / RECORD).write_text("{}")
     assert main(["-p", str(labels), "-g", str(predictions), *more]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
