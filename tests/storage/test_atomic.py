@@ -326,9 +326,18 @@ def test_too_little_room_is_refused_before_work(tmp_path):
 
 
 def test_disk_that_tells_no_size_is_not_full(tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(total=0, free=0))
-    require_free_space(tmp_path, 1, "a test")
+    usage, asked = shutil.disk_usage(tmp_path)._replace(free=0), []
+
+    def told(path):
+        asked.append(path)
+        return usage
+
+    monkeypatch.setattr(shutil, "disk_usage", told)
+    with pytest.raises(NoSpaceError):
+        require_free_space(tmp_path, 1, "a test")
+    usage = usage._replace(total=0)
+    assert require_free_space(tmp_path, 1, "a test") is None
+    assert len(asked) == 2
 
 
 def failing_renames(monkeypatch: pytest.MonkeyPatch, number: int, n_times: int, lost: bool) -> list:
