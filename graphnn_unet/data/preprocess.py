@@ -385,7 +385,11 @@ def _finish(building: _Set) -> None:
         "schema_version": MANIFEST_SCHEMA_VERSION,
         "settings": building.settings,
         "cases": {
-            case: {"role": metadata.role, **read_json(_done(building.stem(case)))}
+            case: {
+                "role": metadata.role,
+                "sources": metadata.sha256,
+                **read_json(_done(building.stem(case))),
+            }
             for case, metadata in building.cases.items()
         },
     }

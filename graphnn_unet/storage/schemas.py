@@ -220,6 +220,7 @@ class DoneCase(Table):
 
 class _ManifestCase(DoneCase):
     role: Literal["labeled", "unlabeled"]
+    sources: dict[str, Text] = {}
 
 
 class Manifest(Table):

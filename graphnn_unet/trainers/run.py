@@ -203,7 +203,8 @@ def train_run(
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"), launched(execution):
         cases = _require_data(preprocessed, spec, raw_plans, dataset_json)
         _say_labeled(cases)
-        _say_changed(folders().raw / spec.dataset, preprocessed, cases)
+        identifier = resolved_configuration(raw_plans, spec.configuration)["data_identifier"]
+        _say_changed(preprocessed, identifier, cases)
         if execution.hidden_labels:
             hidden_files(execution.hidden_labels, cases.unlabeled, dataset_json)
         if spec.fold == "cv":
@@ -235,9 +236,10 @@ def _say_labeled(cases: RunCases) -> None:
         )
 
 
-def _say_changed(raw: Path, preprocessed: Path, cases: RunCases) -> None:
+def _say_changed(preprocessed: Path, identifier: str, cases: RunCases) -> None:
     """Which files were edited since: the training reads what was preprocessed before."""
-    if is_first() and (changed := changed_files(raw, preprocessed, cases.content)):
+    raw = folders().raw / preprocessed.name
+    if is_first() and (changed := changed_files(raw, preprocessed, identifier, cases.content)):
         say(
             f"warning: {some(changed)} changed after preprocessing; the training does not see it. "
             f"Run gnnunet_plan_and_preprocess -d {raw.name} first"

@@ -5,15 +5,16 @@ import shutil
 
 import pytest
 import SimpleITK as sitk
-from tiny_study import DATASET, train_in
+from tiny_study import DATASET, plan_in, train_in
 
 from graphnn_unet.data.raw_changes import changed_files
+from graphnn_unet.errors import FaultsError
 
 CASES = ["case_00", "case_01", "case_04"]
 
 
 def later(path):
-    """Date a file after the last check, however coarse the clock of the disk is."""
+    """Date a file after preprocessing, however coarse the clock of the disk is."""
     os.utime(path, (path.stat().st_atime, path.stat().st_mtime + 3600))
 
 
@@ -25,7 +26,8 @@ def edit(path):
 
 
 def changed_in(home, cases=CASES):
-    return changed_files(home / "raw" / DATASET, home / "preprocessed" / DATASET, cases)
+    raw, preprocessed = home / "raw" / DATASET, home / "preprocessed" / DATASET
+    return changed_files(raw, preprocessed, "gnnunetPlans_3d_fullres", cases)
 
 
 def test_only_other_content_counts(tiny_copy):
@@ -37,6 +39,15 @@ def test_only_other_content_counts(tiny_copy):
     (raw / "imagesUn" / "case_04_0000.nii.gz").unlink()
     edit(raw / "labelsTr" / "case_02.nii.gz")  # not of this run
     assert changed_in(tiny_copy) == ["imagesUn/case_04_0000.nii.gz", "labelsTr/case_01.nii.gz"]
+
+
+def test_a_check_that_fails_hides_no_edit(tiny_copy):
+    raw = tiny_copy / "raw" / DATASET
+    edit(raw / "labelsTr" / "case_01.nii.gz")
+    (raw / "imagesTr" / "case_02_0000.nii.gz").write_bytes(b"cut")
+    with pytest.raises(FaultsError, match="case_02"):
+        plan_in(tiny_copy)
+    assert changed_in(tiny_copy) == ["labelsTr/case_01.nii.gz"]
 
 
 def test_without_raw_files_nothing_can_be_told(tiny_copy):
