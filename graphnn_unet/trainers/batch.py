@@ -117,3 +117,15 @@ def _half(n_images: int) -> list[int]:
             f"Make batch.labeled and batch.unlabeled multiples of {4 * process_count()}",
         )
     return shared_images(half)
+
+
+def require_shareable(batch: BatchSettings, n_processes: int, *, with_unlabeled: bool) -> None:
+    """Raise ``InputError`` where processes cannot share a batch: each needs pairs of images."""
+    for key in ("labeled", "unlabeled") if with_unlabeled else ("labeled",):
+        size = getattr(batch, key)
+        if size % (2 * n_processes):
+            raise InputError(
+                f"batch.{key} = {size} cannot be shared by {n_processes} processes",
+                "each needs pairs of images",
+                f"Use a multiple of {2 * n_processes} (--set batch.{key}=...)",
+            )

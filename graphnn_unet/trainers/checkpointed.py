@@ -20,6 +20,7 @@ from graphnn_unet.storage.checkpoints import load_resumable, require_finite, sav
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.batch import Phase
 from graphnn_unet.trainers.diagnostics import Diagnostics
+from graphnn_unet.trainers.epoch_terms import EpochTerms
 from graphnn_unet.trainers.run_log import RunLog
 from graphnn_unet.trainers.run_spec import RunSpec
 from graphnn_unet.trainers.student import Student
@@ -47,7 +48,7 @@ class Checkpointed(nnUNetTrainer):
     step: int
     diagnostics: Diagnostics | None
     _ema_dice: float | None
-    _epoch_sums: dict[str, list[Any]]
+    _epoch_terms: EpochTerms
 
     def phases(self) -> list[Phase]:
         """The phases of the training, one after the other."""
@@ -94,7 +95,7 @@ class Checkpointed(nnUNetTrainer):
                 "heads": student["heads"],
                 "teacher": self.teacher.state_dict() if self.teacher else None,
                 "ema_dice": self._ema_dice,
-                "epoch_sums": {k: [float(v) for v in vs] for k, vs in self._epoch_sums.items()},
+                "epoch_sums": self._epoch_terms.as_lists(),
                 "diagnostics": self.diagnostics.state() if self.diagnostics else None,
                 "recipe": self.recipe.as_dict(),
                 "cases": self.cases.as_dict(),
@@ -199,7 +200,7 @@ class Checkpointed(nnUNetTrainer):
             self.grad_scaler.load_state_dict(state["grad_scaler_state"])
         self.log.rows = list(state["logging"]["rows"])
         self._best_ema, self._ema_dice = state["_best_ema"], saved["ema_dice"]
-        self._epoch_sums = {key: list(values) for key, values in saved["epoch_sums"].items()}
+        self._epoch_terms = EpochTerms(saved["epoch_sums"])
         if self.diagnostics is not None:
             self.diagnostics.load_state(saved.get("diagnostics") or {})
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]

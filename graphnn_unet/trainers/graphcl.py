@@ -129,11 +129,10 @@ class GraphCLTrainer(BCPTrainer):
 
     def end_epoch(self, phase: Phase, waited_s: float) -> None:
         """Warn when the nodes have become one."""
-        cosines = self._epoch_sums.get("node_cosine", [])
-        if cosines and float(cosines[-1]) > _COLLAPSED_COSINE:
+        if (cosine := self._epoch_terms.last("node_cosine")) > _COLLAPSED_COSINE:
             self.log.line(
                 f"warning: the nodes of the clustering loss are nearly equal (mean cosine "
-                f"{float(cosines[-1]):.3f}); lower graph.kappa or choose a finer "
+                f"{cosine:.3f}); lower graph.kappa or choose a finer "
                 "graph.cluster_stage"
             )
         super().end_epoch(phase, waited_s)

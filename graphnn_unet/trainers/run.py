@@ -38,6 +38,7 @@ from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, rename
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
 from graphnn_unet.storage.schemas import read_metadata, read_summary
+from graphnn_unet.trainers.batch import require_shareable
 from graphnn_unet.trainers.distributed import (
     decided_by_first,
     is_first,
@@ -48,7 +49,7 @@ from graphnn_unet.trainers.distributed import (
 from graphnn_unet.trainers.loggers import LoggerName, require_loggers
 from graphnn_unet.trainers.registry import trainer_class
 from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, Execution, RunSpec
-from graphnn_unet.trainers.semi import SemiTrainer, require_shareable
+from graphnn_unet.trainers.semi import SemiTrainer
 
 
 @dataclass(frozen=True)

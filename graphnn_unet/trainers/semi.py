@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
@@ -38,7 +37,6 @@ from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import one_output, planned_unet, stage_shapes
 from graphnn_unet.networks.layout import train_channels_last
 from graphnn_unet.plans.planner import run_recipe
-from graphnn_unet.plans.recipe import Batch as BatchSettings
 from graphnn_unet.plans.recipe import declare_section, to_toml
 from graphnn_unet.prediction.planned_networks import planned_network
 from graphnn_unet.prediction.predictor import Predictor
@@ -50,13 +48,15 @@ from graphnn_unet.settings import Section
 from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
-from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves
+from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves, require_shareable
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.distributed import StopAgreement, processes_here
+from graphnn_unet.trainers.epoch_terms import EpochTerms
 from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
 from graphnn_unet.trainers.loggers import LoggedRun
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
+from graphnn_unet.trainers.nnunet_hooks import refuse_unused_hooks
 from graphnn_unet.trainers.optimization import (
     LossWatch,
     learning_rate,
@@ -77,37 +77,12 @@ from graphnn_unet.trainers.validation import validate_cases
 
 __all__ = ["Batch", "Phase", "SemiTrainer", "StepLoss", "halves"]
 
-CALLED_HOOKS = frozenset(
-    {
-        "__init__", "_do_i_compile", "build_network_architecture",
-        "configure_rotation_dummyDA_mirroring_and_inital_patch_size", "get_training_transforms",
-        "get_validation_transforms", "initialize", "load_checkpoint", "on_train_end",
-        "on_train_start", "perform_actual_validation", "print_to_log_file", "run_training",
-        "save_checkpoint", "train_step",
-    }
-)  # fmt: skip
-"""Methods of nnU-Net's trainer that are called here, so that overriding them has an effect."""
-
 _MANY_ON_A_CPU = 5000
 """Steps: above, a training without a GPU takes days, and is told of the recipe for a CPU."""
 UNLABELED_COST = 1.2
 """A step with unlabeled images against one without: 1.0 to 1.3 measured with GraphCL on a CPU."""
 N_LOOKED_AT = 5
 """Training cases that fold ``all`` predicts after training: their scores are no estimate."""
-
-_INSTEAD = {
-    "_build_loss": "batch_loss",
-    "configure_optimizers": "the recipe's section [optimizer], or learning_rate",
-    "do_split": "--labeled, --draw and the fold",
-    "get_dataloaders": "prepare_data",
-    "get_tr_and_val_datasets": "prepare_data",
-    "on_epoch_end": "end_epoch",
-    "on_epoch_start": "start_phase",
-    "on_train_epoch_end": "end_epoch",
-    "on_train_epoch_start": "start_phase",
-    "on_validation_epoch_end": "end_epoch",
-    "set_deep_supervision_enabled": "the recipe key loss.deep_supervision",
-}
 
 
 class SemiTrainer(Checkpointed):
@@ -153,9 +128,7 @@ class SemiTrainer(Checkpointed):
         cls.makes_pseudo_labels = cls.makes_pseudo_labels or cls.uses_teacher
         for name, section in vars(cls).get("sections", {}).items():
             declare_section(name, section)
-        for name in vars(cls):
-            if hasattr(nnUNetTrainer, name) and callable(getattr(nnUNetTrainer, name)):
-                _refuse_unused_hook(cls, name)
+        refuse_unused_hooks(cls)
 
     def __init__(
         self,
@@ -207,7 +180,7 @@ class SemiTrainer(Checkpointed):
         self.step = 0
         self._best_ema: float | None = None
         self._ema_dice: float | None = None
-        self._epoch_sums: dict[str, list[float]] = {}
+        self._epoch_terms = EpochTerms()
         self._watch = LossWatch()
         self.was_initialized = False
         self.disable_checkpointing = False
@@ -562,8 +535,7 @@ class SemiTrainer(Checkpointed):
             rounds.begin(self.step)
             terms = self.train_step(raw)
             self.step += 1
-            for name, value in terms.items():
-                self._epoch_sums.setdefault(name, []).append(value)
+            self._epoch_terms.add(terms)
             if progress is not None:
                 progress.update(phase.name)
             at_end = self.step % self.num_iterations_per_epoch == 0 or self.step == phase.stop
@@ -637,9 +609,8 @@ class SemiTrainer(Checkpointed):
 
     def end_epoch(self, phase: Phase, waited_s: float) -> None:
         """Log, validate on held-out patches, keep checkpoints."""
-        n_left_out = _n_not_finite(self._epoch_sums["loss"])
-        means = {name: _mean(values) for name, values in self._epoch_sums.items()}
-        self._epoch_sums = {}
+        n_left_out, means = self._epoch_terms.n_not_finite("loss"), self._epoch_terms.means()
+        self._epoch_terms = EpochTerms()
         row = {
             "epoch": len(self.log.rows),
             "phase": phase.name,
@@ -834,46 +805,3 @@ class SemiTrainer(Checkpointed):
             )
         if self.diagnostics is not None:
             self.diagnostics.label_whole_scans(self)
-
-
-def _refuse_unused_hook(cls: type, name: str) -> None:
-    """Raise for an override of a method of nnU-Net's trainer that has no effect here."""
-    if name in CALLED_HOOKS or name.startswith("__"):
-        return
-    instead = _INSTEAD.get(name)
-    raise InputError(
-        f"{cls.__name__}.{name} would never be called",
-        "the training loop of this program does not use this method of nnU-Net's trainer",
-        f"Use {instead} instead" if instead else "Take it out",
-    )
-
-
-def require_shareable(batch: BatchSettings, n_processes: int, *, with_unlabeled: bool) -> None:
-    """Raise ``InputError`` where processes cannot share a batch: each needs pairs of images."""
-    for key in ("labeled", "unlabeled") if with_unlabeled else ("labeled",):
-        size = getattr(batch, key)
-        if size % (2 * n_processes):
-            raise InputError(
-                f"batch.{key} = {size} cannot be shared by {n_processes} processes",
-                "each needs pairs of images",
-                f"Use a multiple of {2 * n_processes} (--set batch.{key}=...)",
-            )
-
-
-def _as_array(values: Sequence[Tensor | float]) -> np.ndarray:
-    """Scalars as float64; one transfer from the device for all of them."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if len(tensors) == len(values):
-        return torch.stack([t.double() for t in tensors]).cpu().numpy()
-    return np.array([float(value) for value in values])
-
-
-def _n_not_finite(values: Sequence[Tensor | float]) -> int:
-    return int((~np.isfinite(_as_array(values))).sum())
-
-
-def _mean(values: Sequence[Tensor | float]) -> float:
-    """Mean of the finite ones of some scalars; NaN where none is."""
-    array = _as_array(values)
-    finite = array[np.isfinite(array)]
-    return float(finite.mean()) if finite.size else math.nan

@@ -9,6 +9,7 @@ from graphnn_unet.graph import correlation_clustering_loss
 from graphnn_unet.networks.hook import encode
 from graphnn_unet.pseudo_labels.corrector import Teaching
 from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer
+from graphnn_unet.trainers.epoch_terms import EpochTerms
 from graphnn_unet.trainers.graphcl import MAX_NODES, cluster_stage, feature_nodes
 
 
@@ -255,7 +256,7 @@ def test_collapse_of_the_nodes_is_told(trainer_with, monkeypatch):
     monkeypatch.setattr(trainer.log, "line", lines.append)
     monkeypatch.setattr(trainer.log, "add", lambda *_: None)
     for cosine in (0.5, 0.99):
-        trainer._epoch_sums = {"loss": [1.0], "node_cosine": [cosine]}
+        trainer._epoch_terms = EpochTerms({"loss": [1.0], "node_cosine": [cosine]})
         trainer.end_epoch(trainer.phases()[1], 0.0)
     (line,) = lines
     assert line.startswith("warning: the nodes of the clustering loss are nearly equal")

@@ -13,7 +13,7 @@ from graphnn_unet.errors import InputError
 from graphnn_unet.plans.recipe import known_sections
 from graphnn_unet.settings import Section
 from graphnn_unet.trainers import BCPTrainer, SupervisedTrainer
-from graphnn_unet.trainers.semi import CALLED_HOOKS
+from graphnn_unet.trainers.nnunet_hooks import CALLED_HOOKS
 
 HOOKS = [
     name for name, value in vars(nnUNetTrainer).items()
