@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 RECIPE = "hippocampus"
@@ -156,7 +157,17 @@ class Results:
 
     def has(self, **key: Any) -> bool:
         """Whether there is a row with these values."""
-        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
+        return bool(self.dice(**key))
+
+    def dice(self, **key: Any) -> list[float]:
+        """Dice of the rows with these values."""
+        rows = (row for row in self.rows if all(row.get(k) == v for k, v in key.items()))
+        return [row["dice"] for row in rows]
+
+    def cell(self, **key: Any) -> str:
+        """Mean and range of these rows; empty without one."""
+        dice = self.dice(**key)
+        return f"{mean(dice):.4f} ({min(dice):.4f}-{max(dice):.4f})" if dice else ""
 
     def add(self, **row: Any) -> None:
         """Add a row."""

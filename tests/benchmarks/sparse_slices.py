@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from statistics import mean
 
 import numpy as np
 import SimpleITK as sitk
@@ -66,10 +65,7 @@ def table(results: Results, trainers: list[str]) -> str:
     """Mean and range over seeds."""
     lines = ["| trainer | whole scans | sparse slices |", "|---|---|---|"]
     for trainer in trainers:
-        cells = []
-        for way in WAYS:
-            dice = [r["dice"] for r in results.rows if (r["way"], r["trainer"]) == (way, trainer)]
-            cells.append(f"{mean(dice):.4f} ({min(dice):.4f}-{max(dice):.4f})" if dice else "")
+        cells = [results.cell(way=way, trainer=trainer) for way in WAYS]
         lines.append(f"| {trainer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

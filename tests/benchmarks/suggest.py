@@ -60,10 +60,7 @@ def table(results: Results) -> str:
     """Mean and range over seeds, a row for each number of labels."""
     lines = [f"| labeled | {' | '.join(WAYS)} |", f"|---|{'---|' * len(WAYS)}"]
     for count in sorted({row["labeled"] for row in results.rows}):
-        cells = []
-        for way in WAYS:
-            dice = [r["dice"] for r in results.rows if (r["way"], r["labeled"]) == (way, count)]
-            cells.append(f"{mean(dice):.4f} ({min(dice):.4f}-{max(dice):.4f})" if dice else "")
+        cells = [results.cell(way=way, labeled=count) for way in WAYS]
         lines.append(f"| {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -79,10 +76,7 @@ def draw(results: Results, target: Path) -> None:
     ways = [way for way in WAYS if any(row["way"] == way for row in results.rows)]
     for place, way in enumerate(ways):
         counts = sorted({row["labeled"] for row in results.rows if row["way"] == way})
-        dice = [
-            [r["dice"] for r in results.rows if (r["way"], r["labeled"]) == (way, count)]
-            for count in counts
-        ]
+        dice = [results.dice(way=way, labeled=count) for count in counts]
         means = [mean(values) for values in dice]
         bars = [
             [m - min(values) for m, values in zip(means, dice, strict=True)],
