@@ -2,19 +2,23 @@
 
 python docs/collect_comparison.py docs/results/NAME.csv OUT/comparison/benchmark.csv \
     --part development [--rows ROW ...] [--draws 1 2] [--rename OLD=NEW ...] [--append]
+    [--patient REGEX]
 
 With --append other comparisons of the same draws are added to the table. Rows of the comparison
-that lack a draw are left out, so that what is compared has the same draws.
+that lack a draw are left out, so that what is compared has the same draws. With --patient cases
+whose names agree in the group of REGEX are one patient, whole in each resample.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from graphnn_unet.metrics import read_metrics_csv
 from graphnn_unet.storage.atomic import write_csv
 
 SCORES = ("dice", "jaccard", "hd95", "asd")
-COLUMNS = ("row", "labeled", "draw", "seed", "case", "class", *SCORES, "distance_unit", "missed")
+COLUMNS = ("row", "labeled", "draw", "seed", "case", "class", *SCORES, "distance_unit", "missed",
+           "patient")  # fmt: skip
 
 
 def main() -> None:
@@ -27,6 +31,7 @@ def main() -> None:
     parser.add_argument("--draws", nargs="+", required=True)
     parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW")
     parser.add_argument("--append", action="store_true", help="keep the table's other rows")
+    parser.add_argument("--patient", metavar="REGEX", help="of a case's name: first group")
     arguments = parser.parse_args()
     records = [
         record
@@ -43,6 +48,8 @@ def main() -> None:
         else:
             print(f"left out: {name}, which has draws {sorted(draws.get(name, ()))}")
     for record in kept:
+        group = re.match(arguments.patient, record["case"]) if arguments.patient else None
+        record["patient"] = group[1] if group else record["case"]
         for name in SCORES:
             record[name] = f"{float(record[name]):.4f}" if record[name] else ""
         if len(arguments.draws) == 1:
@@ -53,7 +60,8 @@ def main() -> None:
         new = {(record["row"], record["draw"]) for record in kept}
         old = read_metrics_csv(arguments.table)
         kept = [row for row in old if (row["row"], row["draw"]) not in new] + kept
-    write_csv(arguments.table, [{name: row[name] for name in COLUMNS} for row in kept], COLUMNS)
+    columns = COLUMNS if arguments.patient else COLUMNS[:-1]
+    write_csv(arguments.table, [{name: row[name] for name in columns} for row in kept], columns)
 
 
 if __name__ == "__main__":

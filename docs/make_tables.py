@@ -63,7 +63,8 @@ def comparison_table(path: Path, columns: Sequence[str] = ()) -> str:
     rows = read_metrics_csv(path)
     labeled = rows[0]["labeled"]
     # rows with other numbers of labels say so in their names, and stand in the same table
-    scores = Scores([row | {"labeled": labeled} for row in rows], {})
+    patients = {row["case"]: row.get("patient") or row["case"] for row in rows}
+    scores = Scores([row | {"labeled": labeled} for row in rows], patients)
     lines = method_table(scores, labeled, scores.baseline())
     kept = [
         number

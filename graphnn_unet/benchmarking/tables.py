@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from graphnn_unet.benchmarking.grid import ALL
 from graphnn_unet.benchmarking.statistics import (
+    MIN_DRAWS,
     Difference,
     crossed_interval,
     paired_difference,
@@ -185,7 +186,10 @@ def _verdict(difference: Difference) -> str:
     if not difference.is_shown:
         return NOT_SHOWN
     verdict = "leads" if difference.mean > 0 else "is behind"
-    return f"{verdict} in one draw" if difference.n_draws == 1 else verdict
+    if difference.n_draws >= MIN_DRAWS:
+        return verdict
+    draws = "one draw" if difference.n_draws == 1 else f"{difference.n_draws} draws"
+    return f"{verdict} in {draws}"
 
 
 def variance_table(scores: Scores, labeled: str, baseline: str) -> list[list[str]]:

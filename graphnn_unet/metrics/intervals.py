@@ -3,10 +3,18 @@
 Cases are drawn with replacement, whole: all figures of a case stay together. The interval says
 how far the mean would move with other patients of the same kind; it says nothing about another
 training run (seed), which is a different spread.
+
+Percentiles of resamples are too narrow with few cases: of six, 2.5 and 97.5 % hold the mean 87
+times in 100. So they are taken further out, as far as Student's t is wider than the normal
+distribution.
+
+Source: expanded percentile interval (Hesterberg 2015, section 5.3),
+    https://arxiv.org/abs/1411.5279
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +25,7 @@ from graphnn_unet.progress import counted
 LEVEL = 0.95
 N_RESAMPLES = 9999
 SEED = 12345
-METHOD = "percentile bootstrap over cases"
+METHOD = "expanded percentile bootstrap over cases"
 MIN_PATIENTS = 6
 """Fewer cannot tell: even where all agree, chance does as much once in 16 to 4 times."""
 
@@ -36,6 +44,22 @@ def too_few(n: int, noun: str) -> str:
     return f"{counted(n, noun)} are too few to tell, {MIN_PATIENTS} are needed"
 
 
+def tail_percent(n: int) -> float:
+    """Percent of the resamples that lie outside of the interval at each end.
+
+    Args:
+        n: Cases (patients) that are resampled, at least 2.
+
+    Example:
+        >>> [round(tail_percent(n), 2) for n in (3, 6, 20, 1000)]
+        [0.0, 0.24, 1.59, 2.48]
+    """
+    from scipy.special import ndtr, stdtrit
+
+    quantile = stdtrit(n - 1, (1 + LEVEL) / 2)
+    return 100 * float(ndtr(-math.sqrt(n / (n - 1)) * quantile))
+
+
 def mean_interval(values: Floats, seed: int = SEED) -> tuple[float, float]:
     """95 % interval of a mean over cases.
 
@@ -52,7 +76,7 @@ def mean_interval(values: Floats, seed: int = SEED) -> tuple[float, float]:
         >>> with_graph, without = np.array([0.9, 0.8, 0.7, 0.8]), np.array([0.8, 0.8, 0.6, 0.7])
         >>> low, high = mean_interval(with_graph - without)
         >>> round(low, 3), round(high, 3)
-        (0.025, 0.1)
+        (0.0, 0.1)
     """
     low, high = mean_intervals(values[:, np.newaxis], seed)
     return float(low[0]), float(high[0])
@@ -127,7 +151,7 @@ def class_mean_interval(values: Floats) -> tuple[float, float]:
 def _bootstrap(
     statistic: Callable[[Floats], Floats], n_cases: int, seed: int
 ) -> tuple[Floats, Floats]:
-    """Percentile interval of ``statistic``, a function of how often each case was drawn.
+    """Interval of ``statistic``, a function of how often each case was drawn.
 
     ``statistic`` takes ``(resample, case)`` counts and returns ``(resample, figure)``.
     """
@@ -140,6 +164,6 @@ def _bootstrap(
         times_drawn = np.bincount(drawn.ravel(), minlength=n_resamples * n_cases)
         table = np.reshape(times_drawn, (n_resamples, n_cases))
         parts.append(statistic(table.astype(np.float64)))
-    tail = 50 * (1 - LEVEL)
+    tail = tail_percent(n_cases)
     low, high = np.percentile(np.concatenate(parts), [tail, 100 - tail], axis=0)
     return low, high

@@ -36,7 +36,8 @@ chose a checkpoint. Dice is the mean over cases of the means over classes; a str
 missed scores 0 and costs the diagonal of the image in distance. Intervals are 95 %, from
 resamples of draws and patients together. A method <em>leads</em> where the interval of its paired
 difference excludes 0 and at least four of five draws (or all of fewer) agree in sign; else no
-difference is shown."""
+difference is shown. With fewer than six draws the verdict names their number: it is one on these
+draws. Verdicts are not corrected for the number of rows."""
 
 
 def report_comparison(folder: Path | str, against: str | None = None) -> Path:

@@ -118,8 +118,8 @@ def test_what_cannot_be_told_is_none(n_draws, n_seeds, n_cases):
 def test_draws_needed_is_the_number_that_narrows_the_interval():
     difference = scores(5, n_draws=6, n_seeds=1, n_cases=200, draw=0.03, case=0.01, run=0)
     needed = draws_needed(difference)
-    assert 20 < needed < 80  # (1.96 * 0.03 / 0.01)**2 = 35
-    assert draws_needed(difference, gain=0.1) == 1
+    assert 40 < needed < 160  # (2.8 * 0.03 / 0.01)**2 = 71
+    assert draws_needed(difference, gain=0.1) == 2
     noisy = scores(5, n_cases=10, case=0.2)
     assert draws_needed(noisy) == math.inf
     assert draws_needed(difference[:1]) is None
