@@ -71,6 +71,8 @@ def arguments_table(parser: argparse.ArgumentParser, actions: list[argparse.Acti
     for action in actions:
         value = formatter._format_args(action, action.dest.upper()) if action.nargs != 0 else ""
         words = [", ".join(action.option_strings), value]
+        if action.help == argparse.SUPPRESS:
+            continue
         rows.append((f"`{' '.join(filter(None, words))}`", formatter._expand_help(action)))
     return table(("argument", "meaning"), rows)
 

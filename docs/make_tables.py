@@ -20,11 +20,23 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MARK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 MEASURES = metrics_of(SHOWN)
+PLAIN = "ours, without the graph of scans"
+UNLABELED = [
+    ("Hippocampus MRI, 4", "comparison_unlabeled", PLAIN),
+    ("the same, graph of scans", "comparison_unlabeled", "ours"),
+    ("Left atria MRI, 8", "comparison_la_half", PLAIN),
+    ("ACDC in 2D, 3 patients", "comparison_acdc", "ours"),
+    ("EMDS5 microorganisms, 10", "comparison_emds5", "ours"),
+    ("White blood cells, 10", "comparison_wbc", "ours"),
+]
+"""Data, table of results, and the row that learns from unlabeled images."""
 
 
 def table(words: str) -> str:
     """Markdown table of one CSV; further words are the columns of a comparison that stay."""
     name, *columns = words.split()
+    if name == "unlabeled":
+        return with_columns(unlabeled_table(), columns)
     path = ROOT / "docs" / "results" / f"{name}.csv"
     if not path.is_file():
         return "Not measured yet.\n"
@@ -58,20 +70,50 @@ def segmentation_table(rows: pd.DataFrame) -> str:
     return markdown([head, *lines])
 
 
-def comparison_table(path: Path, columns: Sequence[str] = ()) -> str:
-    """Means of all rows and their differences from the supervised one, over draws and cases."""
+def with_columns(lines: list[list[str]], columns: Sequence[str]) -> str:
+    """Markdown of the columns whose headings begin with these words, or of all."""
+    kept = [
+        number
+        for number, heading in enumerate(lines[0])
+        if not columns or heading.split()[0].strip("`,") in columns
+    ]
+    return markdown([[line[number] for number in kept] for line in lines])
+
+
+def unlabeled_table() -> list[list[str]]:
+    """The trainer that learns from unlabeled images against the supervised one, a row a data set."""
+    head = ["data, labeled", "`SupervisedTrainer`", "ours", "difference", "draws that agree"]
+    lines = [head]
+    for data, name, row in UNLABELED:
+        scores, labeled = read_comparison(ROOT / "docs" / "results" / f"{name}.csv")
+        ours, baseline = (row, labeled), (scores.baseline(), labeled)
+        gain = scores.difference(ours, baseline)
+        mean = f"{100 * gain.mean:+.1f}"
+        lines.append(
+            [
+                data,
+                *(f"{100 * scores.mean(key):.1f}" for key in (baseline, ours)),
+                f"{f'**{mean}**' if gain.is_shown else mean} "
+                f"[{100 * gain.low:.1f}, {100 * gain.high:.1f}]",
+                f"{gain.n_agreeing} of {gain.n_draws}",
+            ]
+        )
+    return lines
+
+
+def read_comparison(path: Path) -> tuple[Scores, str]:
+    """Scores of a table of results, and the count of labels that its rows stand under."""
     rows = read_metrics_csv(path)
     labeled = rows[0]["labeled"]
     # rows with other numbers of labels say so in their names, and stand in the same table
     patients = {row["case"]: row.get("patient") or row["case"] for row in rows}
-    scores = Scores([row | {"labeled": labeled} for row in rows], patients)
-    lines = method_table(scores, labeled, scores.baseline())
-    kept = [
-        number
-        for number, heading in enumerate(lines[0])
-        if not columns or heading.split()[0] in columns
-    ]
-    return markdown([[line[number] for number in kept] for line in lines])
+    return Scores([row | {"labeled": labeled} for row in rows], patients), labeled
+
+
+def comparison_table(path: Path, columns: Sequence[str] = ()) -> str:
+    """Means of all rows and their differences from the supervised one, over draws and cases."""
+    scores, labeled = read_comparison(path)
+    return with_columns(method_table(scores, labeled, scores.baseline()), columns)
 
 
 def pseudo_label_table(rows: pd.DataFrame) -> str:

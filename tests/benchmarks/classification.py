@@ -304,7 +304,10 @@ def collected(state: Path) -> list[dict[str, object]]:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a mean of paired differences, by Student's t."""
+    """95 % interval of a mean of paired differences of draws, by Student's t.
+
+    It says what other draws would give on the same test images, which are fixed.
+    """
     from scipy import stats
 
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
@@ -360,13 +363,18 @@ def _paired(
     bench: Bench, name: str, accuracies: dict[tuple, float], method: str, other: str, *, goal: bool
 ) -> list[dict[str, object]]:
     pairs = [
-        (share, value - accuracies[other, share, draw])
+        (share, draw, value - accuracies[other, share, draw])
         for (row_method, share, draw), value in accuracies.items()
         if row_method == method and (other, share, draw) in accuracies
     ]
     rows: list[dict[str, object]] = []
     for shares in (*((share,) for share in SHARES), SHARES):
-        values = np.array([value for share, value in pairs if share in shares])
+        of_draw: dict[object, list[float]] = {}
+        for share, draw, value in pairs:
+            if share in shares:
+                of_draw.setdefault(draw, []).append(value)
+        # shares of a draw are no further evidence
+        values = np.array([np.mean(differences) for differences in of_draw.values()])
         if len(values) < 2:
             continue
         shown = "all" if shares == SHARES else f"{shares[0]:.0%}"
