@@ -81,7 +81,7 @@ def with_columns(lines: list[list[str]], columns: Sequence[str]) -> str:
 
 
 def unlabeled_table() -> list[list[str]]:
-    """The trainer that learns from unlabeled images against the supervised one, a row a data set."""
+    """The trainer that uses unlabeled images against the supervised one, a row a data set."""
     head = ["data, labeled", "`SupervisedTrainer`", "ours", "difference", "draws that agree"]
     lines = [head]
     for data, name, row in UNLABELED:
