@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -40,10 +41,14 @@ def supervised_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
 
 
 def labeled_patches(trainer: SemiTrainer, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Images and labels that the student sees; a single image has no partner to be mixed with."""
-    if trainer.recipe.of(CopyPasteSettings).supervised and len(batch.labeled) > 1:
-        return mixed_pairs(trainer, batch)
-    return batch.labeled, batch.target
+    """Images and labels that the student sees; one without a partner stays as it is."""
+    images, labels = batch.labeled, batch.target
+    n_mixed = len(images) // 2 * 2
+    if not n_mixed or not trainer.recipe.of(CopyPasteSettings).supervised:
+        return images, labels
+    pairs = replace(batch, labeled=images[:n_mixed], target=labels[:n_mixed])
+    mixed, mixed_labels = mixed_pairs(trainer, pairs)
+    return torch.cat([mixed, images[n_mixed:]]), torch.cat([mixed_labels, labels[n_mixed:]])
 
 
 def supervised_copy_paste_loss(trainer: SemiTrainer, batch: Batch) -> StepLoss:
