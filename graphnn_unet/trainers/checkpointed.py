@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,12 @@ from graphnn_unet.errors import DivergedError, InputError
 from graphnn_unet.images.find import some
 from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.prediction.planned_networks import network_name
-from graphnn_unet.storage.checkpoints import load_resumable, require_finite, save_checkpoint
+from graphnn_unet.storage.checkpoints import (
+    FINAL,
+    load_resumable,
+    require_finite,
+    save_checkpoint,
+)
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.batch import Phase
 from graphnn_unet.trainers.diagnostics import Diagnostics
@@ -135,18 +140,19 @@ class Checkpointed(nnUNetTrainer):
         """
         path, state = load_resumable(Path(self.output_folder))
         self.load_state(state, str(path))
-        # checkpoints of earlier versions do not tell
-        changes = _changes(
-            state["gnnunet"].get("content") or self.cases.content, self.cases.content
-        )
-        if changes:
-            raise InputError(
-                f"{path} was trained on other data",
-                changes,
-                "Train anew with --restart, or bring the former files back and run "
-                "gnnunet_plan_and_preprocess",
-            )
+        require_same_data(path, state, self.cases)
         return path
+
+    def load_finished(self) -> None:
+        """Take the final weights of the fold, whose held-out cases are to be scored.
+
+        Raises:
+            InputError: They are of another run or of other data: cases that are held out now may
+                have trained.
+        """
+        path = Path(self.output_folder) / FINAL
+        self.load_checkpoint(str(path))
+        require_same_data(path, load_checkpoint(path), self.cases)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's name for loading a state."""
@@ -206,14 +212,43 @@ class Checkpointed(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
 
 
-def _changes(there: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """In what the cases of two runs differ; empty where in nothing."""
+def require_same_data(path: Path, state: Mapping[str, Any], cases: RunCases) -> None:
+    """Refuse a checkpoint that was trained on other cases, or on the same in other roles.
+
+    Checkpoints of earlier versions do not tell all of it.
+
+    Args:
+        path: The checkpoint, for the message.
+        state: Its content.
+        cases: The cases of the run as the data are now.
+
+    Raises:
+        InputError: Names the cases.
+    """
+    saved = state.get("gnnunet", {})
+    there, here = saved.get("content") or cases.content, cases.content
+    roles = cases.as_dict()
+    before, now = _role_of(saved.get("cases") or roles), _role_of(roles)
     kinds = {
         "changed": [case for case in here if there.get(case, here[case]) != here[case]],
         "new": [case for case in here if case not in there],
         "gone": [case for case in there if case not in here],
     }
-    return ", ".join(f"{some(cases)} {kind}" for kind, cases in kinds.items() if cases)
+    told = {case for some_cases in kinds.values() for case in some_cases}
+    moved = [case for case in {**now, **before} if before.get(case) != now.get(case)]
+    kinds["in another role"] = [case for case in moved if case not in told]
+    changes = ", ".join(f"{some(names)} {kind}" for kind, names in kinds.items() if names)
+    if changes:
+        raise InputError(
+            f"{path} was trained on other data",
+            changes,
+            "Train anew with --restart, or bring the former files back and run "
+            "gnnunet_plan_and_preprocess",
+        )
+
+
+def _role_of(roles: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {case: role for role, names in roles.items() for case in names}
 
 
 def _difference(there: Any, here: Any) -> str:

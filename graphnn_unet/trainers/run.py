@@ -37,8 +37,10 @@ from graphnn_unet.ranges import MAX_COUNT, MAX_SEED, MAX_WORKERS, require_count
 from graphnn_unet.storage.atomic import atomic_path, remove_leftovers, rename
 from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
+from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.storage.schemas import read_metadata, read_summary
 from graphnn_unet.trainers.batch import require_shareable
+from graphnn_unet.trainers.checkpointed import require_same_data
 from graphnn_unet.trainers.distributed import (
     decided_by_first,
     is_first,
@@ -209,7 +211,7 @@ def train_run(
         if execution.hidden_labels:
             hidden_files(execution.hidden_labels, cases.unlabeled, dataset_json)
         if spec.fold == "cv":
-            return _cross_validate(job, preprocessed)
+            return _cross_validate(job, cases)
         return TrainingResult(model, [spec.fold], [_train_fold(job)])
 
 
@@ -217,14 +219,22 @@ def _require_data(
     preprocessed: Path, spec: RunSpec, raw_plans: dict[str, Any], dataset_json: dict[str, Any]
 ) -> RunCases:
     """The cases of the run are whole and of its plan; label maps it may not see stay closed."""
-    identifier = resolved_configuration(raw_plans, spec.configuration)["data_identifier"]
-    cases = select_cases(
-        preprocessed, identifier, n_labeled=spec.n_labeled, draw=spec.draw,
-        fold="all" if spec.fold == "cv" else spec.fold, development=spec.development,
-    )  # fmt: skip
+    cases = _cases_of(spec, "all" if spec.fold == "cv" else spec.fold, raw_plans)
     seen = {case.case_id for case in (*cases.labeled, *cases.held_out)}
     require_whole(preprocessed, raw_plans, spec.configuration, dataset_json, seen)
     return cases
+
+
+def _cases_of(spec: RunSpec, fold: int | str, raw_plans: dict[str, Any]) -> RunCases:
+    """The cases of a fold of the run, as the data are now."""
+    return select_cases(
+        folders().preprocessed / spec.dataset,
+        resolved_configuration(raw_plans, spec.configuration)["data_identifier"],
+        n_labeled=spec.n_labeled,
+        draw=spec.draw,
+        fold=fold,
+        development=spec.development,
+    )
 
 
 def _say_labeled(cases: RunCases) -> None:
@@ -281,14 +291,15 @@ def _resolve_recipe(
     return resolved
 
 
-def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
-    """All folds one after the other, then their held-out cases together."""
+def _cross_validate(job: _Job, cases: RunCases) -> TrainingResult:
+    """All folds one after the other, then their held-out cases together.
+
+    Args:
+        job: With fold ``cv``.
+        cases: Those of all folds.
+    """
     spec = job.spec
-    identifier = job.plans["configurations"][spec["configuration"]]["data_identifier"]
-    cases = select_cases(
-        preprocessed, identifier, n_labeled=spec["n_labeled"], draw=spec["draw"], fold="all",
-        development=spec["development"],
-    )  # fmt: skip
+    preprocessed = folders().preprocessed / spec["dataset"]
     patients = read_metadata(preprocessed).get("patients", {})
     labeled = [case.case_id for case in cases.labeled if case.case_id not in cases.corrected]
     patient_of = {case: patients.get(case, case) for case in labeled}
@@ -316,10 +327,18 @@ def _cross_validate(job: _Job, preprocessed: Path) -> TrainingResult:
 
 
 def _mode_of_fold(job: _Job) -> str | None:
-    """How a cross-validation goes on with a fold; ``None`` where it is finished."""
+    """How a cross-validation goes on with a fold; ``None`` where it is finished.
+
+    Raises:
+        InputError: It was finished with other data: cases that other folds hold out now would be
+            scored together with its own.
+    """
     folder = job.fold_folder
     is_final = (folder / FINAL).is_file()
     if is_final and (folder / "validation" / "summary.json").is_file() and job.mode != "restart":
+        spec = RunSpec.from_dict(job.spec)
+        cases = _cases_of(spec, spec.fold, job.plans)
+        require_same_data(folder / FINAL, load_checkpoint(folder / FINAL), cases)
         return None
     if job.mode not in ("new", "continue"):
         return job.mode
@@ -343,7 +362,13 @@ def _pool_folds(
     for case in labeled:
         name = f"{case}{ending}"
         paths = [model / f"fold_{fold}" / "validation" / name for fold in range(n_folds)]
-        held_out_path = next(path for path in paths if path.is_file())
+        held_out_path = next((path for path in paths if path.is_file()), None)
+        if held_out_path is None:
+            raise MissingFileError(
+                f"no fold of {model} has predicted {case}",
+                f"{name} is in none of their folders validation",
+                "Train anew with --restart, or predict the held-out cases of each fold with --val",
+            )
         with atomic_path(target / name) as temporary:
             shutil.copyfile(held_out_path, temporary)
     result = evaluate(
@@ -467,7 +492,7 @@ def _work(job: _Job) -> None:
     if job.mode == "validate":
         trainer.initialize()
         trainer.prepare_data()
-        trainer.load_checkpoint(str(Path(trainer.output_folder) / FINAL))
+        trainer.load_finished()
     else:
         if job.mode == "continue":
             trainer.initialize()

@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_study import DATASET, model_of, plan_in, train_in, use_home, write_raw_dataset
+from tiny_study import (
+    DATASET,
+    ball_case,
+    model_of,
+    plan_in,
+    train_in,
+    use_home,
+    write_image,
+    write_raw_dataset,
+)
 
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
 from graphnn_unet.storage.checkpoints import FINAL, LATEST
@@ -186,6 +195,50 @@ def test_continuing_with_other_data_is_refused(trained_home, tiny_copy):
     words = r"was trained on other data: case_01 changed, case_09 new, case_05 gone"
     with pytest.raises(InputError, match=words):
         train_in(tiny_copy, "BCPTrainer", mode="continue")
+
+
+def label_case_04(home):
+    """Its scan was unlabeled before; plan again."""
+    raw = home / "raw" / DATASET
+    name = "case_04_0000.nii.gz"
+    (raw / "imagesUn" / name).rename(raw / "imagesTr" / name)
+    write_image(raw / "labelsTr" / "case_04.nii.gz", ball_case(4)[1])
+    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    description["numTraining"] += 1
+    (raw / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    plan_in(home)
+
+
+def test_a_fold_that_other_data_trained_is_not_scored_again(tiny_copy):
+    """With one more labeled case the folds are others, so that training cases are held out."""
+    fold = train_in(tiny_copy, "SupervisedTrainer", 1).model / "fold_1"
+    summary = (fold / "validation" / "summary.json").read_bytes()
+    label_case_04(tiny_copy)
+    with pytest.raises(InputError, match=r"trained on other data: .*case_04 changed.*--restart"):
+        train_in(tiny_copy, "SupervisedTrainer", 1, mode="validate")
+    assert (fold / "validation" / "summary.json").read_bytes() == summary
+
+
+def test_a_finished_fold_is_scored_again(tiny_copy):
+    fold = train_in(tiny_copy, "SupervisedTrainer", 1).model / "fold_1"
+    summary = (fold / "validation" / "summary.json").read_bytes()
+    train_in(tiny_copy, "SupervisedTrainer", 1, mode="validate")
+    assert (fold / "validation" / "summary.json").read_bytes() == summary
+
+
+def test_folds_of_other_data_are_not_scored_together(tiny_copy):
+    model = train_in(tiny_copy, "SupervisedTrainer", "cv").model
+    label_case_04(tiny_copy)
+    with pytest.raises(InputError, match=r"fold_0.* was trained on other data: .*case_04"):
+        train_in(tiny_copy, "SupervisedTrainer", "cv")
+    for fold in range(4):  # as checkpoints of earlier versions, which do not tell their cases
+        path = model / f"fold_{fold}" / FINAL
+        state = torch.load(path, weights_only=True)
+        del state["gnnunet"]["cases"], state["gnnunet"]["content"]
+        torch.save(state, path)
+    shutil.copytree(model / "fold_3", model / "fold_4")
+    with pytest.raises(MissingFileError, match=r"no fold of .* has predicted case_04"):
+        train_in(tiny_copy, "SupervisedTrainer", "cv")
 
 
 def test_variants_by_set_do_not_collide(tiny_copy):
