@@ -13,6 +13,7 @@ import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from pydantic import Field
 
+from graphnn_unet.data.augment import outside_mask
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.networks.hook import one_output
@@ -119,8 +120,13 @@ def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
     trainer.on_first_process(lambda: remove_labels(trainer, keep=1))
     labels = labels_of(trainer, phase)
     states = [trainer.student.network.state_dict()]
+    knows_outside = any(trainer.configuration_manager.use_mask_for_norm)
     for scan, logits in answers(trainer, phase, states, labels.has):
-        labels.write(scan, _labels_of(trainer, scan, logits))
+        label_map = _labels_of(trainer, scan, logits)
+        if knows_outside:  # as in stored label maps: augmentation puts these voxels back to 0
+            outside = outside_mask(np.asarray(scan.image()[:])) < 0
+            label_map = np.where(outside & (label_map == 0), -1, label_map)
+        labels.write(scan, label_map)
     trainer.on_first_process(labels.finish)
 
 

@@ -90,6 +90,42 @@ def cleaned(trainer, logits):
     return torch.stack(slices, 1).numpy()
 
 
+class WithEmptyCorner(StoredCase):
+    """A scan whose first voxels have no intensity, as outside of a head."""
+
+    def image(self):
+        array = super().image()[:]
+        array[:, :9, :9] = 0
+        return array
+
+
+def test_label_map_keeps_what_is_outside_of_the_scan(tiny_home, monkeypatch, tmp_path):
+    """Augmentation puts these voxels back to 0, of unlabeled scans as of labeled ones."""
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT)
+    trainer.output_folder = str(tmp_path)
+    phase = trainer.phases()[1]
+    trainer.step = phase.start
+    scans = [WithEmptyCorner(s.case_id, s.folder, False) for s in trainer.cases.unlabeled]
+
+    def noise(*_):
+        torch.manual_seed(0)
+        for scan in scans:
+            yield scan, torch.randn(3, *scan.image().shape[1:])
+
+    monkeypatch.setattr(scan_labels, "answers", noise)
+    label_scans(trainer, phase)
+    plain = [case.label()[:] for case in labels_of(trainer, phase).cases(scans)]
+    assert all(array.min() == 0 for array in plain)
+    shutil.rmtree(tmp_path / FOLDER)
+    trainer.configuration_manager.configuration["use_mask_for_norm"] = [True]
+    label_scans(trainer, phase)
+    for case, before in zip(labels_of(trainer, phase).cases(scans), plain, strict=True):
+        expected = before.copy()
+        expected[:, :9, :9][before[:, :9, :9] == 0] = -1
+        assert 0 < (expected == -1).sum() < expected[:, :9, :9].size
+        np.testing.assert_array_equal(case.label()[:], expected)
+
+
 def test_hidden_labels_score_the_maps_of_a_round(tiny_copy, monkeypatch):
     leave_out_pictures_and_predictions(monkeypatch)
     hidden = tiny_copy / "raw" / DATASET / "labelsTr"
