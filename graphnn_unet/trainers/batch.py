@@ -129,3 +129,14 @@ def require_shareable(batch: BatchSettings, n_processes: int, *, with_unlabeled:
                 "each needs pairs of images",
                 f"Use a multiple of {2 * n_processes} (--set batch.{key}=...)",
             )
+
+
+def require_pairs(batch: BatchSettings) -> None:
+    """Raise ``InputError`` where labeled and unlabeled images cannot be mixed one with one."""
+    if batch.labeled != batch.unlabeled:
+        raise InputError(
+            f"batch.labeled = {batch.labeled} and batch.unlabeled = {batch.unlabeled} cannot be "
+            "mixed",
+            "each labeled image is mixed with an unlabeled one",
+            f"Make them equal (--set batch.unlabeled={batch.labeled})",
+        )

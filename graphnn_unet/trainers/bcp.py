@@ -54,6 +54,7 @@ class BCPTrainer(SemiTrainer):
         "scan_labels": ScanLabelsSettings,
     }
     uses_teacher: ClassVar[bool] = True
+    mixes_unlabeled: ClassVar[bool] = True
     default_label_rounds: ClassVar[int] = 0
     """``scan_labels.rounds`` where the recipe leaves it, and the corrections, to the method."""
 

@@ -81,6 +81,7 @@ class PseudoLabelTrainer(SemiTrainer):
         "label_rounds": LabelRoundsSettings,
     }
     makes_pseudo_labels: ClassVar[bool] = True
+    mixes_unlabeled: ClassVar[bool] = True
 
     @property
     def settings(self) -> LabelRoundsSettings:

@@ -39,13 +39,11 @@ from graphnn_unet.storage.checkpoints import FINAL, LATEST, RESUME_ORDER
 from graphnn_unet.storage.locks import folder_lock, reading
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.storage.schemas import read_metadata, read_summary
-from graphnn_unet.trainers.batch import require_shareable
 from graphnn_unet.trainers.checkpointed import require_same_data
 from graphnn_unet.trainers.distributed import (
     decided_by_first,
     is_first,
     launched,
-    launched_processes,
     train_in_processes,
 )
 from graphnn_unet.trainers.loggers import LoggerName, require_loggers
@@ -189,8 +187,6 @@ def train_run(
     raw_plans, dataset_json = read_plan(preprocessed, spec.plans, spec.configuration)
     cls = _own_trainer(spec.trainer, spec.dataset, spec.configuration, spec.plans)
     recipe = spec.recipe or run_recipe(raw_plans, spec.configuration)
-    n_processes = max(execution.num_gpus, launched_processes())
-    require_shareable(recipe.batch, n_processes, with_unlabeled=cls.makes_pseudo_labels)
     if execution.hidden_labels and not cls.makes_pseudo_labels:
         raise InputError(
             f"hidden labels cannot score {spec.class_name}", "it makes no pseudo-labels",
@@ -203,6 +199,7 @@ def train_run(
         spec.as_dict(), execution, raw_plans, dataset_json, model, mode, is_quiet(),
         validates_all=mode == "validate",
     )  # fmt: skip
+    _new_trainer(job)  # what it refuses is told before data are read and processes started
     with reading(preprocessed, f"gnnunet_train {spec.trainer}"), launched(execution):
         cases = _require_data(preprocessed, spec, raw_plans, dataset_json)
         _say_labeled(cases)
@@ -477,10 +474,10 @@ def _begun_elsewhere(folder: Path) -> list[str]:
     return sorted(path.parent.parent.name for path in begun)
 
 
-def _work(job: _Job) -> None:
-    """Train and validate in this process."""
+def _new_trainer(job: _Job) -> SemiTrainer:
+    """The trainer of a job, without network and data."""
     cls = cast(type[SemiTrainer], trainer_class(job.spec["trainer"]))  # `train` refuses others
-    trainer = cls(
+    return cls(
         dict(job.plans),
         job.spec["configuration"],
         job.spec["fold"],
@@ -489,6 +486,11 @@ def _work(job: _Job) -> None:
         RunSpec.from_dict(job.spec),
         job.execution,
     )
+
+
+def _work(job: _Job) -> None:
+    """Train and validate in this process."""
+    trainer = _new_trainer(job)
     if job.mode == "validate":
         trainer.initialize()
         trainer.prepare_data()

@@ -48,10 +48,17 @@ from graphnn_unet.settings import Section
 from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
-from graphnn_unet.trainers.batch import Batch, Phase, StepLoss, halves, require_shareable
+from graphnn_unet.trainers.batch import (
+    Batch,
+    Phase,
+    StepLoss,
+    halves,
+    require_pairs,
+    require_shareable,
+)
 from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.diagnostics import Diagnostics
-from graphnn_unet.trainers.distributed import StopAgreement, processes_here
+from graphnn_unet.trainers.distributed import StopAgreement, launched_processes, processes_here
 from graphnn_unet.trainers.epoch_terms import EpochTerms
 from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
 from graphnn_unet.trainers.loggers import LoggedRun
@@ -110,6 +117,7 @@ class SemiTrainer(Checkpointed):
         averaged_heads: Names of the heads that the teacher averages like the network.
         uses_teacher: Whether a moving average of the student labels the unlabeled images.
         makes_pseudo_labels: Whether unlabeled images get labels, from a teacher or otherwise.
+        mixes_unlabeled: Whether each labeled image of a step is mixed with an unlabeled one.
 
     Raises:
         InputError: The method does not support this configuration, or a subclass overrides a
@@ -121,6 +129,7 @@ class SemiTrainer(Checkpointed):
     averaged_heads: ClassVar[tuple[str, ...]] = ()
     uses_teacher: ClassVar[bool] = False
     makes_pseudo_labels: ClassVar[bool] = False
+    mixes_unlabeled: ClassVar[bool] = False
     pseudo_labels: PseudoLabels
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -221,7 +230,11 @@ class SemiTrainer(Checkpointed):
         self.num_epochs = math.ceil(self.n_steps / self.num_iterations_per_epoch)
         self.batch_size = recipe.batch.labeled // self.world_size
         with_unlabeled = any(phase.unlabeled for phase in self.phases())
-        require_shareable(recipe.batch, self.world_size, with_unlabeled=with_unlabeled)
+        # those that are to be started count, so that a wrong batch starts none
+        n_processes = max(self.world_size, self.execution.num_gpus, launched_processes())
+        require_shareable(recipe.batch, n_processes, with_unlabeled=with_unlabeled)
+        if with_unlabeled and self.mixes_unlabeled:
+            require_pairs(recipe.batch)
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of one batch; uses ``self.student`` (and ``self.teach``)."""

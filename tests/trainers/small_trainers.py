@@ -17,8 +17,9 @@ from graphnn_unet.trainers.semi import Batch, SemiTrainer
 
 
 def make_trainer(
-    cls: type[SemiTrainer], home: Path, monkeypatch, *overrides: str, configuration="3d_fullres"
-) -> SemiTrainer:
+    cls: type[SemiTrainer], home: Path, monkeypatch, *overrides: str, configuration="3d_fullres",
+    n_processes: int = 1,
+) -> SemiTrainer:  # fmt: skip
     """A trainer with network and cases, before its first step; nothing is written."""
     use_home(home, monkeypatch)
     folder = home / "preprocessed" / DATASET
@@ -27,7 +28,7 @@ def make_trainer(
     trainer = cls(
         plans, configuration, "all", read_json(folder / "dataset.json"), torch.device("cpu"),
         RunSpec(DATASET, configuration, cls.__name__, recipe=recipe),
-        Execution("cpu", n_loader_workers=0, model_folder=home / "nowhere"),
+        Execution("cpu", n_processes, n_loader_workers=0, model_folder=home / "nowhere"),
     )  # fmt: skip
     trainer.disable_checkpointing = True
     trainer.initialize()

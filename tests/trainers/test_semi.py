@@ -12,7 +12,13 @@ from trainers.small_trainers import make_trainer
 from graphnn_unet.errors import InputError
 from graphnn_unet.plans.recipe import known_sections
 from graphnn_unet.settings import Section
-from graphnn_unet.trainers import BCPTrainer, SupervisedTrainer
+from graphnn_unet.trainers import (
+    BCPTrainer,
+    MeanTeacherTrainer,
+    PseudoLabelTrainer,
+    SupervisedTrainer,
+)
+from graphnn_unet.trainers.batch import Phase
 from graphnn_unet.trainers.nnunet_hooks import CALLED_HOOKS
 
 HOOKS = [
@@ -106,3 +112,40 @@ def test_head_that_is_averaged_follows_and_is_in_the_checkpoint(tiny_home, monke
     assert (trainer.teacher.heads["extra"].weight - expected).abs().max() < 1e-6
     state = trainer.state()["gnnunet"]
     assert set(state["teacher"]["heads"]) == set(state["heads"]) == {"extra"}
+
+
+UNEQUAL = ["batch.labeled=4", "batch.unlabeled=6"]
+
+
+@pytest.mark.parametrize("cls", [BCPTrainer, PseudoLabelTrainer])
+def test_kinds_of_image_that_are_mixed_must_be_as_many(tiny_home, monkeypatch, cls):
+    words = r"batch\.labeled = 4 and batch\.unlabeled = 6 cannot be mixed: .*unlabeled=4"
+    with pytest.raises(InputError, match=words):
+        make_trainer(cls, tiny_home, monkeypatch, *UNEQUAL)
+
+
+@pytest.mark.parametrize(
+    ("cls", "overrides"),
+    [
+        (MeanTeacherTrainer, []),  # mixes none
+        (SupervisedTrainer, []),
+        (BCPTrainer, ["scan_labels.rounds=1"]),  # unlabeled scans are among the labeled images
+        (BCPTrainer, ["schedule.selftrain_steps=0"]),
+    ],
+)
+def test_others_may_differ(tiny_home, monkeypatch, cls, overrides):
+    make_trainer(cls, tiny_home, monkeypatch, *UNEQUAL, *overrides)
+
+
+def test_unlabeled_images_are_shared_where_a_phase_loads_them(tiny_home, monkeypatch):
+    """Whatever the method says about itself."""
+
+    class Own(SupervisedTrainer):
+        def phases(self):
+            return [Phase("own", 0, 3, True)]
+
+    with pytest.raises(InputError, match=r"batch\.unlabeled = 6 cannot be shared by 2 processes"):
+        make_trainer(Own, tiny_home, monkeypatch, *UNEQUAL, n_processes=2)
+    make_trainer(
+        BCPTrainer, tiny_home, monkeypatch, *UNEQUAL, "scan_labels.rounds=1", n_processes=2
+    )
