@@ -66,10 +66,15 @@ class Checkpointed(nnUNetTrainer):
         return next((p for p in self.phases() if self.step < p.stop), self.phases()[-1])
 
     def deployed_network(self) -> nn.Module:
-        """The network that predicts: the student, or the teacher if the recipe says so."""
-        if self.teacher is not None and self.recipe.of(TeacherSettings).deploy == "teacher":
-            return self.teacher.network
-        return self.student.network
+        """The network that predicts: the student, or the teacher if the recipe says so.
+
+        A teacher that has not followed the student yet is none.
+        """
+        if self.teacher is None or self.recipe.of(TeacherSettings).deploy != "teacher":
+            return self.student.network
+        # of the step that was done last: at the end of a phase the next one has not begun
+        follows = any(p.needs_unlabeled and p.start < self.step <= p.stop for p in self.phases())
+        return self.teacher.network if follows else self.student.network
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint holds; nnU-Net's keys, and ``gnnunet`` with ours."""

@@ -371,6 +371,23 @@ def test_teacher_can_be_deployed(tiny_copy):
     assert not _equal(state["network_weights"], state["gnnunet"]["student"])
 
 
+@pytest.mark.parametrize(("stop_after", "is_teacher"), [(3, False), (4, True)])
+def test_a_teacher_is_deployed_from_the_first_step_that_it_follows(
+    tiny_copy, monkeypatch, stop_after, is_teacher
+):
+    """Before, it has the random weights that it was made with."""
+    from graphnn_unet.trainers import semi
+
+    monkeypatch.setattr(semi, "stop_requests", lambda: _context(StopAfter(stop_after)))
+    model = tiny_copy / "results" / "deployed"
+    with pytest.raises(KeyboardInterrupt):
+        train_in(tiny_copy, "BCPTrainer", overrides=["teacher.deploy=teacher"], output=model)
+    state = load_checkpoint(model / "fold_all" / LATEST)
+    teacher = state["gnnunet"]["teacher"]["weights"]
+    assert _equal(state["network_weights"], teacher) == is_teacher
+    assert (state["gnnunet"]["student"] is None) != is_teacher
+
+
 def test_diverging_training_stops_and_names_the_cases(tiny_copy, monkeypatch):
     from graphnn_unet.errors import DivergedError
     from graphnn_unet.trainers.supervised import SupervisedTrainer
