@@ -31,7 +31,7 @@ from graphnn_unet.pseudo_labels.scan_graph import cut
 from graphnn_unet.storage.atomic import write_csv
 from graphnn_unet.storage.safe_load import load_properties
 from graphnn_unet.trainers.batch import Batch
-from graphnn_unet.trainers.patch_scores import label_counts
+from graphnn_unet.trainers.patch_scores import label_counts, mean_of_known
 from graphnn_unet.trainers.run_log import PSEUDO_CONFIDENT, PSEUDO_DICE
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ class Diagnostics:
         """Columns of an epoch, over the voxels of all its patches; counting begins anew."""
         columns: dict[str, float] = {}
         for stage, dice in self._dice().items():
-            columns[f"{PSEUDO_DICE}{stage}"] = _mean(dice)
+            columns[f"{PSEUDO_DICE}{stage}"] = mean_of_known(dice)
             columns |= {
                 f"{CLASS_DICE}{stage}_{name}": value
                 for name, value in zip(class_names, dice, strict=True)
@@ -225,7 +225,7 @@ class Diagnostics:
             target = self._as_target(torch.from_numpy(self.labels[case.case_id][:])[None])
             maps = whole_maps(trainer, case)
             dice = {
-                stage: _mean(dice_of(label_counts(labels, target, self._manager)))
+                stage: mean_of_known(dice_of(label_counts(labels, target, self._manager)))
                 for stage, labels in maps.items()
             }
             rows.append({"case": case.case_id, **dice})
@@ -234,7 +234,7 @@ class Diagnostics:
         columns = list(rows[0])
         table = [{k: v if k == "case" else f"{v:.4f}" for k, v in row.items()} for row in rows]
         write_csv(folder / TABLE, table, columns)
-        means = ", ".join(f"{k} {np.nanmean([row[k] for row in rows]):.4f}" for k in columns[1:])
+        means = ", ".join(f"{k} {mean_of_known([row[k] for row in rows]):.4f}" for k in columns[1:])
         trainer.log.line(f"Dice of pseudo-labels of {len(rows)} whole scans: {means}")
 
     def _write(self, trainer: SemiTrainer, case: StoredCase, labels: Tensor, folder: Path) -> None:
@@ -281,11 +281,6 @@ def dice_of(counts: Tensor) -> list[float]:
     """Dice of each class from :func:`label_counts`; NaN where neither map has it."""
     both, predicted, true = counts.double()
     return (2 * both / (predicted + true)).tolist()
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else float("nan")
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -70,7 +69,7 @@ from graphnn_unet.trainers.optimization import (
     make_optimizer,
     update_weights,
 )
-from graphnn_unet.trainers.patch_scores import score_patches
+from graphnn_unet.trainers.patch_scores import mean_of_known, score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.scan_labels import (
@@ -638,7 +637,7 @@ class SemiTrainer(Checkpointed):
         }
         dice = self._validate_patches()
         if dice is not None:
-            row["val_dice"] = float(np.nanmean(dice))
+            row["val_dice"] = mean_of_known(dice)
             row |= {
                 f"val_dice_{name}": value
                 for name, value in zip(self.label_names, dice, strict=True)
@@ -647,7 +646,7 @@ class SemiTrainer(Checkpointed):
             self.log.rows.append(row)
             return
         self.log.add(row, self._title())
-        if dice is not None:
+        if math.isfinite(row.get("val_dice", math.nan)):  # no class may be in the held-out patches
             self._keep_best(row["val_dice"])
         epoch = len(self.log.rows)
         if epoch % self.recipe.schedule.checkpoint_every == 0 and self.step < self.n_steps:

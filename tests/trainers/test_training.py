@@ -430,6 +430,23 @@ def test_best_checkpoint_of_a_continued_fold_is_that_of_the_uninterrupted_one(
     assert best["_best_ema"] == expected["_best_ema"]
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_an_epoch_without_any_class_in_its_patches_does_not_end_the_search_for_the_best(
+    tiny_copy, monkeypatch
+):
+    from graphnn_unet.trainers import semi
+
+    nothing = float("nan")
+    scores = iter([[nothing, nothing], [0.4, nothing], [0.9, 0.7]])
+    monkeypatch.setattr(semi, "score_patches", lambda *_: next(scores))
+    fold = train_in(tiny_copy, "SupervisedTrainer", 0).model / "fold_0"
+    best = load_checkpoint(fold / "checkpoint_best.pth")
+    assert best["gnnunet"]["step"] == 6
+    assert best["_best_ema"] == pytest.approx(0.9 * 0.4 + 0.1 * 0.8)
+    dice = pd.read_csv(fold / "metrics.csv")["val_dice"]
+    np.testing.assert_allclose(dice, [nothing, 0.4, 0.8])
+
+
 def test_checkpoints_of_the_former_version_are_continued(trained_home, tiny_copy, monkeypatch):
     """Heads lay beside the other keys, teachers had none, later recipe keys were missing."""
     from graphnn_unet.trainers import semi
