@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ from graphnn_unet.trainers.batch import Phase
 
 if TYPE_CHECKING:
     from graphnn_unet.trainers.semi import SemiTrainer
+
+FOLDER = "scan_graph"
+"""In the folder of a fold: solutions of the whole graph, a folder for each round."""
 
 declare_section("scan_graph", ScanGraphSettings)
 declare_section("scan_graph_solve", SolveSettings)
@@ -50,6 +54,11 @@ def warped_pairs(trainer: SemiTrainer) -> WarpedPairs | None:
     return make_pairs(fields, share, labeled, unlabeled, n_workers=n_workers)
 
 
+def remove_rounds(trainer: SemiTrainer) -> None:
+    """Remove the solutions of all rounds, of a run that was begun anew or has ended."""
+    shutil.rmtree(Path(trainer.output_folder) / FOLDER, ignore_errors=True)
+
+
 class Rounds:
     """Tells the corrections of a phase when a round begins.
 
@@ -73,7 +82,7 @@ class Rounds:
         if number == self._current:
             return
         self._current = number
-        folder = Path(self.trainer.output_folder) / "scan_graph" / f"round_{number}"
+        folder = Path(self.trainer.output_folder) / FOLDER / f"round_{number}"
         if self.trainer.local_rank == 0:
             self._work(folder)
         if self.trainer.is_ddp:

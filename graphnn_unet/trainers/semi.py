@@ -59,7 +59,7 @@ from graphnn_unet.trainers.checkpointed import Checkpointed
 from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.distributed import StopAgreement, launched_processes, processes_here
 from graphnn_unet.trainers.epoch_terms import EpochTerms
-from graphnn_unet.trainers.graph_of_scans import Rounds, warped_pairs
+from graphnn_unet.trainers.graph_of_scans import Rounds, remove_rounds, warped_pairs
 from graphnn_unet.trainers.loggers import LoggedRun
 from graphnn_unet.trainers.losses import LossSettings, deep_supervision_weights
 from graphnn_unet.trainers.nnunet_hooks import refuse_unused_hooks
@@ -565,8 +565,8 @@ class SemiTrainer(Checkpointed):
         """Prepare a phase; the teacher and a fresh optimizer start with self-training."""
         if self.local_rank == 0:
             self.log.line(f"phase {phase.name}: steps {phase.start} to {phase.stop}")
-        if phase.start == 0:  # labels that are there are of a run that was begun anew
-            self.on_first_process(lambda: remove_labels(self))
+        if phase.start == 0:  # what is there is of a run that was begun anew
+            self.on_first_process(lambda: (remove_labels(self), remove_rounds(self)))
             return
         if self.teacher is not None:
             self.teacher.reset(self.student.network, self.student.heads)
@@ -760,6 +760,8 @@ class SemiTrainer(Checkpointed):
             )
         self.save(FINAL)
         remove_labels(self, keep=1)
+        if self.diagnostics is None:  # which looks at whole scans with the last round
+            remove_rounds(self)
         for name in (LATEST, PREVIOUS):
             (Path(self.output_folder) / name).unlink(missing_ok=True)
         self.log.line("training done")
@@ -817,3 +819,4 @@ class SemiTrainer(Checkpointed):
             )
         if self.diagnostics is not None:
             self.diagnostics.label_whole_scans(self)
+            remove_rounds(self)

@@ -128,19 +128,28 @@ def test_a_training_carries_labeled_scans_to_the_shape_of_unlabeled_ones(tiny_co
 def test_rounds_solve_the_graph_with_the_teacher_and_survive_a_stop(tiny_copy, monkeypatch):
     from graphnn_unet.pseudo_labels import scan_graph as module
 
-    calls = []
+    calls, n_files = [], []
     solve = module.solve_round
-    monkeypatch.setattr(
-        module, "solve_round", lambda *a, **k: (calls.append(a[4].name), solve(*a, **k))
-    )
+
+    def counted(*arguments, **keywords):
+        solve(*arguments, **keywords)
+        calls.append(arguments[4].name)
+        n_files.append(len(list(arguments[4].glob("*.b2nd"))))
+
+    monkeypatch.setattr(module, "solve_round", counted)
     overrides = [
         "pseudo_label.correct=['scan_graph']", "scan_graph.rounds=2", "scan_graph.neighbors=2",
         "schedule.pretrain_steps=1", "schedule.selftrain_steps=4", "schedule.steps_per_epoch=1",
     ]  # fmt: skip
-    whole = train_in(tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2)
+    stale = tiny_copy / "whole" / "fold_all" / "scan_graph" / "round_0" / module.ROUND_DONE
+    stale.parent.mkdir(parents=True)
+    stale.touch()  # of a run that was killed before its first checkpoint
+    whole = train_in(
+        tiny_copy, "BCPTrainer", overrides=overrides, n_labeled=2, output=tiny_copy / "whole"
+    )
     assert calls == ["round_0", "round_1"]
-    folder = next(whole.model.rglob("scan_graph"))
-    assert len(list((folder / "round_1").glob("*.b2nd"))) == 5
+    assert n_files == [5, 5]
+    assert not list(whole.model.rglob("scan_graph"))  # nothing reads them any more
 
     train_step = BCPTrainer.train_step
 
