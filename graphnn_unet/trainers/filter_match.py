@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from graphnn_unet.data.patch_dataset import StepLoader
+from graphnn_unet.errors import RecipeError
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import one_output
 from graphnn_unet.plans.recipe import Fraction
@@ -111,6 +112,16 @@ class FilterMatchTrainer(SemiTrainer):
         super()._refuse_unsupported()
         for phase in self.phases():
             self.slots(phase)  # a batch that cannot be shared is refused before the first step
+
+    def initialize(self) -> None:
+        """Build network, optimizer and loss; corrections have no rounds."""
+        super().initialize()
+        if rounds := self.pseudo_labels.n_rounds:
+            raise RecipeError(
+                f"scan_graph.rounds = {rounds} cannot be used with {type(self).__name__}",
+                "a teacher answers in rounds, and this method has none",
+                "Set scan_graph.rounds=0",
+            )
 
     def phases(self) -> list[Phase]:
         """Pre-training, then self-training, in parts where scans are filtered between them."""

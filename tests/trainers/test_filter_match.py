@@ -16,6 +16,7 @@ from trainers.small_trainers import (
     random_batch,
 )
 
+from graphnn_unet.errors import RecipeError
 from graphnn_unet.plans.recipe import load_recipe, resolve
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import load_checkpoint
@@ -181,3 +182,9 @@ def test_published_recipe_is_that_of_the_program():
     assert recipe["filter_match"].items() >= wanted.items()
     assert recipe["schedule"]["pretrain_steps"] == 20 * 250
     assert recipe["loss"]["pseudo_dice"] is True
+
+
+def test_rounds_without_a_teacher_are_refused(tiny_home, monkeypatch):
+    overrides = ['pseudo_label.correct=["scan_graph"]', "scan_graph.rounds=2"]
+    with pytest.raises(RecipeError, match=r"scan_graph\.rounds = 2 cannot .*FilterMatchTrainer"):
+        make_trainer(FilterMatchTrainer, tiny_home, monkeypatch, *overrides)
