@@ -156,7 +156,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         }
 
     def case_at(self, step: int, slot: int) -> StoredCase:
-        """The case of a slot: every case once before any comes again, in an order of the seed."""
+        """The case of a slot, in an order of the seed.
+
+        Over all slots of the steps every case comes once before any comes again; a method that
+        loads half of the slots skips the cases of the others.
+        """
         is_labeled = slot < self.n_labeled
         cases = self.labeled if is_labeled else self.unlabeled
         per_step = self.n_labeled if is_labeled else self.n_unlabeled
@@ -166,7 +170,10 @@ class PatchDataset(Dataset[dict[str, Any]]):
         return cases[int(order.permutation(len(cases))[place])]
 
     def _wants_foreground(self, step: int, slot: int) -> bool:
-        """As many slots as in nnU-Net, taking turns, so that no slot is always the one."""
+        """As many slots as in nnU-Net, taking turns, so that no slot is always the one.
+
+        A method that loads half of them gets its share over the steps, not in each step.
+        """
         n_random = round(self.n_labeled * (1 - self.settings.foreground_share))
         return (slot + step) % self.n_labeled >= n_random
 

@@ -62,7 +62,10 @@ class GraphCLTrainer(BCPTrainer):
     the positions of ``graph.cluster_stage`` of every mixed image form a graph, a small graph
     network assigns them to clusters, and
 
-        L = L_in + L_out + kappa * mean over images of L_CC / n^2
+        L = l + kappa * mean over images of L_CC / n^2
+
+    where l is the loss of scans with labels, drawn or the network's, mixed with each other; with
+    the teacher it is BCP's L_in + L_out.
 
     Source: GraphCL (ICML 2025), eqs. 12-19. Deviations: the aligned features are added behind a
     gate that starts at 0 (the paper does not say how they are merged); unit rows and a mean over
@@ -129,7 +132,8 @@ class GraphCLTrainer(BCPTrainer):
 
     def end_epoch(self, phase: Phase, waited_s: float) -> None:
         """Warn when the nodes have become one."""
-        if (cosine := self._epoch_terms.last("node_cosine")) > _COLLAPSED_COSINE:
+        cosine = self._epoch_terms.last("node_cosine")
+        if cosine > _COLLAPSED_COSINE and self.local_rank == 0:
             self.log.line(
                 f"warning: the nodes of the clustering loss are nearly equal (mean cosine "
                 f"{cosine:.3f}); lower graph.kappa or choose a finer "

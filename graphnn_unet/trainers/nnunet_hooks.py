@@ -17,6 +17,7 @@ CALLED_HOOKS = frozenset(
 )  # fmt: skip
 """Methods of nnU-Net's trainer that are called here, so that overriding them has an effect."""
 
+# nothing is called at the start of an epoch: `start_phase` is called once a phase
 _INSTEAD = {
     "_build_loss": "batch_loss",
     "configure_optimizers": "the recipe's section [optimizer], or learning_rate",
@@ -24,9 +25,7 @@ _INSTEAD = {
     "get_dataloaders": "prepare_data",
     "get_tr_and_val_datasets": "prepare_data",
     "on_epoch_end": "end_epoch",
-    "on_epoch_start": "start_phase",
     "on_train_epoch_end": "end_epoch",
-    "on_train_epoch_start": "start_phase",
     "on_validation_epoch_end": "end_epoch",
     "set_deep_supervision_enabled": "the recipe key loss.deep_supervision",
 }

@@ -261,3 +261,7 @@ def test_collapse_of_the_nodes_is_told(trainer_with, monkeypatch):
     (line,) = lines
     assert line.startswith("warning: the nodes of the clustering loss are nearly equal")
     assert "0.990" in line
+    trainer.local_rank = 1  # the first process has said it
+    trainer._epoch_terms = EpochTerms({"loss": [1.0], "node_cosine": [0.99]})
+    trainer.end_epoch(trainer.phases()[1], 0.0)
+    assert len(lines) == 1

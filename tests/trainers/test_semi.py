@@ -63,6 +63,12 @@ def test_message_names_what_to_override_instead():
         type("Mine", (BCPTrainer,), {"on_epoch_end": lambda self: None})
 
 
+@pytest.mark.parametrize("name", ["on_epoch_start", "on_train_epoch_start"])
+def test_nothing_stands_for_the_start_of_an_epoch(name):
+    with pytest.raises(InputError, match="Take it out"):
+        type("Mine", (BCPTrainer,), {name: lambda self: None})
+
+
 def test_sections_of_two_methods_do_not_share_a_name():
     class Mine(Section):
         value: int = 1
