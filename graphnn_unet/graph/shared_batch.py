@@ -10,15 +10,36 @@ the second half of the batch (one for the inward, one for the outward mixed imag
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import functional
 
 from graphnn_unet.graph._untyped import gathered, summed
 
+_IS_ALONE: ContextVar[bool] = ContextVar("is_alone", default=False)
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """For what one process does while the others wait: its batch is not shared.
+
+    Sums over processes would wait in it for those that never come.
+    """
+    token = _IS_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _IS_ALONE.reset(token)
+
 
 def process_count() -> int:
     """Number of processes that share a batch."""
+    if _IS_ALONE.get():
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

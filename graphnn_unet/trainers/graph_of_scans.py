@@ -11,6 +11,7 @@ import torch
 from torch import distributed as dist
 
 from graphnn_unet.errors import RecipeError
+from graphnn_unet.graph.shared_batch import alone
 from graphnn_unet.networks.hook import one_output
 from graphnn_unet.plans.recipe import declare_section
 from graphnn_unet.scan_graph.fields import fields_of
@@ -92,7 +93,7 @@ class Rounds:
 
     def _work(self, folder: Path) -> None:
         network = self.trainer.teacher.network  # pyright: ignore[reportOptionalMemberAccess]  # counted
-        with one_output(network), torch.no_grad():
+        with alone(), one_output(network), torch.no_grad():
             predictor = self.trainer.predictor_of(network, mirroring=False)
 
             def answer(scan: Scan) -> np.ndarray:

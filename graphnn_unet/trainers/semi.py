@@ -31,7 +31,7 @@ from graphnn_unet.data.plan_and_preprocess import class_table
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.device import keep_freed_memory
 from graphnn_unet.errors import InputError
-from graphnn_unet.graph.shared_batch import shared_images
+from graphnn_unet.graph.shared_batch import alone, shared_images
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import one_output, planned_unet, stage_shapes
 from graphnn_unet.networks.layout import train_channels_last
@@ -581,7 +581,8 @@ class SemiTrainer(Checkpointed):
         if self.is_ddp:
             dist.barrier()
         if self.local_rank == 0:
-            work()
+            with alone():
+                work()
         if self.is_ddp:
             dist.barrier()
 
@@ -791,6 +792,7 @@ class SemiTrainer(Checkpointed):
             mirroring=mirroring,
         )
 
+    @alone()
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Predict whole held-out cases and score them.
 

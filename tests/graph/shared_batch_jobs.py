@@ -10,6 +10,8 @@ from graphnn_unet.graph import StructureAlignment
 from graphnn_unet.graph.shared_batch import (
     BatchDropout,
     all_images,
+    alone,
+    process_rank,
     shared_images,
     sum_over_processes,
 )
@@ -71,4 +73,14 @@ def order() -> dict:
     return {"images": all_images(torch.tensor(shared_images(N_IMAGES))[:, None].float())[:, 0]}
 
 
-JOBS = {f.__name__: f for f in (aligned_share, ratio_of_sums, dropped, order)}
+def alone_in_the_first() -> dict:
+    """What the first process sums while the other one does nothing, then what both do."""
+    before = torch.zeros(())
+    if process_rank() == 0:
+        with alone():
+            before = sum_over_processes(torch.ones(()))
+            assert shared_images(N_IMAGES) == list(range(N_IMAGES))
+    return {"alone": before, "together": sum_over_processes(torch.ones(()))}
+
+
+JOBS = {f.__name__: f for f in (aligned_share, ratio_of_sums, dropped, order, alone_in_the_first)}

@@ -67,6 +67,12 @@ def test_images_come_one_process_after_the_other(in_two_processes):
         assert result["images"].tolist() == [*SHARES[0], *SHARES[1]]
 
 
+def test_what_one_process_does_alone_waits_for_no_other(in_two_processes):
+    first, second = in_two_processes("alone_in_the_first")
+    assert (first["alone"], second["alone"]) == (1, 0)
+    assert first["together"] == second["together"] == WORLD
+
+
 def test_in_one_process_nothing_is_shared():
     images = whole_batch()
     assert shared_images(N_IMAGES) == list(range(N_IMAGES))

@@ -355,3 +355,17 @@ def test_of_several_processes_the_first_one_scores(tiny_home, monkeypatch, tmp_p
         )  # fmt: skip
         scores.append(made.diagnostics is not None)
     assert scores == [True, False]
+
+
+def test_the_others_do_not_sum_while_the_first_one_looks_at_whole_scans(
+    tiny_home, monkeypatch, tmp_path
+):
+    """Thresholds of MLLC are sums over processes: the others wait, and would do so for ever."""
+    trainer = make_trainer(MLLCTrainer, tiny_home, monkeypatch)
+    trainer.output_folder = str(tmp_path / "fold")
+    trainer.diagnostics = Diagnostics(write_hidden(tmp_path / "hidden"))
+    monkeypatch.setattr(semi, "validate_cases", lambda *_, **__: None)
+    monkeypatch.setattr(semi.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(semi.dist, "get_world_size", lambda: 2)  # a sum would fail: none is there
+    trainer.perform_actual_validation()
+    assert (tmp_path / "fold" / "pseudo_labels" / "dice.csv").is_file()
