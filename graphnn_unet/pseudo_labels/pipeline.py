@@ -83,6 +83,7 @@ class PseudoLabels:
         self._cleaner = PseudoLabeler(
             {name: table.get(name, True) for name in class_names}, surroundings.overlapping
         )
+        self._is_flat = len(surroundings.spacing_mm) == 2
 
     @property
     def feature_scales(self) -> tuple[int, ...]:
@@ -142,6 +143,22 @@ class PseudoLabels:
     def clean(self, logits: Tensor) -> Tensor:
         """Label maps of logits that are corrected already, as :meth:`finish` gives them."""
         return self._cleaner.finish(self._cleaner.start(logits))
+
+    def clean_scan(self, logits: Tensor) -> Tensor:
+        """Label map ``(1, z, y, x)`` or ``(k, z, y, x)`` of the logits of a whole scan.
+
+        Cleaned as in training: slice by slice where patches are flat, as the planner has counted
+        the components there.
+        """
+        return self.as_scan(self.clean(self.as_images(logits)))
+
+    def as_images(self, scan: Tensor) -> Tensor:
+        """A scan ``(k, z, y, x)`` as a batch of one image, or of its slices ``(z, k, y, x)``."""
+        return scan.transpose(0, 1) if self._is_flat else scan[None]
+
+    def as_scan(self, images: Tensor) -> Tensor:
+        """Inverse of :meth:`as_images`."""
+        return images.transpose(0, 1) if self._is_flat else images[0]
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -212,7 +212,7 @@ class Diagnostics:
         """Label a few unlabeled scans as in training, write the maps and their Dice.
 
         Teacher and corrections see patches that overlap by half, as they do in training; their
-        probabilities are averaged, then the whole label map is cleaned.
+        probabilities are averaged, then the label map is cleaned.
         """
         self.prepare(trainer)
         trainer.pseudo_labels.prepare(trainer.cases.labeled, trainer.cases.unlabeled)
@@ -306,7 +306,7 @@ def whole_maps(trainer: SemiTrainer, case: StoredCase) -> dict[str, Tensor]:
     for stage, total in sums.items():
         logits = total - _weights(whole, size, weight) / 2 if overlapping else total
         maps[stage] = logits[None] > 0 if overlapping else logits.argmax(0)[None, None]
-    return {**maps, TAUGHT: trainer.pseudo_labels.clean(logits[None])}
+    return {**maps, TAUGHT: trainer.pseudo_labels.clean_scan(logits)[None]}
 
 
 def _weights(whole: Sequence[int], size: Sequence[int], weight: Tensor) -> Tensor:

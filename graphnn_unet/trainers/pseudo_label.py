@@ -171,7 +171,7 @@ class PseudoLabelTrainer(SemiTrainer):
         self._remove_all_but_last_two(phase)
         states = list(self._states_that_label(phase))
         for scan, logits in answers(self, phase, states, labels.has):
-            labels.write(scan, self._cleaned(logits[None])[0].numpy())
+            labels.write(scan, self._cleaned(logits)[0].numpy())
         self.on_first_process(labels.finish)
 
     def _remove_all_but_last_two(self, phase: Phase) -> None:
@@ -195,8 +195,16 @@ class PseudoLabelTrainer(SemiTrainer):
             yield load_plain(path, "weights", "Use --restart to train anew")["weights"]
 
     def _cleaned(self, logits: Tensor) -> Tensor:
-        """Shares after the clean-up of the label map; of one class a voxel if they are hard."""
-        share, cleaned = self._probability(logits), self.pseudo_labels.clean(logits)
+        """Shares after the clean-up of a scan's label map; of one class a voxel if they are hard.
+
+        Args:
+            logits: ``(k, z, y, x)``.
+
+        Returns:
+            ``(1, k, z, y, x)``.
+        """
+        share = self._probability(logits[None])
+        cleaned = self.pseudo_labels.clean_scan(logits)[None]
         if self.label_manager.has_regions:
             hard = cleaned.float()
             changed = cleaned != (share > 0.5)

@@ -173,12 +173,11 @@ def remove_labels(trainer: SemiTrainer, keep: int = 0) -> None:
 
 def _labels_of(trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor) -> np.ndarray:
     """Label map ``(1, z, y, x)`` of corrected and cleaned logits ``(k, z, y, x)``."""
-    is_flat = len(trainer.configuration_manager.patch_size) == 2
-    images = logits.transpose(0, 1) if is_flat else logits[None]
+    pseudo_labels = trainer.pseudo_labels
+    images = pseudo_labels.as_images(logits)
     places = [Place((i, 0, 0)) for i in range(len(images))]
     teaching = Teaching(images.float(), {}, [scan.case_id] * len(images), places)
-    labels = trainer.pseudo_labels.finish(trainer.pseudo_labels.start(teaching))
-    cleaned = labels.transpose(0, 1) if is_flat else labels[0]
+    cleaned = pseudo_labels.as_scan(pseudo_labels.finish(pseudo_labels.start(teaching)))
     if not trainer.label_manager.has_regions:
         return cleaned.cpu().numpy()
     convert = trainer.label_manager.convert_probabilities_to_segmentation

@@ -185,6 +185,17 @@ def test_places_are_those_of_the_loaded_patches(tiny_home, monkeypatch, configur
     assert len(starts) > 1
 
 
+def test_flat_maps_are_cleaned_slice_by_slice_as_those_that_teach(tiny_home, monkeypatch):
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, configuration="2d")
+    case = trainer.cases.unlabeled[0]
+    maps = module.whole_maps(trainer, case)
+    assert maps["taught"].shape == (1, 1, *case.image().shape[1:])
+    monkeypatch.setattr(
+        trainer.pseudo_labels, "clean", lambda images: images.new_full((len(images), 1, 2, 2), 7)
+    )
+    assert len(module.whole_maps(trainer, case)["taught"][0, 0]) == case.image().shape[1]
+
+
 # ------------------------------------------------------------------------------ whole trainings
 
 

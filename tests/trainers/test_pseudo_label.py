@@ -109,8 +109,13 @@ def test_patches_are_cut_mirrored_and_filled_with_background(tmp_path, overlappi
     np.testing.assert_allclose(flat, share[:, 3, 1:7, 2:9][:, :, ::-1], atol=1e-3)
 
 
-def test_labels_are_the_mean_of_all_members_and_cleaned(tiny_home, monkeypatch, tmp_path):
-    trainer = make_trainer(PseudoLabelTrainer, tiny_home, monkeypatch, *SHORT)
+@pytest.mark.parametrize("configuration", ["3d_fullres", "2d"])
+def test_labels_are_the_mean_of_all_members_and_cleaned(
+    tiny_home, monkeypatch, tmp_path, configuration
+):
+    trainer = make_trainer(
+        PseudoLabelTrainer, tiny_home, monkeypatch, *SHORT, configuration=configuration
+    )
     trainer.output_folder = str(tmp_path)
     scan = trainer.cases.unlabeled[0]
     networks = [trainer.new_network() for _ in range(2)]
@@ -129,9 +134,11 @@ def test_labels_are_the_mean_of_all_members_and_cleaned(tiny_home, monkeypatch, 
     phase = next(phase for phase in trainer.phases() if phase.unlabeled)
     found, logits = next(scan_labels.answers(trainer, phase, states, lambda _: False))
     assert found is scan
-    soft = trainer._cleaned(logits[None])[0]
+    soft = trainer._cleaned(logits)[0]
     mean = (given[0].softmax(0) + given[1].softmax(0)) / 2
-    cleaned = trainer.pseudo_labels.clean(mean.log()[None])[0].long()
+    parts = [mean] if configuration == "3d_fullres" else mean.split(1, dim=1)  # or slices
+    cleaned = [trainer.pseudo_labels.clean(part.log()[None])[0].long() for part in parts]
+    cleaned = torch.cat(cleaned, dim=1)
     same = (cleaned == mean.argmax(0, keepdim=True)).expand_as(mean)
     torch.testing.assert_close(soft[same], mean[same])
     assert torch.equal(soft.argmax(0, keepdim=True), cleaned)
