@@ -20,6 +20,7 @@ from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
 from graphnn_unet.data.plan_files import planning_options
 from graphnn_unet.data.preprocess import (
     drop_stale,
+    finish_configuration,
     manifest_path,
     preprocess_configuration,
     resampled_shape,
@@ -59,6 +60,7 @@ from graphnn_unet.storage.schemas import read_metadata
 from graphnn_unet.storage.unpacked import folder_for_copies
 
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+SPLITS = "splits_final.json"
 _KEPT = "the data set has corrected cases: its plan was kept, not made anew (--replan makes one)"
 
 
@@ -132,7 +134,8 @@ def plan_and_preprocess(
 
     Raises:
         FaultsError: The check found faults; only ``dataset_report.json`` was written.
-        CasesFailedError: Some cases could not be preprocessed; the others are done.
+        CasesFailedError: Some cases could not be preprocessed. The others are done and wait for the
+            next call; until then the former sets and what describes them stay as they are.
         LockedError: Another process works on the data set, or a training reads its cases.
     """
     require_count("n_workers", n_workers, 0, MAX_WORKERS)
@@ -216,8 +219,9 @@ def _prepare(
     if n_workers is None:
         n_workers = default_workers(len(cases))
     labeled = {case: metadata for case, metadata in cases.items() if metadata.role == "labeled"}
-    # nnU-Net's planner compares it with one in the raw folder; ours is made of patients, each time
-    (target / "splits_final.json").unlink(missing_ok=True)
+    if (raw / SPLITS).is_file():
+        # nnU-Net's planner compares both; ours is made of patients, each time
+        (target / SPLITS).unlink(missing_ok=True)
     kept = None if replan else _kept_plan(raw, target, planner, layers)
     former = _former_options(target, planner)
     plans = kept or _planned(
@@ -226,7 +230,6 @@ def _prepare(
     if kept:
         layers = kept["gnnunet"]["layers"]
         configurations = configurations or _preprocessed(target, kept)
-    splits_note = _write_descriptions(raw, target, dataset_json, cases)
     recipe, _ = resolve_for_planning(*layers.values())
     to_preprocess = _choose_configurations(plans, configurations, recipe.plan)
     if scan_graph:
@@ -251,10 +254,12 @@ def _prepare(
             target, cases, plans, name, dataset_json, n_workers=n_workers, unpacked=unpacked
         )
     plans_file = target / f"{plans['plans_name']}.json"
-    if scan_graph:
+    if not faults:  # cases and what describes them change together
+        notes.append(_write_descriptions(raw, target, dataset_json, cases))
+        for name in to_preprocess:
+            finish_configuration(target, cases, plans, name, dataset_json)
+    if scan_graph and not faults:
         roles = {case: metadata.role for case, metadata in cases.items()}
-        for fault in faults:
-            roles.pop(fault.case, None)
         n_classes = len(class_table(dataset_json)) + 1
         notes += judge_scan_graph(
             target, plans_file, plans, to_preprocess, roles, n_classes, n_workers
@@ -265,7 +270,7 @@ def _prepare(
         len(labeled),
         len(cases) - len(labeled),
         [_summary(plans, name, name in to_preprocess) for name in planned],
-        [*notes, splits_note, *_class_notes(plans, to_preprocess, dataset_json, labeled)],
+        [*notes, *_class_notes(plans, to_preprocess, dataset_json, labeled)],
     )
     return result, faults
 
@@ -366,7 +371,9 @@ def _write_descriptions(
     patients = {case: patient_of[case] for case in labeled}
     splits = make_splits(patients, corrected=corrected)
     if splits:
-        write_json(target / "splits_final.json", splits)
+        write_json(target / SPLITS, splits)
+    else:
+        (target / SPLITS).unlink(missing_ok=True)
     drawn = {case: patient for case, patient in patients.items() if case not in corrected}
     note = describe_splits(drawn, splits)
     more = f"; {counted(len(corrected), 'corrected case')} never held out" if corrected else ""

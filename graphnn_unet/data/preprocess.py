@@ -118,7 +118,9 @@ def preprocess_configuration(
     n_workers: int,
     unpacked: Path | None = None,
 ) -> list[Fault]:
-    """Preprocess all training cases of one configuration.
+    """Preprocess all training cases of one configuration, beside the set that is there.
+
+    :func:`finish_configuration` then puts them in its place.
 
     Args:
         dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``; its lock is held by the caller.
@@ -130,18 +132,15 @@ def preprocess_configuration(
         unpacked: Folder with unpacked copies of some of the files.
 
     Returns:
-        Faults of cases that failed. With faults the old set stays in place and what is done is
-        kept for the next run.
+        Faults of cases that failed; what is done is kept for the next run.
 
     Raises:
         InputError: Two case ids would share a file name.
         NoSpaceError: The cases would not fit on the disk.
     """
     _require_distinct_files(cases)
-    identifier = resolved_configuration(plans, configuration)["data_identifier"]
-    building = _Set(
-        dataset_folder, identifier, settings_hash(plans, configuration, dataset_json), cases
-    )
+    building = _set_of(dataset_folder, cases, plans, configuration, dataset_json)
+    identifier = building.identifier
     if _pending(dataset_folder, identifier).is_file():
         _put_in_place(dataset_folder, identifier)
     old = read_manifest(dataset_folder, identifier)
@@ -181,9 +180,41 @@ def preprocess_configuration(
                 remedy = "Fix or remove the case, then run the command again"
                 faults.append(Fault(outcome.job.case, "preprocess", outcome.error, remedy))
             progress.update(outcome.job.case)
-    if not faults:
-        _finish(building)
     return faults
+
+
+def finish_configuration(
+    dataset_folder: Path,
+    cases: Mapping[str, CaseMetadata],
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+) -> None:
+    """Put cases that were all preprocessed in the place of the former set.
+
+    Args:
+        dataset_folder: As in :func:`preprocess_configuration`, which had no faults.
+        cases: Likewise.
+        plans: Likewise.
+        configuration: Likewise.
+        dataset_json: Likewise.
+    """
+    building = _set_of(dataset_folder, cases, plans, configuration, dataset_json)
+    old = read_manifest(dataset_folder, building.identifier)
+    if old is None or not building.is_done(old):
+        _finish(building)
+
+
+def _set_of(
+    dataset_folder: Path,
+    cases: Mapping[str, CaseMetadata],
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+) -> _Set:
+    identifier = resolved_configuration(plans, configuration)["data_identifier"]
+    settings = settings_hash(plans, configuration, dataset_json)
+    return _Set(dataset_folder, identifier, settings, cases)
 
 
 def _require_distinct_files(cases: Iterable[str]) -> None:

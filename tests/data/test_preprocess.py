@@ -22,7 +22,8 @@ from graphnn_unet.commands.plan_and_preprocess import main as command
 from graphnn_unet.data import preprocess as module
 from graphnn_unet.data.preprocess import missing_files, read_manifest, require_preprocessed
 from graphnn_unet.errors import CasesFailedError, InputError, MissingFileError, NoSpaceError
-from graphnn_unet.storage.safe_load import load_properties
+from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.safe_load import load_properties, read_json
 
 LABELED = [f"case_{n:02d}" for n in range(4)]
 UNLABELED = [f"case_{n:02d}" for n in range(4, 7)]
@@ -319,6 +320,34 @@ def test_a_failing_case_leaves_the_old_set_and_the_others_are_kept(tiny_copy, wo
     assert worked == ["case_05"]
     assert (folder / IDENTIFIER / "case_02.b2nd").read_bytes() != before
     assert not (folder / "failures.csv").exists()
+
+
+def test_a_failing_case_leaves_the_descriptions_of_the_old_set(tiny_copy, monkeypatch):
+    """Nor is another configuration exchanged: all of them share the descriptions."""
+    raw, folder = tiny_copy / "raw" / DATASET, folder_in(tiny_copy)
+    shutil.copy(raw / "labelsTr" / "case_00.nii.gz", raw / "labelsTr" / "case_01.nii.gz")
+    metadata = read_json(raw / "gnnunet.json")
+    metadata["patients"]["case_01"] = metadata["patients"]["case_00"]
+    write_json(raw / "gnnunet.json", metadata)
+    names = ["gnnunet.json", "splits_final.json", "gt_segmentations/case_01.nii.gz",
+             "gnnunetPlans_2d/case_01_seg.b2nd"]  # fmt: skip
+    before = {name: (folder / name).read_bytes() for name in names}
+    work = module._preprocess_case
+
+    def fail(job):
+        if job.case == "case_01" and job.configuration == "3d_fullres":
+            raise ValueError("broken")
+        work(job)
+
+    both = ("2d", "3d_fullres")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_preprocess_case", fail)
+        with pytest.raises(CasesFailedError):
+            plan_in(tiny_copy, configurations=both)
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    plan_in(tiny_copy, configurations=both)
+    after = {name: (folder / name).read_bytes() for name in names}
+    assert not any(after[name] == before[name] for name in names)
 
 
 def start_slowly(home: Path, seconds: float) -> subprocess.Popen:
