@@ -19,6 +19,7 @@ from graphnn_unet.data.check_files import (
     check_case_images,
     check_images,
     fault,
+    file_stamp,
     grid_faults,
 )
 from graphnn_unet.data.check_labels import (
@@ -80,6 +81,7 @@ class CaseMetadata:
         images: One file a channel, in channel order.
         label: Label map, or ``None``.
         sha256: File (relative to the raw folder) to the hash of its bytes.
+        stamps: The same files to their ``file_stamp`` before they were read.
         shape: Voxels along the axes of the data set's orientation, z y x; zeros when no image
             could be read (there is an error then).
         spacing: Voxel size in mm, likewise.
@@ -96,6 +98,7 @@ class CaseMetadata:
     images: tuple[Path, ...]
     label: Path | None
     sha256: dict[str, str] = field(default_factory=dict)
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
     shape: tuple[int, ...] = (0, 0, 0)
     spacing: tuple[float, ...] = (0.0, 0.0, 0.0)
     orientation: str = ""
@@ -352,11 +355,12 @@ def _inside(path: Path, folder: Path, name: Any) -> bool:
 def _check_case(job: _Job) -> tuple[CaseMetadata, list[Fault]]:
     """Read all files of one case; runs in a worker."""
     names = [job.name(path) for path in job.images]
+    stamps = {job.name(path): file_stamp(path) for path in job.files}
     records, faults = check_images(job.case, job.images, names, unpacked=job.unpacked)
     faults += channel_count_faults(job.case, job.images, len(records), job.n_channels)
     if not faults:
         faults += storage_faults(job.case, job.images, job.label)
-    metadata = CaseMetadata(job.case, job.role, job.images, job.label)
+    metadata = CaseMetadata(job.case, job.role, job.images, job.label, stamps=stamps)
     if records:
         in_a_body = not is_picture(job.images[0])
         metadata = replace(

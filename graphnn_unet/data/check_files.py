@@ -103,6 +103,12 @@ def non_finite_faults(
     return faults
 
 
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Time of the last change in ns, and size: a file with another one may have been edited."""
+    facts = path.stat()
+    return facts.st_mtime_ns, facts.st_size
+
+
 def check_images(
     case: str,
     paths: Sequence[Path],

@@ -419,6 +419,7 @@ def _finish(building: _Set) -> None:
             case: {
                 "role": metadata.role,
                 "sources": metadata.sha256,
+                "stamps": metadata.stamps,
                 **read_json(_done(building.stem(case))),
             }
             for case, metadata in building.cases.items()

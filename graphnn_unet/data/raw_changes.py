@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from graphnn_unet.data.check_files import file_stamp
 from graphnn_unet.data.preprocess import manifest_path, read_manifest
 
 
@@ -14,7 +15,8 @@ def changed_files(
 ) -> list[str]:
     """Files of cases that were edited or removed after they were preprocessed.
 
-    Files that are older than the manifest of the preprocessed set are not opened.
+    Files with the time and size that they had in the check are not opened. A manifest of an earlier
+    version does not tell these: then files that are older than it are not.
 
     Args:
         raw: ``$nnUNet_raw/DatasetNNN_Name``; training elsewhere may have none.
@@ -28,19 +30,20 @@ def changed_files(
     manifest = read_manifest(preprocessed, identifier)
     if manifest is None or not raw.is_dir():
         return []
-    finished = manifest_path(preprocessed, identifier).stat().st_mtime
-    entries = manifest["cases"]
+    finished = manifest_path(preprocessed, identifier).stat().st_mtime_ns
     return sorted(
         name
         for case in cases
-        for name, sha256 in entries.get(case, {}).get("sources", {}).items()
-        if _is_changed(raw / name, sha256, finished)
+        if (entry := manifest["cases"].get(case))
+        for name, sha256 in entry.get("sources", {}).items()
+        if _is_changed(raw / name, sha256, entry.get("stamps", {}).get(name), finished)
     )
 
 
-def _is_changed(path: Path, sha256: str, finished: float) -> bool:
+def _is_changed(path: Path, sha256: str, stamp: Sequence[int] | None, finished: int) -> bool:
     if not path.is_file():
         return True
-    if path.stat().st_mtime <= finished:
+    now = file_stamp(path)
+    if list(now) == stamp if stamp else now[0] <= finished:
         return False
     return hashlib.sha256(path.read_bytes()).hexdigest() != sha256

@@ -221,6 +221,7 @@ class DoneCase(Table):
 class _ManifestCase(DoneCase):
     role: Literal["labeled", "unlabeled"]
     sources: dict[str, Text] = {}
+    stamps: dict[str, tuple[int, int]] = {}
 
 
 class Manifest(Table):

@@ -7,8 +7,11 @@ import pytest
 import SimpleITK as sitk
 from tiny_study import DATASET, plan_in, train_in
 
+from graphnn_unet.data import preprocess
 from graphnn_unet.data.raw_changes import changed_files
 from graphnn_unet.errors import FaultsError
+from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.safe_load import read_json
 
 CASES = ["case_00", "case_01", "case_04"]
 
@@ -46,6 +49,40 @@ def test_a_check_that_fails_hides_no_edit(tiny_copy):
     edit(raw / "labelsTr" / "case_01.nii.gz")
     (raw / "imagesTr" / "case_02_0000.nii.gz").write_bytes(b"cut")
     with pytest.raises(FaultsError, match="case_02"):
+        plan_in(tiny_copy)
+    assert changed_in(tiny_copy) == ["labelsTr/case_01.nii.gz"]
+
+
+@pytest.mark.parametrize("is_former", [False, True])
+def test_an_edit_with_an_older_date_is_told(tiny_copy, is_former):
+    """As ``cp -p``, ``rsync -a`` and ``unzip`` leave it; former manifests know no dates."""
+    path = tiny_copy / "raw" / DATASET / "labelsTr" / "case_01.nii.gz"
+    manifest = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans_3d_fullres.manifest.json"
+    edit(path)
+    os.utime(path, (0, 0))
+    if is_former:
+        content = read_json(manifest)
+        for entry in content["cases"].values():
+            del entry["stamps"]
+        write_json(manifest, content)
+    assert changed_in(tiny_copy) == ([] if is_former else ["labelsTr/case_01.nii.gz"])
+    os.utime(path, (4e9, 4e9))
+    assert changed_in(tiny_copy) == ["labelsTr/case_01.nii.gz"]
+
+
+def test_an_edit_while_cases_are_preprocessed_is_told(tiny_copy, monkeypatch):
+    path = tiny_copy / "raw" / DATASET / "labelsTr" / "case_01.nii.gz"
+    edit(tiny_copy / "raw" / DATASET / "labelsTr" / "case_00.nii.gz")
+    work = preprocess._preprocess_case
+
+    def slow(job):
+        work(job)
+        image = sitk.ReadImage(str(path))
+        image[3, 3, 4] = 2 if image[3, 3, 4] != 2 else 1
+        sitk.WriteImage(image, str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocess, "_preprocess_case", slow)
         plan_in(tiny_copy)
     assert changed_in(tiny_copy) == ["labelsTr/case_01.nii.gz"]
 
