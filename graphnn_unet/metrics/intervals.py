@@ -54,7 +54,7 @@ def tail_percent(n: int) -> float:
         >>> [round(tail_percent(n), 2) for n in (3, 6, 20, 1000)]
         [0.0, 0.24, 1.59, 2.48]
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import ndtr, stdtrit  # pyright: ignore[reportMissingTypeStubs]  # no types
 
     quantile = stdtrit(n - 1, (1 + LEVEL) / 2)
     return 100 * float(ndtr(-math.sqrt(n / (n - 1)) * quantile))

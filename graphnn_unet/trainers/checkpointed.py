@@ -157,7 +157,7 @@ class Checkpointed(nnUNetTrainer):
         """
         path = Path(self.output_folder) / FINAL
         self.load_checkpoint(str(path))
-        require_same_data(path, load_checkpoint(path), self.cases)
+        require_same_data(path, load_checkpoint(path), self.cases, for_scores=True)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's name for loading a state."""
@@ -217,7 +217,12 @@ class Checkpointed(nnUNetTrainer):
         self.inference_allowed_mirroring_axes = state["inference_allowed_mirroring_axes"]
 
 
-def require_same_data(path: Path, state: Mapping[str, Any], cases: RunCases) -> None:
+_UNSCORED = {"unlabeled", None}
+
+
+def require_same_data(
+    path: Path, state: Mapping[str, Any], cases: RunCases, *, for_scores: bool = False
+) -> None:
     """Refuse a checkpoint that was trained on other cases, or on the same in other roles.
 
     Checkpoints of earlier versions do not tell all of it.
@@ -226,6 +231,7 @@ def require_same_data(path: Path, state: Mapping[str, Any], cases: RunCases) -> 
         path: The checkpoint, for the message.
         state: Its content.
         cases: The cases of the run as the data are now.
+        for_scores: Training has ended: unlabeled cases may come and go, as no score is theirs.
 
     Raises:
         InputError: Names the cases.
@@ -242,6 +248,11 @@ def require_same_data(path: Path, state: Mapping[str, Any], cases: RunCases) -> 
     told = {case for some_cases in kinds.values() for case in some_cases}
     moved = [case for case in {**now, **before} if before.get(case) != now.get(case)]
     kinds["in another role"] = [case for case in moved if case not in told]
+    if for_scores:
+        kinds = {
+            kind: [case for case in names if not {before.get(case), now.get(case)} <= _UNSCORED]
+            for kind, names in kinds.items()
+        }
     changes = ", ".join(f"{some(names)} {kind}" for kind, names in kinds.items() if names)
     if changes:
         raise InputError(

@@ -335,7 +335,8 @@ def _mode_of_fold(job: _Job) -> str | None:
     if is_final and (folder / "validation" / "summary.json").is_file() and job.mode != "restart":
         spec = RunSpec.from_dict(job.spec)
         cases = _cases_of(spec, spec.fold, job.plans)
-        require_same_data(folder / FINAL, load_checkpoint(folder / FINAL), cases)
+        state = load_checkpoint(folder / FINAL)
+        require_same_data(folder / FINAL, state, cases, for_scores=True)
         return None
     if job.mode not in ("new", "continue"):
         return job.mode

@@ -18,10 +18,10 @@ def cases(labeled="a", unlabeled="b", held_out="c", content=CONTENT) -> RunCases
     return RunCases(*roles, content=content)
 
 
-def compare(trained: RunCases, now: RunCases, *left_out: str) -> None:
+def compare(trained: RunCases, now: RunCases, *left_out: str, for_scores=False) -> None:
     saved = {"cases": trained.as_dict(), "content": trained.content}
     state = {"gnnunet": {key: value for key, value in saved.items() if key not in left_out}}
-    require_same_data(Path("fold_0/checkpoint.pth"), state, now)
+    require_same_data(Path("fold_0/checkpoint.pth"), state, now, for_scores=for_scores)
 
 
 def test_the_same_cases_are_taken_in_any_order():
@@ -38,6 +38,18 @@ def test_each_difference_is_told_once():
     with pytest.raises(InputError, match="other data: a changed, d new, c gone") as caught:
         compare(cases(), now)
     assert "role" not in caught.value.why
+
+
+def test_scores_do_not_depend_on_unlabeled_cases():
+    more = cases(unlabeled="d", content={"a": "1", "c": "3", "d": "4"})
+    compare(cases(), more, for_scores=True)
+    with pytest.raises(InputError, match="d new, b gone"):
+        compare(cases(), more)
+    with pytest.raises(InputError, match="b in another role"):
+        compare(cases(), cases(labeled="ab", unlabeled=""), for_scores=True)
+    edited = cases(content={**CONTENT, "b": "9", "c": "9"})
+    with pytest.raises(InputError, match="other data: c changed"):
+        compare(cases(), edited, for_scores=True)
 
 
 def test_a_checkpoint_that_does_not_tell_its_cases_is_taken():
