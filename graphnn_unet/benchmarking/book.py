@@ -53,7 +53,8 @@ class Book:
 
         Args:
             folder: Folder of the comparison.
-            facts: Data set, plan and development cases, which cannot change.
+            facts: Data set and a hash of its cases, plan and development cases, which cannot
+                change.
             patients: Case to patient, where they differ.
 
         Raises:
@@ -61,9 +62,17 @@ class Book:
         """
         path = folder / STATE
         new = {**facts, "rows": [], "opened_test": []}
-        state = {**(read_json(path) if path.is_file() else new), "patients": patients}
+        # a comparison of an earlier version does not tell its data
+        state = {**new, **(read_json(path) if path.is_file() else {}), "patients": patients}
         for key, value in facts.items():
-            if state.get(key) != value:
+            if key == "data" and state[key] != value:
+                raise RefusedError(
+                    f"{folder} holds a comparison of other data",
+                    "scans, label maps or the plan have changed since it was begun",
+                    "Give another folder with -o, or bring the former files back and run "
+                    "gnnunet_plan_and_preprocess",
+                )
+            if state[key] != value:
                 raise RefusedError(
                     f"{folder} holds a comparison with {key} {state.get(key)}",
                     f"this one has {value}",

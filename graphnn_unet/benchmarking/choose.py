@@ -32,6 +32,7 @@ from graphnn_unet.benchmarking.run import (
 )
 from graphnn_unet.benchmarking.statistics import crossed_interval
 from graphnn_unet.data.paths import resolve_dataset, use_folders
+from graphnn_unet.data.plan_files import read_plan
 from graphnn_unet.data.splits import make_splits
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import InputError
@@ -46,7 +47,8 @@ from graphnn_unet.progress import say
 from graphnn_unet.storage.locks import folder_lock
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.storage.schemas import read_metadata
-from graphnn_unet.trainers.run_spec import DEFAULT_PLANS
+from graphnn_unet.trainers.run import require_data_of_fold
+from graphnn_unet.trainers.run_spec import DEFAULT_PLANS, RunSpec
 
 DEFAULT_TRAINERS = ("SupervisedTrainer", "GraphCLTrainer")
 """What unlabeled scans bring, and what is there without them: no other method led the first one on
@@ -187,6 +189,7 @@ def choose(
             model = str(run.spec.model_folder(where.results))
             job = Job(run.name, run.spec.as_dict(), str(results / FOLDER), environment, HELD_OUT,
                       (), chosen_device, {}, model)  # fmt: skip
+            _require_its_data(job, run.spec, where.preprocessed / name)
             todo.append((run, job))
     pairs = pairs_of(todo, held_out) if ensembles else []
     with folder_lock(results / FOLDER, "gnnunet_choose"):
@@ -210,6 +213,18 @@ def choose(
     steps += cleaned
     choice = Choice(best.models, classes, tuple(step.sentence for step in steps))
     return ChoiceResult(candidates, steps, choice, choice.write(results))
+
+
+def _require_its_data(job: Job, spec: RunSpec, preprocessed: Path) -> None:
+    """Scores of a fold that was trained on other data are not compared with new ones."""
+    if not job.is_trained:
+        return
+    plans, _ = read_plan(preprocessed, spec.plans, spec.configuration)
+    try:
+        require_data_of_fold(job.fold, spec, plans)
+    except InputError as error:
+        remedy = f"Move {job.model} away and type the same command: it trains anew"
+        raise InputError(error.what, error.why, remedy) from error
 
 
 def _merged(

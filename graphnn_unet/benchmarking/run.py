@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import shlex
 import sys
 import time
@@ -28,6 +30,7 @@ from graphnn_unet.benchmarking.one_run import (
 )
 from graphnn_unet.data.paths import folders, resolve_dataset, use_folders
 from graphnn_unet.data.plan_files import plan_content, read_plan
+from graphnn_unet.data.preprocess import require_preprocessed
 from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.device import resolve_device
 from graphnn_unet.errors import CasesFailedError, Fault, InputError, MissingFileError
@@ -126,7 +129,7 @@ def benchmark(
     chosen_device = str(resolve_device(device))
     folder = Path(output).absolute()
     facts = {"dataset": name, "configuration": configuration, "plans": plans,
-             "development": development}  # fmt: skip
+             "development": development, "data": _data_of(settings)}  # fmt: skip
     environment = environment_of_runs()
     votes = str(folder / "votes")  # the same of every method
     with folder_lock(folder, "gnnunet_benchmark"):
@@ -318,6 +321,15 @@ def all_labels(settings: GridSettings) -> RunCases:
     return select_cases(
         folder, identifier, n_labeled=None, draw=0, fold="all", development=settings.development
     )
+
+
+def _data_of(settings: GridSettings) -> str:
+    """Hash of all cases as they were preprocessed: files, roles and plan."""
+    folder = folders().preprocessed / settings.dataset
+    plans, _ = read_plan(folder, settings.plans, settings.configuration)
+    manifest = require_preprocessed(folder, _identifier(plans, settings.configuration))
+    keys = {case: entry["key"] for case, entry in manifest["cases"].items()}
+    return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()
 
 
 def _patients(preprocessed: Path) -> dict[str, str]:

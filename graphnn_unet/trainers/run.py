@@ -333,15 +333,29 @@ def _mode_of_fold(job: _Job) -> str | None:
     folder = job.fold_folder
     is_final = (folder / FINAL).is_file()
     if is_final and (folder / "validation" / "summary.json").is_file() and job.mode != "restart":
-        spec = RunSpec.from_dict(job.spec)
-        cases = _cases_of(spec, spec.fold, job.plans)
-        state = load_checkpoint(folder / FINAL)
-        require_same_data(folder / FINAL, state, cases, for_scores=True)
+        require_data_of_fold(folder, RunSpec.from_dict(job.spec), job.plans)
         return None
     if job.mode not in ("new", "continue"):
         return job.mode
     is_begun = is_final or any((folder / name).is_file() for name in RESUME_ORDER)
     return "continue" if is_begun else "new"
+
+
+def require_data_of_fold(folder: Path, spec: RunSpec, plans: dict[str, Any]) -> None:
+    """Refuse the scores of a finished fold where its cases have changed.
+
+    Args:
+        folder: Of the fold, with a final checkpoint.
+        spec: What was trained there.
+        plans: Its plan.
+
+    Raises:
+        InputError: Labeled or held-out cases are others, or have other roles, than when it was
+            trained.
+    """
+    cases = _cases_of(spec, spec.fold, plans)
+    state = load_checkpoint(folder / FINAL)
+    require_same_data(folder / FINAL, state, cases, for_scores=True)
 
 
 def _fold_exists(labeled: Sequence[str], patient_of: dict[str, str], fold: int) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from tiny_study import DATASET, use_home
 
 from graphnn_unet.benchmarking import choose as module
@@ -95,6 +96,17 @@ def test_the_choice_is_written_and_folds_are_trained_once(tiny_copy, scored):
     assert read_choice(results) == result.choice
     choose(DATASET, trainers=TRAINERS, configurations=["3d_fullres"], device="cpu")
     assert len(began) == 8
+
+
+def test_folds_of_other_data_are_not_compared_with_new_ones(tiny_copy, scored):
+    options = {"trainers": TRAINERS, "configurations": ["3d_fullres"], "device": "cpu"}
+    choose(DATASET, **options)
+    cases = {f"case_{number:02d}": "0" for number in range(4)}
+    for fold in (tiny_copy / "results" / DATASET).glob("BCP*/fold_*"):
+        state = {"network_weights": {}, "gnnunet": {"content": cases}}
+        torch.save(state, fold / "checkpoint_final.pth")
+    with pytest.raises(InputError, match=r"trained on other data: case_0.*Move .*BCPTrainer"):
+        choose(DATASET, **options)
 
 
 def test_a_failed_training_chooses_nothing(tiny_copy, scored):

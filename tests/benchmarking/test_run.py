@@ -24,6 +24,7 @@ from graphnn_unet.errors import (
     RefusedError,
 )
 from graphnn_unet.report.comparison import report_comparison
+from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
 from graphnn_unet.trainers import run as run_module
 
@@ -255,6 +256,14 @@ def test_what_cannot_be_compared_is_refused(tiny_copy, tmp_path, monkeypatch):
     compare(tmp_path / "out")
     with pytest.raises(RefusedError, match="development 2"):
         compare(tmp_path / "out", development=1)
+    state = tmp_path / "out" / "benchmark.json"
+    told = read_json(state)
+    write_json(state, {**told, "data": "of other scans"})
+    with pytest.raises(RefusedError, match="a comparison of other data"):
+        compare(tmp_path / "out")
+    write_json(state, {key: value for key, value in told.items() if key != "data"})
+    compare(tmp_path / "out")  # begun by a version that did not tell
+    assert read_json(state)["data"] == told["data"]
     other = Row("SupervisedTrainer", "SupervisedTrainer", ("copy_paste.supervised=false",))
     for words in ({"rows": [other], "draws": 2}, {"mirroring": True}):
         with pytest.raises(RefusedError, match=r"row 'SupervisedTrainer' .* other settings"):
