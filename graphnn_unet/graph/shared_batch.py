@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from graphnn_unet.graph._untyped import gathered, summed
 
-_IS_ALONE: ContextVar[bool] = ContextVar("is_alone", default=False)
+_n_alone = 0  # a number, as torch.compile can read no context variable
 
 
 @contextmanager
@@ -29,16 +28,17 @@ def alone() -> Generator[None]:
 
     Sums over processes would wait in it for those that never come.
     """
-    token = _IS_ALONE.set(True)
+    global _n_alone  # of this process, like the state of torch.distributed
+    _n_alone += 1
     try:
         yield
     finally:
-        _IS_ALONE.reset(token)
+        _n_alone -= 1
 
 
 def process_count() -> int:
     """Number of processes that share a batch."""
-    if _IS_ALONE.get():
+    if _n_alone:
         return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
