@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -83,9 +84,15 @@ def run(code: str, *options: str, data_limit: int = 0) -> Run:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=limit,
         env=os.environ | {"nnUNet_def_n_proc": "2"},
     )  # fmt: skip
-    while process.poll() is None:
-        peak = max(peak, _resident(process))
-        time.sleep(0.2)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while process.poll() is None:
+            peak = max(peak, _resident(process))
+            time.sleep(0.2)
+    except BaseException:  # cut off: it would go on alone
+        for member in (*process.children(recursive=True), process):
+            member.kill()
+        raise
     wall = time.perf_counter() - began
     _wait_for_orphans()
     return Run(process.returncode, peak / 1e9, wall, _cpu_of_children() - cpu)
