@@ -106,7 +106,7 @@ def read_comparison(path: Path) -> tuple[Scores, str]:
     rows = read_metrics_csv(path)
     labeled = rows[0]["labeled"]
     # rows with other numbers of labels say so in their names, and stand in the same table
-    patients = {row["case"]: row.get("patient") or row["case"] for row in rows}
+    patients = {row["case"]: row["patient"] for row in rows if "patient" in row}
     return Scores([row | {"labeled": labeled} for row in rows], patients), labeled
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -183,13 +184,14 @@ def choose(
                 for trainer in trainers]  # fmt: skip
         settings = GridSettings(name, configuration, rows, [None], 0, 1, 0, recipe, overrides,
                                 plans)  # fmt: skip
+        raw_plans, _ = read_plan(where.preprocessed / name, plans, configuration)
         for row, fold, cases in _folds(settings, patient_of):
             held_out[fold] = cases
             run = run_of(settings, row, fold)
             model = str(run.spec.model_folder(where.results))
             job = Job(run.name, run.spec.as_dict(), str(results / FOLDER), environment, HELD_OUT,
                       (), chosen_device, {}, model)  # fmt: skip
-            _require_its_data(job, run.spec, where.preprocessed / name)
+            _require_its_data(job, run.spec, raw_plans)
             todo.append((run, job))
     pairs = pairs_of(todo, held_out) if ensembles else []
     with folder_lock(results / FOLDER, "gnnunet_choose"):
@@ -215,11 +217,10 @@ def choose(
     return ChoiceResult(candidates, steps, choice, choice.write(results))
 
 
-def _require_its_data(job: Job, spec: RunSpec, preprocessed: Path) -> None:
+def _require_its_data(job: Job, spec: RunSpec, plans: dict[str, Any]) -> None:
     """Scores of a fold that was trained on other data are not compared with new ones."""
     if not job.is_trained:
         return
-    plans, _ = read_plan(preprocessed, spec.plans, spec.configuration)
     try:
         require_data_of_fold(job.fold, spec, plans)
     except InputError as error:

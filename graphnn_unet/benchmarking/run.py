@@ -125,7 +125,8 @@ def benchmark(
         name, configuration, rows, labeled, draws, seeds, development,
         recipe, overrides, plans,
     )  # fmt: skip
-    parts = _parts(where.raw / name, settings, final)
+    known = all_labels(settings)
+    parts = _parts(where.raw / name, known.development, final)
     chosen_device = str(resolve_device(device))
     folder = Path(output).absolute()
     facts = {"dataset": name, "configuration": configuration, "plans": plans,
@@ -134,7 +135,7 @@ def benchmark(
     votes = str(folder / "votes")  # the same of every method
     with folder_lock(folder, "gnnunet_benchmark"):
         book = Book.open(folder, facts, _patients(where.preprocessed / name))
-        grid = list(runs_of(settings, has_unlabeled=bool(all_labels(settings).unlabeled)))
+        grid = list(runs_of(settings, has_unlabeled=bool(known.unlabeled)))
         book.keep_settings((run.row.name, run.settings(mirroring=mirroring)) for run in grid)
         book.add_rows(row.name for row in settings.rows)
         todo = [
@@ -338,11 +339,11 @@ def _patients(preprocessed: Path) -> dict[str, str]:
     return {case: patient for case, patient in patients.items() if case != patient}
 
 
-def _parts(raw: Path, settings: GridSettings, final: bool) -> list[tuple[str, tuple[str, ...]]]:
+def _parts(raw: Path, development: Sequence[str], final: bool) -> list[tuple[str, tuple[str, ...]]]:
     """Which cases are scored: those kept for choosing, and in the end those of the test."""
     parts: list[tuple[str, tuple[str, ...]]] = []
-    if settings.development:
-        parts.append((DEVELOPMENT, tuple(all_labels(settings).development)))
+    if development:
+        parts.append((DEVELOPMENT, tuple(development)))
     if final:
         labels = raw / "labelsTs"
         cases = sorted(split_ending(p)[0] for p in labels.glob("*")) if labels.is_dir() else []

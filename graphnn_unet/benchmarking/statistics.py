@@ -118,7 +118,8 @@ def crossed_interval(values: Floats, patients: NDArray[np.int64]) -> tuple[float
     member = np.eye(n_patients)[patients]  # (case, patient)
     sums = np.where(known, values, 0.0).sum(1) @ member
     counts = known.sum(1) @ member
-    if np.count_nonzero(counts.sum(0)) < 2:
+    n_known = int(np.count_nonzero(counts.sum(0)))
+    if n_known < 2:
         return float("nan"), float("nan")
     generator = np.random.default_rng(SEED)
     times_patient = generator.multinomial(n_patients, [1 / n_patients] * n_patients, N_RESAMPLES)
@@ -130,7 +131,7 @@ def crossed_interval(values: Floats, patients: NDArray[np.int64]) -> tuple[float
     mean = np.divide(total, number, out=np.zeros_like(total), where=number > 0)
     weight = times_draw * (number > 0)
     resampled = (weight * mean).sum(1) / np.maximum(weight.sum(1), 1)
-    tail = tail_percent(len(np.unique(patients[known.any((0, 1))])))
+    tail = tail_percent(n_known)
     low, high = np.percentile(resampled[weight.sum(1) > 0], [tail, 100 - tail])
     return float(low), float(high)
 

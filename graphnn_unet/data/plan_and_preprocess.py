@@ -20,7 +20,6 @@ from graphnn_unet.data.paths import REPORT, resolve_dataset, use_folders
 from graphnn_unet.data.plan_files import planning_options
 from graphnn_unet.data.preprocess import (
     drop_stale,
-    finish_configuration,
     manifest_path,
     preprocess_configuration,
     resampled_shape,
@@ -249,15 +248,18 @@ def _prepare(
         for name in planned
         if name not in to_preprocess and drop_stale(target, plans, name, dataset_json)
     ]
+    exchanges = []
     for name in to_preprocess:
-        faults += preprocess_configuration(
+        failed, put_in_place = preprocess_configuration(
             target, cases, plans, name, dataset_json, n_workers=n_workers, unpacked=unpacked
         )
+        faults += failed
+        exchanges.append(put_in_place)
     plans_file = target / f"{plans['plans_name']}.json"
     if not faults:  # cases and what describes them change together
         notes.append(_write_descriptions(raw, target, dataset_json, cases))
-        for name in to_preprocess:
-            finish_configuration(target, cases, plans, name, dataset_json)
+        for put_in_place in exchanges:
+            put_in_place()
     if scan_graph and not faults:
         roles = {case: metadata.role for case, metadata in cases.items()}
         n_classes = len(class_table(dataset_json)) + 1

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -117,10 +117,8 @@ def preprocess_configuration(
     *,
     n_workers: int,
     unpacked: Path | None = None,
-) -> list[Fault]:
+) -> tuple[list[Fault], Callable[[], None]]:
     """Preprocess all training cases of one configuration, beside the set that is there.
-
-    :func:`finish_configuration` then puts them in its place.
 
     Args:
         dataset_folder: ``$nnUNet_preprocessed/DatasetNNN_Name``; its lock is held by the caller.
@@ -132,21 +130,24 @@ def preprocess_configuration(
         unpacked: Folder with unpacked copies of some of the files.
 
     Returns:
-        Faults of cases that failed; what is done is kept for the next run.
+        Faults of cases that failed, whose others are kept for the next run; and what puts the set
+        in the place of the former one, to be called where there are none.
 
     Raises:
         InputError: Two case ids would share a file name.
         NoSpaceError: The cases would not fit on the disk.
     """
     _require_distinct_files(cases)
-    building = _set_of(dataset_folder, cases, plans, configuration, dataset_json)
-    identifier = building.identifier
+    identifier = resolved_configuration(plans, configuration)["data_identifier"]
+    building = _Set(
+        dataset_folder, identifier, settings_hash(plans, configuration, dataset_json), cases
+    )
     if _pending(dataset_folder, identifier).is_file():
         _put_in_place(dataset_folder, identifier)
     old = read_manifest(dataset_folder, identifier)
     if old is not None and building.is_done(old):
         say(f"{configuration}: {len(cases)} cases are preprocessed and up to date")
-        return []
+        return [], lambda: None
     for name in _names(identifier):
         _work_folder(dataset_folder, name).mkdir(parents=True, exist_ok=True)
     _take_over(building, old)
@@ -180,41 +181,7 @@ def preprocess_configuration(
                 remedy = "Fix or remove the case, then run the command again"
                 faults.append(Fault(outcome.job.case, "preprocess", outcome.error, remedy))
             progress.update(outcome.job.case)
-    return faults
-
-
-def finish_configuration(
-    dataset_folder: Path,
-    cases: Mapping[str, CaseMetadata],
-    plans: Mapping[str, Any],
-    configuration: str,
-    dataset_json: Mapping[str, Any],
-) -> None:
-    """Put cases that were all preprocessed in the place of the former set.
-
-    Args:
-        dataset_folder: As in :func:`preprocess_configuration`, which had no faults.
-        cases: Likewise.
-        plans: Likewise.
-        configuration: Likewise.
-        dataset_json: Likewise.
-    """
-    building = _set_of(dataset_folder, cases, plans, configuration, dataset_json)
-    old = read_manifest(dataset_folder, building.identifier)
-    if old is None or not building.is_done(old):
-        _finish(building)
-
-
-def _set_of(
-    dataset_folder: Path,
-    cases: Mapping[str, CaseMetadata],
-    plans: Mapping[str, Any],
-    configuration: str,
-    dataset_json: Mapping[str, Any],
-) -> _Set:
-    identifier = resolved_configuration(plans, configuration)["data_identifier"]
-    settings = settings_hash(plans, configuration, dataset_json)
-    return _Set(dataset_folder, identifier, settings, cases)
+    return faults, partial(_finish, building)
 
 
 def _require_distinct_files(cases: Iterable[str]) -> None:
@@ -412,6 +379,9 @@ def _take_over(building: _Set, old: dict[str, Any] | None) -> None:
 
 def _finish(building: _Set) -> None:
     """The new set is whole: note that, then put it in the place of the old one."""
+    old = read_manifest(building.dataset_folder, building.identifier)
+    if old is not None and building.is_done(old):
+        return  # by another configuration of the same cases
     manifest = {
         "schema_version": MANIFEST_SCHEMA_VERSION,
         "settings": building.settings,

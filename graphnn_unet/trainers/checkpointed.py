@@ -156,8 +156,9 @@ class Checkpointed(nnUNetTrainer):
                 have trained.
         """
         path = Path(self.output_folder) / FINAL
-        self.load_checkpoint(str(path))
-        require_same_data(path, load_checkpoint(path), self.cases, for_scores=True)
+        state = load_checkpoint(path)
+        self.load_state(state, str(path))
+        require_same_data(path, state, self.cases, for_scores=True)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """nnU-Net's name for loading a state."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from graphnn_unet.data.hidden_labels import HiddenLabels, hidden_files, ids_in
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.images.label_ids import with_ids
+from graphnn_unet.metrics.aggregate import finite_mean
 from graphnn_unet.prediction.export_logits import logits_to_labels
 from graphnn_unet.prediction.write_case import Outputs, label_colors, write_case
 from graphnn_unet.progress import say, track
@@ -31,7 +32,7 @@ from graphnn_unet.pseudo_labels.scan_graph import cut
 from graphnn_unet.storage.atomic import write_csv
 from graphnn_unet.storage.safe_load import load_properties
 from graphnn_unet.trainers.batch import Batch
-from graphnn_unet.trainers.patch_scores import label_counts, mean_of_known
+from graphnn_unet.trainers.patch_scores import label_counts
 from graphnn_unet.trainers.run_log import PSEUDO_CONFIDENT, PSEUDO_DICE
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Diagnostics:
         """Columns of an epoch, over the voxels of all its patches; counting begins anew."""
         columns: dict[str, float] = {}
         for stage, dice in self._dice().items():
-            columns[f"{PSEUDO_DICE}{stage}"] = mean_of_known(dice)
+            columns[f"{PSEUDO_DICE}{stage}"] = finite_mean(dice)
             columns |= {
                 f"{CLASS_DICE}{stage}_{name}": value
                 for name, value in zip(class_names, dice, strict=True)
@@ -225,7 +226,7 @@ class Diagnostics:
             target = self._as_target(torch.from_numpy(self.labels[case.case_id][:])[None])
             maps = whole_maps(trainer, case)
             dice = {
-                stage: mean_of_known(dice_of(label_counts(labels, target, self._manager)))
+                stage: finite_mean(dice_of(label_counts(labels, target, self._manager)))
                 for stage, labels in maps.items()
             }
             rows.append({"case": case.case_id, **dice})
@@ -234,7 +235,7 @@ class Diagnostics:
         columns = list(rows[0])
         table = [{k: v if k == "case" else f"{v:.4f}" for k, v in row.items()} for row in rows]
         write_csv(folder / TABLE, table, columns)
-        means = ", ".join(f"{k} {mean_of_known([row[k] for row in rows]):.4f}" for k in columns[1:])
+        means = ", ".join(f"{k} {finite_mean([row[k] for row in rows]):.4f}" for k in columns[1:])
         trainer.log.line(f"Dice of pseudo-labels of {len(rows)} whole scans: {means}")
 
     def _write(self, trainer: SemiTrainer, case: StoredCase, labels: Tensor, folder: Path) -> None:

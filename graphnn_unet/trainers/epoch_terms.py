@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graphnn_unet.metrics.aggregate import finite_mean
+
 Term = Tensor | float
 
 
@@ -26,9 +28,6 @@ class EpochTerms:
     def __init__(self, values: Mapping[str, Sequence[Term]] | None = None):
         self._values: dict[str, list[Term]] = {k: list(v) for k, v in (values or {}).items()}
 
-    def __bool__(self) -> bool:
-        return bool(self._values)
-
     def add(self, terms: Mapping[str, Term]) -> None:
         """The terms of one step."""
         for name, value in terms.items():
@@ -41,8 +40,7 @@ class EpochTerms:
 
     def means(self) -> dict[str, float]:
         """Mean of the finite values of each term; NaN where none is."""
-        finite = {name: v[np.isfinite(v)] for name, v in self._arrays().items()}
-        return {name: float(v.mean()) if v.size else math.nan for name, v in finite.items()}
+        return {name: finite_mean(values) for name, values in self._arrays().items()}
 
     def n_not_finite(self, name: str) -> int:
         """Steps in which a term was not finite."""

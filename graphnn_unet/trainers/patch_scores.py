@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,17 +46,6 @@ def score_patches(
         counts = counts + hard_counts(logits, target, label_manager).cpu()
     both, predicted, true = counts
     return (2 * both / (predicted + true)).tolist()
-
-
-def mean_of_known(values: Sequence[float]) -> float:
-    """Mean of the finite values; NaN where there is none.
-
-    Example:
-        >>> mean_of_known([0.5, float("nan"), 1.0])
-        0.75
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    return float(np.mean(finite)) if finite else math.nan
 
 
 def hard_counts(logits: Tensor, target: Tensor, label_manager: Any) -> Tensor:

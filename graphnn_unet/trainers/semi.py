@@ -32,6 +32,7 @@ from graphnn_unet.data.run_cases import RunCases, select_cases
 from graphnn_unet.device import keep_freed_memory
 from graphnn_unet.errors import InputError
 from graphnn_unet.graph.shared_batch import alone, shared_images
+from graphnn_unet.metrics.aggregate import finite_mean
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import one_output, planned_unet, stage_shapes
 from graphnn_unet.networks.layout import train_channels_last
@@ -69,7 +70,7 @@ from graphnn_unet.trainers.optimization import (
     make_optimizer,
     update_weights,
 )
-from graphnn_unet.trainers.patch_scores import mean_of_known, score_patches
+from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.scan_labels import (
@@ -566,7 +567,7 @@ class SemiTrainer(Checkpointed):
         if self.local_rank == 0:
             self.log.line(f"phase {phase.name}: steps {phase.start} to {phase.stop}")
         if phase.start == 0:  # what is there is of a run that was begun anew
-            self.on_first_process(lambda: (remove_labels(self), remove_rounds(self)))
+            self.on_first_process(self._remove_what_was_made)
             return
         if self.teacher is not None:
             self.teacher.reset(self.student.network, self.student.heads)
@@ -575,6 +576,10 @@ class SemiTrainer(Checkpointed):
         if phase.labels_scans and not labels_of(self, phase).is_whole:
             self.save(LATEST)
             label_scans(self, phase)
+
+    def _remove_what_was_made(self) -> None:
+        remove_labels(self)
+        remove_rounds(self)
 
     def on_first_process(self, work: Callable[[], object]) -> None:
         """Wait for all processes, let the first one work, wait for it."""
@@ -638,7 +643,7 @@ class SemiTrainer(Checkpointed):
         }
         dice = self._validate_patches()
         if dice is not None:
-            row["val_dice"] = mean_of_known(dice)
+            row["val_dice"] = finite_mean(dice)
             row |= {
                 f"val_dice_{name}": value
                 for name, value in zip(self.label_names, dice, strict=True)

@@ -4,6 +4,7 @@ import ast
 import inspect
 
 import pytest
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_study import REPOSITORY
 from torch import nn
@@ -140,7 +141,11 @@ def test_kinds_of_image_that_are_mixed_must_be_as_many(tiny_home, monkeypatch, c
     ],
 )
 def test_others_may_differ(tiny_home, monkeypatch, cls, overrides):
-    make_trainer(cls, tiny_home, monkeypatch, *UNEQUAL, *overrides)
+    trainer = make_trainer(cls, tiny_home, monkeypatch, *UNEQUAL, *overrides)
+    trainer.step = trainer.phases()[-1].start
+    trainer.patches_of = lambda phase: trainer.dataset  # no scan has been labeled
+    terms = trainer.train_step(next(iter(trainer.loader(trainer.phase))))
+    assert torch.isfinite(terms["loss"])
 
 
 def test_unlabeled_images_are_shared_where_a_phase_loads_them(tiny_home, monkeypatch):
