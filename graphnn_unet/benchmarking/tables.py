@@ -65,8 +65,9 @@ class Scores:
 
     @property
     def labeled(self) -> list[str]:
-        """Counts of labeled cases in the order of the file."""
-        return list(dict.fromkeys(labeled for _, labeled in self.keys))
+        """Counts of labeled cases, fewest first."""
+        counts = dict.fromkeys(labeled for _, labeled in self.keys)
+        return sorted(counts, key=lambda count: math.inf if count == ALL else int(count))
 
     @property
     def names(self) -> list[str]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from graphnn_unet.benchmarking.book import COMMANDS, RUNS, SCORES, STATE
 from graphnn_unet.benchmarking.one_run import DEVELOPMENT, TEST
@@ -22,7 +17,7 @@ from graphnn_unet.benchmarking.tables import (
     variance_table,
 )
 from graphnn_unet.errors import MissingFileError
-from graphnn_unet.report.class_map import COLORS
+from graphnn_unet.report.comparison_figures import label_efficiency, paired_differences
 from graphnn_unet.report.page import bullets, commands, document, escaped, figure_image, table
 from graphnn_unet.storage.atomic import write_text
 from graphnn_unet.storage.csv_cells import read_csv
@@ -96,12 +91,12 @@ def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
         body.append(f"<p class='note'>{escaped(note)}</p>")
     if len(scores.labeled) > 1:
         title = "Dice against the number of labeled cases"
-        body.append(figure_image(_label_efficiency(scores), title))
+        body.append(figure_image(label_efficiency(scores, against), title))
     for labeled in scores.labeled:
         body += [f"<h3>{count_title(labeled)}</h3>", table(method_table(scores, labeled, against))]
         others = [key for key in scores.keys if key[1] == labeled and key[0] != against]
         if others and (against, labeled) in scores.keys:
-            figure = _paired(scores, labeled, against)
+            figure = paired_differences(scores, labeled, against)
             body.append(figure_image(figure, f"Difference in Dice from {against}"))
         published = published_table(dataset, labeled)
         if len(published) > 1:
@@ -115,55 +110,6 @@ def _part(scores: Scores, part: str, dataset: str, against: str) -> list[str]:
             )
             body += [f"<p>{title}</p>", table(variance)]
     return body
-
-
-def _label_efficiency(scores: Scores) -> Figure:
-    """Dice against the number of labeled cases, a line a method."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    place = {labeled: number for number, labeled in enumerate(scores.labeled)}
-    for number, name in enumerate(scores.names):
-        keys = [key for key in scores.keys if key[0] == name]
-        middle = np.array([scores.mean(key) for key in keys])
-        ends = np.array([scores.interval(key) for key in keys]).T
-        axes.errorbar(
-            [place[key[1]] + 0.03 * number for key in keys], 100 * middle,
-            yerr=100 * np.abs(ends - middle), marker="o", capsize=3, label=name,
-            color=COLORS[number % len(COLORS)],
-        )  # fmt: skip
-    axes.set_xticks(range(len(place)), list(place))
-    axes.set_xlabel("labeled cases")
-    axes.set_ylabel("Dice (%), 95 % interval")
-    axes.legend(frameon=False)
-    return figure
-
-
-def _paired(scores: Scores, labeled: str, against: str) -> Figure:
-    """Differences from one row: the mean of each draw, the mean and its interval."""
-    keys = [key for key in scores.keys if key[1] == labeled and key[0] != against]
-    figure = Figure(figsize=(7, 0.9 + 0.42 * len(keys)), layout="constrained")
-    axes = figure.subplots()
-    for number, key in enumerate(keys):
-        _draw_difference(axes, scores, key, (against, labeled), number)
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(keys)), [key[0] for key in keys])
-    axes.set_ylim(len(keys) - 0.5, -0.5)
-    axes.set_xlabel(f"Dice less {against} (points); dots are draws")
-    return figure
-
-
-def _draw_difference(
-    axes: Axes, scores: Scores, key: tuple[str, str], other: tuple[str, str], number: int
-) -> None:
-    difference = scores.difference(key, other)
-    paired = scores.of(key) - scores.of(other)
-    paired = paired[np.isfinite(paired).any((1, 2))]
-    color = COLORS[number % len(COLORS)]
-    of_draws = [100 * np.nanmean(draw) for draw in paired]
-    axes.plot(of_draws, np.full(len(of_draws), number + 0.16), "o", color=color, markersize=4)
-    if not math.isnan(difference.low):
-        axes.plot([100 * difference.low, 100 * difference.high], [number] * 2, color=color)
-    axes.plot(100 * difference.mean, number, "D", color=color)
 
 
 def _wrong(runs: Sequence[dict[str, str]]) -> list[str]:
