@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from _grid import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("row", "draw", "case", "teacher", "dice", "seconds")
 ROWS: dict[str, tuple[str, list[str]]] = {
     "blur 0.7 mm": ("blur", ["blur.sigma_mm=0.7"]),

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from _grid import ROOT
 from pseudo_labels import load_trainer
 
+ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("row", "link", "vote", "blended", "scans")
 ROWS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "default": ({}, {}),
