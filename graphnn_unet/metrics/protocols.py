@@ -183,6 +183,8 @@ def score_case(
     steps = check_spacing(spacing, reference.ndim)
     diagonal = image_diagonal_mm(reference.shape, steps)
     n_voxels = reference.size
+    if protocol == "honest":
+        prediction, reference, steps = _without_single_slice(prediction, reference, steps)
     foreground = (prediction != 0) | (reference != 0)
     if ignore_label is not None:
         valid = reference != ignore_label
@@ -209,6 +211,18 @@ def score_case(
             values = _without_measuring(presence, protocol, diagonal)
         scores.append(CaseScore(case, name, values, protocol, presence, counts))
     return scores
+
+
+def _without_single_slice(
+    prediction: NDArray[np.integer], reference: NDArray[np.integer], steps: tuple[float, ...]
+) -> tuple[NDArray[np.integer], NDArray[np.integer], tuple[float, ...]]:
+    """The plane of a volume of one slice, all of whose voxels would be surface."""
+    size = reference.shape
+    if len(size) < 3 or sorted(size)[:2].count(1) != 1:
+        return prediction, reference, steps
+    axis = size.index(1)
+    flat = steps[:axis] + steps[axis + 1 :]
+    return prediction.squeeze(axis), reference.squeeze(axis), flat
 
 
 def mask_of(label_map: NDArray[np.integer], ids: LabelIds) -> BoolVolume:

@@ -181,3 +181,18 @@ def test_maps_of_two_sizes_are_refused():
     prediction, reference = maps()
     with pytest.raises(ShapeError):
         score_case(prediction[:1], reference, SPACING, LABELS)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_volume_of_one_slice_is_measured_as_a_picture(axis):
+    prediction, reference = np.zeros((2, 20, 24), np.uint8)
+    prediction[5:13, 4:12] = reference[5:13, 7:15] = 1
+    (flat,) = score_case(prediction, reference, (1.0, 1.5), {"disc": 1})
+    steps = [1.0, 1.5]
+    steps.insert(axis, 3.0)
+    thin = [np.expand_dims(array, axis) for array in (prediction, reference)]
+    (volume,) = score_case(*thin, steps, {"disc": 1})
+    assert volume.values == flat.values
+    assert flat["nsd"] < 0.6, "much of the outline is off"
+    (published,) = score_case(*thin, steps, {"disc": 1}, "published")
+    assert published["asd"] < flat["asd"], "whose programs count all voxels as surface"
