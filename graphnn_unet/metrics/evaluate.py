@@ -44,7 +44,13 @@ from graphnn_unet.metrics.protocols import (
     check_protocol,
     score_case,
 )
-from graphnn_unet.metrics.result import CaseFiles, EvaluationResult, write_result
+from graphnn_unet.metrics.result import (
+    STAGE,
+    SUMMARY_JSON,
+    CaseFiles,
+    EvaluationResult,
+    write_result,
+)
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.ranges import MAX_WORKERS, require_count, require_number
 from graphnn_unet.storage.failures import FAILURES
@@ -52,7 +58,6 @@ from graphnn_unet.storage.processes import Outcome, default_workers, run_jobs
 
 _log = logging.getLogger(__name__)
 
-STAGE = "evaluate"
 SMALL_BYTES = 4 * 2**20
 """Label maps of less than this together are scored before worker processes would have started."""
 
@@ -154,7 +159,7 @@ def evaluate(
         faults=tuple(faults),
         is_estimate=is_estimate,
         metrics_csv=target / "metrics.csv",
-        summary_json=target / "summary.json",
+        summary_json=target / SUMMARY_JSON,
     )
     folders = {"predictions": predictions.absolute(), "labels": labels.absolute()}
     write_result(result, [case.files for case in scored], table, folders, reason)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,11 +26,15 @@ from graphnn_unet.metrics.protocols import (
     distance_unit,
 )
 from graphnn_unet.metrics.registry import METRICS
-from graphnn_unet.storage.atomic import write_csv, write_json
+from graphnn_unet.storage.atomic import checksum, write_csv, write_json
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.failures import FAILURES, write_failures
+from graphnn_unet.storage.safe_load import read_table
 
 SCHEMA_VERSION = 1
+STAGE = "evaluate"
+"""Of faults of an evaluation."""
+SUMMARY_JSON = "summary.json"
 
 _NNUNET_KEYS = {"Jaccard": "IoU"}
 _OLD_COLUMNS = {"hd95_mm": "hd95", "asd_mm": "asd"}
@@ -116,6 +121,31 @@ def _renewed(old: Mapping[str, str]) -> dict[str, str]:
     return more | {name: row.get(name, "") for name in columns}
 
 
+def changed_since_scored(folder: Path) -> list[str]:
+    """Label maps of a folder that are others than those of which its scores are.
+
+    Args:
+        folder: Of label maps, with ``summary.json`` where they were scored.
+
+    Returns:
+        Names of files; none where the summary of a former version has no checksums.
+
+    Raises:
+        InputError: The summary is damaged.
+    """
+    path = folder / SUMMARY_JSON
+    if not path.is_file():
+        return []
+    scored: list[dict[str, Any]] = read_table(path).get("metric_per_case", [])
+    known: dict[str, int] = {
+        Path(row["prediction_file"]).name: row["prediction_crc32"]
+        for row in scored
+        if {"prediction_file", "prediction_crc32"} <= row.keys()
+    }
+    there = ((name, folder / name) for name in known)
+    return [name for name, file in there if file.is_file() and checksum(file) != known[name]]
+
+
 def write_result(
     result: EvaluationResult,
     files: Sequence[CaseFiles],
@@ -128,7 +158,7 @@ def write_result(
     ``reason`` says why ``is_estimate`` is what it is.
     """
     write_csv(result.metrics_csv, (score.as_row() for score in result.scores), csv_columns())
-    write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
+    write_failures(result.metrics_csv.with_name(FAILURES), result.faults, stage=STAGE)
     write_json(
         result.summary_json,
         {
@@ -197,6 +227,7 @@ def _nnunet_part(
         {
             "metrics": by_case[pair.case],
             "prediction_file": str(pair.prediction),
+            "prediction_crc32": checksum(pair.prediction),
             "reference_file": str(pair.reference),
         }
         for pair in files

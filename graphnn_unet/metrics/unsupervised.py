@@ -371,7 +371,7 @@ def _write(result: UnsupervisedResult, predictions: Path, labels: Path) -> None:
         for s in result.scores
     )
     write_csv(result.metrics_csv, rows, csv_columns())
-    write_failures(result.metrics_csv.with_name(FAILURES), result.faults)
+    write_failures(result.metrics_csv.with_name(FAILURES), result.faults, stage=STAGE)
     ends = [
         [*interval] if all(map(math.isfinite, interval)) else None
         for interval in (result.iou_interval, result.dice_interval)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph import nearest_neighbors
 from graphnn_unet.metrics.classification import ClassificationScore
+from graphnn_unet.report.page import PLAIN_TEXT
 from graphnn_unet.storage.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ def layout(feature: Floats, neighbor: Ints, *, rounds: int = _ROUNDS) -> Floats:
     return _standardized(place)
 
 
+@rc_context(PLAIN_TEXT)
 def draw_map(
     target: Path,
     feature: Floats,
@@ -123,6 +126,7 @@ def draw_map(
     return _save(figure, target)
 
 
+@rc_context(PLAIN_TEXT)
 def draw_confusion(target: Path, score: ClassificationScore) -> Path:
     """Draw the confusion matrix: rows are the ground truth, colors shares of rows."""
     names = [class_score.name for class_score in score.classes]

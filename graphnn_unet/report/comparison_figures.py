@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from graphnn_unet.benchmarking.tables import Key, Scores
 from graphnn_unet.report.class_map import COLORS
+from graphnn_unet.report.page import PLAIN_TEXT
 
 _STEP = 0.06
 """Distance of two rows at one number of labels, as part of the distance of two numbers."""
 
 
+@rc_context(PLAIN_TEXT)
 def label_efficiency(scores: Scores, against: str) -> Figure:
     """Dice against the number of labeled cases, and the paired difference from one row.
 
@@ -54,6 +57,7 @@ def label_efficiency(scores: Scores, against: str) -> Figure:
     return figure
 
 
+@rc_context(PLAIN_TEXT)
 def paired_differences(scores: Scores, labeled: str, against: str) -> Figure:
     """Differences from one row at one number of labels: each draw, the mean and its interval.
 

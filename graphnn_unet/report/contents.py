@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphnn_unet.data.paths import use_folders
+from graphnn_unet.images.find import safe_id
 from graphnn_unet.metrics.protocols import LabelIds
 from graphnn_unet.report.overlay import worst_median_best
 from graphnn_unet.report.page import bullets, document, escaped, png_image
@@ -170,9 +171,8 @@ class CaseFinder:
     def paths(self, case: str, prediction: Path | None, word: str = "") -> CasePaths:
         """The files of a case."""
         uncertainty = uncertainty_of(prediction) if prediction else None
-        return CasePaths(
-            case, self.images.get(case), self.labels.get(case), prediction, uncertainty, word
-        )
+        image, label = (_of_case(case, files) for files in (self.images, self.labels))
+        return CasePaths(case, image, label, prediction, uncertainty, word)
 
     @property
     def no_cases(self) -> str:
@@ -187,4 +187,9 @@ def _merged(folders: Sequence[Path], *, channels: bool = False) -> dict[str, Pat
     named: dict[str, Path] = {}
     for folder in reversed(folders):
         named |= files_by_case(folder, channels=channels)
-    return named
+    # a data set has ids made from the names that a user gave, and predictions have these names
+    return {safe_id(name): path for name, path in named.items()} | named
+
+
+def _of_case(case: str, files: Mapping[str, Path]) -> Path | None:
+    return files.get(case) or files.get(safe_id(case))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from matplotlib import colors as mcolors
-from matplotlib import patheffects
+from matplotlib import patheffects, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ from graphnn_unet.images.volume import Volume, from_itk, to_itk
 from graphnn_unet.metrics.distance import bounding_box
 from graphnn_unet.metrics.overlap import BoolVolume, dice
 from graphnn_unet.metrics.protocols import LabelIds, mask_of
+from graphnn_unet.report.page import PLAIN_TEXT
 from graphnn_unet.storage.atomic import atomic_path
 
 ROW_INCHES = (8.0, 3.2)
@@ -305,6 +306,7 @@ def _fullest(foreground: BoolVolume, axis: int) -> int:
     return int(best[len(best) // 2])
 
 
+@rc_context(PLAIN_TEXT)
 def _save_sheet(
     cases: Sequence[_Case],
     names: tuple[str, ...],

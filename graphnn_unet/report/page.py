@@ -14,6 +14,7 @@ import json
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,6 +22,9 @@ from matplotlib.figure import Figure
 from graphnn_unet._version import __version__
 
 GENERATOR = f"gnnunet_report {__version__}"
+PLAIN_TEXT: Any = {"text.parse_math": False}
+"""Names of cases and classes are a user's: matplotlib reads what stands between dollars as TeX."""
+
 _HERE = Path(__file__).parent
 _DPI = 110
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from graphnn_unet.errors import BadFileError, GraphnnError, InputError, MissingFileError
 from graphnn_unet.images.as_predicted import RECORD
-from graphnn_unet.images.find import some
+from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.metrics.labels import find_dataset_json, read_labels
 from graphnn_unet.metrics.protocols import LabelIds, mask_of
+from graphnn_unet.metrics.result import changed_since_scored
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV
 from graphnn_unet.progress import track
 from graphnn_unet.report.contents import CaseFinder, Report, ReportSettings, ranked
@@ -65,24 +66,26 @@ def predictions_report(folder: Path, settings: ReportSettings) -> Report:
         _require_label_maps(folder, maps)
     facts = _facts(folder)
     dataset = str(facts.get("dataset") or _facts(folder, "plans.json").get("dataset_name", ""))
-    scores = Scores.read([folder])
+    scores, outdated = _scores(folder)
     classes = _classes(folder, settings)
     sizes = _written_sizes(folder, maps) or _measured_sizes(maps, classes)
     volumes, notes = _volumes(sizes)
     finder = CaseFinder(dataset, settings)
-    dice = {case: value for case, value in scores.dice.items() if case in maps}
+    case_of = {safe_id(name): name for name in maps} | {name: name for name in maps}
+    dice = {case_of[case]: value for case, value in scores.dice.items() if case in case_of}
     chosen = ranked(dice, settings.n_cases) or _odd_first(maps, notes, settings.n_cases)
     report = Report(
         title=f"Predictions of {dataset}" if dataset else f"Predictions in {folder.name}",
         lead=_lead(maps, facts, scores),
-        findings=[*scores.findings(), *_empty(notes)],
+        findings=[*outdated, *scores.findings(), *_empty(notes)],
         shown=[finder.paths(case, maps[case], word) for case_word in chosen
                for word, case in [case_word]],
         classes=classes,
         no_cases=finder.no_cases,
     )  # fmt: skip
     if scores.rows:
-        report.parts += ["<h2>Scores</h2>", *scores.html(notes)]
+        of_scored = {case: notes.get(case_of.get(case, case), []) for case in scores.all_cases}
+        report.parts += ["<h2>Scores</h2>", *scores.html(of_scored)]
     else:
         table = plain_case_table(list(maps), notes, volumes)
         report.parts += ["<h2>Cases</h2>", table]
@@ -90,8 +93,19 @@ def predictions_report(folder: Path, settings: ReportSettings) -> Report:
     return report
 
 
+def _scores(folder: Path) -> tuple[Scores, list[str]]:
+    """The scores beside label maps; where these were replaced since, none, and a sentence."""
+    changed = changed_since_scored(folder)
+    if not changed:
+        return Scores.read([folder]), []
+    return Scores([], {}), [
+        f"The scores in metrics.csv are of other label maps than those of {cases_of(len(changed))} "
+        f"that are there now ({some(changed)}), and are not shown: gnnunet_evaluate scores these."
+    ]
+
+
 def _lead(maps: Mapping[str, Path], facts: Mapping[str, Any], scores: Scores) -> list[str]:
-    by = f" by {facts['trainer']} ({facts['configuration']})" if "trainer" in facts else ""
+    by = f" by {_model_words(facts)}" if {"trainer", "model"} & facts.keys() else ""
     first = f"{cases_of(len(maps))} {'were' if len(maps) != 1 else 'was'} predicted{by}."
     if "folds" in facts:
         folds = ", ".join(map(str, facts["folds"]))
@@ -109,6 +123,12 @@ def _lead(maps: Mapping[str, Path], facts: Mapping[str, Any], scores: Scores) ->
     third = "No uncertainty was saved (gnnunet_predict --uncertainty saves it)."
     saved = sum(uncertainty_of(path) is not None for path in maps.values())
     return [first, second, *([third] if not saved else [])]
+
+
+def _model_words(facts: Mapping[str, Any]) -> str:
+    if "trainer" in facts:
+        return f"{facts['trainer']} ({facts['configuration']})"
+    return f"the average of {facts['model']}"  # several have no trainer in common
 
 
 def _facts(folder: Path, name: str = RECORD) -> dict[str, Any]:

@@ -59,6 +59,11 @@ class Scores:
         """Scored cases in the order of the files."""
         return [*dict.fromkeys(row["case"] for row in self.rows)]
 
+    @property
+    def all_cases(self) -> list[str]:
+        """Scored cases, then those that could not be scored."""
+        return [*self.cases, *(case for case in self.failures if case not in self.dice)]
+
     @cached_property
     def classes(self) -> list[str]:
         """Classes in the order of the files."""
@@ -173,7 +178,7 @@ class Scores:
         head += ["lowest class", "its Dice"] * lowest
         head += [f"95HD {self.unit}", "volume error", REMARKS]
         lines, marked = [], set()
-        for case in [*self.cases, *(c for c in self.failures if c not in self.dice)]:
+        for case in self.all_cases:
             by_class = {row["class"]: _value(row, "dice") for row in self._by_case.get(case, ())}
             remarks = [*self.remarks(case), *notes.get(case, ())]
             if case in self.failures:

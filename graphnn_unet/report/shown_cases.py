@@ -146,21 +146,24 @@ def files_by_case(folder: Path, *, channels: bool = False) -> dict[str, Path]:
 
     Args:
         folder: May be missing: then there are none.
-        channels: Names end in the number of a channel (``CASE_0000``), where they do.
+        channels: Names end in the number of a channel (``CASE_0000``), where they do. A file is
+            found under its whole name, too: its case may end in four digits.
     """
     if not folder.is_dir():
         return {}
     named: dict[str, Path] = {}
+    whole: dict[str, Path] = {}
     for path in image_files(folder, (*VOLUMES, *PICTURES)).paths:
         stem = split_ending(path)[0]
         if channels:
+            whole.setdefault(stem, path)
             stem, number = split_channel(stem)
             if number not in (None, 0):
                 continue
         elif stem.endswith(UNCERTAINTY):
             continue
         named.setdefault(stem, path)
-    return named
+    return whole | named
 
 
 def uncertainty_of(prediction: Path) -> Path | None:

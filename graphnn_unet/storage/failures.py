@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from graphnn_unet.errors import Fault
+from graphnn_unet.errors import Fault, GraphnnError
 from graphnn_unet.storage.atomic import write_csv
+from graphnn_unet.storage.csv_cells import read_csv
 
 FAILURES = "failures.csv"
 COLUMNS = ("case", "stage", "cause", "remedy")
 
 
-def write_failures(path: Path, faults: Sequence[Fault]) -> None:
-    """Write a row for each fault; where there is none, remove the file of an earlier call."""
-    if not faults:
+def write_failures(path: Path, faults: Sequence[Fault], *, stage: str | None = None) -> None:
+    """Write a row for each fault; where there is none, remove the file of an earlier call.
+
+    Args:
+        path: The table.
+        faults: What is told now.
+        stage: Rows of other stages stay, as those of a prediction whose results are scored.
+    """
+    rows = [] if stage is None else [row for row in _known(path) if row["stage"] != stage]
+    rows += [{name: getattr(fault, name) for name in COLUMNS} for fault in faults]
+    if rows:
+        write_csv(path, rows, COLUMNS)
+    else:
         path.unlink(missing_ok=True)
-        return
-    write_csv(path, ({name: getattr(fault, name) for name in COLUMNS} for fault in faults), COLUMNS)
+
+
+def _known(path: Path) -> list[dict[str, str]]:
+    """Rows of a table of this program; none of what is damaged or somebody else's."""
+    with suppress(GraphnnError):
+        rows = read_csv(path) if path.is_file() else []
+        return [row for row in rows if set(COLUMNS) <= row.keys()]
+    return []

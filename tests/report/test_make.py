@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from report.small_folders import (
+    DATASET,
     EVIL,
     EVIL_CLASS,
     description,
@@ -17,12 +18,15 @@ from report.small_folders import (
     predictions_folder,
     raw_folder,
     scan,
+    score_rows,
     write_rows,
 )
 from tiny_study import use_home, write_image
 
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError
+from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.report.make import make_report
+from graphnn_unet.report.shown_cases import files_by_case
 from graphnn_unet.storage.checkpoints import save_checkpoint
 
 DICE = {"good": 0.95, "middle": 0.8, "poor": 0.3, "fair": 0.7, "bad": 0.5}
@@ -377,3 +381,48 @@ def test_a_folder_without_a_description_of_classes(home, tmp_path):
     html = page(predictions, tmp_path, images=raw / "imagesTr")
     assert "label 1 ml" in html
     assert description({}, 1)["labels"] == {"background": 0}
+
+
+def test_scores_of_other_label_maps_are_not_shown(home, tmp_path):
+    raw = raw_folder(home / "raw", PLAIN)
+    out = predictions_folder(tmp_path / "out", DICE)
+    evaluate(out, raw / "labelsTr", n_workers=0, overwrite=True)
+    assert "Mean Dice" in plain_text(page(out, tmp_path))
+    write_image(out / "poor.nii.gz", scan(9)[1], (2.0, 1.0, 1.0))
+    text = plain_text(page(out, tmp_path))
+    assert "of other label maps than those of 1 case that are there now (poor.nii.gz)" in text
+    assert "Mean Dice" not in text
+    evaluate(out, raw / "labelsTr", n_workers=0, overwrite=True)
+    assert "of other label maps" not in plain_text(page(out, tmp_path))
+
+
+def test_averaged_models_are_named(home, tmp_path):
+    out = predictions_folder(tmp_path / "out", DICE)
+    facts = {"schema_version": 1, "dataset": DATASET, "model": "A__p__c, B__p__c", "cases": {}}
+    (out / "prediction.json").write_text(json.dumps(facts), encoding="utf-8")
+    text = plain_text(page(out, tmp_path))
+    assert "5 cases were predicted by the average of A__p__c, B__p__c." in text
+
+
+def test_cases_are_found_under_the_names_that_users_gave(home, tmp_path):
+    raw = raw_folder(home / "raw", {"case_07": {}, "scan_0002": {}})
+    out = tmp_path / "out"
+    dice = {"case 07": 0.5, "scan_0002": 0.9}
+    predictions_folder(out, dice)
+    write_rows(out / "metrics.csv", score_rows({"case_07": 0.5, "scan_0002": 0.9}))
+    html = page(out, tmp_path)
+    shown = json.loads(re.search(r"id='viewer-data'>(.*?)</script>", html)[1])["cases"]
+    assert {case["name"] for case in shown} == {"worst: case 07", "best: scan_0002"}
+    assert all({"label", "prediction"} <= case["items"].keys() for case in shown)
+    named = tmp_path / "named"  # files of one channel may have names that end in four digits
+    named.mkdir()
+    for case, stem in (("case_07", "case_07_0001"), ("scan_0002", "scan_0002")):
+        shutil.copy(raw / "imagesTr" / f"{case}_0000.nii.gz", named / f"{stem}.nii.gz")
+    assert set(files_by_case(named, channels=True)) >= {"case_07_0001", "scan_0002"}
+
+
+def test_names_are_no_formulas(home, tmp_path):
+    case = "a$x_{$"
+    raw_folder(home / "raw", {case: {}}, class_name="or$gan_{$")
+    out = predictions_folder(tmp_path / "out", {case: 0.5}, class_name="or$gan_{$")
+    assert "<img" in page(out, tmp_path)

@@ -1,6 +1,7 @@
 import csv
 
 from graphnn_unet.errors import Fault
+from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
 
@@ -20,4 +21,16 @@ def test_every_fault_is_a_row_and_none_removes_the_table_of_an_earlier_call(tmp_
         {"case": "a", "stage": "predict", "cause": "no room", "remedy": ""},
     ]
     write_failures(path, [])
+    assert not path.exists()
+
+
+def test_rows_of_another_stage_stay(tmp_path):
+    path = tmp_path / FAILURES
+    write_failures(path, [Fault("a", "predict", "no room", "")])
+    write_failures(path, [Fault("b", "evaluate", "no label", "")], stage="evaluate")
+    assert [row["case"] for row in read_csv(path)] == ["a", "b"]
+    write_failures(path, [], stage="evaluate")
+    assert [row["case"] for row in read_csv(path)] == ["a"]
+    path.write_text("of,somebody\nelse,\n", encoding="utf-8")
+    write_failures(path, [], stage="evaluate")
     assert not path.exists()
