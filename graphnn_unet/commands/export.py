@@ -73,7 +73,7 @@ def _work(arguments: argparse.Namespace) -> None:
             "--output_dir", "OUT",
         )  # fmt: skip
     elif arguments.format != "nnunet":
-        say(f"what comes before and behind the networks: {result.target / 'inference.json'}")
+        say(f"what comes before and behind the networks: inference.json in {result.target}")
     elif result.target.suffix == ".zip":
         _command.say_next("gnnunet_install_model", result.target, where="on another machine")
     else:

@@ -22,7 +22,7 @@ from scipy.special import entr
 from graphnn_unet.errors import InputError
 from graphnn_unet.images.components import keep_largest_components
 from graphnn_unet.images.flat_picture import is_picture
-from graphnn_unet.images.label_ids import ids_of_user, with_ids
+from graphnn_unet.images.label_ids import ids_of_user, label_values, with_ids
 from graphnn_unet.images.nifti_forms import nifti_forms
 from graphnn_unet.images.pictures import label_picture
 from graphnn_unet.prediction.label_tables import count_classes
@@ -65,6 +65,8 @@ def merge_case(job: MergeJob) -> dict[str, tuple[int, float | None]]:
     mean = _mean([_probabilities(path) for path in archives], job.case)
     manager = PlansManager(job.plans).get_label_manager(job.dataset_json)
     labels = np.asarray(manager.convert_probabilities_to_segmentation(mean))
+    largest = max(label_values(job.dataset_json["labels"]))
+    labels = labels.astype(np.uint8 if largest < 256 else np.uint16)
     labels = keep_largest_components(labels, job.outputs.largest_component)
     counts = count_classes(labels, job.dataset_json["labels"])
     labels = with_ids(labels, ids_of_user(job.dataset_json))

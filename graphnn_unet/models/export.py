@@ -182,11 +182,20 @@ def _refuse_to_lose(output: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise RefusedError(f"{output} exists", "", "Use --overwrite, or another name")
-    is_export = (output / _FACTS).is_file() if output.is_dir() else output.suffix == ".zip"
-    if not is_export:
+    if not _is_export(output):
         raise RefusedError(
             f"{output} is not replaced", "it was not written by gnnunet_export", "Use another name"
         )
+
+
+def _is_export(output: Path) -> bool:
+    if output.is_dir():
+        return (output / _FACTS).is_file()
+    try:
+        with zipfile.ZipFile(output) as archive:
+            return any(Path(name).name == _FACTS for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _write_model(

@@ -7,6 +7,7 @@ that has to be; the label map carries the user's name, and ``names.csv`` keeps b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion import dicom
 from graphnn_unet.dataset_conversion.forms import Request
 from graphnn_unet.dataset_conversion.records import Case, Source
-from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, GraphnnError, InputError, MissingFileError
 from graphnn_unet.images.cases import CaseFiles, Wanted, find_cases, stem_of
 from graphnn_unet.images.find import (
     PICTURES,
@@ -33,9 +34,11 @@ from graphnn_unet.models.picture_cases import picture_cases
 from graphnn_unet.models.prediction_record import RECORD, is_predicted
 from graphnn_unet.prediction.dicom_objects import require_references
 from graphnn_unet.storage.atomic import write_csv
+from graphnn_unet.storage.csv_cells import read_csv
 
 NAMES = "names.csv"
 """Table of what was given, the case ids and the label maps."""
+_NAMES_COLUMNS = ("input", "case", "output")
 
 _REMEDY = "Add the file or remove the case (all channels, always in the same order)"
 
@@ -118,12 +121,28 @@ class Inputs:
                 del self.cases[name]
 
     def write_names(self, target: Path, ending: str) -> None:
-        """Write ``names.csv``: what was given, the case id and the label map of each case."""
-        rows = (
+        """Write ``names.csv``: what was given, the case id and the label map of each case.
+
+        Rows of earlier calls stay as long as their label maps are there.
+        """
+        rows = [
             {"input": case.given, "case": name, "output": f"{case.output}{ending}"}
-            for name, case in sorted(self.cases.items())
-        )
-        write_csv(target / NAMES, rows, ("input", "case", "output"))
+            for name, case in self.cases.items()
+        ]
+        mine = {row["output"] for row in rows}
+        rows += [
+            row for row in _rows_of(target / NAMES)
+            if row["output"] not in mine and (target / row["output"]).is_file()
+        ]  # fmt: skip
+        write_csv(target / NAMES, sorted(rows, key=lambda row: row["case"]), _NAMES_COLUMNS)
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    """Rows of an earlier ``names.csv``; none of what is damaged or somebody else's."""
+    with suppress(GraphnnError):
+        rows = read_csv(path) if path.is_file() else []
+        return [row for row in rows if set(_NAMES_COLUMNS) <= row.keys()]
+    return []
 
 
 def find_inputs(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from graphnn_unet.data.paths import folders
 from graphnn_unet.errors import InputError, MissingFileError, RefusedError, UnsafeFileError
-from graphnn_unet.models.load import load_model_state
+from graphnn_unet.models.load import load_model_state, read_description
 from graphnn_unet.models.voting_scans import FACTS, FOLDER
 from graphnn_unet.progress import say
 from graphnn_unet.storage.atomic import naming_a_full_disk, replace_folder
@@ -142,21 +144,30 @@ def _extract(opened: zipfile.ZipFile, root: str, work: Path, archive: Path) -> N
                 sink.write(block)
 
 
+@contextmanager
+def _named(path: Path, archive: Path, name: str | None = None) -> Generator[None]:
+    """Errors about an unpacked file name it as it is called in the archive."""
+    try:
+        yield
+    except (InputError, UnsafeFileError) as error:
+        what = error.what.replace(str(path), f"{name or path.name} in {archive}")
+        raise type(error)(what, error.why, error.remedy) from error
+
+
 def _check_model(work: Path, archive: Path) -> None:
     for name in ("plans.json", "dataset.json"):
         if not (work / name).is_file():
             raise InputError(f"{archive} holds no model", f"{name} is missing")
     plans = check_plans(read_json(work / "plans.json"), f"plans.json in {archive}")
+    with _named(work / "dataset.json", archive):
+        read_description(work)
     checkpoints = sorted(work.glob("fold_*/checkpoint_*.pth"))
     if not checkpoints:
         raise InputError(f"{archive} holds no model", "it has no checkpoint")
     for path in checkpoints:
         name = str(path.relative_to(work))
-        try:
+        with _named(path, archive, name):
             configuration = load_model_state(path)["init_args"]["configuration"]
-        except (InputError, UnsafeFileError) as error:  # named as it is called in the archive
-            what = error.what.replace(str(path), f"{name} in {archive}")
-            raise type(error)(what, error.why, error.remedy) from error
         if configuration not in plans["configurations"]:
             raise InputError(
                 f"{archive} holds no model",

@@ -47,7 +47,7 @@ from graphnn_unet.prediction.label_tables import (
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.segmentation_files import require_editable, write_for_editing
 from graphnn_unet.prediction.write_case import KINDS, NIFTI, Outputs, label_colors
-from graphnn_unet.progress import say
+from graphnn_unet.progress import counted, say
 from graphnn_unet.ranges import MAX_COUNT, MAX_WORKERS, require_count, require_number
 from graphnn_unet.scan_graph.panel import Panel
 from graphnn_unet.storage.atomic import (
@@ -58,7 +58,7 @@ from graphnn_unet.storage.atomic import (
 )
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.failures import FAILURES, write_failures
-from graphnn_unet.storage.locks import folder_lock
+from graphnn_unet.storage.locks import part_lock
 from graphnn_unet.storage.processes import default_workers, run_elsewhere
 
 _LEAST_ROOM = 2**20
@@ -236,7 +236,7 @@ def predict(
         predictor.settings["weights"],
     )
     if for_editing:
-        require_editable(outputs.ending, num_parts)
+        require_editable(outputs, num_parts)
     members: list[Member] = []
     for model_on_disk, loaded in zip(on_disk, predictors, strict=True):
         _refuse_unsupported(loaded, outputs)
@@ -258,10 +258,10 @@ def predict(
     if n_workers is None:
         n_workers = 2 if torch_device.type == "cuda" else 0
     options = Options(nifti_form, device, memory_budget_gb, n_workers)
-    with folder_lock(target / f".part{part_id}" if num_parts > 1 else target, "gnnunet_predict"):
-        if num_parts == 1:
+    part = part_id if num_parts > 1 else None
+    with part_lock(target, part, "gnnunet_predict"):
+        if part is None:
             remove_leftovers(target)
-        part = part_id if num_parts > 1 else None
         record = record_of(target, members, nifti_form, part, outputs)
         faulty = {fault.case for fault in inputs.faults}
         stems = {case.output for case in inputs.cases.values()}
@@ -381,7 +381,7 @@ def _set_other_kinds_aside(
     cases: Mapping[str, InputCase], record: PredictionRecord, outputs: Outputs
 ) -> None:
     """What this call does not write must not stay beside it where it shows another prediction."""
-    endings = outputs.endings[len(outputs.kinds) :]
+    endings = (*outputs.endings[len(outputs.kinds) :], *outputs.endings_left_out)
     there = [
         case
         for case in cases.values()
@@ -391,6 +391,6 @@ def _set_other_kinds_aside(
     count, place = record.set_aside(names, endings)
     if count:
         say(
-            f"{count} label maps of another model, image or other options, of a type that is not "
-            f"written now, were moved to {place}"
+            f"files of {counted(count, 'case')} of another model, image or other options, of "
+            f"types that are not written now, were moved to {place}"
         )

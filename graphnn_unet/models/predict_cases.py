@@ -281,19 +281,21 @@ class Averaged:
         Raises:
             KeyboardInterrupt: Interrupted; the message says how to go on.
         """
+        faults: list[Fault] = []
         try:
-            return self._run(cases)
+            return self._run(cases, faults), faults
         except KeyboardInterrupt as interrupt:
             raise _interrupted(self.record.folder) from interrupt
         finally:
             self.record.take_up_notes([wanted.output for wanted in cases.values()])
+            failed = [cases[fault.case].output for fault in faults]
+            set_aside(self.record, failed, self.outputs)
             self.volumes_csv = self.record.write_volumes(self.outputs.endings)
 
-    def _run(self, cases: dict[str, InputCase]) -> tuple[list[str], list[Fault]]:
+    def _run(self, cases: dict[str, InputCase], faults: list[Fault]) -> list[str]:
         if not cases:
-            return [], []
+            return []
         form, known = self.options.nifti_form, {}
-        faults: list[Fault] = []
         alone = replace(self.outputs, probabilities=True, uncertainty=False, largest_component=())
         folders = tuple(self.folder / str(number) for number in range(len(self.members)))
         for folder, member in zip(folders, self.members, strict=True):
@@ -309,7 +311,7 @@ class Averaged:
             known = record.cases
         done = self._merged(cases, folders, known, faults)
         shutil.rmtree(self.folder)
-        return done, faults
+        return done
 
     def _merged(
         self,
@@ -454,7 +456,7 @@ def whole_cases(
 
 def set_aside(record: PredictionRecord, names: Sequence[str], outputs: Outputs) -> None:
     """Move what an earlier run wrote of cases that failed in this one, and say so."""
-    endings = (*outputs.endings, f"_uncertainty{outputs.ending}", ".npz", ".pkl")
+    endings = (*outputs.endings, *outputs.beside)
     count, place = record.set_aside(names, endings)
     if count:
         say(

@@ -38,9 +38,11 @@ from graphnn_unet.images.as_predicted import (
 from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
 from graphnn_unet.storage.atomic import checksum, rename, write_json
+from graphnn_unet.storage.failures import FAILURES
 from graphnn_unet.storage.safe_load import read_json, read_table
 from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
 
+_PART_TABLES = ("volumes_part*.csv", "failures_part*.csv")
 _IN_REPLACEMENT = "being replaced"
 """Stands for model and options while a label map is written."""
 
@@ -320,12 +322,18 @@ class PredictionRecord:
         self._unwritten.append(name)
 
     def begin(self) -> None:
-        """Write what is known before the first case; a whole run takes up the parts' records."""
+        """Write what is known before the first case; a whole run takes up the parts' records.
+
+        Tables of parts and of a whole run would contradict each other: those of the other go.
+        """
         self._write(RECORD, self.cases)
+        others = [self.folder / name for name in (VOLUMES_CSV, FAILURES)]
         if self.part is None:
             notes = [_note(self.folder, name) for name in self._notes]
-            for path in (*self._parts, *notes, *self.folder.glob("volumes_part*.csv")):
-                path.unlink(missing_ok=True)
+            tables = (path for name in _PART_TABLES for path in self.folder.glob(name))
+            others = [*self._parts, *notes, *tables]
+        for path in others:
+            path.unlink(missing_ok=True)
 
     def take_up_notes(self, names: Collection[str]) -> None:
         """Add the cases of this call of which nothing but a note is known, and write all."""

@@ -15,6 +15,7 @@ from graphnn_unet.images.flat_picture import RAW_ENDING
 from graphnn_unet.images.read import read_label_map
 from graphnn_unet.images.volume import to_itk
 from graphnn_unet.prediction.label_tables import Color, color_table
+from graphnn_unet.prediction.write_case import NIFTI, Outputs
 from graphnn_unet.storage.atomic import atomic_path, checksum, write_json
 from graphnn_unet.storage.safe_load import read_table
 
@@ -88,13 +89,19 @@ def _header(array: NDArray[Any], table: Iterable[tuple[int, str, Color]]) -> lis
     return header
 
 
-def require_editable(ending: str, num_parts: int) -> None:
+def require_editable(outputs: Outputs, num_parts: int) -> None:
     """Refuse what these files cannot be written for, before any work.
 
     Raises:
-        InputError: The label maps are pictures, or several calls share the folder.
+        InputError: The label maps are pictures or not written, or several calls share the folder.
     """
-    if ending == RAW_ENDING:
+    if NIFTI not in outputs.kinds:
+        raise InputError(
+            "--for-editing does not go with --output-type without nifti",
+            "its files are made from the label maps",
+            f"Give --output-type {' '.join((NIFTI, *outputs.kinds))}",
+        )
+    if outputs.ending == RAW_ENDING:
         raise InputError(
             "--for-editing is not possible with a model of pictures",
             "its files are those of 3D Slicer, for volumes",

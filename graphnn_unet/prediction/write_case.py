@@ -30,6 +30,7 @@ NIFTI = "nifti"
 """The kind of output that is a label map in the model's own kind of file."""
 KINDS = (NIFTI, *ENDINGS)
 """All kinds of output; the first one that is asked for is written last."""
+_PROBABILITIES = (".npz", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,18 @@ class Outputs:
         """What may follow the name of a case, by kind; the one that is written last first."""
         ordered = sorted(KINDS, key=lambda kind: kind not in self.kinds)
         return tuple(ENDINGS.get(kind, self.ending) for kind in ordered)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What may follow the name of a case beside label maps, written or not."""
+        return f"_uncertainty{self.ending}", *_PROBABILITIES
+
+    @property
+    def endings_left_out(self) -> tuple[str, ...]:
+        """Those of :attr:`beside` that are not written."""
+        uncertainty, *probabilities = self.beside
+        left_out = () if self.uncertainty else (uncertainty,)
+        return left_out if self.probabilities else (*left_out, *probabilities)
 
 
 def label_colors(dataset_json: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -33,6 +34,8 @@ from graphnn_unet.storage.atomic import (
 _log = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 READERS = ".gnnunet-readers"
+_PART = ".part"
+_LOOKS, _LOOK_EVERY = 20, 0.1
 WORK_FOLDER = f".{TEMPORARY_MARK}work-"
 """Beginning of the name of a folder in which a result grows that is moved to its place."""
 
@@ -84,6 +87,42 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def part_lock(folder: Path, part: int | None, purpose: str) -> Generator[None]:
+    """The lock of a part of a work, which several processes share, or of the whole.
+
+    Args:
+        folder: Folder of all of them.
+        part: Number of this part; ``None`` for one process that does all, beside which there must
+            be no part.
+        purpose: What the holder does, for the message of the one who is refused.
+
+    Raises:
+        LockedError: Another process does this part, or the whole, or, where the whole is asked
+            for, any part.
+    """
+    if part is None:
+        with folder_lock(folder, purpose):
+            for other in sorted(folder.glob(f"{_PART}*")):
+                with folder_lock(other, purpose):
+                    pass
+            yield
+        return
+    with folder_lock(folder / f"{_PART}{part}", purpose):
+        _require_free(folder, purpose)
+        yield
+
+
+def _require_free(folder: Path, purpose: str) -> None:
+    """Refuse a folder that is locked for longer than another part needs to look."""
+    for _ in range(_LOOKS):
+        with suppress(LockedError), folder_lock(folder, purpose):
+            return
+        time.sleep(_LOOK_EVERY)
+    with folder_lock(folder, purpose):
+        pass
 
 
 def _without_locks(folder: Path) -> InputError:

@@ -189,7 +189,7 @@ def load_plain(path: Path, what: str = "checkpoint", remedy: str = "") -> Any:
                 remedy or "Load only models from people you trust, saved as plain tensors",
             ) from error
         raise _broken(path, error, what, remedy) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, *_DAMAGED_PICKLE) as error:
         raise _broken(path, error, what, remedy) from error
 
 

@@ -312,3 +312,14 @@ def test_missing_file_and_missing_argument_end_with_2(home, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1]"])
+def test_description_that_describes_nothing_is_refused(good, home, tmp_path, capsys, content):
+    def empty(files):
+        for name in files:
+            if name.endswith("dataset.json"):
+                files[name] = content
+
+    archive = repacked(good, tmp_path / "empty.zip", empty)
+    assert_refused(archive, home, capsys, f"dataset.json in {archive} ", "--overwrite")

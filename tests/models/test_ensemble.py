@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from tiny_study import DATASET, use_home
 
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import CasesFailedError, InputError
 from graphnn_unet.models import ensemble as module
 from graphnn_unet.models.ensemble import MEMBERS, MergeJob, merge_case
 from graphnn_unet.models.predict import predict
@@ -177,3 +177,23 @@ def test_shapes_that_differ_are_refused(tmp_path):
     paths = [tmp_path / str(number) / "a.npz" for number in range(2)]
     with pytest.raises(InputError, match="do not fit"):
         module._mean([module._probabilities(path) for path in paths], "a")
+
+
+def test_a_case_that_fails_leaves_no_older_map(models, tmp_path, capsys):
+    folders, images = models
+    scans = shutil.copytree(images, tmp_path / "in")
+    predict(scans, tmp_path / "out", model=folders[0], **OPTIONS)
+    maps = arrays(tmp_path / "out")
+    assert {array.dtype for array in maps.values()} == {np.dtype(np.uint8)}
+    first = min(scans.glob("*_0000.nii.gz"))
+    first.write_bytes(first.read_bytes()[:-200])
+    with pytest.raises(CasesFailedError):
+        predict(scans, tmp_path / "out", model=folders, **OPTIONS)
+    name = first.name.replace("_0000", "")
+    left = arrays(tmp_path / "out")
+    assert left.keys() == maps.keys() - {name}
+    assert {array.dtype for array in left.values()} == {np.dtype(np.uint8)}
+    assert [path.name for path in (tmp_path / "out" / "set_aside").iterdir()] == [name]
+    assert name.removesuffix(".nii.gz") not in (tmp_path / "out" / "volumes.csv").read_text(
+        encoding="utf-8"
+    )

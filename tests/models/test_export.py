@@ -310,6 +310,13 @@ def test_only_an_older_export_is_replaced_and_only_when_told(model, tmp_path):
         with pytest.raises(RefusedError, match="was not written by gnnunet_export"):
             export(copy, other, overwrite=True)
     assert (tmp_path / "precious" / "thesis.txt").exists()
+    scans = tmp_path / "scans.zip"
+    with zipfile.ZipFile(scans, "w") as archive:
+        archive.writestr("thesis.txt", "")
+    with pytest.raises(RefusedError, match="was not written by gnnunet_export"):
+        export(copy, scans, overwrite=True)
+    packed = export(copy, tmp_path / "packed.zip").target
+    assert export(copy, packed, overwrite=True).target == packed
     assert load_checkpoint(copy / "fold_all" / FINAL)["trainer_name"] == "GraphCLTrainer"
 
 

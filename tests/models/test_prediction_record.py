@@ -37,6 +37,7 @@ from graphnn_unet.models.prediction_record import (
 )
 from graphnn_unet.storage.atomic import checksum
 from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.safe_load import read_json
 
 
@@ -492,3 +493,38 @@ def test_parts_write_volumes_of_their_own(model, images, tmp_path):
     assert cases == [{"a_1", "c.2"}, {"b"}]
     again(images, tmp_path, model)
     assert [path.name for path in tmp_path.glob("volumes*.csv")] == ["volumes.csv"]
+
+
+def test_what_another_call_wrote_beside_its_maps_does_not_stay(model, images, tmp_path):
+    run(images, tmp_path, model, save_probabilities=True, uncertainty=True)
+    beside = {p.name for p in tmp_path.iterdir() if p.name.endswith((".npz", ".pkl"))}
+    beside |= {p.name for p in tmp_path.glob("*_uncertainty.nii.gz")}
+    assert len(beside) == 9
+    run(images, tmp_path, model)
+    assert all((tmp_path / name).is_file() for name in beside), "they are of the same model"
+    run(images, tmp_path, model, step_size=0.5)
+    assert {p.name for p in (tmp_path / "set_aside").iterdir()} == beside
+    assert not any((tmp_path / name).exists() for name in beside)
+
+
+def test_tables_of_parts_and_of_a_whole_run_do_not_stay_together(model, images, tmp_path):
+    run(images, tmp_path, model)
+    (tmp_path / "failures.csv").touch()
+    run(images, tmp_path, model, num_parts=2, part_id=1)
+    assert {p.name for p in tmp_path.glob("*.csv")} == {"names.csv", "volumes_part1.csv"}
+    (tmp_path / "failures_part1.csv").touch()
+    run(images, tmp_path, model)
+    assert {p.name for p in tmp_path.glob("*.csv")} == {"names.csv", "volumes.csv"}
+
+
+def test_names_of_earlier_calls_stay_with_their_maps(model, images, tmp_path):
+    first, *others = sorted(images.glob("*_0000.nii.gz"))
+    for path in (first, others[0]):
+        run(path, tmp_path, model)
+    stems = [path.name.removesuffix("_0000.nii.gz") for path in (first, others[0])]
+    assert [row["output"] for row in read_csv(tmp_path / "names.csv")] == [
+        f"{stem}.nii.gz" for stem in stems
+    ]
+    (tmp_path / f"{stems[0]}.nii.gz").unlink()
+    run(others[0], tmp_path, model)
+    assert [row["case"] for row in read_csv(tmp_path / "names.csv")] == [stems[1]]

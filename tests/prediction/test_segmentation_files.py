@@ -12,6 +12,7 @@ from graphnn_unet.images.label_ids import ORIGINAL
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.segments import Segment, segments_of
 from graphnn_unet.prediction.segmentation_files import require_editable, write_for_editing
+from graphnn_unet.prediction.write_case import Outputs
 from graphnn_unet.storage.atomic import checksum
 
 DESCRIPTION = {
@@ -56,9 +57,11 @@ def test_an_edited_file_is_left_and_one_as_it_was_is_written_anew(tmp_path, writ
     assert file.read_bytes() == before
 
 
-def test_pictures_and_parts_have_no_such_files():
-    require_editable(".nii.gz", 1)
+def test_pictures_parts_and_objects_alone_have_no_such_files():
+    require_editable(Outputs(".nii.gz"), 1)
     with pytest.raises(InputError, match="pictures"):
-        require_editable(".png", 1)
+        require_editable(Outputs(".png"), 1)
     with pytest.raises(InputError, match="--continue_prediction"):
-        require_editable(".nii.gz", 2)
+        require_editable(Outputs(".nii.gz"), 2)
+    with pytest.raises(InputError, match="Give --output-type nifti dicom_seg"):
+        require_editable(Outputs(".nii.gz", kinds=("dicom_seg",)), 1)

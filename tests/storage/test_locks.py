@@ -7,13 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from graphnn_unet.errors import InputError, LockedError
-from graphnn_unet.storage.locks import WORK_FOLDER, folder_lock, work_folder
+from graphnn_unet.storage import locks
+from graphnn_unet.storage.locks import WORK_FOLDER, folder_lock, part_lock, work_folder
 
 HOLDER = """
 import sys, time
@@ -167,3 +169,36 @@ def test_a_work_folder_that_is_listed_and_gone_is_no_obstacle(tmp_path, monkeypa
         pass
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_and_parts_exclude_each_other_and_parts_do_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "_LOOKS", 1)
+    with part_lock(tmp_path, 0, "first part"), part_lock(tmp_path, 1, "second part"):
+        with pytest.raises(LockedError, match="first part"), part_lock(tmp_path, None, "all"):
+            pytest.fail("a part is at work")
+        with pytest.raises(LockedError), part_lock(tmp_path, 1, "second part again"):
+            pytest.fail("this part is at work")
+    with (
+        part_lock(tmp_path, None, "all"),
+        pytest.raises(LockedError, match="all by process"),
+        part_lock(tmp_path, 0, "first part"),
+    ):
+        pytest.fail("the whole is at work")
+    with part_lock(tmp_path, 0, "first part"):
+        pass
+
+
+def test_a_part_waits_for_another_that_only_looks(tmp_path):
+    ready, done = threading.Event(), threading.Event()
+
+    def look():
+        with folder_lock(tmp_path, "a part that looks"):
+            ready.set()
+            done.wait(0.3)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    ready.wait()
+    with part_lock(tmp_path, 0, "a part"):
+        done.set()
+    thread.join()

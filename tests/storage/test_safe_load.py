@@ -91,6 +91,13 @@ def test_a_cut_checkpoint_is_named(tmp_path, share, new_format):
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("content", [b"junk", b"a\n", b"\x80\x04G\x00.", b"0", b"}u."])
+def test_bytes_that_were_never_a_checkpoint_are_named(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.pth cannot be read"):
+        load_checkpoint(tmp_path / "a.pth")
+
+
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path):
     torch.save({"weights": 1}, tmp_path / "a.pth")
     with pytest.raises(InputError, match=r"a\.pth is not a checkpoint"):
