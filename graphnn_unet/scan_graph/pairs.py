@@ -103,7 +103,7 @@ class WarpedScan:
         near = _box_around(place, image.shape[1:])
         local = place - np.array([axis.start for axis in near], np.float32).reshape(3, 1, 1, 1)
         carried = [
-            np.interp(_values(channel, local, order=1), before, after)
+            matched(_values(channel, local, order=1), before, after)
             for channel, before, after in zip(
                 np.asarray(image[(slice(None), *near)], dtype=np.float32), self.before, self.after,
                 strict=True,
@@ -114,6 +114,30 @@ class WarpedScan:
             np.where(seen, np.stack(carried), 0).astype(np.float32),
             np.where(seen, labels, OUTSIDE)[None].astype(label.dtype),
         )
+
+
+def matched(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Intensities with the distribution of another scan.
+
+    Args:
+        values: Any shape.
+        before: ``(q,)`` quantiles of the scan that they are of.
+        after: ``(q,)`` those of the other one.
+
+    Returns:
+        Same shape. A value that several quantiles share, as air that was cut off at one number,
+        becomes the mean of theirs; the lowest and the highest value become the other scan's.
+
+    Example:
+        >>> air = np.array([0.0, 0.0, 0.0, 1.0])
+        >>> matched(np.array([0.0, 0.5, 1.0]), air, np.array([0.0, 0.0, 1.0, 2.0]))
+        array([0., 1., 2.])
+    """
+    levels, run = np.unique(before, return_inverse=True)
+    means = np.bincount(run, weights=after) / np.bincount(run)
+    if len(levels) > 1:
+        means[0], means[-1] = after[0], after[-1]
+    return np.interp(values, levels, means)
 
 
 def make_pairs(

@@ -7,7 +7,7 @@ Papers:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,7 +125,7 @@ def link_weight(
 
 
 def weighted_vote(
-    labels: Sequence[np.ndarray], points: Sequence[np.ndarray], weights: Sequence[np.ndarray]
+    labels: Iterable[np.ndarray], points: Iterable[np.ndarray], weights: Sequence[np.ndarray]
 ) -> Vote:
     """Shares of the classes among the labels that links bring.
 
@@ -134,16 +134,15 @@ def weighted_vote(
         points: ``(3, z, y, x)`` places in each neighbor.
         weights: ``(z, y, x)`` trust in each link.
     """
-    shape = (len(labels[0]), *points[0].shape[1:])
-    total, trust = np.zeros(shape, np.float32), np.zeros(shape[1:], np.float32)
+    total, trust = np.zeros(1, np.float32), np.zeros(weights[0].shape, np.float32)
     for label, point, weight in zip(labels, points, weights, strict=True):
         carried = np.stack([warp(channel, point) for channel in label])
-        total += weight * carried
         trust = np.maximum(trust, weight * carried.sum(0))
+        total = total + np.multiply(carried, weight, out=carried)
     return Vote(share_of(total), trust)
 
 
 def share_of(total: np.ndarray) -> np.ndarray:
-    """Weights of the classes ``(k, z, y, x)`` as shares; 0 where there are none."""
+    """Weights of the classes ``(k, z, y, x)``, which are replaced, as shares; 0 where none are."""
     mass = total.sum(0)
-    return np.where(mass > 0, total / np.where(mass > 0, mass, 1), 0)
+    return np.divide(total, mass, out=total, where=mass > 0)

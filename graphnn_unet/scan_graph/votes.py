@@ -7,6 +7,7 @@ part of one.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -18,13 +19,13 @@ from pydantic import Field
 from graphnn_unet.progress import Progress, say
 from graphnn_unet.scan_graph.fields import Fields, Link
 from graphnn_unet.scan_graph.neighbors import choose_neighbors, similarity_of
-from graphnn_unet.scan_graph.patch_vote import patch_vote
+from graphnn_unet.scan_graph.patch_vote import MEMORY_BYTES, patch_vote
 from graphnn_unet.scan_graph.registration import Displacement
 from graphnn_unet.scan_graph.scan import Scan, intensities, one_hot
 from graphnn_unet.scan_graph.vote import Vote, link_weight, weighted_vote
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.arrays import open_array, write_array
-from graphnn_unet.storage.processes import run_jobs
+from graphnn_unet.storage.processes import default_workers, run_jobs
 
 
 class ScanGraphSettings(Section):
@@ -80,6 +81,8 @@ class Voters:
         n_classes: Classes, background included.
         settings: How far they are trusted.
         chosen: Case id to those that vote on it; cases that are not in it hear all.
+        patient_of: Case id to patient, where they differ: scans of one patient do not vote on
+            each other, as for a verdict on new patients.
     """
 
     fields: Fields
@@ -87,6 +90,7 @@ class Voters:
     n_classes: int
     settings: ScanGraphSettings
     chosen: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    patient_of: Mapping[str, str] = field(default_factory=dict)
 
     def chosen_for(self, scans: Sequence[Scan], *, n_workers: int = 0) -> Voters:
         """The same, with the most alike ones chosen for each scan where there are too many."""
@@ -97,6 +101,9 @@ class Voters:
             return self
         everyone = [*self.labeled, *others]
         similarity = similarity_of(self.fields, everyone, n_workers=n_workers)
+        patients = np.array([self._patient(scan) for scan in everyone])
+        if self.patient_of:
+            similarity = np.where(patients[:, None] == patients, -np.inf, similarity)
         n_labeled = len(self.labeled)
         flags = [True] * n_labeled + [False] * len(others)
         chosen = choose_neighbors(similarity, flags, limit)
@@ -107,13 +114,17 @@ class Voters:
         return replace(self, chosen=names)
 
     def voters_of(self, scan: Scan) -> list[Scan]:
-        """Those that vote on a scan; it does not vote on itself."""
+        """Those that vote on a scan; neither it nor others of its patient do."""
         chosen = self.chosen.get(scan.case_id)
         return [
             voter
             for voter in self.labeled
-            if voter.case_id != scan.case_id and (chosen is None or voter.case_id in chosen)
+            if self._patient(voter) != self._patient(scan)
+            and (chosen is None or voter.case_id in chosen)
         ]
+
+    def _patient(self, scan: Scan) -> str:
+        return self.patient_of.get(scan.case_id, scan.case_id)
 
     def links(self, scans: Sequence[Scan]) -> list[Link]:
         """Registrations that votes on these scans need."""
@@ -185,15 +196,17 @@ def vote_through(
     linked = [(voter, *tie) for voter, tie in zip(asked, ties, strict=True) if tie is not None]
     if not linked:
         return None
-    labels = [one_hot(voter, n_classes) for voter, _, _ in linked]
-    points = [field.places() for _, field, _ in linked]
     weights = [weight for _, _, weight in linked]
     if not settings.search:
-        return weighted_vote(labels, points, weights)
-    moving = [intensities(voter) for voter, _, _ in linked]
+        return weighted_vote(
+            (one_hot(voter, n_classes) for voter, _, _ in linked),
+            (field.places() for _, field, _ in linked), weights,
+        )  # fmt: skip
     return patch_vote(
-        labels, points, intensities(scan), moving, weights, search=settings.search,
-        radius=settings.patch, bandwidth=settings.bandwidth,
+        [np.asarray(voter.label()[0]) for voter, _, _ in linked],
+        [field.places for _, field, _ in linked],
+        intensities(scan), [intensities(voter) for voter, _, _ in linked], weights, n_classes,
+        search=settings.search, radius=settings.patch, bandwidth=settings.bandwidth,
     )  # fmt: skip
 
 
@@ -214,6 +227,7 @@ class StoredVotes:
         missing = [scan for scan in scans if not self.path(scan).is_file() and self._links(scan)]
         if not missing:
             return
+        n_workers = min(n_workers, default_workers(len(missing), self._memory_gb(missing)))
         make = partial(_make_vote, self.voters)
         jobs = [(scan, self.path(scan)) for scan in missing]
         with Progress(len(jobs), "graph of scans", "vote") as progress:
@@ -221,6 +235,13 @@ class StoredVotes:
                 progress.update()
                 if not outcome.ok:
                     say(f"warning: no vote on {outcome.job[0].case_id}: {outcome.error}")
+
+    def _memory_gb(self, scans: Sequence[Scan]) -> float:
+        """What the vote on the largest scan takes: shares, and images and trusts of the voters."""
+        n_voxels = max(math.prod(scan.image().shape[1:]) for scan in scans)
+        n_voters = min(len(self.voters.labeled), self.voters.settings.neighbors)
+        per_voxel = 4 * self.voters.n_classes + 12 * n_voters
+        return (n_voxels * per_voxel + 3 * MEMORY_BYTES) / 2**30 + 0.5
 
     def read(self, scan: Scan, box: Sequence[slice]) -> np.ndarray | None:
         """Shares ``(k, *box)`` float32 of a part of a scan; ``None`` where nobody votes.

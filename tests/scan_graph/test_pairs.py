@@ -8,7 +8,7 @@ from scans import SHAPE, bent, body, displacement
 
 from graphnn_unet.errors import InputError
 from graphnn_unet.scan_graph.fields import Fields
-from graphnn_unet.scan_graph.pairs import WarpedScan, make_pairs
+from graphnn_unet.scan_graph.pairs import WarpedScan, make_pairs, matched
 
 SPACING = (1.0, 1.0, 1.0)
 WHOLE = [slice(0, n) for n in SHAPE]
@@ -98,3 +98,20 @@ def test_without_links_there_are_no_pairs(tmp_path):
     flat = dataclasses.replace(body(1), voxels=np.zeros((1, *SHAPE), np.float32))
     with pytest.raises(InputError, match="no scan could be registered"):
         make_pairs(Fields(tmp_path, SPACING), 0.5, [body(0)], [flat], n_workers=0)
+
+
+def test_air_stays_air_where_the_scans_have_different_shares_of_it():
+    """Both have air at one number: 65 % of one scan, 45 % of the other."""
+    rng = np.random.default_rng(0)
+    quantiles = np.linspace(0, 1, 101)
+    scans = []
+    for share in (0.65, 0.45):
+        values = rng.normal(0.5, 0.2, 10_000)
+        values[: int(share * len(values))] = -1.5
+        scans.append(values)
+    before, after = (np.quantile(values, quantiles) for values in scans)
+    air, low, tissue, top = matched(np.array([-1.5, 0.2, 0.5, before[-1]]), before, after)
+    assert air == -1.5
+    assert -1.5 < low < tissue < top == after[-1]
+    constant = np.zeros(101)
+    assert matched(np.zeros(3), constant, after).tolist() == [pytest.approx(after.mean())] * 3
