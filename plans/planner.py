@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -285,17 +285,19 @@ class _SemiSupervisedPlanning(_Planning):
         recursive_fix_for_json_export(plans)
         target = Path(str(nnUNet_preprocessed)) / self.dataset_name
         target /= f"{self.plans_identifier}.json"
+        by_hand: dict[str, Any] = {}
         if target.is_file():  # configurations that a user added by hand are kept, as in nnU-Net
             existing = _existing_configurations(target)
-            kept = {k: v for k, v in existing.items() if k not in plans["configurations"]}
-            stock = {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
-            plans["configurations"].update({k: v for k, v in kept.items() if k not in stock})
+            stock = {*plans["configurations"], "2d", "3d_fullres", "3d_lowres"}
+            stock.add("3d_cascade_fullres")
+            by_hand = {k: v for k, v in existing.items() if k not in stock}
+            plans["configurations"].update(by_hand)
         if self.orientation:  # not inside "gnnunet": an exported model needs it too
             plans["orientation"] = self.orientation
-        plans["gnnunet"] = self._gnnunet_key(plans)
+        plans["gnnunet"] = self._gnnunet_key(plans, by_hand)
         write_json(target, plans)
 
-    def _gnnunet_key(self, plans: dict) -> dict[str, Any]:
+    def _gnnunet_key(self, plans: dict, by_hand: Collection[str]) -> dict[str, Any]:
         measured = self.derive(plans["transpose_forward"][0])
         derived, memory_gb = {}, {}
         for name in plans["configurations"]:
@@ -303,6 +305,8 @@ class _SemiSupervisedPlanning(_Planning):
             if "previous_stage" in configuration:
                 continue
             batch = int(configuration["batch_size"])
+            if name in by_hand:  # as run_recipe takes what is in no plan of this program
+                batch = max(MINIMAL_STUDENT_BATCH, batch + batch % 2)
             layer: dict[str, Any] = {"batch": {"labeled": batch, "unlabeled": batch}}
             like = "2d" if len(configuration["patch_size"]) == 2 else "3d_fullres"
             for section, table in measured.get(name, measured.get(like, {})).items():
@@ -449,6 +453,22 @@ def add_layer(
     for name, value in facts.items():
         key.setdefault(name, {})[configuration] = value
     key["recipes"][configuration] = _record(derived, configuration, key["layers"].values())
+
+
+def remove_layer(plans: dict[str, Any], configuration: str, layer: Layer) -> None:
+    """Take out of the plan what ``add_layer`` put there, where it is still the same.
+
+    Args:
+        plans: The plan, changed in place.
+        configuration: Name of the configuration.
+        layer: What was added.
+    """
+    derived = plans["gnnunet"]["derived"][configuration]
+    for section, values in layer.items():
+        table = derived.pop(section, {})
+        left = {key: value for key, value in table.items() if (key, value) not in values.items()}
+        if left:
+            derived[section] = left
 
 
 def _record(

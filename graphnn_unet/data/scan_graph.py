@@ -9,15 +9,17 @@ from typing import Any
 from graphnn_unet.data.paths import folders
 from graphnn_unet.data.preprocess import folder_name
 from graphnn_unet.errors import InputError
-from graphnn_unet.plans.planner import add_layer, run_recipe
+from graphnn_unet.images.find import split_ending
+from graphnn_unet.plans.planner import add_layer, remove_layer, run_recipe
 from graphnn_unet.plans.recipe import resolved_configuration
+from graphnn_unet.progress import say
 from graphnn_unet.scan_graph.fields import fields_of
 from graphnn_unet.scan_graph.registration import RegistrationSettings
 from graphnn_unet.scan_graph.verdict import judge
 from graphnn_unet.scan_graph.votes import ScanGraphSettings, StoredVotes, Voters
 from graphnn_unet.storage.atomic import write_json
 from graphnn_unet.storage.safe_load import read_json
-from graphnn_unet.storage.schemas import read_summary
+from graphnn_unet.storage.schemas import read_metadata, read_summary
 
 TURNED_ON: Mapping[str, Mapping[str, Any]] = {
     "pseudo_label": {"correct": ["scan_graph", "blur"]},
@@ -84,6 +86,7 @@ def judge_scan_graph(
     from graphnn_unet.data.patch_dataset import StoredCase
 
     notes = []
+    patient_of: dict[str, str] = read_metadata(dataset_folder).get("patients", {})
     for name in _volumes(plans, configurations):
         configuration = resolved_configuration(plans, name)
         identifier = configuration["data_identifier"]
@@ -100,6 +103,7 @@ def judge_scan_graph(
         verdict = judge(
             voters,
             network_dice=network_dice(dataset_folder, plans, name),
+            patient_of=patient_of,
             how_to_know=f"To know, run gnnunet_train {plans['dataset_name']} {name} {NETWORK} cv, "
             "then this command again",
             n_workers=n_workers,
@@ -108,6 +112,7 @@ def judge_scan_graph(
         if verdict.is_worth:
             chosen = voters.chosen_for(unlabeled, n_workers=n_workers)
             StoredVotes(chosen).ensure(unlabeled, n_workers=n_workers)
+        remove_layer(plans, name, TURNED_ON)  # of an earlier verdict, where the plan is kept
         layer = TURNED_ON if verdict.is_worth else {}
         add_layer(plans, name, layer, {"scan_graph": verdict.as_dict()})
         write_json(plans_file, plans)
@@ -122,7 +127,8 @@ def network_dice(
     """Mean Dice of the network that learns from labeled scans alone, on those that it held out.
 
     Returns:
-        ``None`` unless all folds of its cross-validation are done and have a Dice.
+        ``None`` unless all folds of its cross-validation are done, have a Dice, and held out the
+        cases that they would hold out now.
 
     Raises:
         InputError: The summary of a fold is damaged.
@@ -130,15 +136,19 @@ def network_dice(
     model = folders().results / plans["dataset_name"]
     model /= f"{NETWORK}__{plans['plans_name']}__{configuration}"
     splits = dataset_folder / "splits_final.json"
-    n_folds = len(read_json(splits)) if splits.is_file() else 0
+    folds: list[dict[str, list[str]]] = read_json(splits) if splits.is_file() else []
     dice: list[float] = []
-    for fold in range(n_folds):
-        summary = model / f"fold_{fold}" / "validation" / "summary.json"
-        value = read_summary(summary)["foreground_mean"]["Dice"] if summary.is_file() else None
-        if value is None:
+    for number, fold in enumerate(folds):
+        path = model / f"fold_{number}" / "validation" / "summary.json"
+        summary = read_summary(path) if path.is_file() else None
+        if summary is None or summary["foreground_mean"]["Dice"] is None:
             return None
-        dice.append(value)
-    return sum(dice) / n_folds if dice else None
+        files = (Path(case["prediction_file"]) for case in summary.get("metric_per_case", []))
+        if {split_ending(file)[0] for file in files} != set(fold["val"]):
+            say(f"note: {path} is of other cases than fold {number} has now, and is not read")
+            return None
+        dice.append(summary["foreground_mean"]["Dice"])
+    return sum(dice) / len(dice) if dice else None
 
 
 def _volumes(plans: Mapping[str, Any], configurations: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,7 +59,9 @@ def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:
         vote = voters.vote_on(scan)
         if vote is None:
             continue
-        decided, label = vote.share.argmax(0), np.asarray(scan.label()[0])
+        label = np.asarray(scan.label()[0])
+        drawn = (label >= 0) & (label < voters.n_classes)  # neither ignored nor outside
+        decided, label = vote.share.argmax(0)[drawn], label[drawn]
         dice = []
         for number in range(1, voters.n_classes):
             both = np.count_nonzero((decided == number) & (label == number))
@@ -70,7 +72,12 @@ def leave_one_out(voters: Voters) -> Mapping[str, Sequence[float]]:
 
 
 def judge(
-    voters: Voters, *, network_dice: float | None = None, how_to_know: str = "", n_workers: int = 0
+    voters: Voters,
+    *,
+    network_dice: float | None = None,
+    how_to_know: str = "",
+    patient_of: Mapping[str, str] | None = None,
+    n_workers: int = 0,
 ) -> Verdict:
     """Make the links among the labeled scans that are missing, and let them vote on each other.
 
@@ -83,14 +90,19 @@ def judge(
         network_dice: Cross-validated mean Dice of a network; ``None`` where it is not known, and
             the vote is not taken then.
         how_to_know: What to do to know it, for the reason.
+        patient_of: Case id to patient, where they differ. Whole patients are left out, as the
+            network's folds hold them out.
         n_workers: Processes.
     """
+    voters = replace(voters, patient_of=patient_of or {})
     voters = voters.chosen_for(voters.labeled, n_workers=n_workers)
     voters.fields.ensure(voters.links(voters.labeled), n_workers=n_workers)
     dice = leave_one_out(voters)
     if not dice:
-        few = len(voters.labeled) < 2
-        reason = "one labeled scan tells nothing" if few else "no two labeled scans are linked"
+        reason = "no two labeled scans are linked"
+        if not any(voters.voters_of(scan) for scan in voters.labeled):
+            single = len(voters.labeled) < 2
+            reason = f"one labeled {'scan' if single else 'patient'} tells nothing"
         return Verdict({}, 0, False, reason)
     table = np.array(list(dice.values()), dtype=np.float64)
     means = {

@@ -9,9 +9,11 @@ import SimpleITK as sitk
 from tiny_study import DATASET, TINY, use_home, write_raw_dataset
 
 from graphnn_unet import plan_and_preprocess
+from graphnn_unet.data import scan_graph as module
 from graphnn_unet.errors import InputError
 from graphnn_unet.plans.planner import run_recipe
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabelSettings
+from graphnn_unet.scan_graph.verdict import Verdict
 
 
 def plan(home: Path, monkeypatch, *overrides: str, **keywords):
@@ -29,11 +31,16 @@ def corrections(plans) -> list[str] | None:
 
 def cross_validate(home: Path, *dice: float) -> None:
     """Summaries of folds of SupervisedTrainer, as far as they are done."""
+    splits = home / "preprocessed" / DATASET / "splits_final.json"
+    held_out = [fold["val"] for fold in json.loads(splits.read_text(encoding="utf-8"))]
     model = home / "results" / DATASET / "SupervisedTrainer__gnnunetPlans__3d_fullres"
     for fold, value in enumerate(dice):
         folder = model / f"fold_{fold}" / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        summary = {"foreground_mean": {"Dice": value}, "is_estimate": True}
+        per_case = [{"prediction_file": f"validation/{case}.nii.gz"} for case in held_out[fold]]
+        summary = {
+            "foreground_mean": {"Dice": value}, "is_estimate": True, "metric_per_case": per_case
+        }  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
@@ -122,3 +129,38 @@ def test_what_it_cannot_serve_is_refused_first(
     with pytest.raises(InputError, match=f"--scan-graph cannot be used: .*{message}"):
         plan(home, monkeypatch, configurations=configurations)
     assert not list((home / "preprocessed" / DATASET).glob("gnnunetPlans_*"))
+
+
+def test_a_later_verdict_takes_an_earlier_one_back(tiny_copy, monkeypatch):
+    cross_validate(tiny_copy, 0.6, 0.7, 0.8, 0.7)
+    _, plans = plan(tiny_copy, monkeypatch)
+    judged = []
+
+    def judge(*_, **__):
+        judged.append(1)
+        return Verdict({1: 0.1}, 4, False, "the vote is bad now")
+
+    monkeypatch.setattr(module, "judge", judge)
+    before = json.loads(json.dumps(plans))
+    folder = tiny_copy / "preprocessed" / DATASET
+    roles = dict.fromkeys(("case_00", "case_01", "case_02", "case_03"), "labeled")
+    arguments = (folder, folder / "gnnunetPlans.json", plans, ["3d_fullres"], roles, 3, 0)
+    (note,) = module.judge_scan_graph(*arguments)
+    assert "graph of scans off: the vote is bad now" in note
+    assert corrections(plans) is None
+    recipe = plans["gnnunet"]["recipes"]["3d_fullres"]
+    assert "correct" not in recipe.get("pseudo_label", {})
+    assert "scan_labels" not in recipe
+    kept = plans["gnnunet"]["derived"]["3d_fullres"]["pseudo_label"]
+    former = before["gnnunet"]["derived"]["3d_fullres"]["pseudo_label"]
+    assert kept == {key: value for key, value in former.items() if key != "correct"}
+
+
+def test_folds_of_other_cases_are_not_compared_with(tiny_copy, monkeypatch):
+    cross_validate(tiny_copy, 0.6, 0.7, 0.8, 0.7)
+    model = tiny_copy / "results" / DATASET / "SupervisedTrainer__gnnunetPlans__3d_fullres"
+    path = model / "fold_1" / "validation" / "summary.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("case_", "old_"), encoding="utf-8")
+    result, plans = plan(tiny_copy, monkeypatch)
+    assert not plans["gnnunet"]["scan_graph"]["3d_fullres"]["is_worth"]
+    assert any("To know, run gnnunet_train" in note for note in result.notes)

@@ -419,6 +419,16 @@ def test_configurations_of_the_user_are_kept_and_described(study):
     assert ratio == pytest.approx(8 / batch, rel=0.1)
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_small_batch_of_the_user_is_the_same_before_and_after_planning(study, batch):
+    path = study(*SMALL) / "gnnunetPlans.json"
+    plans = planned()
+    plans["configurations"]["mine"] = {"inherits_from": "3d_fullres", "batch_size": batch}
+    path.write_text(json.dumps(plans))
+    before = run_recipe(plans, "mine").batch.labeled
+    assert run_recipe(planned(), "mine").batch.labeled == before == 4
+
+
 def test_a_configuration_added_after_planning_takes_over_what_was_measured(study):
     study(*SMALL)
     plans = planned(

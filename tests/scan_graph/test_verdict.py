@@ -68,3 +68,40 @@ def test_one_scan_tells_nothing(voters, tmp_path):
     unlinked = dataclasses.replace(voters, labeled=flat, fields=Fields(tmp_path, SPACING))
     verdict = judge(unlinked)
     assert (verdict.is_worth, verdict.reason) == (False, "no two labeled scans are linked")
+
+
+def test_scans_of_one_patient_do_not_vote_on_each_other(voters, tmp_path):
+    """A lesion at a place of its own in each patient, the same in both scans of one."""
+    scans, patient_of = [], {}
+    for n in range(6):
+        label = np.zeros((1, *SHAPE), np.int16)
+        label[0, 2 + 5 * (n % 3) : 6 + 5 * (n % 3), 3 + 6 * (n % 3) : 7 + 6 * (n % 3), 4:8] = 1
+        scan = dataclasses.replace(body(n % 3, place=bent(amount=0.8, phase=n % 3)), labels=label)
+        scans.append(dataclasses.replace(scan, case_id=f"scan_{n}"))
+        patient_of[f"scan_{n}"] = f"patient_{n % 3}"
+    of_pairs = Voters(Fields(tmp_path, SPACING), scans, 2, ScanGraphSettings(neighbors=2))
+    assert judge(of_pairs, network_dice=0.7).is_worth
+    verdict = judge(of_pairs, network_dice=0.7, patient_of=patient_of)
+    assert not verdict.is_worth
+    assert verdict.dice[1] < 0.3
+    apart = dataclasses.replace(of_pairs, patient_of=patient_of)
+    chosen = apart.chosen_for(scans)
+    for scan in scans:
+        others = {patient_of[voter.case_id] for voter in chosen.voters_of(scan)}
+        assert patient_of[scan.case_id] not in others
+        assert len(chosen.voters_of(scan)) == 2
+    single = dataclasses.replace(of_pairs, labeled=[scans[0], scans[3]])
+    assert judge(single, patient_of=patient_of).reason == "one labeled patient tells nothing"
+
+
+def test_voxels_that_nobody_drew_are_not_counted(voters):
+    whole = leave_one_out(voters)
+    sparse = []
+    for scan in voters.labeled:
+        label = np.array(scan.labels)
+        label[:, 1::4] = 3  # ignored
+        label[:, 2::4] = -1  # outside
+        sparse.append(dataclasses.replace(scan, labels=label))
+    of_drawn = leave_one_out(dataclasses.replace(voters, labeled=sparse))
+    for case, dice in whole.items():
+        np.testing.assert_allclose(of_drawn[case], dice, atol=0.1)
