@@ -21,8 +21,10 @@ from graphnn_unet.benchmarking.one_run import (
 )
 from graphnn_unet.benchmarking.one_run import METRICS as METRICS_CSV
 from graphnn_unet.errors import RefusedError
+from graphnn_unet.images.find import some
 from graphnn_unet.metrics.registry import METRICS
-from graphnn_unet.metrics.result import csv_columns, read_metrics_csv
+from graphnn_unet.metrics.result import csv_columns, read_metrics_csv, scored_references
+from graphnn_unet.progress import counted
 from graphnn_unet.storage.atomic import write_csv, write_json, write_text
 from graphnn_unet.storage.safe_load import read_json
 
@@ -103,6 +105,27 @@ class Book:
                     "Give it another name with --row NAME TRAINER, or another folder with -o",
                 )
         self.state["settings"] = known
+        self._save()
+
+    def require_same_references(self, job: Job) -> None:
+        """Compare the label maps that a run was just scored on with those of other runs.
+
+        Its scores are taken back where they differ, so that the next call makes them again.
+
+        Raises:
+            RefusedError: Some have changed since: means and differences would be of neither.
+        """
+        known: dict[str, int] = self.state.setdefault("references", {}).setdefault(job.part, {})
+        scored = scored_references(job.predictions)
+        changed = [name for name, value in scored.items() if known.setdefault(name, value) != value]
+        if changed:
+            (job.predictions / METRICS_CSV).unlink()
+            raise RefusedError(
+                f"{counted(len(changed), 'label map')} of {job.part} cases changed since other "
+                f"runs were scored ({some(changed)})",
+                "rows would be compared on different ones",
+                "Bring the former files back, or give another folder with -o",
+            )
         self._save()
 
     def note_test(self, when: str, command: str) -> None:

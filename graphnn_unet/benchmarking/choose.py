@@ -31,15 +31,16 @@ from graphnn_unet.benchmarking.run import (
     raise_failed,
     ready_configurations,
 )
-from graphnn_unet.benchmarking.statistics import crossed_interval
+from graphnn_unet.benchmarking.statistics import agreeing_on_nothing, crossed_interval
 from graphnn_unet.data.paths import resolve_dataset, use_folders
 from graphnn_unet.data.plan_files import read_plan
 from graphnn_unet.data.splits import make_splits
 from graphnn_unet.device import resolve_device
-from graphnn_unet.errors import InputError
+from graphnn_unet.errors import InputError, MissingFileError
 from graphnn_unet.images.components import keep_largest_components
 from graphnn_unet.images.label_ids import ids_of_user, with_ids
 from graphnn_unet.images.read import read_label_map
+from graphnn_unet.metrics.aggregate import finite_mean
 from graphnn_unet.metrics.intervals import MIN_PATIENTS, too_few
 from graphnn_unet.metrics.overlap import count_overlap
 from graphnn_unet.metrics.result import read_metrics_csv
@@ -57,6 +58,9 @@ development cases (docs/explanation/unlabeled_scans.md), and each costs five tra
 FOLDER = "choose"
 
 
+Dice = Mapping[str, Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A method that was cross-validated.
@@ -64,21 +68,23 @@ class Candidate:
     Attributes:
         name: Trainer and configuration; of an ensemble, those of both.
         models: Their folders, with all folds.
-        dice: Case to mean Dice over classes, of the fold that held the case out.
+        dice: Case to class to Dice, of the fold that held the case out; NaN where neither its
+            label map nor the prediction has the class.
         label_maps: Folders with what was predicted of these cases.
         has_user_ids: Whether these have the ids of the user's label maps.
     """
 
     name: str
     models: tuple[Path, ...]
-    dice: dict[str, float]
+    dice: Dice
     label_maps: tuple[Path, ...] = ()
     has_user_ids: bool = False
 
     @property
     def mean(self) -> float:
-        """Mean over cases."""
-        return float(np.mean(list(self.dice.values())))
+        """Mean over cases of the means over classes."""
+        means = (finite_mean(list(of_case.values())) for of_case in self.dice.values())
+        return finite_mean(list(means))
 
 
 @dataclass(frozen=True)
@@ -275,14 +281,13 @@ def _candidates(todo: Todo) -> list[Candidate]:
     ]
 
 
-def _dice(folders: Sequence[Path]) -> dict[str, float]:
-    """Case to mean Dice over classes."""
-    values: dict[str, list[float]] = {}
+def _dice(folders: Sequence[Path]) -> Dice:
+    """Case to class to Dice."""
+    values: dict[str, dict[str, float]] = {}
     for folder in folders:
         for row in read_metrics_csv(folder / METRICS):
-            if row["dice"] and not math.isnan(float(row["dice"])):
-                values.setdefault(row["case"], []).append(float(row["dice"]))
-    return {case: float(np.mean(numbers)) for case, numbers in sorted(values.items())}
+            values.setdefault(row["case"], {})[row["class"]] = float(row["dice"] or "nan")
+    return dict(sorted(values.items()))
 
 
 def _compared(
@@ -297,18 +302,28 @@ def _compared(
     return best, steps
 
 
-def _step(
-    name: str, against: str, dice: Mapping[str, float], other: Mapping[str, float],
-    patient_of: Mapping[str, str],
-) -> Step:  # fmt: skip
+def _step(name: str, against: str, dice: Dice, other: Dice, patient_of: Mapping[str, str]) -> Step:
     """A paired difference over the patients that both were scored on."""
-    cases = sorted(set(dice) & set(other))
-    difference = np.array([dice[case] - other[case] for case in cases])
+    differences = {
+        case: value
+        for case in sorted(dice.keys() & other.keys())
+        if math.isfinite(value := _difference(dice[case], other[case]))
+    }
+    if not differences:  # nobody has anything that could be scored
+        return Step(name, against, math.nan, math.nan, math.nan, 0, taken=False)
+    cases, difference = list(differences), np.array(list(differences.values()))
     patients = np.unique([patient_of.get(case, case) for case in cases], return_inverse=True)[1]
     low, high = crossed_interval(difference[np.newaxis, np.newaxis], patients)
     n_patients = int(patients.max()) + 1
     taken = n_patients >= MIN_PATIENTS and low > 0
     return Step(name, against, float(difference.mean()), low, high, n_patients, taken)
+
+
+def _difference(dice: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Mean over the classes of a case; NaN where none has a figure."""
+    names = [name for name in dice if name in other]
+    both = (np.array([of_case[name] for name in names]) for of_case in (dice, other))
+    return finite_mean(list(np.subtract(*agreeing_on_nothing(*both))))
 
 
 def _single_components(
@@ -322,20 +337,22 @@ def _single_components(
         return (), []
     user = ids_of_user(description) if best.has_user_ids else {}
     ids = {outside: inside for inside, outside in user.items()}
-    plain: dict[str, dict[str, float]] = {name: {} for name in labels}
-    cleaned: dict[str, dict[str, float]] = {name: {} for name in labels}
+    ignore = description["labels"].get("ignore")
+    plain: dict[str, dict[str, dict[str, float]]] = {name: {} for name in labels}
+    cleaned: dict[str, dict[str, dict[str, float]]] = {name: {} for name in labels}
     ending = description["file_ending"]
     for case in best.dice:
-        paths = (folder / f"{case}{ending}" for folder in best.label_maps)
-        path = next(path for path in paths if path.is_file())
-        predicted = with_ids(read_label_map(path).array, ids)
+        predicted = with_ids(read_label_map(_label_map(best, f"{case}{ending}")).array, ids)
         true = read_label_map(preprocessed / "gt_segmentations" / f"{case}{ending}").array
         kept = keep_largest_components(predicted, list(labels.values()))
+        if ignore is not None:  # pieces in slices that nobody drew are neither right nor wrong
+            drawn = true != ignore
+            predicted, kept, true = predicted[drawn], kept[drawn], true[drawn]
         for name, number in labels.items():
             for array, scores in ((predicted, plain[name]), (kept, cleaned[name])):
                 overlap = count_overlap(array == number, true == number)
                 if overlap.n_pred or overlap.n_ref:  # in neither map there is nothing to score
-                    scores[case] = overlap.dice
+                    scores[case] = {name: overlap.dice}
     steps = [
         _step(f"largest component of {name}", best.name, cleaned[name], plain[name], patient_of)
         for name in labels
@@ -343,3 +360,15 @@ def _single_components(
     ]
     names = [name for name in labels if plain[name]]
     return tuple(name for name, step in zip(names, steps, strict=True) if step.taken), steps
+
+
+def _label_map(candidate: Candidate, name: str) -> Path:
+    """What was predicted of a case by the fold that held it out."""
+    for folder in candidate.label_maps:
+        if (folder / name).is_file():
+            return folder / name
+    raise MissingFileError(
+        f"{candidate.name} has no label map {name}",
+        f"it is in none of {', '.join(map(str, candidate.label_maps))}",
+        "Type the same command once more; where that does not help, move the models away",
+    )

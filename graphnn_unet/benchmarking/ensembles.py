@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from graphnn_unet.images.label_ids import as_user_has_them
 from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.models.ensemble import MergeJob, merge_case
 from graphnn_unet.prediction.write_case import Outputs, label_colors
-from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.atomic import checksum, write_json
+from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import read_json
 
-FOLDER = "ensembles"
+FOLDER, MADE_OF = "ensembles", "made_of.json"
 
 
 class Pair:
@@ -46,8 +48,20 @@ class Pair:
 
     @property
     def is_scored(self) -> bool:
-        """Whether its label maps are there and scored."""
-        return (self.folder / METRICS).is_file()
+        """Whether its label maps are there and scored, of these models and cases."""
+        made_of = self.folder / MADE_OF
+        return (
+            (self.folder / METRICS).is_file()
+            and made_of.is_file()
+            and read_json(made_of) == self._made_of
+        )
+
+    @cached_property
+    def _made_of(self) -> list[dict[str, Any]]:
+        return [
+            {"cases": list(job.cases), "checkpoint": checksum(job.fold / FINAL)}
+            for _, job in (*self.first, *self.second)
+        ]
 
     def merge(self, raw: Path, held_out: Mapping[int, Sequence[str]]) -> None:
         """Average what the folds said, and score it.
@@ -56,6 +70,7 @@ class Pair:
             raw: Raw folder of the data set.
             held_out: Fold to its cases.
         """
+        (self.folder / METRICS).unlink(missing_ok=True)  # of models that are no more
         model = self.models[0]
         plans: dict[str, Any] = read_json(model / "plans.json")
         description: dict[str, Any] = read_json(model / "dataset.json")
@@ -68,6 +83,7 @@ class Pair:
         cases = [case for fold in held_out.values() for case in fold]
         evaluate(self.folder, labeled_scans(raw, MEMBER)[1], cases=cases, is_estimate=True,
                  overwrite=True)  # fmt: skip
+        write_json(self.folder / MADE_OF, self._made_of)
 
 
 def pairs_of(todo: Todo, held_out: Mapping[int, Sequence[str]]) -> list[Pair]:

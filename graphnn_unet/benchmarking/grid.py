@@ -113,9 +113,9 @@ class GridRun:
 
     def settings(self, *, mirroring: bool) -> str:
         """Trainer, recipe and prediction of its row: what may not change within one."""
-        variant = self.spec.model_name.variant or "of the plan"
         options = {"mirroring": mirroring, **self.row.prediction}
-        return " ".join([self.row.trainer, f"recipe {variant}", *_words(options)])
+        recipe = self.spec.recipe.fingerprint() if self.spec.recipe else "of the plan"
+        return " ".join([self.row.trainer, f"recipe {recipe}", *_words(options)])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -176,7 +176,12 @@ def rows_of(
 def _prediction(words: Sequence[str], row: str) -> dict[str, Any]:
     """Options from ``prediction.key=value``."""
     options = {name: value for _, name, value in map(parse_assignment, words)}
-    make_section(PredictionOptions, options, f"--row {row}")
+    predicted = make_section(PredictionOptions, options, f"--row {row}")
+    if predicted.scan_graph_blend is not None and not predicted.scan_graph:
+        raise InputError(
+            f"--row {row}: prediction.scan_graph_blend acts with prediction.scan_graph alone",
+            "", "Give both or neither",
+        )  # fmt: skip
     return options
 
 

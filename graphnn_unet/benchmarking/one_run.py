@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from graphnn_unet.errors import GraphnnError, LockedError, MissingFileError
+from graphnn_unet.images.find import split_channel, split_ending
 from graphnn_unet.progress import say
 from graphnn_unet.stopping import terminated_as_interrupted
 from graphnn_unet.storage.atomic import link_or_copy, write_json
@@ -212,8 +213,8 @@ def _gathered(images: Path, job: Job, target: Path) -> Path:
         return images
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(images.iterdir()):
-        case = path.name.partition(".")[0]
-        if case in job.cases or case.rpartition("_")[0] in job.cases:
+        stem = split_ending(path)[0]
+        if stem in job.cases or split_channel(stem)[0] in job.cases:
             link_or_copy(path, target / path.name, symbolic=True)
     return target
 

@@ -125,6 +125,7 @@ def benchmark(
         name, configuration, rows, labeled, draws, seeds, development,
         recipe, overrides, plans,
     )  # fmt: skip
+    _require_volumes_of_votes(settings)
     known = all_labels(settings)
     parts = _parts(where.raw / name, known.development, final)
     chosen_device = str(resolve_device(device))
@@ -149,6 +150,19 @@ def benchmark(
         done = sum(job.is_scored for _, job in todo)
     raise_failed(book, "benchmark", f"the others are done ({folder}/runs.csv)")
     return BenchmarkResult(folder, done, len(todo))
+
+
+def _require_volumes_of_votes(settings: GridSettings) -> None:
+    """Refuse votes of scans on slices before anything is trained."""
+    content = plan_content(folders().preprocessed / settings.dataset, settings.plans)
+    patch = resolved_configuration(content, settings.configuration)["patch_size"]
+    voting = [row.name for row in settings.rows if row.prediction.get("scan_graph")]
+    if voting and len(patch) == 2:
+        raise InputError(
+            f"row {voting[0]!r} cannot predict with prediction.scan_graph",
+            f"scans are registered as volumes, and {settings.configuration} predicts slices",
+            "Leave it out, or give a 3d configuration with -c",
+        )
 
 
 def _prediction(row: Row, votes: str, *, mirroring: bool) -> dict[str, Any]:
@@ -262,6 +276,8 @@ class Driver:
 
     def _note(self, run: GridRun, job: Job, result: RunResult, *, is_last: bool) -> None:
         """Note how an attempt ended."""
+        if result.status == DONE and job.part in (DEVELOPMENT, TEST):
+            self.book.require_same_references(job)
         self.book.record(run, job.part, result)
         self.book.write_tables()
         if result.status == STOPPED:

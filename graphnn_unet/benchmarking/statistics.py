@@ -101,6 +101,32 @@ def paired_difference(values: Floats, other: Floats, patients: NDArray[np.int64]
     return Difference(mean, low, high, len(difference), agreeing, needed, n_patients)
 
 
+def agreeing_on_nothing(values: Floats, other: Floats) -> tuple[Floats, Floats]:
+    """Both methods' figures, with what a method earns that rightly finds nothing.
+
+    A structure that neither the label nor the prediction has is scored by no figure. Where the
+    other method invents it, which scores 0, leaving the pair out would cost that one nothing: the
+    first has agreed with the label everywhere, which is 1.
+
+    Args:
+        values: Of structures that both methods were scored on; NaN without a figure.
+        other: Same shape.
+
+    Returns:
+        Same shapes; NaN where neither has a figure.
+
+    Example:
+        >>> nan = float("nan")
+        >>> agreeing_on_nothing(np.array([nan, 0.8, nan]), np.array([0.0, 0.7, nan]))
+        (array([1. , 0.8, nan]), array([0. , 0.7, nan]))
+    """
+    missing, missing_there = np.isnan(values), np.isnan(other)
+    return (
+        np.where(missing & ~missing_there, 1.0, values),
+        np.where(missing_there & ~missing, 1.0, other),
+    )
+
+
 def crossed_interval(values: Floats, patients: NDArray[np.int64]) -> tuple[float, float]:
     """95 % interval of a mean over draws and patients, both drawn with replacement.
 

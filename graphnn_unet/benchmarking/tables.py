@@ -15,6 +15,7 @@ from graphnn_unet.benchmarking.grid import ALL
 from graphnn_unet.benchmarking.statistics import (
     MIN_DRAWS,
     Difference,
+    agreeing_on_nothing,
     crossed_interval,
     paired_difference,
     variance_parts,
@@ -86,6 +87,15 @@ class Scores:
         return np.unique(names, return_inverse=True)[1]
 
     @cached_property
+    def _places(self) -> dict[str, int]:
+        return {case: number for number, case in enumerate(self.cases)}
+
+    @cached_property
+    def _classes(self) -> dict[str, int]:
+        names = dict.fromkeys(row["class"] for row in self.records)
+        return {name: number for number, name in enumerate(names)}
+
+    @cached_property
     def _draws(self) -> list[str]:
         return sorted({row["draw"] for row in self.records}, key=int)
 
@@ -95,19 +105,20 @@ class Scores:
 
     def of(self, key: Key, metric: str = "dice") -> Floats:
         """``(draw, seed, case)`` means over classes; NaN where there is no run or no figure."""
-        sums = np.zeros((len(self._draws), len(self._seeds), len(self.cases)))
-        counts = np.zeros_like(sums)
-        place = {case: number for number, case in enumerate(self.cases)}
+        return _mean_of_classes(self._of_classes(key, metric)[0])
+
+    def _of_classes(self, key: Key, metric: str = "dice") -> tuple[Floats, NDArray[np.bool_]]:
+        """``(draw, seed, case, class)`` figures, NaN without one, and what was scored at all."""
+        shape = (len(self._draws), len(self._seeds), len(self.cases), len(self._classes))
+        values, scored = np.full(shape, np.nan), np.zeros(shape, dtype=bool)
         for row in self.records:
-            if (row["row"], row["labeled"]) != key or not row[metric]:
+            if (row["row"], row["labeled"]) != key:
                 continue
-            value = float(row[metric])
-            if math.isnan(value):
-                continue
-            at = self._draws.index(row["draw"]), self._seeds.index(row["seed"]), place[row["case"]]
-            sums[at] += value
-            counts[at] += 1
-        return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+            at = (self._draws.index(row["draw"]), self._seeds.index(row["seed"]),
+                  self._places[row["case"]], self._classes[row["class"]])  # fmt: skip
+            scored[at] = True
+            values[at] = float(row[metric] or "nan")
+        return values, scored
 
     def n_runs(self, key: Key) -> int:
         """Runs of a row."""
@@ -126,8 +137,19 @@ class Scores:
         return crossed_interval(values, self.patients)
 
     def difference(self, key: Key, other: Key) -> Difference:
-        """Difference in Dice on the draws and seeds that both rows have."""
-        return paired_difference(self.of(key), self.of(other), self.patients)
+        """Difference in Dice on the draws and seeds that both rows have.
+
+        Who invents a structure loses to who rightly finds none: see ``agreeing_on_nothing``.
+        """
+        return paired_difference(*self.paired(key, other), self.patients)
+
+    def paired(self, key: Key, other: Key) -> tuple[Floats, Floats]:
+        """``(draw, seed, case)`` figures of two rows on what both were scored on."""
+        (values, scored), (there, scored_there) = self._of_classes(key), self._of_classes(other)
+        both = scored & scored_there
+        pair = (np.where(both, array, np.nan) for array in (values, there))
+        mine, its = agreeing_on_nothing(*pair)
+        return _mean_of_classes(mine), _mean_of_classes(its)
 
     def baseline(self, wanted: str | None = None) -> str:
         """The row that the others are compared with.
@@ -229,6 +251,14 @@ def published_table(dataset: str, labeled: str) -> list[list[str]]:
         if (row["dataset"], row["labeled"]) == (name, labeled):
             rows.append([row["method"], row["dice_percent"], row["source"]])
     return rows
+
+
+def _mean_of_classes(values: Floats) -> Floats:
+    """Means over the last axis; NaN where no class has a figure."""
+    known = np.isfinite(values)
+    counts = known.sum(-1)
+    sums = np.where(known, values, 0.0).sum(-1)
+    return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -146,6 +146,26 @@ def changed_since_scored(folder: Path) -> list[str]:
     return [name for name, file in there if file.is_file() and checksum(file) != known[name]]
 
 
+def scored_references(folder: Path) -> dict[str, int]:
+    """File name to CRC-32 of the label maps that predictions were scored on.
+
+    Args:
+        folder: With ``summary.json``; none where there is none, or one of a former version.
+
+    Raises:
+        InputError: The summary is damaged.
+    """
+    path = folder / SUMMARY_JSON
+    scored: list[dict[str, Any]] = (
+        read_table(path).get("metric_per_case", []) if path.is_file() else []
+    )
+    return {
+        Path(row["reference_file"]).name: row["reference_crc32"]
+        for row in scored
+        if {"reference_file", "reference_crc32"} <= row.keys()
+    }
+
+
 def write_result(
     result: EvaluationResult,
     files: Sequence[CaseFiles],
@@ -229,6 +249,7 @@ def _nnunet_part(
             "prediction_file": str(pair.prediction),
             "prediction_crc32": checksum(pair.prediction),
             "reference_file": str(pair.reference),
+            "reference_crc32": checksum(pair.reference),
         }
         for pair in files
     ]

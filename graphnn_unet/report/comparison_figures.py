@@ -72,7 +72,7 @@ def paired_differences(scores: Scores, labeled: str, against: str) -> Figure:
     for number, key in enumerate(keys):
         difference = scores.difference(key, (against, labeled))
         color = COLORS[number % len(COLORS)]
-        dots = _of_draws(scores.of(key) - scores.of((against, labeled)))
+        dots = _of_draws(np.subtract(*scores.paired(key, (against, labeled))))
         axes.plot(dots, np.full(len(dots), number + 0.16), "o", color=color, markersize=4)
         if not math.isnan(difference.low):
             axes.plot([100 * difference.low, 100 * difference.high], [number] * 2, color=color)
@@ -98,7 +98,7 @@ def _differences(axes: Axes, scores: Scores, against: str, place: dict[str, int]
             if not math.isnan(difference.low):
                 ends = [100 * difference.low, 100 * difference.high]
                 axes.plot([at] * 2, ends, color=color)
-            dots = _of_draws(scores.of(key) - scores.of(other))
+            dots = _of_draws(np.subtract(*scores.paired(key, other)))
             axes.plot([at + _STEP / 2] * len(dots), dots, ".", color=color, alpha=0.6)
             axes.plot(at, 100 * difference.mean, "D", markersize=5, color=color)
     axes.axhline(0, color="black", linewidth=0.8)

@@ -24,7 +24,11 @@ def candidates(*gains: float, n_cases: int = 12, seed: int = 0) -> list[Candidat
     base = rng.uniform(0.6, 0.9, n_cases)
     rows = [base, *(base + gain + rng.normal(0, 0.01, n_cases) for gain in gains)]
     return [
-        Candidate(f"method {number}", (f"model_{number}",), dict(enumerate(row)))
+        Candidate(
+            f"method {number}",
+            (f"model_{number}",),
+            {case: {"organ": value} for case, value in enumerate(row)},
+        )
         for number, row in enumerate(rows)
     ]
 
@@ -167,3 +171,42 @@ def test_a_choice_that_names_a_path_is_refused(tmp_path):
     )
     with pytest.raises(InputError, match=r"choice\.json"):
         read_choice(tmp_path)
+
+
+NAN = float("nan")
+
+
+def test_inventing_a_structure_costs_on_healthy_patients():
+    """Slightly better on the ill, and a lesion in every healthy one."""
+    ill, healthy = [f"ill_{n}" for n in range(8)], [f"healthy_{n}" for n in range(8)]
+    careful = {case: {"lesion": 0.8} for case in ill} | {case: {"lesion": NAN} for case in healthy}
+    eager = {case: {"lesion": 0.805} for case in ill} | {case: {"lesion": 0.0} for case in healthy}
+    best, (step,) = module._compared(
+        [Candidate("careful", ("a",), careful), Candidate("eager", ("b",), eager)], {}
+    )
+    assert best.name == "careful"
+    assert step.n_patients == 16
+    assert step.mean == pytest.approx((8 * 0.005 - 8) / 16)
+    nothing = {case: {"lesion": NAN} for case in healthy}
+    both = [Candidate("a", ("a",), nothing), Candidate("b", ("b",), nothing)]
+    assert not module._compared(both, {})[1][0].taken
+
+
+def test_pieces_in_slices_that_nobody_drew_decide_nothing(tmp_path):
+    truth, said = np.zeros((8, 6, 6), np.uint8), np.zeros((8, 6, 6), np.uint8)
+    truth[0:2, 1:5, 1:5] = said[0:2, 1:5, 1:5] = said[6:8, 1:4, 1:4] = 1
+    truth[3:] = 2  # ignore
+    for place, array in (("gt_segmentations", truth), ("said", said)):
+        (tmp_path / place).mkdir()
+        for number in range(8):
+            image = sitk.GetImageFromArray(array)
+            sitk.WriteImage(image, str(tmp_path / place / f"c{number}.nii.gz"))
+    description = {"labels": {"background": 0, "spot": 1, "ignore": 2}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    dice = {f"c{number}": {"spot": 1.0} for number in range(8)}
+    best = Candidate("one", ("a",), dice, (tmp_path / "said",))
+    taken, (step,) = module._single_components(best, tmp_path, {})
+    assert (taken, step.mean) == ((), 0.0)
+    (tmp_path / "said" / "c3.nii.gz").unlink()
+    with pytest.raises(MissingFileError, match=r"one has no label map c3\.nii\.gz"):
+        module._single_components(best, tmp_path, {})

@@ -9,6 +9,7 @@ from graphnn_unet.benchmarking import choose as module
 from graphnn_unet.benchmarking.choose import choose
 from graphnn_unet.benchmarking.one_run import MEMBER, Job, RunResult
 from graphnn_unet.data.splits import make_splits
+from graphnn_unet.storage.checkpoints import FINAL
 
 TRAINERS = ["SupervisedTrainer", "BCPTrainer"]
 OPTIONS = {"trainers": TRAINERS, "configurations": ["3d_fullres"], "device": "cpu"}
@@ -29,6 +30,8 @@ def scored(tiny_copy, trained_home, monkeypatch):
                 trained_home / "results" / DATASET / "SupervisedTrainer__gnnunetPlans__3d_fullres"
             )
             (job.model / name).write_bytes((model / name).read_bytes())
+        job.fold.mkdir(parents=True, exist_ok=True)
+        (job.fold / FINAL).write_text(job.spec["trainer"])
         (case,) = folds[job.spec["fold"]]["val"]
         job.predictions.mkdir(parents=True)
         header = "case,class,dice,jaccard,hd95,asd,distance_unit,missed,invented,protocol"
@@ -52,6 +55,7 @@ def scored(tiny_copy, trained_home, monkeypatch):
 
     monkeypatch.setattr("graphnn_unet.benchmarking.run.carry_out", carry_out)
     monkeypatch.setattr(module, "MIN_PATIENTS", 3)
+    monkeypatch.setattr(module, "_require_its_data", lambda *_: None)
     return tiny_copy, began
 
 
@@ -72,6 +76,19 @@ def test_an_average_that_is_better_becomes_the_choice(scored, monkeypatch):
     choose(DATASET, ensembles=True, **OPTIONS)
     assert len(began) == 16, "nothing is done twice"
     assert len(choose(DATASET, **OPTIONS).choice.models) == 1
+
+
+def test_models_that_were_trained_anew_are_averaged_anew(scored, monkeypatch):
+    home, began = scored
+    use_home(home, monkeypatch)
+    choose(DATASET, ensembles=True, **OPTIONS)
+    results = home / "results" / DATASET
+    (scores,) = (results / "choose" / "ensembles").rglob("metrics.csv")
+    scores.write_text(scores.read_text().replace("case_00", "old_case"))
+    (results / "BCPTrainer__gnnunetPlans__3d_fullres" / "fold_0" / FINAL).write_text("another")
+    result = choose(DATASET, ensembles=True, **OPTIONS)
+    assert len(began) == 24, "eight folds predict again"
+    assert "old_case" not in result.candidates[-1].dice
 
 
 def test_budget_keeps_ensembles_for_the_next_call(scored, monkeypatch):

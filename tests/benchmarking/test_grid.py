@@ -152,3 +152,11 @@ def test_a_prediction_that_cannot_be_is_refused_with_row_and_reason(word, why):
     key = word.partition("=")[0]
     with pytest.raises(InputError, match=f"{key} = .* in --row far off cannot be used.*{why}"):
         rows_of([], named=[["far off", "SupervisedTrainer", f"prediction.{word}"]])
+
+
+def test_a_blend_without_a_vote_is_refused():
+    words = ["voted", "SupervisedTrainer", "prediction.scan_graph_blend=0.3"]
+    with pytest.raises(InputError, match=r"--row voted: .*acts with prediction.scan_graph alone"):
+        rows_of([], [], [words])
+    (row,) = rows_of([], [], [[*words, "prediction.scan_graph=true"]])
+    assert row.prediction == {"scan_graph": True, "scan_graph_blend": 0.3}

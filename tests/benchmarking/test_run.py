@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from tiny_study import DATASET
 
 from graphnn_unet.benchmarking import one_run
@@ -327,3 +328,51 @@ def test_killed_again_and_again_it_ends_in_the_same_table(tiny_copy, tmp_path):
     assert (tmp_path / "out" / "benchmark.csv").read_bytes() == (
         tmp_path / "whole" / "benchmark.csv"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("cases", [("study.01",), ("study",), ("study_0000",)])
+def test_images_of_the_cases_alone_are_gathered(tmp_path, cases):
+    images = tmp_path / "images"
+    images.mkdir()
+    names = {"study": "study_0000", "study.01": "study.01_0000", "study.02": "study.02_0000",
+             "study_0000": "study_0000_0000"}  # fmt: skip
+    for name in names.values():
+        (images / f"{name}.nii.gz").touch()
+    job = Job("a", {}, str(tmp_path), {}, cases=cases)
+    target = one_run._gathered(images, job, tmp_path / "gathered")
+    expected = {f"{names[case]}.nii.gz" for case in cases}
+    if cases == ("study_0000",):
+        expected.add("study_0000.nii.gz")  # a case of one channel may end in four digits
+    assert {path.name for path in target.iterdir()} == expected
+
+
+def test_label_maps_that_changed_between_rows_are_told(tiny_copy, tmp_path, jobs):
+    folder = tmp_path / "out"
+    compare(folder, final=True)
+    labels = sorted((tiny_copy / "raw" / DATASET / "labelsTs").iterdir())
+    before = labels[0].read_bytes()
+    image = sitk.ReadImage(str(labels[0]))
+    sitk.WriteImage(image * 0, str(labels[0]))
+    for _ in range(2):  # the scores are taken back, so the next call tells it again
+        with pytest.raises(RefusedError, match=f"1 label map of test.*{labels[0].name}"):
+            compare(folder, [PLAIN], final=True)
+    labels[0].write_bytes(before)
+    assert compare(folder, [PLAIN], final=True).n_done == 2
+
+
+def test_a_row_keeps_the_recipe_of_the_plan(tiny_copy, tmp_path, monkeypatch):
+    pretend(monkeypatch, [RunResult(0, minutes=1.0)])
+    compare(tmp_path / "out")
+    path = tiny_copy / "preprocessed" / DATASET / "gnnunetPlans.json"
+    plans = read_json(path)
+    plans["gnnunet"]["derived"]["3d_fullres"]["scan_labels"] = {"rounds": 1}
+    write_json(path, plans)
+    with pytest.raises(RefusedError, match=r"'SupervisedTrainer' of .* made with other settings"):
+        compare(tmp_path / "out", draws=2)
+
+
+def test_votes_on_slices_are_refused_before_a_training(tiny_copy, tmp_path, jobs):
+    row = Row("voted", "SupervisedTrainer", (), {"scan_graph": True})
+    with pytest.raises(InputError, match=r"'voted' cannot predict with prediction.scan_graph"):
+        compare(tmp_path / "out", [SUPERVISED, row], configuration="2d")
+    assert not jobs

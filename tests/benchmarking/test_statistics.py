@@ -14,6 +14,7 @@ from graphnn_unet.benchmarking.statistics import (
     paired_difference,
     variance_parts,
 )
+from graphnn_unet.benchmarking.tables import Scores
 
 
 def scores(seed, n_draws=5, n_seeds=2, n_cases=30, draw=0.02, run=0.01, case=0.05, rest=0.02):
@@ -130,3 +131,35 @@ def test_few_patients_show_nothing(n_patients, is_shown):
     other = np.full((3, 1, 2 * n_patients), 0.8)  # two scans of each
     difference = paired_difference(other + 0.02, other, np.arange(2 * n_patients) % n_patients)
     assert (difference.n_patients, difference.is_shown) == (n_patients, is_shown)
+
+
+def test_who_invents_a_structure_loses_to_who_finds_none():
+    """Two classes; the label of every second case lacks the second one."""
+    rows = []
+    for name, invents in (("careful", False), ("eager", True)):
+        for case in range(8):
+            second = "0.9" if case % 2 else "0.0" if invents else ""
+            rows += [
+                {"row": name, "labeled": "4", "draw": "1", "seed": "0", "case": f"c{case}",
+                 "class": kind, "dice": dice}
+                for kind, dice in (("organ", "0.8"), ("lesion", second))
+            ]  # fmt: skip
+    scores = Scores(rows, {})
+    assert scores.mean(("careful", "4")) == pytest.approx(0.825)  # 0.8 and 0.85
+    difference = scores.difference(("eager", "4"), ("careful", "4"))
+    assert difference.mean == pytest.approx(-0.25)  # half of the cases, half of the classes
+    assert difference.n_patients == 8
+    assert scores.difference(("careful", "4"), ("careful", "4")).mean == 0
+
+
+def test_a_case_that_one_method_was_not_scored_on_is_no_pair():
+    rows = [
+        {"row": name, "labeled": "4", "draw": "1", "seed": "0", "case": case, "class": "organ",
+         "dice": dice}
+        for name, case, dice in (("a", "x", "0.5"), ("a", "y", "0.1"), ("b", "x", "0.75"))
+    ]  # fmt: skip
+    mine, its = Scores(rows, {}).paired(("a", "4"), ("b", "4"))
+    assert mine[0, 0].tolist()[0] == 0.5
+    assert its[0, 0].tolist()[0] == 0.75
+    assert np.isnan(mine[0, 0, 1])
+    assert np.isnan(its[0, 0, 1])
