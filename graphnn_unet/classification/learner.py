@@ -83,6 +83,11 @@ class GivenLabels:
         """Both together."""
         return torch.where(self.training >= 0, self.training, self.validation)
 
+    @property
+    def n_held_out(self) -> int:
+        """Images whose labels only stop the training."""
+        return int((self.validation >= 0).any(dim=1).sum())
+
 
 class Learner:
     """Trains one network on one set of images; ``save`` is called where a checkpoint is due.

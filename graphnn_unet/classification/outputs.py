@@ -23,6 +23,9 @@ from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
 PREDICTIONS, SUMMARY, ROUNDS = "predictions.csv", "summary.json", "rounds.csv"
+_FILES = (PREDICTIONS, SUMMARY, ROUNDS, FAILURES, MODEL, CHECKPOINT)
+_PICTURES = ("map.png", "map_*.png", "confusion.png", "confusion_*.png")
+"""What the report draws beside them."""
 _SCHEMA_VERSION = 1
 _log = logging.getLogger(__name__)
 
@@ -88,16 +91,25 @@ def predictions_of(
     )
 
 
-def refuse_results(output: Path, overwrite: bool) -> None:
-    """Raise ``RefusedError`` for a folder with results, or clear it of them."""
-    old = [output / name for name in (PREDICTIONS, SUMMARY, ROUNDS, FAILURES, MODEL, CHECKPOINT)]
-    present = [path for path in old if path.exists()]
-    if present and not overwrite:
+def refuse_results(output: Path) -> None:
+    """Raise ``RefusedError`` for a folder with results."""
+    present = [name for name in _FILES if (output / name).exists()]
+    if present:
         raise RefusedError(
             f"{output} has results already",
-            f"for example {present[0].name}",
+            f"for example {present[0]}",
             "Go on with --c, replace them with --overwrite, or choose another folder",
         )
+
+
+def clear_results(output: Path) -> None:
+    """Delete the results of a folder and the pictures of them, if there are any.
+
+    ``predictions.csv`` goes first: where it is, everything is there.
+    """
+    present = [output / name for name in _FILES if (output / name).exists()]
+    if present:
+        present += [path for pattern in _PICTURES for path in output.glob(pattern)]
     for path in present:
         path.unlink()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from graphnn_unet.classification.label_propagation import extend, nearest_labele
 from graphnn_unet.classification.learner import Learner, hold_out
 from graphnn_unet.classification.outputs import (
     Predictions,
+    clear_results,
     evaluate_predictions,
     predictions_of,
     refuse_results,
@@ -112,7 +114,7 @@ def classify(
             a module, or a function ``(n_channels, n_dims) -> module``.
         device: ``auto``, ``cuda``, ``cuda:1``, ``mps`` or ``cpu``.
         resume: Go on with an interrupted call of the same images, labels and settings.
-        overwrite: Replace older results.
+        overwrite: Replace older results; they are deleted when all inputs have been checked.
         **settings: Fields of :class:`~graphnn_unet.classification.settings.ClassifySettings`.
 
     Returns:
@@ -131,26 +133,18 @@ def classify(
             "",
             "Give either --labels or --model",
         )
-    request = _Request(Path(images), Path(output), truth, encoder, resolve_device(device))
+    request = _Request(
+        Path(images), Path(output), truth, encoder, resolve_device(device), resume, overwrite
+    )
+    if model is not None:
+        _require_as_trained(request, Path(model), list(settings))
+    section = make_section(ClassifySettings, settings)
     with folder_lock(request.output, "gnnunet_classify"):
         remove_leftovers(request.output)
-        if not resume:
-            refuse_results(request.output, overwrite)
+        if not (resume or overwrite):
+            refuse_results(request.output)
         if labels is not None:
-            section = make_section(ClassifySettings, settings)
-            try:
-                return _train(request, Path(labels), section, resume)
-            except KeyboardInterrupt as interrupt:
-                if not (request.output / CHECKPOINT).is_file():
-                    raise
-                hint = "the same command with --c (instead of --overwrite) goes on"
-                raise KeyboardInterrupt(hint) from interrupt
-        if settings or resume:
-            raise InputError(
-                "a model is used as it was trained",
-                f"{', '.join(settings) or 'resume'} cannot be chosen with --model",
-                "Leave it out",
-            )
+            return _train(request, Path(labels), section)
         return _place_images(request, Path(str(model)))
 
 
@@ -163,11 +157,35 @@ class _Request:
     truth: Path | str | None
     encoder: EncoderChoice | None
     device: torch.device
+    resume: bool
+    overwrite: bool
 
 
-def _train(
-    request: _Request, labels: Path, settings: ClassifySettings, resume: bool
-) -> ClassificationResult:
+def _require_as_trained(request: _Request, model: Path, settings: Sequence[str]) -> None:
+    """Refuse what does not go with a finished model."""
+    if settings or request.resume:
+        raise InputError(
+            "a model is used as it was trained",
+            f"{', '.join(settings) or 'resume'} cannot be chosen with --model",
+            "Leave it out",
+        )
+    if request.output.resolve() == model.resolve():
+        raise RefusedError(f"{request.output} is the folder of the model", "", "Choose another -o")
+
+
+@contextmanager
+def _hint_to_go_on(folder: Path) -> Generator[None]:
+    """In the block an interruption says how to go on, where a checkpoint was written."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if not (folder / CHECKPOINT).is_file():
+            raise
+        hint = "the same command with --c (instead of --overwrite) goes on"
+        raise KeyboardInterrupt(hint) from interrupt
+
+
+def _train(request: _Request, labels: Path, settings: ClassifySettings) -> ClassificationResult:
     table = read_table(labels)
     files = find_images(request.images)
     _require_images(table, files, request.images)
@@ -184,29 +202,44 @@ def _train(
     generator = torch_generator(settings.seed, Stream.CLASSIFIER_SPLIT)
     groups = groups_of(table, images.cases)
     split = hold_out(targets, settings.validation_share, generator, groups)
-    n_held_out = int((split.validation >= 0).any(dim=1).sum())
-    _tell(images, findings, targets, n_held_out)
+    _tell(images, findings, targets, split.n_held_out)
     network, plan = _new_network(request, dataset, settings)
     encoder = request.encoder or "small"
     shown = encoder if isinstance(encoder, str) else type(encoder).__name__
     mark = fingerprint(images, targets, settings, shown)
     save = partial(save_state, folder=request.output, mark=mark)
     learner = Learner(network, dataset, split, settings, save)
-    if resume:
+    if request.resume:
         learner.load_state_dict(load_state(request.output, mark))
-    learner.fit()
+    elif request.overwrite:
+        clear_results(request.output)
+    with _hint_to_go_on(request.output):
+        learner.fit()
+        return _write_trained(request, learner, plan, findings, extractor)
+
+
+def _write_trained(
+    request: _Request,
+    learner: Learner,
+    plan: EncoderPlan,
+    findings: tuple[Finding, ...],
+    extractor: DescriptorExtractor | None,
+) -> ClassificationResult:
+    """Model and predictions of a finished training."""
+    settings, dataset, split = learner.settings, learner.dataset, learner.labels
+    images = dataset.images
     feature, logits, diffused = learner.diffused(use_validation=settings.final_uses_validation)
     given = split.everything
     edge = images.pixels.shape[-1]
     model = StoredModel(
-        learner.mean, plan, settings, findings, scale, edge, images.cases, feature,
-        diffused.score, given, extractor,
+        learner.mean, plan, settings, findings, dataset.normalization, edge, images.cases,
+        feature, diffused.score, given, extractor,
     )  # fmt: skip
     save_model(model, request.output)
     near = nearest_labeled(feature, feature, given, images.cases, torch.arange(len(feature)))
     predictions = predictions_of(images.cases, findings, diffused.score, logits, given, near)
-    figures = to_predictions(diffused.score, given, sizes, diffused.figures).figures
-    facts = {"kind": "transductive", "n_held_out": n_held_out, "diffusion": figures}
+    figures = to_predictions(diffused.score, given, dataset.sizes, diffused.figures).figures
+    facts = {"kind": "transductive", "n_held_out": split.n_held_out, "diffusion": figures}
     log = learner.training_state.log
     return _finish(request, model, predictions, feature, images.faults, facts, log)
 
@@ -235,8 +268,6 @@ def _tell(images: ImageSet, findings: Sequence[Finding], targets: Tensor, n_held
 
 def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     """New images beside the graph of a finished model."""
-    if request.output.resolve() == folder.resolve():
-        raise RefusedError(f"{request.output} is the folder of the model", "", "Choose another -o")
     model = load_model(folder, request.encoder)
     files = find_images(request.images)
     images = load_images(files, model.image_size, n_channels=model.plan.n_channels)
@@ -255,6 +286,8 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
     facts = {"kind": "inductive", "n_held_out": 0, "diffusion": figures}
+    if request.overwrite:
+        clear_results(request.output)
     return _finish(request, model, predictions, feature, images.faults, facts)
 
 

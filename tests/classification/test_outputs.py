@@ -7,6 +7,7 @@ import torch
 
 from graphnn_unet.classification.outputs import (
     Predictions,
+    clear_results,
     evaluate_predictions,
     prediction_rows,
     predictions_of,
@@ -96,10 +97,21 @@ def test_tables_hold_what_was_found(tmp_path):
 
 
 def test_old_results_are_refused_or_cleared(tmp_path):
-    refuse_results(tmp_path, overwrite=False)
+    refuse_results(tmp_path)
     for name in ("predictions.csv", "checkpoint_latest.pth", "mine.txt"):
         (tmp_path / name).write_text("x")
     with pytest.raises(RefusedError, match="has results already: for example predictions"):
-        refuse_results(tmp_path, overwrite=False)
-    refuse_results(tmp_path, overwrite=True)
+        refuse_results(tmp_path)
+    clear_results(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_pictures_of_old_results_go_with_them(tmp_path):
+    pictures = ("map.png", "map_kind.png", "confusion.png", "confusion_kind.png")
+    for name in (*pictures, "summary.json", "mapping.png"):
+        (tmp_path / name).write_text("x")
+    clear_results(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mapping.png"]
+    (tmp_path / "map.png").write_text("x")
+    clear_results(tmp_path)  # a picture alone is no result
+    assert (tmp_path / "map.png").is_file()

@@ -147,6 +147,47 @@ def test_results_are_replaced_only_on_demand(study, quick):
     classify(study.images, study.labels, out, device="cpu", overwrite=True, **quick)
 
 
+def test_a_refused_call_deletes_nothing(study, quick):
+    """``--overwrite`` with a wrong input leaves the trained model where it is."""
+    out = study.root / "out"
+    quick |= {"mode": "one-pass", "max_epochs": 1}
+    classify(study.images, study.labels, out, device="cpu", **quick)
+    before = {path.name: path.read_bytes() for path in out.glob("[a-z]*")}
+    broken = study.root / "broken.py"
+    broken.write_text("class Other: pass")
+    typo, ghost = study.root / "typo.csv", study.table("ghost.csv", {"ghost": "bar"})
+    for kind, arguments, options in (
+        (RefusedError, (study.images, None, out), {"model": out}),
+        (InputError, (study.images, None, out), {"model": study.root / "none", "alpha": 0.5}),
+        (MissingFileError, (study.images, None, out), {"model": study.root / "none"}),
+        (MissingFileError, (study.images, typo, out), quick),
+        (FaultsError, (study.images, ghost, out), quick),
+        (MissingFileError, (study.root / "none", study.labels, out), quick),
+        (InputError, (study.images, study.labels, out), {**quick, "alpha": 1.5}),
+        (InputError, (study.images, study.labels, out), {**quick, "encoder": f"{broken}:Mine"}),
+    ):
+        with pytest.raises(kind):
+            classify(*arguments, device="cpu", overwrite=True, **options)
+        assert {path.name: path.read_bytes() for path in out.glob("[a-z]*")} == before
+
+
+def test_an_interruption_before_anything_is_deleted_promises_no_checkpoint(
+    study, quick, monkeypatch
+):
+    out = study.root / "out"
+    quick |= {"mode": "one-pass", "max_epochs": 1}
+    classify(study.images, study.labels, out, device="cpu", **quick)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning.Learner, "__init__", stop)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        classify(study.images, study.labels, out, device="cpu", overwrite=True, **quick)
+    assert "--c" not in str(caught.value)
+    assert (out / "model.pth").is_file()
+
+
 def test_damaged_image_is_reported_and_the_others_are_done(study, quick):
     (study.images / "case_030.png").write_bytes(b"\x89PNG nonsense")
     cut = study.images / "case_031.png"
