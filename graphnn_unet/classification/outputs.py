@@ -26,6 +26,8 @@ PREDICTIONS, SUMMARY, ROUNDS = "predictions.csv", "summary.json", "rounds.csv"
 _FILES = (PREDICTIONS, SUMMARY, ROUNDS, FAILURES, MODEL, CHECKPOINT)
 _PICTURES = ("map.png", "map_*.png", "confusion.png", "confusion_*.png")
 """What the report draws beside them."""
+_COLUMNS = ("case", "predicted", "probability", "certainty", "neighbours")
+"""Columns of the predictions before those of the classes; British in all files that exist."""
 _SCHEMA_VERSION = 1
 _log = logging.getLogger(__name__)
 
@@ -191,14 +193,11 @@ def prediction_rows(predictions: Predictions) -> list[dict[str, str]]:
 
     With one finding ``predicted``, ``probability`` and ``certainty`` are single values and the
     class columns have the names of the classes; with several they are joined by ``;`` in the order
-    of the findings, and the columns are named ``FINDING=CLASS``.
+    of the findings, and the columns are named ``FINDING=CLASS``, as they are where a class is
+    called like another column.
     """
     single = len(predictions.findings) == 1
-    columns = [
-        name if single else f"{finding.name}={name}"
-        for finding in predictions.findings
-        for name in finding.classes
-    ]
+    columns = _class_columns(predictions.findings)
     pairs = zip(predictions.parts(), predictions.predicted.T, strict=True)
     best = torch.cat([part.gather(1, index[:, None]) for part, index in pairs], dim=1)
     rows = []
@@ -214,11 +213,18 @@ def prediction_rows(predictions: Predictions) -> list[dict[str, str]]:
                 "predicted": ";".join(name if single else f"{head}={name}" for head, name in names),
                 "probability": _joined(best[row]),
                 "certainty": _joined(predictions.certainty[row]),
-                "neighbours": ";".join(neighbors),  # British in all files that exist
+                "neighbours": ";".join(neighbors),
                 **dict(zip(columns, values, strict=True)),
             }
         )
     return rows
+
+
+def _class_columns(findings: Sequence[Finding]) -> list[str]:
+    """Heads of the columns of the classes."""
+    if len(findings) == 1 and not set(findings[0].classes) & set(_COLUMNS):
+        return list(findings[0].classes)
+    return [f"{finding.name}={name}" for finding in findings for name in finding.classes]
 
 
 def _joined(values: Tensor) -> str:

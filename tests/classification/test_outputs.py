@@ -70,6 +70,17 @@ def test_rows_of_several_findings_name_them():
     assert list(row)[5:] == ["kind=a", "kind=b", "size=big", "size=mid", "size=small"]
 
 
+@pytest.mark.parametrize("name", ["case", "predicted", "probability", "certainty", "neighbours"])
+def test_a_class_called_like_a_column_takes_no_column_away(name):
+    plain = prediction_rows(predictions())
+    rows = prediction_rows(predictions((Finding("group", ("a", name)),)))
+    assert list(rows[0])[5:] == ["group=a", f"group={name}"]
+    for row, before in zip(rows, plain, strict=True):
+        assert row["case"] == before["case"]
+        assert row["predicted"] == {"a": "a", "b": name}[before["predicted"]]
+        assert list(row.values())[2:] == list(before.values())[2:]
+
+
 def test_images_with_a_given_label_are_not_evaluated(tmp_path):
     truth = tmp_path / "truth.csv"
     truth.write_text("case,kind\np,b\nq,b\nr,a\n")
