@@ -1,12 +1,14 @@
 """Tables of labels: ``case,class``, or one column a finding; an empty cell is no label.
 
 A column ``patient`` is no finding: images of one patient are held out together or not at all.
+``NaN``, ``NA``, ``N/A`` and ``null``, which other programs write for nothing, are empty cells.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,12 @@ from graphnn_unet.storage.text import read_text
 
 UNLABELED = -1
 PATIENT = "patient"
+_LIKE_PATIENT = re.compile(
+    r"(patient|subject|participant)s?([ _.-]?(id|ids|no|nr|number|name|code))?"
+)
+"""Heads, in small letters, of columns that say whose image it is; as findings they teach names."""
+_NOTHING = ("nan", "na", "n/a", "null")
+"""Cells, in small letters, that mean that there is none."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +73,38 @@ def read_table(path: Path | str) -> LabelTable:
     path = Path(path)
     lines = _lines(path)
     head = lines[0][1] if lines else []
-    n_findings = len(head) - 1 - (PATIENT in head)
-    if n_findings < 1 or head[0].lower() != "case" or not all(head) or len(set(head)) < len(head):
+    small = [name.lower() for name in head]
+    n_findings = len(head) - 1 - small.count(PATIENT)
+    is_twice = len(set(head)) < len(head) or small.count(PATIENT) > 1
+    if n_findings < 1 or small[0] != "case" or not all(head) or is_twice:
         raise InputError(
             f"{path} is not a table of labels",
             f"its first line is {','.join(head)[:60]!r}",
             "Begin it with case,class or case,FINDING,FINDING..., each name once",
         )
+    _refuse_ids(path, head)
     rows, faults = _rows(lines[1:], len(head), path.name)
     if faults:
         raise FaultsError(faults, f"{path} has faults")
     patients: dict[str, str] = {}
-    if PATIENT in head:
-        place = head.index(PATIENT)
+    if PATIENT in small:
+        place = small.index(PATIENT)
         patients = {case: cells[place] for case, cells in rows.items() if cells[place]}
         for cells in (head, *rows.values()):
             del cells[place]
     cases = {case: tuple(cells[1:]) for case, cells in rows.items()}
     return LabelTable(str(path), tuple(head[1:]), cases, patients)
+
+
+def _refuse_ids(path: Path, head: Sequence[str]) -> None:
+    """Refuse columns that say whose image it is, but not in the word that is known."""
+    for name in head:
+        if name.lower() != PATIENT and _LIKE_PATIENT.fullmatch(name.lower()):
+            raise InputError(
+                f"the column {name} of {path} looks like patients",
+                "it would be a finding, and its ids the classes",
+                f"Call it {PATIENT}, which keeps a patient's images together, or take it out",
+            )
 
 
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
@@ -128,7 +150,7 @@ def _rows(
             cause = f"case {case} stands in the table twice"
             faults.append(fault(cause, "Keep one of its lines", code="T03"))
         else:
-            rows[case] = cells
+            rows[case] = [case, *("" if cell.lower() in _NOTHING else cell for cell in cells[1:])]
     return rows, faults
 
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _EPILOG = """\
 IMAGES    pictures (png, jpg, tif, bmp) or volumes (nii.gz, nii, mha, nrrd) of any size; the file
           name without its ending is the case id
-CSV       first line case,class or case,FINDING,FINDING...; an empty cell, or no line, is no label;
-          a column patient keeps the images of one patient together
+CSV       first line case,class or case,FINDING,FINDING...; an empty cell, NaN, NA, N/A or null, or
+          no line, is no label; a column patient keeps the images of one patient together
 encoder   small (default), resnet18, resnet50, vgg16, one of these with :WEIGHTS (a file of
           weights), unet:MODEL (encoder of a trained segmentation model), or
           FILE.py:Class (a torch.nn.Module of your own, made with (n_channels, n_dims))

@@ -82,6 +82,35 @@ def test_patients_are_no_finding_but_groups(tmp_path):
         table(tmp_path, "case,patient\na,p1\n")
 
 
+@pytest.mark.parametrize("head", ["case,Patient,class", "Case,class,PATIENT"])
+def test_patients_are_found_in_any_letters(tmp_path, head):
+    place = head.lower().split(",").index("patient")
+    lines = [["a", "x"], ["b", "y"]]
+    for cells in lines:
+        cells.insert(place, "p1")
+    labels = table(tmp_path, "\n".join([head, *(",".join(cells) for cells in lines)]))
+    assert labels.columns == ("class",)
+    assert labels.rows == {"a": ("x",), "b": ("y",)}
+    assert labels.patients == {"a": "p1", "b": "p1"}
+    with pytest.raises(InputError, match="each name once"):
+        table(tmp_path, "case,patient,Patient,class\na,p1,p1,x\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["patient_id", "PatientID", "Patient ID", "subject", "Subject_ID", "participant_id"]
+)
+def test_columns_that_look_like_patients_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match=f"column {name} of .* looks like patients.*Call it pat"):
+        table(tmp_path, f"case,class,{name}\na,x,p1\n")
+    assert table(tmp_path, "case,subject_moved\na,yes\n").columns == ("subject_moved",)
+
+
+def test_words_for_nothing_are_empty_cells(tmp_path):
+    labels = table(tmp_path, "case,patient,class\nNA,NaN,x\nb,n/a,NaN\nc,null,NA\nd,p,none\n")
+    assert labels.rows == {"NA": ("x",), "b": ("",), "c": ("",), "d": ("none",)}
+    assert labels.patients == {"d": "p"}
+
+
 def test_missing_file_and_missing_column(tmp_path):
     with pytest.raises(MissingFileError):
         read_table(tmp_path / "none.csv")
