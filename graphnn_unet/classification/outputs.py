@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from torch import Tensor
 from graphnn_unet._version import __version__
 from graphnn_unet.classification.label_propagation import normalized, to_predictions
 from graphnn_unet.classification.stored import CHECKPOINT, MODEL
-from graphnn_unet.classification.table import Finding, encode, read_table, unknown_classes
+from graphnn_unet.classification.table import (
+    Finding,
+    encode,
+    groups_of,
+    read_table,
+    unknown_classes,
+)
 from graphnn_unet.errors import Fault, InputError, RefusedError
 from graphnn_unet.metrics.aggregate import finite_mean, finite_or_none
 from graphnn_unet.metrics.classification import ClassificationScore, score_classification
@@ -117,9 +123,13 @@ def clear_results(output: Path) -> None:
 
 
 def evaluate_predictions(
-    predictions: Predictions, truth: Path | str | None
+    predictions: Predictions,
+    truth: Path | str | None,
+    patients: Mapping[str, str] | None = None,
 ) -> dict[str, ClassificationScore]:
     """Figures of each finding over the images whose label was not given.
+
+    ``patients`` are those of the table of labels; what the truth says of a case goes before.
 
     Raises:
         InputError: No image has a truth.
@@ -130,6 +140,8 @@ def evaluate_predictions(
     targets = encode(table, predictions.findings, predictions.cases)
     for name in unknown_classes(table, predictions.findings):
         _log.warning("class %s has no labeled image: it is never predicted", name)
+    table = replace(table, patients={**(patients or {}), **table.patients})
+    patient = groups_of(table, predictions.cases).numpy()
     scores = {}
     pairs = zip(predictions.findings, predictions.parts(), strict=True)
     for number, (finding, probability) in enumerate(pairs):
@@ -142,6 +154,7 @@ def evaluate_predictions(
             predictions.predicted[used, number].numpy(),
             probability[used].numpy(),
             finding.classes,
+            patient[used.numpy()],
         )
     if not scores:
         raise InputError(

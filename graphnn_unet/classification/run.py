@@ -215,7 +215,7 @@ def _train(request: _Request, labels: Path, settings: ClassifySettings) -> Class
         clear_results(request.output)
     with _hint_to_go_on(request.output):
         learner.fit()
-        return _write_trained(request, learner, plan, findings, extractor)
+        return _write_trained(request, learner, plan, findings, extractor, table.patients)
 
 
 def _write_trained(
@@ -224,6 +224,7 @@ def _write_trained(
     plan: EncoderPlan,
     findings: tuple[Finding, ...],
     extractor: DescriptorExtractor | None,
+    patients: Mapping[str, str],
 ) -> ClassificationResult:
     """Model and predictions of a finished training."""
     settings, dataset, split = learner.settings, learner.dataset, learner.labels
@@ -241,7 +242,7 @@ def _write_trained(
     figures = to_predictions(diffused.score, given, dataset.sizes, diffused.figures).figures
     facts = {"kind": "transductive", "n_held_out": split.n_held_out, "diffusion": figures}
     log = learner.training_state.log
-    return _finish(request, model, predictions, feature, images.faults, facts, log)
+    return _finish(request, model, predictions, feature, images.faults, facts, log, patients)
 
 
 def _new_network(
@@ -299,9 +300,10 @@ def _finish(
     faults: tuple[Fault, ...],
     facts: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]] = (),
+    patients: Mapping[str, str] | None = None,
 ) -> ClassificationResult:
     facts = {**facts, "encoder": model.plan.kind, "settings": model.settings.model_dump()}
-    scores = evaluate_predictions(predictions, request.truth)
+    scores = evaluate_predictions(predictions, request.truth, patients)
     write_results(request.output, predictions, scores, faults, facts, log)
     result = ClassificationResult(request.output, predictions, scores, feature, faults)
     if faults:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.metrics.aggregate import finite_mean, finite_or_none
-from graphnn_unet.metrics.intervals import mean_intervals
+from graphnn_unet.metrics.intervals import share_interval
 
 N_BINS = 10
 """Bins of equal width for the calibration error."""
@@ -52,7 +52,7 @@ class ClassificationScore:
     Attributes:
         n: Cases with a ground truth.
         accuracy: Share of right decisions.
-        accuracy_interval: 95 % bootstrap interval over cases.
+        accuracy_interval: 95 % interval of it: Wilson's, or of resampled patients.
         balanced_accuracy: Mean recall over the classes that have cases.
         macro_f1: Mean F1 over the same classes.
         auc: Mean area one-vs-rest over the classes that have one.
@@ -63,6 +63,7 @@ class ClassificationScore:
         confusion: ``(class, class + 1)`` counts, ground truth by decision; the last column counts
             cases without a decision.
         n_unknown: Cases of a class that no label had; wrong in the accuracy, in nothing else.
+        n_patients: Patients that were resampled; ``None`` where each case counts for itself.
     """
 
     n: int
@@ -76,6 +77,7 @@ class ClassificationScore:
     classes: tuple[ClassScore, ...]
     confusion: Ints
     n_unknown: int
+    n_patients: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; what is not defined is ``None``."""
@@ -83,6 +85,7 @@ class ClassificationScore:
             "n": self.n,
             "accuracy": finite_or_none(self.accuracy),
             "accuracy_95_interval": [finite_or_none(end) for end in self.accuracy_interval],
+            "n_patients": self.n_patients,
             "balanced_accuracy": finite_or_none(self.balanced_accuracy),
             "macro_f1": finite_or_none(self.macro_f1),
             "auc_one_vs_rest": finite_or_none(self.auc),
@@ -96,7 +99,11 @@ class ClassificationScore:
 
 
 def score_classification(
-    truth: Ints, predicted: Ints, probability: Floats, names: Sequence[str]
+    truth: Ints,
+    predicted: Ints,
+    probability: Floats,
+    names: Sequence[str],
+    patient: Ints | None = None,
 ) -> ClassificationScore:
     """Score the decisions and probabilities of one finding.
 
@@ -106,6 +113,7 @@ def score_classification(
         predicted: ``(n,)`` decisions, negative for none.
         probability: ``(n, class)``, rows that sum to 1, or to 0 for none.
         names: Of the classes.
+        patient: ``(n,)`` equal numbers for cases of one patient, for the interval alone.
 
     Raises:
         ShapeError: The arrays do not fit each other, or there is no case.
@@ -128,12 +136,12 @@ def score_classification(
     decision = np.where(predicted >= 0, predicted, n_classes)
     confusion = _scikit_learn().confusion_matrix(truth, decision, labels=range(n_classes + 1))
     classes = _class_scores(truth[known], decision[known], probability[known], names)
-    low, high = mean_intervals(right[:, None])
+    n_patients = None if patient is None else len(np.unique(patient))
     one_hot = np.eye(n_classes + 1)[truth][:, :n_classes]
     return ClassificationScore(
         n=n,
         accuracy=float(right.mean()),
-        accuracy_interval=(float(low[0]), float(high[0])),
+        accuracy_interval=share_interval(right, patient),
         balanced_accuracy=finite_mean([score.recall for score in classes]),
         macro_f1=finite_mean([score.f1 for score in classes]),
         auc=finite_mean([score.auc for score in classes]),
@@ -142,6 +150,7 @@ def score_classification(
         classes=classes,
         confusion=confusion[:n_classes],
         n_unknown=int((~known).sum()),
+        n_patients=n_patients if n_patients != n else None,
     )
 
 

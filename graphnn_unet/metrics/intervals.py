@@ -8,8 +8,12 @@ Percentiles of resamples are too narrow with few cases: of six, 2.5 and 97.5 % h
 times in 100. So they are taken further out, as far as Student's t is wider than the normal
 distribution.
 
-Source: expanded percentile interval (Hesterberg 2015, section 5.3),
-    https://arxiv.org/abs/1411.5279
+Where all cases are right a resample is like any other, and the bootstrap of a share has no width;
+shares of right decisions therefore have the interval of Wilson.
+
+Sources: expanded percentile interval (Hesterberg 2015, section 5.3),
+    https://arxiv.org/abs/1411.5279; score interval (Wilson 1927),
+    https://doi.org/10.1080/01621459.1927.10502953
 """
 
 from __future__ import annotations
@@ -146,6 +150,64 @@ def class_mean_interval(values: Floats) -> tuple[float, float]:
 
     low, high = _bootstrap(mean, len(rows), SEED)
     return float(low[0]), float(high[0])
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """95 % score interval of a share, which has a width for 0 and 1 too.
+
+    Args:
+        share: In [0, 1].
+        n: Independent cases behind it, at least 1.
+
+    Example:
+        >>> low, high = wilson_interval(1.0, 20)
+        >>> round(low, 3), high
+        (0.839, 1.0)
+    """
+    from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # no types
+
+    square = float(ndtri((1 + LEVEL) / 2)) ** 2 / n
+    middle = share + square / 2
+    half = math.sqrt(square * (share * (1 - share) + square / 4))
+    low, high = ((middle + side * half) / (1 + square) for side in (-1, 1))
+    # the ends of 0 and 1 are 0 and 1, but for rounding
+    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
+
+
+def share_interval(right: Floats, patient: NDArray[np.int64] | None = None) -> tuple[float, float]:
+    """95 % interval of the share of right decisions.
+
+    Cases of a patient are no independent ones: where patients have several, patients are drawn with
+    replacement. Where that has no width, as where all are right, it is Wilson's with the number of
+    patients.
+
+    Args:
+        right: ``(case,)`` 1 where the decision was right, else 0; at least one case.
+        patient: ``(case,)`` equal numbers for cases of one patient.
+
+    Example:
+        >>> right = np.array([1.0, 1.0, 1.0, 0.0])
+        >>> low, high = share_interval(right)
+        >>> round(low, 2), round(high, 2)
+        (0.3, 0.95)
+    """
+    share = float(right.mean())
+    if patient is None:
+        return wilson_interval(share, len(right))
+    patients, number = np.unique(patient, return_inverse=True)
+    if len(patients) == len(right):
+        return wilson_interval(share, len(right))
+    n_cases = np.bincount(number.ravel()).astype(np.float64)
+    n_right = np.bincount(number.ravel(), weights=right)
+    if len(patients) > 1:
+
+        def drawn_share(times_drawn: Floats) -> Floats:
+            return ((times_drawn @ n_right) / (times_drawn @ n_cases))[:, np.newaxis]
+
+        low, high = _bootstrap(drawn_share, len(patients), SEED)
+        if low[0] < high[0]:
+            return float(low[0]), float(high[0])
+    return wilson_interval(share, len(patients))
 
 
 def _bootstrap(

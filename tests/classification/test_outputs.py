@@ -92,6 +92,21 @@ def test_images_with_a_given_label_are_not_evaluated(tmp_path):
         evaluate_predictions(predictions(), truth)
 
 
+def test_patients_of_both_tables_widen_the_interval(tmp_path):
+    truth = tmp_path / "truth.csv"
+    truth.write_text("case,kind\np,b\nq,a\n")
+    alone, together = (
+        evaluate_predictions(predictions(), truth, patients)["kind"]
+        for patients in (None, {"p": "P1", "q": "P1"})
+    )
+    assert (alone.accuracy, together.accuracy) == (1, 1)
+    assert together.n_patients == 1
+    assert together.accuracy_interval[0] < alone.accuracy_interval[0]
+    truth.write_text("case,patient,kind\np,P1,b\nq,P1,a\n")
+    said = evaluate_predictions(predictions(), truth)["kind"]
+    assert said.as_dict() == together.as_dict()
+
+
 def test_tables_hold_what_was_found(tmp_path):
     log = [{"epoch": 0, "loss": 1.5}, {"epoch": 1, "a": 0.5}]
     faults = [Fault("bad", "read", "it is cut off", "Copy it again")]

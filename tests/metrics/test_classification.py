@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as oracle
 
 from graphnn_unet.errors import ShapeError
@@ -52,6 +53,48 @@ def test_interval_holds_the_accuracy_and_narrows_with_n():
         assert low <= accuracy <= high
         widths.append(high - low)
     assert widths[1] < widths[0] / 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 20, 300])
+@pytest.mark.parametrize("right", [0, 1])
+def test_interval_of_a_perfect_test_has_a_width(n, right):
+    """Twenty right of twenty is no certainty: the interval is Wilson's."""
+    truth = np.zeros(n, int)
+    predicted = truth if right else truth + 1
+    score = score_classification(truth, predicted, np.eye(3)[predicted], NAMES)
+    expected = stats.binomtest(n * right, n).proportion_ci(method="wilson")
+    assert score.accuracy_interval == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert score.accuracy in score.accuracy_interval
+    assert score.accuracy_interval[1] - score.accuracy_interval[0] > 0.01
+
+
+def test_interval_of_cases_is_that_of_wilson():
+    truth, predicted, probability = example()
+    n_right = int((truth == predicted).sum())
+    expected = stats.binomtest(n_right, 200).proportion_ci(method="wilson")
+    score = score_classification(truth, predicted, probability, NAMES, np.arange(200))
+    assert score.accuracy_interval == pytest.approx((expected.low, expected.high))
+    assert score.as_dict()["n_patients"] is None
+
+
+def test_cases_of_a_patient_are_not_independent():
+    """Ten patients with twenty images each, all right or all wrong, are ten cases."""
+    patient = np.arange(10).repeat(20)
+    truth = np.zeros(200, int)
+    predicted = (patient < 3).astype(int)
+    probability = np.eye(3)[predicted]
+    alone = score_classification(truth, predicted, probability, NAMES)
+    together = score_classification(truth, predicted, probability, NAMES, patient)
+    assert together.accuracy == alone.accuracy
+    width_alone, width = (float(np.diff(s.accuracy_interval)[0]) for s in (alone, together))
+    assert width > 3 * width_alone
+    assert together.as_dict()["n_patients"] == 10
+    # all right: as wide as ten cases of one image each
+    perfect = score_classification(truth, truth, np.eye(3)[truth], NAMES, patient)
+    expected = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    assert perfect.accuracy_interval == pytest.approx((expected.low, expected.high))
+    one = score_classification(truth, truth, np.eye(3)[truth], NAMES, np.zeros(200, int))
+    assert one.accuracy_interval[0] < 0.3
 
 
 @settings(deadline=None)  # scikit-learn is imported in the first call
