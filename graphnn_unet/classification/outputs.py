@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,10 @@ from torch import Tensor
 from graphnn_unet._version import __version__
 from graphnn_unet.classification.label_propagation import normalized, to_predictions
 from graphnn_unet.classification.stored import CHECKPOINT, MODEL
-from graphnn_unet.classification.table import (
-    Finding,
-    encode,
-    groups_of,
-    read_table,
-    unknown_classes,
-)
-from graphnn_unet.errors import Fault, InputError, RefusedError
+from graphnn_unet.classification.table import Finding
+from graphnn_unet.errors import Fault, RefusedError
 from graphnn_unet.metrics.aggregate import finite_mean, finite_or_none
-from graphnn_unet.metrics.classification import ClassificationScore, score_classification
-from graphnn_unet.progress import say
+from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
 
@@ -35,7 +27,6 @@ _PICTURES = ("map.png", "map_*.png", "confusion.png", "confusion_*.png")
 _COLUMNS = ("case", "predicted", "probability", "certainty", "neighbours")
 """Columns of the predictions before those of the classes; British in all files that exist."""
 _SCHEMA_VERSION = 1
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -122,49 +113,6 @@ def clear_results(output: Path) -> None:
         path.unlink()
 
 
-def evaluate_predictions(
-    predictions: Predictions,
-    truth: Path | str | None,
-    patients: Mapping[str, str] | None = None,
-) -> dict[str, ClassificationScore]:
-    """Figures of each finding over the images whose label was not given.
-
-    ``patients`` are those of the table of labels; what the truth says of a case goes before.
-
-    Raises:
-        InputError: No image has a truth.
-    """
-    if truth is None:
-        return {}
-    table = read_table(truth)
-    targets = encode(table, predictions.findings, predictions.cases)
-    for name in unknown_classes(table, predictions.findings):
-        _log.warning("class %s has no labeled image: it is never predicted", name)
-    table = replace(table, patients={**(patients or {}), **table.patients})
-    patient = groups_of(table, predictions.cases).numpy()
-    scores = {}
-    pairs = zip(predictions.findings, predictions.parts(), strict=True)
-    for number, (finding, probability) in enumerate(pairs):
-        used = (targets[:, number] >= 0) & (predictions.given[:, number] < 0)
-        if not bool(used.any()):
-            say(f"{finding.name}: the truth names no image without a given label")
-            continue
-        scores[finding.name] = score_classification(
-            targets[used, number].numpy(),
-            predictions.predicted[used, number].numpy(),
-            probability[used].numpy(),
-            finding.classes,
-            patient[used.numpy()],
-        )
-    if not scores:
-        raise InputError(
-            f"{truth} has no case to evaluate",
-            "its cases were labeled or have no image",
-            "Give the classes of unlabeled images",
-        )
-    return scores
-
-
 def write_results(
     output: Path,
     predictions: Predictions,
@@ -175,9 +123,25 @@ def write_results(
 ) -> None:
     """Write all tables; ``predictions.csv`` last, so that it means that everything is there.
 
-    ``facts`` say in ``summary.json`` how the predictions came about, ``log`` holds a record an
-    epoch.
+    ``log`` holds a record an epoch; the others are those of :func:`write_summary`.
     """
+    write_summary(output, predictions, scores, faults, facts)
+    if log:
+        columns = list(dict.fromkeys(key for record in log for key in record))
+        write_csv(output / ROUNDS, log, columns)
+    write_failures(output / FAILURES, faults)
+    rows = prediction_rows(predictions)
+    write_csv(output / PREDICTIONS, rows, list(rows[0]))
+
+
+def write_summary(
+    output: Path,
+    predictions: Predictions,
+    scores: Mapping[str, ClassificationScore],
+    faults: Sequence[Fault],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write ``summary.json``; ``facts`` say in it how the predictions came about."""
     off_graph = predictions.by_network.any(dim=1).nonzero().flatten().tolist()
     summary = {
         "schema_version": _SCHEMA_VERSION,
@@ -186,19 +150,13 @@ def write_results(
         "n_labeled": int((predictions.given >= 0).any(dim=1).sum()),
         "findings": {finding.name: list(finding.classes) for finding in predictions.findings},
         "decided_by_network": [predictions.cases[row] for row in off_graph],
-        "evaluated_on": "images without a given label" if scores else None,
+        "evaluated_on": None,
         "scores": {name: score.as_dict() for name, score in scores.items()},
         "macro_auc": finite_or_none(finite_mean(score.auc for score in scores.values())),
         "faults": [asdict(fault) for fault in faults],
         **facts,
     }
     write_json(output / SUMMARY, summary)
-    if log:
-        columns = list(dict.fromkeys(key for record in log for key in record))
-        write_csv(output / ROUNDS, log, columns)
-    write_failures(output / FAILURES, faults)
-    rows = prediction_rows(predictions)
-    write_csv(output / PREDICTIONS, rows, list(rows[0]))
 
 
 def prediction_rows(predictions: Predictions) -> list[dict[str, str]]:

@@ -20,6 +20,11 @@ from graphnn_unet.classification.encoders import (
     feature_count,
     make_encoder,
 )
+from graphnn_unet.classification.evaluation import (
+    GroundTruth,
+    check_truth,
+    evaluate_predictions,
+)
 from graphnn_unet.classification.fitting import Dataset, embed, torch_generator
 from graphnn_unet.classification.images import ImageSet, Normalization, find_images, load_images
 from graphnn_unet.classification.label_propagation import extend, nearest_labeled, to_predictions
@@ -27,10 +32,10 @@ from graphnn_unet.classification.learner import Learner, hold_out
 from graphnn_unet.classification.outputs import (
     Predictions,
     clear_results,
-    evaluate_predictions,
     predictions_of,
     refuse_results,
     write_results,
+    write_summary,
 )
 from graphnn_unet.classification.settings import ClassifySettings
 from graphnn_unet.classification.stored import (
@@ -105,8 +110,9 @@ def classify(
         images: Folder of pictures or volumes of any size; the file name is the case id.
         labels: Table ``case,class``, or a column a finding; an empty cell is no label.
         output: Folder for the results.
-        truth: Table of the same columns for the evaluation; never read before all is decided.
-            Only cases whose label was not given count.
+        truth: Table of the same columns for the evaluation. Before the training only its columns
+            and case ids are checked, classes are never read before all is decided. Only cases whose
+            label was not given count.
         model: Output folder of an earlier call; the images are then placed beside its graph and
             nothing is trained.
         encoder: ``small`` (default), ``resnet18``, ``resnet50``, ``vgg16``, one of them with
@@ -193,6 +199,7 @@ def _train(request: _Request, labels: Path, settings: ClassifySettings) -> Class
     images = load_images(files, settings.image_size)
     targets = encode(table, findings, images.cases)
     _require_labels_left(table, findings, images)
+    truth = check_truth(request.truth, findings, images, targets, table.patients)
     extractor, description = None, None
     if settings.descriptor_share > 0:
         extractor, description = DescriptorExtractor.learn(images, settings.augmentation)
@@ -215,7 +222,7 @@ def _train(request: _Request, labels: Path, settings: ClassifySettings) -> Class
         clear_results(request.output)
     with _hint_to_go_on(request.output):
         learner.fit()
-        return _write_trained(request, learner, plan, findings, extractor, table.patients)
+        return _write_trained(request, learner, plan, findings, extractor, truth)
 
 
 def _write_trained(
@@ -224,7 +231,7 @@ def _write_trained(
     plan: EncoderPlan,
     findings: tuple[Finding, ...],
     extractor: DescriptorExtractor | None,
-    patients: Mapping[str, str],
+    truth: GroundTruth | None,
 ) -> ClassificationResult:
     """Model and predictions of a finished training."""
     settings, dataset, split = learner.settings, learner.dataset, learner.labels
@@ -242,7 +249,7 @@ def _write_trained(
     figures = to_predictions(diffused.score, given, dataset.sizes, diffused.figures).figures
     facts = {"kind": "transductive", "n_held_out": split.n_held_out, "diffusion": figures}
     log = learner.training_state.log
-    return _finish(request, model, predictions, feature, images.faults, facts, log, patients)
+    return _finish(request, model, predictions, feature, images.faults, facts, truth, log)
 
 
 def _new_network(
@@ -277,19 +284,20 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
             f"{request.images} holds {images.n_dims}D images",
             f"the model takes {model.plan.n_dims}D ones",
         )
+    nothing = torch.full((len(images.cases), len(model.sizes)), UNLABELED)
+    truth = check_truth(request.truth, model.findings, images, nothing)
     dataset = Dataset(images, model.normalization, model.sizes, request.device)
     feature, logits = embed(model.network.to(request.device), dataset, model.settings)
     description = model.extractor(images) if model.extractor else None
     feature = joined(feature, description, model.settings.descriptor_share)
     score, is_near = extend(feature, model.feature, model.score, model.sizes, model.settings)
-    nothing = torch.full((len(images.cases), len(model.sizes)), UNLABELED)
     near = nearest_labeled(feature, model.feature, model.targets, model.cases)
     predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
     facts = {"kind": "inductive", "n_held_out": 0, "diffusion": figures}
     if request.overwrite:
         clear_results(request.output)
-    return _finish(request, model, predictions, feature, images.faults, facts)
+    return _finish(request, model, predictions, feature, images.faults, facts, truth)
 
 
 def _finish(
@@ -299,12 +307,17 @@ def _finish(
     feature: Tensor,
     faults: tuple[Fault, ...],
     facts: Mapping[str, Any],
+    truth: GroundTruth | None,
     log: Sequence[Mapping[str, Any]] = (),
-    patients: Mapping[str, str] | None = None,
 ) -> ClassificationResult:
+    """Write everything; predictions first, so that no truth can cost them."""
     facts = {**facts, "encoder": model.plan.kind, "settings": model.settings.model_dump()}
-    scores = evaluate_predictions(predictions, request.truth, patients)
-    write_results(request.output, predictions, scores, faults, facts, log)
+    write_results(request.output, predictions, {}, faults, facts, log)
+    scores: dict[str, ClassificationScore] = {}
+    if truth is not None:
+        scores = evaluate_predictions(predictions, truth.path, truth.patients)
+        facts = {**facts, "evaluated_on": "images without a given label", **truth.facts()}
+        write_summary(request.output, predictions, scores, faults, facts)
     result = ClassificationResult(request.output, predictions, scores, feature, faults)
     if faults:
         raise PartlyClassifiedError(result)

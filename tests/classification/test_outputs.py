@@ -3,36 +3,16 @@ import json
 import math
 
 import pytest
-import torch
+from decided import KIND, SIZE, predictions
 
 from graphnn_unet.classification.outputs import (
-    Predictions,
     clear_results,
-    evaluate_predictions,
     prediction_rows,
-    predictions_of,
     refuse_results,
     write_results,
 )
 from graphnn_unet.classification.table import Finding
-from graphnn_unet.errors import Fault, InputError, RefusedError
-
-KIND, SIZE = Finding("kind", ("a", "b")), Finding("size", ("big", "mid", "small"))
-NEAR = [[("x", 0.5), ("y", 0.25)], [], [("x", -0.1)]]
-
-
-def predictions(findings=(KIND,)) -> Predictions:
-    """Of three images: diffused, out of reach, given."""
-    n_classes = sum(len(finding.classes) for finding in findings)
-    score = torch.zeros(3, n_classes, dtype=torch.float64)
-    score[0, :2], score[2, :2] = torch.tensor([0.25, 0.75]), torch.tensor([0.9, 0.1])
-    if len(findings) == 2:
-        score[:, 2:] = torch.tensor([0.2, 0.5, 0.3])
-    given = torch.full((3, len(findings)), -1)
-    given[2, 0] = 1
-    logits = torch.zeros(3, n_classes)
-    logits[1, 0] = math.log(3)
-    return predictions_of(("p", "q", "r"), findings, score, logits, given, NEAR)
+from graphnn_unet.errors import Fault, RefusedError
 
 
 def test_network_decides_where_no_label_reaches_with_certainty_0():
@@ -79,32 +59,6 @@ def test_a_class_called_like_a_column_takes_no_column_away(name):
         assert row["case"] == before["case"]
         assert row["predicted"] == {"a": "a", "b": name}[before["predicted"]]
         assert list(row.values())[2:] == list(before.values())[2:]
-
-
-def test_images_with_a_given_label_are_not_evaluated(tmp_path):
-    truth = tmp_path / "truth.csv"
-    truth.write_text("case,kind\np,b\nq,b\nr,a\n")
-    (score,) = evaluate_predictions(predictions(), truth).values()
-    assert (score.n, score.accuracy) == (2, 0.5)
-    assert evaluate_predictions(predictions(), None) == {}
-    truth.write_text("case,kind\nr,a\n")
-    with pytest.raises(InputError, match="has no case to evaluate"):
-        evaluate_predictions(predictions(), truth)
-
-
-def test_patients_of_both_tables_widen_the_interval(tmp_path):
-    truth = tmp_path / "truth.csv"
-    truth.write_text("case,kind\np,b\nq,a\n")
-    alone, together = (
-        evaluate_predictions(predictions(), truth, patients)["kind"]
-        for patients in (None, {"p": "P1", "q": "P1"})
-    )
-    assert (alone.accuracy, together.accuracy) == (1, 1)
-    assert together.n_patients == 1
-    assert together.accuracy_interval[0] < alone.accuracy_interval[0]
-    truth.write_text("case,patient,kind\np,P1,b\nq,P1,a\n")
-    said = evaluate_predictions(predictions(), truth)["kind"]
-    assert said.as_dict() == together.as_dict()
 
 
 def test_tables_hold_what_was_found(tmp_path):

@@ -10,7 +10,13 @@ from PIL import Image
 from graphnn_unet import classify
 from graphnn_unet.classification import learner as learning
 from graphnn_unet.classification.run import PartlyClassifiedError
-from graphnn_unet.errors import FaultsError, InputError, MissingFileError, RefusedError
+from graphnn_unet.errors import (
+    FaultsError,
+    GraphnnError,
+    InputError,
+    MissingFileError,
+    RefusedError,
+)
 
 
 def rows_of(folder) -> list[dict[str, str]]:
@@ -227,6 +233,50 @@ def test_class_of_the_truth_without_labels_is_wrong_and_skipped(study, quick, ca
     )
     assert result.scores["class"].n_unknown == 2
     assert "cross has no labeled image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "head", "message"),
+    [
+        (None, "", "is missing"),
+        ({"case_020": "bar"}, "case,label", "lacks the column class"),
+        ({"Case_020": "bar", "case_000": "bar"}, "case,class", "has no case to evaluate"),
+    ],
+)
+def test_a_wrong_truth_is_told_before_the_training(study, quick, monkeypatch, rows, head, message):
+    truth = study.root / "wrong.csv" if rows is None else study.table("wrong.csv", rows, head)
+    monkeypatch.setattr(learning.Learner, "fit", lambda _: pytest.fail("it trained"))
+    with pytest.raises(GraphnnError, match=message):
+        classify(study.images, study.labels, study.root / "out", truth=truth, **quick)
+
+
+def test_predictions_are_written_before_the_truth_is_read(study, quick, monkeypatch):
+    """A truth that goes wrong while the network trains costs the figures alone."""
+    fit, out = learning.Learner.fit, study.root / "out"
+    quick |= {"mode": "one-pass", "max_epochs": 1}
+
+    def spoil(self):
+        fit(self)
+        study.truth.write_text("case,class\ncase_000,bar\n")
+
+    monkeypatch.setattr(learning.Learner, "fit", spoil)
+    with pytest.raises(InputError, match="has no case to evaluate"):
+        classify(study.images, study.labels, out, truth=study.truth, device="cpu", **quick)
+    assert len(rows_of(out)) == 36
+    assert json.loads((out / "summary.json").read_text(encoding="utf-8"))["scores"] == {}
+
+
+def test_summary_lists_the_cases_of_the_truth_that_do_not_count(study, quick):
+    (study.images / "case_030.png").write_bytes(b"nothing")
+    truth = study.table("more.csv", {**study.classes, "ghost": "bar"})
+    quick |= {"mode": "one-pass", "max_epochs": 1}
+    with pytest.raises(PartlyClassifiedError) as caught:
+        classify(study.images, study.labels, study.root / "out", truth=truth, **quick)
+    assert caught.value.result.scores["class"].n == 23
+    summary = json.loads((study.root / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["truth_without_image"] == ["ghost"]
+    assert summary["truth_not_read"] == ["case_030"]
+    assert summary["evaluated_on"] == "images without a given label"
 
 
 def test_several_findings_with_empty_cells(study, quick):
