@@ -37,16 +37,21 @@ class GroundTruth:
         without_image: Cases of it that have no image.
         not_read: Cases of it whose image could not be read.
         patients: Patient of each case by the table of labels.
+        counted: Which images count, in words.
+        left_out: ``(n,)`` images that do not count although their label was not given.
     """
 
     path: Path | str
     without_image: tuple[str, ...] = ()
     not_read: tuple[str, ...] = ()
     patients: Mapping[str, str] = field(default_factory=dict)
+    counted: str = "images whose class was not given"
+    left_out: Tensor | None = None
 
     def facts(self) -> dict[str, Any]:
         """What ``summary.json`` says of it."""
         return {
+            "evaluated_on": self.counted,
             "truth_without_image": list(self.without_image),
             "truth_not_read": list(self.not_read),
         }
@@ -77,7 +82,7 @@ def check_truth(
     table = read_table(path)
     is_filled = encode(table, findings, images.cases) >= 0
     if not bool((is_filled & (given < 0)).any()):
-        raise _nothing_to_evaluate(path, "its cases were labeled or have no image")
+        raise _nothing_to_evaluate(path)
     known, unread = set(images.cases), {fault.case for fault in images.faults}
     others = [case for case, cells in table.rows.items() if any(cells) and case not in known]
     truth = GroundTruth(
@@ -95,6 +100,25 @@ def check_truth(
                 "%s of the truth %s %s and %s not count: %s", n_cases, has, why, does, some(cases)
             )
     return truth
+
+
+def of_new_images(truth: GroundTruth, by_id: Tensor, by_feature: Tensor) -> GroundTruth:
+    """The truth of images that are no nodes of the graph; a model knows the others.
+
+    ``by_id`` and ``by_feature`` ``(n,)`` say which are; how many is told.
+    """
+    in_graph = by_id | by_feature
+    if n := int(in_graph.sum()):
+        n_by_id = int((by_id & ~by_feature).sum())
+        _log.warning(
+            "%d of %s are in the graph of the model and do not count%s",
+            n,
+            counted(len(in_graph), "image"),
+            f" ({n_by_id} by name alone: rename new images)" if n_by_id else "",
+        )
+    return replace(
+        truth, counted="images that are not in the graph of the model", left_out=in_graph
+    )
 
 
 def evaluate_predictions(
@@ -134,13 +158,17 @@ def evaluate_predictions(
             finding.classes,
             patient[used.numpy()],
         )
+    if not scores and left_out is not None:
+        why = "its images are in the graph of the model, which has learned from them"
+        raise _nothing_to_evaluate(truth, why, "Give images that the model has not seen")
     if not scores:
-        why = "its cases were labeled or have no image"
-        raise _nothing_to_evaluate(truth, why if left_out is None else "no image of it counts")
+        raise _nothing_to_evaluate(truth)
     return scores
 
 
-def _nothing_to_evaluate(truth: Path | str, why: str) -> InputError:
-    return InputError(
-        f"{truth} has no case to evaluate", why, "Give the classes of unlabeled images"
-    )
+def _nothing_to_evaluate(
+    truth: Path | str,
+    why: str = "its cases were labeled or have no image",
+    remedy: str = "Give the classes of unlabeled images",
+) -> InputError:
+    return InputError(f"{truth} has no case to evaluate", why, remedy)

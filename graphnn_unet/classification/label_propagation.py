@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from graphnn_unet.classification.cuts import class_sets
 from graphnn_unet.classification.settings import ClassifySettings
@@ -18,6 +19,7 @@ from graphnn_unet.graph import DiffusionSystem, knn_affinity
 
 TOLERANCE, MAX_ITERATIONS = 1e-8, 500
 NEIGHBORS_SHOWN = 5
+EQUAL = 1e-6
 _BLOCK = 512
 _WEIGHT_RANGE = (0.1, 10.0)
 
@@ -214,6 +216,25 @@ def extend(
         scores.append(mixed / torch.where(total > 0, total, 1.0))
         near.append(total.squeeze(1) > 0)
     return normalized(torch.cat(scores), sizes), torch.cat(near)
+
+
+def nodes_among(
+    feature: Tensor, cases: Sequence[str], stored: Tensor, stored_cases: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Which images are nodes of the graph: ``(m,)`` by id, and ``(m,)`` by features.
+
+    Features are equal where the cosine of unit rows ``(m, q)`` and ``(n, q)`` is above
+    ``1 - EQUAL``.
+    """
+    known = set(stored_cases)
+    by_id = torch.tensor([case in known for case in cases], dtype=torch.bool)
+    by_feature = []
+    for block in feature.split(_BLOCK):
+        nearest = stored[(block @ stored.T).argmax(dim=1)]
+        # anew in 64 bits: rounding of 32 is of the size of the limit
+        cosine = functional.cosine_similarity(block.double(), nearest.double())
+        by_feature.append(cosine > 1 - EQUAL)
+    return by_id, torch.cat(by_feature)
 
 
 def nearest_labeled(

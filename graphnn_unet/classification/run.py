@@ -24,10 +24,16 @@ from graphnn_unet.classification.evaluation import (
     GroundTruth,
     check_truth,
     evaluate_predictions,
+    of_new_images,
 )
 from graphnn_unet.classification.fitting import Dataset, embed, torch_generator
 from graphnn_unet.classification.images import ImageSet, Normalization, find_images, load_images
-from graphnn_unet.classification.label_propagation import extend, nearest_labeled, to_predictions
+from graphnn_unet.classification.label_propagation import (
+    extend,
+    nearest_labeled,
+    nodes_among,
+    to_predictions,
+)
 from graphnn_unet.classification.learner import Learner, hold_out
 from graphnn_unet.classification.outputs import (
     Predictions,
@@ -74,6 +80,7 @@ class ClassificationResult:
         predictions: Decisions, probabilities, certainties and neighbors of all images.
         scores: Figures of each finding, where the ground truth was given.
         feature: ``(n, q)`` unit rows of the images, whose cosines are the graph's.
+        evaluated_on: Which images the scores are of, in words.
     """
 
     output: Path
@@ -81,6 +88,7 @@ class ClassificationResult:
     scores: Mapping[str, ClassificationScore]
     feature: Tensor
     faults: tuple[Fault, ...]
+    evaluated_on: str = ""
 
 
 class PartlyClassifiedError(CasesFailedError):
@@ -112,7 +120,7 @@ def classify(
         output: Folder for the results.
         truth: Table of the same columns for the evaluation. Before the training only its columns
             and case ids are checked, classes are never read before all is decided. Only cases whose
-            label was not given count.
+            label was not given count, and with a model only those that are no nodes of its graph.
         model: Output folder of an earlier call; the images are then placed beside its graph and
             nothing is trained.
         encoder: ``small`` (default), ``resnet18``, ``resnet50``, ``vgg16``, one of them with
@@ -294,7 +302,15 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     near = nearest_labeled(feature, model.feature, model.targets, model.cases)
     predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
-    facts = {"kind": "inductive", "n_held_out": 0, "diffusion": figures}
+    by_id, by_feature = nodes_among(feature, images.cases, model.feature, model.cases)
+    in_graph = (by_id | by_feature).nonzero().flatten().tolist()
+    truth = of_new_images(truth, by_id, by_feature) if truth else None
+    facts = {
+        "kind": "inductive",
+        "n_held_out": 0,
+        "diffusion": figures,
+        "in_graph": [images.cases[row] for row in in_graph],
+    }
     if request.overwrite:
         clear_results(request.output)
     return _finish(request, model, predictions, feature, images.faults, facts, truth)
@@ -315,10 +331,12 @@ def _finish(
     write_results(request.output, predictions, {}, faults, facts, log)
     scores: dict[str, ClassificationScore] = {}
     if truth is not None:
-        scores = evaluate_predictions(predictions, truth.path, truth.patients)
-        facts = {**facts, "evaluated_on": "images without a given label", **truth.facts()}
-        write_summary(request.output, predictions, scores, faults, facts)
-    result = ClassificationResult(request.output, predictions, scores, feature, faults)
+        scores = evaluate_predictions(predictions, truth.path, truth.patients, truth.left_out)
+        write_summary(request.output, predictions, scores, faults, {**facts, **truth.facts()})
+    evaluated_on = truth.counted if truth else ""
+    result = ClassificationResult(
+        request.output, predictions, scores, feature, faults, evaluated_on
+    )
     if faults:
         raise PartlyClassifiedError(result)
     return result

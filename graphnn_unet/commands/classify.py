@@ -91,7 +91,7 @@ def _show(result: ClassificationResult) -> None:
         numbers = [f"{score.accuracy:.4f}", f"{low:.4f} to {high:.4f}"]
         rows.append([name, str(score.n), *numbers, *(f"{value:.4f}" for value in figures)])
     if rows:
-        print("on the images whose class was not given:")
+        print(f"on the {result.evaluated_on}:")
         _command.print_table(head, rows)
     pictures = ", ".join(path.name for path in draw_classification(result))
     say(f"wrote {result.output / 'predictions.csv'}, summary.json, {pictures}")

@@ -2,7 +2,12 @@ import pytest
 import torch
 from decided import KIND, SIZE, predictions
 
-from graphnn_unet.classification.evaluation import check_truth, evaluate_predictions
+from graphnn_unet.classification.evaluation import (
+    GroundTruth,
+    check_truth,
+    evaluate_predictions,
+    of_new_images,
+)
 from graphnn_unet.classification.images import ImageSet
 from graphnn_unet.errors import Fault, FaultsError, InputError, MissingFileError
 
@@ -58,9 +63,27 @@ def test_rows_of_the_truth_without_an_image_are_told(tmp_path, caplog):
     truth.write_text("case,kind\np,b\nbad,a\nghost,a\nempty,\n")
     checked = check_truth(truth, (KIND,), IMAGES, GIVEN)
     assert (checked.without_image, checked.not_read) == (("ghost",), ("bad",))
-    assert checked.facts() == {"truth_without_image": ["ghost"], "truth_not_read": ["bad"]}
+    assert checked.facts() == {
+        "evaluated_on": "images whose class was not given",
+        "truth_without_image": ["ghost"],
+        "truth_not_read": ["bad"],
+    }
     assert "1 case of the truth has no image and does not count: ghost" in caplog.text
     assert "1 case of the truth has no readable image and does not count: bad" in caplog.text
+
+
+def test_images_of_the_graph_do_not_count(tmp_path, caplog):
+    path = tmp_path / "truth.csv"
+    path.write_text("case,kind\np,b\nq,b\nr,a\n")
+    by_id, by_feature = torch.tensor([True, False, True]), torch.tensor([True, False, False])
+    truth = of_new_images(GroundTruth(path), by_id, by_feature)
+    assert truth.counted == "images that are not in the graph of the model"
+    told = "2 of 3 images are in the graph of the model and do not count (1 by name alone"
+    assert told in caplog.text
+    scores = evaluate_predictions(predictions(), path, left_out=truth.left_out)
+    assert (scores["kind"].n, scores["kind"].accuracy) == (1, 0)
+    with pytest.raises(InputError, match="has learned from them"):
+        evaluate_predictions(predictions(), path, left_out=torch.ones(3, dtype=torch.bool))
 
 
 def test_no_class_of_the_truth_is_read_before_the_end(tmp_path):

@@ -12,6 +12,7 @@ from graphnn_unet.classification.label_propagation import (
     class_weights,
     extend,
     nearest_labeled,
+    nodes_among,
     propagate_labels,
     ramp,
 )
@@ -265,3 +266,16 @@ def test_20000_nodes_take_less_than_a_minute_and_a_gibibyte():
     assert propagate_labels(graph, labels, [2], ClassifySettings()).figures["converged"]
     assert time.monotonic() - started < 60
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+def test_nodes_of_the_graph_are_known_by_id_and_by_features():
+    generator = torch.Generator().manual_seed(0)
+    stored = torch.nn.functional.normalize(torch.randn(900, 300, generator=generator), dim=1)
+    noise = 1e-5 * torch.randn(300, generator=generator) / 300**0.5
+    near = torch.nn.functional.normalize(stored[7] + 100 * noise, dim=0)  # cosine 1 - 5e-7
+    apart = torch.nn.functional.normalize(stored[7] + 300 * noise, dim=0)  # cosine 1 - 4.5e-6
+    feature = torch.stack([stored[5], stored[6] * (1 + 1e-7), near, apart, torch.zeros(300)])
+    cases = [f"n{row}" for row in range(900)]
+    by_id, by_feature = nodes_among(feature, ["n5", "a", "b", "c", "n8"], stored, cases)
+    assert by_id.tolist() == [True, False, False, False, True]
+    assert by_feature.tolist() == [True, True, True, False, False]

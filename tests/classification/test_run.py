@@ -1,11 +1,13 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from PIL import Image
+from small_pictures import write_pictures, write_table
 
 from graphnn_unet import classify
 from graphnn_unet.classification import learner as learning
@@ -103,6 +105,29 @@ def test_model_gives_stored_images_their_neighborhood(finished, tmp_path):
     study, result = finished
     again = classify(study.images, None, tmp_path / "again", model=result.output, device="cpu")
     torch.testing.assert_close(again.feature, result.feature, atol=1e-5, rtol=1e-4)
+
+
+def test_images_that_the_model_was_trained_on_are_no_test_of_it(finished, tmp_path, caplog):
+    """They count neither under their own names nor under others."""
+    study, result = finished
+    folder = tmp_path / "images"
+    later = write_pictures(folder, 9, first=100)
+    classes = {**later}
+    for case in ("case_000", "case_020"):  # a label was given for the first of them
+        for name in (case, f"copy_of_{case}"):
+            shutil.copy(study.images / f"{case}.png", folder / f"{name}.png")
+            classes[name] = study.classes[case]
+    truth = write_table(tmp_path / "truth.csv", classes)
+    out = tmp_path / "out"
+    placed = classify(folder, None, out, model=result.output, truth=truth, device="cpu")
+    assert placed.scores["class"].n == 9
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    assert summary["in_graph"] == [
+        "case_000", "case_020", "copy_of_case_000", "copy_of_case_020",
+    ]  # fmt: skip
+    assert summary["evaluated_on"] == "images that are not in the graph of the model"
+    assert "4 of 13 images are in the graph of the model and do not count\n" in caplog.text
+    assert len(rows_of(out)) == 13
 
 
 def test_model_takes_no_settings_and_not_its_own_folder(finished, tmp_path):
@@ -276,7 +301,7 @@ def test_summary_lists_the_cases_of_the_truth_that_do_not_count(study, quick):
     summary = json.loads((study.root / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary["truth_without_image"] == ["ghost"]
     assert summary["truth_not_read"] == ["case_030"]
-    assert summary["evaluated_on"] == "images without a given label"
+    assert summary["evaluated_on"] == "images whose class was not given"
 
 
 def test_several_findings_with_empty_cells(study, quick):
