@@ -93,8 +93,8 @@ def _show(result: ClassificationResult) -> None:
     if rows:
         print(f"on the {result.evaluated_on}:")
         _command.print_table(head, rows)
-    pictures = ", ".join(path.name for path in draw_classification(result))
-    say(f"wrote {result.output / 'predictions.csv'}, summary.json, {pictures}")
+    pictures = [path.name for path in draw_classification(result)]
+    say(f"wrote {', '.join([str(result.output / 'predictions.csv'), 'summary.json', *pictures])}")
     if (result.output / "model.pth").is_file():
         _command.say_next(
             "gnnunet_classify", "--model", result.output, "-i", "NEW_IMAGES", "-o", "NEW_OUT"

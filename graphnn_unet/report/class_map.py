@@ -6,8 +6,10 @@ the two main directions of the features on. Near means alike; distances between 
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,8 @@ MAX_NODES = 20_000
 _LINKS_SHOWN, _ROUNDS, _REPELLED = 5, 200, 5
 _DPI = 150
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
+
+_log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -153,31 +157,41 @@ def draw_confusion(target: Path, score: ClassificationScore) -> Path:
 def draw_classification(result: ClassificationResult) -> list[Path]:
     """Map and, with a ground truth, confusion matrix of every finding, beside the tables.
 
-    ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on.
+    ``map.png`` and ``confusion.png``; with several findings ``map_FINDING.png`` and so on. Fewer
+    than two images make no map. A picture that fails is told and left out: the results are there.
     """
     predictions, pictures = result.predictions, []
-    feature = result.feature.numpy()
     for number, finding in enumerate(predictions.findings):
         end = (
             ""
             if len(predictions.findings) == 1
             else f"_{_NO_FILE_NAME.sub('_', finding.name)[:80]}"
         )
-        pictures.append(
-            draw_map(
-                result.output / f"map{end}.png",
-                feature,
-                predictions.predicted[:, number].numpy(),
-                predictions.certainty[:, number].numpy(),
-                predictions.given[:, number].numpy(),
-                finding.classes,
+        if len(predictions.cases) > 1:
+            draw = partial(
+                draw_map,
+                feature=result.feature.numpy(),
+                predicted=predictions.predicted[:, number].numpy(),
+                certainty=predictions.certainty[:, number].numpy(),
+                given=predictions.given[:, number].numpy(),
+                names=finding.classes,
                 title=f"{finding.name}, {len(predictions.cases)} images",
             )
-        )
+            pictures += _drawn(draw, result.output / f"map{end}.png")
         if finding.name in result.scores:
-            target = result.output / f"confusion{end}.png"
-            pictures.append(draw_confusion(target, result.scores[finding.name]))
+            draw = partial(draw_confusion, score=result.scores[finding.name])
+            pictures += _drawn(draw, result.output / f"confusion{end}.png")
     return pictures
+
+
+def _drawn(draw: Callable[[Path], Path], target: Path) -> list[Path]:
+    """The picture, or none and a line that says why."""
+    try:
+        return [draw(target)]
+    except Exception as error:  # noqa: BLE001  # no picture is worth the results
+        _log.warning("%s was not drawn: %s", target.name, error)
+        _log.debug("%s", target, exc_info=True)
+        return []
 
 
 def _standardized(place: Floats) -> Floats:

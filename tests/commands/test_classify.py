@@ -75,6 +75,12 @@ def test_writes_tables_and_pictures_and_prints_the_figures(gnnunet_classify, pic
     assert later.returncode == 0, later.stderr
     assert later.stderr == ""
     assert (tmp_path / "later" / "map.png").is_file()
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "new.png").write_bytes((images / "p00.png").read_bytes())
+    single = gnnunet_classify("--model", out, "-i", alone, "-o", tmp_path / "single", "--quiet")
+    assert (single.returncode, single.stderr) == (0, "")
+    assert (tmp_path / "single" / "predictions.csv").is_file()
     again = gnnunet_classify("-i", images, "--labels", labels, "-o", out, *QUICK)
     assert again.returncode == 2
     assert "has results already" in again.stderr

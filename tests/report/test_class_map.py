@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from graphnn_unet.classification.outputs import Predictions
+from graphnn_unet.classification.run import ClassificationResult
+from graphnn_unet.classification.table import Finding
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.metrics.classification import score_classification
-from graphnn_unet.report.class_map import draw_confusion, draw_map, layout
+from graphnn_unet.report import class_map
+from graphnn_unet.report.class_map import draw_classification, draw_confusion, draw_map, layout
 
 
 def groups(n: int = 60):
@@ -65,3 +70,43 @@ def test_confusion_shows_undecided_images_in_a_column(tmp_path):
         for i, score in enumerate((with_none, without))
     ]
     assert sizes[0] > sizes[1]
+
+
+def test_names_with_dollar_signs_are_no_formulas(tmp_path):
+    feature, _, side = groups(12)
+    names = ("$a_$", "b$\\frac{$", "c")
+    draw_map(tmp_path / "m.png", feature, side, np.ones(12), side, names, title="$_$")
+    score = score_classification(side, side, np.eye(3)[side], names)
+    assert draw_confusion(tmp_path / "c.png", score).is_file()
+
+
+def classified(folder, n: int) -> ClassificationResult:
+    """A result of ``n`` images and two findings."""
+    findings = (Finding("kind", ("a", "b")), Finding("size", ("big", "small")))
+    number = torch.arange(n)[:, None].expand(n, 2) % 2
+    predictions = Predictions(
+        tuple(f"x{i}" for i in range(n)), findings, number, torch.full((n, 4), 0.5),
+        torch.ones(n, 2), number, number < 0, [[]] * n,
+    )  # fmt: skip
+    truth = number[:, 0].numpy()
+    score = score_classification(truth, truth, np.eye(2)[truth], ("a", "b"))
+    return ClassificationResult(folder, predictions, {"kind": score}, torch.eye(n), ())
+
+
+def test_one_image_has_no_map(tmp_path):
+    assert [path.name for path in draw_classification(classified(tmp_path, 1))] == [
+        "confusion_kind.png"
+    ]
+    assert [path.name for path in draw_classification(classified(tmp_path, 2))] == [
+        "map_kind.png", "confusion_kind.png", "map_size.png",
+    ]  # fmt: skip
+
+
+def test_a_picture_that_fails_is_told_and_costs_nothing(tmp_path, monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ValueError("no font")
+
+    monkeypatch.setattr(class_map, "layout", fail)
+    drawn = draw_classification(classified(tmp_path, 3))
+    assert [path.name for path in drawn] == ["confusion_kind.png"]
+    assert "map_kind.png was not drawn: no font" in caplog.text
