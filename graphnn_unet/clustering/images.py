@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.images.cases import Wanted, channel_numbers
-from graphnn_unet.images.find import IMAGES, file_ending, image_files, split_channel
+from graphnn_unet.images.find import IMAGES, RAW_VOLUMES, file_ending, image_files, split_channel
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.intensities import in_usual_unit
@@ -35,7 +35,8 @@ class Source:
     Attributes:
         case: Name of the label map without its ending.
         paths: One file, or one a channel in channel order.
-        ending: ``.png`` for pictures, else the ending of the image.
+        ending: Of the label map: ``.png`` for pictures, else that of the image where one file holds
+            a whole label map, ``.nii.gz`` where not.
     """
 
     case: str
@@ -122,8 +123,18 @@ def _joined_channels(folder: Path, files: dict[str, Path], n_channels: int | Non
     for case, names in channels.items():
         paths = tuple(files[name] for name in sorted(names))
         case = case if len(names) > 1 else names[0]
-        sources.append(Source(case, paths, file_ending(paths[0]) or ".png"))
+        sources.append(Source(case, paths, _map_ending(paths[0])))
     return sorted(sources, key=lambda source: source.case)
+
+
+def _map_ending(path: Path) -> str:
+    """Ending of the label map of an image.
+
+    ``.mhd`` and ``.img`` are two files, which no rename brings to their place together, and ITK
+    does not write ``.mgz`` and ``.mgh``.
+    """
+    ending = file_ending(path) or ".png"
+    return ending if ending in (".png", *RAW_VOLUMES) else ".nii.gz"
 
 
 def read_image(source: Source) -> Image:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from pictures import blob, save
+from pictures import blob, blob_volume, save, write_volume
 from tiny_study import write_image
 
 from graphnn_unet.clustering.images import (
@@ -15,7 +15,9 @@ from graphnn_unet.clustering.images import (
     write_label_map,
 )
 from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.images.grid import compare_grids
 from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.read import read_volume
 
 
 def only(folder: Path):
@@ -67,6 +69,25 @@ def test_maps_of_volumes_keep_their_geometry(tmp_path, shape):
     assert (sitk.GetArrayFromImage(label_map) == labels).all()
     assert label_map.GetSpacing() == pytest.approx(image.GetSpacing(), abs=1e-6)
     assert label_map.GetOrigin() == pytest.approx(image.GetOrigin())
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".img", ".mgz", ".mgh", ".mha", ".nrrd", ".nii"])
+def test_maps_of_every_kind_of_volume_can_be_read(tmp_path, ending):
+    """Two files are no kind for one label map, and nobody writes those of FreeSurfer."""
+    path = write_volume(tmp_path / "in" / f"v{ending}", blob_volume()[0])
+    source = only(path.parent)
+    own = ending in (".mha", ".nrrd", ".nii")
+    assert source.target_name == f"v{ending if own else '.nii.gz'}"
+    image = read_image(source)
+    labels = np.zeros(image.shape, int)
+    labels[2:5, 3:9, 4:7] = 1
+    target = tmp_path / "out" / source.target_name
+    write_label_map(labels, image, target)
+    assert [file.name for file in target.parent.iterdir()] == [target.name]
+    label_map, given = read_volume(target), read_volume(path)
+    assert (label_map.array == labels).all()
+    assert not compare_grids(label_map.grid, given.grid).is_mismatch
+    assert is_whole(target, source)
 
 
 def test_channels_of_a_volume_are_one_image(tmp_path):

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import QUICK, blob, iou, read, save
+from pictures import QUICK, blob, blob_volume, iou, read, save, write_volume
 from tiny_study import real_data
 
 import graphnn_unet
 from graphnn_unet.clustering import run, segment, slices
 from graphnn_unet.errors import CasesFailedError, FaultsError, RefusedError
+from graphnn_unet.images.read import read_volume
+from graphnn_unet.metrics.unsupervised import evaluate_unsupervised
 
 
 def rows(folder: Path) -> list[dict]:
@@ -62,6 +64,21 @@ def test_other_settings_are_refused_until_overwrite(folder, tmp_path):
         graphnn_unet.cluster(folder, out, **QUICK, seed=1)
     result = graphnn_unet.cluster(folder, out, **QUICK, seed=1, overwrite=True)
     assert len(result.clustered) == 3
+
+
+@pytest.mark.parametrize("ending", [".mhd", ".img", ".mgz"])
+def test_volumes_in_two_files_are_clustered_kept_and_scored(tmp_path, ending):
+    array, mask = blob_volume()
+    write_volume(tmp_path / "in" / f"v{ending}", array)
+    truth = write_volume(tmp_path / "truth" / f"v{ending}", mask.astype(np.float32))
+    options = {"side": 24, "cell": 2, "steps": 12, "n_workers": 0}
+    result = graphnn_unet.cluster(tmp_path / "in", tmp_path / "out", as_labels="Balls", **options)
+    assert result.clustered == ["v"]
+    label = read_volume(result.dataset / "labelsTr" / "v.nii.gz")
+    assert (label.array == read_volume(tmp_path / "out" / "v.nii.gz").array).all()
+    assert graphnn_unet.cluster(tmp_path / "in", tmp_path / "out", **options).kept == ["v"]
+    scored = evaluate_unsupervised(tmp_path / "out", truth.parent, tmp_path / "scores")
+    assert scored.mean_iou > 0.5
 
 
 def test_one_bad_image_costs_no_other(folder, tmp_path):
