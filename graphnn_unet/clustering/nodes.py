@@ -16,7 +16,10 @@ from graphnn_unet.errors import InputError
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of ``cell`` pixels an axis; the last one of an axis takes the strip that is left.
+    """Cells of equal width along each axis; a pixel belongs to the cell that its middle lies in.
+
+    So cells are where the interpolation from nodes to pixels takes them to be. Widths need not be
+    whole numbers.
 
     Attributes:
         shape: Spatial shape in pixels.
@@ -28,7 +31,7 @@ class Grid:
 
     @classmethod
     def of_cells(cls, shape: Sequence[int], cell: int) -> Grid:
-        """The grid of cells with an edge of ``cell`` pixels.
+        """The grid of cells with an edge of ``cell`` pixels, a little more where it does not fit.
 
         Raises:
             InputError: Less than two cells along an axis.
@@ -52,7 +55,7 @@ class Grid:
     def _places(self) -> list[NDArray[np.int64]]:
         """Cell of each pixel along each axis."""
         return [
-            np.minimum(np.arange(n) // (n // cells), cells - 1)
+            (2 * np.arange(n) + 1) * cells // (2 * n)
             for n, cells in zip(self.shape, self.size, strict=True)
         ]
 

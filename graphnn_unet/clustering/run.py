@@ -46,7 +46,8 @@ _log = logging.getLogger(__name__)
 FACTS, TABLE = "clustering.json", "clusters.csv"
 COLUMNS = ("case", "features", "nodes", "clusters", "foreground", "loss", "flags", "seconds")
 STAGE = "cluster"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had cells of unequal width, whose label maps are others."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +218,10 @@ def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> No
     ]
     if not changed and all(before.get(key) == facts[key] for key in ("schema_version", "by_slice")):
         return
+    if before.get("schema_version") != facts["schema_version"]:
+        changed = ["another version of the program made them"]
     raise RefusedError(
         f"{target} holds label maps that were made in another way",
-        "; ".join(changed[:4]) or "by another version, or volumes not slice by slice",
+        "; ".join(changed[:4]) or "volumes slice by slice, or not",
         "Give another folder with -o, or --overwrite to make all of them anew",
     )

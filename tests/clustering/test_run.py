@@ -81,6 +81,16 @@ def test_volumes_in_two_files_are_clustered_kept_and_scored(tmp_path, ending):
     assert scored.mean_iou > 0.5
 
 
+def test_label_maps_of_an_older_version_are_not_mixed_with_new_ones(folder, tmp_path):
+    out = tmp_path / "out"
+    graphnn_unet.cluster(folder, out, **QUICK)
+    facts = json.loads((out / "clustering.json").read_text(encoding="utf-8"))
+    (out / "clustering.json").write_text(json.dumps({**facts, "schema_version": 1}))
+    with pytest.raises(RefusedError, match="another version of the program made them"):
+        graphnn_unet.cluster(folder, out, **QUICK)
+    assert len(graphnn_unet.cluster(folder, out, **QUICK, overwrite=True).clustered) == 3
+
+
 def test_one_bad_image_costs_no_other(folder, tmp_path):
     (folder / "p1.png").write_bytes(b"nothing")
     out = tmp_path / "out"

@@ -6,7 +6,10 @@ import torch
 from pictures import as_image, blob, iou
 
 from graphnn_unet.clustering.features import BorderFeatures
-from graphnn_unet.clustering.segment import cleaned, resized_labels, segment_image
+from graphnn_unet.clustering.fit import Fit
+from graphnn_unet.clustering.foreground_selection import select_foreground
+from graphnn_unet.clustering.nodes import Grid, NodeFeatures
+from graphnn_unet.clustering.segment import _pixel_labels, cleaned, resized_labels, segment_image
 from graphnn_unet.clustering.settings import PostProcessing, make_settings
 
 MAIN = PostProcessing(main_components=True)
@@ -77,3 +80,25 @@ def test_parts_of_the_foreground_have_ids_only_without_merge(merge: bool):
     )
     assert set(np.unique(result.labels)) == ({0, 1} if merge else {0, 1, 2})
     assert result.facts["nodes"] == 225
+
+
+BOXES = [(64, 4, 3), (63, 4, 3), (62, 8, 2), (63, 8, 2), (191, 2, 2), (167, 4, 2)]
+"""Pixels an axis, edge of a cell, axes; only the first are whole cells."""
+
+
+@pytest.mark.parametrize(("n_pixels", "cell", "n_dims"), BOXES)
+@pytest.mark.parametrize("nearest", [True, False])
+def test_pixels_of_a_node_get_its_label_wherever_the_cells_end(n_pixels, cell, n_dims, nearest):
+    """A box of nodes near the far corner stays where its pixels are."""
+    grid = Grid.of_cells((n_pixels,) * n_dims, cell)
+    of_nodes = np.zeros(grid.size, dtype=np.int64)
+    of_nodes[tuple(slice(n - 4, n - 1) for n in grid.size)] = 1
+    true = of_nodes.ravel()[grid.node_map] > 0
+    member = torch.nn.functional.one_hot(torch.from_numpy(of_nodes.ravel()), 2).float()
+    nodes = NodeFeatures(torch.zeros(grid.n_nodes, 1), grid)
+    selection = select_foreground(of_nodes.ravel(), grid.margin)
+    finish = PostProcessing(nearest=nearest)
+    mask = _pixel_labels(Fit(member, 0.0), nodes, selection, finish, grid.shape) > 0
+    shift = np.argwhere(mask).mean(axis=0) - np.argwhere(true).mean(axis=0)
+    assert np.abs(shift).max() < 0.3  # corners of the box are rounded alike
+    assert iou(mask, true) > (0.999 if nearest else 0.75)
