@@ -21,7 +21,7 @@ from graphnn_unet.clustering.fit import (
     run_steps,
     seed_of,
 )
-from graphnn_unet.clustering.images import Source, read_image
+from graphnn_unet.clustering.images import Source, content_of, read_image
 from graphnn_unet.clustering.settings import ClusterSettings
 from graphnn_unet.errors import GraphnnError, InputError
 from graphnn_unet.progress import Progress, say
@@ -108,7 +108,7 @@ def train_together(
 
 def _key(sources: Sequence[Source], features: FeatureSource, settings: ClusterSettings) -> str:
     """What the shared weights depend on, as one digest."""
-    files = [[s.case, *(p.stat().st_size for p in s.paths)] for s in sources]
+    files = [[s.case, content_of(s)] for s in sources]
     facts = [files, features.name, features.facts, settings.model_dump()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

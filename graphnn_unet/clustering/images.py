@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.images.cases import Wanted, channel_numbers
-from graphnn_unet.images.find import IMAGES, RAW_VOLUMES, file_ending, image_files, split_channel
+from graphnn_unet.images.find import (
+    IMAGES,
+    RAW_VOLUMES,
+    file_ending,
+    image_files,
+    other_parts,
+    split_channel,
+)
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.intensities import in_usual_unit
@@ -18,6 +25,7 @@ from graphnn_unet.images.nifti_forms import copy_nifti_forms
 from graphnn_unet.images.pictures import label_picture, picture_size, read_picture
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume, to_itk
+from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
 from graphnn_unet.storage.atomic import atomic_path
 from graphnn_unet.storage.safe_load import CASE_ID
 
@@ -224,6 +232,17 @@ def _run_length(flags: np.ndarray, limit: int) -> int:
     return length if length <= limit else 0
 
 
+def content_of(source: Source) -> Fingerprint | None:
+    """Size and checksum of all files of an image; ``None`` where one cannot be read.
+
+    Names, sizes and times say nothing of an image that was copied from elsewhere.
+    """
+    try:
+        return fingerprint([part for path in source.paths for part in (path, *other_parts(path))])
+    except OSError:  # whoever reads the image says why
+        return None
+
+
 def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
     """Write ids under the image's geometry; 8 bits where they allow.
 
@@ -246,7 +265,8 @@ def write_label_map(labels: np.ndarray, image: Image, target: Path) -> None:
 def is_whole(target: Path, source: Source) -> bool:
     """Whether a label map exists, can be read to its end, and is younger and as large as its image.
 
-    Of the image the header alone is read. A volume must also lie on the image's grid.
+    Of the image the header alone is read. A volume must also lie on the image's grid. Whether it is
+    the same image, ``content_of`` says.
     """
     image = source.paths[0]
     try:

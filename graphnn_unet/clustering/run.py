@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from graphnn_unet.clustering.as_labels import raw_folder, write_pseudo_labels
-from graphnn_unet.clustering.collective import shared_weights
+from graphnn_unet.clustering.collective import WEIGHTS, shared_weights
 from graphnn_unet.clustering.features import FeatureSource
 from graphnn_unet.clustering.fit import State
 from graphnn_unet.clustering.images import (
     Image,
     Source,
+    content_of,
     find_images,
     is_whole,
     read_image,
@@ -27,7 +28,14 @@ from graphnn_unet.clustering.images import (
 from graphnn_unet.clustering.segment import Segmentation, segment_image
 from graphnn_unet.clustering.settings import ClusterSettings, PostProcessing, RunSettings
 from graphnn_unet.clustering.slices import segment_slices
-from graphnn_unet.errors import CasesFailedError, Fault, FaultsError, RefusedError
+from graphnn_unet.errors import (
+    CasesFailedError,
+    Fault,
+    FaultsError,
+    GraphnnError,
+    RefusedError,
+)
+from graphnn_unet.images.find import VOLUMES
 from graphnn_unet.progress import Progress, needs_text
 from graphnn_unet.storage.atomic import (
     remove_leftovers,
@@ -106,8 +114,9 @@ def cluster_folder(
 ) -> ClusteringResult:
     """Write a label map for every image of a folder.
 
-    Label maps that are there, whole, younger than their image and of the same settings are kept.
-    Errors are those of :func:`graphnn_unet.cluster`.
+    Label maps that are there, whole, and of the same image and settings are kept. All others are
+    removed before the new settings are written: whenever a run is stopped, the label maps that are
+    there are those of ``clustering.json``. Errors are those of :func:`graphnn_unet.cluster`.
     """
     overwrite, by_slice = run_settings.overwrite, run_settings.by_slice
     name = run_settings.as_labels
@@ -117,13 +126,21 @@ def cluster_folder(
     facts = run_facts(features, settings, finish, by_slice=by_slice)
     with folder_lock(target, "gnnunet_cluster"):
         remove_leftovers(target)
-        _require_same(target, facts, overwrite=overwrite)
-        write_json(target / FACTS, facts)
-        known = [] if overwrite or not (target / TABLE).is_file() else read_csv(target / TABLE)
-        rows = {row["case"]: row for row in known if row.get("case")}
-        kept = [] if overwrite else [s for s in sources if is_whole(target / s.target_name, s)]
-        rows = {s.case: rows.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
+        before = _earlier_facts(target, overwrite=overwrite)
+        _require_same(target, sources, before, facts, overwrite=overwrite)
+        known: dict[str, Any] = {} if overwrite else before.get("images", {})
+        contents = {s.case: content_of(s) for s in sources}
+        kept = [
+            s
+            for s in sources
+            if (content := contents[s.case]) is not None
+            and content == known.get(s.case)
+            and is_whole(target / s.target_name, s)
+        ]
         todo = [s for s in sources if s not in kept]
+        _make_room(target, todo, is_ours=bool(before), everything=overwrite)
+        write_json(target / FACTS, {**facts, "images": {**known, **contents}})
+        rows = _rows_of(target / TABLE, kept)
         state = shared_weights(sources, features, settings, target) if todo else None
         cluster_one = _ClusterOne(target, features, settings, finish, state, by_slice)
         done, failed = _run_all(cluster_one, todo, rows, run_settings.n_workers)
@@ -172,9 +189,7 @@ def _run_all(
             if outcome.ok:
                 rows[case] = outcome.value
                 done.append(case)
-                table = sorted(rows.values(), key=lambda row: row["case"])
-                table = [{c: row.get(c, "") for c in COLUMNS} for row in table]
-                write_csv(cluster_one.target / TABLE, table, COLUMNS)
+                _write_table(cluster_one.target / TABLE, rows)
             else:
                 _log.debug("%s: %s", case, outcome.details)
                 cause = outcome.error.rstrip(".")
@@ -199,16 +214,44 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> None:
-    """Refuse to mix label maps of different settings in one folder.
+def _earlier_facts(target: Path, *, overwrite: bool) -> dict[str, Any]:
+    """What an earlier run wrote of itself; nothing where there was none."""
+    if not (target / FACTS).is_file():
+        return {}
+    try:
+        facts = read_json(target / FACTS)
+    except GraphnnError:
+        if not overwrite:
+            raise
+        facts = None
+    if not isinstance(facts, dict) or not isinstance(facts.get("images", {}), dict):
+        return {"schema_version": None}
+    return facts
+
+
+def _require_same(
+    target: Path,
+    sources: list[Source],
+    before: dict[str, Any],
+    facts: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse to mix label maps of different settings in one folder, and to replace other files.
 
     A setting that an older version did not have is taken to be what it was then: the default.
     """
-    path = target / FACTS
-    if overwrite or not path.is_file():
+    if overwrite:
         return
-    before = read_json(path)
-    before = before if isinstance(before, dict) else {}
+    if not before:
+        others = [s.target_name for s in sources if (target / s.target_name).exists()]
+        if others:
+            raise RefusedError(
+                f"{target} holds files with the names of label maps",
+                f"for example {others[0]}, and no {FACTS} says that they are some",
+                "Give another folder with -o, or --overwrite to replace them",
+            )
+        return
     changed = [
         f"{part}.{key} {old[key]} there, {value} here"
         for part in ("features", "settings", "finish")
@@ -225,3 +268,31 @@ def _require_same(target: Path, facts: dict[str, Any], *, overwrite: bool) -> No
         "; ".join(changed[:4]) or "volumes slice by slice, or not",
         "Give another folder with -o, or --overwrite to make all of them anew",
     )
+
+
+def _make_room(target: Path, todo: list[Source], *, is_ours: bool, everything: bool) -> None:
+    """Remove label maps that are made anew, of any ending where the folder is one of this command.
+
+    With ``everything`` the table and the shared weights, too.
+    """
+    for source in todo:
+        endings = (".png", *VOLUMES) if is_ours else (source.ending,)
+        for ending in endings:
+            (target / f"{source.case}{ending}").unlink(missing_ok=True)
+    if everything:
+        for name in (TABLE, WEIGHTS):
+            (target / name).unlink(missing_ok=True)
+
+
+def _rows_of(path: Path, kept: list[Source]) -> dict[str, dict]:
+    """Rows of the table by case; only those of label maps that are kept stay in the file."""
+    known = {row.get("case"): row for row in read_csv(path)} if path.is_file() else {}
+    rows = {s.case: known.get(s.case, {"case": s.case, "flags": "kept"}) for s in kept}
+    if known:
+        _write_table(path, rows)
+    return rows
+
+
+def _write_table(path: Path, rows: dict[str, dict]) -> None:
+    ordered = sorted(rows.values(), key=lambda row: row["case"])
+    write_csv(path, [{c: row.get(c, "") for c in COLUMNS} for row in ordered], COLUMNS)

@@ -69,7 +69,7 @@ def test_images_of_another_kind_are_refused():
 
 def test_weights_are_taken_from_the_folder_while_nothing_changed(tmp_path):
     for seed in range(2):
-        save(tmp_path / "in" / f"{seed}.png", blob(seed=seed)[0])
+        save(tmp_path / "in" / f"{seed}.bmp", blob(seed=seed)[0])
     sources, *_ = find_images(tmp_path / "in")
     features = BorderFeatures(40, 8)
     (tmp_path / "out").mkdir()
@@ -83,5 +83,10 @@ def test_weights_are_taken_from_the_folder_while_nothing_changed(tmp_path):
     assert written() == first
     assert written(seed=1) != first
     (tmp_path / "out" / WEIGHTS).write_bytes(b"damaged")
-    assert written(seed=1) != first
+    second = written(seed=1)
+    assert second != first
+    # another image of the same name and size
+    path = tmp_path / "in" / "1.bmp"
+    assert path.stat().st_size == save(path, blob(seed=9)[0]).stat().st_size
+    assert written(seed=1) != second
     assert shared_weights(sources, features, make_settings("deepcut"), tmp_path / "out") is None

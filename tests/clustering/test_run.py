@@ -91,6 +91,115 @@ def test_label_maps_of_an_older_version_are_not_mixed_with_new_ones(folder, tmp_
     assert len(graphnn_unet.cluster(folder, out, **QUICK, overwrite=True).clustered) == 3
 
 
+OTHER = {**QUICK, "method": "deepcut", "cell": 4}
+"""Settings whose label maps are others."""
+
+
+def maps(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.png"))}
+
+
+def stopped(function, at: int):
+    """The function, interrupted when it is called for the ``at``-th time."""
+    calls = []
+
+    def call(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return function(*arguments, **options)
+
+    return call
+
+
+def make_half_of_the_room(target, todo, **options):
+    MAKE_ROOM(target, todo[:1], **options)
+    raise KeyboardInterrupt
+
+
+MAKE_ROOM = run._make_room
+STOPS = {
+    "before": ("_make_room", stopped(MAKE_ROOM, 1)),
+    "between the maps": ("_make_room", make_half_of_the_room),
+    "before the settings": ("write_json", stopped(run.write_json, 1)),
+    "before the first map": ("write_label_map", stopped(run.write_label_map, 1)),
+    "before the last map": ("write_label_map", stopped(run.write_label_map, 3)),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_stopped_overwrite_leaves_no_map_of_other_settings(folder, tmp_path, monkeypatch, stop):
+    """Whenever it is stopped, the settings in the folder are those of its label maps."""
+    out = tmp_path / "out"
+    graphnn_unet.cluster(folder, tmp_path / "first", **QUICK)
+    graphnn_unet.cluster(folder, tmp_path / "second", **OTHER)
+    expected = {"auto": maps(tmp_path / "first"), "deepcut": maps(tmp_path / "second")}
+    assert not expected["auto"].items() & expected["deepcut"].items()
+    graphnn_unet.cluster(folder, out, **QUICK)
+    monkeypatch.setattr(run, *STOPS[stop])
+    with pytest.raises(KeyboardInterrupt):
+        graphnn_unet.cluster(folder, out, **OTHER, overwrite=True)
+    monkeypatch.undo()
+    facts = json.loads((out / "clustering.json").read_text(encoding="utf-8"))
+    method = facts["settings"]["method"]
+    assert maps(out).items() <= expected[method].items()
+    result = graphnn_unet.cluster(folder, out, **(QUICK if method == "auto" else OTHER))
+    assert len(result.clustered) + len(result.kept) == 3
+    assert maps(out) == expected[method]
+    assert [row["case"] for row in rows(out)] == ["p0", "p1", "p2"]
+
+
+def test_an_image_that_fails_keeps_no_older_map(folder, tmp_path):
+    out = tmp_path / "out"
+    for overwrite in (True, False):
+        save(folder / "p1.png", blob(seed=1)[0])
+        graphnn_unet.cluster(folder, out, **QUICK)
+        (folder / "p1.png").write_bytes(b"nothing")
+        with pytest.raises(CasesFailedError):
+            graphnn_unet.cluster(folder, out, **QUICK, overwrite=overwrite)
+        assert list(maps(out)) == ["p0.png", "p2.png"]
+        assert [row["case"] for row in rows(out)] == ["p0", "p2"]
+
+
+def test_maps_of_other_images_of_the_same_name_are_not_kept(folder, tmp_path):
+    """Names, sizes and times are equal; what is in the files is not."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    graphnn_unet.cluster(folder, out, **QUICK)
+    for seed in range(3):
+        path = save(other / f"p{seed}.png", blob(radius=8, seed=seed)[0])
+        os.utime(path, (1e9, 1e9))
+    (other / "p1.png").write_bytes((folder / "p1.png").read_bytes())
+    os.utime(other / "p1.png", (1e9, 1e9))
+    result = graphnn_unet.cluster(other, out, **QUICK)
+    assert (result.clustered, result.kept) == (["p0", "p2"], ["p1"])
+    graphnn_unet.cluster(other, tmp_path / "fresh", **QUICK)
+    assert maps(out) == maps(tmp_path / "fresh")
+
+
+def test_files_that_are_no_label_maps_of_ours_are_not_replaced(folder, tmp_path):
+    """The folder of the masks given with -o by mistake."""
+    for seed in range(3):
+        save(tmp_path / "masks" / f"p{seed}.png", blob(seed=seed)[1].astype(np.uint8))
+    before = maps(tmp_path / "masks")
+    with pytest.raises(RefusedError, match=r"names of label maps: for example p0\.png"):
+        graphnn_unet.cluster(folder, tmp_path / "masks", **QUICK)
+    assert maps(tmp_path / "masks") == before
+    result = graphnn_unet.cluster(folder, tmp_path / "masks", **QUICK, overwrite=True)
+    assert len(result.clustered) == 3
+
+
+def test_overwrite_trains_shared_weights_anew(folder, tmp_path):
+    options = {**OTHER, "method": "unsegmedgat_c", "shared_steps": 1, "steps_per_visit": 2}
+    weights = tmp_path / "out" / "shared_weights.pt"
+    graphnn_unet.cluster(folder, tmp_path / "out", **options)
+    (tmp_path / "out" / "p0.png").unlink()
+    first = weights.stat().st_mtime_ns
+    graphnn_unet.cluster(folder, tmp_path / "out", **options)
+    assert weights.stat().st_mtime_ns == first
+    graphnn_unet.cluster(folder, tmp_path / "out", **options, overwrite=True)
+    assert weights.stat().st_mtime_ns != first
+
+
 def test_one_bad_image_costs_no_other(folder, tmp_path):
     (folder / "p1.png").write_bytes(b"nothing")
     out = tmp_path / "out"
