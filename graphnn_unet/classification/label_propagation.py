@@ -179,12 +179,13 @@ def certainty(score: Tensor) -> Tensor:
     return torch.where(score.sum(dim=1) > 0, value, 0.0)
 
 
-def class_weights(predicted: Tensor, n_classes: int) -> Tensor:
-    """``zeta_c = n / (C n_c)`` from the classes of all nodes, within [0.1, 10]; 0 if empty.
+def class_weights(given: Tensor, n_classes: int) -> Tensor:
+    """``zeta_c = n / (C n_c)`` from the classes that were given, within [0.1, 10]; 0 if empty.
 
-    Labels and diffused ones count, negative ones do not.
+    Negative ones do not count. A deviation: diffused labels neither enter ``n_c`` nor have the
+    weight, under which those that are wrongly of a rare class would teach most.
     """
-    counts = torch.bincount(predicted[predicted >= 0], minlength=n_classes).double()
+    counts = torch.bincount(given[given >= 0], minlength=n_classes).double()
     weight = (counts.sum() / (n_classes * counts.clamp(min=1))).clamp(*_WEIGHT_RANGE)
     return torch.where(counts > 0, weight, 0.0)
 

@@ -200,6 +200,9 @@ class Learner:
     ) -> float:
         """One epoch; returns the mean loss, ``mean_l zeta CE + a mean_u xi CE``.
 
+        ``zeta`` comes from the given labels and weighs them alone, which is a deviation: diffused
+        labels have their certainty ``xi``, see ``class_weights``.
+
         A step takes ``batch_size`` labeled images and, where ``a > 0``, as many of those with
         diffused labels. All that is random comes from the seed and ``number``, and what is drawn
         for unlabeled images is drawn apart: with weight 0 they change nothing.
@@ -294,7 +297,7 @@ def targets_of(targets: Tensor) -> Targets:
 
 
 def weighted(targets: Targets, sizes: tuple[int, ...]) -> Targets:
-    """Targets with the weights of their classes."""
+    """Targets with the weights of their classes among them."""
     weight = targets.weight.clone()
     for finding, (index, size) in enumerate(zip(targets.class_index.T, sizes, strict=True)):
         of_class = class_weights(index, size)[index.clamp(min=0)]
