@@ -144,12 +144,12 @@ def evaluate_predictions(
     table = replace(table, patients={**(patients or {}), **table.patients})
     patient = groups_of(table, predictions.cases).numpy()
     counts = torch.ones(len(patient), dtype=torch.bool) if left_out is None else ~left_out
-    scores = {}
+    scores, without = {}, []
     pairs = zip(predictions.findings, predictions.parts(), strict=True)
     for number, (finding, probability) in enumerate(pairs):
         used = (targets[:, number] >= 0) & (predictions.given[:, number] < 0) & counts
         if not bool(used.any()):
-            say(f"{finding.name}: the truth names no image without a given label")
+            without.append(finding.name)
             continue
         scores[finding.name] = score_classification(
             targets[used, number].numpy(),
@@ -163,6 +163,8 @@ def evaluate_predictions(
         raise _nothing_to_evaluate(truth, why, "Give images that the model has not seen")
     if not scores:
         raise _nothing_to_evaluate(truth)
+    for name in without:
+        say(f"{name}: the truth names no image that counts")
     return scores
 
 

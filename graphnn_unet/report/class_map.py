@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,7 +39,6 @@ MAX_NODES = 20_000
 _LINKS_SHOWN, _ROUNDS, _REPELLED = 5, 200, 5
 _DPI = 150
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
-
 _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
