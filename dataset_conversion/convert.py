@@ -114,11 +114,12 @@ def _without(dataset: ConvertedDataset, exclude: Sequence[str]) -> ConvertedData
 
 def _with_channels(dataset: ConvertedDataset, channels: Sequence[str]) -> ConvertedDataset:
     """Select or rename channels."""
-    if not channels:
-        return dataset
     names = list(dataset.channel_names.values())
+    if not channels or list(channels) == names:
+        return dataset
     cases = dataset.cases
     if set(channels) <= set(names):
+        _require_one_of_each(channels, names)
         indices = [names.index(name) for name in channels]
         cases = [
             replace(case, images=tuple(case.images[i] for i in indices))
@@ -133,6 +134,26 @@ def _with_channels(dataset: ConvertedDataset, channels: Sequence[str]) -> Conver
             "Name all of them, or choose some of these names",
         )
     return replace(dataset, channel_names=dict(enumerate(channels)), cases=cases)
+
+
+def _require_one_of_each(channels: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse to select by a name that is asked for twice, or that two channels have.
+
+    Raises:
+        InputError: It cannot be told which channel is meant.
+    """
+    for name in channels:
+        if max(channels.count(name), names.count(name)) > 1:
+            raise InputError(
+                f"--channels {' '.join(channels)} leaves open which channels are meant",
+                f"{name} is asked for {_times(channels.count(name))}, "
+                f"and the data have it {_times(names.count(name))} ({', '.join(names)})",
+                "Select by names that are there once, or give all channels names of their own",
+            )
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def _with_patients(dataset: ConvertedDataset, pattern: str | None) -> ConvertedDataset:

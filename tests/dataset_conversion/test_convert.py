@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
-from volume_makers import label_array, save
+from volume_makers import image_array, label_array, read, save
 
 import graphnn_unet
 from graphnn_unet.dataset_conversion.convert import convert
@@ -132,3 +134,74 @@ def test_options_that_do_not_fit_are_refused(data: Path):
         run(data, fix_geometry="guess")
     with pytest.raises(InputError, match="test label maps without test images"):
         run(data, test_labels=data / "labels")
+
+
+def two_channels(folder: Path) -> Path:
+    """Two scans whose second channel is brighter by 1000."""
+    for number in range(4):
+        case, channel = divmod(number, 2)
+        save(image_array(number) + 1000 * channel, folder / f"a{case}_{channel:04d}.nii.gz")
+    return folder
+
+
+def means(folder: Path) -> list[int]:
+    """Mean of each channel of the first case, in hundreds."""
+    return [round(float(read(path).mean()) / 100) for path in sorted(folder.glob("*a0*"))]
+
+
+@pytest.mark.parametrize("in_folders", [False, True])
+def test_channels_of_one_name_stay_the_channels_they_are(tmp_path: Path, raw: Path, in_folders):
+    images = [two_channels(tmp_path / "im")]
+    if in_folders:
+        images = [tmp_path / "first", tmp_path / "second"]
+        for channel, folder in enumerate(images):
+            save(image_array(7) + 1000 * channel, folder / "a0.nii.gz")
+    result = convert("nifti", images=images, dataset="My", channels=["CT", "CT"])
+    assert result.channel_names == {0: "CT", 1: "CT"}
+    assert means(result.folder / "imagesUn") == [1, 11]
+
+
+@pytest.mark.parametrize(
+    ("modality", "channels", "kept"),
+    [
+        (("CT", "CT"), ["CT", "CT"], [1, 11]),
+        (("CT", "PET"), ["PET", "CT"], [11, 1]),
+        (("CT", "PET"), ["PET"], [11]),
+        (("CT", "CT"), ["MRI", "MRI"], [1, 11]),
+    ],
+)
+def test_a_selection_takes_each_channel_once(decathlon, modality, channels, kept):
+    result = convert("MSD", decathlon(modality), dataset="My", channels=channels)
+    assert list(result.channel_names.values()) == channels
+    assert means(result.folder / "imagesTr") == kept
+
+
+@pytest.mark.parametrize(
+    ("modality", "channels"), [(("CT", "CT"), ["CT"]), (("CT", "PET"), ["CT", "CT"])]
+)
+def test_a_selection_by_a_name_that_two_have_is_refused(decathlon, modality, channels):
+    with pytest.raises(InputError, match="leaves open which channels are meant"):
+        convert("MSD", decathlon(modality), dataset="My", channels=channels)
+
+
+@pytest.fixture
+def decathlon(tmp_path: Path, raw: Path):
+    """Makes an MSD folder with one case of two channels, by their names."""
+
+    def make(modality: tuple[str, str]) -> Path:
+        folder = tmp_path / "Task11_X"
+        both = np.stack([image_array(), image_array() + 1000]).transpose(3, 2, 1, 0)
+        for kind in ("imagesTr", "labelsTr"):
+            (folder / kind).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(both, np.eye(4)), folder / "imagesTr" / "a0.nii.gz")
+        label = nib.Nifti1Image(label_array().transpose(2, 1, 0), np.eye(4))
+        nib.save(label, folder / "labelsTr" / "a0.nii.gz")
+        pair = {"image": "./imagesTr/a0.nii.gz", "label": "./labelsTr/a0.nii.gz"}
+        content = {
+            "name": "X", "modality": dict(enumerate(modality)), "numTraining": 1, "numTest": 0,
+            "labels": {"0": "background", "1": "a"}, "training": [pair], "test": [],
+        }  # fmt: skip
+        (folder / "dataset.json").write_text(json.dumps(content))
+        return folder
+
+    return make
