@@ -12,7 +12,7 @@ from graphnn_unet.data.odd_labels import odd_labels
 from graphnn_unet.dataset_conversion.masks import Mask
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset, LabelContent, Source
 from graphnn_unet.dataset_conversion.segments import with_segments
-from graphnn_unet.dataset_conversion.volumes import along_image, load
+from graphnn_unet.dataset_conversion.volumes import MAX_LABELS, along_image, load
 from graphnn_unet.dataset_conversion.write_raw import workers_for
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.find import some
@@ -26,7 +26,6 @@ from graphnn_unet.images.volume import Volume
 from graphnn_unet.progress import counted, track
 from graphnn_unet.storage.processes import run_jobs
 
-MAX_LABELS = 255
 IGNORE = "ignore"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphnn_unet.dataset_conversion.volumes import whole_labels
 from graphnn_unet.errors import BadFileError, InputError
 from graphnn_unet.images.flat_picture import FLAT_SPACING, is_gray
 from graphnn_unet.images.pictures import Picture, decode_picture
@@ -103,6 +104,7 @@ def read_mask(path: Path, meaning: MaskMeaning) -> Volume:
     else:
         labels = _gray_of(picture.array)
         if meaning.levels:
+            labels, _ = whole_labels(labels, f"mask {path.name}", "pixels")
             labels = _nearest_level(labels, meaning.levels, path.name)
     return Volume(labels[np.newaxis], FLAT_SPACING, sha256=picture.sha256)
 
@@ -140,13 +142,13 @@ def mask_content(path: Path) -> MaskContent:
     """Values or colors of one mask.
 
     Raises:
-        BadFileError: It cannot be read.
+        BadFileError: It cannot be read, or holds other than whole numbers.
     """
     is_lossy = path.name.lower().endswith(_LOSSY)
     indices = _opaque(decode_picture(path, indexed=True))
     shown = decode_picture(path).array
     has_palette = len(indices.array) == 1 and not np.array_equal(indices.array, shown)
-    array = indices.array
+    array, _ = whole_labels(indices.array, f"mask {path.name}", "pixels")
     spread = int(np.ptp(array.astype(int), axis=0).max())
     if spread > (_NEARLY_GRAY if is_lossy else 0):
         values, counts = np.unique(_numbers_of(array), return_counts=True)

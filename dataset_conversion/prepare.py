@@ -16,15 +16,19 @@ import numpy as np
 import SimpleITK as sitk
 
 from graphnn_unet.data.check_files import GRID_CODES
-from graphnn_unet.data.check_labels import MAX_LABEL, count_values, largest_value, voxels_of
+from graphnn_unet.data.check_labels import count_values, voxels_of
 from graphnn_unet.dataset_conversion.records import Case, Source
-from graphnn_unet.dataset_conversion.volumes import hash_inputs, load
+from graphnn_unet.dataset_conversion.volumes import (
+    beyond_the_limit,
+    hash_inputs,
+    load,
+    whole_labels,
+)
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
 from graphnn_unet.images.nifti_forms import NiftiForm, is_plain, place_note
 from graphnn_unet.images.orientation import orientation_of
-from graphnn_unet.images.read import nearest_integers
 from graphnn_unet.images.volume import Volume, resampled, to_itk, widened, with_axes_of
 from graphnn_unet.storage.atomic import atomic_path
 
@@ -315,6 +319,7 @@ def _expected_values(work: _Work, integers: np.ndarray, mapping: Mapping[int, in
         remedy = _LEAVE_OUT
         if are_gray_values(integers, len(counts)):
             remedy = f"They look like those of an image: give its label map. {remedy}"
+        listed += beyond_the_limit(len(counts))
         work.fault(code, f"its label map has values that are not expected: {listed}", remedy)
         return []
     if set(counts) == {0}:
@@ -324,24 +329,14 @@ def _expected_values(work: _Work, integers: np.ndarray, mapping: Mapping[int, in
 
 def _as_integers(work: _Work, array: np.ndarray) -> np.ndarray | None:
     """A label map's integers; values within 1/1000 of one are rounded, and that is noted."""
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        work.fault("I12", "its label map has NaN or infinite voxels")
+    try:
+        integers, note = whole_labels(array, "its label map")
+    except BadFileError as error:
+        work.fault(error.code, error.what)
         return None
-    integers = nearest_integers(array)
-    if integers.n_wrong:
-        cause = f"its label map has values that are no integers, such as {integers.example:g}"
-        work.fault("I24", cause)
-        return None
-    if (largest := largest_value(integers.values, array)) > MAX_LABEL:
-        work.fault(
-            "I23", f"its label map has the value {largest:g}, which is larger than any label"
-        )
-        return None
-    if integers.n_rounded:
-        work.notes.append(f"its label map was rounded to integers ({integers.n_rounded} voxels)")
-    elif array.dtype.kind == "f":
-        work.notes.append(f"its label map was stored as {array.dtype}; written as integers")
-    return integers.values
+    if note:
+        work.notes.append(note)
+    return integers
 
 
 def _mapped(integers: np.ndarray, mapping: Mapping[int, int], largest: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from graphnn_unet.data.check_labels import count_values, voxels_of
 from graphnn_unet.dataset_conversion.prepare import FOLDERS, CaseJob, CaseRow
-from graphnn_unet.dataset_conversion.volumes import hash_inputs
+from graphnn_unet.dataset_conversion.volumes import beyond_the_limit, hash_inputs, whole_labels
 from graphnn_unet.errors import BadFileError, Fault
 from graphnn_unet.images.flat_picture import (
     FLAT_SPACING,
@@ -101,7 +101,7 @@ def _labels(
     """
     label = job.case.label
     assert label is not None and not isinstance(label, Path)  # noqa: S101, PT018  # see above
-    values = label().array
+    values, note = whole_labels(label().array, "its mask", "pixels")
     if size is not None and values.shape[1:] != size:
         mask, picture = ("x".join(map(str, shape[::-1])) for shape in (values.shape[1:], size))
         what = f"its mask has {mask} pixels, the picture {picture}"
@@ -109,9 +109,12 @@ def _labels(
     table = dict(job.label_mapping) or {value: value for value in job.label_values}
     counts = count_values(values)
     if strange := {value: n for value, n in counts.items() if value not in table}:
-        raise BadFileError(
-            "I23", f"its mask has values that are not expected: {voxels_of(strange, 'pixels')}"
-        )
+        code = "I26" if min(strange) < 0 else "I23"
+        listed = voxels_of(strange, "pixels") + beyond_the_limit(len(counts))
+        cause = f"its mask has values that are not expected: {listed}"
+        raise BadFileError(code, cause, "Check that it is a mask, and save it again")
+    if note:
+        notes.append(note)
     if set(counts) == {0}:
         notes.append("its mask is all background")
     kind = np.uint8 if max(job.label_values) < 2**8 else np.uint16

@@ -7,19 +7,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
+from graphnn_unet.data.check_labels import MAX_LABEL, largest_value
 from graphnn_unet.dataset_conversion.records import Case, Source
 from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
 from graphnn_unet.images.find import VOLUMES, split_ending, walk
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm
-from graphnn_unet.images.read import read_volume
+from graphnn_unet.images.read import nearest_integers, read_volume
 from graphnn_unet.images.room import require_room
 from graphnn_unet.images.volume import Volume, with_axes_of
 from graphnn_unet.storage.text import read_text
+
+MAX_LABELS = 255
+"""Values that the label maps of a data set can have, the background among them."""
 
 MANY_INPUTS = 32
 """A case made from more files than this (a DICOM series) gets one hash for all of them."""
@@ -56,6 +62,45 @@ def along_image(volume: Volume, image: Source, form: NiftiForm | None = None) ->
         return volume
     grid = read_grid(image, image.name, form=form)
     return with_axes_of(volume, grid.direction) or volume
+
+
+def whole_labels(array: NDArray[Any], what: str, unit: str = "voxels") -> tuple[NDArray[Any], str]:
+    """A label map's integers; floats within 1/1000 of one are that integer.
+
+    Args:
+        array: As stored.
+        what: How messages call the label map (``its label map``).
+        unit: What it is made of, in the plural.
+
+    Returns:
+        The integers, and what was changed; empty where nothing was.
+
+    Raises:
+        BadFileError: It has values that are NaN, infinite, no integers or larger than any label.
+    """
+    remedy = "A label map holds one whole number a class; export it again"
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise BadFileError("I12", f"{what} has NaN or infinite {unit}", remedy)
+    integers = nearest_integers(array)
+    if integers.n_wrong:
+        cause = f"{what} has values that are no integers, such as {integers.example:g}"
+        raise BadFileError("I24", cause, remedy)
+    if (largest := largest_value(integers.values, array)) > MAX_LABEL:
+        cause = f"{what} has the value {largest:g}, which is larger than any label"
+        raise BadFileError("I23", cause, remedy)
+    note = ""
+    if integers.n_rounded:
+        note = f"{what} was rounded to integers ({integers.n_rounded} {unit})"
+    elif array.dtype.kind == "f":
+        note = f"{what} was stored as {array.dtype}; written as integers"
+    return integers.values, note
+
+
+def beyond_the_limit(n_values: int) -> str:
+    """Words behind the values of a label map that has more than it can; empty for any other."""
+    if n_values <= MAX_LABELS:
+        return ""
+    return f"; it has {n_values} values, and a label map can have {MAX_LABELS}"
 
 
 @lru_cache(maxsize=1)

@@ -132,7 +132,7 @@ def _picture_labels(path: Path) -> Volume:
     array = read_picture(path, indexed=True)
     if len(array) == 3 and (array[:1] == array).all():
         array = array[:1]
-    if len(array) != 1 or array.dtype.kind not in "uib":
+    if len(array) != 1:
         raise InputError(
             f"{path} is no label map",
             f"it has {len(array)} channels of {array.dtype}",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from graphnn_unet import convert
@@ -218,3 +219,46 @@ def test_pictures_that_stock_nnunet_sees_otherwise_are_found_by_the_check(work):
 def test_colors_are_no_names_of_other_forms(work):
     with pytest.raises(InputError, match="which only form pictures has"):
         convert("nifti", images=work / "im", label_names={"#ff0000": "a"})
+
+
+def save_tiff(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, array, photometric="minisblack")
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64", "int32", "int64", "uint32"])
+def test_whole_numbers_of_any_type_are_ids(work, kind):
+    ids = (MASK // 127).astype(kind)
+    save_tiff(work / "ma" / "p0.tif", ids)
+    result = converted(work)
+    assert result.labels == {"background": 0, "label_1": 1, "label_2": 2}
+    assert (label(result, "p0") == ids).all()
+    note = f"p0: its mask was stored as {kind}; written as integers"
+    assert (note in result.notes) == kind.startswith("float")
+
+
+def test_floats_just_beside_a_whole_number_are_rounded_and_told(work):
+    save_tiff(work / "ma" / "p0.tif", (MASK // 127 * 0.9997).astype(np.float32))
+    result = converted(work)
+    assert (label(result, "p0") == MASK // 127).all()
+    assert "p0: its mask was rounded to integers (140 pixels)" in result.notes
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.float32(MASK) / 256, r"p0: its mask has values that are no integers, such as 0\.5"),
+        (np.where(MASK, np.nan, 0.0), "p0: its mask has NaN or infinite pixels"),
+        (MASK.astype(np.int16) - 128, r"its mask has values that are not expected: -128"),
+        (
+            np.arange(600, dtype=np.uint16).reshape(20, 30),
+            "it has 600 values, and a label map can have 255",
+        ),
+    ],
+)
+def test_masks_that_hold_no_ids_are_refused(work, mask, words):
+    save_tiff(work / "ma" / "p0.tif", mask)
+    save(work / "ma" / "p1.png", MASK // 127)
+    with pytest.raises(FaultsError, match=words) as caught:
+        converted(work)
+    assert [fault.case for fault in caught.value.faults] == ["p0"]

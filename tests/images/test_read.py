@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from PIL import Image
 
 from graphnn_unet.errors import BadFileError, InputError, MissingFileError
@@ -241,3 +242,12 @@ def test_pictures_are_label_maps_where_they_hold_one_number_a_pixel(tmp_path: Pa
     (tmp_path / "x.png").write_bytes(b"x")
     with pytest.raises(InputError, match="cannot be read"):
         read_label_map(tmp_path / "x.png")
+
+
+def test_a_picture_of_floats_is_a_label_map_where_all_are_whole(tmp_path: Path):
+    labels = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tifffile.imwrite(tmp_path / "a.tif", labels, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "b.tif", labels / 2, photometric="minisblack")
+    assert (read_label_map(tmp_path / "a.tif").array == labels).all()
+    with pytest.raises(InputError, match=r"3 voxels are no integers, the first is 0\.5"):
+        read_label_map(tmp_path / "b.tif")
