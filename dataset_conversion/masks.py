@@ -7,13 +7,14 @@ cell is as black as one of an empty palette. What is decided holds for all of th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from graphnn_unet.dataset_conversion.volumes import whole_labels
 from graphnn_unet.errors import BadFileError, InputError
@@ -33,6 +34,20 @@ _CLEAN_SHARE = 0.95
 """Share of the pixels that must lie at a level, for masks with noise to be used."""
 
 _FEW_VALUES = 8
+"""Masks with no more values than these are never taken for blurred ones."""
+
+_EDGE_SHARE = 0.05
+"""Of all pixels, at most, are those of smooth edges."""
+
+_RARE_SHARE = 0.002
+"""Of all pixels, at most, has one value of smooth edges; or a fifth of all such pixels."""
+
+_FLAT_SHARE = 0.05
+"""Of the pixels of a class lie inside of an area of it, at least; edges have no inside."""
+
+_PEAK_WIDTH, _PEAK_SHARE = 17, 0.25
+"""Blurred areas of a class: so many neighboring values have so much of what is flat."""
+
 _NEARLY_GRAY = 12
 _LOSSY = (".jpg", ".jpeg")
 _SMALL_BYTES = 20 * 2**20
@@ -48,12 +63,15 @@ class MaskContent:
         is_color: Whether the keys are colors.
         has_palette: Whether the values are the numbers of a palette.
         is_lossy: Whether the file was compressed with loss.
+        flat: Gray value to number of pixels in the middle of 3 x 3 pixels of that value; of 3 x 3
+            that differ by ``NOISE`` at most where the file was compressed with loss.
     """
 
     values: Mapping[int | str, int]
     is_color: bool
     has_palette: bool
     is_lossy: bool
+    flat: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,9 +174,23 @@ def mask_content(path: Path) -> MaskContent:
             _hex(value): int(n) for value, n in zip(values, counts, strict=True)
         }
         return MaskContent(kinds, True, False, is_lossy)
-    values, counts = np.unique(_gray_of(array), return_counts=True)
-    kinds = {int(value): int(n) for value, n in zip(values, counts, strict=True)}
-    return MaskContent(kinds, False, has_palette, is_lossy)
+    gray = _gray_of(array)
+    numbers = _counted(gray)
+    flat = {}
+    if set(numbers) - {0, 255}:  # else nobody asks
+        flat = _counted(_flat_part(gray, NOISE if is_lossy else 0))
+    return MaskContent(dict(numbers), False, has_palette, is_lossy, flat)
+
+
+def _counted(values: NDArray[Any]) -> dict[int, int]:
+    found, counts = np.unique(values, return_counts=True)
+    return {int(value): int(n) for value, n in zip(found, counts, strict=True)}
+
+
+def _flat_part(gray: NDArray[Any], spread: int) -> NDArray[Any]:
+    """Values of the pixels in the middle of 3 x 3 that differ by ``spread`` at most."""
+    highest, lowest = ndimage.maximum_filter(gray, 3), ndimage.minimum_filter(gray, 3)
+    return gray[highest.astype(int) - lowest <= spread]
 
 
 def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
@@ -171,39 +203,81 @@ def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
             f"{_listed(indexed)} against {_listed(plain)}",
             "Save all masks in one way",
         )
-    counts = _total(contents)
-    if len(counts) <= 2 or not (_is_lossy(contents) or len(counts) > _FEW_VALUES):
+    counts = _total(content.values for content in contents)
+    flat = _total(content.flat for content in contents)
+    is_lossy = _is_lossy(contents)
+    if len(counts) <= (2 if is_lossy else _FEW_VALUES):
         return MaskMeaning()
-    levels = (0, *sorted(value for value in named if value)) if named else _two_levels(counts)
-    if levels:
-        if not _is_lossy(contents) and set(counts) <= set(levels):
-            return MaskMeaning()
-        n_moved = sum(n for value, n in counts.items() if value not in levels)
-        share = n_moved / sum(counts.values())
-        note = (
-            f"the masks have {len(counts)} values, from compression or smooth edges: each pixel "
-            f"({share:.2%} of them) was brought to the nearest of {_listed(levels)}"
-        )
-        return MaskMeaning(levels=levels, notes=(note,))
-    if _is_lossy(contents):
+    levels = (0, *sorted(value for value in named if value))
+    if is_lossy and not named:
+        levels = _two_levels(counts, flat)
+    elif not is_lossy:
+        levels = _levels_of_edges(counts, flat, levels if named else (0, max(counts)))
+    if is_lossy and not levels:
         raise InputError(
             f"the masks have {len(counts)} gray values",
             "they were compressed with loss (JPEG), which blurs label values",
             "Save them as PNG, or name the true values: --label-names 128=cytoplasm,255=nucleus",
         )
-    return MaskMeaning()
+    if not levels:
+        return MaskMeaning()
+    n_moved = sum(n for value, n in counts.items() if value not in levels)
+    share = n_moved / sum(counts.values())
+    note = (
+        f"the masks have {len(counts)} values, from compression or smooth edges: each pixel "
+        f"({share:.2%} of them) was brought to the nearest of {_listed(levels)}"
+    )
+    return MaskMeaning(levels=levels, notes=(note,))
 
 
-def _two_levels(counts: Mapping[int, int]) -> tuple[int, ...]:
-    """0 and the brightest value, where nearly all pixels lie beside one of them."""
+def _two_levels(counts: Mapping[int, int], flat: Mapping[int, int]) -> tuple[int, ...]:
+    """0 and the brightest value, where nearly all pixels of JPEG masks lie beside one of them.
+
+    Args:
+        counts: Value to number of pixels.
+        flat: The same of pixels among like ones. Where these gather around a value between both,
+            it is a class, however few pixels it has.
+    """
     top = max(counts)
     n_pixels = sum(counts.values())
     at_zero = sum(n for value, n in counts.items() if value <= NOISE)
     at_top = sum(n for value, n in counts.items() if value >= top - NOISE)
     bright = n_pixels - at_zero
-    is_mask = top >= 4 * NOISE and at_top >= 0.6 * bright
-    top = 255 if top >= 255 - NOISE else top
-    return (0, top) if is_mask and at_zero + at_top >= 0.9 * n_pixels else ()
+    is_mask = top >= 4 * NOISE and at_top >= 0.6 * bright and at_zero + at_top >= 0.9 * n_pixels
+    if not is_mask or _has_peak({v: n for v, n in flat.items() if NOISE < v < top - NOISE}):
+        return ()
+    return (0, 255 if top >= 255 - NOISE else top)
+
+
+def _has_peak(flat: Mapping[int, int]) -> bool:
+    """Whether flat pixels gather around one value; those of wide, soft edges have all values."""
+    if not flat:
+        return False
+    around = range(-(_PEAK_WIDTH // 2), _PEAK_WIDTH // 2 + 1)
+    highest = max(sum(flat.get(value + step, 0) for step in around) for value in flat)
+    return highest >= _PEAK_SHARE * sum(flat.values())
+
+
+def _levels_of_edges(
+    counts: Mapping[int, int], flat: Mapping[int, int], levels: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The levels, where all other values are clearly those of smooth edges between them.
+
+    Values of files without loss are values: edges are few pixels of many values, which lie between
+    the levels and nowhere fill an area.
+    """
+    others = {value: n for value, n in counts.items() if value not in levels}
+    n_pixels, n_others = sum(counts.values()), sum(others.values())
+    between = {v: n for v, n in others.items() if min(abs(v - level) for level in levels) > NOISE}
+    if not between or max(counts) not in levels:
+        return ()
+    are_edges = (
+        n_others <= _EDGE_SHARE * n_pixels
+        and max(others.values()) <= max(_RARE_SHARE * n_pixels, 0.2 * n_others)
+        and sum(between.values()) >= 0.1 * n_others
+        and not any(flat.get(value, 0) >= _FLAT_SHARE * n for value, n in between.items())
+    )
+    return levels if are_edges else ()
 
 
 def _colored(contents: Sequence[MaskContent], names: Mapping[int | str, str]) -> MaskMeaning:
@@ -324,10 +398,10 @@ def _is_lossy(contents: Sequence[MaskContent]) -> bool:
     return any(content.is_lossy for content in contents)
 
 
-def _total(contents: Sequence[MaskContent]) -> dict[int, int]:
+def _total(tables: Iterable[Mapping[Any, int]]) -> dict[int, int]:
     counts = Counter[int]()
-    for content in contents:
-        for value, n in content.values.items():
+    for table in tables:
+        for value, n in table.items():
             counts[int(value)] += n
     return dict(counts)
 

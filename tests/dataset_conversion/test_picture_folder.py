@@ -262,3 +262,93 @@ def test_masks_that_hold_no_ids_are_refused(work, mask, words):
     with pytest.raises(FaultsError, match=words) as caught:
         converted(work)
     assert [fault.case for fault in caught.value.faults] == ["p0"]
+
+
+def bands(values: list[int]) -> np.ndarray:
+    """A mask of 60 x 60 pixels with a band of 3 x 15 pixels for each value."""
+    mask = np.zeros((60, 60), np.uint8)
+    for number, value in enumerate(values):
+        mask[5 * number : 5 * number + 3, 10:25] = value
+    return mask
+
+
+def with_pictures(work: Path, masks: list[np.ndarray], ending: str = "png", **options) -> Path:
+    """The folder with masks and a picture of the size of each."""
+    for number, mask in enumerate(masks):
+        save(work / "ma" / f"p{number}.{ending}", mask, **options)
+        save(work / "im" / f"p{number}.png", np.resize(picture(seed=number), (*mask.shape, 3)))
+    for number in range(len(masks), 3):
+        (work / "im" / f"p{number}.png").unlink()
+    return work
+
+
+def smooth(mask: np.ndarray) -> np.ndarray:
+    """The mask with edges as painting programs smooth them."""
+    times = 4
+    small = Image.fromarray(np.kron(mask, np.ones((times, times), np.uint8)))
+    small = small.rotate(7, Image.NEAREST).resize(mask.shape[::-1], Image.BOX)
+    return np.asarray(small)
+
+
+VOID = bands([*range(1, 12)])
+VOID[:, 40:43] = 255
+CODED = bands([28 * k for k in range(1, 9)])
+CODED[:50, 35:58] = 255
+ONE_EACH = [np.where(np.isin(CODED, (value, 255)), CODED, 0) for value in np.unique(CODED)]
+
+
+@pytest.mark.parametrize("masks", [[VOID], [CODED], ONE_EACH], ids=["void", "coded", "one each"])
+def test_many_values_of_clean_masks_are_values(work, masks):
+    result = converted(with_pictures(work, masks))
+    values = sorted({int(value) for mask in masks for value in np.unique(mask)})
+    assert list(result.labels)[1:] == [f"label_{value}" for value in values[1:]]
+    for number, mask in enumerate(masks):
+        assert (np.array(values)[label(result, f"p{number}")] == mask).all()
+
+
+def test_values_without_a_name_stay_values_of_their_own(work):
+    mask = bands([*range(1, 12)])
+    result = converted(with_pictures(work, [mask]), label_names={1: "a", 2: "b", 3: "c"})
+    assert list(result.labels)[:5] == ["background", "a", "b", "c", "label_4"]
+    assert (label(result, "p0") == mask).all()
+
+
+def discs(*values: int) -> np.ndarray:
+    """Discs in each other, of 400 x 400 pixels, with one value each from outside in."""
+    distance = np.hypot(*np.mgrid[-200:200, -200:200])
+    mask = np.zeros(distance.shape, np.uint8)
+    for number, value in enumerate(values):
+        mask[distance < 120 - 8 * number] = value
+    return mask
+
+
+@pytest.mark.parametrize("names", [None, {255: "cell"}])
+def test_smooth_edges_of_two_values_are_cleaned_with_a_note(work, names):
+    mask = smooth(discs(255))
+    assert len(np.unique(mask)) > 8
+    result = converted(with_pictures(work, [mask]), label_names=names)
+    assert list(result.labels.values()) == [0, 1]
+    assert (label(result, "p0") == (mask > 127)).all()
+    assert any("brought to the nearest of 0, 255" in note for note in result.notes)
+
+
+def test_smooth_edges_of_more_values_are_cleaned_by_the_names(work):
+    mask = smooth(discs(128, 255))
+    names = {128: "ring", 255: "disc"}
+    result = converted(with_pictures(work, [mask]), label_names=names)
+    assert result.labels == {"background": 0, "ring": 1, "disc": 2}
+
+
+@pytest.mark.parametrize("quality", [60, 90])
+def test_a_thin_third_value_of_compressed_masks_is_no_blur_of_two(work, quality):
+    work = with_pictures(work, [discs(128, 255)], "jpg", quality=quality)
+    with pytest.raises(InputError, match="compressed with loss"):
+        converted(work)
+
+
+@pytest.mark.parametrize("mask", [discs(255), smooth(discs(255))])
+@pytest.mark.parametrize("quality", [30, 60, 90])
+def test_two_values_are_two_values_at_any_quality(work, mask, quality):
+    result = converted(with_pictures(work, [mask], "jpg", quality=quality))
+    assert result.labels == {"background": 0, "label_255": 1}
+    assert (label(result, "p0") != (mask > 127)).mean() < 0.002
