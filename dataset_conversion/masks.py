@@ -61,7 +61,7 @@ class MaskContent:
     Attributes:
         values: Gray value, or color ``#rrggbb``, to number of pixels.
         is_color: Whether the keys are colors.
-        has_palette: Whether the values are the numbers of a palette.
+        palette: Color ``#rrggbb`` of each value, where the values are the numbers of a palette.
         is_lossy: Whether the file was compressed with loss.
         flat: Gray value to number of pixels in the middle of 3 x 3 pixels of that value; of 3 x 3
             that differ by ``NOISE`` at most where the file was compressed with loss.
@@ -69,9 +69,18 @@ class MaskContent:
 
     values: Mapping[int | str, int]
     is_color: bool
-    has_palette: bool
-    is_lossy: bool
+    palette: Mapping[int, str] = field(default_factory=dict)
+    is_lossy: bool = False
     flat: Mapping[int, int] = field(default_factory=dict)
+
+    def by_color(self) -> MaskContent:
+        """The same with the colors of the palette in place of its numbers."""
+        if not self.palette:
+            return self
+        counts = Counter[int | str]()
+        for value, n in self.values.items():
+            counts[self.palette[int(value)]] += n
+        return MaskContent(counts, is_color=True)
 
 
 @dataclass(frozen=True)
@@ -144,7 +153,58 @@ def masks_meaning(paths: Sequence[Path], names: Mapping[int | str, str]) -> Mask
     named_colors = {name for name in names if isinstance(name, str)}
     if any(content.is_color for content in contents) or named_colors:
         return _colored(contents, names)
-    return _gray(contents, [value for value in names if isinstance(value, int)])
+    named = [value for value in names if isinstance(value, int)]
+    if doubt := _doubt_of_palettes(contents, named):
+        return _colored_in_doubt(contents, names, doubt)
+    return _gray(contents, named)
+
+
+def _colored_in_doubt(
+    contents: Sequence[MaskContent], names: Mapping[int | str, str], doubt: str
+) -> MaskMeaning:
+    """Meaning of masks with palettes by their colors, and why."""
+    try:
+        meaning = _colored(contents, names)
+    except InputError as error:
+        raise InputError(doubt, f"{error.what}: {error.why}", error.remedy) from error
+    note = f"{doubt}: masks with a palette were read by their colors"
+    return replace(meaning, notes=(note, *meaning.notes))
+
+
+def _doubt_of_palettes(contents: Sequence[MaskContent], named: Sequence[int]) -> str:
+    """Why the numbers of palettes are no classes; empty where they are, or there is no palette.
+
+    Programs that reduce the colors of a picture number them anew in each file.
+
+    Raises:
+        InputError: They are none, and values are named, or other masks have gray values.
+    """
+    colors: dict[int, Counter[str]] = {}
+    for content in contents:
+        for value, color in content.palette.items():
+            colors.setdefault(value, Counter())[color] += 1
+    doubt = ""
+    if several := [value for value, shown in colors.items() if len(shown) > 1]:
+        value = min(several)
+        first, second = list(colors[value])[:2]
+        doubt = f"the palettes of the masks differ ({value} is {first} in one, {second} in another)"
+    elif not named and not {*colors.get(0, ())} <= {BLACK, WHITE}:
+        doubt = (
+            f"the palettes of the masks show 0, the background, in {next(iter(colors[0]))} "
+            "(where the numbers are meant, name them: --label-names 1=nucleus)"
+        )
+    gray = {v for content in contents if not content.palette for v in content.values} - {0}
+    if doubt and (named or gray):
+        raise InputError(
+            doubt,
+            f"--label-names names the value {named[0]}"
+            if named
+            else f"other masks have no palette and the values {_listed(gray)}",
+            "Name colors: --label-names '#ff0000=nucleus,#00ff00=cytoplasm'"
+            if named
+            else "Save all masks in one way",
+        )
+    return doubt
 
 
 def _look_at(paths: Sequence[Path]) -> list[MaskContent]:
@@ -164,8 +224,7 @@ def mask_content(path: Path) -> MaskContent:
     """
     is_lossy = path.name.lower().endswith(_LOSSY)
     indices = _opaque(decode_picture(path, indexed=True))
-    shown = decode_picture(path).array
-    has_palette = len(indices.array) == 1 and not np.array_equal(indices.array, shown)
+    shown = _opaque(decode_picture(path)).array
     array, _ = whole_labels(indices.array, f"mask {path.name}", "pixels")
     spread = int(np.ptp(array.astype(int), axis=0).max())
     if spread > (_NEARLY_GRAY if is_lossy else 0):
@@ -173,13 +232,23 @@ def mask_content(path: Path) -> MaskContent:
         kinds: dict[int | str, int] = {
             _hex(value): int(n) for value, n in zip(values, counts, strict=True)
         }
-        return MaskContent(kinds, True, False, is_lossy)
+        return MaskContent(kinds, True, is_lossy=is_lossy)
     gray = _gray_of(array)
     numbers = _counted(gray)
     flat = {}
     if set(numbers) - {0, 255}:  # else nobody asks
         flat = _counted(_flat_part(gray, NOISE if is_lossy else 0))
-    return MaskContent(dict(numbers), False, has_palette, is_lossy, flat)
+    return MaskContent(dict(numbers), False, _palette_of(array, shown), is_lossy, flat)
+
+
+def _palette_of(indices: NDArray[Any], shown: NDArray[Any]) -> dict[int, str]:
+    """Color of each number of a picture, where it is shown in others than its numbers."""
+    if len(indices) != 1 or shown.dtype != np.uint8 or (indices == shown).all():
+        return {}
+    values, first = np.unique(indices[0], return_index=True)
+    shown = np.broadcast_to(shown, (3, *shown.shape[1:]))
+    colors = _numbers_of(shown).ravel()[first]
+    return {int(value): _hex(color) for value, color in zip(values, colors, strict=True)}
 
 
 def _counted(values: NDArray[Any]) -> dict[int, int]:
@@ -195,8 +264,8 @@ def _flat_part(gray: NDArray[Any], spread: int) -> NDArray[Any]:
 
 def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
     """Meaning of masks of numbers."""
-    indexed = {v for content in contents if content.has_palette for v in content.values} - {0}
-    plain = {v for content in contents if not content.has_palette for v in content.values} - {0}
+    indexed = {v for content in contents if content.palette for v in content.values} - {0}
+    plain = {v for content in contents if not content.palette for v in content.values} - {0}
     if indexed and plain and not (indexed <= plain or plain <= indexed):
         raise InputError(
             "some masks have a palette and others gray values, and their values differ",
@@ -211,6 +280,8 @@ def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
     levels = (0, *sorted(value for value in named if value))
     if is_lossy and not named:
         levels = _two_levels(counts, flat)
+    elif indexed:
+        return MaskMeaning()  # the numbers of a palette have no edges between them
     elif not is_lossy:
         levels = _levels_of_edges(counts, flat, levels if named else (0, max(counts)))
     if is_lossy and not levels:
@@ -289,7 +360,7 @@ def _colored(contents: Sequence[MaskContent], names: Mapping[int | str, str]) ->
             "Name colors: --label-names '#ff0000=nucleus,#00ff00=cytoplasm'",
         )
     counts = Counter[str]()
-    for content in contents:
+    for content in (content.by_color() for content in contents):
         for value, n in content.values.items():
             counts[value if isinstance(value, str) else _hex(value * 0x10101)] += n
     given = {str(color): name for color, name in names.items()}

@@ -1,6 +1,7 @@
 """Folders of pictures and masks: what masks mean, which belongs to which, what is written."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -352,3 +353,67 @@ def test_two_values_are_two_values_at_any_quality(work, mask, quality):
     result = converted(with_pictures(work, [mask], "jpg", quality=quality))
     assert result.labels == {"background": 0, "label_255": 1}
     assert (label(result, "p0") != (mask > 127)).mean() < 0.002
+
+
+BLACK, RED, GREEN, BLUE, WHITE = (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def save_palette(path: Path, numbers: np.ndarray, *colors: tuple[int, int, int]) -> None:
+    image = Image.fromarray(numbers.astype(np.uint8))
+    image.putpalette([value for color in colors for value in color])
+    save(path, image)
+
+
+def test_palettes_that_differ_are_read_by_their_colors(work):
+    numbers = MASK // 127
+    save_palette(work / "ma" / "p0.png", numbers, BLACK, RED, GREEN)
+    save_palette(work / "ma" / "p1.png", numbers, BLACK, GREEN, RED)
+    save_palette(work / "ma" / "p2.png", 2 * (numbers == 0), GREEN, GREEN, BLACK)
+    result = converted(work)
+    assert result.labels == {"background": 0, "color_00ff00": 1, "color_ff0000": 2}
+    assert (label(result, "p0") == np.array([0, 2, 1])[numbers]).all()
+    assert (label(result, "p1") == numbers).all()
+    assert (label(result, "p2") == (numbers > 0)).all()
+    words = r"palettes of the masks differ \(0 is #000000 in one, #00ff00 in another\): masks with"
+    assert any(re.search(words, note) for note in result.notes)
+    named = converted(work, label_names={"#ff0000": "a", "#00ff00": "b"}, overwrite=True)
+    assert named.labels == {"background": 0, "a": 1, "b": 2}
+    assert (label(named, "p0") == numbers).all()
+    with pytest.raises(InputError, match="names the value 1"):
+        converted(work, label_names={1: "a"}, overwrite=True)
+    save(work / "ma" / "p2.png", numbers)
+    with pytest.raises(InputError, match="other masks have no palette and the values 1, 2"):
+        converted(work, overwrite=True)
+
+
+def test_a_palette_whose_0_is_no_background_is_read_by_its_colors(work):
+    numbers = MASK // 127
+    save_palette(work / "ma" / "p0.png", numbers, RED, BLACK, GREEN)
+    result = converted(work)
+    assert result.labels == {"background": 0, "color_00ff00": 1, "color_ff0000": 2}
+    assert (label(result, "p0") == np.array([2, 0, 1])[numbers]).all()
+    result = converted(work, label_names={1: "a"}, overwrite=True)
+    assert result.labels == {"background": 0, "a": 1, "label_2": 2}
+    assert (label(result, "p0") == numbers).all()
+    save_palette(work / "ma" / "p0.png", numbers, RED, BLUE, GREEN)
+    words = r"show 0, the background, in #ff0000 \(where the numbers are meant, name them.*no color"
+    with pytest.raises(InputError, match=words):
+        converted(work, overwrite=True)
+
+
+@pytest.mark.parametrize("colors", [(WHITE, RED, GREEN), (BLACK, WHITE, BLUE)])
+def test_numbers_count_where_palettes_agree_and_0_is_a_background(work, colors):
+    save_palette(work / "ma" / "p0.png", MASK // 127, *colors)
+    save_palette(work / "ma" / "p1.png", MASK // 255, *colors)
+    save(work / "ma" / "p2.png", Image.fromarray(MASK // 127).convert("P"))  # shows its numbers
+    result = converted(work)
+    assert result.labels == {"background": 0, "label_1": 1, "label_2": 2}
+    for name in ("p0", "p2"):
+        assert (label(result, name) == MASK // 127).all()
+
+
+def test_names_of_colors_name_those_of_palettes(work):
+    save_palette(work / "ma" / "p0.png", MASK // 127, BLACK, RED, GREEN)
+    result = converted(work, label_names={"#00ff00": "a"})
+    assert result.labels == {"background": 0, "a": 1, "color_ff0000": 2}
+    assert (label(result, "p0") == np.array([0, 2, 1])[MASK // 127]).all()
