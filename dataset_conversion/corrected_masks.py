@@ -7,6 +7,7 @@ change with the order in which they were drawn.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,6 +28,7 @@ from graphnn_unet.images.volume import Volume
 from graphnn_unet.storage.atomic import checksum
 
 _UNCERTAINTY = "_uncertainty"
+_NUMBERED = re.compile(r"(?:segment|label) ?(\d+)")
 
 
 @dataclass
@@ -103,9 +105,17 @@ def mask_source(path: Path, ids: Mapping[str, int], form: NiftiForm | None) -> S
         return path
     require_one_layer(segments, path.name)
     by_name = {_plain(name): value for name, value in ids.items()}
-    if not any(_plain(segment.name) in by_name for segment in segments):
-        return path  # names that Slicer gave ("Segment_1"): the values are the user's ids
+    if not any(_plain(segment.name) in by_name for segment in segments) and all(
+        map(_is_numbered, segments)
+    ):
+        return path  # names that Slicer gave: the values are the user's ids
     return partial(_read_segments, path, segments, by_name, form)
+
+
+def _is_numbered(segment: Segment) -> bool:
+    """Whether its name says its value and nothing else, as Slicer names what nobody has named."""
+    number = _NUMBERED.fullmatch(_plain(segment.name))
+    return number is not None and int(number[1]) == segment.value
 
 
 def _plain(name: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 from volume_makers import label_array, save
 
 from graphnn_unet.dataset_conversion.corrected_masks import find_masks, mask_source, require_folder
-from graphnn_unet.errors import InputError, MissingFileError
+from graphnn_unet.dataset_conversion.volumes import load
+from graphnn_unet.errors import BadFileError, InputError, MissingFileError
 from graphnn_unet.images.as_predicted import AS_PREDICTED, EDITING
 from graphnn_unet.storage.atomic import checksum
 
@@ -54,6 +55,45 @@ def test_overlapping_segments_are_refused(tmp_path: Path):
     )
     with pytest.raises(InputError, match="2 layers"):
         mask_source(path, {"organ": 1, "lesion": 2}, None)
+
+
+def save_segments(path: Path, *segments: tuple[str, int]) -> Path:
+    """A file of Slicer of 2 x 2 x 2 voxels with one of value 1 and one of value 2."""
+    fields = "".join(
+        f"Segment{k}_Name:={name}\nSegment{k}_LabelValue:={value}\nSegment{k}_Layer:=0\n"
+        for k, (name, value) in enumerate(segments)
+    )
+    head = (
+        "NRRD0004\ntype: unsigned char\ndimension: 3\nspace: left-posterior-superior\n"
+        "sizes: 2 2 2\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nkinds: domain domain domain\n"
+        f"encoding: raw\nspace origin: (0,0,0)\n{fields}\n"
+    )
+    path.write_bytes(head.encode() + bytes([0, 1, 2, 0, 0, 0, 0, 0]))
+    return path
+
+
+@pytest.mark.parametrize("names", [("Segment_1", "Segment_2"), ("label 1", "Label_2")])
+def test_segments_that_nobody_named_are_read_by_their_values(tmp_path: Path, names):
+    path = save_segments(tmp_path / "a.seg.nrrd", (names[0], 1), (names[1], 2))
+    assert mask_source(path, {"liver": 1, "spleen": 2}, None) == path
+
+
+@pytest.mark.parametrize(
+    ("segments", "unknown"),
+    [
+        ((("Milz", 1), ("Leber", 2)), "Milz"),
+        ((("Segment_1", 1), ("Leber", 2)), "Segment_1"),
+        ((("Segment_2", 1), ("Segment_1", 2)), "Segment_2"),
+        ((("Spleen", 1), ("Leber", 2)), "Leber"),
+    ],
+)
+def test_segments_of_other_names_are_no_classes(tmp_path: Path, segments, unknown: str):
+    path = save_segments(tmp_path / "a.seg.nrrd", *segments)
+    source = mask_source(path, {"liver": 1, "spleen": 2}, None)
+    words = f"a.seg.nrrd has the segment '{unknown}'; the data set has liver, spleen"
+    with pytest.raises(BadFileError, match=words) as caught:
+        load(source, "a")
+    assert caught.value.code == "I23"
 
 
 def test_a_file_is_no_folder_of_masks(tmp_path: Path):
