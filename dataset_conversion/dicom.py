@@ -38,6 +38,9 @@ MIN_SLICES = 3
 STEP_TOLERANCE = 0.02
 """Slice distances may differ by this share: positions are written with few digits."""
 
+_BESIDE_TOLERANCE = 0.5
+"""Pixels by which a slice may lie beside the first: positions and axes are written rounded."""
+
 _SPACING_TOLERANCE = 1e-3
 _COSINE_TOLERANCE = 1e-4
 _HEADER = (
@@ -331,8 +334,7 @@ def read_series(files: tuple[Path, ...]) -> Volume:
     order = np.argsort(heights, kind="stable")
     frames = [frames[i] for i in order]
     step = _step(heights[order], frames)
-    positions = np.array([frame.position for frame in frames])
-    _require_straight(positions, normal, step)
+    _require_straight(frames, np.stack([row, column, normal]))
     array = _voxels(frames)
     first = frames[0]
     spacing = (step, *map(float, first.pixel_spacing))
@@ -472,7 +474,7 @@ def _scaled_by_frame(path: Path, frames: Sequence[_Frame]) -> NDArray:
 
 
 def _step(heights: NDArray, frames: Sequence[_Frame]) -> float:
-    """Distance of the slices in mm; they must be equally spaced."""
+    """Mean distance of the slices in mm; they must be equally spaced."""
     steps = np.diff(heights)
     step = float(np.median(steps)) if len(steps) else 0.0
     if not len(steps) or step < 1e-4 or steps.min() < 1e-4:
@@ -492,14 +494,34 @@ def _step(heights: NDArray, frames: Sequence[_Frame]) -> float:
             f"{first + 1} ({len(gaps)} such places)"
         )
         raise BadFileError("I49", cause, "Find the missing slices or resample the series")
-    return step
+    # not the median: positions with two digits say 0.63 or 0.62 where the slices are 0.625 mm apart
+    return float(heights[-1] - heights[0]) / len(steps)
 
 
-def _require_straight(positions: np.ndarray, normal: np.ndarray, step: float) -> None:
-    """The slices must be stacked along their normal: a tilted gantry shears the volume."""
-    along = (positions[-1] - positions[0]) / np.linalg.norm(positions[-1] - positions[0])
-    sine = float(np.linalg.norm(np.cross(along, normal)))
-    if sine * step > 1e-2 * step:
-        angle = np.degrees(np.arcsin(min(sine, 1.0)))
+def _require_straight(frames: Sequence[_Frame], axes: NDArray) -> None:
+    """The slices must be stacked along their normal, each upon the first.
+
+    Args:
+        frames: In order.
+        axes: Unit vectors along rows, columns and the normal, one a line.
+    """
+    positions = np.array([frame.position for frame in frames])
+    right, down, heights = axes @ (positions - positions[0]).T
+    offsets = np.stack([right, down], axis=1)  # mm, where the slices of a volume have none
+    pixel = np.array(frames[0].pixel_spacing)[::-1]
+    if _length(offsets / pixel).max() <= _BESIDE_TOLERANCE:
+        return
+    slope = offsets[-1] / heights[-1]
+    if _length((offsets - np.outer(heights, slope)) / pixel).max() <= _BESIDE_TOLERANCE:
+        angle = np.degrees(np.arctan(np.linalg.norm(slope)))
         cause = f"its slices are not stacked along their normal (tilted by {angle:.1f} degrees)"
         raise BadFileError("I18", cause, "Resample it to an upright grid first")
+    beside = _length(offsets - np.median(offsets, axis=0))
+    at = int(beside.argmax())
+    where = f"slice {at + 1} is {beside[at]:.2f} mm beside others"
+    cause = f"its slices do not lie upon each other: {where}"
+    raise BadFileError("I18", cause, "Separate the parts, or resample them to one upright grid")
+
+
+def _length(vectors: NDArray) -> NDArray:
+    return np.linalg.norm(vectors, axis=1)

@@ -78,6 +78,62 @@ def test_a_tilted_series_is_refused(tmp_path: Path):
         dicom.read_series(series.files)
 
 
+def volume_at(folder: Path, positions: list[tuple[float, float, float]], **tags) -> Volume:
+    """A series of one slice a position, read."""
+    scan = np.zeros((len(positions), 4, 5), np.int16)
+
+    def place(k, header):
+        header.ImagePositionPatient = list(positions[k])
+
+    write_slices(folder, scan, place, **tags)
+    (series,) = dicom.find_series(folder)
+    return dicom.read_series(series.files)
+
+
+@pytest.mark.parametrize(("step", "digits"), [(0.625, 2), (2 / 3, 3), (0.9375, 3), (0.6, 1)])
+def test_rounded_positions_do_not_add_up(tmp_path: Path, step: float, digits: int):
+    heights = [round(k * step, digits) for k in range(100)]
+    volume = volume_at(tmp_path / "a", [(0.0, 0.0, height) for height in heights])
+    assert 99 * volume.spacing[0] == pytest.approx(heights[-1])
+
+
+def test_a_slight_tilt_is_refused_where_it_moves_slices_by_half_a_pixel(tmp_path: Path):
+    slope = np.tan(np.radians(0.5))
+    positions = [(0.0, round(5 * k * slope, 4), 5.0 * k) for k in range(20)]
+    with pytest.raises(BadFileError, match=r"tilted by 0\.5 degrees") as caught:
+        volume_at(tmp_path / "a", positions, PixelSpacing=[0.45, 0.45])
+    assert caught.value.code == "I18"
+    volume_at(tmp_path / "b", [(x, y / 10, z) for x, y, z in positions])
+
+
+@pytest.mark.parametrize(
+    ("moved", "words"),
+    [
+        (range(4, 7), r"slice 5 is 20\.00 mm beside others"),
+        ([0], r"slice 1 is 20\.00 mm beside others"),
+        (range(8, 12), "do not lie upon each other"),
+    ],
+)
+def test_slices_beside_the_others_are_refused(tmp_path: Path, moved, words: str):
+    positions = [(20.0 * (k in moved), 0.0, 2.0 * k) for k in range(12)]
+    with pytest.raises(BadFileError, match=words) as caught:
+        volume_at(tmp_path, positions)
+    assert caught.value.code == "I18"
+
+
+@pytest.mark.parametrize("digits", [2, 6])
+def test_rounded_positions_and_oblique_axes_are_straight(tmp_path: Path, digits: int):
+    turn = np.radians([12.0, -7.0])
+    row = np.array([np.cos(turn[0]), np.sin(turn[0]), 0.0])
+    column = np.array([-np.sin(turn[0]) * np.cos(turn[1]), np.cos(turn[0]) * np.cos(turn[1]),
+                       np.sin(turn[1])])  # fmt: skip
+    normal = np.cross(row, column)
+    positions = [tuple(np.round(1.25 * k * normal, digits)) for k in range(100)]
+    axes = [float(f"{value:.5f}") for value in (*row, *column)]
+    volume = volume_at(tmp_path, positions, ImageOrientationPatient=axes, PixelSpacing=[0.4, 0.4])
+    assert volume.spacing[0] == pytest.approx(1.25, rel=1e-4)
+
+
 def test_a_cut_dicom_file_is_a_fault(tmp_path: Path, raw: Path):
     save_series(tmp_path / "in" / "a", image_array(1))
     path = next((tmp_path / "in" / "a").glob("003*"))
