@@ -117,7 +117,7 @@ def read(request: Request) -> ConvertedDataset:
     """
     source = request.source_folder
     skipped: list[tuple[str, str]] = []
-    cases, modalities = _cases(source, skipped)
+    cases, modalities, places = _cases(source, skipped)
     if not cases:
         raise MissingFileError(
             f"no DICOM series in {source}",
@@ -128,7 +128,8 @@ def read(request: Request) -> ConvertedDataset:
         )
     notes = ["patient ids are kept as hashes, names and dates are not taken over"]
     faults: list[Fault] = []
-    for case_id, label in match_labels(cases, request.label_folder, faults, notes).items():
+    labels = match_labels(cases, request.label_folder, faults, notes, skipped, places=places)
+    for case_id, label in labels.items():
         inputs = (*cases[case_id].inputs, label)
         cases[case_id] = replace(cases[case_id], label=label, role="labeled", inputs=inputs)
     if len(modalities) > 1:
@@ -156,10 +157,13 @@ FORM = Form(
 )
 
 
-def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case], set[str]]:
-    """Unlabeled cases by id, one a series, and their modalities."""
+def _cases(
+    source: Path, skipped: list[tuple[str, str]]
+) -> tuple[dict[str, Case], set[str], dict[str, Path]]:
+    """Unlabeled cases by id, one a series, their modalities, and their folders below ``source``."""
     cases: dict[str, Case] = {}
     modalities = set()
+    places: dict[str, Path] = {}
     for series in find_series(source, skipped):
         if series.n_slices < MIN_SLICES:
             reason = f"series of {series.n_slices} images, no volume"
@@ -170,6 +174,7 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
         if patient_id := series.tags["PatientID"]:
             patient = f"patient-{hashlib.sha256(patient_id.encode()).hexdigest()[:12]}"
         modalities.add(series.tags["Modality"])
+        places[case_id] = series.folder.relative_to(source)
         cases[case_id] = Case(
             case_id,
             (partial(read_series, series.files),),
@@ -178,7 +183,7 @@ def _cases(source: Path, skipped: list[tuple[str, str]]) -> tuple[dict[str, Case
             patient,
             series.files,
         )
-    return cases, modalities
+    return cases, modalities, places
 
 
 def find_series(folder: Path, skipped: list[tuple[str, str]] | None = None) -> Iterator[Series]:

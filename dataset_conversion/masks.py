@@ -252,8 +252,8 @@ def _palette_of(indices: NDArray[Any], shown: NDArray[Any]) -> dict[int, str]:
 
 
 def _counted(values: NDArray[Any]) -> dict[int, int]:
-    found, counts = np.unique(values, return_counts=True)
-    return {int(value): int(n) for value, n in zip(found, counts, strict=True)}
+    numbers, counts = np.unique(values, return_counts=True)
+    return {int(value): int(n) for value, n in zip(numbers, counts, strict=True)}
 
 
 def _flat_part(gray: NDArray[Any], spread: int) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,9 +120,12 @@ def _cases(
     notes += images.notes
     files = [path for channels in images.cases.values() for path in channels.values()]
     if images.labels:
-        label_of = _pair(images.cases, images.labels.items(), faults, notes)
+        label_of = _pair(images.cases, images.labels.items(), None, faults, notes)
     else:
-        label_of = match_labels(images.cases, labels, faults, notes, images.left_out, files)
+        label_of = match_labels(
+            images.cases, labels, faults, notes, images.left_out,
+            images=files, places=images.places,
+        )  # fmt: skip
     cases = []
     for stem, by_channel in sorted(images.cases.items()):
         if (fault := _channel_fault(stem, images)) is not None:
@@ -170,10 +173,15 @@ def match_labels(
     labels: Path | None,
     faults: list[Fault],
     notes: list[str],
-    left_out: list[tuple[str, str]] | None = None,
+    left_out: list[tuple[str, str]],
+    *,
     images: Collection[Path] = (),
+    places: Mapping[str, Path] | None = None,
 ) -> dict[str, Path]:
     """Label file of each case: the same name, or the same up to a word such as ``_seg``.
+
+    Label maps in folders of folders belong to the case whose images lie at the same place, before
+    names count.
 
     Args:
         cases: Names of the images.
@@ -182,37 +190,47 @@ def match_labels(
         notes: What was matched less than literally is appended.
         left_out: Files of the folder that are no label maps are appended.
         images: Files that are images: none of them becomes a label map.
+        places: Name of a case to the folder of its images, below the one that was searched.
     """
     if labels is None:
         return {}
     listing = image_files(labels, VOLUMES)
-    if left_out is not None:
-        left_out += [(f"{labels.name}/{name}", why) for name, why in listing.left_out().items()]
     taken = {path.resolve() for path in images}
     files = [(stem_of(path), [path]) for path in listing.paths if path.resolve() not in taken]
-    if not listing.paths:
-        by_patient = label_maps_of_patients(labels, taken)
+    if listing.paths:
+        left_out += [(f"{labels.name}/{name}", why) for name, why in listing.left_out().items()]
+    else:
+        by_patient, others = label_maps_of_patients(labels, taken, places or {})
+        left_out += others
         files = [
             entry
-            for name, paths in by_patient.items()
+            for name, paths in by_patient
             for entry in ([(name, paths)] if name in cases else [(stem_of(p), [p]) for p in paths])
         ]
     if not files:
         looked_for = f"looked for {', '.join(VOLUMES)}"
         cause = "all files in it are images" if listing.paths else looked_for
         raise MissingFileError(f"no label map in {labels}", cause, "Give another folder")
-    return _pair(cases, files, faults, notes)
+    return _pair(cases, files, labels, faults, notes)
 
 
 def _pair(
     cases: Collection[str],
     files: Iterable[tuple[str, Sequence[Path]]],
+    labels: Path | None,
     faults: list[Fault],
     notes: list[str],
 ) -> dict[str, Path]:
-    """Label file of each case, from the names that may be a case's and their files."""
+    """Label file of each case, from the names that may be a case's and their files.
+
+    Faults call a file by its place below ``labels``.
+    """
     label_of: dict[str, Path] = {}
-    worded = []
+    worded, by_folder = [], []
+
+    def shown(path: Path) -> str:
+        return path.name if labels is None else path.relative_to(labels).as_posix()
+
     for name, paths in files:
         if len(paths) > 1:
             cause = f"its label map is in {len(paths)} files ({some(p.name for p in paths)})"
@@ -222,20 +240,21 @@ def _pair(
         for path in paths:
             case = case_of(name, cases) or case_of(stem_of(path), cases)
             if case is None:
-                cause = f"label map {path.name} has no image (images are named like {min(cases)})"
+                cause = f"label map {shown(path)} has no image (images are named like {min(cases)})"
                 remedy = "Give both the same name or remove the label map"
                 faults.append(Fault(safe_id(name), "convert", cause, remedy, code="I28"))
             elif case in label_of:
-                cause = f"{label_of[case].name} and {path.name} both fit it"
+                cause = f"{shown(label_of[case])} and {shown(path)} both fit it"
                 faults.append(Fault(safe_id(case), "convert", cause, "Remove one", code="I28"))
             else:
                 label_of[case] = path
-                if case != stem_of(path):
+                if case == name != stem_of(path) and shown(path) != path.name:
+                    by_folder.append(shown(path))
+                elif case != stem_of(path):
                     worded.append(path.name)
-    if worded:
-        notes.append(
-            f"{len(worded)} label maps were matched without their extra word, such as {worded[0]}"
-        )
+    for matched, how in ((worded, "without their extra word"), (by_folder, "by their folders")):
+        if matched:
+            notes.append(f"{len(matched)} label maps were matched {how}, such as {matched[0]}")
     return label_of
 
 

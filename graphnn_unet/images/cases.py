@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.images.find import VOLUMES, image_files, some, split_channel, split_ending, walk
+from graphnn_unet.images.find import (
+    SUBFOLDER,
+    VOLUMES,
+    image_files,
+    some,
+    split_channel,
+    split_ending,
+    walk,
+)
 
 _LABEL = r"(?:seg(?:mentation)?s?|labels?|lbl|masks?|gt|ground[_-]?truth|manual|annotations?)"
 _LABEL_END = re.compile(rf"[_. -]{_LABEL}$", re.I)
@@ -44,6 +52,8 @@ class CaseFiles:
     Attributes:
         channels: Names of the channels, in order.
         cases: Name of a case (not yet a safe id) to channel to file.
+        places: Name of a case to its folder below the one that was searched, where each case has
+            one of its own.
         labels: Name of a case to the label map that lies beside its image, where asked for.
         left_out: Files that are not taken, with the reason.
         notes: What was assumed.
@@ -51,6 +61,7 @@ class CaseFiles:
 
     channels: list[str]
     cases: dict[str, dict[str, Path]] = field(default_factory=dict)
+    places: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, list[Path]] = field(default_factory=dict)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -593,6 +604,7 @@ def _patient_cases(
     named = {**rare, **channels}
     names = _patient_names(list(table))
     for place, parts in table.items():
+        images.places[names[place]] = place
         for key, path in parts.items():
             if key.lower() in named:
                 images.add(names[place], named[key.lower()], path)
@@ -627,12 +639,45 @@ def _is_label_key(key: str) -> bool:
 
 def _patient_names(places: Sequence[Path]) -> dict[Path, str]:
     """A case's name from its folders, without those that are called alike for all patients."""
-    depth = min(len(place.parts) for place in places)
-    alike = {i for i in range(depth) if len(places) > 1 and len({p.parts[i] for p in places}) == 1}
+    alike = _alike_levels(places)
     return {
         place: "_".join(part for i, part in enumerate(place.parts) if i not in alike) or place.name
         for place in places
     }
+
+
+def _alike_levels(places: Sequence[Path]) -> set[int]:
+    """Levels of folders that have one name for all of several places."""
+    depth = min(len(place.parts) for place in places)
+    return {i for i in range(depth) if len(places) > 1 and len({p.parts[i] for p in places}) == 1}
+
+
+def case_at(place: Path, places: Mapping[str, Path]) -> str | None:
+    """The case whose images lie at the same relative place, where one alone does.
+
+    Folders that are called alike for all cases, or like folders of label maps, do not count.
+
+    Args:
+        place: Folder of label maps, below the folder that all of them lie in.
+        places: Name of a case to the folder of its images.
+
+    Example:
+        >>> images = {"s1": Path("s1/anat"), "s2": Path("s2/anat")}
+        >>> case_at(Path("s1/anat"), images), case_at(Path("s2/masks"), images)
+        ('s1', 's2')
+    """
+    exact = [case for case, other in places.items() if other == place]
+    if len(exact) == 1 or not places:
+        return next(iter(exact), None)
+    of_images = list(places.values())
+    alike = {of_images[0].parts[level] for level in _alike_levels(of_images)}
+
+    def telling(folder: Path) -> list[str]:
+        return [p for p in folder.parts if p not in alike and not _LABEL_FOLDER.fullmatch(p)]
+
+    wanted = telling(place)
+    fitting = [case for case, other in places.items() if wanted and telling(other) == wanted]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _add_label_folders(
@@ -653,21 +698,35 @@ def _add_label_folders(
                 images.labels.setdefault(patient, []).append(path)
 
 
-def label_maps_of_patients(folder: Path, images: Collection[Path]) -> dict[str, list[Path]]:
-    """Label maps in a folder of folders, by each name that may be their case's.
+def label_maps_of_patients(
+    folder: Path, images: Collection[Path], places: Mapping[str, Path]
+) -> tuple[list[tuple[str, list[Path]]], list[tuple[str, str]]]:
+    """Label maps in a folder of folders, by the case or the name that may be their case's.
 
     Args:
         folder: Folder of label maps.
         images: Files that are images and so no label maps (resolved).
+        places: As ``CaseFiles.places``.
+
+    Returns:
+        Names with files, and files that are no label maps, with the reason.
     """
-    files = {
-        place.relative_to(folder): [
-            path for path in image_files(place, VOLUMES).paths if path.resolve() not in images
+    files: dict[Path, list[Path]] = {}
+    left_out: list[tuple[str, str]] = []
+    for place, _ in walk(folder):
+        listing = image_files(place, VOLUMES)
+        relative = place.relative_to(folder)
+        left_out += [
+            ((Path(folder.name) / relative / name).as_posix(), why)
+            for name, why in listing.left_out().items()
+            if why != SUBFOLDER
         ]
-        for place, _ in walk(folder)
-    }
-    names = _patient_names([place for place, paths in files.items() if paths] or [Path()])
-    return {names[place]: paths for place, paths in files.items() if paths}
+        if paths := [path for path in listing.paths if path.resolve() not in images]:
+            files[relative] = paths
+    names = _patient_names(list(files) or [Path()])
+    return [
+        (case_at(place, places) or names[place], paths) for place, paths in files.items()
+    ], left_out
 
 
 def case_of(label: str, cases: Collection[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -331,3 +332,44 @@ def test_all_names_that_changed_are_told(data: Path):
     result = run(data, labels=None)
     (note,) = [note for note in result.notes if "became case ids" in note]
     assert all(f"'Fall ä {i}' is Fall_ae_{i}" in note for i in range(6))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "labeled"),
+    [
+        # one label map alone, in folders that are called alike
+        (["s1/anat", "s2/anat", "s3/anat"], ["s2/anat"], "ulu"),
+        (["s1/anat", "s2/anat", "s3/anat"], ["s2/masks"], "ulu"),
+        # label maps of one of two sites
+        (["A/p0", "A/p1", "B/p0", "B/p1"], ["A/p0", "A/p1"], "lluu"),
+        (["A/p0", "A/p1", "B/p0", "B/p1"], ["B/p0"], "uulu"),
+        # one of two visits
+        (["p1/v1", "p1/v2"], ["p1/v2"], "ul"),
+        # as before: by name where places differ
+        (["p0", "p1"], ["ours/p0/x", "ours/p1/x"], "ll"),
+    ],
+)
+def test_few_label_maps_belong_to_the_images_at_their_place(
+    raw: Path, tmp_path: Path, images, labels, labeled
+):
+    for seed, place in enumerate(images):
+        save(image_array(seed), tmp_path / "d" / place / f"{Path(place).parts[0]}_t1.nii.gz")
+        save(image_array(9 + seed), tmp_path / "d" / place / f"{Path(place).parts[0]}_t2.nii.gz")
+    for place in labels:
+        save(label_array(), tmp_path / "m" / place / "lesion_mask.nii.gz")
+    result = run(tmp_path, images=tmp_path / "d", labels=tmp_path / "m")
+    assert letters(result) == labeled
+    assert not result.skipped
+
+
+def test_a_label_map_at_no_images_place_is_told_with_its_place(raw: Path, tmp_path: Path):
+    for number in range(2):
+        save(image_array(number), tmp_path / "d" / f"p{number}" / "ct.nii.gz")
+        save(label_array(), tmp_path / "m" / f"p{number + 1}" / "seg.nii.gz")
+    (tmp_path / "m" / "p1" / "notes.txt").write_text("")
+    with pytest.raises(FaultsError, match=r"label map p2/seg\.nii\.gz has no image"):
+        run(tmp_path, images=tmp_path / "d", labels=tmp_path / "m")
+    shutil.rmtree(tmp_path / "m" / "p2")
+    result = run(tmp_path, images=tmp_path / "d", labels=tmp_path / "m", overwrite=True)
+    assert letters(result) == "ul"
+    assert result.skipped == (("m/p1/notes.txt", "no image file"),)
