@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folder
 from graphnn_unet.dataset_conversion.masks import Mask, MaskMeaning, masks_meaning
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.errors import Fault, FaultsError, GraphnnError, InputError, MissingFileError
-from graphnn_unet.images.find import HIDDEN, PICTURES, image_files, safe_id, split_ending
+from graphnn_unet.images.find import PICTURES, SUBFOLDER, image_files, safe_id, split_ending
 from graphnn_unet.images.flat_picture import RAW_ENDING, is_gray
 from graphnn_unet.images.pictures import read_picture
 
@@ -55,8 +55,10 @@ def read(request: Request) -> ConvertedDataset:
     faults: list[Fault] = []
     skipped: list[tuple[str, str]] = []
     notes: list[str] = []
-    pairs = _pairs(folder, request.label_folder, faults, skipped, notes)
-    tests = _pairs(test_folder, test_masks, faults, skipped, notes) if test_folder else {}
+    given = [f for f in (folder, request.label_folder, test_folder, test_masks) if f is not None]
+    apart = frozenset(path.resolve() for path in given)
+    pairs = _pairs(folder, request.label_folder, apart, faults, skipped, notes)
+    tests = _pairs(test_folder, test_masks, apart, faults, skipped, notes) if test_folder else {}
     faults += _collisions([*pairs, *tests])
     masks = [mask for _, mask in (*pairs.values(), *tests.values()) if mask is not None]
     try:
@@ -74,7 +76,6 @@ def read(request: Request) -> ConvertedDataset:
         if colored
         else "no picture shows any color: one channel"
     )
-    given = [f for f in (folder, request.label_folder, test_folder, test_masks) if f is not None]
     source = folder if len(given) == 1 else Path(os.path.commonpath(given))
     return ConvertedDataset(
         name=safe_id(source.name),
@@ -122,12 +123,13 @@ def _single_folder(folders: Sequence[Path], flag: str) -> Path | None:
 def _pairs(
     folder: Path,
     masks: Path | None,
+    apart: Collection[Path],
     faults: list[Fault],
     skipped: list[tuple[str, str]],
     notes: list[str],
 ) -> _Pairs:
-    """Case id to picture and mask."""
-    pictures = _by_stem(_pictures(folder, skipped), faults)
+    """Case id to picture and mask; ``apart`` are the folders that the user gave."""
+    pictures = _by_stem(_pictures(folder, apart, skipped), faults)
     if masks is None or masks.samefile(folder):
         pictures, mask_files = _apart(pictures)
         if masks is None and mask_files:
@@ -138,7 +140,7 @@ def _pairs(
                 f"Add --masks {folder}, or move them away",
             )
     else:
-        mask_files = _by_stem(_pictures(masks, []), faults)
+        mask_files = _by_stem(_pictures(masks, apart, skipped), faults)
     mask_of = match_masks(pictures, mask_files, faults, notes)
     pairs: _Pairs = {}
     renamed = []
@@ -157,18 +159,26 @@ def _pairs(
     return dict(sorted(pairs.items()))
 
 
-def _pictures(folder: Path, skipped: list[tuple[str, str]]) -> list[Path]:
-    """Pictures of a folder, or where it has none those of the folders in it."""
+def _pictures(folder: Path, apart: Collection[Path], skipped: list[tuple[str, str]]) -> list[Path]:
+    """Pictures of a folder, or where it has none those of the folders in it.
+
+    Args:
+        folder: Where to look.
+        apart: Folders that hold something else, and are neither taken nor told (resolved).
+        skipped: What is left out is appended, with the reason.
+    """
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    for place in (folder, *inside):
-        files = image_files(place, PICTURES)
+    inside = [path for path in inside if path.resolve() not in apart]
+    has_pictures = bool(image_files(folder, PICTURES).paths)
+    for place in (folder,) if has_pictures else (folder, *inside):
+        are_taken = place is folder and not has_pictures
         skipped += [
             (f"{place.name}/{name}", reason)
-            for name, reason in files.skipped.items()
-            if not (place / name).is_dir() and reason != HIDDEN
+            for name, reason in image_files(place, PICTURES).left_out().items()
+            if not (reason == SUBFOLDER and (are_taken or (place / name).resolve() in apart))
         ]
-        if place is folder and files.paths:
-            return list(files.paths)
+    if has_pictures:
+        return list(image_files(folder, PICTURES).paths)
     pictures = [path for place in inside for path in image_files(place, PICTURES).paths]
     if not pictures:
         raise MissingFileError(

@@ -417,3 +417,33 @@ def test_names_of_colors_name_those_of_palettes(work):
     result = converted(work, label_names={"#00ff00": "a"})
     assert result.labels == {"background": 0, "a": 1, "color_ff0000": 2}
     assert (label(result, "p0") == np.array([0, 2, 1])[MASK // 127]).all()
+
+
+def test_folders_beside_pictures_are_told_and_given_ones_are_not(work):
+    save(work / "im" / "more" / "a.png", picture(seed=7))
+    save(work / "im" / "masks" / "p0.png", MASK)
+    result = converted(work, labels=work / "im" / "masks")
+    assert [row.case for row in result.rows] == ["p0", "p1", "p2"]
+    assert result.skipped == (("im/more", "a subfolder"),)
+
+
+def test_folders_of_pictures_are_taken_without_that_of_the_masks(work):
+    (work / "im").rename(work / "all")
+    for number in range(3):
+        path = work / "all" / f"p{number}.png"
+        save(work / "all" / f"part{number % 2}" / path.name, Image.open(path))
+        path.unlink()
+    save(work / "all" / "masks" / "p0.png", MASK)
+    save(work / "all" / "part1" / "deeper" / "x.png", MASK)
+    result = converted(work, images=work / "all", labels=work / "all" / "masks")
+    assert [row.role for row in result.rows] == ["labeled", "unlabeled", "unlabeled"]
+    assert result.skipped == (("part1/deeper", "a subfolder"),)
+
+
+def test_masks_that_are_not_read_are_told(work):
+    save(work / "ma" / "p0.png", MASK)
+    save(work / "ma" / "more" / "p1.png", MASK)
+    (work / "ma" / "p2.gif").write_bytes(b"GIF89a")
+    result = converted(work)
+    told = (("ma/more", "a subfolder"), ("ma/p2.gif", "of a kind that is not read"))
+    assert result.skipped == told
