@@ -454,7 +454,9 @@ def _gray_of(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _numbers_of(array: NDArray[Any]) -> NDArray[np.uint32]:
-    """``0xrrggbb`` of each pixel of ``(3, y, x)``."""
+    """``0xrrggbb`` of each pixel of ``(3, y, x)``; colors of 16 bits that 8 can say are these."""
+    if array.dtype == np.uint16 and not (array % 257).any():
+        array = (array // 257).astype(np.uint8)
     if array.dtype != np.uint8:
         raise BadFileError("I14", "its colors have more than 8 bits", "Save masks with 8 bits")
     red, green, blue = array.astype(np.uint32)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from graphnn_unet.errors import BadFileError
 from graphnn_unet.images.find import PICTURES
 from graphnn_unet.images.grid import Grid
-from graphnn_unet.images.pictures import decode_picture, picture_size
+from graphnn_unet.images.pictures import decode_picture, has_deep_colors, picture_size
 from graphnn_unet.images.volume import UPRIGHT, Volume
 
 FLAT_SPACING = (999.0, 1.0, 1.0)
@@ -144,6 +144,8 @@ def stored_plainly(path: Path, *, is_label: bool) -> str:
             return f"it is stored as {mode}, which nnU-Net reads in another way"
         if "exif" in picture.info and picture.getexif().get(0x0112, 1) != 1:
             return "it is stored turned (EXIF), which nnU-Net does not see"
+        if picture.format == "PNG" and has_deep_colors(path):
+            return "its colors have 16 bits, of which nnU-Net reads 8"
         return "it has a transparent color" if "transparency" in picture.info else ""
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _COLORED = frozenset({"P", "CMYK", "YCbCr", "HSV", "LAB", "PA", "RGBX", "RGBa"})
 _ORIENTATION = 0x0112
 """Tag of EXIF and TIFF: how the stored rows and columns lie in the picture, 1 to 8."""
+_PNG_HEAD = 26
+"""Bytes of a PNG file up to its bits a color and its kind of color."""
+
 _SEVERAL_PAGES = "Give each page as a file, or a volume as NIfTI"
 _HUE_STEP = 0.618034  # golden ratio: neighbors in number are far apart in hue
 
@@ -138,6 +141,10 @@ def _decode_other(path: Path, indexed: bool) -> NDArray[Any]:
         _require_one_frame(path, picture)
         turn = _orientation(picture)
         picture.load()
+        if picture.format == "PNG" and has_deep_colors(path):
+            n_values = picture.width * picture.height * 4
+            require_room(n_values, 2 * n_values, path.name)
+            return _upright(_deep_colors(path), turn)
         if picture.mode == "P" and not indexed and "transparency" in picture.info:
             picture = picture.convert("RGBA")
         elif picture.mode in _COLORED - ({"P"} if indexed else set()):
@@ -145,6 +152,32 @@ def _decode_other(path: Path, indexed: bool) -> NDArray[Any]:
         elif picture.mode == "1":
             picture = picture.convert("L")
         return _upright(np.asarray(picture), turn)
+
+
+def has_deep_colors(path: Path) -> bool:
+    """Whether a PNG file has 16 bits a color (or gray with alpha), of which Pillow keeps 8."""
+    with path.open("rb") as file:
+        head = file.read(_PNG_HEAD)
+    return len(head) == _PNG_HEAD and head[24] == 16 and head[25] in (2, 4, 6)
+
+
+def _deep_colors(path: Path) -> NDArray[Any]:
+    """``(y, x, channel)`` of a PNG file that Pillow has found whole, with all of its bits.
+
+    Raises:
+        BadFileError: It is gray with alpha, which ITK does not read.
+    """
+    import SimpleITK as sitk
+
+    from graphnn_unet.images.header import quiet_itk
+
+    try:
+        with quiet_itk():
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
+    except RuntimeError as error:
+        what = f"{path.name} has 16 bits and transparency, of which only 8 bits can be read"
+        raise BadFileError("I14", what, "Save it without transparency, or with 8 bits") from error
+    return array
 
 
 def _require_one_frame(path: Path, picture: Pillow.Image) -> None:

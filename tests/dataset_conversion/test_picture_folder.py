@@ -447,3 +447,11 @@ def test_masks_that_are_not_read_are_told(work):
     result = converted(work)
     told = (("ma/more", "a subfolder"), ("ma/p2.gif", "of a kind that is not read"))
     assert result.skipped == told
+
+
+def test_colors_of_16_bits_that_8_can_say_are_these(work):
+    colors = np.zeros((20, 30, 3), np.uint16)
+    colors[MASK > 0] = (2**16 - 1, 0, 0)
+    (work / "ma").mkdir()
+    tifffile.imwrite(work / "ma" / "p0.tif", colors, photometric="rgb")
+    assert converted(work).labels == {"background": 0, "color_ff0000": 1}

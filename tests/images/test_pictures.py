@@ -1,9 +1,13 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
 
 from graphnn_unet.errors import InputError
+from graphnn_unet.images.flat_picture import network_picture, stored_plainly
 from graphnn_unet.images.pictures import (
     decode_picture,
     label_picture,
@@ -150,3 +154,50 @@ def test_label_picture_shows_its_ids(tmp_path):
     assert colors[2].tolist() == [1, 2, 3]
     label_picture(labels * 10).save(tmp_path / "b.png")
     assert (read_picture(tmp_path / "b.png", indexed=True)[0] == labels * 10).all()
+
+
+DEEP = np.random.default_rng(4).integers(0, 2**16, (5, 6, 4), dtype=np.uint16)
+ONE_COLOR, GRAY_ALPHA, COLOR_ALPHA = 2, 4, 6
+"""Kinds of color in the head of a PNG file."""
+
+
+def save_deep_png(path, array: np.ndarray, kind: int) -> None:
+    """A PNG file of 16 bits a color, which Pillow does not write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        length = struct.pack(">I", len(content))
+        return length + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+@pytest.mark.parametrize("kind", [ONE_COLOR, COLOR_ALPHA])
+def test_deep_colors_of_png_keep_all_bits(tmp_path, kind):
+    array = DEEP[..., :3] if kind == ONE_COLOR else DEEP
+    save_deep_png(tmp_path / "a.PNG", array, kind)
+    picture = decode_picture(tmp_path / "a.PNG")
+    assert picture.array.dtype == np.uint16
+    assert (picture.array == np.moveaxis(DEEP[..., :3], -1, 0)).all()
+    assert (picture.alpha is None) == (kind == ONE_COLOR)
+    assert stored_plainly(tmp_path / "a.PNG", is_label=False)
+
+
+def test_deep_colors_are_reduced_by_the_bits_that_they_use(tmp_path):
+    array = (DEEP[..., :3] >> 4).astype(np.uint16)
+    save_deep_png(tmp_path / "a.png", array, ONE_COLOR)
+    picture = network_picture(tmp_path / "a.png", 3)
+    assert (picture.array == np.moveaxis(array >> 4, -1, 0)).all()
+    assert picture.notes == ("its colors of 12 bits were reduced to 8",)
+
+
+def test_deep_gray_with_alpha_and_cut_files_are_refused(tmp_path):
+    save_deep_png(tmp_path / "a.png", DEEP[..., :2], GRAY_ALPHA)
+    with pytest.raises(InputError, match=r"a\.png has 16 bits and transparency"):
+        read_picture(tmp_path / "a.png")
+    save_deep_png(tmp_path / "b.png", DEEP, COLOR_ALPHA)
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:150])
+    with pytest.raises(InputError, match=r"b\.png cannot be read"):
+        read_picture(tmp_path / "b.png")
