@@ -24,13 +24,17 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from graphnn_unet.errors import BadFileError, InputError
+from graphnn_unet.images.find import partner
 from graphnn_unet.images.grid import Grid, compare_grids
+from graphnn_unet.images.one_file import as_one_file
 from graphnn_unet.images.room import require_room
 
 NiftiForm = Literal["sform", "qform"]
 NIFTI_FORMS: tuple[NiftiForm, ...] = ("sform", "qform")
 
 _GZIP = b"\x1f\x8b"
+_ONE_FILE, _PAIR = (b"n+1", b"n+2"), (b"ni1", b"ni2")
+"""Marks of a header with its voxels behind it, and of one in a file of its own (``.hdr``)."""
 _HEADER_BYTES = 540
 _PLACE_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
@@ -54,12 +58,15 @@ def require_form(form: str | None) -> None:
         raise InputError(f"nifti_form {form!r} is unknown", "", f"Use {known}")
 
 
-def parse_header(content: bytes, name: str) -> nib.Nifti1Header:
+def parse_header(
+    content: bytes, name: str, magic: tuple[bytes, ...] = _ONE_FILE
+) -> nib.Nifti1Header:
     """The NIfTI header at the start of a file's unpacked bytes.
 
     Args:
         content: At least the first 348 bytes, 540 of NIfTI-2.
         name: How messages call the file.
+        magic: How the mark of its kind may begin.
 
     Raises:
         BadFileError: There is none.
@@ -73,7 +80,7 @@ def parse_header(content: bytes, name: str) -> nib.Nifti1Header:
         raise broken
     try:
         header = kind.from_fileobj(io.BytesIO(content), check=False)
-        if not bytes(header["magic"]).startswith((b"n+1", b"n+2")):
+        if not bytes(header["magic"]).startswith(magic):
             raise broken
         header.get_data_dtype()
     except (HeaderDataError, ValueError, KeyError) as error:
@@ -82,10 +89,13 @@ def parse_header(content: bytes, name: str) -> nib.Nifti1Header:
 
 
 def stored_header(path: Path) -> nib.Nifti1Header | None:
-    """The header of a NIfTI file; ``None`` of any other file and of a damaged one."""
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        return None
+    """The header of a NIfTI file or pair; ``None`` of any other file and of a damaged one."""
     try:
+        if path.name.lower().endswith(".img"):
+            other = partner(path)
+            return other if other is None else parse_header(other.read_bytes(), other.name, _PAIR)
+        if not path.name.lower().endswith((".nii", ".nii.gz")):
+            return None
         with path.open("rb") as file:
             content = file.read(4096)
         if content[:2] == _GZIP:
@@ -249,7 +259,7 @@ def _as_one_reads(path: Path, form: NiftiForm | None, temporary: Path) -> Path:
     places_twice = form is not None and place(path, path.name, form) is not None
     if header is None or not (places_twice or not scale_of(header)[1]):
         return path
-    content = path.read_bytes()
+    content = as_one_file(path, path.read_bytes(), path.name)
     # no more than the header claims, with the extension that may stand before the voxels
     n_bytes = math.prod(_stored_shape(header)) * header.get_data_dtype().itemsize
     require_room(0, n_bytes, path.name)

@@ -41,6 +41,11 @@ def save(path: Path, qform=(HERE, 1), sform=(HERE, 1), kind=np.int16, unit: int 
     header["xyzt_units"] = unit
     header["magic"], header["vox_offset"] = b"n+1", 352
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".img":
+        header["magic"], header["vox_offset"] = b"ni1", 0
+        path.with_suffix(".hdr").write_bytes(header.binaryblock)
+        path.write_bytes(array.astype(kind).tobytes("F"))
+        return path
     content = header.binaryblock + b"\0" * 4 + array.astype(kind).tobytes("F")
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
     return path
@@ -56,11 +61,12 @@ DISAGREEING = {
 }
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.img"])
 @pytest.mark.parametrize("forms", DISAGREEING.values(), ids=DISAGREEING)
-def test_a_header_with_two_places_is_refused(tmp_path: Path, forms):
-    path = save(tmp_path / "a.nii", **forms)
+def test_a_header_with_two_places_is_refused(tmp_path: Path, forms, name: str):
+    path = save(tmp_path / name, **forms)
     for read in (read_grid, read_volume):
-        with pytest.raises(BadFileError, match=r"a\.nii says twice where it lies") as error:
+        with pytest.raises(BadFileError, match=rf"{name} says twice where it lies") as error:
             read(path)
         assert error.value.code == "I53"
         assert "--nifti-form sform or qform" in error.value.remedy
@@ -77,17 +83,19 @@ def test_a_header_with_two_places_is_refused(tmp_path: Path, forms):
         {"qform": (THERE, 0), "sform": (HERE, 1)},
     ],
 )
-def test_one_place_or_a_rounded_second_is_read(tmp_path: Path, forms):
-    path = save(tmp_path / "a.nii", **forms)
+@pytest.mark.parametrize("name", ["a.nii", "a.img"])
+def test_one_place_or_a_rounded_second_is_read(tmp_path: Path, forms, name: str):
+    path = save(tmp_path / name, **forms)
     assert read_grid(path).other_form is None
     assert read_volume(path).grid == read_grid(path)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.img"])
 @pytest.mark.parametrize(("form", "affine"), [("sform", TURNED), ("qform", HERE)])
 def test_the_chosen_form_is_the_place_that_itk_reads_from_a_file_with_it_alone(
-    tmp_path: Path, form, affine
+    tmp_path: Path, form, affine, name: str
 ):
-    path = save(tmp_path / "a.nii", sform=(TURNED, 1))
+    path = save(tmp_path / name, sform=(TURNED, 1))
     alone = save(tmp_path / "alone.nii", qform=(affine, 1), sform=(affine, 1))
     assert not compare_grids(read_grid(path, form=form), read_grid(alone)).voxels > 1e-4
     with plain_files([path, alone], form) as (placed, same):
@@ -173,8 +181,9 @@ def converted(path: Path, target: Path, form=None):
     return prepare_case(job)
 
 
-def test_convert_refuses_two_places_and_writes_the_chosen_one_twice(tmp_path: Path):
-    path = save(tmp_path / "a.nii.gz", sform=(TURNED, 2), kind=np.uint8)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.img"])
+def test_convert_refuses_two_places_and_writes_the_chosen_one_twice(tmp_path: Path, name: str):
+    path = save(tmp_path / name, sform=(TURNED, 2), kind=np.uint8)
     _, faults = converted(path, tmp_path / "refused")
     assert {fault.code for fault in faults} == {"I53"}
     row, faults = converted(path, tmp_path / "raw", "sform")
