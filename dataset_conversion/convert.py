@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphnn_unet.data.paths import REPORT, folders, new_dataset_name, remove_refused
-from graphnn_unet.dataset_conversion.forms import FIXES, Request, form_named
+from graphnn_unet.dataset_conversion.forms import FIXES, SEVERAL_PATIENTS, Request, form_named
 from graphnn_unet.dataset_conversion.label_table import with_label_table
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.dataset_conversion.sparse import (
@@ -220,10 +220,13 @@ def _with_test(dataset: ConvertedDataset, request: Request) -> ConvertedDataset:
     cases = [replace(c, role="test") if c.case_id in test_ids else c for c in dataset.cases]
     train = {case.patient for case in cases if case.role != "test"}
     if both := train & {case.patient for case in cases if case.role == "test"}:
+        remedy = "Choose whole patients with --test"
+        if dataset.form == "dicom" and request.patient_regex is None:
+            remedy += f", or give {SEVERAL_PATIENTS} if one patient id stands for several patients"
         raise InputError(
             f"patient {min(both)} would be in training and in test",
             "scores would be measured on patients the network has seen",
-            "Choose whole patients with --test",
+            remedy,
         )
     return replace(dataset, cases=cases, notes=[*dataset.notes, *notes])
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
-from graphnn_unet.dataset_conversion.forms import Form, Request
+from graphnn_unet.dataset_conversion.forms import SEVERAL_PATIENTS, Form, Request
 from graphnn_unet.dataset_conversion.nifti_folder import match_labels
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
@@ -45,7 +45,7 @@ _SPACING_TOLERANCE = 1e-3
 _COSINE_TOLERANCE = 1e-4
 _HEADER = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "ImageType",
-    "PatientID", "Rows", "NumberOfFrames",
+    "PatientID", "StudyInstanceUID", "StudyDate", "Rows", "NumberOfFrames",
 )  # fmt: skip
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NO_SCAN = {
@@ -117,7 +117,10 @@ def read(request: Request) -> ConvertedDataset:
     """
     source = request.source_folder
     skipped: list[tuple[str, str]] = []
-    cases, modalities, places = _cases(source, skipped)
+    scans = _scans(source, skipped)
+    cases = {case_id: _case(case_id, series) for case_id, series in scans.items()}
+    modalities = {series.tags["Modality"] for series in scans.values()}
+    places = {case_id: series.folder.relative_to(source) for case_id, series in scans.items()}
     if not cases:
         raise MissingFileError(
             f"no DICOM series in {source}",
@@ -132,6 +135,7 @@ def read(request: Request) -> ConvertedDataset:
     for case_id, label in labels.items():
         inputs = (*cases[case_id].inputs, label)
         cases[case_id] = replace(cases[case_id], label=label, role="labeled", inputs=inputs)
+    notes += [] if request.patient_regex else _patient_notes(scans)
     if len(modalities) > 1:
         notes.append(f"the series have several modalities: {', '.join(sorted(modalities))}")
     channel = {"MR": "MRI"}.get(min(modalities), min(modalities)) or "image"
@@ -157,33 +161,41 @@ FORM = Form(
 )
 
 
-def _cases(
-    source: Path, skipped: list[tuple[str, str]]
-) -> tuple[dict[str, Case], set[str], dict[str, Path]]:
-    """Unlabeled cases by id, one a series, their modalities, and their folders below ``source``."""
-    cases: dict[str, Case] = {}
-    modalities = set()
-    places: dict[str, Path] = {}
+def _scans(source: Path, skipped: list[tuple[str, str]]) -> dict[str, Series]:
+    """Series that are volumes, by case id."""
+    scans: dict[str, Series] = {}
     for series in find_series(source, skipped):
         if series.n_slices < MIN_SLICES:
             reason = f"series of {series.n_slices} images, no volume"
             skipped.append((_relative(series.folder, source), reason))
-            continue
-        case_id = _case_id(source, series, set(cases))
-        patient = case_id
+        else:
+            scans[_case_id(source, series, set(scans))] = series
+    return scans
+
+
+def _case(case_id: str, series: Series) -> Case:
+    """An unlabeled case of a series."""
+    patient = case_id
+    if patient_id := series.tags["PatientID"]:
+        patient = f"patient-{hashlib.sha256(patient_id.encode()).hexdigest()[:12]}"
+    read = partial(read_series, series.files)
+    return Case(case_id, (read,), None, "unlabeled", patient, series.files)
+
+
+def _patient_notes(scans: Mapping[str, Series]) -> list[str]:
+    """A note where one patient id has several studies: who makes data anonymous may give one."""
+    by_patient: dict[str, list[tuple[str, str]]] = {}
+    for series in scans.values():
         if patient_id := series.tags["PatientID"]:
-            patient = f"patient-{hashlib.sha256(patient_id.encode()).hexdigest()[:12]}"
-        modalities.add(series.tags["Modality"])
-        places[case_id] = series.folder.relative_to(source)
-        cases[case_id] = Case(
-            case_id,
-            (partial(read_series, series.files),),
-            None,
-            "unlabeled",
-            patient,
-            series.files,
-        )
-    return cases, modalities, places
+            study = series.tags["StudyInstanceUID"], series.tags["StudyDate"]
+            by_patient.setdefault(patient_id, []).append(study)
+    studies = max(by_patient.values(), key=lambda each: len(set(each)), default=[])
+    if len(set(studies)) < 2:
+        return []
+    return [
+        f"{len(studies)} series of {len(set(studies))} studies have one patient id and count as "
+        f"one patient; if they are several patients, give {SEVERAL_PATIENTS}"
+    ]
 
 
 def find_series(folder: Path, skipped: list[tuple[str, str]] | None = None) -> Iterator[Series]:
@@ -236,7 +248,8 @@ def _tags(path: Path) -> dict[str, str] | None:
 
 def _read_header(path: Path, tags: Sequence[str] | None = None) -> pydicom.Dataset | None:
     """A header without its pixels; some writers leave out the preamble that marks DICOM."""
-    may_lack_preamble = path.suffix.lower() in ("", ".dcm", ".ima")
+    ending = path.suffix.lower()  # files that are named by their UID end in one of its numbers
+    may_lack_preamble = ending in ("", ".dcm", ".ima") or ending[1:].isdigit()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

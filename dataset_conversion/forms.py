@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from graphnn_unet.images.nifti_forms import NiftiForm
 
 FIXES = ("header", "resample")
+SEVERAL_PATIENTS = "--patient-regex '(.*)'"
+"""What a user types where what counts as one patient is several: each case is a patient then."""
+
 _FOLDER_OPTIONS = ("images", "labels", "test_images", "test_labels")
 """Options that only some forms take; the others change what any form has read."""
 

@@ -14,7 +14,7 @@ from graphnn_unet.dataset_conversion import dicom
 from graphnn_unet.dataset_conversion.convert import convert
 from graphnn_unet.dataset_conversion.forms import Request
 from graphnn_unet.dataset_conversion.volumes import load
-from graphnn_unet.errors import BadFileError, FaultsError
+from graphnn_unet.errors import BadFileError, FaultsError, InputError
 from graphnn_unet.images.volume import Volume
 
 
@@ -300,3 +300,41 @@ def test_files_without_the_mark_of_dicom_are_read(tmp_path: Path):
         path.with_suffix("").write_bytes(path.read_bytes()[132:])
         path.unlink()
     np.testing.assert_array_equal(volume_of(tmp_path).array, RAMP)
+
+
+def test_files_named_by_their_uid_are_read(tmp_path: Path):
+    for number, path in enumerate(write_slices(tmp_path / "a", RAMP)):
+        path.with_name(f"1.2.840.113.{number}").write_bytes(path.read_bytes()[132:])
+        path.unlink()
+    (tmp_path / "a" / "notes.2024").write_text("no DICOM")
+    np.testing.assert_array_equal(volume_of(tmp_path).array, RAMP)
+
+
+def test_studies_of_one_patient_id_are_asked_about(tmp_path: Path, raw: Path):
+    for number in range(4):
+        name = f"scan{number}"
+        tags = {"PatientID": "ANON", "SeriesInstanceUID": f"1.2.{number}", "PixelSpacing": [1, 1]}
+        study = {"StudyInstanceUID": f"1.2.9.{number}", "StudyDate": "20240102"}
+        write_slices(tmp_path / "in" / name, RAMP + number, **tags, **study)
+        label = np.ones(RAMP.shape, np.uint8)
+        header = {"spacing": (1, 1, 2), "origin": (0, 0, 0)}
+        save(label, tmp_path / "labels" / f"{name}.nii.gz", **header)
+    options = {"labels": tmp_path / "labels", "dataset": "Scans"}
+    result = convert("dicom", tmp_path / "in", **options)
+    note = (
+        "4 series of 4 studies have one patient id and count as one patient; if they are several "
+        "patients, give --patient-regex '(.*)'"
+    )
+    assert note in result.notes
+    with pytest.raises(InputError, match=r"or give --patient-regex .* if one patient id"):
+        convert("dicom", tmp_path / "in", test=2, overwrite=True, **options)
+    options |= {"patient_regex": "(.*)", "test": 2, "overwrite": True}
+    result = convert("dicom", tmp_path / "in", **options)
+    assert [row.role for row in result.rows] == ["labeled", "labeled", "test", "test"]
+    assert note not in result.notes
+
+
+def test_series_of_one_study_are_no_question(tmp_path: Path):
+    for number in range(2):
+        write_slices(tmp_path / f"scan{number}", RAMP, SeriesInstanceUID=f"1.2.{number}")
+    assert not any("studies" in note for note in dicom.read(Request(tmp_path)).notes)
