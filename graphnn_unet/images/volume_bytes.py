@@ -33,8 +33,10 @@ _LONGEST_WORD = 64
 _METAIMAGE_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
     "MET_INT": "i4", "MET_UINT": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8",
-    "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+    "MET_LONG": "i4", "MET_ULONG": "u4", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
+"""A long has 4 bytes on every system, as ITK has it."""
+
 _NRRD_TYPES = {
     "signed char": "i1", "int8": "i1", "int8_t": "i1",
     "uchar": "u1", "unsigned char": "u1", "uint8": "u1", "uint8_t": "u1",
@@ -212,13 +214,18 @@ def _metaimage(content: bytes, name: str, n_dims: int | None) -> np.ndarray:
         start = end + 1
     try:
         shape = tuple(int(value) for value in fields["DimSize"].split())
-        dtype = np.dtype(_METAIMAGE_TYPES[fields["ElementType"]])
+        kind = fields["ElementType"]
         spacing = [float(v) for v in fields.get("ElementSpacing", "1 " * len(shape)).split()]
         n_components = int(fields.get("ElementNumberOfChannels", "1"))
         n_packed = int(fields.get("CompressedDataSize", "0"))
         n_header = int(fields.get("HeaderSize", "0"))
     except (KeyError, ValueError) as error:
         raise BadFileError("I06", f"{name} has a damaged MetaImage header ({error})") from error
+    if kind not in _METAIMAGE_TYPES:
+        known = ", ".join(_METAIMAGE_TYPES)
+        cause = f"{name} has voxels of the type {kind}, which is not read"
+        raise BadFileError("I14", cause, f"Save it with one of {known}")
+    dtype = np.dtype(_METAIMAGE_TYPES[kind])
     if fields["ElementDataFile"].upper() != "LOCAL":
         raise BadFileError("I06", f"{name} keeps its voxels elsewhere", "Save it as one file")
     if n_components > 1:

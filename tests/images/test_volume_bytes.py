@@ -48,6 +48,22 @@ def test_voxels_of_metaimage_start_where_the_header_says(tmp_path: Path, fields,
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), VOXELS)
 
 
+@pytest.mark.parametrize(("kind", "stored"), [(b"MET_LONG", "<i4"), (b"MET_ULONG", "<u4")])
+def test_a_long_of_metaimage_has_four_bytes(tmp_path: Path, kind: bytes, stored: str):
+    voxels = np.abs(VOXELS).astype(stored)
+    path = meta(tmp_path / "a.mha", b"", voxels.tobytes())
+    path.write_bytes(path.read_bytes().replace(b"MET_SHORT", kind))
+    np.testing.assert_array_equal(read_volume(path).array, voxels)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), voxels)
+
+
+def test_a_type_of_metaimage_that_is_not_read_is_named(tmp_path: Path):
+    path = meta(tmp_path / "a.mha", b"", RAW)
+    path.write_bytes(path.read_bytes().replace(b"MET_SHORT", b"MET_STRING"))
+    with pytest.raises(BadFileError, match="type MET_STRING, which is not read"):
+        read_volume(path)
+
+
 @pytest.mark.parametrize(
     ("fields", "data", "words"),
     [
