@@ -55,6 +55,7 @@ def with_label_table(
     stored = sorted(set().union(names, {0}, *counts.values()))
     stored.sort(key=lambda value: (names.get(value) == IGNORE, value))
     mapping = {old: new for new, old in enumerate(value for value in stored if value >= 0)}
+    _require_no_default_name(names, stored)
     labels: dict[str, int | list[int]] = {
         names.get(old, default_name(old)) if new else "background": new
         for old, new in mapping.items()
@@ -96,6 +97,23 @@ def require_distinct_names(names: Sequence[str]) -> None:
             how = "have one name" if other == name else "have names that differ in capitals only"
             raise InputError(
                 f"two label values {how}", f"{other!r} and {name!r}", "Give each its own"
+            )
+
+
+def _require_no_default_name(names: Mapping[int, str], stored: Sequence[int]) -> None:
+    """Refuse a name that another value has because nobody named it.
+
+    Raises:
+        InputError: There is one.
+    """
+    value_of = {name.casefold(): value for value, name in names.items()}
+    for value in stored:
+        other = value_of.get(default_name(value).casefold(), 0)
+        if value > 0 and value not in names and other:
+            raise InputError(
+                f"the value {other} is named {names[other]}",
+                f"so is the value {value}, which the label maps have and which has no name",
+                f"Name {value}, too, or give {other} another name",
             )
 
 

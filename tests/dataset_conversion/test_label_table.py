@@ -101,6 +101,15 @@ def save_labels(data: Path, *values: int) -> None:
         save(label_array(value), data / "labels" / f"pat{scan // 2}_scan{scan}.nii.gz")
 
 
+def test_the_name_that_an_unnamed_value_has_is_no_name_of_another(data: Path):
+    save(label_array(2), data / "labels" / "pat0_scan0.nii.gz")
+    words = r"the value 1 is named Label_2: so is the value 2, .* Name 2, too, or give 1 another"
+    with pytest.raises(InputError, match=words):
+        run(data, label_names={1: "Label_2"})
+    assert run(data, label_names={1: "label_2", 2: "b"}).labels["label_2"] == 1
+    assert run(data, label_names={1: "label_0", 2: "b"}, overwrite=True).labels["label_0"] == 1
+
+
 def asked(data: Path, **options) -> list[str]:
     result = run(data, dry_run=True, **options)
     return [note for note in result.notes if "--label-names" in note]
