@@ -234,11 +234,11 @@ def mask_content(path: Path) -> MaskContent:
         }
         return MaskContent(kinds, True, is_lossy=is_lossy)
     gray = _gray_of(array)
-    numbers = _counted(gray)
+    numbers: dict[int | str, int] = {**_counted(gray)}
     flat = {}
     if set(numbers) - {0, 255}:  # else nobody asks
         flat = _counted(_flat_part(gray, NOISE if is_lossy else 0))
-    return MaskContent(dict(numbers), False, _palette_of(array, shown), is_lossy, flat)
+    return MaskContent(numbers, False, _palette_of(array, shown), is_lossy, flat)
 
 
 def _palette_of(indices: NDArray[Any], shown: NDArray[Any]) -> dict[int, str]:
