@@ -50,7 +50,7 @@ def kmeans_nodes(nodes) -> np.ndarray:
     """Two clusters of the features of nodes, on the working image."""
     labels = kmeans(unit_rows(nodes.values), 2).numpy()
     selection = select_foreground(labels, nodes.grid.margin)
-    mask = nodes.grid.spread(as_label_map(labels, selection, merge=True)) > 0
+    mask = as_label_map(labels, selection, merge=True)[nodes.grid.node_map] > 0
     return ndimage.binary_fill_holes(mask)
 
 
