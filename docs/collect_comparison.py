@@ -2,7 +2,7 @@
 
 python docs/collect_comparison.py docs/results/NAME.csv OUT/comparison/benchmark.csv \
     --part development [--rows ROW ...] [--draws 1 2] [--rename OLD=NEW ...] [--append]
-    [--patient REGEX] [--labeled N]
+    [--patient REGEX] [--labeled N ...]
 
 With --append other comparisons of the same draws are added to the table. Rows of the comparison
 that lack a draw are left out, so that what is compared has the same draws. With --patient cases
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--draws", nargs="+", required=True)
     parser.add_argument("--rename", nargs="+", default=[], metavar="OLD=NEW")
     parser.add_argument("--append", action="store_true", help="keep the table's other rows")
-    parser.add_argument("--labeled", help="rows with this number of labels alone")
+    parser.add_argument("--labeled", nargs="+", help="rows with these numbers of labels alone")
     parser.add_argument("--patient", metavar="REGEX", help="of a case's name: first group")
     arguments = parser.parse_args()
     records = [
@@ -39,7 +39,7 @@ def main() -> None:
         for record in read_metrics_csv(arguments.benchmark)
         if record["part"] == arguments.part
         and record["draw"] in (*arguments.draws, "0")
-        and arguments.labeled in (None, record["labeled"])
+        and (not arguments.labeled or record["labeled"] in arguments.labeled)
     ]
     draws: dict[str, set[str]] = {}
     for record in records:
