@@ -102,19 +102,21 @@ def check_truth(
     return truth
 
 
-def of_new_images(truth: GroundTruth, by_id: Tensor, by_feature: Tensor) -> GroundTruth:
+def of_new_images(truth: GroundTruth, by_id: Tensor, in_graph: Tensor) -> GroundTruth:
     """The truth of images that are no nodes of the graph; a model knows the others.
 
-    ``by_id`` and ``by_feature`` ``(n,)`` say which are; how many is told.
+    ``by_id`` ``(n,)`` says which have the name of a node, ``in_graph`` which have its features,
+    and do not count; how many is told.
     """
-    in_graph = by_id | by_feature
     if n := int(in_graph.sum()):
-        n_by_id = int((by_id & ~by_feature).sum())
+        n_images = counted(len(in_graph), "image")
+        _log.warning("%d of %s are in the graph of the model and do not count", n, n_images)
+    if n := int((by_id & ~in_graph).sum()):
+        has = "has the name" if n == 1 else "have names"
         _log.warning(
-            "%d of %s are in the graph of the model and do not count%s",
-            n,
-            counted(len(in_graph), "image"),
-            f" ({n_by_id} by name alone: rename new images)" if n_by_id else "",
+            "%s %s of images of the training, but other features: taken for new ones",
+            counted(n, "image"),
+            has,
         )
     return replace(
         truth, counted="images that are not in the graph of the model", left_out=in_graph
@@ -136,6 +138,9 @@ def evaluate_predictions(
         InputError: No image has a truth.
     """
     if truth is None:
+        return {}
+    if left_out is not None and bool(left_out.all()):
+        say(f"no figures of {truth}: the model has learned from all of these images")
         return {}
     table = read_table(truth)
     targets = encode(table, predictions.findings, predictions.cases)
@@ -159,18 +164,17 @@ def evaluate_predictions(
             patient[used.numpy()],
         )
     if not scores and left_out is not None:
-        why = "its images are in the graph of the model, which has learned from them"
-        raise _nothing_to_evaluate(truth, why, "Give images that the model has not seen")
-    if not scores:
+        say(f"no figures of {truth}: the model has learned from all images that it names")
+    elif not scores:
         raise _nothing_to_evaluate(truth)
     for name in without:
         say(f"{name}: the truth names no image that counts")
     return scores
 
 
-def _nothing_to_evaluate(
-    truth: Path | str,
-    why: str = "its cases were labeled or have no image",
-    remedy: str = "Give the classes of unlabeled images",
-) -> InputError:
-    return InputError(f"{truth} has no case to evaluate", why, remedy)
+def _nothing_to_evaluate(truth: Path | str) -> InputError:
+    return InputError(
+        f"{truth} has no case to evaluate",
+        "its cases were labeled or have no image",
+        "Give the classes of unlabeled images",
+    )

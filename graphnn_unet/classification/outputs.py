@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +15,18 @@ from graphnn_unet._version import __version__
 from graphnn_unet.classification.label_propagation import normalized, to_predictions
 from graphnn_unet.classification.stored import CHECKPOINT, MODEL
 from graphnn_unet.classification.table import Finding
-from graphnn_unet.errors import Fault, RefusedError
+from graphnn_unet.errors import Fault, GraphnnError, RefusedError
 from graphnn_unet.metrics.aggregate import finite_mean, finite_or_none
 from graphnn_unet.metrics.classification import ClassificationScore
 from graphnn_unet.storage.atomic import write_csv, write_json
 from graphnn_unet.storage.failures import FAILURES, write_failures
+from graphnn_unet.storage.safe_load import read_table
 
 PREDICTIONS, SUMMARY, ROUNDS = "predictions.csv", "summary.json", "rounds.csv"
+MAP, CONFUSION = "map", "confusion"
+"""Kinds of pictures that the report draws beside them."""
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _FILES = (PREDICTIONS, SUMMARY, ROUNDS, FAILURES, MODEL, CHECKPOINT)
-_PICTURES = ("map.png", "map_*.png", "confusion.png", "confusion_*.png")
-"""What the report draws beside them."""
 _COLUMNS = ("case", "predicted", "probability", "certainty", "neighbours")
 """Columns of the predictions before those of the classes; British in all files that exist."""
 _SCHEMA_VERSION = 1
@@ -90,6 +93,17 @@ def predictions_of(
     )
 
 
+def picture_name(kind: str, finding: str, findings: Sequence[str]) -> str:
+    """File name of a picture of the results, with the finding where there are several.
+
+    Example:
+        >>> picture_name("map", "edema", ["edema", "mass / nodule"])
+        'map_edema.png'
+    """
+    end = "" if len(findings) == 1 else f"_{_NO_FILE_NAME.sub('_', finding)[:80]}"
+    return f"{kind}{end}.png"
+
+
 def refuse_results(output: Path) -> None:
     """Raise ``RefusedError`` for a folder with results."""
     present = [name for name in _FILES if (output / name).exists()]
@@ -106,11 +120,18 @@ def clear_results(output: Path) -> None:
 
     ``predictions.csv`` goes first: where it is, everything is there.
     """
-    present = [output / name for name in _FILES if (output / name).exists()]
-    if present:
-        present += [path for pattern in _PICTURES for path in output.glob(pattern)]
-    for path in present:
-        path.unlink()
+    pictures = _pictures(output)
+    for name in (*_FILES, *pictures):
+        (output / name).unlink(missing_ok=True)
+
+
+def _pictures(output: Path) -> list[str]:
+    """Names of what the report drew of the results in a folder; no other picture is ours."""
+    try:
+        findings = [*read_table(output / SUMMARY)["findings"]]
+    except (GraphnnError, KeyError, TypeError):
+        return []
+    return [picture_name(kind, name, findings) for kind in (MAP, CONFUSION) for name in findings]
 
 
 def write_results(

@@ -302,14 +302,13 @@ def _place_images(request: _Request, folder: Path) -> ClassificationResult:
     near = nearest_labeled(feature, model.feature, model.targets, model.cases)
     predictions = predictions_of(images.cases, model.findings, score, logits, nothing, near)
     figures = {"far_from_graph": int((~is_near).sum())}
-    by_id, by_feature = nodes_among(feature, images.cases, model.feature, model.cases)
-    in_graph = (by_id | by_feature).nonzero().flatten().tolist()
-    truth = of_new_images(truth, by_id, by_feature) if truth else None
+    by_id, in_graph = nodes_among(feature, images.cases, model.feature, model.cases)
+    truth = of_new_images(truth, by_id, in_graph) if truth else None
     facts = {
         "kind": "inductive",
         "n_held_out": 0,
         "diffusion": figures,
-        "in_graph": [images.cases[row] for row in in_graph],
+        "in_graph": [images.cases[row] for row in in_graph.nonzero().flatten().tolist()],
     }
     if request.overwrite:
         clear_results(request.output)

@@ -138,7 +138,7 @@ def cluster_folder(
             and is_whole(target / s.target_name, s)
         ]
         todo = [s for s in sources if s not in kept]
-        _make_room(target, todo, is_ours=bool(before), everything=overwrite)
+        _make_room(target, todo, is_ours=bool(before), overwrite=overwrite)
         write_json(target / FACTS, {**facts, "images": {**known, **contents}})
         rows = _rows_of(target / TABLE, kept)
         state = shared_weights(sources, features, settings, target) if todo else None
@@ -270,16 +270,17 @@ def _require_same(
     )
 
 
-def _make_room(target: Path, todo: list[Source], *, is_ours: bool, everything: bool) -> None:
-    """Remove label maps that are made anew, of any ending where the folder is one of this command.
+def _make_room(target: Path, todo: list[Source], *, is_ours: bool, overwrite: bool) -> None:
+    """Remove label maps that are made anew.
 
-    With ``everything`` the table and the shared weights, too.
+    With ``overwrite`` those of other endings, too, where the folder is one of this command, and the
+    table and the shared weights; without it a map of another ending is one that a user made.
     """
     for source in todo:
-        endings = (".png", *VOLUMES) if is_ours else (source.ending,)
-        for ending in endings:
-            (target / f"{source.case}{ending}").unlink(missing_ok=True)
-    if everything:
+        endings = (".png", *VOLUMES) if is_ours and overwrite else ()
+        for name in (source.target_name, *(f"{source.case}{ending}" for ending in endings)):
+            (target / name).unlink(missing_ok=True)
+    if overwrite:
         for name in (TABLE, WEIGHTS):
             (target / name).unlink(missing_ok=True)
 

@@ -7,7 +7,6 @@ the two main directions of the features on. Near means alike; distances between 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from graphnn_unet.classification.outputs import CONFUSION, MAP, picture_name
 from graphnn_unet.errors import ShapeError
 from graphnn_unet.graph import nearest_neighbors
 from graphnn_unet.metrics.classification import ClassificationScore
@@ -38,7 +38,6 @@ MAX_NODES = 20_000
 
 _LINKS_SHOWN, _ROUNDS, _REPELLED = 5, 200, 5
 _DPI = 150
-_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_-]+")
 _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
@@ -160,12 +159,8 @@ def draw_classification(result: ClassificationResult) -> list[Path]:
     than two images make no map. A picture that fails is told and left out: the results are there.
     """
     predictions, pictures = result.predictions, []
+    names = [finding.name for finding in predictions.findings]
     for number, finding in enumerate(predictions.findings):
-        end = (
-            ""
-            if len(predictions.findings) == 1
-            else f"_{_NO_FILE_NAME.sub('_', finding.name)[:80]}"
-        )
         if len(predictions.cases) > 1:
             draw = partial(
                 draw_map,
@@ -176,10 +171,10 @@ def draw_classification(result: ClassificationResult) -> list[Path]:
                 names=finding.classes,
                 title=f"{finding.name}, {len(predictions.cases)} images",
             )
-            pictures += _drawn(draw, result.output / f"map{end}.png")
+            pictures += _drawn(draw, result.output / picture_name(MAP, finding.name, names))
         if finding.name in result.scores:
             draw = partial(draw_confusion, score=result.scores[finding.name])
-            pictures += _drawn(draw, result.output / f"confusion{end}.png")
+            pictures += _drawn(draw, result.output / picture_name(CONFUSION, finding.name, names))
     return pictures
 
 

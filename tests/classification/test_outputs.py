@@ -86,12 +86,21 @@ def test_old_results_are_refused_or_cleared(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_pictures_of_old_results_go_with_them(tmp_path):
-    pictures = ("map.png", "map_kind.png", "confusion.png", "confusion_kind.png")
-    for name in (*pictures, "summary.json", "mapping.png"):
+@pytest.mark.parametrize(
+    ("findings", "ours"),
+    [
+        (["kind"], {"map.png", "confusion.png"}),
+        (["kind", "a / b"], {"map_kind.png", "confusion_kind.png", "map_a_b.png"}),
+    ],
+)
+def test_pictures_of_old_results_go_with_them_and_no_others(tmp_path, findings, ours):
+    theirs = {"map_of_my_city.png", "confusion_fig3.png", "mapping.png"}
+    for name in ours | theirs:
         (tmp_path / name).write_text("x")
+    summary = {"findings": {key: ["a", "b"] for key in findings}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     clear_results(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mapping.png"]
+    assert {path.name for path in tmp_path.iterdir()} == theirs
     (tmp_path / "map.png").write_text("x")
     clear_results(tmp_path)  # a picture alone is no result
     assert (tmp_path / "map.png").is_file()

@@ -292,3 +292,12 @@ def test_real_micrographs_are_segmented(tmp_path):
         truth = read(data / "masks" / f"{name}.png") > 0
         ious.append(iou(read(tmp_path / "out" / f"{name}.png") > 0, truth))
     assert np.mean(ious) > 0.5
+
+
+def test_a_map_that_a_user_saved_with_another_ending_stays(folder, tmp_path):
+    out = tmp_path / "out"
+    graphnn_unet.cluster(folder, out, **QUICK)
+    (out / "p0.png").unlink()
+    (out / "p0.nii.gz").write_bytes(b"corrected by hand")
+    assert graphnn_unet.cluster(folder, out, **QUICK).clustered == ["p0"]
+    assert (out / "p0.nii.gz").read_bytes() == b"corrected by hand"
