@@ -32,6 +32,7 @@ FACTS = ("row", "trainer", "labeled", "draw", "seed")
 SCORES, RUNS, COMMANDS, STATE = "benchmark.csv", "runs.csv", "commands.sh", "benchmark.json"
 _RUN_COLUMNS = (*FACTS, "name", "part", "status", "attempts", "minutes", "device",
                 "peak_memory_gb", "peak_gpu_memory_gb", "error")  # fmt: skip
+_OF_PLAN = " recipe of the plan "
 _PARTS = (DEVELOPMENT, TEST, HELD_OUT, MEMBER)
 MAX_ATTEMPTS = 2
 """A run that failed is tried once more in a call of the command."""
@@ -98,6 +99,8 @@ class Book:
         """
         known = {**self.state.get("settings", {})}
         for name, settings in rows:
+            if _OF_PLAN in known.get(name, ""):  # an earlier version did not tell it
+                known[name] = settings
             if known.setdefault(name, settings) != settings:
                 raise RefusedError(
                     f"row {name!r} of {self.folder} was made with other settings",

@@ -112,6 +112,8 @@ class Step:
     @property
     def sentence(self) -> str:
         """The comparison in words."""
+        if not self.n_patients:
+            return f"{self.name}: nothing can be compared with {self.against}"
         points = f"{100 * self.mean:+.1f} Dice"
         if self.n_patients < MIN_PATIENTS:
             few = too_few(self.n_patients, "patient")

@@ -114,8 +114,9 @@ class GridRun:
     def settings(self, *, mirroring: bool) -> str:
         """Trainer, recipe and prediction of its row: what may not change within one."""
         options = {"mirroring": mirroring, **self.row.prediction}
-        recipe = self.spec.recipe.fingerprint() if self.spec.recipe else "of the plan"
-        return " ".join([self.row.trainer, f"recipe {recipe}", *_words(options)])
+        assert self.spec.recipe is not None  # noqa: S101  # that of a grid has one
+        recipe = f"recipe {self.spec.recipe.fingerprint()}"
+        return " ".join([self.row.trainer, recipe, *_words(options)])
 
     @property
     def facts(self) -> dict[str, Any]:

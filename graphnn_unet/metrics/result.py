@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,6 +15,7 @@ import numpy as np
 from graphnn_unet._version import __version__
 from graphnn_unet.deprecation import deprecated_name
 from graphnn_unet.errors import Fault, MissingFileError
+from graphnn_unet.images.find import other_parts
 from graphnn_unet.metrics import intervals
 from graphnn_unet.metrics.aggregate import ClassSummary, finite_or_none
 from graphnn_unet.metrics.labels import LabelTable, summary_key
@@ -143,7 +145,15 @@ def changed_since_scored(folder: Path) -> list[str]:
         if {"prediction_file", "prediction_crc32"} <= row.keys()
     }
     there = ((name, folder / name) for name in known)
-    return [name for name, file in there if file.is_file() and checksum(file) != known[name]]
+    return [name for name, file in there if file.is_file() and _checksum(file) != known[name]]
+
+
+def _checksum(label_map: Path) -> int:
+    """CRC-32 of a label map, of all its files where it has several (``.mhd`` and ``.raw``)."""
+    value = checksum(label_map)
+    for part in other_parts(label_map):
+        value = zlib.crc32(checksum(part).to_bytes(4, "big"), value)
+    return value
 
 
 def scored_references(folder: Path) -> dict[str, int]:
@@ -178,7 +188,9 @@ def write_result(
     ``reason`` says why ``is_estimate`` is what it is.
     """
     write_csv(result.metrics_csv, (score.as_row() for score in result.scores), csv_columns())
-    write_failures(result.metrics_csv.with_name(FAILURES), result.faults, stage=STAGE)
+    scored = {score.case for score in result.scores}
+    target = result.metrics_csv.with_name(FAILURES)
+    write_failures(target, result.faults, stage=STAGE, done=scored)
     write_json(
         result.summary_json,
         {
@@ -247,9 +259,9 @@ def _nnunet_part(
         {
             "metrics": by_case[pair.case],
             "prediction_file": str(pair.prediction),
-            "prediction_crc32": checksum(pair.prediction),
+            "prediction_crc32": _checksum(pair.prediction),
             "reference_file": str(pair.reference),
-            "reference_crc32": checksum(pair.reference),
+            "reference_crc32": _checksum(pair.reference),
         }
         for pair in files
     ]

@@ -151,7 +151,8 @@ def _named(path: Path, archive: Path, name: str | None = None) -> Generator[None
         yield
     except (InputError, UnsafeFileError) as error:
         what = error.what.replace(str(path), f"{name or path.name} in {archive}")
-        raise type(error)(what, error.why, error.remedy) from error
+        kind = UnsafeFileError if isinstance(error, UnsafeFileError) else InputError
+        raise kind(what, error.why, error.remedy) from error
 
 
 def _check_model(work: Path, archive: Path) -> None:

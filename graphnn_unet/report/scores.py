@@ -51,8 +51,10 @@ class Scores:
                 read = read_metrics_csv(folder / METRICS_CSV)
                 rows += [row for row in read if {"case", "class", "dice"} <= row.keys()]
             if (folder / FAILURES).is_file():
-                failures |= {row["case"]: row["cause"] for row in read_csv(folder / FAILURES)}
-        return cls(rows, failures)
+                for row in read_csv(folder / FAILURES):  # the first cause led to the others
+                    failures.setdefault(row["case"], row["cause"])
+        scored = {row["case"] for row in rows}
+        return cls(rows, {case: why for case, why in failures.items() if case not in scored})
 
     @cached_property
     def cases(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,15 +14,23 @@ FAILURES = "failures.csv"
 COLUMNS = ("case", "stage", "cause", "remedy")
 
 
-def write_failures(path: Path, faults: Sequence[Fault], *, stage: str | None = None) -> None:
+def write_failures(
+    path: Path,
+    faults: Sequence[Fault],
+    *,
+    stage: str | None = None,
+    done: Collection[str] = (),
+) -> None:
     """Write a row for each fault; where there is none, remove the file of an earlier call.
 
     Args:
         path: The table.
         faults: What is told now.
-        stage: Rows of other stages stay, as those of a prediction whose results are scored.
+        stage: Rows of other stages stay, as those of a prediction whose results are scored ...
+        done: ... but for these cases, which do not fail any more.
     """
-    rows = [] if stage is None else [row for row in _known(path) if row["stage"] != stage]
+    before = [] if stage is None else _known(path)
+    rows = [row for row in before if row["stage"] != stage and row["case"] not in done]
     rows += [{name: getattr(fault, name) for name in COLUMNS} for fault in faults]
     if rows:
         write_csv(path, rows, COLUMNS)

@@ -35,7 +35,10 @@ _log = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 READERS = ".gnnunet-readers"
 _PART = ".part"
-_LOOKS, _LOOK_EVERY = 20, 0.1
+_LOOKS_FOR_S, _HAS_NOTE_S = 60.0, 2.0
+"""Time that a part waits for others that look whether the whole is worked on, and where a note says
+that it is: the note may be one of a process that was killed."""
+_LOCK, _NOTE = ".gnnunet.lock", ".gnnunet.lock.json"
 WORK_FOLDER = f".{TEMPORARY_MARK}work-"
 """Beginning of the name of a folder in which a result grows that is moved to its place."""
 
@@ -54,19 +57,15 @@ def folder_lock(folder: Path | str, purpose: str) -> Generator[None]:
         InputError: The folder cannot be written to, or its file system has no locks.
     """
     folder = Path(folder)
-    note = folder / ".gnnunet.lock.json"
-    lock = FileLock(folder / ".gnnunet.lock", timeout=0)
+    note = folder / _NOTE
+    lock = FileLock(folder / _LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()  # pyright: ignore[reportUnknownMemberType]  # filelock is partly typed
     except NotImplementedError as error:
         raise _without_locks(folder) from error
     except Timeout as error:
-        raise LockedError(
-            f"{folder} is in use",
-            _describe(note) or "another process holds its lock",
-            "Wait for it to end or stop it, then run the command again",
-        ) from error
+        raise _in_use(folder) from error
     except OSError as error:
         if error.errno in _NO_LOCKS:
             raise _without_locks(folder) from error
@@ -111,18 +110,32 @@ def part_lock(folder: Path, part: int | None, purpose: str) -> Generator[None]:
             yield
         return
     with folder_lock(folder / f"{_PART}{part}", purpose):
-        _require_free(folder, purpose)
+        _require_free(folder)
         yield
 
 
-def _require_free(folder: Path, purpose: str) -> None:
-    """Refuse a folder that is locked for longer than another part needs to look."""
-    for _ in range(_LOOKS):
-        with suppress(LockedError), folder_lock(folder, purpose):
+def _require_free(folder: Path) -> None:
+    """Refuse a folder whose whole is worked on; other parts hold its lock while they look."""
+    lock, began = FileLock(folder / _LOCK), time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=0.2)  # pyright: ignore[reportUnknownMemberType]  # partly typed
+        except Timeout as error:
+            # who looks leaves no note
+            patience = _HAS_NOTE_S if (folder / _NOTE).exists() else _LOOKS_FOR_S
+            if time.monotonic() - began > patience:
+                raise _in_use(folder) from error
+        else:
+            lock.release()
             return
-        time.sleep(_LOOK_EVERY)
-    with folder_lock(folder, purpose):
-        pass
+
+
+def _in_use(folder: Path) -> LockedError:
+    return LockedError(
+        f"{folder} is in use",
+        _describe(folder / _NOTE) or "another process holds its lock",
+        "Wait for it to end or stop it, then run the command again",
+    )
 
 
 def _without_locks(folder: Path) -> InputError:

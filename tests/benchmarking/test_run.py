@@ -369,6 +369,13 @@ def test_a_row_keeps_the_recipe_of_the_plan(tiny_copy, tmp_path, monkeypatch):
     write_json(path, plans)
     with pytest.raises(RefusedError, match=r"'SupervisedTrainer' of .* made with other settings"):
         compare(tmp_path / "out", draws=2)
+    state = read_json(tmp_path / "out" / "benchmark.json")  # an earlier version did not tell it
+    state["settings"] = {
+        "SupervisedTrainer": "SupervisedTrainer recipe of the plan mirroring=False"
+    }
+    write_json(tmp_path / "out" / "benchmark.json", state)
+    pretend(monkeypatch, [RunResult(0, minutes=1.0)])
+    assert compare(tmp_path / "out", draws=2).n_done == 2
 
 
 def test_votes_on_slices_are_refused_before_a_training(tiny_copy, tmp_path, jobs):

@@ -314,7 +314,10 @@ def test_missing_file_and_missing_argument_end_with_2(home, tmp_path, capsys):
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[1]"])
+TWO_FAULTS = b'{"channel_names": {"0": "CT"}, "labels": {"background": "x"}, "file_ending": 7}'
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[1]", TWO_FAULTS])
 def test_description_that_describes_nothing_is_refused(good, home, tmp_path, capsys, content):
     def empty(files):
         for name in files:

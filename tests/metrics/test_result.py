@@ -1,11 +1,15 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from graphnn_unet import _version
 from graphnn_unet.deprecation import ExpiredError
 from graphnn_unet.errors import MissingFileError
 from graphnn_unet.metrics import csv_columns, read_metrics_csv
+from graphnn_unet.metrics.evaluate import evaluate
+from graphnn_unet.metrics.result import changed_since_scored, scored_references
 
 OLD = """\
 case,class,dice,jaccard,hd95_mm,asd_mm,missed,protocol
@@ -57,3 +61,20 @@ def test_files_of_today_are_read_as_they_are(tmp_path: Path, recwarn):
     assert not recwarn.list
     with pytest.raises(MissingFileError, match=r"nowhere\.csv is missing"):
         read_metrics_csv(tmp_path / "nowhere.csv")
+
+
+def test_label_maps_in_two_files_are_told_when_they_change(tmp_path):
+    array = np.zeros((4, 5, 6), np.uint8)
+    array[1:3, 1:4, 2:5] = 1
+    for folder in ("said", "true"):
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / folder / "a.mhd"))
+    evaluate(tmp_path / "said", tmp_path / "true", n_workers=0)
+    assert changed_since_scored(tmp_path / "said") == []
+    before = scored_references(tmp_path / "said")
+    sitk.WriteImage(sitk.GetImageFromArray(array * 0), str(tmp_path / "said" / "a.mhd"))
+    assert changed_since_scored(tmp_path / "said") == ["a.mhd"]
+    sitk.WriteImage(sitk.GetImageFromArray(array[..., ::-1]), str(tmp_path / "true" / "a.mhd"))
+    evaluate(tmp_path / "said", tmp_path / "true", n_workers=0)
+    assert before.keys() == {"a.mhd"}
+    assert scored_references(tmp_path / "said") != before

@@ -65,3 +65,14 @@ def test_many_classes_share_a_column(tmp_path):
 def test_remarks_of_others_stand_beside_scores(tmp_path):
     html = "".join(scores(tmp_path).html({"a": ["is large"]}))
     assert "is large" in html
+
+
+def test_a_case_that_is_scored_now_has_not_failed(tmp_path):
+    write_rows(tmp_path / "metrics.csv", score_rows({"a": 0.5}))
+    causes = [("a", "predict", "cut off"), ("b", "predict", "no room"),
+              ("b", "evaluate", "there is no prediction")]  # fmt: skip
+    write_rows(
+        tmp_path / "failures.csv",
+        [{"case": c, "stage": s, "cause": why, "remedy": ""} for c, s, why in causes],
+    )
+    assert Scores.read([tmp_path]).failures == {"b": "no room"}

@@ -31,6 +31,10 @@ def test_rows_of_another_stage_stay(tmp_path):
     assert [row["case"] for row in read_csv(path)] == ["a", "b"]
     write_failures(path, [], stage="evaluate")
     assert [row["case"] for row in read_csv(path)] == ["a"]
+    write_failures(path, [Fault("b", "evaluate", "no label", "")], stage="evaluate", done=["a"])
+    assert [row["case"] for row in read_csv(path)] == ["b"]
+    write_failures(path, [], stage="evaluate")
+    assert not path.exists()
     path.write_text("of,somebody\nelse,\n", encoding="utf-8")
     write_failures(path, [], stage="evaluate")
     assert not path.exists()

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from graphnn_unet.errors import InputError, LockedError
 from graphnn_unet.storage import locks
@@ -172,7 +173,7 @@ def test_a_work_folder_that_is_listed_and_gone_is_no_obstacle(tmp_path, monkeypa
 
 
 def test_whole_and_parts_exclude_each_other_and_parts_do_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "_LOOKS", 1)
+    monkeypatch.setattr(locks, "_HAS_NOTE_S", 0.1)
     with part_lock(tmp_path, 0, "first part"), part_lock(tmp_path, 1, "second part"):
         with pytest.raises(LockedError, match="first part"), part_lock(tmp_path, None, "all"):
             pytest.fail("a part is at work")
@@ -192,7 +193,7 @@ def test_a_part_waits_for_another_that_only_looks(tmp_path):
     ready, done = threading.Event(), threading.Event()
 
     def look():
-        with folder_lock(tmp_path, "a part that looks"):
+        with FileLock(tmp_path / ".gnnunet.lock"):
             ready.set()
             done.wait(0.3)
 
