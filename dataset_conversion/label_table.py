@@ -177,6 +177,9 @@ def _read_content(dataset: ConvertedDataset, n_workers: int | None) -> dict[str,
     if 2 * len(images) > len(cases):
         _require_not_swapped(images[0], dataset.nifti_form)
     contents = {case: of for case, of in contents.items() if len(of.counts) <= MAX_LABELS}
+    for case in images:
+        if isinstance(case.label, Mask) and case.label.meaning.doubt and case.case_id in contents:
+            raise InputError(*case.label.meaning.doubt)
     values: set[int] = set()
     for case, content in contents.items():
         values.update(content.counts)

@@ -7,7 +7,7 @@ cell is as black as one of an empty palette. What is decided holds for all of th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from scipy import ndimage
 from graphnn_unet.dataset_conversion.volumes import whole_labels
 from graphnn_unet.errors import BadFileError, InputError
 from graphnn_unet.images.flat_picture import FLAT_SPACING, is_gray
+from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.pictures import Picture, decode_picture
 from graphnn_unet.images.volume import Volume
 from graphnn_unet.progress import track
@@ -31,21 +32,22 @@ NOISE = 24
 """Values this far from a level, at most, are that level blurred by compression (8 bits)."""
 
 _CLEAN_SHARE = 0.95
-"""Share of the pixels that must lie at a level, for masks with noise to be used."""
+"""Share of the pixels that must lie at a level or on an edge, for blurred masks to be used."""
 
 _FEW_VALUES = 8
-"""Masks with no more values than these are never taken for blurred ones."""
+"""Masks without loss and with no more values than these are never taken for blurred ones."""
 
-_EDGE_SHARE = 0.05
-"""Of all pixels, at most, are those of smooth edges."""
-
-_RARE_SHARE = 0.002
-"""Of all pixels, at most, has one value of smooth edges; or a fifth of all such pixels."""
-
-_FLAT_SHARE = 0.05
+_AREA_SHARE = 0.05
 """Of the pixels of a class lie inside of an area of it, at least; edges have no inside."""
 
-_PEAK_WIDTH, _PEAK_SHARE = 17, 0.25
+_SLOPE_SHARE = 0.3
+"""Of the pixels of blurred values lie between darker and brighter ones, at least. Measured: 0.6 to 1
+after JPEG of quality 20 to 95, resizing and blur; at most 0.2 for classes, lines of 1 pixel too."""
+
+_TOP_SHARE = 0.25
+"""Of the bright pixels of two values lie at the brighter one, at least; a heat map has few there."""
+
+_PEAK, _PEAK_SHARE = 17, 0.25
 """Blurred areas of a class: so many neighboring values have so much of what is flat."""
 
 _NEARLY_GRAY = 12
@@ -63,15 +65,20 @@ class MaskContent:
         is_color: Whether the keys are colors.
         palette: Color ``#rrggbb`` of each value, where the values are the numbers of a palette.
         is_lossy: Whether the file was compressed with loss.
-        flat: Gray value to number of pixels in the middle of 3 x 3 pixels of that value; of 3 x 3
-            that differ by ``NOISE`` at most where the file was compressed with loss.
+        area: Gray value to number of pixels in the middle of 3 x 3 of that value.
+        flat: The same of 3 x 3 that differ by ``NOISE`` at most.
+        slope: The same of 3 x 3 with both darker and brighter pixels, as edges have them.
+        is_image: Whether it looks like an image: ``are_gray_values``, and mostly without areas.
     """
 
     values: Mapping[int | str, int]
     is_color: bool
     palette: Mapping[int, str] = field(default_factory=dict)
     is_lossy: bool = False
+    area: Mapping[int, int] = field(default_factory=dict)
     flat: Mapping[int, int] = field(default_factory=dict)
+    slope: Mapping[int, int] = field(default_factory=dict)
+    is_image: bool = False
 
     def by_color(self) -> MaskContent:
         """The same with the colors of the palette in place of its numbers."""
@@ -93,6 +100,8 @@ class MaskMeaning:
         names: Id to name, for colored masks.
         snap: Bring other colors to the nearest one of the table.
         notes: What was decided, for the user.
+        doubt: What, why and remedy of an error to raise unless the masks are pictures, given in
+            place of masks, which is told with the pictures.
     """
 
     levels: tuple[int, ...] = ()
@@ -100,6 +109,7 @@ class MaskMeaning:
     names: Mapping[int, str] | None = None
     snap: bool = False
     notes: tuple[str, ...] = ()
+    doubt: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,10 +245,19 @@ def mask_content(path: Path) -> MaskContent:
         return MaskContent(kinds, True, is_lossy=is_lossy)
     gray = _gray_of(array)
     numbers: dict[int | str, int] = {**_counted(gray)}
-    flat = {}
-    if set(numbers) - {0, 255}:  # else nobody asks
-        flat = _counted(_flat_part(gray, NOISE if is_lossy else 0))
-    return MaskContent(numbers, False, _palette_of(array, shown), is_lossy, flat)
+    content = MaskContent(numbers, False, _palette_of(array, shown), is_lossy)
+    if not set(numbers) - {0, 255}:
+        return content  # nobody asks for more
+    lowest, highest = _around(gray)
+    spread_around = highest.astype(int) - lowest
+    is_area = spread_around == 0
+    return replace(
+        content,
+        area=_counted(gray[is_area]),
+        flat=_counted(gray[spread_around <= NOISE]),
+        slope=_counted(gray[(lowest < gray) & (gray < highest)]),
+        is_image=are_gray_values(gray, len(numbers)) and 2 * is_area.sum() < gray.size,
+    )
 
 
 def _palette_of(indices: NDArray[Any], shown: NDArray[Any]) -> dict[int, str]:
@@ -256,10 +275,9 @@ def _counted(values: NDArray[Any]) -> dict[int, int]:
     return {int(value): int(n) for value, n in zip(numbers, counts, strict=True)}
 
 
-def _flat_part(gray: NDArray[Any], spread: int) -> NDArray[Any]:
-    """Values of the pixels in the middle of 3 x 3 that differ by ``spread`` at most."""
-    highest, lowest = ndimage.maximum_filter(gray, 3), ndimage.minimum_filter(gray, 3)
-    return gray[highest.astype(int) - lowest <= spread]
+def _around(gray: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Lowest and highest value of the 3 x 3 pixels around each."""
+    return ndimage.minimum_filter(gray, 3), ndimage.maximum_filter(gray, 3)
 
 
 def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
@@ -272,83 +290,116 @@ def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
             f"{_listed(indexed)} against {_listed(plain)}",
             "Save all masks in one way",
         )
-    counts = _total(content.values for content in contents)
-    flat = _total(content.flat for content in contents)
+    total = _Total.of(contents)
     is_lossy = _is_lossy(contents)
-    if len(counts) <= (2 if is_lossy else _FEW_VALUES):
+    if len(total.values) <= (2 if is_lossy else _FEW_VALUES):
         return MaskMeaning()
-    levels = (0, *sorted(value for value in named if value))
-    if is_lossy and not named:
-        levels = _two_levels(counts, flat)
-    elif indexed:
+    levels = (0, *sorted(value for value in named if value)) if named else total.two_levels()
+    if not is_lossy and (indexed or not total.is_blurred(levels)):
         return MaskMeaning()  # the numbers of a palette have no edges between them
-    elif not is_lossy:
-        levels = _levels_of_edges(counts, flat, levels if named else (0, max(counts)))
-    if is_lossy and not levels:
-        raise InputError(
-            f"the masks have {len(counts)} gray values",
-            "they were compressed with loss (JPEG), which blurs label values",
-            "Save them as PNG, or name the true values: --label-names 128=cytoplasm,255=nucleus",
+    if doubt := total.doubt_of(levels) or ("" if named else total.doubt_of_two(levels)):
+        cause = "they were compressed with loss (JPEG)" if is_lossy else "most are those of edges"
+        error = (
+            f"the masks have {len(total.values)} gray values",
+            f"{cause}, and it is not clear which are labels: {doubt}",
+            "Save them as PNG without smoothing, or name all true values: "
+            "--label-names 128=cytoplasm,255=nucleus",
         )
-    if not levels:
-        return MaskMeaning()
-    n_moved = sum(n for value, n in counts.items() if value not in levels)
-    share = n_moved / sum(counts.values())
+        if not named and not is_lossy and any(content.is_image for content in contents):
+            return MaskMeaning(doubt=error)
+        raise InputError(*error)
+    n_moved = sum(n for value, n in total.values.items() if value not in levels)
+    share = n_moved / total.n_pixels
     note = (
-        f"the masks have {len(counts)} values, from compression or smooth edges: each pixel "
+        f"the masks have {len(total.values)} values, from compression or smooth edges: each pixel "
         f"({share:.2%} of them) was brought to the nearest of {_listed(levels)}"
     )
     return MaskMeaning(levels=levels, notes=(note,))
 
 
-def _two_levels(counts: Mapping[int, int], flat: Mapping[int, int]) -> tuple[int, ...]:
-    """0 and the brightest value, where nearly all pixels of JPEG masks lie beside one of them.
+@dataclass(frozen=True)
+class _Total:
+    """What all gray masks hold; attributes as those of ``MaskContent``."""
 
-    Args:
-        counts: Value to number of pixels.
-        flat: The same of pixels among like ones. Where these gather around a value between both,
-            it is a class, however few pixels it has.
-    """
-    top = max(counts)
-    n_pixels = sum(counts.values())
-    at_zero = sum(n for value, n in counts.items() if value <= NOISE)
-    at_top = sum(n for value, n in counts.items() if value >= top - NOISE)
-    bright = n_pixels - at_zero
-    is_mask = top >= 4 * NOISE and at_top >= 0.6 * bright and at_zero + at_top >= 0.9 * n_pixels
-    if not is_mask or _has_peak({v: n for v, n in flat.items() if NOISE < v < top - NOISE}):
-        return ()
-    return (0, 255 if top >= 255 - NOISE else top)
+    values: Mapping[int, int]
+    area: Mapping[int, int]
+    flat: Mapping[int, int]
+    slope: Mapping[int, int]
+
+    @classmethod
+    def of(cls, contents: Sequence[MaskContent]) -> _Total:
+        return cls(
+            *(
+                _total(getattr(content, name) for content in contents)
+                for name in ("values", "area", "flat", "slope")
+            )
+        )
+
+    @property
+    def n_pixels(self) -> int:
+        return sum(self.values.values())
+
+    def two_levels(self) -> tuple[int, ...]:
+        """0 and the brightest value, 255 where it is near that."""
+        top = max(self.values)
+        return (0, 255 if 255 - NOISE <= top <= 255 else top)
+
+    def is_blurred(self, levels: Sequence[int]) -> bool:
+        """Whether most of the other values are those of blur: no areas, but slopes.
+
+        A class has areas, or is drawn in lines, which are brighter or darker than what is around.
+        """
+        others = [value for value in self.values if value not in levels]
+        soft = [value for value in others if not self._has_area(value)]
+        n_slope = sum(self.slope.get(value, 0) for value in soft)
+        n_soft = sum(self.values[value] for value in soft)
+        return len(soft) > len(others) / 2 and n_slope >= _SLOPE_SHARE * n_soft
+
+    def doubt_of(self, levels: Sequence[int]) -> str:
+        """Why blurred masks may have other classes than these; empty where they do not.
+
+        Pixels within ``NOISE`` of a level are that level, and those on a slope its edge.
+        """
+        between = {value for value in self.values if _distance(value, levels) > NOISE}
+        n_strange = sum(self.values[value] - self.slope.get(value, 0) for value in between)
+        if n_strange > (1 - _CLEAN_SHARE) * self.n_pixels:
+            return f"{n_strange / self.n_pixels:.0%} of the pixels lie at none of {_listed(levels)}"
+        peak = self._peak(between)
+        return "" if peak is None else f"flat pixels gather around {peak}, beside {_listed(levels)}"
+
+    def doubt_of_two(self, levels: Sequence[int]) -> str:
+        """Why blurred masks may have other values than 0 and the brightest."""
+        top = levels[-1]
+        n_bright = sum(n for value, n in self.values.items() if value > NOISE)
+        n_top = sum(n for value, n in self.values.items() if value >= top - NOISE)
+        if top < 4 * NOISE:
+            return f"the brightest, {top}, is too near to 0 to tell them apart"
+        if n_top < _TOP_SHARE * n_bright:
+            return f"few pixels lie at the brightest, {top}"
+        areas = [value for value in self.values if value not in levels and self._has_area(value)]
+        return f"{_listed(areas)} fill areas" if len(areas) > 2 else ""
+
+    def _has_area(self, value: int) -> bool:
+        return self.area.get(value, 0) >= _AREA_SHARE * self.values[value]
+
+    def _peak(self, between: Collection[int]) -> int | None:
+        """The value around which flat pixels gather; those of wide, soft edges have all values."""
+        n_flat = sum(self.flat.get(value, 0) for value in between)
+        least = max(_PEAK_SHARE * n_flat, 1)
+        peaks = []
+        for value in between:
+            below, here, above = (self._gathered(value + step) for step in (-_PEAK, 0, _PEAK))
+            if here >= max(least, below, above):
+                peaks.append((here, self.flat.get(value, 0), value))
+        return max(peaks)[-1] if peaks else None
+
+    def _gathered(self, value: int) -> int:
+        around = range(value - _PEAK // 2, value + _PEAK // 2 + 1)
+        return sum(self.flat.get(near, 0) for near in around)
 
 
-def _has_peak(flat: Mapping[int, int]) -> bool:
-    """Whether flat pixels gather around one value; those of wide, soft edges have all values."""
-    if not flat:
-        return False
-    around = range(-(_PEAK_WIDTH // 2), _PEAK_WIDTH // 2 + 1)
-    highest = max(sum(flat.get(value + step, 0) for step in around) for value in flat)
-    return highest >= _PEAK_SHARE * sum(flat.values())
-
-
-def _levels_of_edges(
-    counts: Mapping[int, int], flat: Mapping[int, int], levels: tuple[int, ...]
-) -> tuple[int, ...]:
-    """The levels, where all other values are clearly those of smooth edges between them.
-
-    Values of files without loss are values: edges are few pixels of many values, which lie between
-    the levels and nowhere fill an area.
-    """
-    others = {value: n for value, n in counts.items() if value not in levels}
-    n_pixels, n_others = sum(counts.values()), sum(others.values())
-    between = {v: n for v, n in others.items() if min(abs(v - level) for level in levels) > NOISE}
-    if not between or max(counts) not in levels:
-        return ()
-    are_edges = (
-        n_others <= _EDGE_SHARE * n_pixels
-        and max(others.values()) <= max(_RARE_SHARE * n_pixels, 0.2 * n_others)
-        and sum(between.values()) >= 0.1 * n_others
-        and not any(flat.get(value, 0) >= _FLAT_SHARE * n for value, n in between.items())
-    )
-    return levels if are_edges else ()
+def _distance(value: int, levels: Sequence[int]) -> int:
+    return min(abs(value - level) for level in levels)
 
 
 def _colored(contents: Sequence[MaskContent], names: Mapping[int | str, str]) -> MaskMeaning:
@@ -429,9 +480,11 @@ def _of_colors(array: NDArray[Any], meaning: MaskMeaning, name: str) -> NDArray[
 
 
 def _nearest_level(values: NDArray[Any], levels: Sequence[int], name: str) -> NDArray[Any]:
-    """Each pixel at its nearest level."""
+    """Each pixel at its nearest level; it must be near to one or on the edge of one."""
     distance = np.stack([np.abs(values.astype(int) - level) for level in levels])
-    _require_mostly_clean(float((distance.min(axis=0) <= NOISE).mean()), name)
+    lowest, highest = _around(values)
+    is_clean = (distance.min(axis=0) <= NOISE) | ((lowest < values) & (values < highest))
+    _require_mostly_clean(float(is_clean.mean()), name)
     kind = np.min_scalar_type(max(levels))
     return np.asarray(levels, kind)[distance.argmin(axis=0)]
 

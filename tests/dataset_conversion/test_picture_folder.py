@@ -1,5 +1,6 @@
 """Folders of pictures and masks: what masks mean, which belongs to which, what is written."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from graphnn_unet import convert
 from graphnn_unet.data.check import check_dataset
@@ -338,6 +339,65 @@ def test_smooth_edges_of_more_values_are_cleaned_by_the_names(work):
     names = {128: "ring", 255: "disc"}
     result = converted(with_pictures(work, [mask]), label_names=names)
     assert result.labels == {"background": 0, "ring": 1, "disc": 2}
+
+
+def compressed(mask: np.ndarray, quality: int) -> np.ndarray:
+    """The mask saved as JPEG and read again."""
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def halved(mask: np.ndarray) -> np.ndarray:
+    size = (mask.shape[1] // 2, mask.shape[0] // 2)
+    return np.asarray(Image.fromarray(mask).resize(size, Image.BILINEAR))
+
+
+def cells(n: int, radius: float, size: int = 256) -> np.ndarray:
+    """Discs of 255 in random places."""
+    rng = np.random.default_rng(3)
+    y, x = np.indices((size, size))
+    mask = np.zeros((size, size), np.uint8)
+    for center in rng.uniform(0, size, (n, 2)):
+        mask[np.hypot(y - center[0], x - center[1]) < radius] = 255
+    return mask
+
+
+@pytest.mark.parametrize("names", [None, {255: "cell"}])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        *(compressed(cells(20, 8), quality) for quality in (40, 75, 90)),
+        compressed(discs(255), 75),
+        halved(cells(150, 7, 512)),
+        np.asarray(Image.fromarray(cells(20, 12)).filter(ImageFilter.GaussianBlur(3))),
+    ],
+    ids=["cells 40", "cells 75", "cells 90", "disc 75", "halved", "soft"],
+)
+def test_two_blurred_values_of_png_are_two(work, mask, names):
+    assert len(np.unique(mask)) > 8
+    result = converted(with_pictures(work, [mask]), label_names=names)
+    assert list(result.labels.values()) == [0, 1]
+    assert (label(result, "p0") == (mask > 127)).all()
+
+
+@pytest.mark.parametrize("quality", [60, 90])
+def test_three_blurred_values_of_png_are_asked_for(work, quality):
+    mask = compressed(discs(128, 255), quality)
+    work = with_pictures(work, [mask])
+    for names in (None, {255: "disc"}):
+        with pytest.raises(InputError, match=r"flat pixels gather around 12[78], beside 0, 255"):
+            converted(work, label_names=names)
+    result = converted(work, label_names={128: "ring", 255: "disc"})
+    assert result.labels == {"background": 0, "ring": 1, "disc": 2}
+    assert (label(result, "p0") != np.searchsorted([64, 192], mask)).mean() < 0.001
+
+
+def test_a_map_of_soft_values_is_no_mask_without_a_name(work):
+    soft = Image.fromarray(cells(20, 12)).filter(ImageFilter.GaussianBlur(25))
+    work = with_pictures(work, [np.asarray(soft)])
+    with pytest.raises(InputError, match="it is not clear which are labels"):
+        converted(work)
 
 
 @pytest.mark.parametrize("quality", [60, 90])
