@@ -41,14 +41,15 @@ _AREA_SHARE = 0.05
 """Of the pixels of a class lie inside of an area of it, at least; edges have no inside."""
 
 _SLOPE_SHARE = 0.3
-"""Of the pixels of blurred values lie between darker and brighter ones, at least. Measured: 0.6 to 1
-after JPEG of quality 20 to 95, resizing and blur; at most 0.2 for classes, lines of 1 pixel too."""
+"""Of the pixels of blurred values lie between darker and brighter ones, at least. Measured: 0.6 to
+1 after JPEG of quality 20 to 95, resizing and blur; at most 0.2 of classes, also drawn in lines."""
 
 _TOP_SHARE = 0.25
-"""Of the bright pixels of two values lie at the brighter one, at least; a heat map has few there."""
+"""Of the bright pixels of two values lie at the brighter one, at least; few of a heat map do."""
 
-_PEAK, _PEAK_SHARE = 17, 0.25
-"""Blurred areas of a class: so many neighboring values have so much of what is flat."""
+_PEAK, _PEAK_SHARE, _PEAK_LEAST = 17, 0.25, 1e-4
+"""Blurred areas of a class: so many neighboring values have so much of what is flat, and so much of
+all pixels (lines of 4 pixels in JPEG: 1e-3; two soft values, by chance: 1e-6)."""
 
 _NEARLY_GRAY = 12
 _LOSSY = (".jpg", ".jpeg")
@@ -385,7 +386,7 @@ class _Total:
     def _peak(self, between: Collection[int]) -> int | None:
         """The value around which flat pixels gather; those of wide, soft edges have all values."""
         n_flat = sum(self.flat.get(value, 0) for value in between)
-        least = max(_PEAK_SHARE * n_flat, 1)
+        least = max(_PEAK_SHARE * n_flat, _PEAK_LEAST * self.n_pixels, 1)
         peaks = []
         for value in between:
             below, here, above = (self._gathered(value + step) for step in (-_PEAK, 0, _PEAK))

@@ -400,6 +400,13 @@ def test_a_map_of_soft_values_is_no_mask_without_a_name(work):
         converted(work)
 
 
+def test_a_handful_of_flat_pixels_is_no_third_value(work):
+    mask = smooth(discs(255)).copy()
+    mask[20:24, 20:24] = 128
+    result = converted(with_pictures(work, [mask], "jpg", quality=75))
+    assert result.labels == {"background": 0, "label_255": 1}
+
+
 @pytest.mark.parametrize("quality", [60, 90])
 def test_a_thin_third_value_of_compressed_masks_is_no_blur_of_two(work, quality):
     work = with_pictures(work, [discs(128, 255)], "jpg", quality=quality)
