@@ -165,57 +165,66 @@ def masks_meaning(paths: Sequence[Path], names: Mapping[int | str, str]) -> Mask
     if any(content.is_color for content in contents) or named_colors:
         return _colored(contents, names)
     named = [value for value in names if isinstance(value, int)]
-    if doubt := _doubt_of_palettes(contents, named):
-        return _colored_in_doubt(contents, names, doubt)
-    return _gray(contents, named)
+    doubt = _doubt_of_palettes(contents)
+    if doubt and not named:
+        return _colored_in_doubt(contents, doubt)
+    meaning = _gray(contents, named)
+    if doubt:
+        note = f"{doubt}: --label-names names numbers, so numbers count and not colors"
+        meaning = replace(meaning, notes=(note, *meaning.notes))
+    return meaning
 
 
-def _colored_in_doubt(
-    contents: Sequence[MaskContent], names: Mapping[int | str, str], doubt: str
-) -> MaskMeaning:
-    """Meaning of masks with palettes by their colors, and why."""
-    try:
-        meaning = _colored(contents, names)
-    except InputError as error:
-        raise InputError(doubt, f"{error.what}: {error.why}", error.remedy) from error
+def _colored_in_doubt(contents: Sequence[MaskContent], doubt: str) -> MaskMeaning:
+    """Meaning of masks with palettes by their colors, and why.
+
+    Raises:
+        InputError: Colors are no clearer than the numbers: there are more of them, so that some
+            class has two, or there are gray masks, or no color is the background.
+    """
+    numbers = {value for content in contents for value in content.palette}
+    colors = {color for content in contents for color in content.palette.values()}
+    gray = {v for content in contents if not content.palette for v in content.values} - {0}
+    why = ""
+    if gray:
+        why = f"other masks have no palette and the values {_listed(gray)}"
+    elif len(colors) > len(numbers):
+        why = f"they show {len(numbers)} numbers in {len(colors)} colors ({_listed(colors)})"
+    else:
+        try:
+            meaning = _colored(contents, {})
+        except InputError as error:
+            why = f"{error.what}: {error.why}"
+    if why:
+        raise InputError(
+            doubt,
+            why,
+            "Where numbers are meant, name them: --label-names 1=nucleus,2=cytoplasm. Where colors "
+            "are, name these (several may have one name): "
+            "--label-names '#ff0000=nucleus,#fe0000=nucleus,#rrggbb=background'",
+        )
     note = f"{doubt}: masks with a palette were read by their colors"
     return replace(meaning, notes=(note, *meaning.notes))
 
 
-def _doubt_of_palettes(contents: Sequence[MaskContent], named: Sequence[int]) -> str:
-    """Why the numbers of palettes are no classes; empty where they are, or there is no palette.
+def _doubt_of_palettes(contents: Sequence[MaskContent]) -> str:
+    """Why the numbers of palettes may be no classes; empty where they are, or there is no palette.
 
-    Programs that reduce the colors of a picture number them anew in each file.
-
-    Raises:
-        InputError: They are none, and values are named, or other masks have gray values.
+    Programs that reduce the colors of a picture number them anew in each file; others show the
+    same numbers in colors of their own.
     """
-    colors: dict[int, Counter[str]] = {}
+    colors: dict[int, set[str]] = {}
     for content in contents:
         for value, color in content.palette.items():
-            colors.setdefault(value, Counter())[color] += 1
-    doubt = ""
-    if several := [value for value, shown in colors.items() if len(shown) > 1]:
-        value = min(several)
-        first, second = list(colors[value])[:2]
-        doubt = f"the palettes of the masks differ ({value} is {first} in one, {second} in another)"
-    elif not named and not {*colors.get(0, ())} <= {BLACK, WHITE}:
-        doubt = (
-            f"the palettes of the masks show 0, the background, in {next(iter(colors[0]))} "
-            "(where the numbers are meant, name them: --label-names 1=nucleus)"
-        )
-    gray = {v for content in contents if not content.palette for v in content.values} - {0}
-    if doubt and (named or gray):
-        raise InputError(
-            doubt,
-            f"--label-names names the value {named[0]}"
-            if named
-            else f"other masks have no palette and the values {_listed(gray)}",
-            "Name colors: --label-names '#ff0000=nucleus,#00ff00=cytoplasm'"
-            if named
-            else "Save all masks in one way",
-        )
-    return doubt
+            colors.setdefault(value, set()).add(color)
+    several = [value for value, shown in colors.items() if len(shown) > 1]
+    if several:
+        first, second = sorted(colors[min(several)])[:2]
+        shown = f"{min(several)} is {first} in one, {second} in another"
+        return f"the palettes of the masks differ ({shown})"
+    if not colors.get(0, set()) <= {BLACK, WHITE}:
+        return f"the palettes of the masks show 0, the background, in {next(iter(colors[0]))}"
+    return ""
 
 
 def _look_at(paths: Sequence[Path]) -> list[MaskContent]:

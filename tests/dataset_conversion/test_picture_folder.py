@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from graphnn_unet import convert
 from graphnn_unet.data.check import check_dataset
 from graphnn_unet.errors import FaultsError, InputError
+from graphnn_unet.images.pictures import label_colors
 
 RNG = np.random.default_rng(0)
 MASK = np.zeros((20, 30), np.uint8)
@@ -446,11 +447,40 @@ def test_palettes_that_differ_are_read_by_their_colors(work):
     named = converted(work, label_names={"#ff0000": "a", "#00ff00": "b"}, overwrite=True)
     assert named.labels == {"background": 0, "a": 1, "b": 2}
     assert (label(named, "p0") == numbers).all()
-    with pytest.raises(InputError, match="names the value 1"):
-        converted(work, label_names={1: "a"}, overwrite=True)
+    result = converted(work, label_names={1: "a"}, overwrite=True)
+    assert result.labels == {"background": 0, "a": 1, "label_2": 2}
+    assert (label(result, "p1") == numbers).all()
+    assert any("names numbers, so numbers count and not colors" in note for note in result.notes)
     save(work / "ma" / "p2.png", numbers)
     with pytest.raises(InputError, match="other masks have no palette and the values 1, 2"):
         converted(work, overwrite=True)
+
+
+VOC = ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [label_colors(3), (VOC[0], (127, 0, 0), VOC[2]), ((255, 255, 255), *VOC[1:])],
+    ids=["predicted", "one off", "white"],
+)
+def test_a_foreign_palette_doubles_no_class(work, foreign):
+    numbers = MASK // 127
+    for number, palette in enumerate((VOC, VOC, foreign)):
+        save_palette(work / "ma" / f"p{number}.png", numbers, *palette)
+    words = r"show 3 numbers in [45] colors .* Where numbers are meant, name them: --label-names 1="
+    with pytest.raises(InputError, match=words):
+        converted(work)
+    result = converted(work, label_names={1: "nucleus", 2: "cytoplasm"})
+    assert result.labels == {"background": 0, "nucleus": 1, "cytoplasm": 2}
+    for name in ("p0", "p2"):
+        assert (label(result, name) == numbers).all()
+    assert any("names numbers, so numbers count and not colors" in note for note in result.notes)
+    colors = {f"#{r:02x}{g:02x}{b:02x}": k for p in (VOC, foreign) for k, (r, g, b) in enumerate(p)}
+    names = {color: ("background", "a", "b")[k] for color, k in colors.items()}
+    result = converted(work, label_names=names, overwrite=True)
+    assert result.labels == {"background": 0, "a": 1, "b": 2}
+    assert (label(result, "p2") == numbers).all()
 
 
 def test_a_palette_whose_0_is_no_background_is_read_by_its_colors(work):
@@ -463,7 +493,7 @@ def test_a_palette_whose_0_is_no_background_is_read_by_its_colors(work):
     assert result.labels == {"background": 0, "a": 1, "label_2": 2}
     assert (label(result, "p0") == numbers).all()
     save_palette(work / "ma" / "p0.png", numbers, RED, BLUE, GREEN)
-    words = r"show 0, the background, in #ff0000 \(where the numbers are meant, name them.*no color"
+    words = r"show 0, the background, in #ff0000: no color.* Where numbers are meant, name them"
     with pytest.raises(InputError, match=words):
         converted(work, overwrite=True)
 
