@@ -229,11 +229,15 @@ def _doubt_of_palettes(contents: Sequence[MaskContent]) -> str:
 
 def _look_at(paths: Sequence[Path]) -> list[MaskContent]:
     """What is in the masks that can be read; the others are told with their cases."""
-    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
-    n_workers = default_workers(len(paths)) if n_bytes > _SMALL_BYTES else 0
-    outcomes = run_jobs(mask_content, paths, n_workers=n_workers)
+    outcomes = run_jobs(mask_content, paths, n_workers=workers_for_files(paths))
     looked_at = track(outcomes, len(paths), "look at masks")
     return [outcome.value for outcome in looked_at if outcome.ok]
+
+
+def workers_for_files(paths: Sequence[Path]) -> int:
+    """Worker processes to read files, 0 where they are small."""
+    n_bytes = sum(path.stat().st_size for path in paths if path.is_file())
+    return default_workers(len(paths)) if n_bytes > _SMALL_BYTES else 0
 
 
 def mask_content(path: Path) -> MaskContent:

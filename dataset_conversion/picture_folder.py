@@ -11,16 +11,23 @@ import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from graphnn_unet.dataset_conversion.forms import Form, Request, existing_folders
-from graphnn_unet.dataset_conversion.masks import Mask, MaskMeaning, masks_meaning
+from graphnn_unet.dataset_conversion.masks import (
+    Mask,
+    MaskMeaning,
+    masks_meaning,
+    workers_for_files,
+)
 from graphnn_unet.dataset_conversion.records import Case, ConvertedDataset
 from graphnn_unet.errors import Fault, FaultsError, GraphnnError, InputError, MissingFileError
 from graphnn_unet.images.find import PICTURES, SUBFOLDER, image_files, safe_id, split_ending
-from graphnn_unet.images.flat_picture import RAW_ENDING, is_gray
-from graphnn_unet.images.pictures import read_picture
+from graphnn_unet.images.flat_picture import MAX_BITS, RAW_ENDING, is_gray, used_bits
+from graphnn_unet.images.pictures import read_picture, stored_bits
+from graphnn_unet.storage.processes import run_jobs
 
 COLOR_CHANNELS = ("red", "green", "blue")
 
@@ -70,12 +77,19 @@ def read(request: Request) -> ConvertedDataset:
         raise FaultsError([*faults, Fault("masks", "convert", cause, error.remedy)]) from error
     cases = [_case(name, *pair, meaning) for name, pair in pairs.items()]
     cases += [replace(_case(n, *pair, meaning), role="test") for n, pair in tests.items()]
-    colored = _first_colored([case.inputs[0] for case in cases])
+    pictures = [case.inputs[0] for case in cases]
+    colored = _first_colored(pictures)
+    color_bits = _color_bits(pictures) if colored else None
     notes.append(
         f"{colored.name} is colored: red, green and blue are three channels"
         if colored
         else "no picture shows any color: one channel"
     )
+    if color_bits is not None:
+        notes.append(
+            f"the brightest of the deep colors has {color_bits} bits: all are divided by "
+            f"{2 ** (color_bits - 8)} to have 8, in predictions too"
+        )
     source = folder if len(given) == 1 else Path(os.path.commonpath(given))
     return ConvertedDataset(
         name=safe_id(source.name),
@@ -89,6 +103,7 @@ def read(request: Request) -> ConvertedDataset:
         skipped=skipped,
         file_ending=RAW_ENDING,
         label_colors=dict(meaning.colors or {}),
+        color_bits=color_bits or MAX_BITS,
         faults=faults,
     )
 
@@ -265,6 +280,20 @@ def _first_colored(paths: Sequence[Path]) -> Path | None:
         except GraphnnError:
             continue
     return None
+
+
+def _color_bits(paths: Sequence[Path]) -> int | None:
+    """Bits of the brightest value of all pictures stored with more than 8; ``None`` without any.
+
+    Damaged pictures are reported later.
+    """
+    deep = []
+    for path in paths:
+        with suppress(GraphnnError, OSError):
+            if stored_bits(path) > 8:
+                deep.append(path)
+    outcomes = run_jobs(used_bits, deep, n_workers=workers_for_files(deep))
+    return max((outcome.value for outcome in outcomes if outcome.ok), default=None)
 
 
 def _collisions(case_ids: Sequence[str]) -> list[Fault]:

@@ -25,6 +25,7 @@ from graphnn_unet.dataset_conversion.volumes import (
     whole_labels,
 )
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
+from graphnn_unet.images.flat_picture import MAX_BITS
 from graphnn_unet.images.gray_values import are_gray_values
 from graphnn_unet.images.grid import Grid, GridDifference, compare_grids
 from graphnn_unet.images.nifti_forms import NiftiForm, is_plain, place_note
@@ -60,6 +61,7 @@ class CaseJob:
         fix_geometry: ``None``, ``header`` (voxels are paired by index) or ``resample``.
         nifti_form: What is taken where qform and sform of a NIfTI header disagree.
         widen_labels: A label map may be cropped to what is drawn, as 3D Slicer saves it.
+        color_bits: Of colored pictures, as ``ConvertedDataset``.
     """
 
     case: Case
@@ -71,6 +73,7 @@ class CaseJob:
     fix_geometry: str | None
     nifti_form: NiftiForm | None = None
     widen_labels: bool = False
+    color_bits: int = MAX_BITS
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def prepare_picture_case(job: CaseJob) -> tuple[CaseRow | None, list[Fault]]:
     picture: NetworkPicture | None = None
     labels: NDArray[np.unsignedinteger] | None = None
     with _told_in(faults, case.case_id):
-        picture = network_picture(path, job.n_channels)
+        picture = network_picture(path, job.n_channels, job.color_bits)
     size = None if picture is None else picture.array.shape[1:]
     with _told_in(faults, case.case_id):
         labels = None if case.label is None else _labels(job, size, notes)

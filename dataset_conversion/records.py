@@ -9,6 +9,7 @@ from typing import Literal
 
 from graphnn_unet.errors import Fault
 from graphnn_unet.images.find import other_parts
+from graphnn_unet.images.flat_picture import MAX_BITS
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.volume import Volume
 
@@ -92,6 +93,7 @@ class ConvertedDataset:
             those of the cases.
         label_content: Case id to what its label map holds, where the label table was made of it.
         label_colors: Color ``#rrggbb`` in the masks to id; empty where they hold numbers.
+        color_bits: Of colored pictures, by which those of more than 8 bits are reduced to 8.
     """
 
     name: str
@@ -110,6 +112,7 @@ class ConvertedDataset:
     license: str = ""
     file_ending: str = ".nii.gz"
     label_colors: dict[str, int] = field(default_factory=dict)
+    color_bits: int = MAX_BITS
     label_content: dict[str, LabelContent] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 

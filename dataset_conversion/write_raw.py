@@ -26,7 +26,7 @@ from graphnn_unet.dataset_conversion.prepare_picture import prepare_picture_case
 from graphnn_unet.dataset_conversion.records import ConvertedDataset
 from graphnn_unet.errors import Fault, FaultsError, GraphnnError, RefusedError
 from graphnn_unet.images.find import some
-from graphnn_unet.images.flat_picture import RAW_ENDING, READER
+from graphnn_unet.images.flat_picture import MAX_BITS, RAW_ENDING, READER
 from graphnn_unet.images.label_ids import (
     ORIGINAL,
     label_values,
@@ -190,6 +190,7 @@ def _prepare(
             dataset.label_mapping,
             fix_geometry,
             dataset.nifti_form,
+            color_bits=dataset.color_bits,
         )
         for case in dataset.cases
     ]
@@ -349,6 +350,8 @@ def dataset_json(dataset: ConvertedDataset) -> dict[str, Any]:
         content["overwrite_image_reader_writer"] = READER
     if dataset.label_colors:
         content["label_colors"] = dataset.label_colors
+    if dataset.color_bits < MAX_BITS:
+        content["color_bits"] = dataset.color_bits
     if any(isinstance(value, (list, tuple)) for value in dataset.labels.values()):
         content["regions_class_order"] = _region_order(dataset.labels)
     return content

@@ -28,6 +28,12 @@ there is nothing to look at across the slice. Pixels are 1 apart, whatever they 
 RAW_ENDING = ".png"
 """Ending of pictures in raw folders; JPEG would change label maps."""
 
+MAX_BITS = 16
+"""Of a value of a picture."""
+
+_DARK = 32
+"""A picture whose brightest value of 255 is less may have used fewer bits than it should."""
+
 READER = "NaturalImage2DIO"
 """nnU-Net's reader of pictures."""
 
@@ -57,7 +63,19 @@ def is_gray(array: NDArray[Any]) -> bool:
     return len(array) == 1 or bool((array[:1] == array).all())
 
 
-def network_picture(path: Path, n_channels: int) -> NetworkPicture:
+def used_bits(path: Path) -> int:
+    """Bits that the brightest value of a picture needs, 8 at least.
+
+    Cameras of 12 bits store 16 and seldom say so. One picture does not tell, as it may be a dark
+    one; the brightest of a data set does.
+
+    Raises:
+        BadFileError: It is damaged, or holds other than whole numbers from 0 on.
+    """
+    return max(8, int(_whole_numbers(decode_picture(path).array, path.name).max()).bit_length())
+
+
+def network_picture(path: Path, n_channels: int, color_bits: int = MAX_BITS) -> NetworkPicture:
     """Read a picture for a network of one or three channels.
 
     Gray stored as color is gray; a gray picture among colored ones has three equal channels.
@@ -65,6 +83,8 @@ def network_picture(path: Path, n_channels: int) -> NetworkPicture:
     Args:
         path: A file with one of ``PICTURES``.
         n_channels: 1 or 3.
+        color_bits: Of deeper colors than 8 bits, the same of all pictures of a data set: these are
+            reduced to 8, whatever this picture uses.
 
     Raises:
         BadFileError: It is damaged or no picture of one plane, holds other than whole numbers from
@@ -83,9 +103,14 @@ def network_picture(path: Path, n_channels: int) -> NetworkPicture:
         what = f"{path.name} is a color picture, the others are gray ({n_channels} channel)"
         raise BadFileError("I22", what, "Save it in gray, or leave it out")
     if len(array) == 3 and array.dtype != np.uint8:
-        bits = int(array.max()).bit_length()
-        array = (array >> max(0, bits - 8)).astype(np.uint8)
-        notes.append(f"its colors of {bits} bits were reduced to 8")
+        n_brighter = int((array >= 2**color_bits).sum())
+        array = np.minimum(array >> (color_bits - 8), 255).astype(np.uint8)
+        note = f"its colors of {color_bits} bits were reduced to 8"
+        if n_brighter:
+            note += f"; {n_brighter} values beyond are 255"
+        elif array.max() < _DARK:
+            note += f"; its brightest is {array.max()} of 255"
+        notes.append(note)
     return NetworkPicture(array, tuple(notes), picture.sha256)
 
 

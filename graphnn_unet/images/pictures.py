@@ -154,6 +154,20 @@ def _decode_other(path: Path, indexed: bool) -> NDArray[Any]:
         return _upright(np.asarray(picture), turn)
 
 
+def stored_bits(path: Path) -> int:
+    """Bits a value in a PNG or TIFF file, from its header; 8 of other files.
+
+    Raises:
+        BadFileError: The header of a TIFF file is damaged.
+    """
+    if _is_tiff(path):
+        with _tiff_page(path) as page:
+            return int(page.bitspersample)
+    with path.open("rb") as file:
+        head = file.read(_PNG_HEAD)
+    return head[24] if head.startswith(b"\x89PNG") and len(head) == _PNG_HEAD else 8
+
+
 def has_deep_colors(path: Path) -> bool:
     """Whether a PNG file has 16 bits a color (or gray with alpha), of which Pillow keeps 8."""
     with path.open("rb") as file:

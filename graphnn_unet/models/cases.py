@@ -24,7 +24,7 @@ from graphnn_unet.dataset_conversion.records import Source
 from graphnn_unet.dataset_conversion.volumes import load
 from graphnn_unet.errors import BadFileError, Fault, MissingFileError
 from graphnn_unet.images.find import split_ending
-from graphnn_unet.images.flat_picture import flat_grid, is_picture
+from graphnn_unet.images.flat_picture import MAX_BITS, flat_grid, is_picture
 from graphnn_unet.images.grid import Grid, grid_mismatch
 from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
@@ -172,7 +172,10 @@ def _prepare_picture(job: PrepareJob) -> Prepared:
     if any(fault.severity == "error" for fault in faults):
         return Prepared(faults=faults)
     image, properties, warnings = picture_data(
-        job.case, paths, len(job.dataset_json["channel_names"])
+        job.case,
+        paths,
+        len(job.dataset_json["channel_names"]),
+        job.dataset_json.get("color_bits", MAX_BITS),
     )
     data, _, properties = normalized(
         image, None, properties, job.plans, job.configuration, job.dataset_json

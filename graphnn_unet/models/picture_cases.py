@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphnn_unet.data.check_files import STAGE, fault
 from graphnn_unet.errors import Fault, InputError
 from graphnn_unet.images.find import HIDDEN, PICTURES, image_files, split_channel
-from graphnn_unet.images.flat_picture import FLAT_SPACING, network_picture
+from graphnn_unet.images.flat_picture import FLAT_SPACING, MAX_BITS, network_picture
 
 
 def picture_cases(
@@ -58,7 +58,7 @@ def picture_cases(
 
 
 def picture_data(
-    case: str, paths: Sequence[Path], n_channels: int
+    case: str, paths: Sequence[Path], n_channels: int, color_bits: int = MAX_BITS
 ) -> tuple[NDArray[np.float32], dict[str, Any], list[Fault]]:
     """A case as nnU-Net's reader of natural images gives it.
 
@@ -66,6 +66,7 @@ def picture_data(
         case: Case id.
         paths: One picture, or a gray one a channel.
         n_channels: Channels of the model.
+        color_bits: As ``network_picture``; those of the training.
 
     Returns:
         ``(c, 1, y, x)``, the properties that preprocessing wants, and warnings about what is
@@ -75,7 +76,7 @@ def picture_data(
         BadFileError: A file cannot be used, or is colored where the model takes gray.
     """
     per_file = n_channels if len(paths) == 1 else 1
-    pictures = [network_picture(path, per_file) for path in paths]
+    pictures = [network_picture(path, per_file, color_bits) for path in paths]
     warnings = [
         fault(case, "I21", f"{path.name}: {note}", "Look at it", "warning")
         for path, picture in zip(paths, pictures, strict=True)

@@ -159,6 +159,7 @@ class _Description(Table):
     regions_class_order: list[Annotated[Any, PlainValidator(_label_id)]] | None = None
     original_labels: LabelTable | None = None
     overwrite_image_reader_writer: Annotated[Any, one_of(READERS)] = ""
+    color_bits: Annotated[int, Field(strict=True, ge=8, le=16)] = 16
 
 
 class _Correction(Table):

@@ -187,6 +187,22 @@ def test_deep_gray_pictures_stay_deep(work):
     assert (np.asarray(Image.open(result.folder / "imagesUn" / "p1_0000.png")) == deep + 1).all()
 
 
+def test_deep_colors_of_a_data_set_are_reduced_alike(work):
+    for number, brightest in enumerate((4000, 2000, 300)):
+        array = np.full((20, 30, 3), (256, 128, 64), np.uint16)
+        array[0, number] = brightest
+        (work / "im" / f"p{number}.png").unlink()
+        tifffile.imwrite(work / "im" / f"p{number}.tif", array, photometric="rgb")
+    result = converted(work, labels=None)
+    for number in range(3):
+        stored = np.asarray(Image.open(result.folder / "imagesUn" / f"p{number}_0000.png"))
+        assert stored[9, 9].tolist() == [16, 8, 4]
+    note = "the brightest of the deep colors has 12 bits: all are divided by 16 to have 8"
+    assert any(line.startswith(note) for line in result.notes)
+    description = json.loads((result.folder / "dataset.json").read_text(encoding="utf-8"))
+    assert description["color_bits"] == 12
+
+
 def test_alpha_is_said_and_stacks_are_named(work):
     save(work / "im" / "p0.png", picture(4))
     assert any("alpha" in note for note in converted(work, labels=None).notes)

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from graphnn_unet.errors import InputError
-from graphnn_unet.images.flat_picture import network_picture, stored_plainly
+from graphnn_unet.images.flat_picture import network_picture, stored_plainly, used_bits
 from graphnn_unet.images.pictures import (
     decode_picture,
     label_picture,
@@ -185,12 +185,28 @@ def test_deep_colors_of_png_keep_all_bits(tmp_path, kind):
     assert stored_plainly(tmp_path / "a.PNG", is_label=False)
 
 
-def test_deep_colors_are_reduced_by_the_bits_that_they_use(tmp_path):
-    array = (DEEP[..., :3] >> 4).astype(np.uint16)
+@pytest.mark.parametrize("brightest", [2**12 - 1, 2**11 - 1])
+def test_deep_colors_are_reduced_by_the_bits_of_their_data_set(tmp_path, brightest):
+    array = np.minimum(DEEP[..., :3] >> 4, brightest).astype(np.uint16)
     save_deep_png(tmp_path / "a.png", array, ONE_COLOR)
-    picture = network_picture(tmp_path / "a.png", 3)
+    picture = network_picture(tmp_path / "a.png", 3, color_bits=12)
     assert (picture.array == np.moveaxis(array >> 4, -1, 0)).all()
     assert picture.notes == ("its colors of 12 bits were reduced to 8",)
+    unlike = network_picture(tmp_path / "a.png", 3)
+    assert (unlike.array == picture.array >> 4).all()
+    brightest_of_8 = unlike.array.max()
+    note = f"its colors of 16 bits were reduced to 8; its brightest is {brightest_of_8} of 255"
+    assert unlike.notes == (note,)
+    assert used_bits(tmp_path / "a.png") == brightest.bit_length()
+
+
+def test_values_beyond_the_bits_of_the_data_set_are_the_brightest_and_told(tmp_path):
+    array = np.full((4, 5, 3), (100, 90, 80), np.uint16)
+    array[0, 0] = 5000
+    save_deep_png(tmp_path / "a.png", array, ONE_COLOR)
+    picture = network_picture(tmp_path / "a.png", 3, color_bits=12)
+    assert picture.array[:, 0].max(axis=0).tolist() == [255, 6, 6, 6, 6]
+    assert "; 3 values beyond are 255" in picture.notes[0]
 
 
 def test_deep_gray_with_alpha_and_cut_files_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from graphnn_unet.errors import BadFileError, InputError
@@ -64,3 +65,12 @@ def test_gray_for_color_is_told_and_color_for_gray_refused(tmp_path):
     assert "it is gray" in warnings[0].cause
     with pytest.raises(BadFileError, match="is a color picture"):
         picture_data("color", [tmp_path / "color.png"], 1)
+
+
+def test_deep_colors_are_reduced_as_those_of_the_training(tmp_path):
+    array = np.full((8, 9, 3), (256, 128, 64), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="rgb")
+    for bits, red in ((12, 16), (16, 1)):
+        data, _, (warning,) = picture_data("a", [tmp_path / "a.tif"], 3, bits)
+        assert data[:, 0, 0, 0].tolist() == [red, red // 2, red // 4]
+        assert f"its colors of {bits} bits were reduced to 8" in warning.cause
