@@ -185,7 +185,7 @@ def _colored_in_doubt(contents: Sequence[MaskContent], doubt: str) -> MaskMeanin
     numbers = {value for content in contents for value in content.palette}
     colors = {color for content in contents for color in content.palette.values()}
     gray = {v for content in contents if not content.palette for v in content.values} - {0}
-    why = ""
+    why, meaning = "", None
     if gray:
         why = f"other masks have no palette and the values {_listed(gray)}"
     elif len(colors) > len(numbers):
@@ -195,7 +195,7 @@ def _colored_in_doubt(contents: Sequence[MaskContent], doubt: str) -> MaskMeanin
             meaning = _colored(contents, {})
         except InputError as error:
             why = f"{error.what}: {error.why}"
-    if why:
+    if meaning is None:
         raise InputError(
             doubt,
             why,
