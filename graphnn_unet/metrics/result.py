@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -135,15 +135,7 @@ def changed_since_scored(folder: Path) -> list[str]:
     Raises:
         InputError: The summary is damaged.
     """
-    path = folder / SUMMARY_JSON
-    if not path.is_file():
-        return []
-    scored: list[dict[str, Any]] = read_table(path).get("metric_per_case", [])
-    known: dict[str, int] = {
-        Path(row["prediction_file"]).name: row["prediction_crc32"]
-        for row in scored
-        if {"prediction_file", "prediction_crc32"} <= row.keys()
-    }
+    known = _scored(folder, "prediction")
     there = ((name, folder / name) for name in known)
     return [name for name, file in there if file.is_file() and _checksum(file) != known[name]]
 
@@ -165,15 +157,16 @@ def scored_references(folder: Path) -> dict[str, int]:
     Raises:
         InputError: The summary is damaged.
     """
-    path = folder / SUMMARY_JSON
+    return _scored(folder, "reference")
+
+
+def _scored(folder: Path, kind: Literal["prediction", "reference"]) -> dict[str, int]:
+    """File name to CRC-32 of one side of what was scored; none of a former version."""
+    path, file, crc32 = folder / SUMMARY_JSON, f"{kind}_file", f"{kind}_crc32"
     scored: list[dict[str, Any]] = (
         read_table(path).get("metric_per_case", []) if path.is_file() else []
     )
-    return {
-        Path(row["reference_file"]).name: row["reference_crc32"]
-        for row in scored
-        if {"reference_file", "reference_crc32"} <= row.keys()
-    }
+    return {Path(row[file]).name: row[crc32] for row in scored if {file, crc32} <= row.keys()}
 
 
 def write_result(

@@ -7,7 +7,6 @@ that has to be; the label map carries the user's name, and ``names.csv`` keeps b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from graphnn_unet.dataset_conversion import dicom
 from graphnn_unet.dataset_conversion.forms import Request
 from graphnn_unet.dataset_conversion.records import Case, Source
-from graphnn_unet.errors import BadFileError, Fault, GraphnnError, InputError, MissingFileError
+from graphnn_unet.errors import BadFileError, Fault, InputError, MissingFileError
 from graphnn_unet.images.cases import CaseFiles, Wanted, find_cases, stem_of
 from graphnn_unet.images.find import (
     PICTURES,
@@ -34,7 +33,7 @@ from graphnn_unet.models.picture_cases import picture_cases
 from graphnn_unet.models.prediction_record import RECORD, is_predicted
 from graphnn_unet.prediction.dicom_objects import require_references
 from graphnn_unet.storage.atomic import write_csv
-from graphnn_unet.storage.csv_cells import read_csv
+from graphnn_unet.storage.csv_cells import own_rows
 
 NAMES = "names.csv"
 """Table of what was given, the case ids and the label maps."""
@@ -131,18 +130,10 @@ class Inputs:
         ]
         mine = {row["output"] for row in rows}
         rows += [
-            row for row in _rows_of(target / NAMES)
+            row for row in own_rows(target / NAMES, _NAMES_COLUMNS)
             if row["output"] not in mine and (target / row["output"]).is_file()
         ]  # fmt: skip
         write_csv(target / NAMES, sorted(rows, key=lambda row: row["case"]), _NAMES_COLUMNS)
-
-
-def _rows_of(path: Path) -> list[dict[str, str]]:
-    """Rows of an earlier ``names.csv``; none of what is damaged or somebody else's."""
-    with suppress(GraphnnError):
-        rows = read_csv(path) if path.is_file() else []
-        return [row for row in rows if set(_NAMES_COLUMNS) <= row.keys()]
-    return []
 
 
 def find_inputs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from graphnn_unet.errors import InputError
@@ -37,6 +38,20 @@ def from_cell(text: str) -> str:
         ('=1+1', "'quoted'")
     """
     return _MARKED.sub(r"\1", text)
+
+
+def own_rows(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
+    """Rows of an earlier table of this program; none of what is damaged or somebody else's.
+
+    Args:
+        path: May be missing.
+        columns: That every table of the kind has.
+    """
+    try:
+        rows = read_csv(path) if path.is_file() else []
+    except InputError:
+        return []
+    return [row for row in rows if set(columns) <= row.keys()]
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

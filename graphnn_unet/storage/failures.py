@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from graphnn_unet.errors import Fault, GraphnnError
+from graphnn_unet.errors import Fault
 from graphnn_unet.storage.atomic import write_csv
-from graphnn_unet.storage.csv_cells import read_csv
+from graphnn_unet.storage.csv_cells import own_rows
 
 FAILURES = "failures.csv"
 COLUMNS = ("case", "stage", "cause", "remedy")
@@ -29,18 +28,10 @@ def write_failures(
         stage: Rows of other stages stay, as those of a prediction whose results are scored ...
         done: ... but for these cases, which do not fail any more.
     """
-    before = [] if stage is None else _known(path)
+    before = [] if stage is None else own_rows(path, COLUMNS)
     rows = [row for row in before if row["stage"] != stage and row["case"] not in done]
     rows += [{name: getattr(fault, name) for name in COLUMNS} for fault in faults]
     if rows:
         write_csv(path, rows, COLUMNS)
     else:
         path.unlink(missing_ok=True)
-
-
-def _known(path: Path) -> list[dict[str, str]]:
-    """Rows of a table of this program; none of what is damaged or somebody else's."""
-    with suppress(GraphnnError):
-        rows = read_csv(path) if path.is_file() else []
-        return [row for row in rows if set(COLUMNS) <= row.keys()]
-    return []

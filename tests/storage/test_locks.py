@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -189,17 +190,22 @@ def test_whole_and_parts_exclude_each_other_and_parts_do_not(tmp_path, monkeypat
         pass
 
 
-def test_a_part_waits_for_another_that_only_looks(tmp_path):
-    ready, done = threading.Event(), threading.Event()
+def test_a_part_waits_for_another_that_only_looks(tmp_path, monkeypatch):
+    ready, over = threading.Event(), threading.Event()
 
     def look():
         with FileLock(tmp_path / ".gnnunet.lock"):
             ready.set()
-            done.wait(0.3)
+            time.sleep(0.5)  # longer than one look of the other
+            over.set()
 
     thread = threading.Thread(target=look)
     thread.start()
-    ready.wait()
+    assert ready.wait(20)
     with part_lock(tmp_path, 0, "a part"):
-        done.set()
+        assert over.is_set(), "it did not wait"
     thread.join()
+    with pytest.raises(LockedError), FileLock(tmp_path / ".gnnunet.lock"):
+        monkeypatch.setattr(locks, "_LOOKS_FOR_S", 0.1)
+        with part_lock(tmp_path, 0, "a part"):
+            pytest.fail("somebody holds the whole for longer than a look takes")
