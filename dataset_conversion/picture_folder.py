@@ -184,17 +184,21 @@ def _pictures(folder: Path, apart: Collection[Path], skipped: list[tuple[str, st
     """
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
     inside = [path for path in inside if path.resolve() not in apart]
-    has_pictures = bool(image_files(folder, PICTURES).paths)
-    for place in (folder,) if has_pictures else (folder, *inside):
-        are_taken = place is folder and not has_pictures
+    listings = {folder: image_files(folder, PICTURES)}
+    pictures = list(listings[folder].paths)
+    if not pictures:
+        below = {place: image_files(place, PICTURES) for place in inside}
+        listings |= below
+        pictures = [path for listing in below.values() for path in listing.paths]
+    for place, listing in listings.items():
         skipped += [
             (f"{place.name}/{name}", reason)
-            for name, reason in image_files(place, PICTURES).left_out().items()
-            if not (reason == SUBFOLDER and (are_taken or (place / name).resolve() in apart))
+            for name, reason in listing.left_out().items()
+            if not (
+                reason == SUBFOLDER
+                and (place / name in listings or (place / name).resolve() in apart)
+            )
         ]
-    if has_pictures:
-        return list(image_files(folder, PICTURES).paths)
-    pictures = [path for place in inside for path in image_files(place, PICTURES).paths]
     if not pictures:
         raise MissingFileError(
             f"no picture in {folder}",

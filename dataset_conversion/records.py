@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from graphnn_unet.errors import Fault
-from graphnn_unet.images.find import other_parts
+from graphnn_unet.images.find import all_parts
 from graphnn_unet.images.flat_picture import MAX_BITS
 from graphnn_unet.images.nifti_forms import NiftiForm
 from graphnn_unet.images.volume import Volume
@@ -47,7 +47,7 @@ class Case:
 def file_case(case_id: str, images: Sequence[Path], label: Path | None, patient: str = "") -> Case:
     """A case whose sources are files; without a label map it is unlabeled."""
     files = (*images, label) if label else tuple(images)
-    inputs = tuple(part for path in files for part in (path, *other_parts(path)))
+    inputs = tuple(all_parts(files))
     role: Role = "labeled" if label else "unlabeled"
     return Case(case_id, tuple(images), label, role, patient or case_id, inputs)
 

@@ -13,9 +13,9 @@ from graphnn_unet.images.cases import Wanted, channel_numbers
 from graphnn_unet.images.find import (
     IMAGES,
     RAW_VOLUMES,
+    all_parts,
     file_ending,
     image_files,
-    other_parts,
     split_channel,
 )
 from graphnn_unet.images.grid import compare_grids, grid_mismatch
@@ -25,8 +25,7 @@ from graphnn_unet.images.nifti_forms import copy_nifti_forms
 from graphnn_unet.images.pictures import label_picture, picture_size, read_picture
 from graphnn_unet.images.read import read_volume
 from graphnn_unet.images.volume import Volume, to_itk
-from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
-from graphnn_unet.storage.atomic import atomic_path
+from graphnn_unet.storage.atomic import Fingerprint, atomic_path, fingerprint
 from graphnn_unet.storage.safe_load import CASE_ID
 
 _WINDOW = (0.5, 99.5)  # percentiles that become 0 and 1 where a file does not say its range
@@ -238,7 +237,7 @@ def content_of(source: Source) -> Fingerprint | None:
     Names, sizes and times say nothing of an image that was copied from elsewhere.
     """
     try:
-        return fingerprint([part for path in source.paths for part in (path, *other_parts(path))])
+        return fingerprint(all_parts(source.paths))
     except OSError:  # whoever reads the image says why
         return None
 

@@ -255,6 +255,11 @@ def other_parts(path: Path) -> list[Path]:
     return [path.parent / target]
 
 
+def all_parts(paths: Iterable[Path]) -> list[Path]:
+    """Files of volumes, each with those that belong to it; see :func:`other_parts`."""
+    return [part for path in paths for part in (path, *other_parts(path))]
+
+
 def raw_file_name(header: bytes) -> str:
     """The name of the voxels' file that a MetaImage header gives, or an empty string."""
     match = _RAW_FILE.search(header)

@@ -163,16 +163,21 @@ def stored_bits(path: Path) -> int:
     if _is_tiff(path):
         with _tiff_page(path) as page:
             return int(page.bitspersample)
-    with path.open("rb") as file:
-        head = file.read(_PNG_HEAD)
-    return head[24] if head.startswith(b"\x89PNG") and len(head) == _PNG_HEAD else 8
+    head = _png_head(path)
+    return head[24] if head else 8
 
 
 def has_deep_colors(path: Path) -> bool:
     """Whether a PNG file has 16 bits a color (or gray with alpha), of which Pillow keeps 8."""
+    head = _png_head(path)
+    return bool(head) and head[24] == 16 and head[25] in (2, 4, 6)
+
+
+def _png_head(path: Path) -> bytes:
+    """The beginning of a PNG file; empty of any other."""
     with path.open("rb") as file:
         head = file.read(_PNG_HEAD)
-    return len(head) == _PNG_HEAD and head[24] == 16 and head[25] in (2, 4, 6)
+    return head if head.startswith(b"\x89PNG") and len(head) == _PNG_HEAD else b""
 
 
 def _deep_colors(path: Path) -> NDArray[Any]:

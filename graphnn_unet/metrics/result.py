@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,7 +14,7 @@ import numpy as np
 from graphnn_unet._version import __version__
 from graphnn_unet.deprecation import deprecated_name
 from graphnn_unet.errors import Fault, MissingFileError
-from graphnn_unet.images.find import other_parts
+from graphnn_unet.images.find import all_parts
 from graphnn_unet.metrics import intervals
 from graphnn_unet.metrics.aggregate import ClassSummary, finite_or_none
 from graphnn_unet.metrics.labels import LabelTable, summary_key
@@ -28,7 +27,7 @@ from graphnn_unet.metrics.protocols import (
     distance_unit,
 )
 from graphnn_unet.metrics.registry import METRICS
-from graphnn_unet.storage.atomic import checksum, write_csv, write_json
+from graphnn_unet.storage.atomic import fingerprint, write_csv, write_json
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.failures import FAILURES, write_failures
 from graphnn_unet.storage.safe_load import read_table
@@ -142,10 +141,7 @@ def changed_since_scored(folder: Path) -> list[str]:
 
 def _checksum(label_map: Path) -> int:
     """CRC-32 of a label map, of all its files where it has several (``.mhd`` and ``.raw``)."""
-    value = checksum(label_map)
-    for part in other_parts(label_map):
-        value = zlib.crc32(checksum(part).to_bytes(4, "big"), value)
-    return value
+    return fingerprint(all_parts([label_map]))["crc32"]
 
 
 def scored_references(folder: Path) -> dict[str, int]:

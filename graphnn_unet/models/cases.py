@@ -30,13 +30,17 @@ from graphnn_unet.images.header import read_grid
 from graphnn_unet.images.nifti_forms import NiftiForm, nifti_forms, plain_files
 from graphnn_unet.images.volume import to_itk
 from graphnn_unet.models.picture_cases import picture_data
-from graphnn_unet.models.prediction_record import Fingerprint, fingerprint
 from graphnn_unet.models.unlike_training import unlike_training
 from graphnn_unet.prediction.dicom_objects import ENDINGS, is_whole_object
 from graphnn_unet.prediction.write_case import NIFTI, Outputs
 from graphnn_unet.progress import say
 from graphnn_unet.scan_graph.panel import Panel
-from graphnn_unet.storage.atomic import TEMPORARY_FOLDER, naming_a_full_disk
+from graphnn_unet.storage.atomic import (
+    TEMPORARY_FOLDER,
+    Fingerprint,
+    fingerprint,
+    naming_a_full_disk,
+)
 
 CHECK_STAGE = "check"
 

@@ -19,10 +19,10 @@ from graphnn_unet.images.cases import CaseFiles, Wanted, find_cases, stem_of
 from graphnn_unet.images.find import (
     PICTURES,
     VOLUMES,
+    all_parts,
     file_ending,
     image_files,
     is_dicom,
-    other_parts,
     safe_id,
     some,
     split_channel,
@@ -93,7 +93,7 @@ class Inputs:
         while case in self.cases:
             case, count = f"{plain}_{count}", count + 1
         paths = [source for source in sources if isinstance(source, Path)]
-        files = files or [part for path in paths for part in (path, *other_parts(path))]
+        files = files or all_parts(paths)
         self.cases[case] = InputCase(tuple(sources), name, str(given), tuple(files))
 
     def require_series(self, source: Path, kinds: Sequence[str]) -> None:

@@ -20,7 +20,6 @@ from graphnn_unet.models.ensemble import MergeJob
 from graphnn_unet.models.load import load_predictor, name_of_file
 from graphnn_unet.models.prediction_record import (
     Entry,
-    Fingerprint,
     Volumes,
     note_case,
     note_replacement,
@@ -29,6 +28,7 @@ from graphnn_unet.prediction.export_logits import Labeled, export_gb
 from graphnn_unet.prediction.predictor import Predictor
 from graphnn_unet.prediction.write_case import ExportJob, Outputs, export_case
 from graphnn_unet.scan_graph.blend import blended_logits
+from graphnn_unet.storage.atomic import Fingerprint
 
 FREE_MEMORY_SHARE = 0.8
 """So much of what is free may one export take where the user says nothing."""

@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import time
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -37,7 +36,7 @@ from graphnn_unet.images.as_predicted import (
 )
 from graphnn_unet.images.find import safe_id, some
 from graphnn_unet.prediction.label_tables import VOLUMES_CSV, write_volumes
-from graphnn_unet.storage.atomic import checksum, rename, write_json
+from graphnn_unet.storage.atomic import Fingerprint, checksum, fingerprint, rename, write_json
 from graphnn_unet.storage.failures import FAILURES
 from graphnn_unet.storage.safe_load import read_json, read_table
 from graphnn_unet.storage.schemas import Table, Text, faults_of, raise_faults
@@ -50,7 +49,6 @@ _REMEDY = "Remove it; --continue_prediction then predicts all cases again"
 _WRITING_SHARE = 0.05
 """Share of the time that the record may take to write: it grows with the cases."""
 
-Fingerprint = dict[str, int]
 Volumes = Mapping[str, tuple[int, float | None]]
 """Class to voxels and ml."""
 Entry = dict[str, Any]
@@ -77,13 +75,6 @@ class _Record(Table):
     made_by: dict[str, dict[str, Any]] = Field({})
     cases: dict[str, _CaseRecord] = Field({})
     written: _Checksums
-
-
-def fingerprint(files: Sequence[Path]) -> Fingerprint:
-    """Size and CRC-32 of the files of a case, in their order."""
-    checksums = b"".join(checksum(path).to_bytes(4, "big") for path in files)
-    n_bytes = sum(path.stat().st_size for path in files)
-    return {"bytes": n_bytes, "crc32": zlib.crc32(checksums)}
 
 
 def weights_id(states: Sequence[Mapping[str, Tensor]]) -> str:

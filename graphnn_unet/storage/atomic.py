@@ -344,6 +344,10 @@ def _exchanged(first: Path, second: Path) -> bool:
     return rename_at(here, names[0], here, names[1], ctypes.c_uint(swap)) == 0
 
 
+Fingerprint = dict[str, int]
+"""``bytes`` and ``crc32`` of files."""
+
+
 def checksum(path: Path) -> int:
     """CRC-32 of a file's bytes: it tells a flipped bit, and is as fast as the disk."""
     value = 0
@@ -351,6 +355,13 @@ def checksum(path: Path) -> int:
         while block := file.read(2**22):
             value = zlib.crc32(block, value)
     return value
+
+
+def fingerprint(files: Sequence[Path]) -> Fingerprint:
+    """Size and CRC-32 of the files of a case, in their order."""
+    checksums = b"".join(checksum(path).to_bytes(4, "big") for path in files)
+    n_bytes = sum(path.stat().st_size for path in files)
+    return {"bytes": n_bytes, "crc32": zlib.crc32(checksums)}
 
 
 def remove_leftovers(folder: Path) -> int:

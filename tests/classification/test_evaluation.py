@@ -84,7 +84,7 @@ def test_images_of_the_graph_do_not_count(tmp_path, caplog, capsys):
     assert (scores["kind"].n, scores["kind"].accuracy) == (1, 0)
     everything = torch.ones(3, dtype=torch.bool)
     assert evaluate_predictions(predictions(), path, left_out=everything) == {}
-    assert "has learned from all of these images" in capsys.readouterr().err
+    assert "has learned from all images that it names" in capsys.readouterr().err
 
 
 def test_no_class_of_the_truth_is_read_before_the_end(tmp_path):

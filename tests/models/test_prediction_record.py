@@ -31,11 +31,10 @@ from graphnn_unet.errors import (
 from graphnn_unet.models import one_case, predict_cases
 from graphnn_unet.models.prediction_record import (
     PredictionRecord,
-    fingerprint,
     note_case,
     weights_id,
 )
-from graphnn_unet.storage.atomic import checksum
+from graphnn_unet.storage.atomic import checksum, fingerprint
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.safe_load import read_json

@@ -205,7 +205,10 @@ def test_a_part_waits_for_another_that_only_looks(tmp_path, monkeypatch):
     with part_lock(tmp_path, 0, "a part"):
         assert over.is_set(), "it did not wait"
     thread.join()
-    with pytest.raises(LockedError), FileLock(tmp_path / ".gnnunet.lock"):
-        monkeypatch.setattr(locks, "_LOOKS_FOR_S", 0.1)
-        with part_lock(tmp_path, 0, "a part"):
-            pytest.fail("somebody holds the whole for longer than a look takes")
+    monkeypatch.setattr(locks, "_LOOKS_FOR_S", 0.1)
+    with (
+        FileLock(tmp_path / ".gnnunet.lock"),
+        pytest.raises(LockedError),
+        part_lock(tmp_path, 0, "a part"),
+    ):
+        pytest.fail("somebody holds the whole for longer than a look takes")
