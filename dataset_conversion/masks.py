@@ -7,15 +7,21 @@ cell is as black as one of an empty palette. What is decided holds for all of th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from graphnn_unet.dataset_conversion.blurred_masks import (
+    CLEAN_SHARE,
+    NOISE,
+    GrayCounts,
+    around,
+    listed,
+)
 from graphnn_unet.dataset_conversion.volumes import whole_labels
 from graphnn_unet.errors import BadFileError, InputError
 from graphnn_unet.images.flat_picture import FLAT_SPACING, is_gray
@@ -28,28 +34,8 @@ from graphnn_unet.storage.processes import default_workers, run_jobs
 MAX_COLORS = 64
 """More colors than this in clean masks come from smooth edges, not from classes."""
 
-NOISE = 24
-"""Values this far from a level, at most, are that level blurred by compression (8 bits)."""
-
-_CLEAN_SHARE = 0.95
-"""Share of the pixels that must lie at a level or on an edge, for blurred masks to be used."""
-
 _FEW_VALUES = 8
 """Masks without loss and with no more values than these are never taken for blurred ones."""
-
-_AREA_SHARE = 0.05
-"""Of the pixels of a class lie inside of an area of it, at least; edges have no inside."""
-
-_SLOPE_SHARE = 0.3
-"""Of the pixels of blurred values lie between darker and brighter ones, at least. Measured: 0.6 to
-1 after JPEG of quality 20 to 95, resizing and blur; at most 0.2 of classes, also drawn in lines."""
-
-_TOP_SHARE = 0.25
-"""Of the bright pixels of two values lie at the brighter one, at least; few of a heat map do."""
-
-_PEAK, _PEAK_SHARE, _PEAK_LEAST = 17, 0.25, 1e-4
-"""Blurred areas of a class: so many neighboring values have so much of what is flat, and so much of
-all pixels (lines of 4 pixels in JPEG: 1e-3; two soft values, by chance: 1e-6)."""
 
 _NEARLY_GRAY = 12
 _LOSSY = (".jpg", ".jpeg")
@@ -66,9 +52,7 @@ class MaskContent:
         is_color: Whether the keys are colors.
         palette: Color ``#rrggbb`` of each value, where the values are the numbers of a palette.
         is_lossy: Whether the file was compressed with loss.
-        area: Gray value to number of pixels in the middle of 3 x 3 of that value.
-        flat: The same of 3 x 3 that differ by ``NOISE`` at most.
-        slope: The same of 3 x 3 with both darker and brighter pixels, as edges have them.
+        gray: Of masks of numbers.
         is_image: Whether it looks like an image: ``are_gray_values``, and mostly without areas.
     """
 
@@ -76,9 +60,7 @@ class MaskContent:
     is_color: bool
     palette: Mapping[int, str] = field(default_factory=dict)
     is_lossy: bool = False
-    area: Mapping[int, int] = field(default_factory=dict)
-    flat: Mapping[int, int] = field(default_factory=dict)
-    slope: Mapping[int, int] = field(default_factory=dict)
+    gray: GrayCounts = field(default_factory=GrayCounts)
     is_image: bool = False
 
     def by_color(self) -> MaskContent:
@@ -187,9 +169,9 @@ def _colored_in_doubt(contents: Sequence[MaskContent], doubt: str) -> MaskMeanin
     gray = {v for content in contents if not content.palette for v in content.values} - {0}
     why, meaning = "", None
     if gray:
-        why = f"other masks have no palette and the values {_listed(gray)}"
+        why = f"other masks have no palette and the values {listed(gray)}"
     elif len(colors) > len(numbers):
-        why = f"they show {len(numbers)} numbers in {len(colors)} colors ({_listed(colors)})"
+        why = f"they show {len(numbers)} numbers in {len(colors)} colors ({listed(colors)})"
     else:
         try:
             meaning = _colored(contents, {})
@@ -258,19 +240,11 @@ def mask_content(path: Path) -> MaskContent:
         }
         return MaskContent(kinds, True, is_lossy=is_lossy)
     gray = _gray_of(array)
-    numbers: dict[int | str, int] = {**_counted(gray)}
-    content = MaskContent(numbers, False, _palette_of(array, shown), is_lossy)
-    if not set(numbers) - {0, 255}:
-        return content  # nobody asks for more
-    lowest, highest = _around(gray)
-    spread_around = highest.astype(int) - lowest
-    is_area = spread_around == 0
-    return replace(
-        content,
-        area=_counted(gray[is_area]),
-        flat=_counted(gray[spread_around <= NOISE]),
-        slope=_counted(gray[(lowest < gray) & (gray < highest)]),
-        is_image=are_gray_values(gray, len(numbers)) and 2 * is_area.sum() < gray.size,
+    counts = GrayCounts.of(gray)
+    n_values, n_in_areas = len(counts.values), sum(counts.area.values())
+    is_image = n_values > 2 and are_gray_values(gray, n_values) and 2 * n_in_areas < gray.size
+    return MaskContent(
+        {**counts.values}, False, _palette_of(array, shown), is_lossy, counts, is_image
     )
 
 
@@ -284,16 +258,6 @@ def _palette_of(indices: NDArray[Any], shown: NDArray[Any]) -> dict[int, str]:
     return {int(value): _hex(color) for value, color in zip(values, colors, strict=True)}
 
 
-def _counted(values: NDArray[Any]) -> dict[int, int]:
-    numbers, counts = np.unique(values, return_counts=True)
-    return {int(value): int(n) for value, n in zip(numbers, counts, strict=True)}
-
-
-def _around(gray: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Lowest and highest value of the 3 x 3 pixels around each."""
-    return ndimage.minimum_filter(gray, 3), ndimage.maximum_filter(gray, 3)
-
-
 def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
     """Meaning of masks of numbers."""
     indexed = {v for content in contents if content.palette for v in content.values} - {0}
@@ -301,10 +265,10 @@ def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
     if indexed and plain and not (indexed <= plain or plain <= indexed):
         raise InputError(
             "some masks have a palette and others gray values, and their values differ",
-            f"{_listed(indexed)} against {_listed(plain)}",
+            f"{listed(indexed)} against {listed(plain)}",
             "Save all masks in one way",
         )
-    total = _Total.of(contents)
+    total = GrayCounts.total([content.gray for content in contents])
     is_lossy = _is_lossy(contents)
     if len(total.values) <= (2 if is_lossy else _FEW_VALUES):
         return MaskMeaning()
@@ -326,94 +290,9 @@ def _gray(contents: Sequence[MaskContent], named: Sequence[int]) -> MaskMeaning:
     share = n_moved / total.n_pixels
     note = (
         f"the masks have {len(total.values)} values, from compression or smooth edges: each pixel "
-        f"({share:.2%} of them) was brought to the nearest of {_listed(levels)}"
+        f"({share:.2%} of them) was brought to the nearest of {listed(levels)}"
     )
     return MaskMeaning(levels=levels, notes=(note,))
-
-
-@dataclass(frozen=True)
-class _Total:
-    """What all gray masks hold; attributes as those of ``MaskContent``."""
-
-    values: Mapping[int, int]
-    area: Mapping[int, int]
-    flat: Mapping[int, int]
-    slope: Mapping[int, int]
-
-    @classmethod
-    def of(cls, contents: Sequence[MaskContent]) -> _Total:
-        return cls(
-            *(
-                _total(getattr(content, name) for content in contents)
-                for name in ("values", "area", "flat", "slope")
-            )
-        )
-
-    @property
-    def n_pixels(self) -> int:
-        return sum(self.values.values())
-
-    def two_levels(self) -> tuple[int, ...]:
-        """0 and the brightest value, 255 where it is near that."""
-        top = max(self.values)
-        return (0, 255 if 255 - NOISE <= top <= 255 else top)
-
-    def is_blurred(self, levels: Sequence[int]) -> bool:
-        """Whether most of the other values are those of blur: no areas, but slopes.
-
-        A class has areas, or is drawn in lines, which are brighter or darker than what is around.
-        """
-        others = [value for value in self.values if value not in levels]
-        soft = [value for value in others if not self._has_area(value)]
-        n_slope = sum(self.slope.get(value, 0) for value in soft)
-        n_soft = sum(self.values[value] for value in soft)
-        return len(soft) > len(others) / 2 and n_slope >= _SLOPE_SHARE * n_soft
-
-    def doubt_of(self, levels: Sequence[int]) -> str:
-        """Why blurred masks may have other classes than these; empty where they do not.
-
-        Pixels within ``NOISE`` of a level are that level, and those on a slope its edge.
-        """
-        between = {value for value in self.values if _distance(value, levels) > NOISE}
-        n_strange = sum(self.values[value] - self.slope.get(value, 0) for value in between)
-        if n_strange > (1 - _CLEAN_SHARE) * self.n_pixels:
-            return f"{n_strange / self.n_pixels:.0%} of the pixels lie at none of {_listed(levels)}"
-        peak = self._peak(between)
-        return "" if peak is None else f"flat pixels gather around {peak}, beside {_listed(levels)}"
-
-    def doubt_of_two(self, levels: Sequence[int]) -> str:
-        """Why blurred masks may have other values than 0 and the brightest."""
-        top = levels[-1]
-        n_bright = sum(n for value, n in self.values.items() if value > NOISE)
-        n_top = sum(n for value, n in self.values.items() if value >= top - NOISE)
-        if top < 4 * NOISE:
-            return f"the brightest, {top}, is too near to 0 to tell them apart"
-        if n_top < _TOP_SHARE * n_bright:
-            return f"few pixels lie at the brightest, {top}"
-        areas = [value for value in self.values if value not in levels and self._has_area(value)]
-        return f"{_listed(areas)} fill areas" if len(areas) > 2 else ""
-
-    def _has_area(self, value: int) -> bool:
-        return self.area.get(value, 0) >= _AREA_SHARE * self.values[value]
-
-    def _peak(self, between: Collection[int]) -> int | None:
-        """The value around which flat pixels gather; those of wide, soft edges have all values."""
-        n_flat = sum(self.flat.get(value, 0) for value in between)
-        least = max(_PEAK_SHARE * n_flat, _PEAK_LEAST * self.n_pixels, 1)
-        peaks = []
-        for value in between:
-            below, here, above = (self._gathered(value + step) for step in (-_PEAK, 0, _PEAK))
-            if here >= max(least, below, above):
-                peaks.append((here, self.flat.get(value, 0), value))
-        return max(peaks)[-1] if peaks else None
-
-    def _gathered(self, value: int) -> int:
-        around = range(value - _PEAK // 2, value + _PEAK // 2 + 1)
-        return sum(self.flat.get(near, 0) for near in around)
-
-
-def _distance(value: int, levels: Sequence[int]) -> int:
-    return min(abs(value - level) for level in levels)
 
 
 def _colored(contents: Sequence[MaskContent], names: Mapping[int | str, str]) -> MaskMeaning:
@@ -464,7 +343,7 @@ def _background(given: Mapping[str, str], present: set[str]) -> list[str]:
             return [color]
     raise InputError(
         "no color of the masks is the background",
-        f"they have {_listed(sorted(present))}",
+        f"they have {listed(sorted(present))}",
         "Name it: --label-names '#rrggbb=background,...'",
     )
 
@@ -496,7 +375,7 @@ def _of_colors(array: NDArray[Any], meaning: MaskMeaning, name: str) -> NDArray[
 def _nearest_level(values: NDArray[Any], levels: Sequence[int], name: str) -> NDArray[Any]:
     """Each pixel at its nearest level; it must be near to one or on the edge of one."""
     distance = np.stack([np.abs(values.astype(int) - level) for level in levels])
-    lowest, highest = _around(values)
+    lowest, highest = around(values)
     is_clean = (distance.min(axis=0) <= NOISE) | ((lowest < values) & (values < highest))
     _require_mostly_clean(float(is_clean.mean()), name)
     kind = np.min_scalar_type(max(levels))
@@ -504,7 +383,7 @@ def _nearest_level(values: NDArray[Any], levels: Sequence[int], name: str) -> ND
 
 
 def _require_mostly_clean(share: float, name: str) -> None:
-    if share < _CLEAN_SHARE:
+    if share < CLEAN_SHARE:
         what = f"{1 - share:.0%} of the pixels of mask {name} lie at none of the label values"
         raise BadFileError("I23", what, "Name all values with --label-names, or fix the mask")
 
@@ -536,17 +415,3 @@ def _hex(number: int) -> str:
 
 def _is_lossy(contents: Sequence[MaskContent]) -> bool:
     return any(content.is_lossy for content in contents)
-
-
-def _total(tables: Iterable[Mapping[Any, int]]) -> dict[int, int]:
-    counts = Counter[int]()
-    for table in tables:
-        for value, n in table.items():
-            counts[int(value)] += n
-    return dict(counts)
-
-
-def _listed(values: Any, shown: int = 8) -> str:
-    ordered = sorted(values)
-    rest = " ..." if len(ordered) > shown else ""
-    return ", ".join(map(str, ordered[:shown])) + rest
