@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.networks.hook import one_output
 from graphnn_unet.progress import track
+from graphnn_unet.pseudo_labels.confidence import expected_dice
 from graphnn_unet.pseudo_labels.corrector import Place, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
 from graphnn_unet.settings import Section
-from graphnn_unet.storage.arrays import open_array, write_array
+from graphnn_unet.storage.arrays import facts_of, open_array, write_array
+from graphnn_unet.storage.atomic import write_csv
 from graphnn_unet.trainers.batch import Phase
 from graphnn_unet.trainers.frozen_labels import WHOLE, LabelsOnDisk
 from graphnn_unet.trainers.losses import logits_of, probabilities
@@ -31,8 +34,11 @@ if TYPE_CHECKING:
 
 FOLDER = "scan_labels"
 """In the folder of a fold: label maps of unlabeled scans, a folder for each phase with them."""
+TABLE = "confidence.csv"
+"""In the folder of a phase: scans, the Dice that the network expects of each map, who is used."""
 _REMEDY = "Use --restart to train anew"
 _ENDING = "_seg.b2nd"
+_CONFIDENCE = "confidence"
 
 
 class ScanLabelsSettings(Section):
@@ -45,6 +51,13 @@ class ScanLabelsSettings(Section):
         description="times in self-training that the network labels all unlabeled scans whole; "
         "until the next time they are cases like the labeled ones. 0: the teacher labels patches, "
         "step by step. Empty: 1 for GraphCLTrainer where pseudo_label.correct is empty too, else 0",
+    )
+    min_confidence: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="scans are left out of a round where the Dice that the network itself expects "
+        "of its label map is below this share of the median of all scans; 0 keeps all",
     )
 
 
@@ -82,15 +95,32 @@ class ScanLabels(LabelsOnDisk):
         super().__init__(folder, _ENDING)
         self.classes = classes
 
-    def write(self, scan: StoredCase, labels: np.ndarray) -> None:
-        """Store the map ``(1, z, y, x)`` of a scan."""
-        write_array(self.path(scan), labels.astype(np.int16))
+    def write(self, scan: StoredCase, labels: np.ndarray, confidence: float) -> None:
+        """Store the map ``(1, z, y, x)`` of a scan, and what Dice the network expects of it."""
+        write_array(self.path(scan), labels.astype(np.int16), {_CONFIDENCE: confidence})
 
-    def cases(self, scans: Sequence[StoredCase]) -> list[StoredCase]:
-        """The scans as cases with a label map."""
+    def confidence(self, scan: StoredCase) -> float:
+        """The Dice that the network expects of its map of a scan."""
+        # maps of a training that was begun with an earlier version have no note
+        return float(facts_of(open_array(self.path(scan), _REMEDY)).get(_CONFIDENCE, 1.0))
+
+    def confident(self, scans: Sequence[StoredCase], share: float) -> dict[str, bool]:
+        """Case ids, and whether the network expects at least a share of the median Dice.
+
+        The median makes it a question of single scans: what a network expects of all of them
+        depends on the organ and on how long it has been trained, more than on how good they are.
+        """
+        values = [self.confidence(scan) for scan in scans]
+        least = share * median(values) if values else 0.0
+        return {scan.case_id: value >= least for scan, value in zip(scans, values, strict=True)}
+
+    def cases(self, scans: Sequence[StoredCase], share: float = 0.0) -> list[StoredCase]:
+        """The scans as cases with a label map, without those that are not :meth:`confident`."""
+        used = self.confident(scans, share)
         return [
             ScanWithLabels(scan.case_id, scan.folder, True, self.path(scan), tuple(self.classes))
             for scan in scans
+            if used[scan.case_id]
         ]
 
 
@@ -121,13 +151,43 @@ def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
     labels = labels_of(trainer, phase)
     states = [trainer.student.network.state_dict()]
     knows_outside = any(trainer.configuration_manager.use_mask_for_norm)
+    always = _in_all_labeled(trainer)
     for scan, logits in answers(trainer, phase, states, labels.has):
-        label_map = _labels_of(trainer, scan, logits)
+        label_map, found = _labels_of(trainer, scan, logits)
+        share = probabilities(logits[None], overlapping=trainer.label_manager.has_regions)[0]
+        confidence = expected_dice(share[-len(found) :].cpu(), found.cpu(), always)
         if knows_outside:  # as in stored label maps: augmentation puts these voxels back to 0
             outside = outside_mask(np.asarray(scan.image()[:])) < 0
             label_map = np.where(outside & (label_map == 0), -1, label_map)
-        labels.write(scan, label_map)
-    trainer.on_first_process(labels.finish)
+        labels.write(scan, label_map, confidence)
+    trainer.on_first_process(lambda: _finish(trainer, labels))
+
+
+def _in_all_labeled(trainer: SemiTrainer) -> list[int]:
+    """Positions of the classes or regions that every labeled case shows."""
+    labels = trainer.label_manager
+    classes = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    shown = [case.properties()["class_locations"] for case in trainer.cases.labeled]
+    return [i for i, c in enumerate(classes) if all(len(places.get(c, ())) for places in shown)]
+
+
+def _finish(trainer: SemiTrainer, labels: ScanLabels) -> None:
+    """Note how good the network expects its label maps to be, and that all are there."""
+    scans, share = trainer.cases.unlabeled, trainer.recipe.of(ScanLabelsSettings).min_confidence
+    used = labels.confident(scans, share)
+    expected = {scan.case_id: labels.confidence(scan) for scan in scans}
+    lowest_first = sorted(expected, key=lambda case: expected[case])
+    rows = [{"case": case, "expected_dice": f"{expected[case]:.4f}", "used": int(used[case])}
+            for case in lowest_first]  # fmt: skip
+    write_csv(labels.folder / TABLE, rows, ("case", "expected_dice", "used"))
+    labels.finish()
+    if rows:
+        n_out = len(rows) - sum(used.values())
+        trainer.log.line(
+            f"labels of {len(rows)} whole scans: the network expects a Dice of "
+            f"{median(expected.values()):.2f} (median) and {expected[lowest_first[0]]:.2f} "
+            f"({lowest_first[0]}, the lowest); {n_out} left out, see {TABLE}"
+        )
 
 
 def answers(
@@ -171,14 +231,17 @@ def remove_labels(trainer: SemiTrainer, keep: int = 0) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _labels_of(trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor) -> np.ndarray:
-    """Label map ``(1, z, y, x)`` of corrected and cleaned logits ``(k, z, y, x)``."""
+def _labels_of(
+    trainer: SemiTrainer, scan: StoredCase, logits: torch.Tensor
+) -> tuple[np.ndarray, torch.Tensor]:
+    """Label map ``(1, z, y, x)`` of corrected and cleaned logits, and its classes one by one."""
     pseudo_labels = trainer.pseudo_labels
     images = pseudo_labels.as_images(logits)
     places = [Place((i, 0, 0)) for i in range(len(images))]
     teaching = Teaching(images.float(), {}, [scan.case_id] * len(images), places)
     cleaned = pseudo_labels.as_scan(pseudo_labels.finish(pseudo_labels.start(teaching)))
     if not trainer.label_manager.has_regions:
-        return cleaned.cpu().numpy()
+        classes = torch.tensor(trainer.label_manager.foreground_labels, device=cleaned.device)
+        return cleaned.cpu().numpy(), cleaned == classes[:, None, None, None]
     convert = trainer.label_manager.convert_probabilities_to_segmentation
-    return np.asarray(convert(cleaned.float()))[None]
+    return np.asarray(convert(cleaned.float()))[None], cleaned

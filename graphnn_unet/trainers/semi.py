@@ -74,6 +74,7 @@ from graphnn_unet.trainers.patch_scores import score_patches
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.scan_labels import (
+    ScanLabelsSettings,
     label_scans,
     labels_of,
     remove_labels,
@@ -446,8 +447,9 @@ class SemiTrainer(Checkpointed):
         """Patches of the cases that a phase learns from."""
         if not phase.labels_scans:
             return self.dataset
+        share = self.recipe.of(ScanLabelsSettings).min_confidence
         return PatchDataset(
-            [*self.cases.labeled, *labels_of(self, phase).cases(self.cases.unlabeled)],
+            [*self.cases.labeled, *labels_of(self, phase).cases(self.cases.unlabeled, share)],
             [],
             self.recipe.batch.labeled,
             0,

@@ -25,6 +25,7 @@ from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, scan_labels
 from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.scan_labels import (
     FOLDER,
+    TABLE,
     ScanLabels,
     ScanLabelsSettings,
     ScanWithLabels,
@@ -150,6 +151,45 @@ def test_round_sees_all_scans_as_labeled_ones_with_maps_of_the_network(
     names = files_of_last_phase_of(trainer, phase, monkeypatch)
     assert len({f"{case}_seg.b2nd" for case in UNLABELED} & names) > 1
     assert not {f"{case}.pkl" for case in UNLABELED} & names
+
+
+def test_scans_whose_maps_the_network_doubts_are_left_out(tiny_home, monkeypatch, tmp_path):
+    """Both classes are found clearly in the first scan, with doubt in the second, then not."""
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, "pseudo_label.correct=[]",
+                           "scan_labels.min_confidence=0.8")  # fmt: skip
+    trainer.output_folder = str(tmp_path)
+    phase = trainer.phases()[1]
+    trainer.step = phase.start
+    scans, odds = trainer.cases.unlabeled, (30, 3, 1e-6)
+
+    def answers(*_):
+        for scan, likely in zip(scans, odds, strict=True):
+            logits = torch.full((3, *scan.image().shape[1:]), np.log(1e-9))
+            logits[0] = 0
+            for label in (1, 2):  # a slice each
+                logits[label, label] = np.log(likely)
+            yield scan, logits
+
+    lines = []
+    monkeypatch.setattr(trainer.log, "line", lines.append)
+    monkeypatch.setattr(scan_labels, "answers", answers)
+    label_scans(trainer, phase)
+    labels = labels_of(trainer, phase)
+    shares = [likely / (likely + 1) for likely in odds]
+    expected = [2 * share / (share + 1) for share in shares[:2]] + [0]  # cases show both classes
+    assert [labels.confidence(scan) for scan in scans] == pytest.approx(expected, abs=1e-4)
+    assert [len(labels.cases(scans, share)) for share in (0, 1e-9, 1, 1.1)] == [3, 2, 2, 1]
+    patches = trainer.patches_of(phase)
+    seen = {patches.case_at(step, slot).case_id for step in range(9) for slot in range(4)}
+    assert seen == {case.case_id for case in [*trainer.cases.labeled, *scans[:2]]}
+    table = pd.read_csv(labels.folder / TABLE)
+    assert list(table["case"]) == [scans[2].case_id, scans[1].case_id, scans[0].case_id]
+    assert list(table["expected_dice"]) == pytest.approx(expected[::-1], abs=1e-4)
+    assert list(table["used"]) == [0, 1, 1]
+    assert lines == [
+        f"labels of 3 whole scans: the network expects a Dice of {expected[1]:.2f} (median) and "
+        f"0.00 ({scans[2].case_id}, the lowest); 1 left out, see confidence.csv"
+    ]
 
 
 def files_of_last_phase_of(trainer, phase, monkeypatch):

@@ -1,0 +1,40 @@
+"""How good a network expects its own label map to be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+
+def expected_dice(share: Tensor, labels: Tensor, always: Collection[int] = ()) -> float:
+    """Dice of a label map with a truth that is drawn from the network's probabilities.
+
+    ``2 Σ p / (Σ_all p + |map|)`` for each class, the first sum over its voxels in the map: the
+    expectation of numerator and denominator, which for more than a few voxels is that of Dice.
+    It ranks scans; as a figure it is too high, since networks are too sure of themselves.
+
+    Args:
+        share: Probabilities ``(k, z, y, x)`` of the classes, without the background.
+        labels: ``(k, z, y, x)`` bool, the voxels of each class in the map.
+        always: Indices of classes that every scan is known to show: not found, they count as 0.
+            Others count where they were found.
+
+    Returns:
+        The mean over the classes that count; 1 where none does.
+
+    Examples:
+        >>> share = torch.tensor([0.9, 0.8, 0.1]).reshape(1, 1, 1, 3)
+        >>> round(expected_dice(share, share > 0.5), 3)
+        0.895
+        >>> expected_dice(share, share > 1), expected_dice(share, share > 1, always=[0])
+        (1.0, 0.0)
+    """
+    values = []
+    for index, (p, found) in enumerate(zip(share, labels, strict=True)):
+        n_found = int(found.sum())
+        if n_found or index in always:
+            both = torch.where(found, p, 0).sum(dtype=torch.float64)
+            values.append(float(2 * both / (p.sum(dtype=torch.float64) + n_found).clamp_min(1e-12)))
+    return sum(values) / len(values) if values else 1.0
