@@ -32,9 +32,10 @@ def expected_dice(share: Tensor, labels: Tensor, always: Collection[int] = ()) -
         (1.0, 0.0)
     """
     values = []
-    for index, (p, found) in enumerate(zip(share, labels, strict=True)):
-        n_found = int(found.sum())
-        if n_found or index in always:
-            both = torch.where(found, p, 0).sum(dtype=torch.float64)
-            values.append(float(2 * both / (p.sum(dtype=torch.float64) + n_found).clamp_min(1e-12)))
+    for index, (p, in_map) in enumerate(zip(share, labels, strict=True)):
+        n_in_map = int(in_map.sum())
+        if n_in_map or index in always:
+            both = float(torch.where(in_map, p, 0).sum(dtype=torch.float64))
+            total = float(p.sum(dtype=torch.float64)) + n_in_map
+            values.append(2 * both / total if total else 0.0)
     return sum(values) / len(values) if values else 1.0

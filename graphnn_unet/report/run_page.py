@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from graphnn_unet.errors import GraphnnError, MissingFileError
+from graphnn_unet.images.find import some
 from graphnn_unet.metrics.labels import read_labels
 from graphnn_unet.report.contents import CaseFinder, Report, ReportSettings, ranked
 from graphnn_unet.report.page import commands, escaped, figure_image
@@ -21,6 +23,7 @@ from graphnn_unet.report.shown_cases import files_by_case
 from graphnn_unet.storage.checkpoints import FINAL, load_resumable
 from graphnn_unet.storage.csv_cells import read_csv
 from graphnn_unet.storage.safe_load import read_json
+from graphnn_unet.trainers.confidence_table import last_confidences
 from graphnn_unet.trainers.run_log import progress_figure
 from graphnn_unet.trainers.run_spec import ModelName
 
@@ -222,12 +225,27 @@ def _of_fold(fold: Fold) -> list[str]:
             "images, or lower optimizer.lr."
         )
     sentences += _of_curves(fold.rows)
+    sentences += _of_scan_labels(fold)
     lines = [line for log in fold.logs for line in log if _WARNING.search(line)]
     warnings = [*dict.fromkeys(_STAMP.sub("", line) for line in lines)]
     sentences += [f"the log says: {line[:300]}" for line in warnings[:_MAX_WARNINGS]]
     if len(warnings) > _MAX_WARNINGS:
         sentences.append(f"the log has {len(warnings) - _MAX_WARNINGS} more warnings.")
     return sentences
+
+
+def _of_scan_labels(fold: Fold) -> list[str]:
+    known = last_confidences(fold.folder)
+    left_out = {case: c.expected_dice for case, c in known.items() if not c.used}
+    if not left_out:
+        return []
+    middle = median(c.expected_dice for c in known.values())
+    return [
+        f"{len(left_out)} of {len(known)} unlabeled cases were left out of the last round: the "
+        f"network expects a Dice of {min(left_out.values()):.2f} to {max(left_out.values()):.2f} "
+        f"of its label maps, {middle:.2f} being the median. Drawn by hand they would teach it "
+        f"most: {some(left_out)}."
+    ]
 
 
 def _of_curves(rows: Sequence[Mapping[str, Any]]) -> list[str]:

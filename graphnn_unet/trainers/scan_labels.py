@@ -24,18 +24,14 @@ from graphnn_unet.pseudo_labels.corrector import Place, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
 from graphnn_unet.settings import Section
 from graphnn_unet.storage.arrays import facts_of, open_array, write_array
-from graphnn_unet.storage.atomic import write_csv
 from graphnn_unet.trainers.batch import Phase
+from graphnn_unet.trainers.confidence_table import FOLDER, TABLE, Confidence, write_confidences
 from graphnn_unet.trainers.frozen_labels import WHOLE, LabelsOnDisk
 from graphnn_unet.trainers.losses import logits_of, probabilities
 
 if TYPE_CHECKING:
     from graphnn_unet.trainers.semi import SemiTrainer
 
-FOLDER = "scan_labels"
-"""In the folder of a fold: label maps of unlabeled scans, a folder for each phase with them."""
-TABLE = "confidence.csv"
-"""In the folder of a phase: scans, the Dice that the network expects of each map, who is used."""
 _REMEDY = "Use --restart to train anew"
 _ENDING = "_seg.b2nd"
 _CONFIDENCE = "confidence"
@@ -99,28 +95,26 @@ class ScanLabels(LabelsOnDisk):
         """Store the map ``(1, z, y, x)`` of a scan, and what Dice the network expects of it."""
         write_array(self.path(scan), labels.astype(np.int16), {_CONFIDENCE: confidence})
 
-    def confidence(self, scan: StoredCase) -> float:
-        """The Dice that the network expects of its map of a scan."""
-        # maps of a training that was begun with an earlier version have no note
-        return float(facts_of(open_array(self.path(scan), _REMEDY)).get(_CONFIDENCE, 1.0))
-
-    def confident(self, scans: Sequence[StoredCase], share: float) -> dict[str, bool]:
-        """Case ids, and whether the network expects at least a share of the median Dice.
+    def confidences(self, scans: Sequence[StoredCase], share: float) -> dict[str, Confidence]:
+        """What Dice the network expects of each map; used from a share of the median on.
 
         The median makes it a question of single scans: what a network expects of all of them
         depends on the organ and on how long it has been trained, more than on how good they are.
         """
-        values = [self.confidence(scan) for scan in scans]
+        # maps of a training that was begun with an earlier version have no note
+        facts = [facts_of(open_array(self.path(scan), _REMEDY)) for scan in scans]
+        values = [float(of_map.get(_CONFIDENCE, 1.0)) for of_map in facts]
         least = share * median(values) if values else 0.0
-        return {scan.case_id: value >= least for scan, value in zip(scans, values, strict=True)}
+        return {scan.case_id: Confidence(value, value >= least)
+                for scan, value in zip(scans, values, strict=True)}  # fmt: skip
 
     def cases(self, scans: Sequence[StoredCase], share: float = 0.0) -> list[StoredCase]:
-        """The scans as cases with a label map, without those that are not :meth:`confident`."""
-        used = self.confident(scans, share)
+        """The scans as cases with a label map, without those that are not used."""
+        known = self.confidences(scans, share)
         return [
             ScanWithLabels(scan.case_id, scan.folder, True, self.path(scan), tuple(self.classes))
             for scan in scans
-            if used[scan.case_id]
+            if known[scan.case_id].used
         ]
 
 
@@ -153,9 +147,9 @@ def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
     knows_outside = any(trainer.configuration_manager.use_mask_for_norm)
     always = _in_all_labeled(trainer)
     for scan, logits in answers(trainer, phase, states, labels.has):
-        label_map, found = _labels_of(trainer, scan, logits)
+        label_map, classes = _labels_of(trainer, scan, logits)
         share = probabilities(logits[None], overlapping=trainer.label_manager.has_regions)[0]
-        confidence = expected_dice(share[-len(found) :].cpu(), found.cpu(), always)
+        confidence = expected_dice(share[-len(classes) :].cpu(), classes.cpu(), always)
         if knows_outside:  # as in stored label maps: augmentation puts these voxels back to 0
             outside = outside_mask(np.asarray(scan.image()[:])) < 0
             label_map = np.where(outside & (label_map == 0), -1, label_map)
@@ -173,20 +167,17 @@ def _in_all_labeled(trainer: SemiTrainer) -> list[int]:
 
 def _finish(trainer: SemiTrainer, labels: ScanLabels) -> None:
     """Note how good the network expects its label maps to be, and that all are there."""
-    scans, share = trainer.cases.unlabeled, trainer.recipe.of(ScanLabelsSettings).min_confidence
-    used = labels.confident(scans, share)
-    expected = {scan.case_id: labels.confidence(scan) for scan in scans}
-    lowest_first = sorted(expected, key=lambda case: expected[case])
-    rows = [{"case": case, "expected_dice": f"{expected[case]:.4f}", "used": int(used[case])}
-            for case in lowest_first]  # fmt: skip
-    write_csv(labels.folder / TABLE, rows, ("case", "expected_dice", "used"))
+    share = trainer.recipe.of(ScanLabelsSettings).min_confidence
+    known = labels.confidences(trainer.cases.unlabeled, share)
+    write_confidences(labels.folder, known)
     labels.finish()
-    if rows:
-        n_out = len(rows) - sum(used.values())
+    if known:
+        lowest = min(known, key=lambda case: known[case].expected_dice)
         trainer.log.line(
-            f"labels of {len(rows)} whole scans: the network expects a Dice of "
-            f"{median(expected.values()):.2f} (median) and {expected[lowest_first[0]]:.2f} "
-            f"({lowest_first[0]}, the lowest); {n_out} left out, see {TABLE}"
+            f"labels of {len(known)} whole scans: the network expects a Dice of "
+            f"{median(c.expected_dice for c in known.values()):.2f} (median) and "
+            f"{known[lowest].expected_dice:.2f} ({lowest}, the lowest); "
+            f"{sum(not c.used for c in known.values())} left out, see {TABLE}"
         )
 
 

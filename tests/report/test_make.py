@@ -28,6 +28,7 @@ from graphnn_unet.metrics.evaluate import evaluate
 from graphnn_unet.report.make import make_report
 from graphnn_unet.report.shown_cases import files_by_case
 from graphnn_unet.storage.checkpoints import save_checkpoint
+from graphnn_unet.trainers.confidence_table import Confidence, write_confidences
 
 DICE = {"good": 0.95, "middle": 0.8, "poor": 0.3, "fair": 0.7, "bad": 0.5}
 PLAIN = {case: {} for case in DICE}
@@ -82,6 +83,19 @@ def test_a_training_says_what_learned_from_what(home, tmp_path):
     assert html.count("<img") == 2, "cases and curves"
     shown = json.loads(re.search(r"id='viewer-data'>(.*?)</script>", html)[1])["cases"]
     assert [case["name"] for case in shown] == ["worst: poor", "median: fair", "best: good"]
+
+
+def test_scans_that_a_network_does_not_believe_in_are_named(home, tmp_path):
+    fold = model_folder(home / "results", DICE) / "fold_0"
+    for phase, used in (("round_2", True), ("round_10", False)):  # the last one counts
+        known = {"sure": Confidence(0.9, True), "=odd": Confidence(0.31, used),
+                 "less": Confidence(0.7, True), "bad": Confidence(0.2, used)}  # fmt: skip
+        (fold / "scan_labels" / phase).mkdir(parents=True)
+        write_confidences(fold / "scan_labels" / phase, known)
+    text = plain_text(page(fold, tmp_path, cases=0))
+    assert ("2 of 4 unlabeled cases were left out of the last round: the network expects a Dice of "
+            "0.20 to 0.31 of its label maps, 0.51 being the median.") in text  # fmt: skip
+    assert "would teach it most: bad, =odd." in text
 
 
 def test_a_finished_fold_is_not_called_unfinished(home, tmp_path):
