@@ -243,8 +243,8 @@ def _of_scan_labels(fold: Fold) -> list[str]:
     return [
         f"{len(left_out)} of {len(known)} unlabeled cases were left out of the last round: the "
         f"network expects a Dice of {min(left_out.values()):.2f} to {max(left_out.values()):.2f} "
-        f"of its label maps, {middle:.2f} being the median. Drawn by hand they would teach it "
-        f"most: {some(left_out)}."
+        f"of its label maps, {middle:.2f} being the median. Look whether they are unlike the "
+        f"labeled ones: {some(left_out)}."
     ]
 
 

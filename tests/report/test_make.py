@@ -95,7 +95,7 @@ def test_scans_that_a_network_does_not_believe_in_are_named(home, tmp_path):
     text = plain_text(page(fold, tmp_path, cases=0))
     assert ("2 of 4 unlabeled cases were left out of the last round: the network expects a Dice of "
             "0.20 to 0.31 of its label maps, 0.51 being the median.") in text  # fmt: skip
-    assert "would teach it most: bad, =odd." in text
+    assert "unlike the labeled ones: bad, =odd." in text
 
 
 def test_a_finished_fold_is_not_called_unfinished(home, tmp_path):
