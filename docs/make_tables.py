@@ -24,6 +24,7 @@ PLAIN = "ours, without the graph of scans"
 UNLABELED = [
     ("Hippocampus MRI, 4", "comparison_unlabeled", PLAIN),
     ("the same, graph of scans", "comparison_unlabeled", "ours"),
+    ("the same, twice the channels", "comparison_twice", "ours"),
     ("Left atria MRI, 8", "comparison_la_half", PLAIN),
     ("ACDC in 2D, 3 patients", "comparison_acdc", "ours"),
     ("EMDS5 microorganisms, 10", "comparison_emds5", "ours"),
