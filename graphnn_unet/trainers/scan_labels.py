@@ -49,7 +49,7 @@ class ScanLabelsSettings(Section):
         "step by step. Empty: 1 for GraphCLTrainer where pseudo_label.correct is empty too, else 0",
     )
     min_confidence: float = Field(
-        0.0,
+        0.9,
         ge=0,
         le=1,
         description="scans are left out of a round where the Dice that the network itself expects "

@@ -155,8 +155,7 @@ def test_round_sees_all_scans_as_labeled_ones_with_maps_of_the_network(
 
 def test_scans_whose_maps_the_network_doubts_are_left_out(tiny_home, monkeypatch, tmp_path):
     """Both classes are found clearly in the first scan, with doubt in the second, then not."""
-    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, "pseudo_label.correct=[]",
-                           "scan_labels.min_confidence=0.8")  # fmt: skip
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, "pseudo_label.correct=[]")
     trainer.output_folder = str(tmp_path)
     phase = trainer.phases()[1]
     trainer.step = phase.start

@@ -1,0 +1,67 @@
+"""How good label maps of whole scans are, and what Dice the network expects of them.
+
+The scans' label maps are known here and hidden in training, as in a comparison of methods.
+
+Run: python tests/benchmarks/expected_dice.py FOLD [FOLD ...] --truth PREPROCESSED_DATASET
+FOLD: folder of a finished fold that was trained with labels of whole scans. A Markdown table is
+printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+
+from graphnn_unet.storage.arrays import open_array
+from graphnn_unet.trainers.confidence_table import FOLDER, TABLE, last_confidences
+
+
+def dice_of(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the classes of the truth."""
+    values = []
+    for label in np.unique(truth[truth > 0]):
+        a, b = labels == label, truth == label
+        values.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+    return float(np.mean(values))
+
+
+def row(fold: Path, truth: Path) -> list[str]:
+    """Cells of a fold."""
+    known = last_confidences(fold)
+    if not known:
+        raise SystemExit(f"{fold}/{FOLDER} has no {TABLE}")
+    maps = {path.name: path for path in truth.glob("*/*_seg.b2nd")}
+    [folder] = (fold / FOLDER).iterdir()  # a finished training keeps its last round
+    dice = {
+        case: dice_of(*(open_array(path, "")[:] for path in (folder / name, maps[name])))
+        for case in known
+        for name in [f"{case}_seg.b2nd"]
+    }
+    expected = [c.expected_dice for c in known.values()]
+    used = [dice[case] for case, c in known.items() if c.used]
+    left_out = [dice[case] for case, c in known.items() if not c.used]
+    return [
+        fold.parent.name, str(len(known)), f"{median(expected):.2f}",
+        f"{mean(dice.values()):.3f}", f"{np.corrcoef(expected, list(dice.values()))[0, 1]:.2f}",
+        str(len(left_out)), f"{mean(used):.3f}" if used else "",
+        f"{mean(left_out):.3f}" if left_out else "",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folds", nargs="+", type=Path)
+    parser.add_argument("--truth", type=Path, required=True)
+    arguments = parser.parse_args()
+    print("| model | scans | expected (median) | Dice | correlation | left out | used | left out |")
+    print("|---|---|---|---|---|---|---|---|")
+    for fold in arguments.folds:
+        print(f"| {' | '.join(row(fold, arguments.truth))} |")
+
+
+if __name__ == "__main__":
+    main()
