@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from graphnn_unet.errors import InputError, MissingFileError
-from graphnn_unet.user_code import load_class
+from graphnn_unet.user_code import MODULE_PREFIX, load_class
 
 THING = "class Thing:\n    value = {value}\n\nnumber = 3\n"
 
@@ -50,6 +50,7 @@ def test_broken_file_tells_its_error_and_leaves_no_module(tmp_path):
 
     path = tmp_path / "broken.py"
     path.write_text("value = 1 / 0\n")
+    before = set(sys.modules)
     with pytest.raises(InputError, match="cannot be imported: ZeroDivisionError: division by zero"):
         load_class(path, "Thing", "trainer")
-    assert not [name for name in sys.modules if name.startswith("graphnn_unet_user_broken")]
+    assert not {name for name in set(sys.modules) - before if name.startswith(MODULE_PREFIX)}
