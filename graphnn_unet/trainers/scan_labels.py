@@ -145,7 +145,8 @@ def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
     labels = labels_of(trainer, phase)
     states = [trainer.student.network.state_dict()]
     knows_outside = any(trainer.configuration_manager.use_mask_for_norm)
-    always = _in_all_labeled(trainer)
+    shown = [case.properties()["class_locations"] for case in trainer.cases.labeled]
+    always = [i for i, c in enumerate(labels.classes) if all(len(s.get(c, ())) for s in shown)]
     for scan, logits in answers(trainer, phase, states, labels.has):
         label_map, classes = _labels_of(trainer, scan, logits)
         share = probabilities(logits[None], overlapping=trainer.label_manager.has_regions)[0]
@@ -155,14 +156,6 @@ def label_scans(trainer: SemiTrainer, phase: Phase) -> None:
             label_map = np.where(outside & (label_map == 0), -1, label_map)
         labels.write(scan, label_map, confidence)
     trainer.on_first_process(lambda: _finish(trainer, labels))
-
-
-def _in_all_labeled(trainer: SemiTrainer) -> list[int]:
-    """Positions of the classes or regions that every labeled case shows."""
-    labels = trainer.label_manager
-    classes = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    shown = [case.properties()["class_locations"] for case in trainer.cases.labeled]
-    return [i for i, c in enumerate(classes) if all(len(places.get(c, ())) for places in shown)]
 
 
 def _finish(trainer: SemiTrainer, labels: ScanLabels) -> None:

@@ -35,10 +35,10 @@ def row(fold: Path, truth: Path) -> list[str]:
         raise SystemExit(f"{fold}/{FOLDER} has no {TABLE}")
     maps = {path.name: path for path in truth.glob("*/*_seg.b2nd")}
     [folder] = (fold / FOLDER).iterdir()  # a finished training keeps its last round
+    names = {case: f"{case}_seg.b2nd" for case in known}
     dice = {
-        case: dice_of(*(open_array(path, "")[:] for path in (folder / name, maps[name])))
-        for case in known
-        for name in [f"{case}_seg.b2nd"]
+        case: dice_of(open_array(folder / name, "")[:], open_array(maps[name], "")[:])
+        for case, name in names.items()
     }
     expected = [c.expected_dice for c in known.values()]
     used = [dice[case] for case, c in known.items() if c.used]
