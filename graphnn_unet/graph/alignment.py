@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph._tensors import full_precision, widen
+from graphnn_unet.graph.average_pool import average_to
 from graphnn_unet.graph.explicit import normalized_affinity
 from graphnn_unet.graph.shared_batch import all_images, process_count, process_rank
 
@@ -43,22 +44,6 @@ def normalized_sample_graph(scores: Tensor) -> Tensor:
         affinity = (work @ work.T).clamp(min=0)
         lonely = affinity.sum(dim=1) <= 0
         return normalized_affinity(affinity) + torch.diag(lonely.to(work.dtype))
-
-
-def pool_to_halves(feature: Tensor) -> Tensor:
-    """Mean over the two halves of every spatial axis, ``(w, c, *S)`` to ``(w, c, 2, ..., 2)``.
-
-    As adaptive average pooling to 2 cells, written with slices because the gradient of PyTorch's is
-    not deterministic on CUDA. The middle position of an odd axis counts in both halves; an axis of
-    length 1 gives two equal cells.
-    """
-    for axis in range(2, feature.dim()):
-        length = feature.shape[axis]
-        reach = (length + 1) // 2
-        first = feature.narrow(axis, 0, reach).mean(dim=axis)
-        second = feature.narrow(axis, length - reach, reach).mean(dim=axis)
-        feature = torch.stack([first, second], dim=axis)
-    return feature
 
 
 class StructureAlignment(nn.Module):
@@ -114,8 +99,8 @@ class StructureAlignment(nn.Module):
         """Structure scores of each image ``(w, C, *S)``, positive, ``(w, hidden)``."""
         with full_precision(feature):
             # parameters may be narrower than the feature if a whole network was cast
-            flat = pool_to_halves(widen(feature)).flatten(1).to(self.score_in.weight.dtype)
-            hidden = functional.relu(self.score_in(flat))
+            cells = average_to(widen(feature), [2] * self.dim).flatten(1)
+            hidden = functional.relu(self.score_in(cells.to(self.score_in.weight.dtype)))
             return functional.softplus(self.score_out(hidden))
 
     def forward(self, feature: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.graph import CorrectedNodes, CorrectionSettings, class_thresholds
+from graphnn_unet.graph.average_pool import average_to
 from graphnn_unet.plans.recipe import Fraction, Positive
 from graphnn_unet.settings import Section
 
@@ -108,12 +109,7 @@ class NodeGrid:
 
     def nodes(self, feature: Tensor) -> Tensor:
         """Positions of a map ``(b, c, *s)`` at the grid's scale or finer: ``(b, n, c)`` float32."""
-        feature = feature.float()
-        if tuple(feature.shape[2:]) != self.size:
-            pool = {1: functional.adaptive_avg_pool1d, 2: functional.adaptive_avg_pool2d,
-                    3: functional.adaptive_avg_pool3d}[len(self.size)]  # fmt: skip
-            feature = pool(feature, self.size)
-        return feature.flatten(2).transpose(1, 2)
+        return average_to(feature.float(), self.size).flatten(2).transpose(1, 2)
 
     def spread(self, nodes: Tensor, size: Sequence[int]) -> Tensor:
         """Nodes ``(b, n, c)`` as a map ``(b, c, *size)``, linear between them."""

@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from graphnn_unet.graph import (
     CorrelationClusterHead,
     StructureAlignment,
     correlation_clustering_loss,
 )
+from graphnn_unet.graph.average_pool import average_to
 from graphnn_unet.networks.features import Tap
 from graphnn_unet.networks.hook import AlignedUNet, planned_unet, resolve_stage, stage_shapes
 from graphnn_unet.prediction.planned_networks import aligned_network
@@ -184,7 +184,4 @@ def feature_nodes(feature: Tensor, max_nodes: int | None) -> Tensor:
     while max_nodes is not None and math.prod(size) > max_nodes:
         axis = size.index(max(size))
         size[axis] = -(-size[axis] // 2)
-    if size != list(feature.shape[2:]):
-        pool = {2: functional.adaptive_avg_pool2d, 3: functional.adaptive_avg_pool3d}[len(size)]
-        feature = pool(feature, size)
-    return feature.flatten(2).transpose(1, 2)
+    return average_to(feature, size).flatten(2).transpose(1, 2)

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from graphnn_unet.errors import InputError, ShapeError
 from graphnn_unet.graph import StructureAlignment, normalized_sample_graph
-from graphnn_unet.graph.alignment import pool_to_halves
 
 SHAPES = {1: (7,), 2: (5, 4), 3: (4, 3, 1)}
 
@@ -156,17 +155,6 @@ def test_channel_matrix_is_the_evaluation_as_a_convolution(dim: int):
     kernel = alignment.channel_matrix().reshape(6, 6, *(1,) * dim)
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[dim - 1]
     torch.testing.assert_close(convolve(sample, kernel), alignment(sample), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(1,), (2,), (5,), (4, 1), (5, 7), (1, 1, 1), (3, 4, 5)])
-def test_halves_equal_adaptive_pooling(shape: tuple[int, ...]):
-    sample = torch.randn(2, 3, *shape, dtype=torch.float64)
-    pool = (
-        functional.adaptive_avg_pool1d,
-        functional.adaptive_avg_pool2d,
-        functional.adaptive_avg_pool3d,
-    )[len(shape) - 1]
-    torch.testing.assert_close(pool_to_halves(sample), pool(sample, 2))
 
 
 def test_narrow_features_are_worked_in_float32_inside_autocast():
