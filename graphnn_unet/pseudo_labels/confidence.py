@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def expected_dice(share: Tensor, labels: Tensor, always: Collection[int] = ()) -> float:
+def expected_dice(share: Tensor, labels: Tensor, always: Collection[int] = ()) -> float | None:
     """Dice of a label map with a truth that is drawn from the network's probabilities.
 
     ``2 Σ p / (Σ_all p + |map|)`` for each class, the first sum over its voxels in the map: the
@@ -22,14 +22,15 @@ def expected_dice(share: Tensor, labels: Tensor, always: Collection[int] = ()) -
             Others count where they were found.
 
     Returns:
-        The mean over the classes that count; 1 where none does.
+        The mean over the classes that count; ``None`` where none does, since a map without any
+        class may be right as well as blind.
 
     Examples:
         >>> share = torch.tensor([0.9, 0.8, 0.1]).reshape(1, 1, 1, 3)
         >>> round(expected_dice(share, share > 0.5), 3)
         0.895
         >>> expected_dice(share, share > 1), expected_dice(share, share > 1, always=[0])
-        (1.0, 0.0)
+        (None, 0.0)
     """
     values = []
     for index, (p, in_map) in enumerate(zip(share, labels, strict=True)):
@@ -38,4 +39,4 @@ def expected_dice(share: Tensor, labels: Tensor, always: Collection[int] = ()) -
             both = float(torch.where(in_map, p, 0).sum(dtype=torch.float64))
             total = float(p.sum(dtype=torch.float64)) + n_in_map
             values.append(2 * both / total if total else 0.0)
-    return sum(values) / len(values) if values else 1.0
+    return sum(values) / len(values) if values else None

@@ -221,8 +221,8 @@ def _of_fold(fold: Fold) -> list[str]:
         )
     if n_left_out := sum(int(row.get("steps_left_out") or 0) for row in fold.rows):
         sentences.append(
-            f"in {n_left_out} steps the loss was not finite and they were left out. Look at the "
-            "images, or lower optimizer.lr."
+            f"in {n_left_out} steps the loss or its gradients were not finite and they were left "
+            "out. Look at the images, or lower optimizer.lr."
         )
     sentences += _of_curves(fold.rows)
     sentences += _of_scan_labels(fold)
@@ -236,10 +236,11 @@ def _of_fold(fold: Fold) -> list[str]:
 
 def _of_scan_labels(fold: Fold) -> list[str]:
     known = last_confidences(fold.folder)
-    left_out = {case: c.expected_dice for case, c in known.items() if not c.used}
+    values = {case: c.expected_dice for case, c in known.items() if c.expected_dice is not None}
+    left_out = {case: value for case, value in values.items() if not known[case].used}
     if not left_out:
         return []
-    middle = median(c.expected_dice for c in known.values())
+    middle = median(values.values())
     return [
         f"{len(left_out)} of {len(known)} unlabeled cases were left out of the last round: the "
         f"network expects a Dice of {min(left_out.values()):.2f} to {max(left_out.values()):.2f} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,19 +21,20 @@ class Confidence:
     """What is known about the label map of a scan.
 
     Attributes:
-        expected_dice: The Dice that the network expects of it.
+        expected_dice: The Dice that the network expects of it; ``None`` where it shows no class
+            that counts.
         used: Whether it teaches.
     """
 
-    expected_dice: float
+    expected_dice: float | None
     used: bool
 
 
 def write_confidences(folder: Path, confidences: Mapping[str, Confidence]) -> None:
     """Write the table of a phase: case ids and what is known, the lowest first."""
     rows = [
-        {"case": case, "expected_dice": f"{known.expected_dice:.4f}", "used": int(known.used)}
-        for case, known in sorted(confidences.items(), key=lambda item: item[1].expected_dice)
+        {"case": case, "expected_dice": _cell(known.expected_dice), "used": int(known.used)}
+        for case, known in sorted(confidences.items(), key=lambda item: _order(item[1]))
     ]
     write_csv(folder / TABLE, rows, _COLUMNS)
 
@@ -41,9 +43,21 @@ def last_confidences(fold: Path) -> dict[str, Confidence]:
     """The table of the last phase of a fold that has one, the lowest first; else empty."""
     tables = sorted((fold / FOLDER).glob(f"*/{TABLE}"), key=lambda path: _number(path.parent.name))
     return {
-        row["case"]: Confidence(float(row["expected_dice"]), row["used"] == "1")
+        row["case"]: Confidence(_value(row["expected_dice"]), row["used"] == "1")
         for row in (own_rows(tables[-1], _COLUMNS) if tables else ())
     }
+
+
+def _order(known: Confidence) -> float:
+    return math.inf if known.expected_dice is None else known.expected_dice
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _value(cell: str) -> float | None:
+    return float(cell) if cell else None
 
 
 def _number(phase: str) -> int:

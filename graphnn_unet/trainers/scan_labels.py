@@ -18,7 +18,7 @@ from graphnn_unet.data.augment import outside_mask
 from graphnn_unet.data.patch_dataset import StoredCase
 from graphnn_unet.errors import RecipeError
 from graphnn_unet.networks.hook import one_output
-from graphnn_unet.progress import track
+from graphnn_unet.progress import say, track
 from graphnn_unet.pseudo_labels.confidence import expected_dice
 from graphnn_unet.pseudo_labels.corrector import Place, Teaching
 from graphnn_unet.pseudo_labels.pipeline import PseudoLabels
@@ -91,21 +91,25 @@ class ScanLabels(LabelsOnDisk):
         super().__init__(folder, _ENDING)
         self.classes = classes
 
-    def write(self, scan: StoredCase, labels: np.ndarray, confidence: float) -> None:
+    def write(self, scan: StoredCase, labels: np.ndarray, confidence: float | None) -> None:
         """Store the map ``(1, z, y, x)`` of a scan, and what Dice the network expects of it."""
         write_array(self.path(scan), labels.astype(np.int16), {_CONFIDENCE: confidence})
 
     def confidences(self, scans: Sequence[StoredCase], share: float) -> dict[str, Confidence]:
         """What Dice the network expects of each map; used from a share of the median on.
 
+        Maps without a class have no figure and are used: were they counted as sure, scans with
+        lesions would be left out wherever most scans have none.
+
         The median makes it a question of single scans: what a network expects of all of them
         depends on the organ and on how long it has been trained, more than on how good they are.
         """
         # maps of a training that was begun with an earlier version have no note
         facts = [facts_of(open_array(self.path(scan), _REMEDY)) for scan in scans]
-        values = [float(of_map.get(_CONFIDENCE, 1.0)) for of_map in facts]
-        least = share * median(values) if values else 0.0
-        return {scan.case_id: Confidence(value, value >= least)
+        values = [of_map.get(_CONFIDENCE) for of_map in facts]
+        known = [float(value) for value in values if value is not None]
+        least = share * median(known) if known else 0.0
+        return {scan.case_id: Confidence(value, value is None or value >= least)
                 for scan, value in zip(scans, values, strict=True)}  # fmt: skip
 
     def cases(self, scans: Sequence[StoredCase], share: float = 0.0) -> list[StoredCase]:
@@ -164,13 +168,21 @@ def _finish(trainer: SemiTrainer, labels: ScanLabels) -> None:
     known = labels.confidences(trainer.cases.unlabeled, share)
     write_confidences(labels.folder, known)
     labels.finish()
-    if known:
-        lowest = min(known, key=lambda case: known[case].expected_dice)
+    values = {case: c.expected_dice for case, c in known.items() if c.expected_dice is not None}
+    if known and not any(values.values()):
+        say(
+            f"warning: the network has found no class in any of {len(known)} unlabeled scans, and "
+            "now learns from empty label maps. Train longer before (schedule.pretrain_steps), or "
+            "look whether these scans are unlike the labeled ones"
+        )
+    elif known:
+        lowest = min(values, key=lambda case: values[case])
+        n_empty, n_left_out = len(known) - len(values), sum(not c.used for c in known.values())
         trainer.log.line(
             f"labels of {len(known)} whole scans: the network expects a Dice of "
-            f"{median(c.expected_dice for c in known.values()):.2f} (median) and "
-            f"{known[lowest].expected_dice:.2f} ({lowest}, the lowest); "
-            f"{sum(not c.used for c in known.values())} left out, see {TABLE}"
+            f"{median(values.values()):.2f} (median) and {values[lowest]:.2f} ({lowest}, the "
+            f"lowest){f', {n_empty} show no class' if n_empty else ''}; "
+            f"{n_left_out} left out, see {TABLE}"
         )
 
 

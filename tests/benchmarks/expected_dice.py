@@ -40,12 +40,13 @@ def row(fold: Path, truth: Path) -> list[str]:
         case: dice_of(open_array(folder / name, "")[:], open_array(maps[name], "")[:])
         for case, name in names.items()
     }
-    expected = [c.expected_dice for c in known.values()]
+    scored = {case: c.expected_dice for case, c in known.items() if c.expected_dice is not None}
+    expected, reached = list(scored.values()), [dice[case] for case in scored]
     used = [dice[case] for case, c in known.items() if c.used]
     left_out = [dice[case] for case, c in known.items() if not c.used]
     return [
         fold.parent.name, str(len(known)), f"{median(expected):.2f}",
-        f"{mean(dice.values()):.3f}", f"{np.corrcoef(expected, list(dice.values()))[0, 1]:.2f}",
+        f"{mean(dice.values()):.3f}", f"{np.corrcoef(expected, reached)[0, 1]:.2f}",
         str(len(left_out)), f"{mean(used):.3f}" if used else "",
         f"{mean(left_out):.3f}" if left_out else "",
     ]  # fmt: skip

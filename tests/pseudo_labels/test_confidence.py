@@ -36,5 +36,6 @@ def test_classes_count_where_they_are_or_must_be():
     both, maps = torch.cat([share, nothing]), torch.cat([labels, labels & False])
     assert expected_dice(both, maps) == 1, "the second class is not there"
     assert expected_dice(both, maps, always=[0]) == 1
+    assert expected_dice(nothing, maps[1:]) is None, "right or blind, nobody knows"
     assert expected_dice(both, maps, always=[0, 1]) == 0.5, "and all scans show it"
     assert expected_dice(nothing, maps[1:], always=[0]) == 0

@@ -72,7 +72,7 @@ def test_a_training_says_what_learned_from_what(home, tmp_path):
         "draw 1 of the labeled cases, seed 3, on cpu, and took 30 min",
         "Mean Dice 0.650 over 5 cases that were held out: an estimate",
         "The training is not finished, it is at step 90",
-        "In 2 steps the loss was not finite",
+        "In 2 steps the loss or its gradients were not finite",
         "Pseudo-labels are almost empty at the end (0.01 % foreground)",
         "The log says: warning: &lt;b&gt;one image&lt;/b&gt; is strange",
         "Worst, median and best case",

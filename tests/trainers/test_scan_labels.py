@@ -22,6 +22,7 @@ from graphnn_unet.pseudo_labels.blur import Blur, smooth_axis
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers import BCPTrainer, GraphCLTrainer, scan_labels
+from graphnn_unet.trainers.confidence_table import Confidence, last_confidences
 from graphnn_unet.trainers.losses import region_losses
 from graphnn_unet.trainers.scan_labels import (
     FOLDER,
@@ -188,6 +189,48 @@ def test_scans_whose_maps_the_network_doubts_are_left_out(tiny_home, monkeypatch
         f"labels of 3 whole scans: the network expects a Dice of {expected[1]:.2f} (median) and "
         f"0.00 ({scans[2].case_id}, the lowest); 1 left out, see confidence.csv"
     ]
+
+
+def label_with(trainer, tmp_path, monkeypatch, odds):
+    """Label scans by answers in which class 1 fills two slices with these odds, class 2 none."""
+    trainer.output_folder = str(tmp_path)
+    phase = trainer.phases()[1]
+    trainer.step = phase.start
+
+    def answers(*_):
+        for scan, likely in zip(trainer.cases.unlabeled, odds, strict=True):
+            logits = torch.full((3, *scan.image().shape[1:]), np.log(1e-9))
+            logits[0] = 0
+            logits[1, 1:3] = np.log(likely)
+            yield scan, logits
+
+    monkeypatch.setattr(scan_labels, "answers", answers)
+    label_scans(trainer, phase)
+    return labels_of(trainer, phase)
+
+
+def test_maps_without_a_class_leave_out_no_scan_that_shows_one(tiny_home, monkeypatch, tmp_path):
+    """Most scans show no lesion, nor does one of the labeled: those with one are not in doubt."""
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, "pseudo_label.correct=[]")
+    monkeypatch.setattr(StoredCase, "properties", lambda _: {"class_locations": {1: [], 2: []}})
+    labels = label_with(trainer, tmp_path, monkeypatch, (3, 1e-6, 1e-6))
+    scans = trainer.cases.unlabeled
+    assert len(labels.cases(scans, 0.9)) == 3
+    first, *rest = pd.read_csv(labels.folder / TABLE, keep_default_na=False).to_dict("records")
+    assert (first["case"], float(first["expected_dice"])) == (
+        scans[0].case_id, pytest.approx(2 * 0.75 / 1.75, abs=1e-3),
+    )  # fmt: skip
+    assert [row["expected_dice"] for row in rest] == ["", ""]
+    assert last_confidences(tmp_path)[scans[1].case_id] == Confidence(None, True)
+
+
+def test_empty_label_maps_are_told(tiny_home, monkeypatch, tmp_path, capsys):
+    trainer = make_trainer(BCPTrainer, tiny_home, monkeypatch, *SHORT, "pseudo_label.correct=[]")
+    label_with(trainer, tmp_path, monkeypatch, (1e-6, 1e-6, 1e-6))
+    assert "has found no class in any of 3 unlabeled scans" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / FOLDER)
+    label_with(trainer, tmp_path, monkeypatch, (1e-6, 3, 1e-6))
+    assert "found no class" not in capsys.readouterr().err
 
 
 def files_of_last_phase_of(trainer, phase, monkeypatch):
