@@ -127,6 +127,11 @@ class Optimizer(Section):
         default=12.0, description="largest norm of all gradients together (nnU-Net: 12)"
     )
 
+    @property
+    def is_nesterov(self) -> bool:
+        """Whether sgd looks ahead, for which it needs momentum."""
+        return self.nesterov and self.momentum > 0
+
 
 class Loss(Section):
     """Segmentation loss."""

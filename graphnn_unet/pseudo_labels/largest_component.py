@@ -50,7 +50,8 @@ class PseudoLabeler:
         host = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=True)
         host.copy_(labels, non_blocking=True)
         event = torch.cuda.Event()
-        event.record()
+        # the current stream is that of the current device, which may be another one
+        event.record(torch.cuda.current_stream(labels.device))
         return PendingLabels(labels, host, event)
 
     def finish(self, pending: PendingLabels) -> Tensor:

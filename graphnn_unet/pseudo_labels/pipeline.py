@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -32,8 +32,8 @@ class PseudoLabelSettings(Section):
     )
     largest_component: bool | dict[str, bool] = Field(
         True,
-        description="keep only the largest connected component of a class; a table gives it per "
-        "class id (the planner measures it on the labeled cases)",
+        description="keep only the largest connected component of a class; a table gives it for "
+        "each class id (the planner measures it on the labeled cases)",
     )
 
 
@@ -67,7 +67,7 @@ class PseudoLabels:
         observer: Told what comes of each stage in training; ``None`` for nobody.
 
     Raises:
-        RecipeError: The recipe lists a correction that does not exist.
+        RecipeError: The recipe lists a correction that does not exist, or other classes.
     """
 
     def __init__(
@@ -78,11 +78,8 @@ class PseudoLabels:
         names = default if settings.correct is None else settings.correct
         self.correctors = [_corrector(name, surroundings) for name in names]
         self._stages = _distinct(names)
-        wanted = settings.largest_component
-        table = wanted if isinstance(wanted, dict) else dict.fromkeys(class_names, wanted)
-        self._cleaner = PseudoLabeler(
-            {name: table.get(name, True) for name in class_names}, surroundings.overlapping
-        )
+        cleaned = _by_class(settings.largest_component, class_names)
+        self._cleaner = PseudoLabeler(cleaned, surroundings.overlapping)
         self._is_flat = len(surroundings.spacing_mm) == 2
 
     @property
@@ -165,6 +162,23 @@ def _distinct(names: Sequence[str]) -> list[str]:
     """Names with their number where they come again: ``blur``, ``blur2``."""
     counts = [list(names[: i + 1]).count(name) for i, name in enumerate(names)]
     return [name if n == 1 else f"{name}{n}" for name, n in zip(names, counts, strict=True)]
+
+
+def _by_class(wanted: bool | Mapping[str, bool], class_names: Sequence[str]) -> dict[str, bool]:
+    """Whether only the largest component of each class is kept, in the order of the outputs."""
+    table = wanted if isinstance(wanted, Mapping) else dict.fromkeys(class_names, wanted)
+    if table.keys() != set(class_names):
+        unknown = [name for name in table if name not in class_names]
+        missing = [name for name in class_names if name not in table]
+        raise RecipeError(
+            f"pseudo_label.largest_component has {'no ' if missing else ''}class "
+            f"{(missing or unknown)[0]!r}",
+            near_names(unknown[0], class_names) if unknown else "each class needs a word",
+            "Name all classes: pseudo_label.largest_component='{"
+            + ", ".join(f'"{name}"={str(table.get(name, True)).lower()}' for name in class_names)
+            + "}'",
+        )
+    return {name: table[name] for name in class_names}
 
 
 def _corrector(name: str, surroundings: Surroundings) -> Corrector:

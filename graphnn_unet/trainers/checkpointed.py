@@ -18,6 +18,8 @@ from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.prediction.planned_networks import network_name
 from graphnn_unet.storage.checkpoints import (
     FINAL,
+    LATEST,
+    PREVIOUS,
     load_resumable,
     require_finite,
     save_checkpoint,
@@ -146,6 +148,9 @@ class Checkpointed(nnUNetTrainer):
         path, state = load_resumable(Path(self.output_folder))
         self.load_state(state, str(path))
         require_same_data(path, state, self.cases)
+        if path.name == PREVIOUS and not self.local_rank:
+            # the next save would put the damaged one in the place of this one
+            (Path(self.output_folder) / LATEST).unlink(missing_ok=True)
         return path
 
     def load_finished(self) -> None:
@@ -161,12 +166,19 @@ class Checkpointed(nnUNetTrainer):
         require_same_data(path, state, self.cases, for_scores=True)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's name for loading a state."""
+        """nnU-Net's name for loading a state, on which it validates or goes on.
+
+        Raises:
+            InputError: It is of another run or of other data.
+        """
         if isinstance(filename_or_checkpoint, str):
-            state = load_checkpoint(filename_or_checkpoint)
-            self.load_state(state, filename_or_checkpoint)
+            state, source = load_checkpoint(filename_or_checkpoint), filename_or_checkpoint
         else:
-            self.load_state(filename_or_checkpoint, "a checkpoint")
+            state, source = filename_or_checkpoint, "a checkpoint"
+        self.load_state(state, source)
+        self.prepare_data()
+        is_final = Path(source).name == FINAL
+        require_same_data(Path(source), state, self.cases, for_scores=is_final)
 
     def _how_to_go_on(self, former: Mapping[str, Any]) -> str:
         options = planning_options(former)

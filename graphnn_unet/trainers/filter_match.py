@@ -181,6 +181,8 @@ class FilterMatchTrainer(SemiTrainer):
     def _answer(self, images: Tensor, taps: Sequence[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
         """The network itself labels."""
         output, features = self.student.predict(images, taps)
+        # PyTorch before 2.11 would take these half precision weights, without gradients, once more
+        torch.clear_autocast_cache()
         return (output if isinstance(output, Tensor) else output[0]), features
 
     def sure_voxels(self, logits: Tensor) -> Tensor:

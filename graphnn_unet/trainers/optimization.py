@@ -13,6 +13,9 @@ from graphnn_unet.errors import DivergedError
 from graphnn_unet.plans.recipe import Optimizer
 
 NON_FINITE_LIMIT = 3
+LEFT_OUT_LIMIT = 20
+"""Of steps with a finite loss: a scaler of half precision leaves some out until its factor fits,
+halving it each time, from 2^16."""
 LOSS_DELAY = 2
 
 
@@ -25,7 +28,7 @@ def make_optimizer(groups: list[dict[str, Any]], settings: Optimizer) -> torch.o
     """
     if settings.name == "sgd":
         return torch.optim.SGD(
-            groups, settings.lr, momentum=settings.momentum, nesterov=settings.nesterov
+            groups, settings.lr, momentum=settings.momentum, nesterov=settings.is_nesterov
         )
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(groups, settings.lr)
@@ -45,50 +48,61 @@ def update_weights(
     optimizer: torch.optim.Optimizer,
     clip_norm: float,
     scaler: torch.amp.GradScaler | None,
-) -> None:
+) -> Tensor:
     """Backward pass, one clip over all parameters together, optimizer step.
 
     A step whose gradients are not finite is left out, so weights never become NaN.
+
+    Returns:
+        Whether the step was taken, a scalar bool on the device.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if scaler is not None:
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
         scaler.step(optimizer)  # left out by the scaler if not finite
         scaler.update()
-        return
+        return torch.isfinite(norm)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
-    if torch.isfinite(norm):
+    taken = torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, clip_norm))
+    if taken:
         optimizer.step()
+    return taken
 
 
 class LossWatch:
-    """Stops a training whose losses are not finite several steps in a row.
+    """Stops a training whose losses or gradients are not finite several steps in a row.
 
     It looks at the loss of two steps ago, which a GPU has finished, so that nothing waits.
     """
 
     def __init__(self) -> None:
-        self._recent: deque[tuple[int, Tensor, list[str]]] = deque()
-        self._in_a_row = 0
+        self._recent: deque[tuple[int, Tensor, Tensor, list[str]]] = deque()
+        self._n_not_finite = self._n_left_out = 0
 
-    def add(self, step: int, loss: Tensor, cases: list[str]) -> None:
-        """Note the loss of a step and the cases of its batch.
+    def add(self, step: int, loss: Tensor, taken: Tensor, cases: list[str]) -> None:
+        """Note the loss of a step, whether it was taken, and the cases of its batch.
 
         Raises:
             DivergedError: Too many in a row; names the cases.
         """
-        self._recent.append((step, loss, cases))
+        self._recent.append((step, loss, taken, cases))
         while len(self._recent) > LOSS_DELAY:
-            when, value, names = self._recent.popleft()
-            self._in_a_row = 0 if math.isfinite(float(value)) else self._in_a_row + 1
-            if self._in_a_row >= NON_FINITE_LIMIT:
-                raise DivergedError(
-                    f"the loss was not finite in {NON_FINITE_LIMIT} steps in a row "
-                    f"(step {when}, cases {', '.join(sorted(set(names)))})",
-                    "the last checkpoint is from before",
-                    "Look at these cases and go on with --c, or train anew with a lower rate "
-                    "(--set optimizer.lr=...)",
-                )
+            when, value, was_taken, names = self._recent.popleft()
+            self._n_not_finite = 0 if math.isfinite(float(value)) else self._n_not_finite + 1
+            self._n_left_out = 0 if was_taken else self._n_left_out + 1
+            if self._n_not_finite >= NON_FINITE_LIMIT:
+                raise self._diverged("the loss was", NON_FINITE_LIMIT, when, names)
+            if self._n_left_out >= LEFT_OUT_LIMIT:
+                raise self._diverged("gradients were", LEFT_OUT_LIMIT, when, names)
+
+    @staticmethod
+    def _diverged(what: str, n_steps: int, step: int, cases: list[str]) -> DivergedError:
+        return DivergedError(
+            f"{what} not finite in {n_steps} steps in a row "
+            f"(step {step}, cases {', '.join(sorted(set(cases)))})",
+            "what the network has learned is lost from there on",
+            "Look at these cases, or train anew with a lower rate "
+            "(--restart --set optimizer.lr=...)",
+        )

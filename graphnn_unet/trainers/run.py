@@ -334,7 +334,7 @@ def _mode_of_fold(job: _Job) -> str | None:
     is_final = (folder / FINAL).is_file()
     if is_final and (folder / "validation" / "summary.json").is_file() and job.mode != "restart":
         require_data_of_fold(folder, RunSpec.from_dict(job.spec), job.plans)
-        return None
+        return "validate" if job.mode == "validate" else None
     if job.mode not in ("new", "continue"):
         return job.mode
     is_begun = is_final or any((folder / name).is_file() for name in RESUME_ORDER)
@@ -475,7 +475,9 @@ def _possible_mode(folder: Path, mode: str) -> str:
         while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
             number += 1
         aside.mkdir()
-        for path in folder.iterdir():
+        # a stop in between leaves a fold that is finished or begun, so the same command goes on
+        last = (*RESUME_ORDER, FINAL)
+        for path in sorted(folder.iterdir(), key=lambda path: path.name in last):
             if not path.name.startswith(".gnnunet.lock"):
                 rename(path, aside / path.name)
         say(f"the old results are in {aside}")

@@ -7,6 +7,8 @@ phases there are and what the loss of a batch is.
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -57,8 +59,10 @@ from graphnn_unet.trainers.batch import (
     require_shareable,
 )
 from graphnn_unet.trainers.checkpointed import Checkpointed
+from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges
 from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.distributed import StopAgreement, launched_processes, processes_here
+from graphnn_unet.trainers.empty_labels import warning_of_empty_labels
 from graphnn_unet.trainers.epoch_terms import EpochTerms
 from graphnn_unet.trainers.graph_of_scans import Rounds, remove_rounds, warped_pairs
 from graphnn_unet.trainers.loggers import LoggedRun
@@ -71,6 +75,7 @@ from graphnn_unet.trainers.optimization import (
     update_weights,
 )
 from graphnn_unet.trainers.patch_scores import score_patches
+from graphnn_unet.trainers.registry import sections_of
 from graphnn_unet.trainers.run_log import RunLog, write_environment
 from graphnn_unet.trainers.run_spec import Execution, RunSpec
 from graphnn_unet.trainers.scan_labels import (
@@ -236,6 +241,10 @@ class SemiTrainer(Checkpointed):
         require_shareable(recipe.batch, n_processes, with_unlabeled=with_unlabeled)
         if with_unlabeled and self.mixes_unlabeled:
             require_pairs(recipe.batch)
+        if CopyPasteSettings in sections_of(type(self)).values():
+            box_edges(
+                self.configuration_manager.patch_size, recipe.of(CopyPasteSettings).box_fraction
+            )
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of one batch; uses ``self.student`` (and ``self.teach``)."""
@@ -261,8 +270,11 @@ class SemiTrainer(Checkpointed):
         """Build network, teacher, optimizer and loss."""
         if self.was_initialized:
             return
+        if self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # streams and measured memory are those of this one
         torch.manual_seed(weights_seed(self.run.seed))
         if self.execution.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else sums vary
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.backends.cudnn.benchmark = False
         elif self.device.type == "cuda":
@@ -580,6 +592,7 @@ class SemiTrainer(Checkpointed):
             label_scans(self, phase)
 
     def _remove_what_was_made(self) -> None:
+        shutil.rmtree(Path(self.output_folder) / "validation", ignore_errors=True)
         remove_labels(self)
         remove_rounds(self)
 
@@ -597,7 +610,8 @@ class SemiTrainer(Checkpointed):
         """One optimizer step on a loaded batch.
 
         Returns:
-            The loss and the terms of the method, as tensors or floats.
+            The loss (NaN where the step was left out) and the terms of the method, as tensors or
+            floats.
         """
         self.student.train()
         on_device = self.to_device(batch)
@@ -611,10 +625,13 @@ class SemiTrainer(Checkpointed):
         with autocast:
             total, terms = self.student.run(lambda: self._total_and_terms(on_device))
         clip_norm = self.recipe.optimizer.clip_norm
-        update_weights(total, self.optimizer, clip_norm, self.grad_scaler)
+        taken = update_weights(total, self.optimizer, clip_norm, self.grad_scaler)
         self.after_step(self.phase)
-        self._watch.add(self.step, total.detach(), on_device.keys)
-        return {"loss": total.detach(), **terms}
+        loss = total.detach()
+        self._watch.add(self.step, loss, taken, on_device.keys)
+        if self.grad_scaler is None:  # which leaves steps out in any training
+            loss = torch.where(taken, loss, math.nan)
+        return {"loss": loss, **terms}
 
     def _total_and_terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor | float]]:
         loss = self.batch_loss(batch, self.phase)
@@ -631,7 +648,7 @@ class SemiTrainer(Checkpointed):
         """Log, validate on held-out patches, keep checkpoints."""
         n_left_out, means = self._epoch_terms.n_not_finite("loss"), self._epoch_terms.means()
         self._epoch_terms = EpochTerms()
-        row = {
+        row: dict[str, Any] = {
             "epoch": len(self.log.rows),
             "phase": phase.name,
             "step": self.step,
@@ -654,6 +671,9 @@ class SemiTrainer(Checkpointed):
             self.log.rows.append(row)
             return
         self.log.add(row, self._title())
+        if warning := warning_of_empty_labels(self.log.rows):
+            say(warning)
+            self.log.line(warning)
         if math.isfinite(row.get("val_dice", math.nan)):  # no class may be in the held-out patches
             self._keep_best(row["val_dice"])
         epoch = len(self.log.rows)
@@ -763,8 +783,8 @@ class SemiTrainer(Checkpointed):
             return
         if n_left_out := sum(int(row.get("steps_left_out") or 0) for row in self.log.rows):
             say(
-                f"warning: in {n_left_out} of {self.n_steps} steps the loss was not finite; they "
-                "were left out. Look at the images, or lower optimizer.lr"
+                f"warning: in {n_left_out} of {self.n_steps} steps the loss or its gradients were "
+                "not finite; they were left out. Look at the images, or lower optimizer.lr"
             )
         self.save(FINAL)
         remove_labels(self, keep=1)

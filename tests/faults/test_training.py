@@ -11,7 +11,13 @@ import pytest
 from tiny_study import DATASET, plan_in, train_in, write_raw_dataset
 
 from graphnn_unet.commands import _command
-from graphnn_unet.errors import InputError, LockedError, MissingFileError, RefusedError
+from graphnn_unet.errors import (
+    DivergedError,
+    InputError,
+    LockedError,
+    MissingFileError,
+    RefusedError,
+)
 from graphnn_unet.storage.checkpoints import FINAL
 from graphnn_unet.storage.locks import READERS, reading
 from graphnn_unet.trainers import semi
@@ -130,7 +136,23 @@ def test_steps_without_a_finite_loss_are_counted_and_told(tiny_copy, capsys):
     with (result.model / "fold_all" / "metrics.csv").open(newline="") as table:
         rows = list(csv.DictReader(table))
     assert [int(row["steps_left_out"]) for row in rows] == [1, 1, 2]  # of steps 0-1, 2, 3-5
-    assert "in 4 of 6 steps the loss was not finite" in capsys.readouterr().err
+    assert "in 4 of 6 steps the loss or its gradients were not finite" in capsys.readouterr().err
+
+
+def test_gradients_that_are_not_finite_count_as_well(tiny_copy, capsys):
+    file = tiny_copy / "root.py"
+    file.write_text(
+        "from graphnn_unet.trainers.supervised import SupervisedTrainer\n"
+        "import dataclasses\n"
+        "class RootOfNothing(SupervisedTrainer):\n"
+        "    def batch_loss(self, batch, phase):\n"
+        "        loss = super().batch_loss(batch, phase)\n"
+        "        nothing = 0 * next(self.network.parameters()).sum()\n"
+        "        return dataclasses.replace(loss, total=loss.total + nothing.sqrt())\n",
+        encoding="utf-8",
+    )
+    with pytest.raises(DivergedError, match=r"gradients were not finite in 20 steps in a row"):
+        train_in(tiny_copy, f"{file}:RootOfNothing", overrides=["schedule.selftrain_steps=30"])
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])

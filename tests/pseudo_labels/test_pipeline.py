@@ -68,6 +68,15 @@ def test_corrections_see_features_cases_and_places(monkeypatch):
     assert (seen.cases, seen.places) == (["case"], [Place((0, 1, 2), (0,))])
 
 
+@pytest.mark.parametrize(("table", "words"), [
+    ({"tumor": False, "1": True}, r"has class 'tumor'.*\{\"1\"=true\}"),
+    ({}, "has no class '1'"),
+])  # fmt: skip
+def test_a_table_of_other_classes_is_refused(monkeypatch, table, words):
+    with pytest.raises(RecipeError, match=f"largest_component {words}"):
+        pipeline(monkeypatch, largest=table)
+
+
 def test_components_are_cleaned_after_the_correction(monkeypatch):
     logits = torch.zeros(1, 2, 1, 5)
     logits[0, 1, 0] = torch.tensor([-0.5, -2.0, -0.5, -0.5, -3.0])

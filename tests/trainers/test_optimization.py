@@ -65,20 +65,39 @@ def test_groups_keep_their_own_weight_decay(name):
 def test_gradients_are_clipped_together_and_a_step_that_is_not_finite_is_left_out():
     parameters = [nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))]
     optimizer = torch.optim.SGD(parameters, 1.0)
-    update_weights(3 * parameters[0] + 4 * parameters[1], optimizer, 1.0, None)
+    assert update_weights(3 * parameters[0] + 4 * parameters[1], optimizer, 1.0, None)
     assert [float(p) for p in parameters] == pytest.approx([-0.6, -0.8], rel=1e-4)
     before = [float(p) for p in parameters]
     optimizer.zero_grad()
-    update_weights(float("nan") * parameters[0] + parameters[1], optimizer, 1.0, None)
+    assert not update_weights(float("nan") * parameters[0] + parameters[1], optimizer, 1.0, None)
     assert [float(p) for p in parameters] == before
 
 
 def test_only_losses_in_a_row_that_are_not_finite_stop_a_training():
-    watch = LossWatch()
+    watch, taken = LossWatch(), torch.tensor(True)
     values = [1.0, float("nan"), float("inf"), 2.0, float("nan"), float("nan"), 1.0, 1.0]
     for step, value in enumerate(values):
-        watch.add(step, torch.tensor(value), ["a"])
+        watch.add(step, torch.tensor(value), taken, ["a"])
     for step in range(8, 12):
-        watch.add(step, torch.tensor(float("nan")), ["b"])
+        watch.add(step, torch.tensor(float("nan")), taken, ["b"])
     with pytest.raises(DivergedError, match=r"3 steps in a row \(step 10, cases b\)"):
-        watch.add(12, torch.tensor(1.0), ["c"])
+        watch.add(12, torch.tensor(1.0), taken, ["c"])
+
+
+def test_steps_that_are_left_out_for_long_stop_a_training():
+    """Some in a row are how a scaler of half precision finds its factor."""
+    watch, loss = LossWatch(), torch.tensor(1.0)
+    for step in range(60):
+        watch.add(step, loss, torch.tensor(step % 18 == 17), ["a"])  # 53 was taken, 54 to 59 not
+    for step in range(60, 75):
+        watch.add(step, loss, torch.tensor(False), ["b"])
+    with pytest.raises(DivergedError, match=r"gradients were not finite in 20 steps.*cases b"):
+        watch.add(75, loss, torch.tensor(False), ["b"])
+
+
+def test_sgd_without_momentum_does_not_look_ahead():
+    groups = [{"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0.0}]
+    plain, usual = (
+        make_optimizer(groups, Optimizer(lr=0.1, momentum=momentum)) for momentum in (0, 0.9)
+    )
+    assert (plain.defaults["nesterov"], usual.defaults["nesterov"]) == (False, True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,14 @@ from tiny_study import (
     write_image,
     write_raw_dataset,
 )
+from trainers.small_trainers import make_trainer
 
-from graphnn_unet.errors import InputError, MissingFileError, RefusedError
-from graphnn_unet.storage.checkpoints import FINAL, LATEST
+from graphnn_unet.errors import InputError, MissingFileError, RecipeError, RefusedError
+from graphnn_unet.storage import checkpoints
+from graphnn_unet.storage.checkpoints import FINAL, LATEST, PREVIOUS
 from graphnn_unet.storage.safe_load import load_checkpoint
+from graphnn_unet.trainers import BCPTrainer, SupervisedTrainer, run
+from graphnn_unet.trainers.semi import SemiTrainer
 
 TRAINERS = ["SupervisedTrainer", "BCPTrainer", "GraphCLTrainer"]
 BASELINES = ["MeanTeacherTrainer", "UncertaintyMeanTeacherTrainer", "PseudoLabelTrainer",
@@ -135,6 +140,28 @@ def test_damaged_latest_checkpoint_falls_back_to_the_one_before(trained_home, ti
     assert "continuing from checkpoint_previous.pth" in caplog.text
 
 
+def test_a_damaged_checkpoint_takes_the_place_of_no_whole_one(
+    trained_home, tiny_copy, monkeypatch, caplog
+):
+    """A kill at the first save after the fall back, when the latest became the one before."""
+    fold = model_of(tiny_copy, "BCPTrainer") / "fold_all"
+    shutil.copytree(model_of(trained_home, "BCPTrainer"), fold.parent)
+    whole = load_checkpoint(fold / FINAL)
+    whole["gnnunet"]["step"] = 3
+    torch.save(whole, fold / PREVIOUS)
+    (fold / LATEST).write_bytes((fold / FINAL).read_bytes()[:5000])
+    (fold / FINAL).unlink()
+
+    def killed(source, target):
+        source.replace(target)
+        if Path(target).name == PREVIOUS:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(checkpoints, "rename", killed)
+    train_in(tiny_copy, "BCPTrainer", mode="continue")
+    assert load_checkpoint(fold / FINAL)["gnnunet"]["step"] == 6
+
+
 @pytest.mark.parametrize(
     ("mode", "error", "words"),
     [("new", RefusedError, "--restart"), ("continue", RefusedError, "finished")],
@@ -157,6 +184,65 @@ def test_restart_sets_the_old_results_aside(trained_home, tiny_copy):
     train_in(tiny_copy, "SupervisedTrainer", mode="restart")
     assert (model / "fold_all.old1" / FINAL).is_file()
     assert (model / "fold_all" / FINAL).is_file()
+
+
+@pytest.mark.parametrize("killed_at", [1, 4])
+def test_a_restart_that_was_stopped_goes_on(trained_home, tiny_copy, monkeypatch, killed_at):
+    """While old results are moved: no old score stays beside the new training."""
+    model = model_of(tiny_copy, "SupervisedTrainer")
+    shutil.copytree(model_of(trained_home, "SupervisedTrainer"), model)
+    n_files = len(list((model / "fold_all").iterdir()))
+    moved = []
+
+    def killed(source, target):
+        source.replace(target)
+        moved.append(source)
+        if len(moved) == killed_at:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(run, "rename", killed)
+    with pytest.raises(SystemExit):
+        train_in(tiny_copy, "SupervisedTrainer", mode="restart")
+    with pytest.raises(RefusedError, match="is finished"):
+        train_in(tiny_copy, "SupervisedTrainer")
+    monkeypatch.undo()
+    use_home(tiny_copy, monkeypatch)
+    train_in(tiny_copy, "SupervisedTrainer", mode="restart")
+    old = [p for n in (1, 2) for p in (model / f"fold_all.old{n}").iterdir()]
+    assert len(old) == n_files - 1  # the lock stays
+
+
+def test_scores_of_an_earlier_training_are_gone_when_a_new_one_begins(
+    trained_home, tiny_copy, monkeypatch
+):
+    model = model_of(tiny_copy, "SupervisedTrainer")
+    shutil.copytree(model_of(trained_home, "SupervisedTrainer"), model)
+    (model / "fold_all" / FINAL).unlink()  # by hand
+    monkeypatch.setattr(SupervisedTrainer, "perform_actual_validation", lambda _: None)
+    train_in(tiny_copy, "SupervisedTrainer")
+    assert not (model / "fold_all" / "validation").exists()
+
+
+def test_nnunets_own_validation_finds_its_cases(trained_home, tiny_copy, monkeypatch):
+    """``nnUNetv2_train ... --val`` loads a checkpoint and validates at once."""
+    fold = train_in(tiny_copy, "SupervisedTrainer", 1).model / "fold_1"
+    plans = json.loads((fold.parent / "plans.json").read_text(encoding="utf-8"))
+    description = json.loads((fold.parent / "dataset.json").read_text(encoding="utf-8"))
+    trainer = SupervisedTrainer(plans, "3d_fullres", 1, description, torch.device("cpu"))
+    trainer.output_folder = str(fold)
+    summary = (fold / "validation" / "summary.json").read_bytes()
+    shutil.rmtree(fold / "validation")
+    trainer.load_checkpoint(str(fold / FINAL))
+    trainer.perform_actual_validation(False)
+    assert (fold / "validation" / "summary.json").read_bytes() == summary
+
+
+def test_a_box_that_does_not_fit_is_told_before_data_are_read(tiny_home, monkeypatch):
+    box = "copy_paste.box_fraction=[80,8,8]"
+    monkeypatch.setattr(SemiTrainer, "prepare_data", lambda _: pytest.fail("data were read"))
+    for cls in (SupervisedTrainer, BCPTrainer):
+        with pytest.raises(RecipeError, match=r"\[80, 8, 8\] does not fit the patch"):
+            make_trainer(cls, tiny_home, monkeypatch, box)
 
 
 def test_continuing_with_another_recipe_is_refused(trained_home, tiny_copy):
@@ -265,6 +351,11 @@ def test_cross_validation_holds_each_case_out_once(tiny_copy):
         assert (folder / "checkpoint_best.pth").is_file()
         assert "val_dice_1" in pd.read_csv(folder / "metrics.csv").columns
     assert sorted(seen) == [f"case_{i:02d}" for i in range(4)]
+    predictions = sorted((result.model / "fold_2" / "validation").glob("*.nii.gz"))
+    assert predictions
+    predictions[0].unlink()
+    train_in(tiny_copy, "SupervisedTrainer", "cv", mode="validate")
+    assert predictions[0].is_file()
     summary = json.loads(result.summaries[-1].read_text(encoding="utf-8"))
     assert summary["is_estimate"] is True
     assert len(summary["metric_per_case"]) == 4
