@@ -102,7 +102,9 @@ def diffuse_labels(
     with full_precision(label):
         if node_feature is not None:
             feature, wide, single = as_pair(node_feature, label, ("node_feature", "label"))
-            value = _woodbury(GramAffinity.of(feature, "shifted"), wide, alpha)
+            # in float64: the smallest eigenvalue of the system is 1 - alpha
+            graph = GramAffinity.of(feature.double(), "shifted")
+            value = _woodbury(graph, wide.double(), alpha).to(wide.dtype)
             return value[0] if single else value
         system = DiffusionSystem(affinity, alpha)  # type: ignore[arg-type]  # one is not None
         solution = system.solve(label, max_iterations=max_iterations)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from graphnn_unet.errors import InputError, ShapeError
-from graphnn_unet.graph._tensors import as_pair, full_precision
+from graphnn_unet.graph._tensors import as_pair, check_positive, full_precision
 from graphnn_unet.graph.affinity import inverse_root, unit_rows
 from graphnn_unet.graph.explicit import affinity_product, normalized_affinity
 from graphnn_unet.graph.knn import Neighbors, nearest_neighbors, symmetrized
@@ -132,6 +132,7 @@ class CorrectionSettings:
             raise InputError(f"n_neighbors={self.n_neighbors} cannot be used", "it starts at 0")
         if not 0 <= self.alpha <= 1:
             raise InputError(f"alpha={self.alpha} cannot be used", "it is a share, 0 to 1")
+        check_positive("gamma", self.gamma)
 
 
 def correct_labels(

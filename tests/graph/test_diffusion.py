@@ -89,6 +89,14 @@ def test_the_true_residual_is_the_reported_one():
     assert diffused.residual == pytest.approx(true.item(), rel=1e-3)
 
 
+def test_a_reach_near_one_is_solved_in_float32():
+    feature, label = rows(200).float(), rows(200, 3, seed=1).float()
+    exact = diffuse_labels(label.double(), node_feature=feature.double(), alpha=0.9999999)
+    close = diffuse_labels(label, node_feature=feature, alpha=0.9999999)
+    assert torch.isfinite(close).all()
+    assert (close - exact).abs().max() < 0.05 * exact.abs().max()
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.99])
 @pytest.mark.parametrize("n_nodes", [50, 300])
 def test_woodbury_equals_a_dense_solve(alpha, n_nodes):

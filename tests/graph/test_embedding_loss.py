@@ -83,6 +83,17 @@ def test_order_of_nodes_and_names_of_classes_do_not_matter(nodes: list[int], nam
     torch.testing.assert_close(loss, pair_loss(embedding, label))
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint16])
+def test_names_of_classes_may_be_large(kind):
+    embedding = torch.randn(6, 3)
+    label = torch.tensor([0, 1, 2, 2, 1, 0])
+    names = torch.tensor([7, 3, 60_000])
+    large = names[label].to(kind)
+    assert pair_loss(embedding, large) == pytest.approx(float(pair_loss(embedding, label)))
+    if kind is torch.int64:  # as many classes as voxels of a volume would not fit
+        assert pair_loss(embedding, label * 2**40) == pair_loss(embedding, label)
+
+
 def test_single_and_ignored_nodes_give_zero():
     assert pair_loss(torch.ones(1, 3), torch.zeros(1, dtype=torch.long)) == 0
     nothing = torch.full((4,), -1)

@@ -476,7 +476,9 @@ def test_constant_graphs_still_carry_gradient_of_what_travels():
         assert (through[1] is None) == detach
 
 
-@pytest.mark.parametrize("wrong", [{"n_neighbors": -1}, {"alpha": 1.5}, {"alpha": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"n_neighbors": -1}, {"alpha": 1.5}, {"alpha": -0.1}, {"gamma": 0}, {"gamma": -1}]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(InputError):
         CorrectionSettings(**wrong)
