@@ -243,7 +243,7 @@ def check_dataset(
     constant = {f.case for f in of_cases if f.code in ("I47", "I48")}
     scans = {case: m.scan for case, m in cases.items()}
     of_cases += copies(scans, constant, _IMAGES) + unlikely_spacings(scans)
-    of_cases = _without_foreground(cases, of_cases)
+    of_cases = _without_foreground(cases, of_cases, description.ignore)
     of_cases.sort(key=lambda f: (f.case, f.severity != "error"))
     return CheckReport(folder, faults + of_cases, cases, notes, orientation)
 
@@ -435,10 +435,13 @@ def _value_faults(job: _Job, name: str, counts: Mapping[int, int]) -> list[Fault
     return faults
 
 
-def _without_foreground(cases: Mapping[str, CaseMetadata], faults: list[Fault]) -> list[Fault]:
+def _without_foreground(
+    cases: Mapping[str, CaseMetadata], faults: list[Fault], ignore: int | None
+) -> list[Fault]:
     """Add a warning for every empty label map, or one error when all are empty."""
     labeled = [f for f in cases.values() if f.role == "labeled" and f.label is not None]
-    empty = [metadata for metadata in labeled if metadata.label_values and not metadata.classes]
+    nothing = set() if ignore is None else {ignore}
+    empty = [m for m in labeled if m.label_values and m.classes.keys() <= nothing]
     if empty and len(empty) == len(labeled):  # one with strange values is not empty
         cause = f"no label map has any foreground ({len(empty)} looked at)"
         return [*faults, fault("labelsTr", "I30", cause, "Look at the label maps")]

@@ -54,6 +54,7 @@ class Description:
         file_ending: Ending of all image and label files.
         n_training: What ``numTraining`` says, or ``None`` where it is no number.
         files: The optional section ``dataset``: case id to ``images`` and ``label``.
+        ignore: The value of voxels without a label, the highest one.
     """
 
     n_channels: int
@@ -61,6 +62,7 @@ class Description:
     file_ending: str
     n_training: int | None
     files: Mapping[str, Any] | None = None
+    ignore: int | None = None
 
 
 def read_description(folder: Path) -> tuple[Description | None, list[Fault]]:
@@ -117,7 +119,12 @@ def _describe(content: dict[str, Any], path: Path) -> tuple[Description | None, 
     if any(f.code in ("I39", "I40") for f in faults):
         return None, faults
     return Description(
-        len(channels), values, ending, n_training if isinstance(n_training, int) else None, files
+        len(channels),
+        values,
+        ending,
+        n_training if isinstance(n_training, int) else None,
+        files,
+        max(values) if "ignore" in content["labels"] else None,
     ), faults
 
 

@@ -134,7 +134,8 @@ def plan_and_preprocess(
     Raises:
         FaultsError: The check found faults; only ``dataset_report.json`` was written.
         CasesFailedError: Some cases could not be preprocessed. The others are done and wait for the
-            next call; until then the former sets and what describes them stay as they are.
+            next call; until then the former sets stay as they are. Where the plan is another one
+            now, they do not train with it, and the call has to end well first.
         LockedError: Another process works on the data set, or a training reads its cases.
     """
     require_count("n_workers", n_workers, 0, MAX_WORKERS)
@@ -481,7 +482,7 @@ def _oversized(
     faults = []
     for case, metadata in cases.items():
         shape = resampled_shape(plans, configuration, metadata)
-        size = 8.0 * len(metadata.images) * math.prod(shape)
+        size = 8.0 * metadata.n_channels * math.prod(shape)
         if size > limit:
             spacing = "x".join(f"{s:g}" for s in metadata.spacing)
             edges = f"{'x'.join(map(str, shape))} voxels ({size / 2**30:.0f} GB)"

@@ -154,7 +154,7 @@ def preprocess_configuration(
     waiting = [case for case in cases if not _done_files(building.stem(case), building.keys[case])]
     n_bytes = sum(  # at most: float32, uncompressed
         math.prod(resampled_shape(plans, configuration, cases[case]))
-        * (4 * len(cases[case].images) + 2)
+        * (4 * cases[case].n_channels + 2)
         for case in waiting
     )
     require_free_space(dataset_folder, n_bytes, "preprocessing")

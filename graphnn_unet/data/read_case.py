@@ -36,10 +36,12 @@ def read_case(
         file, and what is written is turned back to it (``orientation.turned_back``).
     """
     # nnU-Net's readers would add the intercept of a file without a slope
-    files = [Path(copy_or_file(path, unpacked)) for path in images]
+    stored_files = [*images] if label is None else [*images, label]
+    files = [Path(copy_or_file(path, unpacked)) for path in stored_files]
     with plain_files(files, None) as placed:
-        data, properties = reader.read_images(tuple(map(str, placed)))
-    seg = None if label is None else reader.read_seg(copy_or_file(label, unpacked))[0]
+        names = tuple(map(str, placed))
+        data, properties = reader.read_images(names[: len(images)])
+        seg = None if label is None else reader.read_seg(names[-1])[0]
     direction = properties.get("sitk_stuff", {}).get("direction", ())
     stored = orientation_of(direction) if len(direction) == 9 else ""
     if not orientation or stored in ("", orientation):

@@ -122,6 +122,20 @@ def test_an_empty_label_map_is_a_warning_and_only_empty_ones_an_error(dataset: P
     assert [f.code for f in check_dataset(dataset).faults] == ["I30"]
 
 
+def test_a_label_map_of_background_and_voxels_without_a_label_is_empty(dataset: Path):
+    """A first round of drawn slices that show nothing."""
+    names = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["labels"]
+    edit(dataset, labels={**names, "ignore": len(names)})
+    nothing = np.zeros(SHAPE, np.uint8)
+    nothing[1:] = len(names)
+    rewrite(label_path(dataset), nothing)
+    report = check_dataset(dataset)
+    assert [(f.code, f.case) for f in report.faults] == [("I29", "case_001")]
+    for case in CASES:
+        rewrite(dataset / "labelsTr" / f"{case}.nii.gz", nothing)
+    assert [f.code for f in check_dataset(dataset).errors] == ["I30"]
+
+
 def test_a_constant_image_is_a_warning(dataset: Path):
     rewrite(image_path(dataset), np.full(SHAPE, 42, np.int16))
     report = check_dataset(dataset)

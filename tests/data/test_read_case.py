@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from tiny_study import DATASET, plan_in, write_image, write_raw_dataset
 
@@ -86,3 +89,19 @@ def test_what_is_read_is_turned_and_the_files_geometry_kept(homes):
     as_stored, _, properties = read_case(SimpleITKIO(), [image], None, "")
     assert as_stored.shape != data.shape
     assert TURNED not in properties
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIOWithReorient])
+def test_a_label_map_without_a_slope_is_read_as_it_was_checked(tmp_path, reader):
+    """The standard says that without a slope the other number counts for nothing."""
+    label = np.zeros((3, 4, 5), np.uint8)
+    label[1] = 1
+    for name in ("image", "label"):
+        image = nib.Nifti1Image(label.T, np.eye(4))
+        nib.save(image, tmp_path / f"{name}.nii")
+        content = bytearray((tmp_path / f"{name}.nii").read_bytes())
+        content[112:120] = struct.pack("<2f", 0.0, 1.0)  # scl_slope, scl_inter
+        (tmp_path / f"{name}.nii").write_bytes(content)
+    files = [str(tmp_path / f"{name}.nii") for name in ("image", "label")]
+    data, seg, _ = read_case(reader(), files[:1], files[1], "")
+    assert set(np.unique(seg)) == set(np.unique(data)) == {0, 1}
