@@ -30,7 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--slices", type=_command.number(int, 1), metavar="K",
         help="also name K slices of each scan, at equal distances across the axis with the largest "
         "spacing (gnnunet_convert --sparse-slices takes the table)")  # fmt: skip
-    add("-o", metavar="OUT", help="folder to write to (default: DATASET_suggestions)")
+    text = "folder to write to (default: DATASET_suggestions, in later rounds with _round_2 ...)"
+    add("-o", metavar="OUT", help=text)
     add("--round", type=_command.number(int, 1), metavar="R",
         help="round of labeling, from 1; noise on the model's scores decays with it (default: by "
         "the corrected masks of the data set)")  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
@@ -264,7 +265,7 @@ def _plain_weights(
     if isinstance(trained, AlignedUNet):
         weights = fold_alignment(trained)
     manager = plans.get_configuration(configuration)
-    n_inputs = len(dataset_json["channel_names"])
+    n_inputs = determine_num_input_channels(plans, manager, dataset_json)
     n_outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     plain = get_network_from_plans(
         manager.network_arch_class_name,
@@ -297,7 +298,7 @@ def _largest_difference(
     patch = torch.randn(1, n_inputs, *patch_size, generator=torch.Generator().manual_seed(0))
     expected, exported = trained(patch), plain(patch)
     difference = float((expected - exported).abs().max())
-    if difference > LARGEST_DIFFERENCE * max(1.0, float(expected.std())):
+    if not difference <= LARGEST_DIFFERENCE * max(1.0, float(expected.std())):
         raise GraphnnError(
             "the exported network differs from the trained one",
             f"by up to {difference:.2g} in the logits of a test patch; nothing was written",

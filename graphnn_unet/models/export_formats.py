@@ -37,6 +37,8 @@ DESCRIPTION = "inference.json"
 LARGEST_DIFFERENCE = 1e-4
 """Largest difference of logits, relative to their spread, that the export's own check accepts."""
 
+_ALL = "all voxels"
+_INSIDE = "voxels that are not 0 in any channel, holes filled; others stay 0"
 _MOST_IN_A_BATCH = 64
 _OPSET = 18
 
@@ -249,7 +251,7 @@ def _description(
             {
                 "step": "normalize",
                 "channels": [
-                    {"scheme": scheme, "where_not_0_alone": bool(mask), **known.get(str(c), {})}
+                    {"scheme": scheme, "of": _INSIDE if mask else _ALL, **known.get(str(c), {})}
                     for c, (scheme, mask) in enumerate(schemes)
                 ],
             },

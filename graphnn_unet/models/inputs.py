@@ -245,10 +245,17 @@ def _from_file(source: Path, channels: Sequence[str]) -> Inputs:
     if not is_dicom(source) or len(channels) != 1:
         kinds = ", ".join(VOLUMES)
         raise InputError(f"{source} cannot be predicted", f"read are {kinds} and DICOM")
-    for series in dicom.find_series(source.parent):
+    skipped: list[tuple[str, str]] = []
+    for series in dicom.find_series(source.parent, skipped):
         if source.resolve() in {path.resolve() for path in series.files}:
             read = partial(dicom.read_series, series.files)
             inputs.add([read], source.parent.name, source, series.files)
+    if not inputs.cases:
+        raise InputError(
+            f"{source} belongs to no series of a scan",
+            "; ".join(f"{where}: {why}" for where, why in skipped),
+            "Give the folder of the series, or one of its slices",
+        )
     return inputs
 
 

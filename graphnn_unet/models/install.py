@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import zipfile
 import zlib
@@ -40,6 +41,9 @@ _LEFT_OUT = re.compile(
 """What nnU-Net's exporter adds that no prediction needs; among it pickles."""
 
 
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+
+
 def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
     """Install a model zip of ``gnnunet_export`` or ``nnUNetv2_export_model_to_zip``.
 
@@ -75,7 +79,9 @@ def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
                 _check_model(work, archive)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 replace_folder(work, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (*_DAMAGED, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # of the system, not of bzip2
+            raise
         raise InputError(
             f"{archive} is no whole zip file", str(error), "Download or copy it again"
         ) from error

@@ -103,6 +103,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} lacks {', '.join(missing)}", "", "Copy the whole model folder again"
         )
+    content.setdefault("channel_names", content.get("modality"))  # as data sets of nnU-Net 1 say
     return check_description(content, path)
 
 

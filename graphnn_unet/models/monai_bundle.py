@@ -26,6 +26,14 @@ MONAI = "1.4"
 
 NETWORK = "models/model.ts"
 _KEY = "image"
+_Z_SCORE = "ZScoreNormalization"
+_INSIDE = (
+    "$lambda x: (lambda inside: __import__('torch').stack(["
+    "(c - c[inside].mean()) / c[inside].std(correction=0).clamp(min=1e-8) * inside "
+    "if i in {channels} else c for i, c in enumerate(x)]))(__import__('torch').as_tensor("
+    "__import__('scipy.ndimage').ndimage.binary_fill_holes((x != 0).any(0).cpu().numpy())))"
+)
+"""nnU-Net's mask is what is not 0 in any channel, holes filled; MONAI has one for each channel."""
 
 
 def order_from_xyz(predictor: Predictor) -> list[int]:
@@ -139,6 +147,18 @@ def _before(predictor: Predictor) -> list[dict[str, Any]]:
 
 def _normalized(predictor: Predictor) -> list[dict[str, Any]]:
     """Each channel by its scheme; the channels are taken apart where there are several."""
+    configuration = predictor.configuration
+    schemes = list(configuration.normalization_schemes)
+    masked = [channel for channel, scheme in enumerate(schemes)
+              if scheme == _Z_SCORE and configuration.use_mask_for_norm[channel]]  # fmt: skip
+    if masked:
+        inside = {"_target_": "Lambdad", "keys": _KEY, "func": _INSIDE.format(channels=masked)}
+        return [inside, *_apart(predictor)]
+    return _apart(predictor)
+
+
+def _apart(predictor: Predictor) -> list[dict[str, Any]]:
+    """The channels that are not normalized inside a mask, one by one."""
     schemes = list(predictor.configuration.normalization_schemes)
     if len(schemes) == 1:
         return _by_scheme(predictor, 0, _KEY)
@@ -156,9 +176,10 @@ def _normalized(predictor: Predictor) -> list[dict[str, Any]]:
 
 def _by_scheme(predictor: Predictor, channel: int, key: str) -> list[dict[str, Any]]:
     scheme = predictor.configuration.normalization_schemes[channel]
-    if scheme == "ZScoreNormalization":
-        mask = bool(predictor.configuration.use_mask_for_norm[channel])
-        return [{"_target_": "NormalizeIntensityd", "keys": key, "nonzero": mask}]
+    if scheme == _Z_SCORE:
+        if predictor.configuration.use_mask_for_norm[channel]:
+            return []  # done, with all channels at hand
+        return [{"_target_": "NormalizeIntensityd", "keys": key, "nonzero": False}]
     if scheme == "CTNormalization":
         known = predictor.plans.foreground_intensity_properties_per_channel[str(channel)]
         low, high = float(known["percentile_00_5"]), float(known["percentile_99_5"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -118,7 +119,8 @@ def suggest(
         model: Model folder.
         slices: Also name this many slices of each scan, at equal distances across the axis with
             the largest spacing.
-        output: Folder for ``suggestions.csv`` and predictions; ``NAME_suggestions`` without it.
+        output: Folder for ``suggestions.csv`` and predictions; without it ``NAME_suggestions``, in
+            later rounds ``NAME_suggestions_round_2`` ...
         round_number: Of the noise, from 1 on; by the corrections of the data set without it.
         mirroring: The model averages over mirrored copies.
         seed: Of the random list and of the noise.
@@ -137,7 +139,7 @@ def suggest(
     name = resolve_dataset(dataset)
     raw = read_raw_set(use_folders().raw / name)
     candidates = _candidates(raw, count)
-    target = Path(output) if output is not None else Path(f"{name.partition('_')[2]}_suggestions")
+    target = Path(output) if output is not None else _default_folder(name, raw.round)
     generator = np.random.default_rng([seed, raw.round])
     drawn = [candidates[i] for i in generator.permutation(len(candidates))[:count]]
     predictions = None
@@ -150,11 +152,12 @@ def suggest(
             raw.images(candidates[0])[0].parent, predictions, model=model, uncertainty=True,
             continue_prediction=True, mirroring=mirroring, device=device, n_workers=n_workers,
         )  # fmt: skip
-        scores = _scores(raw, candidates, predictions)
+        description = read_table(predictions / "dataset.json")
+        scores = _scores(description, candidates, predictions)
         chosen = choose_queries(
             scores, count, round_number=round_number or raw.round, generator=generator
         )
-        _write_for_editing(raw, predictions, [query.case for query in chosen])
+        _write_for_editing(description, predictions, [query.case for query in chosen])
     describe = partial(_described, raw, slices)
     rows = [describe("suggested", rank, query) for rank, query in enumerate(chosen, 1)]
     rows += [
@@ -163,6 +166,12 @@ def suggest(
     ]
     write_csv(target / SUGGESTIONS, map(_as_row, rows), COLUMNS)
     return SuggestionResult(name, rows, target / SUGGESTIONS, predictions)
+
+
+def _default_folder(name: str, round_number: int) -> Path:
+    """A folder for each round: predictions of an earlier one are those of another model."""
+    suffix = "" if round_number == 1 else f"_round_{round_number}"
+    return Path(f"{name.partition('_')[2]}_suggestions{suffix}")
 
 
 def _candidates(raw: RawSet, count: int) -> list[str]:
@@ -283,19 +292,21 @@ def _profile(job: _ProfileJob) -> np.ndarray:
 # ------------------------------------------------------------------ after one
 
 
-def _scores(raw: RawSet, candidates: Sequence[str], folder: Path) -> dict[str, ScanScore]:
+def _scores(
+    description: Mapping[str, Any], candidates: Sequence[str], folder: Path
+) -> dict[str, ScanScore]:
     """How uncertain the model is about each scan, from its predictions."""
-    classes = id_names(read_table(folder / "dataset.json"))
+    classes, ending = id_names(description), description["file_ending"]
     scores: dict[str, ScanScore] = {}
     for case in track(iter(candidates), len(candidates), "score scans"):
-        labels = read_label_map(folder / f"{case}{raw.ending}").array
-        path = folder / f"{case}_uncertainty{raw.ending}"
+        labels = read_label_map(folder / f"{case}{ending}").array
+        path = folder / f"{case}_uncertainty{ending}"
         entropy = read_volume(path, path.name, form="sform").array
         scores[case] = score_scan(labels, entropy, classes)
     return scores
 
 
-def _write_for_editing(raw: RawSet, folder: Path, cases: Sequence[str]) -> None:
-    description = read_table(folder / "dataset.json")
-    write_for_editing(folder, cases, raw.ending, description, label_colors(description))
+def _write_for_editing(description: Mapping[str, Any], folder: Path, cases: Sequence[str]) -> None:
+    colors = label_colors(description)
+    write_for_editing(folder, cases, description["file_ending"], description, colors)
     say(f"predictions of the suggested scans, to be corrected: {folder}")

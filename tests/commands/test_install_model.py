@@ -180,6 +180,21 @@ def test_damaged_zip_is_refused(good, home, tmp_path, capsys):
     assert_refused(tmp_path / "damaged.zip", home, capsys, "is no whole zip file")
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damaged_zip_of_another_compression_is_refused(good, home, tmp_path, capsys, kind):
+    path = tmp_path / "damaged.zip"
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w", kind) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        largest = max(new.infolist(), key=lambda entry: entry.compress_size)
+    content = bytearray(path.read_bytes())
+    middle = largest.header_offset + largest.compress_size // 2
+    for at in range(middle, middle + 400):
+        content[at] ^= 0x5A
+    path.write_bytes(content)
+    assert_refused(path, home, capsys, "is no whole zip file")
+
+
 def test_encrypted_zip_is_refused(good, home, tmp_path, capsys):
     content = bytearray(good.read_bytes())
     at = content.find(b"PK\x01\x02")

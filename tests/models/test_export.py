@@ -29,7 +29,8 @@ from graphnn_unet.errors import GraphnnError, InputError, MissingFileError, Refu
 from graphnn_unet.models import export as export_model
 from graphnn_unet.models.load import build_network
 from graphnn_unet.prediction import sliding_window
-from graphnn_unet.storage.checkpoints import FINAL
+from graphnn_unet.storage.atomic import write_json
+from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.safe_load import load_checkpoint, read_json
 
 HALF = 2e-3
@@ -367,6 +368,35 @@ def test_network_that_is_not_the_planned_one_cannot_be_exported(model, tmp_path)
     with pytest.raises(InputError, match="a model of Wide cannot be exported"):
         export(copy, tmp_path / "plain", trainer=f"{file}:Wide")
     assert not (tmp_path / "plain").exists()
+
+
+def test_models_that_say_modality_are_exported(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "model")
+    description = read_json(copy / "dataset.json")
+    description["modality"] = description.pop("channel_names")
+    write_json(copy / "dataset.json", description)
+    plain = export(copy, tmp_path / "plain").target
+    assert read_json(plain / "dataset.json")["channel_names"] == description["modality"]
+
+
+def test_second_stage_of_a_cascade_is_exported(model, tmp_path):
+    """Its network also takes the label map of the first stage, a channel a class."""
+    plans, description = (read_json(model / f"{name}.json") for name in ("plans", "dataset"))
+    second = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    plans["configurations"]["3d_cascade_fullres"] = second
+    stage = tmp_path / "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres"
+    write_json(stage / "plans.json", plans)
+    write_json(stage / "dataset.json", description)
+    manager = PlansManager(plans).get_configuration("3d_cascade_fullres")
+    network = nnUNetTrainer.build_network_architecture(plans, manager, 3, 3, False)
+    content = {
+        "network_weights": network.state_dict(), "trainer_name": "nnUNetTrainer",
+        "init_args": {"configuration": "3d_cascade_fullres", "fold": 0},
+    }  # fmt: skip
+    save_checkpoint(stage / "fold_0" / FINAL, content)
+    result = export(stage, tmp_path / "plain")
+    assert result.folds == [0]
+    assert result.difference == 0
 
 
 def test_2d_model_exports(tiny_home, tmp_path):

@@ -10,11 +10,15 @@ import pytest
 import torch
 from models.small_models import label_maps
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import (
+    ZScoreNormalization,
+)
 from tiny_study import ball_case, write_image
 
 from graphnn_unet import export, predict
 from graphnn_unet.errors import InputError
-from graphnn_unet.models import export_formats
+from graphnn_unet.models import export_formats, monai_bundle
 from graphnn_unet.models.load import load_predictor
 from graphnn_unet.storage.safe_load import read_json
 
@@ -111,6 +115,29 @@ def test_axes_of_the_network_are_found_among_x_y_z():
         image = noise(1, 2, 3, 4, 5)
         np.testing.assert_array_equal(whole(image), image)
         assert whole.order[2:] == [2 + axis for axis in order]
+
+
+def test_bundle_normalizes_inside_the_mask_of_all_channels(predictor, monkeypatch):
+    """A voxel that is 0 in one channel alone lies in the head, and counts."""
+    image = torch.randn(2, 9, 10, 11, generator=torch.Generator().manual_seed(0)) * 5 + 20
+    image[:, 0] = image[:, :, :2] = 0
+    image[0, 4:6, 5:7, 3:5] = 0
+    image[:, 7, 7, 7] = 0  # a hole
+    configuration = predictor.configuration.configuration
+    z_score, none = "ZScoreNormalization", "NoNormalization"
+    for schemes, masks in (([z_score] * 2, [True] * 2), ([none, z_score], [False, True])):
+        monkeypatch.setitem(configuration, "normalization_schemes", schemes)
+        monkeypatch.setitem(configuration, "use_mask_for_norm", masks)
+        step, *others = monai_bundle._normalized(predictor)
+        assert not [s for s in others if s["_target_"] == "NormalizeIntensityd"]
+        got = eval(step["func"].removeprefix("$"))(image)
+        inside = create_nonzero_mask(image.numpy())
+        seg = np.where(inside, 0, -1)
+        for channel, scheme in enumerate(schemes):
+            expected = image[channel].numpy().copy()
+            if scheme == z_score:
+                expected = ZScoreNormalization(True, {}).run(expected, seg)
+            np.testing.assert_allclose(got[channel], expected, atol=1e-5)
 
 
 def test_what_a_format_cannot_have_is_refused(model, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from models.small_models import label_maps, read
@@ -58,6 +59,22 @@ def save_series(folder: Path, image: Path, uid: str = "1.2.3") -> None:
             slice_.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{len(array) - k:03d}.dcm"))
         writer.Execute(slice_)
+
+
+def test_a_dicom_file_that_is_no_scan_is_refused(tmp_path):
+    """Nothing predicted would look like a success."""
+    write_image(tmp_path / "image.nii.gz", np.zeros((3, 4, 5), np.float32))
+    save_series(tmp_path / "series", tmp_path / "image.nii.gz")
+    first = sorted((tmp_path / "series").iterdir())[0]
+    assert list(find_inputs(first, ("CT",)).cases) == ["series"]
+    scout = pydicom.dcmread(first)
+    scout.SOPClassUID = scout.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.3"
+    scout.Modality, scout.SeriesInstanceUID = "RTSTRUCT", "1.2.3.9"
+    scout.save_as(tmp_path / "series" / "contours.dcm")
+    with pytest.raises(
+        InputError, match=r"contours\.dcm belongs to no series of a scan: .*RTSTRUCT"
+    ):
+        find_inputs(tmp_path / "series" / "contours.dcm", ("CT",))
 
 
 def test_channels_must_be_complete(tmp_path):

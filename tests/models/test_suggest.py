@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from tiny_study import DATASET, use_home, write_image, write_raw_dataset
 
 from graphnn_unet.commands.suggest import main
+from graphnn_unet.dataset_conversion.raw_set import RawSet
 from graphnn_unet.errors import FaultsError, InputError
 from graphnn_unet.images.as_predicted import EDITING
 from graphnn_unet.models import suggest as module
@@ -99,6 +101,35 @@ def test_after_a_model_uncertain_scans_come_first_and_can_be_edited(raw, tmp_pat
     assert result.suggestions[0].score == pytest.approx(0.18)
     edited = sorted(path.name for path in (result.predictions / EDITING).glob("*.seg.nrrd"))
     assert edited == [f"case_{i:02d}.seg.nrrd" for i in (7, 8, 9)]
+
+
+def test_each_round_has_a_folder_of_its_own(raw, tmp_path, monkeypatch):
+    """Label maps of an earlier round are those of another model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "predict", predicted({f"case_{i:02d}": 0.1 for i in range(4, 10)}))
+    first = suggest(DATASET, count=2, model="m").table.parent
+    monkeypatch.setattr(RawSet, "round", 2)
+    second = suggest(DATASET, count=2, model="m").table.parent
+    assert (str(first), str(second)) == ("Tiny_suggestions", "Tiny_suggestions_round_2")
+
+
+def test_predictions_have_the_ending_of_the_model(raw, tmp_path, monkeypatch):
+    entropies = {f"case_{i:02d}": 0.02 * i for i in range(4, 10)}
+    write = predicted(entropies)
+
+    def predict(images, target, **options):
+        write(images, target, **options)
+        for path in target.glob("*.nii.gz"):
+            sitk.WriteImage(sitk.ReadImage(str(path)), str(path).replace(".nii.gz", ".mha"))
+            path.unlink()
+        description = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
+        text = json.dumps({**description, "file_ending": ".mha"})
+        (target / "dataset.json").write_text(text, encoding="utf-8")
+
+    monkeypatch.setattr(module, "predict", predict)
+    result = suggest(DATASET, count=3, model="m", output=tmp_path / "o", round_number=3)
+    assert result.cases() == ["case_09", "case_08", "case_07"]
+    assert len(list((result.predictions / EDITING).glob("*.seg.nrrd"))) == 3
 
 
 def test_scans_that_cannot_be_read_are_told(raw, tmp_path):
