@@ -33,8 +33,8 @@ from graphnn_unet.images.read import read_volume
 from graphnn_unet.progress import track
 from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
+    exchange_folder,
     link_or_copy,
-    replace_folder,
     require_free_space,
     write_csv,
     write_json,
@@ -131,7 +131,7 @@ def add_corrected(
             changes = _changes(raw, rows, work, overwrite=overwrite)
             if changes.rows and not dry_run:
                 _build(raw, taken, changes, work)
-                replace_folder(work, folder)
+                exchange_folder(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return CorrectionResult(

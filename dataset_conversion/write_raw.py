@@ -37,7 +37,7 @@ from graphnn_unet.images.orientation import most_common, stored_otherwise, turne
 from graphnn_unet.progress import say, track
 from graphnn_unet.storage.atomic import (
     TEMPORARY_MARK,
-    replace_folder,
+    exchange_folder,
     require_free_space,
     write_csv,
     write_json,
@@ -152,7 +152,7 @@ def write_raw(
                 (work / name).mkdir(exist_ok=True)
             if not any((work / "labelsTs").glob("*")):
                 shutil.rmtree(work / "labelsTs", ignore_errors=True)
-            replace_folder(work, folder)
+            exchange_folder(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return result

@@ -23,9 +23,10 @@ def matrix_norm(value: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(value)
 
 
-def cholesky(matrix: Tensor) -> Tensor:
-    """Lower factor of each matrix."""
-    return torch.linalg.cholesky(matrix)
+def cholesky(matrix: Tensor) -> Tensor | None:
+    """Lower factor of each matrix; ``None`` where one is not positive definite."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return None if bool(failed.any()) else factor
 
 
 def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,9 +102,7 @@ def diffuse_labels(
     with full_precision(label):
         if node_feature is not None:
             feature, wide, single = as_pair(node_feature, label, ("node_feature", "label"))
-            # in float64: the smallest eigenvalue of the system is 1 - alpha
-            graph = GramAffinity.of(feature.double(), "shifted")
-            value = _woodbury(graph, wide.double(), alpha).to(wide.dtype)
+            value = _woodbury(GramAffinity.of(feature, "shifted"), wide, alpha)
             return value[0] if single else value
         system = DiffusionSystem(affinity, alpha)  # type: ignore[arg-type]  # one is not None
         solution = system.solve(label, max_iterations=max_iterations)
@@ -282,7 +280,14 @@ def _woodbury(graph: GramAffinity, label: Tensor, alpha: float) -> Tensor:
     root = graph.degree().rsqrt().unsqueeze(-1)
     small = -alpha * _weighted_gram(graph, root.square())
     eye = torch.eye(small.shape[1], dtype=small.dtype, device=small.device)
-    inner = torch.cholesky_solve(graph.project(root * label), cholesky(eye + small))
+    factor = cholesky(eye + small)
+    if factor is None:
+        raise InputError(
+            f"alpha={alpha} cannot be used with {str(label.dtype).removeprefix('torch.')}",
+            "the system is singular to that precision",
+            "Lower it, or give float64",
+        )
+    inner = torch.cholesky_solve(graph.project(root * label), factor)
     return label + alpha * root * graph.expand(inner)
 
 

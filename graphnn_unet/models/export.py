@@ -41,7 +41,7 @@ from graphnn_unet.models.voting_scans import FOLDER, find_voting_scans, write_vo
 from graphnn_unet.networks.fold import fold_alignment
 from graphnn_unet.networks.hook import AlignedUNet
 from graphnn_unet.progress import say
-from graphnn_unet.storage.atomic import move_into_place, replace_folder, write_json
+from graphnn_unet.storage.atomic import exchange_folder, move_into_place, write_json
 from graphnn_unet.storage.checkpoints import FINAL, save_checkpoint
 from graphnn_unet.storage.locks import work_folder
 from graphnn_unet.storage.plan_schema import check_plans
@@ -132,7 +132,7 @@ def export(
             _write_zip(work, folder / output.name, name)
             move_into_place(folder / output.name, output)
         else:
-            replace_folder(work, output)
+            exchange_folder(work, output)
     notes = _notes(model) if format == NNUNET else ()
     return ExportResult(output, exported_folds, difference, notes)
 

@@ -37,8 +37,7 @@ DESCRIPTION = "inference.json"
 LARGEST_DIFFERENCE = 1e-4
 """Largest difference of logits, relative to their spread, that the export's own check accepts."""
 
-_ALL = "all voxels"
-_INSIDE = "voxels that are not 0 in any channel, holes filled; others stay 0"
+_INSIDE = "in any channel, holes filled"
 _MOST_IN_A_BATCH = 64
 _OPSET = 18
 
@@ -249,9 +248,9 @@ def _description(
             {"step": "transpose", "z, y, x of the file to": list(plans.transpose_forward)},
             {"step": "crop", "to": "the box of voxels that are not 0 in any channel"},
             {
-                "step": "normalize",
+                "step": "normalize", "where_not_0": _INSIDE,
                 "channels": [
-                    {"scheme": scheme, "of": _INSIDE if mask else _ALL, **known.get(str(c), {})}
+                    {"scheme": scheme, "where_not_0_alone": bool(mask), **known.get(str(c), {})}
                     for c, (scheme, mask) in enumerate(schemes)
                 ],
             },

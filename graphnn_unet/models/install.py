@@ -15,7 +15,7 @@ from graphnn_unet.errors import InputError, MissingFileError, RefusedError, Unsa
 from graphnn_unet.models.load import load_model_state, read_description
 from graphnn_unet.models.voting_scans import FACTS, FOLDER
 from graphnn_unet.progress import say
-from graphnn_unet.storage.atomic import naming_a_full_disk, replace_folder
+from graphnn_unet.storage.atomic import exchange_folder, naming_a_full_disk
 from graphnn_unet.storage.locks import work_folder
 from graphnn_unet.storage.plan_schema import check_plans
 from graphnn_unet.storage.safe_load import read_json
@@ -78,7 +78,7 @@ def install_model(archive: Path | str, *, overwrite: bool = False) -> Path:
                 _extract(opened, root, work, archive)
                 _check_model(work, archive)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                replace_folder(work, target)
+                exchange_folder(work, target)
     except (*_DAMAGED, OSError) as error:
         if getattr(error, "errno", None) is not None:  # of the system, not of bzip2
             raise

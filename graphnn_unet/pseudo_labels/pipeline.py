@@ -14,6 +14,7 @@ from torch import Tensor
 
 from graphnn_unet.errors import RecipeError, near_names
 from graphnn_unet.plans.recipe import declare_section
+from graphnn_unet.progress import say
 from graphnn_unet.pseudo_labels import corrector_class, known_correctors
 from graphnn_unet.pseudo_labels.corrector import Corrector, Surroundings, Teaching
 from graphnn_unet.pseudo_labels.largest_component import PendingLabels, PseudoLabeler
@@ -33,7 +34,7 @@ class PseudoLabelSettings(Section):
     largest_component: bool | dict[str, bool] = Field(
         True,
         description="keep only the largest connected component of a class; a table gives it for "
-        "each class id (the planner measures it on the labeled cases)",
+        "each class id, others keep it (the planner measures it on the labeled cases)",
     )
 
 
@@ -166,19 +167,20 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def _by_class(wanted: bool | Mapping[str, bool], class_names: Sequence[str]) -> dict[str, bool]:
     """Whether only the largest component of each class is kept, in the order of the outputs."""
-    table = wanted if isinstance(wanted, Mapping) else dict.fromkeys(class_names, wanted)
-    if table.keys() != set(class_names):
-        unknown = [name for name in table if name not in class_names]
-        missing = [name for name in class_names if name not in table]
+    if not isinstance(wanted, Mapping):
+        return dict.fromkeys(class_names, wanted)
+    if unknown := [name for name in wanted if name not in class_names]:
         raise RecipeError(
-            f"pseudo_label.largest_component has {'no ' if missing else ''}class "
-            f"{(missing or unknown)[0]!r}",
-            near_names(unknown[0], class_names) if unknown else "each class needs a word",
-            "Name all classes: pseudo_label.largest_component='{"
-            + ", ".join(f'"{name}"={str(table.get(name, True)).lower()}' for name in class_names)
-            + "}'",
+            f"pseudo_label.largest_component has a class {unknown[0]!r}",
+            near_names(unknown[0], class_names),
+            "Name classes as the planner does: label ids, or regions",
         )
-    return {name: table[name] for name in class_names}
+    if missing := [name for name in class_names if name not in wanted]:
+        say(
+            f"note: pseudo_label.largest_component says nothing of {', '.join(missing)}: only the "
+            "largest component is kept"
+        )
+    return {name: wanted.get(name, True) for name in class_names}
 
 
 def _corrector(name: str, surroundings: Surroundings) -> Corrector:

@@ -297,17 +297,12 @@ def write_csv(
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put the whole folder ``new`` in the place of ``target``, in one step where that is there.
+    """Put the whole folder ``new`` in the place of ``target``.
 
-    A kill at any instant leaves one of the two under the name, and the other under that of ``new``.
-    Where the system or its disk cannot exchange two names (Windows, some file systems of a
-    network), the old folder is moved aside in one rename and the new one in by the next; a crash
-    between the two is undone by ``remove_leftovers`` of the parent folder.
+    The old folder stays valid until the new one is complete: it is moved aside in one rename,
+    the new one is moved in by the next, and only then is the old one deleted. A crash between the
+    two renames is undone by ``remove_leftovers`` of the parent folder.
     """
-    if target.exists() and _exchanged(new, target):
-        _sync_folder(target.parent)
-        shutil.rmtree(new, ignore_errors=True)
-        return
     aside = target.with_name(f"{_OLD_MARK}{target.name}-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
@@ -320,6 +315,21 @@ def replace_folder(new: Path, target: Path) -> None:
         raise
     _sync_folder(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def exchange_folder(new: Path, target: Path) -> None:
+    """Put the whole folder ``new`` in the place of ``target`` in a single step.
+
+    A kill at any instant leaves one of the two under the name, and the other, where ``target`` was
+    there, under that of ``new``: who goes on after a kill cannot tell which from the names.
+    Where the system or its disk cannot exchange two names (Windows, some file systems of a
+    network), the two steps of :func:`replace_folder` are taken.
+    """
+    if not _exchanged(new, target):
+        replace_folder(new, target)
+        return
+    _sync_folder(target.parent)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def _exchanged(first: Path, second: Path) -> bool:

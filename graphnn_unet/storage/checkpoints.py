@@ -18,6 +18,7 @@ from graphnn_unet.storage.safe_load import load_checkpoint
 _log = logging.getLogger(__name__)
 
 LATEST, PREVIOUS = "checkpoint_latest.pth", "checkpoint_previous.pth"
+DAMAGED = "checkpoint_damaged.pth"
 FINAL, BEST = "checkpoint_final.pth", "checkpoint_best.pth"
 RESUME_ORDER = (LATEST, PREVIOUS)
 

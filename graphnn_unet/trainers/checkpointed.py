@@ -16,7 +16,9 @@ from graphnn_unet.errors import DivergedError, InputError
 from graphnn_unet.images.find import some
 from graphnn_unet.plans.recipe import Recipe, resolve
 from graphnn_unet.prediction.planned_networks import network_name
+from graphnn_unet.storage.atomic import rename
 from graphnn_unet.storage.checkpoints import (
+    DAMAGED,
     FINAL,
     LATEST,
     PREVIOUS,
@@ -148,9 +150,10 @@ class Checkpointed(nnUNetTrainer):
         path, state = load_resumable(Path(self.output_folder))
         self.load_state(state, str(path))
         require_same_data(path, state, self.cases)
-        if path.name == PREVIOUS and not self.local_rank:
+        latest = path.with_name(LATEST)
+        if path.name == PREVIOUS and latest.exists() and not self.local_rank:
             # the next save would put the damaged one in the place of this one
-            (Path(self.output_folder) / LATEST).unlink(missing_ok=True)
+            rename(latest, path.with_name(DAMAGED))
         return path
 
     def load_finished(self) -> None:

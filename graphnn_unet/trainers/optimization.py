@@ -102,7 +102,7 @@ class LossWatch:
         return DivergedError(
             f"{what} not finite in {n_steps} steps in a row "
             f"(step {step}, cases {', '.join(sorted(set(cases)))})",
-            "what the network has learned is lost from there on",
+            "these steps were left out, and going on would meet the same ones",
             "Look at these cases, or train anew with a lower rate "
             "(--restart --set optimizer.lr=...)",
         )

@@ -106,7 +106,7 @@ class ScanLabels(LabelsOnDisk):
         """
         # maps of a training that was begun with an earlier version have no note
         facts = [facts_of(open_array(self.path(scan), _REMEDY)) for scan in scans]
-        values = [of_map.get(_CONFIDENCE) for of_map in facts]
+        values = [of_map.get(_CONFIDENCE, 1.0) for of_map in facts]
         known = [float(value) for value in values if value is not None]
         least = share * median(known) if known else 0.0
         return {scan.case_id: Confidence(value, value is None or value >= least)
@@ -170,11 +170,13 @@ def _finish(trainer: SemiTrainer, labels: ScanLabels) -> None:
     labels.finish()
     values = {case: c.expected_dice for case, c in known.items() if c.expected_dice is not None}
     if known and not any(values.values()):
-        say(
+        warning = (
             f"warning: the network has found no class in any of {len(known)} unlabeled scans, and "
             "now learns from empty label maps. Train longer before (schedule.pretrain_steps), or "
             "look whether these scans are unlike the labeled ones"
         )
+        say(warning)
+        trainer.log.line(warning)
     elif known:
         lowest = min(values, key=lambda case: values[case])
         n_empty, n_left_out = len(known) - len(values), sum(not c.used for c in known.values())

@@ -49,7 +49,7 @@ from graphnn_unet.seeds import Stream, torch_seed, weights_seed
 from graphnn_unet.settings import Section
 from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
-from graphnn_unet.storage.checkpoints import BEST, FINAL, LATEST, PREVIOUS
+from graphnn_unet.storage.checkpoints import BEST, DAMAGED, FINAL, LATEST, PREVIOUS
 from graphnn_unet.trainers.batch import (
     Batch,
     Phase,
@@ -242,9 +242,9 @@ class SemiTrainer(Checkpointed):
         if with_unlabeled and self.mixes_unlabeled:
             require_pairs(recipe.batch)
         if CopyPasteSettings in sections_of(type(self)).values():
-            box_edges(
-                self.configuration_manager.patch_size, recipe.of(CopyPasteSettings).box_fraction
-            )
+            box = recipe.of(CopyPasteSettings)
+            if box.supervised or self.mixes_unlabeled:
+                box_edges(self.configuration_manager.patch_size, box.box_fraction)
 
     def batch_loss(self, batch: Batch, phase: Phase) -> StepLoss:
         """The loss of one batch; uses ``self.student`` (and ``self.teach``)."""
@@ -790,7 +790,7 @@ class SemiTrainer(Checkpointed):
         remove_labels(self, keep=1)
         if self.diagnostics is None:  # which looks at whole scans with the last round
             remove_rounds(self)
-        for name in (LATEST, PREVIOUS):
+        for name in (LATEST, PREVIOUS, DAMAGED):
             (Path(self.output_folder) / name).unlink(missing_ok=True)
         self.log.line("training done")
         self.log.loggers.end(self.log.picture)

@@ -45,8 +45,9 @@ def row(fold: Path, truth: Path) -> list[str]:
     used = [dice[case] for case, c in known.items() if c.used]
     left_out = [dice[case] for case, c in known.items() if not c.used]
     return [
-        fold.parent.name, str(len(known)), f"{median(expected):.2f}",
-        f"{mean(dice.values()):.3f}", f"{np.corrcoef(expected, reached)[0, 1]:.2f}",
+        fold.parent.name, str(len(known)), f"{median(expected):.2f}" if expected else "",
+        f"{mean(dice.values()):.3f}",
+        f"{np.corrcoef(expected, reached)[0, 1]:.2f}" if len(expected) > 1 else "",
         str(len(left_out)), f"{mean(used):.3f}" if used else "",
         f"{mean(left_out):.3f}" if left_out else "",
     ]  # fmt: skip

@@ -191,7 +191,7 @@ def test_a_stop_at_any_step_leaves_the_old_set_or_the_new(
     add_corrected("Heart", tmp_path / "edited")
     new = contents(study)
     outcomes = set()
-    for step in ("link_or_copy", "write_json", "replace_folder", "write_csv"):
+    for step in ("link_or_copy", "write_json", "exchange_folder", "write_csv"):
         shutil.rmtree(study)
         shutil.copytree(backup, study)
 

@@ -67,7 +67,7 @@ def test_a_killed_export_is_cleared_by_the_next(model: Path, tmp_path: Path, nam
     target = tmp_path / "exports" / name
     code = SLOW.format("export", "_notes" if name == "out" else "_write_zip")
     if name == "out":
-        code = SLOW.format("export", "replace_folder")
+        code = SLOW.format("export", "exchange_folder")
     code += "import sys; m.export(sys.argv[1], sys.argv[2])"
     killed_in(code, model, target, folder=target.parent)
     assert not target.exists()

@@ -21,6 +21,7 @@ from graphnn_unet.errors import InputError, NoSpaceError
 from graphnn_unet.storage import atomic
 from graphnn_unet.storage.atomic import (
     atomic_path,
+    exchange_folder,
     naming_a_full_disk,
     remove_leftovers,
     replace_folder,
@@ -304,7 +305,6 @@ def test_a_crash_at_any_point_of_the_exchange_leaves_one_whole_folder(
         return rename(self, other)
 
     with monkeypatch.context() as patch:
-        patch.setattr(atomic, "_exchanged", lambda *_: False)
         patch.setattr(Path, "replace", counted)
         patch.setattr("shutil.rmtree", lambda *_, **__: None)
         if renames < 2:
@@ -399,7 +399,6 @@ def test_a_folder_is_replaced_though_a_rename_fails_once(tmp_path, monkeypatch, 
         return inner(path, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
     replace_folder(tmp_path / "new", tmp_path / "target")
     assert len(tries) == 3
     assert names_in(tmp_path) == ["target"]
@@ -453,7 +452,7 @@ def test_a_folder_is_exchanged_for_another(tmp_path, monkeypatch, can_exchange):
     for name in ("new", "old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(name)
-    replace_folder(tmp_path / "new", tmp_path / "old")
+    exchange_folder(tmp_path / "new", tmp_path / "old")
     assert names_in(tmp_path) == ["old"]
     assert names_in(tmp_path / "old") == ["new"]
 
@@ -469,7 +468,7 @@ def test_a_kill_behind_the_exchange_leaves_the_new_folder_in_place(tmp_path, mon
 
     monkeypatch.setattr(atomic.shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        replace_folder(tmp_path / "new", tmp_path / "old")
+        exchange_folder(tmp_path / "new", tmp_path / "old")
     assert names_in(tmp_path / "old") == ["new"]
     assert names_in(tmp_path / "new") == ["old"]
 

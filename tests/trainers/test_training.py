@@ -243,6 +243,8 @@ def test_a_box_that_does_not_fit_is_told_before_data_are_read(tiny_home, monkeyp
     for cls in (SupervisedTrainer, BCPTrainer):
         with pytest.raises(RecipeError, match=r"\[80, 8, 8\] does not fit the patch"):
             make_trainer(cls, tiny_home, monkeypatch, box)
+    with pytest.raises(pytest.fail.Exception, match="data were read"):  # no box is cut
+        make_trainer(SupervisedTrainer, tiny_home, monkeypatch, box, "copy_paste.supervised=false")
 
 
 def test_continuing_with_another_recipe_is_refused(trained_home, tiny_copy):
