@@ -34,6 +34,17 @@ def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.eigh(matrix)
 
 
+def unflatten(value: Tensor, axis: int, sizes: tuple[int, int]) -> Tensor:
+    """An axis as two."""
+    return value.unflatten(axis, sizes)
+
+
+def numbered(label: Tensor) -> tuple[Tensor, int]:
+    """Labels as 0, 1, 2 ... in their order, and how many different ones there are."""
+    values, number = label.unique(return_inverse=True)
+    return number, len(values)
+
+
 def true_places(flags: Tensor) -> list[int]:
     """Places of the true entries of ``(n,)``."""
     return flags.nonzero().flatten().tolist()

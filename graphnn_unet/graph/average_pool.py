@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from graphnn_unet.graph._untyped import unflatten
+
 
 def average_to(feature: Tensor, size: Sequence[int]) -> Tensor:
     """Mean of the positions in each cell of a coarser grid.
@@ -30,7 +32,7 @@ def average_to(feature: Tensor, size: Sequence[int]) -> Tensor:
         if length == n_cells:
             continue
         if length % n_cells == 0:
-            feature = feature.unflatten(axis, (n_cells, length // n_cells)).mean(axis + 1)
+            feature = unflatten(feature, axis, (n_cells, length // n_cells)).mean(axis + 1)
             continue
         edges = [(i * length // n_cells, -(-(i + 1) * length // n_cells)) for i in range(n_cells)]
         cells = [feature.narrow(axis, low, high - low).mean(axis, keepdim=True)

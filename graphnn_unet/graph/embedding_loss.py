@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from graphnn_unet.graph._tensors import as_batch, check_choice, check_labels, full_precision
+from graphnn_unet.graph._untyped import numbered
 
 
 def pair_loss(
@@ -52,8 +53,8 @@ def pair_loss(
         classes = classes.long()
         used = (classes >= 0).unsqueeze(-1)
         rows = torch.where(used, rows, 0.0)
-        values, number = classes.unique(return_inverse=True)  # however large they are
-        member = functional.one_hot(number, len(values)) * used
+        number, n_classes = numbered(classes)  # however large they are
+        member = functional.one_hot(number, n_classes) * used
         member = member.to(rows.dtype)
         size = member.sum(dim=1)
         count = size.sum(dim=1)

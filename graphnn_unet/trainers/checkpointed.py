@@ -64,6 +64,10 @@ class Checkpointed(nnUNetTrainer):
         schedule = self.recipe.schedule
         return [Phase("train", 0, schedule.pretrain_steps + schedule.selftrain_steps, False)]
 
+    def prepare_data(self) -> None:
+        """Choose the cases of the run and build the patches."""
+        raise NotImplementedError
+
     @property
     def phase(self) -> Phase:
         """The phase of the current step."""
