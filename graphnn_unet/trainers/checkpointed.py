@@ -64,10 +64,6 @@ class Checkpointed(nnUNetTrainer):
         schedule = self.recipe.schedule
         return [Phase("train", 0, schedule.pretrain_steps + schedule.selftrain_steps, False)]
 
-    def prepare_data(self) -> None:
-        """Choose the cases of the run and build the patches."""
-        raise NotImplementedError
-
     @property
     def phase(self) -> Phase:
         """The phase of the current step."""
@@ -171,21 +167,6 @@ class Checkpointed(nnUNetTrainer):
         state = load_checkpoint(path)
         self.load_state(state, str(path))
         require_same_data(path, state, self.cases, for_scores=True)
-
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """nnU-Net's name for loading a state, on which it validates or goes on.
-
-        Raises:
-            InputError: It is of another run or of other data.
-        """
-        if isinstance(filename_or_checkpoint, str):
-            state, source = load_checkpoint(filename_or_checkpoint), filename_or_checkpoint
-        else:
-            state, source = filename_or_checkpoint, "a checkpoint"
-        self.load_state(state, source)
-        self.prepare_data()
-        is_final = Path(source).name == FINAL
-        require_same_data(Path(source), state, self.cases, for_scores=is_final)
 
     def _how_to_go_on(self, former: Mapping[str, Any]) -> str:
         options = planning_options(former)

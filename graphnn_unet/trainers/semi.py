@@ -50,6 +50,7 @@ from graphnn_unet.settings import Section
 from graphnn_unet.stopping import stop_requests
 from graphnn_unet.storage.atomic import require_free_space, write_json, write_text
 from graphnn_unet.storage.checkpoints import BEST, DAMAGED, FINAL, LATEST, PREVIOUS
+from graphnn_unet.storage.safe_load import load_checkpoint
 from graphnn_unet.trainers.batch import (
     Batch,
     Phase,
@@ -58,7 +59,7 @@ from graphnn_unet.trainers.batch import (
     require_pairs,
     require_shareable,
 )
-from graphnn_unet.trainers.checkpointed import Checkpointed
+from graphnn_unet.trainers.checkpointed import Checkpointed, require_same_data
 from graphnn_unet.trainers.copy_paste import CopyPasteSettings, box_edges
 from graphnn_unet.trainers.diagnostics import Diagnostics
 from graphnn_unet.trainers.distributed import StopAgreement, launched_processes, processes_here
@@ -796,6 +797,21 @@ class SemiTrainer(Checkpointed):
         self.log.loggers.end(self.log.picture)
 
     # --------------------------------------------------------------------------- nnU-Net's hooks
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """nnU-Net's name for loading a state, on which it validates or goes on.
+
+        Raises:
+            InputError: It is of another run or of other data.
+        """
+        if isinstance(filename_or_checkpoint, str):
+            state, source = load_checkpoint(filename_or_checkpoint), filename_or_checkpoint
+        else:
+            state, source = filename_or_checkpoint, "a checkpoint"
+        self.load_state(state, source)
+        self.prepare_data()
+        is_final = Path(source).name == FINAL
+        require_same_data(Path(source), state, self.cases, for_scores=is_final)
 
     def print_to_log_file(
         self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True
