@@ -378,7 +378,7 @@ def test_a_demonstration_that_was_stopped_is_made_anew(tmp_path, monkeypatch, ca
     from graphnn_unet.report import demo
 
     steps: list[str] = []
-    monkeypatch.setattr(demo, "_one_method", lambda name, *_: steps.append(name))
+    monkeypatch.setattr(demo, "_one_trainer", lambda name, *_: steps.append(name))
     monkeypatch.setattr(demo, "_draw", lambda folder, _: folder / "comparison.png")
     monkeypatch.setattr(demo, "plan_and_preprocess", Interrupt(lambda *_, **__: None))
     target = tmp_path / "demo"
@@ -386,4 +386,4 @@ def test_a_demonstration_that_was_stopped_is_made_anew(tmp_path, monkeypatch, ca
         demo.demo(target, "cpu")
     shutil.rmtree(target)
     demo.demo(target, "cpu")
-    assert steps == list(demo.METHODS)
+    assert steps == list(demo.TRAINERS)
