@@ -13,7 +13,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _command.parser(
         "gnnunet_demo",
         "Make a small data set (2 labeled, 20 unlabeled, 10 test scans) and run convert, plan, "
-        "train,\npredict and evaluate on it, with and without the unlabeled scans. About five "
+        "train,\npredict and evaluate on it, with and without the unlabeled scans. About seven "
         "minutes on two cores.",
         examples=("gnnunet_demo", "gnnunet_demo -o my_demo -device cpu"),
     )

@@ -97,7 +97,7 @@ def _demo_in(folder: Path, device: str, seed: int) -> DemoResult:
     }
     say(
         f"1/{n_parts} making {N_LABELED} labeled, {N_UNLABELED} unlabeled and {N_TEST} test scans; "
-        "the whole takes about five minutes on two cores"
+        "the whole takes about seven minutes on two cores"
     )
     scans = folder / "scans"
     write_scans(scans, n_labeled=N_LABELED, n_unlabeled=N_UNLABELED, n_test=N_TEST, seed=seed)
