@@ -52,8 +52,8 @@ def _work(arguments: argparse.Namespace) -> None:
         ("trainer", "Dice", "95 % interval", "95HD mm", "95 % interval", "training s"), rows
     )
     print(
-        "\n2 labeled scans, made so that unlabeled ones pay; gnnunet_choose tells what they bring on "
-        "your own"
+        "\n2 labeled scans, made so that unlabeled ones pay; gnnunet_choose tells what they "
+        "bring on your own"
     )
     print(f"worst, median and best scan: {result.overlay}")
     print(f"label maps and metrics.csv: {result.folder / 'predictions'}")
